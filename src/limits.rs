@@ -1,0 +1,73 @@
+//! Every capacity of the program: a name, a unit, a reason, and a check at compile time.
+//!
+//! A limit that can drop something has a counter with the same root in [`crate::metrics`] (invariant I4).
+
+/// Largest side of a frame, pixels. 4K cameras fit; `u16` holds every coordinate.
+pub const FRAME_SIDE_MAX: u32 = 4096;
+
+/// Smallest side of a frame, pixels: the chroma of a 4:2:0 frame and the gate's cells need something to stand on.
+pub const FRAME_SIDE_MIN: u32 = 16;
+
+/// Largest encoded or raw frame, bytes: RGB24 at the largest sides.
+pub const FRAME_BYTES_MAX: usize = (FRAME_SIDE_MAX * FRAME_SIDE_MAX * 3) as usize;
+
+/// Fewest slots of the frame ring: one being written, one being read, one spare, so that a slow
+/// detector costs old frames and never stalls the camera.
+pub const RING_SLOTS_MIN: usize = 3;
+/// Slots below which the S14 formula never goes when memory allows.
+pub const RING_SLOTS_WISHED_MIN: usize = 10;
+/// Slots above which the S14 formula never goes.
+pub const RING_SLOTS_MAX: usize = 200;
+const _: () = assert!(RING_SLOTS_MIN >= 3, "writer + reader + at least one spare");
+const _: () = assert!(RING_SLOTS_MIN <= RING_SLOTS_WISHED_MIN && RING_SLOTS_WISHED_MIN <= RING_SLOTS_MAX);
+
+/// Widest plane that the motion gate looks at, pixels. An eighth of 1280: exactly the DC coefficients of a JPEG.
+pub const GATE_WIDTH_MAX: usize = 160;
+/// Tallest plane that the gate looks at, pixels (portrait pictures are scaled further down).
+pub const GATE_HEIGHT_MAX: usize = 160;
+/// Most moving regions that the gate reports for a frame; more are merged into the nearest.
+pub const GATE_REGIONS_MAX: usize = 16;
+
+/// Most polygons of a mask, and most corners of one.
+pub const MASK_POLYGONS_MAX: usize = 16;
+/// Most corners of a polygon.
+pub const POLYGON_POINTS_MAX: usize = 32;
+
+/// Most classes of a model. COCO has 80, Objects365 365, Open Images 601.
+pub const CLASSES_MAX: usize = 1024;
+/// Longest class, line or camera name, bytes of UTF-8. Fits "Mechanical fan" and every COCO name.
+pub const NAME_BYTES_MAX: usize = 32;
+/// Largest side of a model's input, pixels.
+pub const MODEL_SIDE_MAX: usize = 2048;
+/// Largest model file, bytes. YOLO11x in fp32 has 228 MB.
+pub const MODEL_FILE_BYTES_MAX: u64 = 512 << 20;
+
+/// Candidates above the score threshold that suppression looks at; the weakest beyond are dropped and counted.
+/// An 80-class 640 model has 8400 anchors, of which a crowded street brings some hundreds over 0.1.
+pub const CANDIDATES_MAX: usize = 4096;
+/// Detections that leave a frame, strongest first. Ultralytics' `max_det`.
+pub const DETECTIONS_MAX: usize = 300;
+
+/// Tracks followed at once, lost ones included.
+pub const TRACKS_MAX: usize = 128;
+/// Counting lines of a camera.
+pub const LINES_MAX: usize = 16;
+const _: () = assert!(TRACKS_MAX * LINES_MAX <= 1 << 16, "a line state per track and line stays small");
+
+/// Events that wait in memory for the uplink. A busy crossing makes about 3 events a second: 45 minutes.
+pub const EVENT_QUEUE_MAX: usize = 8192;
+/// Most events of one batch.
+pub const BATCH_EVENTS_MAX: usize = 1000;
+/// Longest text inside an event (a reason, an error), bytes of UTF-8; longer ones are cut at a character.
+pub const EVENT_TEXT_BYTES_MAX: usize = 160;
+const _: () = assert!(BATCH_EVENTS_MAX <= EVENT_QUEUE_MAX);
+
+/// What is kept of an external program's stderr for the error message, bytes, the newest.
+pub const EXEC_STDERR_BYTES_MAX: usize = 4096;
+/// Longest header line of a yuv4mpeg stream, bytes (mjpegtools uses 1024 for frames, 4096 is ample).
+pub const Y4M_HEADER_BYTES_MAX: usize = 4096;
+
+/// Largest answer of a receiver that is read, bytes; the rest is thrown away.
+pub const REPLY_BYTES_MAX: u64 = 64 << 10;
+/// Largest configuration file, bytes.
+pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
