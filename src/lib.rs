@@ -8,4 +8,6 @@ pub mod frame;
 pub mod geometry;
 pub mod limits;
 pub mod retry;
+pub mod ring;
+pub mod sample;
 pub mod stop;

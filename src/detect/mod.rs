@@ -1,5 +1,10 @@
 //! From pixels to road users: letterbox → engine → decode.
 
+pub mod decode;
+pub mod engine;
+pub mod letterbox;
+pub mod model;
+
 use crate::geometry::{BoxPx, Frame};
 use crate::limits::DETECTIONS_MAX;
 
