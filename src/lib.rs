@@ -1,6 +1,7 @@
 //! Flytrap. The map comes with the wiring.
 pub mod capture;
 pub mod clock;
+pub mod config;
 pub mod detect;
 pub mod error;
 pub mod event;
