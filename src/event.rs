@@ -269,8 +269,8 @@ pub struct Stats {
     pub last_delivery_age_ms: u64,
     /// Resident memory, bytes.
     pub rss_bytes: u64,
-    /// Mean time of an inference since the last statistics, microseconds.
-    pub inference_us: u64,
+    /// Mean time since the last statistics that a frame took which the gate let through, from ring to events, microseconds.
+    pub processing_us: u64,
 }
 
 /// Version byte of the binary form.

@@ -3,6 +3,7 @@ pub mod capture;
 pub mod clock;
 pub mod config;
 pub mod detect;
+pub mod draw;
 pub mod error;
 pub mod event;
 pub mod frame;

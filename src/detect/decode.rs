@@ -105,6 +105,13 @@ impl Decoder {
         }
     }
 
+    /// Bytes on the heap, for the sum of I1.
+    pub fn heap_bytes(&self) -> usize {
+        self.wanted.capacity()
+            + size_of_val(&*self.best)
+            + self.candidates.capacity() * size_of::<Candidate>()
+    }
+
     /// Decodes `output` (`4 + classes` rows of `anchors` numbers) into `out`, strongest first, in frame pixels.
     ///
     /// Numbers that are not finite are no detections. What did not fit is returned.

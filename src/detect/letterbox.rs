@@ -212,6 +212,11 @@ impl Letterbox {
         Letterbox { model, luma: Taps::new(model), chroma: Taps::new(model) }
     }
 
+    /// Bytes on the heap, for the sum of I1.
+    pub fn heap_bytes(&self) -> usize {
+        (self.luma.taps.capacity() + self.chroma.taps.capacity()) * size_of::<Tap>()
+    }
+
     /// Fills `input` (planar R, G, B of the model's size, each row by row, 0..=1) from a frame and says where the frame lies.
     ///
     /// # Panics

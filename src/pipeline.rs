@@ -1,0 +1,252 @@
+//! The pure stages in a row: what becomes of one frame.
+//!
+//! ```text
+//!   frame ─► gate ──closed──► tracks stand still
+//!              │ open
+//!              ▼
+//!          (JPEG decode) ─► letterbox ─► engine ─► decode ─► track ─► count ─► events
+//! ```
+//! No camera, no clock, no network, no disk: the same [`Pipeline`] runs from a camera, a recording, or a simulated street.
+//! After the first frame our own stages make no heap call (I1); what the engine does is its own affair.
+
+use crate::clock::Mono;
+use crate::count::{self, Counter, Line};
+use crate::detect::decode::{self, Decoder, Dropped};
+use crate::detect::engine::Engine;
+use crate::detect::letterbox::Letterbox;
+use crate::detect::model::Classes;
+use crate::detect::{ClassId, Detections};
+use crate::error::Result;
+use crate::event::{Body, Crossing, Name, TrackBegin, TrackEnd, fixed};
+use crate::frame::{Color, FrameFormat, FrameView, PixelFormat};
+use crate::gate::{self, Gate};
+use crate::jpeg::JpegDecoder;
+use crate::track::{self, TrackEvent, Tracker};
+
+/// Settings of all stages.
+#[derive(Debug, Clone)]
+pub struct Params {
+    /// The motion gate; `None` looks at every frame.
+    pub gate: Option<gate::Params>,
+    /// Thresholds of the decoder. Its `score_min` is what the tracker may still use to keep a track.
+    pub decode: decode::Params,
+    /// Classes that are followed; empty for all of the model.
+    pub wanted: Vec<ClassId>,
+    /// The tracker.
+    pub track: track::Params,
+    /// Counting.
+    pub count: count::Params,
+    /// Counting lines.
+    pub lines: Vec<Line>,
+}
+
+/// What was done with a frame, for the counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// The gate's reason, if there is a gate.
+    pub gate: Option<gate::Reason>,
+    /// Whether the network ran.
+    pub inferred: bool,
+    /// Detections of the wanted classes, weak ones included.
+    pub detections: u32,
+    /// What the decoder had no room for.
+    pub dropped: Dropped,
+}
+
+/// Why a frame was not processed.
+#[derive(Debug)]
+pub enum Failure {
+    /// Its bytes are not the picture that they claim to be: counted, go on.
+    Corrupt(String),
+    /// The network failed.
+    Engine(crate::error::Error),
+}
+
+/// All stages of one camera.
+pub struct Pipeline {
+    gate: Option<Gate>,
+    jpeg: Option<JpegDecoder>,
+    letterbox: Letterbox,
+    engine: Box<dyn Engine>,
+    decoder: Decoder,
+    detections: Detections,
+    tracker: Tracker,
+    counter: Counter,
+    names: Vec<Name>,
+    size: (u32, u32),
+}
+
+impl Pipeline {
+    /// The stages for frames of `format` (the largest that will come). All memory is taken here.
+    ///
+    /// # Errors
+    /// `Kind::Config`: a stage's settings are out of range.
+    pub fn new(params: Params, format: &FrameFormat, engine: Box<dyn Engine>, classes: &Classes) -> Result<Self> {
+        let FrameFormat { width, height, pixel, .. } = *format;
+        let wanted = |class| params.wanted.is_empty() || params.wanted.contains(&class);
+        let jpeg = (pixel == PixelFormat::Mjpeg).then(|| JpegDecoder::new(width as usize, height as usize));
+        Ok(Pipeline {
+            gate: params.gate.map(|gate| Gate::new(gate, width, height)).transpose()?,
+            jpeg,
+            letterbox: Letterbox::new(engine.size()),
+            decoder: Decoder::new(engine.head(), params.decode, wanted),
+            engine,
+            detections: Detections::new(),
+            tracker: Tracker::new(params.track, width, height, classes.names())?,
+            counter: Counter::new(params.count, &params.lines, width, height)?,
+            names: classes.names().map(fixed).collect(),
+            size: (width, height),
+        })
+    }
+
+    /// Bytes on the heap that the stages took, without the engine: for the sum of I1.
+    pub fn heap_bytes(&self) -> usize {
+        self.gate.as_ref().map_or(0, |_| Gate::bytes())
+            + self.jpeg.as_ref().map_or(0, JpegDecoder::heap_bytes)
+            + self.letterbox.heap_bytes()
+            + self.decoder.heap_bytes()
+            + self.tracker.heap_bytes()
+            + self.counter.heap_bytes()
+            + self.names.len() * size_of::<Name>()
+            + size_of::<Detections>()
+    }
+
+    /// What runs the network, for people.
+    pub fn describe_engine(&self) -> String {
+        self.engine.describe()
+    }
+
+    /// The detections of the last frame that was inferred.
+    pub fn detections(&self) -> &Detections {
+        &self.detections
+    }
+
+    /// The tracker's counters.
+    pub fn track_counters(&self) -> track::Counters {
+        self.tracker.counters()
+    }
+
+    /// Takes one frame, taken at `at`, through all stages. `on` hears what happened.
+    ///
+    /// # Errors
+    /// [`Failure::Corrupt`] costs this frame only; [`Failure::Engine`] is for good.
+    pub fn process(
+        &mut self,
+        frame: &FrameView<'_>,
+        at: Mono,
+        on: &mut dyn FnMut(Body),
+    ) -> std::result::Result<Outcome, Failure> {
+        self.follow_size(frame.format(), at, on);
+        let gate = self.look(frame, at)?;
+        if gate.is_some_and(|reason| !reason.open()) {
+            let names = &self.names;
+            let counter = &mut self.counter;
+            self.tracker.still(at, &mut |event| tell_track(event, names, counter, on));
+            return Ok(Outcome { gate, ..Outcome::default() });
+        }
+        let dropped = self.detect(frame)?;
+        self.follow(at, on);
+        let detections = self.detections.len() as u32;
+        Ok(Outcome { gate, inferred: true, detections, dropped })
+    }
+
+    /// The source has ended at `at`: so do all tracks.
+    pub fn finish(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
+        let names = &self.names;
+        let counter = &mut self.counter;
+        self.tracker.finish(at, &mut |event| tell_track(event, names, counter, on));
+    }
+
+    /// Pictures of another size (a folder): everything that is in frame pixels begins anew.
+    fn follow_size(&mut self, format: &FrameFormat, at: Mono, on: &mut dyn FnMut(Body)) {
+        let size = (format.width, format.height);
+        if size == self.size {
+            return;
+        }
+        self.finish(at, on);
+        self.size = size;
+        self.tracker.resize(size.0, size.1);
+        self.counter.resize(size.0, size.1);
+        if let Some(gate) = &mut self.gate {
+            // A mask that leaves nothing at this size makes the gate look everywhere; a size out of range is no frame.
+            let _looks_everywhere = gate.set_frame(size.0, size.1).is_err();
+        }
+    }
+
+    /// Asks the gate. A JPEG is not decoded for it: the block means are enough.
+    fn look(&mut self, frame: &FrameView<'_>, at: Mono) -> std::result::Result<Option<gate::Reason>, Failure> {
+        let Some(gate) = &mut self.gate else { return Ok(None) };
+        let verdict = match (frame.planes(), &mut self.jpeg) {
+            (Ok(planes), _) => gate.look(at, &planes.luma()),
+            (Err(_), Some(jpeg)) => gate.look(at, &jpeg.decode_dc_luma(frame.bytes()).map_err(corrupt)?),
+            (Err(error), None) => return Err(corrupt(error)),
+        };
+        Ok(Some(verdict.reason))
+    }
+
+    /// Letterbox, network, decode: fills `detections`.
+    fn detect(&mut self, frame: &FrameView<'_>) -> std::result::Result<Dropped, Failure> {
+        let Pipeline { jpeg, letterbox, engine, decoder, detections, .. } = self;
+        let placement = match (frame.planes(), jpeg) {
+            (Ok(planes), _) => letterbox.fill(&planes, frame.format().color, engine.input()),
+            (Err(_), Some(jpeg)) => {
+                let decoded = jpeg.decode(frame.bytes()).map_err(corrupt)?;
+                letterbox.fill(&decoded.planes(), Color::JPEG, engine.input())
+            }
+            (Err(error), None) => return Err(corrupt(error)),
+        };
+        let output = engine.run().map_err(Failure::Engine)?;
+        Ok(decoder.decode(output, &placement, detections))
+    }
+
+    /// Track and count.
+    fn follow(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
+        let Pipeline { tracker, counter, detections, names, .. } = self;
+        tracker.update(at, detections, &mut |event| tell_track(event, names, counter, on));
+        for track in tracker.seen() {
+            counter.update(at, track, &mut |crossed| {
+                on(Body::Crossing(Crossing {
+                    track: crossed.track,
+                    class: name_of(names, track.class()),
+                    line: crossed.line_name.clone(),
+                    direction: crossed.direction,
+                    direction_name: crossed.direction_name.clone(),
+                    point: crossed.point,
+                    score: track.score_mean(),
+                }));
+            });
+        }
+    }
+}
+
+fn corrupt(error: impl std::fmt::Display) -> Failure {
+    Failure::Corrupt(error.to_string())
+}
+
+fn name_of(names: &[Name], class: ClassId) -> Name {
+    names.get(usize::from(class.0)).cloned().unwrap_or_default()
+}
+
+/// A track's begin or end as an event; the counter forgets a track that ended.
+fn tell_track(event: TrackEvent<'_>, names: &[Name], counter: &mut Counter, on: &mut dyn FnMut(Body)) {
+    match event {
+        TrackEvent::Began(track) => on(Body::TrackBegin(TrackBegin {
+            track: track.id(),
+            class: name_of(names, track.class()),
+            score: track.score_last(),
+            bbox: track.bbox().to_array(),
+        })),
+        TrackEvent::Ended { track, reason } => {
+            counter.forget(track.id());
+            on(Body::TrackEnd(TrackEnd {
+                track: track.id(),
+                class: name_of(names, track.class()),
+                frames: track.frames(),
+                seen_ms: track.last_seen().since(track.first_seen()).as_millis() as u64,
+                from: track.first_point(),
+                to: track.last_point(),
+                reason,
+            }));
+        }
+    }
+}
