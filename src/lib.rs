@@ -5,6 +5,7 @@ pub mod detect;
 pub mod error;
 pub mod event;
 pub mod frame;
+pub mod gate;
 pub mod geometry;
 pub mod limits;
 pub mod retry;
