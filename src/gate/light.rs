@@ -229,6 +229,16 @@ mod tests {
         assert_eq!(Light::new().fit(&now, &background, 8.0), None);
     }
 
+    /// Little more than half of the cells follow a line and the rest is a jumble: nobody knows the light.
+    #[test]
+    fn half_of_the_cells_are_not_believed() {
+        let (mut now, background) = scene(Line { gain: 1.3, offset: 0.0 }, 0);
+        for (i, cell) in now.iter_mut().enumerate().filter(|(i, _)| i % 20 >= 11) {
+            *cell = (20 * 64) + ((i * 7919) % 3000) as u16;
+        }
+        assert_eq!(Light::new().fit(&now, &background, 8.0), None);
+    }
+
     #[test]
     fn no_change_is_no_line() {
         for covered in [0, 1, 5, 30] {
