@@ -7,6 +7,7 @@ pub mod draw;
 pub mod error;
 pub mod event;
 pub mod frame;
+pub mod gate;
 pub mod geometry;
 pub mod limits;
 pub mod retry;
