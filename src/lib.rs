@@ -1,4 +1,5 @@
 //! Flytrap. The map comes with the wiring.
+pub mod batch;
 pub mod capture;
 pub mod clock;
 pub mod detect;
@@ -9,3 +10,4 @@ pub mod geometry;
 pub mod limits;
 pub mod retry;
 pub mod stop;
+pub mod uplink;
