@@ -15,7 +15,7 @@ use crate::event::{Event, Origin};
 use crate::retry::Backoff;
 use crate::stop::Stop;
 use crate::uplink::outbox::Taken;
-use crate::uplink::session::{Next, Outcome, Session, Verdict};
+use crate::uplink::session::{Failure, Next, Session, Verdict};
 use crate::uplink::{Batch, Outbox, Sink};
 
 /// How often a waiting uplink looks whether a stop was requested: [`Stop`] cannot wake it, [`Outbox::close`] can.
@@ -200,11 +200,10 @@ impl Uplink {
         let id = batch.id();
         let sent = self.sink.send(&batch);
         let now = self.clock.mono();
-        let (outcome, error) = match sent {
-            Ok(()) => (Outcome::Delivered, None),
-            Err(error) => (error.outcome, Some(error)),
+        let (outcome, text) = match sent {
+            Ok(()) => (Ok(()), String::new()),
+            Err(error) => (Err(error.failure), error.text),
         };
-        let text = error.map(|error| error.text).unwrap_or_default();
         match self.session.report(now, outcome) {
             Verdict::Delivered(events) => {
                 self.outbox.counters().count_delivered(now, events);
@@ -213,7 +212,7 @@ impl Uplink {
             Verdict::Kept { until } => {
                 self.outbox.counters().count_failure();
                 let wait = until.since(now);
-                if outcome == Outcome::Misconfigured {
+                if outcome == Err(Failure::Misconfigured) {
                     tracing::error!("{text}; batch {id} is kept and sent again in {wait:.1?}");
                 } else {
                     tracing::warn!("{text}; batch {id} is sent again in {wait:.1?}");
@@ -229,5 +228,169 @@ impl Uplink {
                 tracing::warn!("{text}; event {event} ({kind}) is dropped");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::BatchParams;
+    use crate::clock::Wall;
+    use crate::event::{Body, fixed};
+    use crate::uplink::SendError;
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    /// Both clocks, as the test says.
+    struct SetClock(Mutex<ClockMap>);
+
+    impl SetClock {
+        fn set(&self, seconds: u64, unix_seconds: i64, synchronised: bool) {
+            let wall = Wall { unix_nanos: unix_seconds * 1_000_000_000, synchronised };
+            *self.0.lock().unwrap() = ClockMap { mono: Mono::from_nanos(seconds * 1_000_000_000), wall };
+        }
+    }
+
+    impl Clock for SetClock {
+        fn mono(&self) -> Mono {
+            self.0.lock().unwrap().mono
+        }
+        fn wall(&self) -> Wall {
+            self.0.lock().unwrap().wall
+        }
+    }
+
+    type Sent = (String, Option<Wall>, Option<Duration>);
+
+    /// Answers by script, writes down id, time of the first event, and how much of a hurry there was.
+    struct Scripted {
+        answers: VecDeque<Result<(), SendError>>,
+        sent: Arc<Mutex<Vec<Sent>>>,
+        longest: Option<Duration>,
+    }
+
+    impl Sink for Scripted {
+        fn send(&mut self, batch: &Batch<'_>) -> Result<(), SendError> {
+            let wall = batch.clock.resolve(batch.events[0].at);
+            self.sent.lock().unwrap().push((batch.id().to_string(), wall, self.longest));
+            self.answers.pop_front().expect("no more sends than answers")
+        }
+        fn name(&self) -> &'static str {
+            "scripted"
+        }
+        fn hurry(&mut self, longest: Duration) {
+            self.longest = Some(longest);
+        }
+    }
+
+    struct Bench {
+        uplink: Uplink,
+        clock: Arc<SetClock>,
+        outbox: Arc<Outbox>,
+        sent: Arc<Mutex<Vec<Sent>>>,
+    }
+
+    const UNIX: i64 = 1_795_392_000;
+
+    fn bench(answers: impl IntoIterator<Item = Result<(), SendError>>) -> Bench {
+        let clock = Arc::new(SetClock(Mutex::new(ClockMap {
+            mono: Mono::ZERO,
+            wall: Wall { unix_nanos: 0, synchronised: false },
+        })));
+        let params = BatchParams { queue_events: 8, batch_events_max: 2, age_max: Duration::from_secs(60) };
+        let outbox = Arc::new(Outbox::new(params).unwrap());
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let answers = answers.into_iter().collect();
+        let sink = Scripted { answers, sent: Arc::clone(&sent), longest: None };
+        let uplink = Uplink::new(
+            Arc::clone(&outbox),
+            Box::new(sink),
+            Arc::clone(&clock) as Arc<dyn Clock>,
+            Origin::new("mast-7", "3f2a", Mono::ZERO),
+            Stop::new(),
+            UplinkParams::default(),
+        );
+        Bench { uplink, clock, outbox, sent }
+    }
+
+    impl Bench {
+        fn post(&self, events: usize) {
+            for _ in 0..events {
+                let body = Body::Stopping { reason: fixed("test") };
+                self.outbox.post(self.clock.mono(), Mono::ZERO, &fixed(""), body);
+            }
+        }
+
+        fn steps(&mut self, count: usize) {
+            for _ in 0..count {
+                assert_eq!(self.uplink.run_once(), Flow::Continue);
+            }
+        }
+    }
+
+    #[test]
+    fn a_retry_keeps_the_calendar_that_somebody_vouched_for() {
+        let fail = || Err(SendError::retry("no"));
+        let mut bench = bench([fail(), fail(), fail(), fail(), Ok(())]);
+        bench.post(2);
+        bench.steps(1); // take
+        for (seconds, unix, synchronised) in [
+            (100, 100, false),        // never set
+            (200, UNIX + 207, false), // set by hand
+            (300, UNIX + 300, true),  // synchronised
+            (400, UNIX + 401, true),  // stepped: the batch stays as it went out
+            (500, UNIX + 500, false),
+        ] {
+            bench.clock.set(seconds, unix, synchronised);
+            bench.steps(1);
+        }
+        let wall = |unix: i64, synchronised| Some(Wall { unix_nanos: unix * 1_000_000_000, synchronised });
+        let id = "mast-7/3f2a-0/0-1".to_owned();
+        let expected = [None, wall(UNIX + 7, false), wall(UNIX, true), wall(UNIX, true), wall(UNIX, true)];
+        assert_eq!(*bench.sent.lock().unwrap(), expected.map(|wall| (id.clone(), wall, None)));
+        let counters = bench.outbox.counters();
+        assert_eq!((counters.delivered(), counters.failures(), counters.batches()), (2, 4, 1));
+        assert_eq!(counters.last_delivery(), Some(Mono::from_nanos(500_000_000_000)));
+    }
+
+    #[test]
+    fn one_batch_is_in_hand_and_the_next_is_taken_with_a_new_calendar() {
+        let mut bench = bench([Ok(()), Err(SendError::retry("no"))]);
+        bench.post(5);
+        bench.clock.set(100, UNIX + 100, true);
+        bench.steps(2);
+        bench.clock.set(200, UNIX + 203, true);
+        bench.steps(2);
+        assert_eq!((bench.outbox.waiting(), bench.uplink.session.in_hand()), (1, 2));
+        let walls: Vec<i64> = bench
+            .sent
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|sent| sent.1.unwrap().unix_nanos / 1_000_000_000)
+            .collect();
+        assert_eq!(walls, [UNIX, UNIX + 3]);
+    }
+
+    #[test]
+    fn the_shutdown_limits_sends_to_what_is_left_of_its_time() {
+        let fail = || Err(SendError::retry("no"));
+        let mut bench = bench([fail(), fail(), fail(), fail()]);
+        bench.post(1);
+        bench.outbox.flush();
+        bench.steps(2);
+        bench.clock.set(1, 0, false);
+        bench.outbox.close();
+        bench.steps(1); // the back-off has ended: a send, with all of the drain time
+        bench.clock.set(8, 0, false);
+        bench.steps(1);
+        bench.clock.set(10, 500, false); // 1 s left, and the delay of 2 to 4 s would end after it
+        let last = bench.uplink.session.next(Mono::from_nanos(10_000_000_000));
+        assert!(matches!(last, Next::Send(_)), "{last:?}");
+        bench.steps(1);
+        assert_eq!(bench.uplink.run_once(), Flow::End);
+        let longest: Vec<Option<u64>> =
+            bench.sent.lock().unwrap().iter().map(|sent| sent.2.map(|d| d.as_secs())).collect();
+        assert_eq!(longest, [None, Some(10), Some(3), Some(1)]);
     }
 }

@@ -20,7 +20,7 @@ use ureq::http::{HeaderValue, Response, Uri, header};
 use crate::error::{Error, Kind, Result};
 use crate::limits::REPLY_BYTES_MAX;
 use crate::uplink::format::cloudevents;
-use crate::uplink::session::Outcome;
+use crate::uplink::session::Failure;
 use crate::uplink::{Batch, SendError, Sink};
 
 /// Longest token file, bytes. JSON web tokens with many claims have about 2000.
@@ -155,7 +155,7 @@ impl HttpSink {
             format!("POST {name}: {status}{quote}: {remedy}")
         };
         let after = response.headers().get(header::RETRY_AFTER).and_then(retry_after);
-        let (outcome, remedy) = classify(status.as_u16(), after);
+        let (failure, remedy) = classify(status.as_u16(), after);
         if matches!(status.as_u16(), 401 | 403) && self.token_file.is_some() {
             self.authorization = None; // It may have been renewed: read it again before the next try.
         }
@@ -166,7 +166,7 @@ impl HttpSink {
             }
             None => text(&self.name, remedy),
         };
-        SendError { outcome, status: Some(status.as_u16()), text }
+        SendError { failure, status: Some(status.as_u16()), text }
     }
 
     /// Reads the answer's body up to the limit and leaves the rest: the connection is used again only if nothing was left.
@@ -225,16 +225,16 @@ fn agent(deadlines: &Deadlines) -> ureq::Agent {
 
 /// What a status that is not a 2xx means for the batch, and the remedy. 3xx and unknown 4xx count as refused: they are an
 /// answer to what was sent, not to when.
-fn classify(status: u16, after: Option<Duration>) -> (Outcome, &'static str) {
+fn classify(status: u16, after: Option<Duration>) -> (Failure, &'static str) {
     match status {
-        401 | 403 => (Outcome::Misconfigured, "check the token in token_file and what it may do"),
-        404 => (Outcome::Misconfigured, "nothing takes events there: check the path of the URL"),
-        407 => (Outcome::Misconfigured, "a proxy in between wants a login: open the way for this device"),
-        408 | 425 | 429 => (Outcome::Retry { after }, "the receiver asks for patience"),
-        300..400 => (Outcome::Refused, "redirects are not followed: set the URL to the final place"),
-        413 => (Outcome::Refused, "too large for the receiver: raise its limit or lower the batch size"),
-        400..500 => (Outcome::Refused, "the receiver does not take this: see its log"),
-        _ => (Outcome::Retry { after }, "the receiver or a gateway before it is in trouble: see its log"),
+        401 | 403 => (Failure::Misconfigured, "check the token in token_file and what it may do"),
+        404 => (Failure::Misconfigured, "nothing takes events there: check the path of the URL"),
+        407 => (Failure::Misconfigured, "a proxy in between wants a login: open the way for this device"),
+        408 | 425 | 429 => (Failure::Retry { after }, "the receiver asks for patience"),
+        300..400 => (Failure::Refused, "redirects are not followed: set the URL to the final place"),
+        413 => (Failure::Refused, "too large for the receiver: raise its limit or lower the batch size"),
+        400..500 => (Failure::Refused, "the receiver does not take this: see its log"),
+        _ => (Failure::Retry { after }, "the receiver or a gateway before it is in trouble: see its log"),
     }
 }
 
@@ -384,16 +384,16 @@ mod tests {
     #[test]
     fn statuses_decide_what_becomes_of_a_batch() {
         let after = Some(Duration::from_secs(7));
-        for (statuses, outcome) in [
-            (&[500, 502, 503, 504, 599, 600, 100, 408, 425, 429][..], Outcome::Retry { after }),
-            (&[401, 403, 404, 407], Outcome::Misconfigured),
+        for (statuses, failure) in [
+            (&[500, 502, 503, 504, 599, 600, 100, 408, 425, 429][..], Failure::Retry { after }),
+            (&[401, 403, 404, 407], Failure::Misconfigured),
             (
                 &[300, 301, 302, 304, 307, 308, 400, 402, 405, 406, 409, 410, 413, 415, 422, 499],
-                Outcome::Refused,
+                Failure::Refused,
             ),
         ] {
             for &status in statuses {
-                assert_eq!(classify(status, after).0, outcome, "{status}");
+                assert_eq!(classify(status, after).0, failure, "{status}");
             }
         }
     }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use crate::clock::ClockMap;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Origin};
-use crate::uplink::session::Outcome;
+use crate::uplink::session::Failure;
 
 pub use driver::{Report, Uplink, UplinkParams};
 pub use outbox::{Outbox, Posted, UplinkCounters};
@@ -75,8 +75,8 @@ impl fmt::Display for BatchId<'_> {
 /// Why a send failed: what to do about it, and one line for people that names the place and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SendError {
-    /// What the session makes of it. Never [`Outcome::Delivered`].
-    pub outcome: Outcome,
+    /// What the session makes of it.
+    pub failure: Failure,
     /// The HTTP status, if there was one.
     pub status: Option<u16>,
     /// One line without secrets.
@@ -86,12 +86,12 @@ pub struct SendError {
 impl SendError {
     /// A failure that time may heal.
     pub fn retry(text: impl Into<String>) -> Self {
-        SendError { outcome: Outcome::Retry { after: None }, status: None, text: text.into() }
+        SendError { failure: Failure::Retry { after: None }, status: None, text: text.into() }
     }
 
     /// A failure that a person must heal.
     pub fn misconfigured(text: impl Into<String>) -> Self {
-        SendError { outcome: Outcome::Misconfigured, status: None, text: text.into() }
+        SendError { failure: Failure::Misconfigured, status: None, text: text.into() }
     }
 }
 
@@ -110,7 +110,7 @@ pub trait Sink: Send {
     ///
     /// # Errors
     /// Nothing of the batch counts as delivered then; it is sent again with the same ids, or given up, by
-    /// [`SendError::outcome`].
+    /// [`SendError::failure`].
     fn send(&mut self, batch: &Batch<'_>) -> Result<(), SendError>;
 
     /// The place, without secrets, for logs.

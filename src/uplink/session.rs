@@ -24,12 +24,10 @@ use crate::retry::Backoff;
 const HALVINGS_MAX: usize = 16;
 const _: () = assert!(BATCH_EVENTS_MAX < 1 << HALVINGS_MAX, "every halving has a place on the stack");
 
-/// How a send ended, as far as the session cares.
+/// How a send failed, as far as the session cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// The receiver confirmed the part.
-    Delivered,
-    /// It did not, and may next time: time-out, connection, 5xx, 408, 425, 429.
+pub enum Failure {
+    /// The receiver may confirm next time: time-out, connection, 5xx, 408, 425, 429.
     Retry {
         /// What the receiver asked for (`Retry-After`).
         after: Option<Duration>,
@@ -124,27 +122,27 @@ impl Session {
     ///
     /// # Panics
     /// If nothing was being sent: the driver's own mistake.
-    pub fn report(&mut self, now: Mono, outcome: Outcome) -> Verdict {
+    pub fn report(&mut self, now: Mono, outcome: Result<(), Failure>) -> Verdict {
         assert!(self.state == State::Sending, "an outcome of nothing");
         let part = self.part();
         match outcome {
-            Outcome::Delivered => {
+            Ok(()) => {
                 self.backoff.succeeded();
                 self.done_with(&part);
                 Verdict::Delivered(part.len())
             }
-            Outcome::Refused if part.len() == 1 => {
+            Err(Failure::Refused) if part.len() == 1 => {
                 self.backoff.succeeded();
                 self.done_with(&part);
                 Verdict::Dropped(part.start)
             }
-            Outcome::Refused => {
+            Err(Failure::Refused) => {
                 self.backoff.succeeded();
                 self.ends.push(part.start + part.len() / 2).expect("checked at compile time above");
                 Verdict::Halved
             }
-            Outcome::Retry { after } => self.wait(now, after.unwrap_or_default()),
-            Outcome::Misconfigured => self.wait(now, Duration::ZERO),
+            Err(Failure::Retry { after }) => self.wait(now, after.unwrap_or_default()),
+            Err(Failure::Misconfigured) => self.wait(now, Duration::ZERO),
         }
     }
 
@@ -185,7 +183,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const RETRY: Outcome = Outcome::Retry { after: None };
+    const RETRY: Result<(), Failure> = Err(Failure::Retry { after: None });
 
     fn secs(s: u64) -> Mono {
         Mono::from_nanos(s * 1_000_000_000)
@@ -205,13 +203,13 @@ mod tests {
         s.begin(3);
         assert_eq!((s.next(secs(0)), s.in_hand()), (Next::Send(0..3), 3));
         assert_eq!(s.next(secs(0)), Next::Send(0..3), "asking twice changes nothing");
-        assert_eq!(s.report(secs(0), Outcome::Delivered), Verdict::Delivered(3));
+        assert_eq!(s.report(secs(0), Ok(())), Verdict::Delivered(3));
         assert_eq!((s.next(secs(0)), s.in_hand()), (Next::Load, 0));
     }
 
     #[test]
     fn a_retry_waits_and_sends_the_same_part() {
-        for outcome in [RETRY, Outcome::Misconfigured] {
+        for outcome in [RETRY, Err(Failure::Misconfigured)] {
             let mut s = session();
             s.begin(5);
             let mut now = secs(100);
@@ -226,7 +224,7 @@ mod tests {
                 now = until;
             }
             assert_eq!(s.next(now), Next::Send(0..5));
-            s.report(now, Outcome::Delivered);
+            s.report(now, Ok(()));
             s.begin(1);
             let Verdict::Kept { until } = s.report(now, outcome) else { panic!("kept") };
             assert!(until.since(now) <= Duration::from_secs(1), "success starts the delays again");
@@ -238,7 +236,7 @@ mod tests {
         for (asked, low, high) in [(60, 60.0, 60.0), (4000, 600.0, 600.0), (0, 0.5, 1.0f64)] {
             let mut s = session();
             s.begin(1);
-            let outcome = Outcome::Retry { after: Some(Duration::from_secs(asked)) };
+            let outcome = Err(Failure::Retry { after: Some(Duration::from_secs(asked)) });
             let Verdict::Kept { until } = s.report(secs(10), outcome) else { panic!("kept") };
             let delay = until.since(secs(10)).as_secs_f64();
             assert!((low..=high).contains(&delay), "{delay} for {asked}");
@@ -269,7 +267,7 @@ mod tests {
         s.begin(5);
         let mut steps = Vec::new();
         while let Next::Send(part) = s.next(secs(0)) {
-            let outcome = if part.contains(&3) { Outcome::Refused } else { Outcome::Delivered };
+            let outcome = if part.contains(&3) { Err(Failure::Refused) } else { Ok(()) };
             let verdict = s.report(secs(0), outcome);
             steps.push((part, verdict));
         }
@@ -311,9 +309,9 @@ mod tests {
                 let before = s.in_hand();
                 let outcome = match moods.next() {
                     Some(0) => RETRY,
-                    Some(1) => Outcome::Misconfigured,
-                    _ if bad.iter().any(|index| part.contains(index)) => Outcome::Refused,
-                    _ => Outcome::Delivered,
+                    Some(1) => Err(Failure::Misconfigured),
+                    _ if bad.iter().any(|index| part.contains(index)) => Err(Failure::Refused),
+                    _ => Ok(()),
                 };
                 let finished = match s.report(now, outcome) {
                     Verdict::Delivered(count) => {

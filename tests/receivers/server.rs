@@ -167,6 +167,7 @@ impl Drop for Server {
 
 /// Serves one connection, request after request.
 fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    stream.set_nodelay(true)?; // Answers are written in pieces; each would wait for an acknowledgement.
     let mut reader = Reader { stream: stream.try_clone()?, buffer: Vec::new() };
     while let Some((path, headers)) = reader.head()? {
         let mood = {
