@@ -97,10 +97,10 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// An uplink that has sent nothing yet, with the memory for its batch.
+    /// An uplink that has sent nothing yet, with the memory for its batch, encoded too.
     pub fn new(
         outbox: Arc<Outbox>,
-        sink: Box<dyn Sink>,
+        mut sink: Box<dyn Sink>,
         clock: Arc<dyn Clock>,
         origin: Origin,
         stop: Stop,
@@ -109,6 +109,7 @@ impl Uplink {
         let backoff = Backoff::new(params.backoff_first, params.backoff_cap, params.seed);
         let session = Session::new(backoff, params.retry_after_cap);
         let events = Vec::with_capacity(outbox.batch_events_max());
+        sink.reserve(outbox.batch_events_max());
         let drain = params.drain;
         Uplink { outbox, sink, clock, origin, stop, drain, session, events, map: None, draining: None }
     }

@@ -193,6 +193,10 @@ impl Sink for HttpSink {
         &self.name
     }
 
+    fn reserve(&mut self, events: usize) {
+        self.body.reserve(events * cloudevents::EVENT_BYTES);
+    }
+
     fn hurry(&mut self, longest: Duration) {
         self.whole = self.whole.min(longest);
     }

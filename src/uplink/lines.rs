@@ -21,7 +21,7 @@ pub struct StdoutSink {
 }
 
 impl StdoutSink {
-    /// A sink with an empty buffer, which grows to the largest batch.
+    /// A sink that has written nothing.
     pub fn new() -> Self {
         Self::default()
     }
@@ -48,6 +48,10 @@ impl Sink for StdoutSink {
 
     fn name(&self) -> &'static str {
         "stdout"
+    }
+
+    fn reserve(&mut self, events: usize) {
+        self.buffer.reserve(events * cloudevents::EVENT_BYTES);
     }
 }
 
@@ -100,6 +104,10 @@ impl Sink for FileSink {
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn reserve(&mut self, events: usize) {
+        self.buffer.reserve(events * cloudevents::EVENT_BYTES);
     }
 }
 

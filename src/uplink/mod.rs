@@ -116,6 +116,11 @@ pub trait Sink: Send {
     /// The place, without secrets, for logs.
     fn name(&self) -> &str;
 
+    /// Takes the memory for batches of up to `events` events, before the first of them (I1).
+    fn reserve(&mut self, events: usize) {
+        let _ = events;
+    }
+
     /// The shutdown has begun: from now on no send may take longer than `longest`. Sinks that never wait ignore it.
     fn hurry(&mut self, longest: Duration) {
         let _ = longest;

@@ -279,11 +279,16 @@ mod tests {
         let outbox = outbox(10, 5);
         let seen = outbox.signals();
         post(&outbox);
+        assert_ne!(outbox.signals(), seen, "the first event sets the alarm");
         outbox.wait(seen, Duration::from_secs(3600));
         let seen = outbox.signals();
-        post(&outbox);
+        assert_eq!([post(&outbox), post(&outbox), post(&outbox)], [Posted::Kept; 3]);
         assert_eq!(outbox.signals(), seen, "neither first nor due: the thread sleeps on");
+        post(&outbox);
+        assert_ne!(outbox.signals(), seen, "the batch is full");
+        let seen = outbox.signals();
         outbox.close();
+        assert_ne!(outbox.signals(), seen);
         outbox.wait(seen, Duration::from_secs(3600));
     }
 }

@@ -26,8 +26,8 @@ use crate::uplink::Batch;
 /// Content type of the batched mode.
 pub const CONTENT_TYPE: &str = "application/cloudevents-batch+json";
 
-/// Most bytes of one event as JSON, roughly: statistics with every counter at its largest and names that need escapes
-/// stay below. The encode buffer's size at start is this times the batch; it would grow if this were wrong.
+/// Most bytes of one event as JSON: the largest kinds, with texts that are all escapes, are measured in a test.
+/// Encode buffers start with this times the batch; they would grow if it were wrong.
 pub const EVENT_BYTES: usize = 1536;
 
 /// Writes the batch as a JSON array into `out`, which is emptied before.
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_statistics_fit_the_estimate() {
+    fn the_largest_events_fit_the_estimate() {
         let stats: Stats = serde_json::from_value(
             serde_json::to_value(Stats::default())
                 .unwrap()
@@ -399,12 +399,24 @@ mod tests {
                 .collect(),
         )
         .unwrap();
-        let long = fixed("\u{1}".repeat(32).as_str());
-        let event =
-            Event { seq: u64::MAX, at: Mono::from_nanos(u64::MAX), camera: long, body: Body::Stats(stats) };
+        let long = || fixed("\u{1}".repeat(32).as_str());
+        let reason = fixed("\u{1}".repeat(160).as_str());
+        let point = PointPx { x: f32::MIN, y: f32::MIN };
+        let crossing = Crossing {
+            track: u64::MAX,
+            class: long(),
+            line: long(),
+            direction: Direction::Backward,
+            direction_name: long(),
+            point,
+            score: f32::MIN,
+        };
         let origin = Origin::new(&"m".repeat(32), "3f2a91c0-7d41-4c5e", Mono::from_nanos(u64::MAX));
-        let mut out = Vec::new();
-        write_lines(&Batch::new(&origin, map(true), std::slice::from_ref(&event)), &mut out);
-        assert!(out.len() <= EVENT_BYTES, "{}", out.len());
+        for body in [Body::Stats(stats), Body::Crossing(crossing), Body::CameraLost { reason }] {
+            let event = Event { seq: u64::MAX, at: Mono::from_nanos(u64::MAX), camera: long(), body };
+            let mut out = Vec::new();
+            write_lines(&Batch::new(&origin, map(true), std::slice::from_ref(&event)), &mut out);
+            assert!(out.len() <= EVENT_BYTES, "{}: {}", event.body.kind(), out.len());
+        }
     }
 }
