@@ -1,4 +1,5 @@
 //! Flytrap. The map comes with the wiring.
+pub mod batch;
 pub mod capture;
 pub mod clock;
 pub mod config;
@@ -14,3 +15,4 @@ pub mod retry;
 pub mod ring;
 pub mod sample;
 pub mod stop;
+pub mod uplink;

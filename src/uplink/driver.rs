@@ -1,0 +1,397 @@
+//! The uplink thread: asks [`Session`] what to do, does it, counts it.
+//!
+//! ```text
+//!   running ── close() or stop requested ──► draining ── empty and closed, or drain time over and tried ──► report
+//! ```
+//! While draining everything is due at once and a running back-off ends, so at least one more try is made; a send is
+//! limited to what is left of the drain time. What could not be delivered is in the [`Report`] and in the log: never silent.
+//! Memory: the queue, one batch, the sink's encode buffer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Clock, ClockMap, Mono};
+use crate::event::{Event, Origin};
+use crate::retry::Backoff;
+use crate::stop::Stop;
+use crate::uplink::outbox::Taken;
+use crate::uplink::session::{Failure, Next, Session, Verdict};
+use crate::uplink::{Batch, Outbox, Sink};
+
+/// How often a waiting uplink looks whether a stop was requested: [`Stop`] cannot wake it, [`Outbox::close`] can.
+const STOP_LOOK: Duration = Duration::from_secs(1);
+
+/// Shortest limit that a send gets while draining: less only fails.
+const LAST_SEND_MIN: Duration = Duration::from_secs(1);
+
+/// Times of the delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UplinkParams {
+    /// Delay after the first failure; doubles with each.
+    pub backoff_first: Duration,
+    /// Longest delay of our own.
+    pub backoff_cap: Duration,
+    /// Longest delay that a receiver can ask for (`Retry-After`).
+    pub retry_after_cap: Duration,
+    /// How long the shutdown goes on trying. A send that is under way when it begins keeps its own deadline.
+    pub drain: Duration,
+    /// Makes the jitter differ between devices.
+    pub seed: u64,
+}
+
+impl Default for UplinkParams {
+    /// 1 s doubling to 5 min; a receiver may ask for 1 h; 10 s for the shutdown.
+    fn default() -> Self {
+        UplinkParams {
+            backoff_first: Duration::from_secs(1),
+            backoff_cap: Duration::from_secs(300),
+            retry_after_cap: Duration::from_secs(3600),
+            drain: Duration::from_secs(10),
+            seed: 0,
+        }
+    }
+}
+
+/// What became of the events of a run: every event that was posted is in exactly one of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// Confirmed by the receiver.
+    pub delivered: u64,
+    /// Still waiting or in hand when the drain time was over.
+    pub undelivered: u64,
+    /// Refused for good, each named in the log.
+    pub refused: u64,
+    /// Dropped by a full queue, or posted after the end.
+    pub dropped: u64,
+}
+
+/// What [`Uplink::run`] does after a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Continue,
+    End,
+}
+
+/// The shutdown under way.
+#[derive(Debug, Clone, Copy)]
+struct Draining {
+    until: Mono,
+    /// Whether a send was made since it began.
+    tried: bool,
+}
+
+/// The body of the uplink thread.
+pub struct Uplink {
+    outbox: Arc<Outbox>,
+    sink: Box<dyn Sink>,
+    clock: Arc<dyn Clock>,
+    origin: Origin,
+    stop: Stop,
+    drain: Duration,
+    session: Session,
+    /// The batch in hand.
+    events: Vec<Event>,
+    /// The clocks with which the batch in hand is sent.
+    map: Option<ClockMap>,
+    draining: Option<Draining>,
+}
+
+impl Uplink {
+    /// An uplink that has sent nothing yet, with the memory for its batch, encoded too.
+    pub fn new(
+        outbox: Arc<Outbox>,
+        mut sink: Box<dyn Sink>,
+        clock: Arc<dyn Clock>,
+        origin: Origin,
+        stop: Stop,
+        params: UplinkParams,
+    ) -> Self {
+        let backoff = Backoff::new(params.backoff_first, params.backoff_cap, params.seed);
+        let session = Session::new(backoff, params.retry_after_cap);
+        let events = Vec::with_capacity(outbox.batch_events_max());
+        sink.reserve(outbox.batch_events_max());
+        let drain = params.drain;
+        Uplink { outbox, sink, clock, origin, stop, drain, session, events, map: None, draining: None }
+    }
+
+    /// Delivers until the outbox is closed and empty, or the drain time of a shutdown is over. Closes the outbox at the
+    /// end, so that nothing can be posted to nobody.
+    pub fn run(mut self) -> Report {
+        while self.run_once() == Flow::Continue {}
+        self.outbox.close();
+        let counters = self.outbox.counters();
+        let report = Report {
+            delivered: counters.delivered(),
+            undelivered: (self.session.in_hand() + self.outbox.waiting()) as u64,
+            refused: counters.refused(),
+            dropped: counters.dropped(),
+        };
+        if report.undelivered > 0 {
+            let (events, to) = (report.undelivered, self.sink.name());
+            tracing::error!("{events} events were not delivered to {to} before the end and are lost");
+        }
+        report
+    }
+
+    /// One look, and one send or one wait.
+    fn run_once(&mut self) -> Flow {
+        // Read before anything is looked at: a signal from here on ends the wait below at once.
+        let seen = self.outbox.signals();
+        let now = self.clock.mono();
+        self.notice_shutdown(now);
+        if self.time_is_over(now) {
+            return Flow::End;
+        }
+        match self.session.next(now) {
+            Next::Load => match self.outbox.take(now, &mut self.events) {
+                Taken::Batch(events) => {
+                    self.map = None;
+                    self.session.begin(events);
+                }
+                Taken::Ended => return Flow::End,
+                Taken::Nothing { until } => self.wait(now, seen, until),
+            },
+            Next::Send(part) => self.send(now, part),
+            Next::Wait { until } => {
+                let closed = self.outbox.closed();
+                if self.draining.is_some_and(|draining| closed && draining.tried && until >= draining.until) {
+                    return Flow::End; // The next try would come too late.
+                }
+                self.wait(now, seen, Some(until));
+            }
+        }
+        Flow::Continue
+    }
+
+    fn notice_shutdown(&mut self, now: Mono) {
+        if self.draining.is_none() && (self.outbox.closed() || self.stop.requested()) {
+            self.draining = Some(Draining { until: now + self.drain, tried: false });
+            self.outbox.flush();
+            self.session.hurry(now);
+        }
+    }
+
+    /// Whether the drain time is over and the last try was made, if there was anything to try.
+    fn time_is_over(&self, now: Mono) -> bool {
+        self.draining.is_some_and(|draining| {
+            let nothing_to_send = self.session.in_hand() + self.outbox.waiting() == 0;
+            now >= draining.until && (draining.tried || nothing_to_send)
+        })
+    }
+
+    fn wait(&self, now: Mono, seen: u64, until: Option<Mono>) {
+        let ends = [until, self.draining.map(|draining| draining.until)];
+        let first = ends.into_iter().flatten().map(|end| end.since(now)).min();
+        self.outbox.wait(seen, first.unwrap_or(STOP_LOOK).min(STOP_LOOK));
+    }
+
+    fn send(&mut self, now: Mono, part: std::ops::Range<usize>) {
+        if let Some(draining) = &mut self.draining {
+            draining.tried = true;
+            self.sink.hurry(draining.until.since(now).max(LAST_SEND_MIN));
+        }
+        // A retry keeps the map of the first try, so that its bytes are the same; only a map that nobody vouches for is
+        // worth a new reading.
+        let map = match self.map {
+            Some(map) if map.wall.synchronised && map.wall.plausible() => map,
+            Some(_) | None => self.clock.map(),
+        };
+        self.map = Some(map);
+        let batch = Batch::new(&self.origin, map, &self.events[part]);
+        let id = batch.id();
+        let sent = self.sink.send(&batch);
+        let now = self.clock.mono();
+        let (outcome, text) = match sent {
+            Ok(()) => (Ok(()), String::new()),
+            Err(error) => (Err(error.failure), error.text),
+        };
+        match self.session.report(now, outcome) {
+            Verdict::Delivered(events) => {
+                self.outbox.counters().count_delivered(now, events);
+                tracing::debug!("delivered {events} events as {id}");
+            }
+            Verdict::Kept { until } => {
+                self.outbox.counters().count_failure();
+                let wait = until.since(now);
+                if outcome == Err(Failure::Misconfigured) {
+                    tracing::error!("{text}; batch {id} is kept and sent again in {wait:.1?}");
+                } else {
+                    tracing::warn!("{text}; batch {id} is sent again in {wait:.1?}");
+                }
+            }
+            Verdict::Halved => {
+                self.outbox.counters().count_failure();
+                tracing::debug!("{text}; batch {id} is halved to find the event");
+            }
+            Verdict::Dropped(index) => {
+                self.outbox.counters().count_refused();
+                let (event, kind) = (self.origin.id(self.events[index].seq), self.events[index].body.kind());
+                tracing::warn!("{text}; event {event} ({kind}) is dropped");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::BatchParams;
+    use crate::clock::Wall;
+    use crate::event::{Body, fixed};
+    use crate::uplink::SendError;
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    /// Both clocks, as the test says.
+    struct SetClock(Mutex<ClockMap>);
+
+    impl SetClock {
+        fn set(&self, seconds: u64, unix_seconds: i64, synchronised: bool) {
+            let wall = Wall { unix_nanos: unix_seconds * 1_000_000_000, synchronised };
+            *self.0.lock().unwrap() = ClockMap { mono: Mono::from_nanos(seconds * 1_000_000_000), wall };
+        }
+    }
+
+    impl Clock for SetClock {
+        fn mono(&self) -> Mono {
+            self.0.lock().unwrap().mono
+        }
+        fn wall(&self) -> Wall {
+            self.0.lock().unwrap().wall
+        }
+    }
+
+    type Sent = (String, Option<Wall>, Option<Duration>);
+
+    /// Answers by script, writes down id, time of the first event, and how much of a hurry there was.
+    struct Scripted {
+        answers: VecDeque<Result<(), SendError>>,
+        sent: Arc<Mutex<Vec<Sent>>>,
+        longest: Option<Duration>,
+    }
+
+    impl Sink for Scripted {
+        fn send(&mut self, batch: &Batch<'_>) -> Result<(), SendError> {
+            let wall = batch.clock.resolve(batch.events[0].at);
+            self.sent.lock().unwrap().push((batch.id().to_string(), wall, self.longest));
+            self.answers.pop_front().expect("no more sends than answers")
+        }
+        fn name(&self) -> &'static str {
+            "scripted"
+        }
+        fn hurry(&mut self, longest: Duration) {
+            self.longest = Some(longest);
+        }
+    }
+
+    struct Bench {
+        uplink: Uplink,
+        clock: Arc<SetClock>,
+        outbox: Arc<Outbox>,
+        sent: Arc<Mutex<Vec<Sent>>>,
+    }
+
+    const UNIX: i64 = 1_795_392_000;
+
+    fn bench(answers: impl IntoIterator<Item = Result<(), SendError>>) -> Bench {
+        let clock = Arc::new(SetClock(Mutex::new(ClockMap {
+            mono: Mono::ZERO,
+            wall: Wall { unix_nanos: 0, synchronised: false },
+        })));
+        let params = BatchParams { queue_events: 8, batch_events_max: 2, age_max: Duration::from_secs(60) };
+        let outbox = Arc::new(Outbox::new(params).unwrap());
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let answers = answers.into_iter().collect();
+        let sink = Scripted { answers, sent: Arc::clone(&sent), longest: None };
+        let uplink = Uplink::new(
+            Arc::clone(&outbox),
+            Box::new(sink),
+            Arc::clone(&clock) as Arc<dyn Clock>,
+            Origin::new("mast-7", "3f2a", Mono::ZERO),
+            Stop::new(),
+            UplinkParams::default(),
+        );
+        Bench { uplink, clock, outbox, sent }
+    }
+
+    impl Bench {
+        fn post(&self, events: usize) {
+            for _ in 0..events {
+                let body = Body::Stopping { reason: fixed("test") };
+                self.outbox.post(self.clock.mono(), Mono::ZERO, &fixed(""), body);
+            }
+        }
+
+        fn steps(&mut self, count: usize) {
+            for _ in 0..count {
+                assert_eq!(self.uplink.run_once(), Flow::Continue);
+            }
+        }
+    }
+
+    #[test]
+    fn a_retry_keeps_the_calendar_that_somebody_vouched_for() {
+        let fail = || Err(SendError::retry("no"));
+        let mut bench = bench([fail(), fail(), fail(), fail(), Ok(())]);
+        bench.post(2);
+        bench.steps(1); // take
+        for (seconds, unix, synchronised) in [
+            (100, 100, false),        // never set
+            (200, UNIX + 207, false), // set by hand
+            (300, UNIX + 300, true),  // synchronised
+            (400, UNIX + 401, true),  // stepped: the batch stays as it went out
+            (500, UNIX + 500, false),
+        ] {
+            bench.clock.set(seconds, unix, synchronised);
+            bench.steps(1);
+        }
+        let wall = |unix: i64, synchronised| Some(Wall { unix_nanos: unix * 1_000_000_000, synchronised });
+        let id = "mast-7/3f2a-0/0-1".to_owned();
+        let expected = [None, wall(UNIX + 7, false), wall(UNIX, true), wall(UNIX, true), wall(UNIX, true)];
+        assert_eq!(*bench.sent.lock().unwrap(), expected.map(|wall| (id.clone(), wall, None)));
+        let counters = bench.outbox.counters();
+        assert_eq!((counters.delivered(), counters.failures(), counters.batches()), (2, 4, 1));
+        assert_eq!(counters.last_delivery(), Some(Mono::from_nanos(500_000_000_000)));
+    }
+
+    #[test]
+    fn one_batch_is_in_hand_and_the_next_is_taken_with_a_new_calendar() {
+        let mut bench = bench([Ok(()), Err(SendError::retry("no"))]);
+        bench.post(5);
+        bench.clock.set(100, UNIX + 100, true);
+        bench.steps(2);
+        bench.clock.set(200, UNIX + 203, true);
+        bench.steps(2);
+        assert_eq!((bench.outbox.waiting(), bench.uplink.session.in_hand()), (1, 2));
+        let walls: Vec<i64> = bench
+            .sent
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|sent| sent.1.unwrap().unix_nanos / 1_000_000_000)
+            .collect();
+        assert_eq!(walls, [UNIX, UNIX + 3]);
+    }
+
+    #[test]
+    fn the_shutdown_limits_sends_to_what_is_left_of_its_time() {
+        let fail = || Err(SendError::retry("no"));
+        let mut bench = bench([fail(), fail(), fail(), fail()]);
+        bench.post(1);
+        bench.outbox.flush();
+        bench.steps(2);
+        bench.clock.set(1, 0, false);
+        bench.outbox.close();
+        bench.steps(1); // the back-off has ended: a send, with all of the drain time
+        bench.clock.set(8, 0, false);
+        bench.steps(1);
+        bench.clock.set(10, 500, false); // 1 s left, and the delay of 2 to 4 s would end after it
+        let last = bench.uplink.session.next(Mono::from_nanos(10_000_000_000));
+        assert!(matches!(last, Next::Send(_)), "{last:?}");
+        bench.steps(1);
+        assert_eq!(bench.uplink.run_once(), Flow::End);
+        let longest: Vec<Option<u64>> =
+            bench.sent.lock().unwrap().iter().map(|sent| sent.2.map(|d| d.as_secs())).collect();
+        assert_eq!(longest, [None, Some(10), Some(3), Some(1)]);
+    }
+}

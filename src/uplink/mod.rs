@@ -1,0 +1,188 @@
+//! Delivery: batches of events leave the device through a [`Sink`], at least once, with ids that survive every retry.
+//!
+//! ```text
+//!   pipeline ── post ──► Outbox ── take ──► Uplink (a thread) ── send ──► Sink: http(s)://, file:, stdout
+//!                        numbers,           asks Session what to do,       format/ writes the bytes
+//!                        queue, counters    does it, counts it
+//! ```
+//! [`session`] decides (pure), [`driver`] does, [`http`] is the only file that knows the HTTP client. Nothing here drops an
+//! event that the receiver may still take; what it refuses for good is dropped alone, by name, and counted (I4).
+
+pub mod driver;
+pub mod format;
+pub mod http;
+pub mod lines;
+pub mod outbox;
+pub mod session;
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::clock::ClockMap;
+use crate::error::{Error, Kind, Result};
+use crate::event::{Event, Origin};
+use crate::uplink::session::Failure;
+
+pub use driver::{Report, Uplink, UplinkParams};
+pub use outbox::{Outbox, Posted, UplinkCounters};
+
+/// Events on their way out, oldest first, at least one.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// Which run of which device.
+    pub origin: &'a Origin,
+    /// Turns the events' boot-clock times into calendar times.
+    pub clock: ClockMap,
+    /// The events.
+    pub events: &'a [Event],
+}
+
+impl<'a> Batch<'a> {
+    /// A batch of `events`.
+    ///
+    /// # Panics
+    /// If there are none: our own mistake.
+    pub fn new(origin: &'a Origin, clock: ClockMap, events: &'a [Event]) -> Self {
+        assert!(!events.is_empty(), "a batch has at least one event");
+        Batch { origin, clock, events }
+    }
+
+    /// The batch's identity: the same events have the same, on every retry.
+    pub fn id(&self) -> BatchId<'a> {
+        let (first, last) = (self.events.first(), self.events.last());
+        BatchId {
+            origin: self.origin,
+            first: first.map_or(0, |event| event.seq),
+            last: last.map_or(0, |event| event.seq),
+        }
+    }
+}
+
+/// `device/boot/first-last`, for printing.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchId<'a> {
+    origin: &'a Origin,
+    first: u64,
+    last: u64,
+}
+
+impl fmt::Display for BatchId<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}-{}", self.origin.device, self.origin.boot, self.first, self.last)
+    }
+}
+
+/// Why a send failed: what to do about it, and one line for people that names the place and the remedy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SendError {
+    /// What the session makes of it.
+    pub failure: Failure,
+    /// The HTTP status, if there was one.
+    pub status: Option<u16>,
+    /// One line without secrets.
+    pub text: String,
+}
+
+impl SendError {
+    /// A failure that time may heal.
+    pub fn retry(text: impl Into<String>) -> Self {
+        SendError { failure: Failure::Retry { after: None }, status: None, text: text.into() }
+    }
+
+    /// A failure that a person must heal.
+    pub fn misconfigured(text: impl Into<String>) -> Self {
+        SendError { failure: Failure::Misconfigured, status: None, text: text.into() }
+    }
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for SendError {}
+
+/// Where events go.
+pub trait Sink: Send {
+    /// Delivers the batch, or says why not. `Ok` means that the receiver has confirmed all of it. Bounded in time by the
+    /// sink's own deadlines.
+    ///
+    /// # Errors
+    /// Nothing of the batch counts as delivered then; it is sent again with the same ids, or given up, by
+    /// [`SendError::failure`].
+    fn send(&mut self, batch: &Batch<'_>) -> Result<(), SendError>;
+
+    /// The place, without secrets, for logs.
+    fn name(&self) -> &str;
+
+    /// Takes the memory for batches of up to `events` events, before the first of them (I1).
+    fn reserve(&mut self, events: usize) {
+        let _ = events;
+    }
+
+    /// The shutdown has begun: from now on no send may take longer than `longest`. Sinks that never wait ignore it.
+    fn hurry(&mut self, longest: Duration) {
+        let _ = longest;
+    }
+}
+
+/// The sink of a target: `stdout`, `file:PATH`, `http://HOST/PATH` or `https://HOST/PATH`. `http` holds what only HTTP
+/// needs; its `url` is replaced by the target.
+///
+/// # Errors
+/// [`Kind::Config`] if the target is none of these, or its file, URL or token cannot be used.
+pub fn open(target: &str, http: http::HttpParams) -> Result<Box<dyn Sink>> {
+    if target == "stdout" {
+        return Ok(Box::new(lines::StdoutSink::new()));
+    }
+    if let Some(path) = target.strip_prefix("file:") {
+        return Ok(Box::new(lines::FileSink::open(path)?));
+    }
+    if target.starts_with("http://") || target.starts_with("https://") {
+        let params = http::HttpParams { url: target.to_owned(), ..http };
+        return Ok(Box::new(http::HttpSink::new(params)?));
+    }
+    let shown = http::redacted(target);
+    let text =
+        format!("uplink target '{shown}': use 'stdout', 'file:PATH', 'http://HOST/PATH' or 'https://…'");
+    Err(Error::fatal(Kind::Config, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Mono, Wall};
+    use crate::event::tests::samples;
+
+    #[test]
+    fn batch_ids_name_the_first_and_the_last_event() {
+        let origin = Origin::new("mast-7", "3f2a91c0-7d41-4c5e-9a3b-0123456789ab", Mono::ZERO);
+        let wall = Wall { unix_nanos: 0, synchronised: false };
+        let clock = ClockMap { mono: Mono::ZERO, wall };
+        let events = samples();
+        let id = |events| Batch::new(&origin, clock, events).id().to_string();
+        assert_eq!(id(&events[2..5]), "mast-7/3f2a91c07d414c5e-0/2-4");
+        assert_eq!(id(&events[3..4]), "mast-7/3f2a91c07d414c5e-0/3-3");
+    }
+
+    #[test]
+    fn targets_become_sinks_or_a_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = format!("file:{}/events.ndjson", dir.path().display());
+        for (target, name) in [
+            ("stdout", "stdout"),
+            (file.as_str(), file.as_str()),
+            ("http://localhost:8086/x?token=s", "http://localhost:8086/x?…"),
+            ("https://example.org", "https://example.org/"),
+        ] {
+            assert_eq!(open(target, http::HttpParams::default()).unwrap().name(), name);
+        }
+        for target in ["", "ftp://joe:secret@example.org/", "events.ndjson", "file:/nowhere/at/all"] {
+            let error = open(target, http::HttpParams::default()).err().expect(target);
+            assert_eq!(error.kind(), Kind::Config);
+            let text = error.to_string();
+            assert!(!text.contains("secret") && !text.contains('\n'), "{text}");
+        }
+    }
+}

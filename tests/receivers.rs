@@ -1,0 +1,400 @@
+//! The uplink against receivers that misbehave, over real sockets: nothing is lost, nothing is stored twice, every drop
+//! and refusal is counted, and no receiver holds it for longer than its deadlines.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+#[path = "receivers/server.rs"]
+mod server;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use flytrap::batch::BatchParams;
+use flytrap::clock::{Clock, Mono, SystemClock};
+use flytrap::event::{Body, Crossing, Direction, Origin, fixed};
+use flytrap::geometry::PointPx;
+use flytrap::stop::Stop;
+use flytrap::uplink::http::{Deadlines, HttpParams, HttpSink};
+use flytrap::uplink::{Outbox, Posted, Report, Uplink, UplinkParams};
+use server::{BOUND, Mood, Request, Server};
+
+const SHORT: Duration = Duration::from_millis(250);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// An uplink on its thread.
+struct Rig {
+    outbox: Arc<Outbox>,
+    stop: Stop,
+    thread: JoinHandle<Report>,
+}
+
+#[derive(Clone, Copy)]
+struct Setup {
+    queue_events: usize,
+    batch_events_max: usize,
+    age_max: Duration,
+    backoff_first: Duration,
+    drain: Duration,
+}
+
+/// Room for everything, quick retries, patience at the end.
+const PATIENT: Setup = Setup {
+    queue_events: 1000,
+    batch_events_max: 7,
+    age_max: HOUR,
+    backoff_first: Duration::from_millis(2),
+    drain: Duration::from_secs(60),
+};
+
+impl Rig {
+    fn start(http: HttpParams, setup: Setup) -> Self {
+        let Setup { queue_events, batch_events_max, age_max, backoff_first, drain } = setup;
+        let outbox = Arc::new(Outbox::new(BatchParams { queue_events, batch_events_max, age_max }).unwrap());
+        let sink = Box::new(HttpSink::new(http).unwrap());
+        let origin = Origin::new("mast-7", "3f2a91c0-7d41-4c5e-9a3b-0123456789ab", Mono::ZERO);
+        let params = UplinkParams {
+            backoff_first,
+            backoff_cap: backoff_first.max(Duration::from_millis(10)),
+            retry_after_cap: Duration::from_secs(1),
+            drain,
+            seed: 1,
+        };
+        let stop = Stop::new();
+        let uplink =
+            Uplink::new(Arc::clone(&outbox), sink, Arc::new(SystemClock), origin, stop.clone(), params);
+        Rig { outbox, stop, thread: std::thread::spawn(move || uplink.run()) }
+    }
+
+    fn post(&self, events: std::ops::Range<u64>) {
+        events.for_each(|track| {
+            post(&self.outbox, track, "car");
+        });
+    }
+
+    fn end(self) -> Report {
+        self.outbox.close();
+        self.thread.join().unwrap()
+    }
+}
+
+fn post(outbox: &Outbox, track: u64, class: &str) -> Posted {
+    let crossing = Crossing {
+        track,
+        class: fixed(class),
+        line: fixed("middle"),
+        direction: Direction::Forward,
+        direction_name: fixed("in"),
+        point: PointPx { x: 1.0, y: 2.0 },
+        score: 0.5,
+    };
+    let now = SystemClock.mono();
+    outbox.post(now, now, &fixed("north"), Body::Crossing(crossing))
+}
+
+fn http(url: &str) -> HttpParams {
+    HttpParams { url: url.to_owned(), ..HttpParams::default() }
+}
+
+/// For receivers that hang or drip: gives up soon. A busy test machine may then see a time-out that the script did not
+/// ask for, so only those tests use it.
+fn hasty(url: &str) -> HttpParams {
+    let deadlines = Deadlines { response: SHORT, ..Deadlines::default() };
+    HttpParams { deadlines, ..http(url) }
+}
+
+fn tracks(server: &Server) -> Vec<u64> {
+    server.stored().iter().map(|event| event["data"]["track"].as_u64().unwrap()).collect()
+}
+
+fn range(events: std::ops::Range<u64>) -> Vec<u64> {
+    events.collect()
+}
+
+const fn all_delivered(delivered: u64) -> Report {
+    Report { delivered, undelivered: 0, refused: 0, dropped: 0 }
+}
+
+/// After every failure that can heal, the next request carries the same key and the same ids.
+fn assert_retries_repeat(requests: &[Request]) {
+    for pair in requests.windows(2) {
+        let healed = match pair[0].mood {
+            Mood::Accept(_) | Mood::CutInReply | Mood::Picky | Mood::AtMost(_) | Mood::Redirect => continue,
+            Mood::Talkative(status) if status < 300 => continue,
+            Mood::NeedsToken(_) => continue,
+            Mood::Status(_) | Mood::Busy(_) | Mood::Hang | Mood::CutBeforeBody | Mood::CutAfterBody => true,
+            Mood::CutInHead | Mood::Drip | Mood::Garbage | Mood::Talkative(_) => true,
+        };
+        assert!(healed && pair[0].key() == pair[1].key(), "{pair:#?}");
+        if let (Some(first), Some(again)) = (&pair[0].ids, &pair[1].ids) {
+            assert_eq!(first, again);
+        }
+    }
+}
+
+#[test]
+fn a_request_says_what_it_is() {
+    let server = Server::start([], Mood::Accept(202));
+    let rig = Rig::start(http(&format!("{}?tenant=a%20b", server.url())), PATIENT);
+    rig.post(0..3);
+    assert_eq!(rig.end(), all_delivered(3));
+    let requests = server.requests();
+    let first = &requests[0];
+    assert_eq!(first.path, "/events?tenant=a%20b");
+    assert_eq!(first.header("content-type"), Some("application/cloudevents-batch+json"));
+    assert_eq!(first.header("user-agent"), Some(concat!("flytrap/", env!("CARGO_PKG_VERSION"))));
+    assert_eq!(first.header("authorization"), None);
+    let ids = first.ids.as_ref().unwrap();
+    assert_eq!(ids[0], "mast-7/3f2a91c07d414c5e-0/0");
+    assert_eq!(first.key(), format!("mast-7/3f2a91c07d414c5e-0/0-{}", ids.len() - 1));
+    assert_eq!(server.stored()[0]["source"], "/flytrap/mast-7/north");
+}
+
+/// Every failure that can heal, each in its own run: the first request meets it, a later one is accepted.
+#[test]
+fn every_failure_that_can_heal_heals() {
+    let moods = [
+        Mood::Status(500),
+        Mood::Status(502),
+        Mood::Status(408),
+        Mood::Status(425),
+        Mood::Status(429),
+        Mood::Status(401),
+        Mood::Status(403),
+        Mood::Status(404),
+        Mood::Status(407),
+        Mood::Hang,
+        Mood::CutBeforeBody,
+        Mood::CutAfterBody,
+        Mood::CutInHead,
+        Mood::Drip,
+        Mood::Garbage,
+        Mood::Talkative(500),
+    ];
+    std::thread::scope(|scope| {
+        for mood in moods {
+            scope.spawn(move || {
+                let server = Server::start([mood, mood], Mood::Accept(204));
+                let slow = matches!(mood, Mood::Hang | Mood::Drip);
+                let params = if slow { hasty(&server.url()) } else { http(&server.url()) };
+                let rig = Rig::start(params, PATIENT);
+                rig.post(0..7);
+                server.wait_for_requests(3);
+                let failures = rig.outbox.counters().failures();
+                assert_eq!((failures, rig.end()), (2, all_delivered(7)), "{mood:?}");
+                assert_eq!(tracks(&server), range(0..7), "{mood:?}");
+                let requests = server.requests();
+                assert_eq!(requests.len(), 3, "{mood:?}");
+                assert_retries_repeat(&requests);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_confirmation_counts_whatever_becomes_of_its_body() {
+    for mood in [Mood::Accept(200), Mood::Accept(204), Mood::CutInReply, Mood::Talkative(200)] {
+        let server = Server::start([], mood);
+        let rig = Rig::start(http(&server.url()), PATIENT);
+        rig.post(0..21);
+        assert_eq!(rig.end(), all_delivered(21), "{mood:?}");
+        assert_eq!((tracks(&server), server.deliveries()), (range(0..21), 21), "{mood:?}");
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    /// SplitMix64.
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % bound
+    }
+
+    fn mood(&mut self) -> Mood {
+        match self.below(16) {
+            0 => Mood::Status(500),
+            1 => Mood::Status(401),
+            2 => Mood::Status(429),
+            3 => Mood::Busy(0),
+            4 => Mood::Hang,
+            5 => Mood::CutBeforeBody,
+            6 => Mood::CutAfterBody,
+            7 => Mood::CutInHead,
+            8 => Mood::CutInReply,
+            9 => Mood::Drip,
+            10 => Mood::Garbage,
+            11 => Mood::AtMost(1 + self.below(4) as usize),
+            12 => Mood::Talkative(200),
+            13 => Mood::Talkative(503),
+            14 => Mood::Picky,
+            _ => Mood::Accept(200),
+        }
+    }
+}
+
+/// Any row of moods: every event is stored once, in order, whatever the receiver did; only the bad ones are not.
+#[test]
+fn any_row_of_moods_stores_every_event_once() {
+    std::thread::scope(|scope| {
+        for seed in 0..12u64 {
+            scope.spawn(move || {
+                let mut random = Random(seed);
+                let script: Vec<Mood> = (0..30).map(|_| random.mood()).collect();
+                let shown = format!("seed {seed}: {script:?}");
+                let server = Server::start(script, Mood::Picky);
+                let rig = Rig::start(hasty(&server.url()), PATIENT);
+                let events = 40 + random.below(60);
+                rig.post(0..events);
+                assert_eq!(rig.end(), all_delivered(events), "{shown}");
+                assert_eq!(tracks(&server), range(0..events), "{shown}");
+                assert!(server.deliveries() as u64 >= events, "{shown}");
+                assert_retries_repeat(&server.requests());
+            });
+        }
+    });
+}
+
+#[test]
+fn only_the_bad_events_are_dropped_and_they_are_counted() {
+    let server = Server::start([], Mood::Picky);
+    let rig = Rig::start(http(&server.url()), PATIENT);
+    let bad = [3, 17, 18, 40];
+    for track in 0..50 {
+        post(&rig.outbox, track, if bad.contains(&track) { "bad" } else { "car" });
+    }
+    let report = rig.end();
+    assert_eq!(report, Report { delivered: 46, undelivered: 0, refused: 4, dropped: 0 });
+    assert_eq!(tracks(&server), (0..50).filter(|t| !bad.contains(t)).collect::<Vec<_>>());
+    assert_eq!(server.deliveries(), 46);
+}
+
+#[test]
+fn too_large_a_batch_is_halved_until_it_fits() {
+    let server = Server::start([], Mood::AtMost(2));
+    let rig = Rig::start(http(&server.url()), Setup { batch_events_max: 100, ..PATIENT });
+    rig.post(0..100);
+    assert_eq!(rig.end(), all_delivered(100));
+    assert_eq!((tracks(&server), server.deliveries()), (range(0..100), 100));
+}
+
+#[test]
+fn redirects_are_not_followed() {
+    let server = Server::start([], Mood::Redirect);
+    let rig = Rig::start(http(&server.url()), PATIENT);
+    rig.post(0..1);
+    assert_eq!(rig.end(), Report { delivered: 0, undelivered: 0, refused: 1, dropped: 0 });
+    let paths: Vec<String> = server.requests().into_iter().map(|request| request.path).collect();
+    assert_eq!(paths, ["/events"]);
+}
+
+#[test]
+fn a_renewed_token_is_read_after_a_401() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    std::fs::write(&path, "old\n").unwrap();
+    let server = Server::start([], Mood::NeedsToken("Bearer new"));
+    let params = HttpParams { token_file: Some(path.clone()), ..http(&server.url()) };
+    let rig = Rig::start(params, PATIENT);
+    rig.post(0..7);
+    server.wait_for_requests(1);
+    assert_eq!(server.requests()[0].header("authorization"), Some("Bearer old"));
+    let renewed = dir.path().join("renewed");
+    std::fs::write(&renewed, "new\n").unwrap();
+    std::fs::rename(&renewed, &path).unwrap();
+    assert_eq!(rig.end(), all_delivered(7));
+    assert_eq!(tracks(&server), range(0..7));
+}
+
+#[test]
+fn retry_after_is_waited_for() {
+    let server = Server::start([Mood::Busy(1)], Mood::Accept(200));
+    let rig = Rig::start(http(&server.url()), PATIENT);
+    rig.post(0..7);
+    server.wait_for_requests(2);
+    let requests = server.requests();
+    assert!(requests[1].at.since(requests[0].at) >= Duration::from_secs(1));
+    assert_eq!(rig.end(), all_delivered(7));
+}
+
+#[test]
+fn what_a_full_queue_drops_is_what_is_missing() {
+    let server = Server::start([], Mood::Status(500));
+    let rig = Rig::start(http(&server.url()), Setup { queue_events: 8, batch_events_max: 4, ..PATIENT });
+    rig.post(0..4);
+    server.wait_for_requests(2); // The first four are in hand, the queue is empty.
+    rig.post(4..100);
+    assert_eq!((rig.outbox.counters().dropped(), rig.outbox.counters().posted()), (88, 100));
+    server.turn(Mood::Accept(200));
+    assert_eq!(rig.end(), Report { delivered: 12, undelivered: 0, refused: 0, dropped: 88 });
+    assert_eq!(tracks(&server), [range(0..4), range(92..100)].concat());
+}
+
+#[test]
+fn a_lone_event_goes_out_when_it_is_old_enough() {
+    let server = Server::start([], Mood::Accept(200));
+    let age_max = Duration::from_millis(30);
+    let rig = Rig::start(http(&server.url()), Setup { age_max, ..PATIENT });
+    let posted = SystemClock.mono();
+    rig.post(0..1);
+    server.wait_for_requests(1);
+    assert!(server.requests()[0].at.since(posted) >= age_max);
+    assert_eq!(rig.end(), all_delivered(1));
+}
+
+/// A port on which nobody listens any more.
+fn dead_url() -> String {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    format!("http://{}/events", listener.local_addr().unwrap())
+}
+
+#[test]
+fn a_dead_receiver_leaves_a_full_account() {
+    let setup = Setup { queue_events: 8, batch_events_max: 4, drain: Duration::from_millis(100), ..PATIENT };
+    let rig = Rig::start(http(&dead_url()), setup);
+    rig.post(0..4);
+    let patience = Stop::new();
+    let begun = SystemClock.mono();
+    while rig.outbox.counters().failures() == 0 {
+        assert!(SystemClock.mono().since(begun) < BOUND);
+        patience.wait(Duration::from_millis(1));
+    }
+    rig.post(4..24);
+    assert_eq!(rig.end(), Report { delivered: 0, undelivered: 12, refused: 0, dropped: 12 });
+}
+
+#[test]
+fn the_end_interrupts_a_back_off_for_one_more_try() {
+    for (last, report) in [
+        (Mood::Accept(200), all_delivered(7)),
+        (Mood::Status(500), Report { delivered: 0, undelivered: 7, refused: 0, dropped: 0 }),
+        (Mood::Hang, Report { delivered: 0, undelivered: 7, refused: 0, dropped: 0 }),
+    ] {
+        let server = Server::start([Mood::Status(500)], last);
+        let setup = Setup { backoff_first: HOUR, drain: Duration::ZERO, ..PATIENT };
+        let params = if last == Mood::Hang { hasty(&server.url()) } else { http(&server.url()) };
+        let rig = Rig::start(params, setup);
+        rig.post(0..7);
+        server.wait_for_requests(1);
+        let begun = SystemClock.mono();
+        assert_eq!(rig.end(), report, "{last:?}");
+        assert!(SystemClock.mono().since(begun) < Duration::from_secs(5));
+        let requests = server.requests();
+        assert_eq!(requests.len(), 2, "{last:?}");
+        assert_retries_repeat(&requests);
+    }
+}
+
+#[test]
+fn a_stop_without_a_close_ends_after_the_drain_time_and_closes() {
+    let server = Server::start([], Mood::Accept(200));
+    let rig = Rig::start(http(&server.url()), Setup { drain: SHORT, ..PATIENT });
+    rig.post(0..3);
+    rig.stop.request();
+    let report = rig.thread.join().unwrap();
+    assert_eq!(report, all_delivered(3));
+    assert_eq!(post(&rig.outbox, 3, "car"), Posted::DroppedClosed);
+    assert_eq!((rig.outbox.counters().posted(), rig.outbox.counters().dropped()), (4, 1));
+    assert!(rig.outbox.counters().last_delivery().is_some());
+}
