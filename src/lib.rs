@@ -1,6 +1,7 @@
 //! Flytrap. The map comes with the wiring.
 pub mod capture;
 pub mod clock;
+pub mod count;
 pub mod detect;
 pub mod error;
 pub mod event;
@@ -9,3 +10,4 @@ pub mod geometry;
 pub mod limits;
 pub mod retry;
 pub mod stop;
+pub mod track;
