@@ -271,7 +271,7 @@ impl Serialize for StatsJson<'_> {
             plain: uptime_ms frames_captured frames_camera_dropped frames_skipped frames_ring_dropped frames_corrupt
                 frames_gated frames_still inferences detections candidates_dropped detections_dropped tracks
                 tracks_evicted crossings camera_losses events events_dropped events_delivered send_failures
-                events_refused rss_bytes inference_us;
+                events_refused rss_bytes processing_us;
             ages: last_frame_age_ms last_delivery_age_ms
         }
         map.end()
