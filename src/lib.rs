@@ -6,6 +6,7 @@ pub mod error;
 pub mod event;
 pub mod frame;
 pub mod geometry;
+pub mod jpeg;
 pub mod limits;
 pub mod retry;
 pub mod stop;
