@@ -11,6 +11,7 @@ pub mod event;
 pub mod frame;
 pub mod gate;
 pub mod geometry;
+pub mod jpeg;
 pub mod limits;
 pub mod retry;
 pub mod ring;
