@@ -2,11 +2,39 @@
 //!
 //! A source announces a frame ([`FrameSource::advance`]) before anybody pays for its bytes ([`FrameSource::read_into`]):
 //! what the sampler does not want is skipped without being converted, decoded or copied (I2).
+//!
+//! ```text
+//! SourceSpec::parse ─► open ─┬─ dir:   dir.rs ──► picture.rs
+//!                            ├─ file:  file.rs ─┐
+//!                            └─ exec:  exec.rs ─┴► stream.rs ──► y4m.rs, mjpeg_stream.rs (pure)
+//!                                      child.rs, command.rs      rate.rs (numbers and stamps)
+//! ```
+//!
+//! A source never restarts itself: after `Class::Retry` its owner drops it and opens it again, with the back-off of
+//! [`CaptureParams`].
 
+pub mod child;
+pub mod command;
+pub mod dir;
+pub mod exec;
+pub mod file;
+pub mod mjpeg_stream;
+pub mod picture;
+pub mod rate;
+mod stream;
+pub mod y4m;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::Result;
-use crate::frame::{FrameFormat, FrameMeta};
+use crate::clock::Clock;
+use crate::error::{Error, Kind, Result};
+use crate::frame::{Color, ColorMatrix, ColorRange, FrameFormat, FrameMeta, PixelFormat};
+use crate::stop::Stop;
+
+pub use rate::FrameRate;
 
 /// What [`FrameSource::advance`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +43,7 @@ pub enum Advance {
     Frame(FrameMeta),
     /// Nothing within the time given. The caller may ask again at once.
     Idle,
-    /// The recording is over. Live sources never say this.
+    /// The recording is over, and stays over. Live sources never say this.
     End,
 }
 
@@ -48,9 +76,268 @@ pub trait FrameSource: Send {
     /// See the trait.
     fn advance(&mut self, patience: Duration) -> Result<Advance>;
 
-    /// Copies the announced frame into the start of `buffer`.
+    /// Copies the announced frame into the start of `buffer`; once a frame.
+    ///
+    /// A program's frame is announced when its first bytes are there, and this call then waits for the rest, at most
+    /// [`CaptureParams::idle_timeout`]; other sources do not wait.
     ///
     /// # Errors
-    /// See the trait; also a frame larger than `buffer` (`Class::Degrade`).
+    /// See the trait; also a frame larger than `buffer`, or none announced (`Class::Degrade`; what lies in the buffer then
+    /// is not a frame).
     fn read_into(&mut self, buffer: &mut [u8]) -> Result<Filled>;
+}
+
+/// What happens after the last frame of a file or folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AtEnd {
+    /// [`Advance::End`].
+    #[default]
+    Stop,
+    /// The first frame again; numbers and stamps go on. (A program is opened again by the source's owner.)
+    Loop,
+}
+
+/// What a frame's stamp means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Timing {
+    /// Stream time: the moment of opening + frame number / frame rate, exactly, however fast the frames are read.
+    #[default]
+    Recording,
+    /// Clock time: when the frame's first bytes arrived. Files and folders are paced to their frame rate, so that they can
+    /// stand in for a camera. A live program that ends is an error (`Class::Retry`), not an end.
+    Live,
+}
+
+/// Colour that the user knows better than the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ColorOverride {
+    /// The luma weights.
+    pub matrix: Option<ColorMatrix>,
+    /// The code range.
+    pub range: Option<ColorRange>,
+}
+
+impl ColorOverride {
+    /// `guess`, but where something is set.
+    pub fn apply(self, guess: Color) -> Color {
+        Color { matrix: self.matrix.unwrap_or(guess.matrix), range: self.range.unwrap_or(guess.range) }
+    }
+}
+
+/// How a source is opened.
+#[derive(Debug, Clone)]
+pub struct CaptureParams {
+    /// Pixels a row; needed for raw frames, where nothing tells it. Elsewhere the stream tells.
+    pub width: Option<u32>,
+    /// Rows; as `width`.
+    pub height: Option<u32>,
+    /// How raw frames lie in memory; files also tell by their extension.
+    pub pixel: Option<PixelFormat>,
+    /// Frames a second. Needed for raw recordings; for yuv4mpeg it overrides the header (time lapse); default 25 for
+    /// MJPEG and 1 for folders.
+    pub fps: Option<FrameRate>,
+    /// Colour that the user knows better than the stream.
+    pub color: ColorOverride,
+    /// What happens after the last frame.
+    pub at_end: AtEnd,
+    /// What stamps mean.
+    pub timing: Timing,
+    /// Longest silence of a program, and longest time for the rest of a frame that began, before it counts as gone.
+    pub idle_timeout: Duration,
+    /// For the owner of the source: delay before the first try to open it again.
+    pub restart_first: Duration,
+    /// For the owner of the source: the delay doubles up to this.
+    pub restart_cap: Duration,
+    /// Ends waits early at shutdown.
+    pub stop: Stop,
+}
+
+impl Default for CaptureParams {
+    /// A recording that says everything about itself, played once; 10 s of patience; restarts after 1 s to 60 s.
+    fn default() -> Self {
+        CaptureParams {
+            width: None,
+            height: None,
+            pixel: None,
+            fps: None,
+            color: ColorOverride::default(),
+            at_end: AtEnd::Stop,
+            timing: Timing::Recording,
+            idle_timeout: Duration::from_secs(10),
+            restart_first: Duration::from_secs(1),
+            restart_cap: Duration::from_secs(60),
+            stop: Stop::new(),
+        }
+    }
+}
+
+impl CaptureParams {
+    /// The format of raw frames of that layout.
+    ///
+    /// Colour, unless set: packed 4:2:2 comes from USB cameras (BT.601, limited), 4:2:0 from video (by its size, limited),
+    /// RGB and grey are full range.
+    ///
+    /// # Errors
+    /// Fatal: sides missing, out of range, or odd.
+    pub(crate) fn raw_format(&self, pixel: PixelFormat, what: &str) -> Result<FrameFormat> {
+        let (Some(width), Some(height)) = (self.width, self.height) else {
+            return Err(Error::fatal(
+                Kind::Config,
+                format!("{what}: raw {pixel} frames do not tell their size: set width and height"),
+            ));
+        };
+        let guess = match pixel {
+            PixelFormat::Yuyv | PixelFormat::Uyvy => Color::default(),
+            PixelFormat::Nv12 | PixelFormat::I420 => Color::guess_for_video(width, height),
+            PixelFormat::Grey | PixelFormat::Rgb24 | PixelFormat::Mjpeg => Color::JPEG,
+        };
+        FrameFormat::packed(pixel, width, height, self.color.apply(guess)).map_err(|error| {
+            Error::fatal(Kind::Config, format!("{what}: set width and height right")).caused_by(error)
+        })
+    }
+}
+
+/// The schemes that [`SourceSpec::parse`] knows, for messages.
+const SCHEMES: &str = "dir:FOLDER, file:FILE, exec:COMMAND, v4l2:DEVICE (or /dev/videoN), sim:SCENE";
+
+/// Which source is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceSpec {
+    /// A folder of pictures.
+    Dir(PathBuf),
+    /// A recording.
+    File(PathBuf),
+    /// A program that writes frames to its standard output.
+    Exec(String),
+    /// A camera of the kernel.
+    V4l2(PathBuf),
+    /// A simulated scene.
+    Sim(String),
+}
+
+impl SourceSpec {
+    /// Reads `dir:PATH`, `file:PATH`, `exec:COMMAND`, `v4l2:PATH`, `/dev/...` or `sim:SCENE`. Looks at no disk.
+    ///
+    /// # Errors
+    /// Fatal, `Kind::Config`: an unknown scheme or nothing after it; the text lists what there is.
+    pub fn parse(text: &str) -> Result<Self> {
+        let text = text.trim();
+        if text.starts_with("/dev/") {
+            return Ok(SourceSpec::V4l2(text.into()));
+        }
+        let refuse = |why: String| {
+            Err(Error::fatal(Kind::Config, format!("source '{}': {why}", command::masked(text))))
+        };
+        let Some((scheme, rest)) = text.split_once(':') else {
+            return refuse(format!("no scheme: is file:{text} or dir:{text} meant? There are {SCHEMES}"));
+        };
+        let rest = rest.trim();
+        if rest.is_empty() {
+            return refuse(format!("nothing after the colon: there are {SCHEMES}"));
+        }
+        match scheme {
+            "dir" => Ok(SourceSpec::Dir(rest.into())),
+            "file" => Ok(SourceSpec::File(rest.into())),
+            "exec" => Ok(SourceSpec::Exec(rest.to_owned())),
+            "v4l2" => Ok(SourceSpec::V4l2(rest.into())),
+            "sim" => Ok(SourceSpec::Sim(rest.to_owned())),
+            "rtsp" | "rtsps" | "http" | "https" | "srt" | "udp" | "rtmp" => refuse(format!(
+                "streams come through a program: exec:ffmpeg -v error -i '{scheme}:...' -f yuv4mpegpipe -pix_fmt yuv420p -"
+            )),
+            _ => refuse(format!("unknown scheme '{scheme}': there are {SCHEMES}")),
+        }
+    }
+
+    /// Opens the source. A program is started and waited for until it shows its format (at most
+    /// [`CaptureParams::idle_timeout`]); a folder's pictures are looked at by their headers.
+    ///
+    /// # Errors
+    /// Fatal where another try cannot help (no such file, wrong format, missing setting), Retry where it may.
+    pub fn open(&self, params: &CaptureParams, clock: Arc<dyn Clock>) -> Result<Box<dyn FrameSource>> {
+        Ok(match self {
+            SourceSpec::Dir(path) => Box::new(dir::DirSource::open(path, params, clock)?),
+            SourceSpec::File(path) => Box::new(file::FileSource::open(path, params, clock)?),
+            SourceSpec::Exec(command) => Box::new(exec::ExecSource::open(command, params, clock)?),
+            SourceSpec::V4l2(path) => {
+                let path = path.display();
+                return Err(Error::fatal(
+                    Kind::Config,
+                    format!(
+                        "source 'v4l2:{path}': cameras come with a later version; today \
+                         exec:ffmpeg -v error -f v4l2 -i {path} -f yuv4mpegpipe -pix_fmt yuv420p - works"
+                    ),
+                ));
+            }
+            SourceSpec::Sim(_) => {
+                return Err(Error::fatal(
+                    Kind::Config,
+                    format!(
+                        "source '{self}': simulated scenes come with a later version; use file: or dir: today"
+                    ),
+                ));
+            }
+        })
+    }
+}
+
+impl fmt::Display for SourceSpec {
+    /// As it is written, but for passwords inside a command's addresses.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SourceSpec::Dir(path) => write!(f, "dir:{}", path.display()),
+            SourceSpec::File(path) => write!(f, "file:{}", path.display()),
+            SourceSpec::Exec(text) => write!(f, "exec:{}", command::masked(text)),
+            SourceSpec::V4l2(path) => write!(f, "v4l2:{}", path.display()),
+            SourceSpec::Sim(text) => write!(f, "sim:{text}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::error::Class;
+
+    #[test]
+    fn specs_are_read() {
+        for (text, expect) in [
+            ("dir:/a b/c", SourceSpec::Dir("/a b/c".into())),
+            (" file:x:y.y4m ", SourceSpec::File("x:y.y4m".into())),
+            ("exec:ffmpeg -i rtsp://h -", SourceSpec::Exec("ffmpeg -i rtsp://h -".into())),
+            ("/dev/video0", SourceSpec::V4l2("/dev/video0".into())),
+            ("v4l2:/dev/v4l/by-id/x", SourceSpec::V4l2("/dev/v4l/by-id/x".into())),
+            ("sim:day", SourceSpec::Sim("day".into())),
+        ] {
+            assert_eq!(SourceSpec::parse(text).unwrap(), expect);
+        }
+    }
+
+    #[test]
+    fn other_specs_are_refused_with_what_there_is() {
+        for (text, words) in [
+            ("traffic.mp4", "file:traffic.mp4"),
+            ("tv:1", "dir:FOLDER, file:FILE, exec:COMMAND"),
+            ("file:", "nothing after"),
+            ("", "dir:FOLDER"),
+            ("rtsp://u:secret@h/1", "exec:ffmpeg"),
+        ] {
+            let error = SourceSpec::parse(text).unwrap_err();
+            assert_eq!((error.class(), error.kind()), (Class::Fatal, Kind::Config));
+            assert!(error.to_string().contains(words), "{error}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_comes_later_says_what_works_today() {
+        for (text, words) in [("/dev/video0", "exec:ffmpeg"), ("sim:day", "later version")] {
+            let spec = SourceSpec::parse(text).unwrap();
+            let error = spec.open(&CaptureParams::default(), Arc::new(SystemClock)).err().unwrap();
+            assert_eq!(error.class(), Class::Fatal);
+            assert!(error.to_string().contains(words), "{error}");
+        }
+        let spec = SourceSpec::parse("exec:ffmpeg -i rtsp://u:secret@h -").unwrap();
+        assert_eq!(spec.to_string(), "exec:ffmpeg -i rtsp://***@h -");
+    }
 }

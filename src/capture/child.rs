@@ -1,0 +1,376 @@
+//! An external program: started in its own process group, its output read without blocking, ended without leftovers.
+//!
+//! ```text
+//! start ─► running ─► (stdout ends) ─► status known
+//!              └──────────┴─► drop: SIGTERM to the group, at most 1 s, SIGKILL to the group, reap
+//! ```
+//! The program is reaped last: until then its id cannot be given to anybody else, so no signal hits a stranger. Never uses
+//! a shell, never inherits our stdin. If we ourselves are killed, the program ends at its next write to the closed pipe
+//! (and systemd ends the whole unit).
+
+use std::io::{ErrorKind, Read};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+
+use super::command::masked;
+use super::stream::{Bytes, Got};
+use crate::clock::{Clock, Mono};
+use crate::error::{Error, Kind, Result};
+use crate::limits::EXEC_STDERR_BYTES_MAX;
+use crate::stop::Stop;
+
+/// How long a program has to end after SIGTERM, or to end by itself after it closed its output.
+const END_GRACE: Duration = Duration::from_secs(1);
+/// Step of such waits.
+const END_STEP: Duration = Duration::from_millis(10);
+/// Longest wait in one piece, so that a stop request is seen soon.
+const WAIT_STEP: Duration = Duration::from_millis(100);
+/// What we ask the kernel to hold between the program and us, bytes: fewer wake-ups for the same frames. An unprivileged
+/// process may have that much (`/proc/sys/fs/pipe-max-size`).
+const PIPE_BYTES: usize = 1 << 20;
+/// Skipped frames go through this, bytes.
+const SCRATCH_BYTES: usize = 64 << 10;
+/// Most of the program's own words in an error message, characters.
+const TAIL_CHARS_MAX: usize = 300;
+
+/// The newest bytes of a program's stderr.
+pub(super) struct StderrTail {
+    ring: Box<[u8; EXEC_STDERR_BYTES_MAX]>,
+    written: usize,
+}
+
+impl StderrTail {
+    fn new() -> Self {
+        StderrTail { ring: Box::new([0; EXEC_STDERR_BYTES_MAX]), written: 0 }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.ring[self.written % EXEC_STDERR_BYTES_MAX] = byte;
+            self.written += 1;
+        }
+    }
+
+    /// The last three lines, on one, without control characters and passwords; empty if there are none.
+    fn text(&self) -> String {
+        let start = self.written.saturating_sub(EXEC_STDERR_BYTES_MAX);
+        let bytes: Vec<u8> = (start..self.written).map(|at| self.ring[at % EXEC_STDERR_BYTES_MAX]).collect();
+        let text = String::from_utf8_lossy(&bytes);
+        let mut lines: Vec<&str> =
+            text.split(['\n', '\r']).map(str::trim).filter(|l| !l.is_empty()).rev().take(3).collect();
+        lines.reverse();
+        let line: String = masked(&lines.join("; ")).chars().filter(|c| !c.is_control()).collect();
+        let over = line.chars().count().saturating_sub(TAIL_CHARS_MAX);
+        line.chars().skip(over).collect()
+    }
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// By itself, with this status.
+    Status(i32),
+    /// By this signal.
+    Signal(i32),
+    /// Not at all.
+    Running,
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ended::Status(status) => write!(f, "ended with status {status}"),
+            Ended::Signal(signal) => write!(f, "was ended by signal {signal}"),
+            Ended::Running => f.write_str("runs on"),
+        }
+    }
+}
+
+/// A running program and the bytes that it writes.
+pub(super) struct Program {
+    child: Child,
+    pid: Pid,
+    stdout: ChildStdout,
+    /// `None` once it was closed.
+    stderr: Option<ChildStderr>,
+    tail: StderrTail,
+    scratch: Box<[u8]>,
+    clock: Arc<dyn Clock>,
+    stop: Stop,
+    /// Until when reads wait.
+    deadline: Mono,
+    /// Since when we wait for bytes in vain.
+    silent_since: Option<Mono>,
+    read_at: Mono,
+}
+
+impl Program {
+    /// Starts it. `words` is not empty.
+    ///
+    /// # Errors
+    /// Fatal if there is no such program or it may not be run; Retry if the system has no room for it now.
+    pub(super) fn start(words: &[String], what: &str, clock: Arc<dyn Clock>, stop: Stop) -> Result<Self> {
+        let (name, arguments) =
+            words.split_first().ok_or_else(|| Error::fatal(Kind::Config, "no command"))?;
+        let mut child = Command::new(name)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .map_err(|error| cannot_start(what, error))?;
+        let pid = Pid::from_child(&child);
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            return Err(Error::fatal(Kind::System, format!("{what}: its pipes are missing")));
+        };
+        let now = clock.mono();
+        // From here on `Drop` ends the program.
+        let program = Program {
+            child,
+            pid,
+            stdout,
+            stderr: Some(stderr),
+            tail: StderrTail::new(),
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            clock,
+            stop,
+            deadline: now,
+            silent_since: None,
+            read_at: now,
+        };
+        let set = |fd: &dyn AsFd| -> rustix::io::Result<()> {
+            let flags = rustix::fs::fcntl_getfl(fd.as_fd())?;
+            rustix::fs::fcntl_setfl(fd.as_fd(), flags | rustix::fs::OFlags::NONBLOCK)
+        };
+        set(&program.stdout)
+            .and_then(|()| program.stderr.as_ref().map_or(Ok(()), |stderr| set(stderr)))
+            .map_err(|error| Error::fatal(Kind::System, format!("{what}: its pipes")).caused_by(error))?;
+        if let Err(error) = rustix::pipe::fcntl_setpipe_size(&program.stdout, PIPE_BYTES) {
+            tracing::debug!(%error, "{what}: the pipe stays at its usual size");
+        }
+        Ok(program)
+    }
+
+    /// The next reads wait until `patience` from now.
+    pub(super) fn wait_for(&mut self, patience: Duration) {
+        self.deadline = self.clock.mono() + patience;
+    }
+
+    /// How long we have been waiting for bytes in vain.
+    pub(super) fn silence(&self) -> Duration {
+        self.silent_since.map_or(Duration::ZERO, |since| self.clock.mono().since(since))
+    }
+
+    /// How it ended; waits for that for at most a second. Leaves it unreaped.
+    pub(super) fn ended(&mut self) -> Ended {
+        for _ in 0..steps() {
+            self.read_stderr();
+            let ended = self.peek();
+            if ended != Ended::Running {
+                // What it said last may have come between the two.
+                self.read_stderr();
+                return ended;
+            }
+            pause(END_STEP);
+        }
+        Ended::Running
+    }
+
+    /// Its last words, in brackets; empty if it had none.
+    pub(super) fn last_words(&mut self) -> String {
+        self.read_stderr();
+        match self.tail.text() {
+            text if text.is_empty() => text,
+            text => format!(" ({text})"),
+        }
+    }
+
+    /// Its state, without reaping it.
+    fn peek(&self) -> Ended {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        match waitid(WaitId::Pid(self.pid), options) {
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(status), _) => Ended::Status(status),
+                (None, Some(signal)) => Ended::Signal(signal),
+                (None, None) => Ended::Running,
+            },
+            Ok(None) | Err(_) => Ended::Running,
+        }
+    }
+
+    /// Takes what lies in the stderr pipe, never waits.
+    fn read_stderr(&mut self) {
+        let mut chunk = [0u8; 1024];
+        // A program that floods its stderr must not hold us here.
+        for _ in 0..64 {
+            let Some(stderr) = &mut self.stderr else { return };
+            match stderr.read(&mut chunk) {
+                Ok(0) => self.stderr = None,
+                Ok(count) => {
+                    self.tail.push(&chunk[..count]);
+                    if tracing::enabled!(tracing::Level::DEBUG) {
+                        let text = String::from_utf8_lossy(&chunk[..count]);
+                        for line in text.split(['\n', '\r']).filter(|line| !line.trim().is_empty()) {
+                            tracing::debug!(pid = self.pid.as_raw_nonzero().get(), "{}", masked(line));
+                        }
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => self.stderr = None,
+            }
+        }
+    }
+
+    /// Waits until stdout has something (or its end), or the deadline. False at the deadline or a stop request.
+    fn wait_readable(&mut self) -> bool {
+        loop {
+            let now = self.clock.mono();
+            let left = self.deadline.since(now);
+            if left.is_zero() || self.stop.requested() {
+                return false;
+            }
+            let timeout = timespec(left.min(WAIT_STEP));
+            let mut fds =
+                [PollFd::new(&self.stdout, PollFlags::IN), PollFd::new(&self.stdout, PollFlags::empty())];
+            let mut count = 1;
+            if let Some(stderr) = &self.stderr {
+                fds[1] = PollFd::new(stderr, PollFlags::IN);
+                count = 2;
+            }
+            let polled = poll(&mut fds[..count], Some(&timeout));
+            let (out, err) = (!fds[0].revents().is_empty(), count == 2 && !fds[1].revents().is_empty());
+            if polled.is_ok() && err {
+                self.read_stderr();
+            }
+            if polled.is_ok() && out {
+                return true;
+            }
+        }
+    }
+
+    /// One read from stdout into `self.scratch` or `buffer`.
+    fn read_some(&mut self, mut buffer: Option<&mut [u8]>, most: usize) -> Result<Got> {
+        loop {
+            let target = match &mut buffer {
+                Some(buffer) => &mut buffer[..],
+                None => &mut self.scratch[..],
+            };
+            let most = most.min(target.len());
+            match self.stdout.read(&mut target[..most]) {
+                Ok(0) => return Ok(Got::End),
+                Ok(count) => {
+                    self.silent_since = None;
+                    self.read_at = self.clock.mono();
+                    return Ok(Got::Some(count));
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let now = self.clock.mono();
+                    self.silent_since.get_or_insert(now);
+                    if !self.wait_readable() {
+                        return Ok(Got::Idle);
+                    }
+                }
+                Err(error) => {
+                    return Err(
+                        Error::retry(Kind::Source, "reading a program's output failed").caused_by(error)
+                    );
+                }
+            }
+        }
+    }
+
+    /// Whether the program has ended and nobody of its group holds its output any more.
+    fn gone(&self) -> bool {
+        let mut fds = [PollFd::new(&self.stdout, PollFlags::empty())];
+        let closed = poll(&mut fds, Some(&timespec(Duration::ZERO))).is_ok()
+            && fds[0].revents().contains(PollFlags::HUP);
+        closed && self.peek() != Ended::Running
+    }
+}
+
+impl Bytes for Program {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Got> {
+        let most = buffer.len();
+        self.read_some(Some(buffer), most)
+    }
+
+    fn skip(&mut self, most: u64) -> Result<Got> {
+        self.read_some(None, usize::try_from(most).unwrap_or(usize::MAX))
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        None
+    }
+
+    fn now(&self) -> Mono {
+        self.read_at
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Errors mean that nobody is left, which is what we want.
+        if kill_process_group(self.pid, Signal::TERM).is_ok() {
+            for _ in 0..steps() {
+                if self.gone() {
+                    break;
+                }
+                pause(END_STEP);
+            }
+        }
+        let _ = kill_process_group(self.pid, Signal::KILL);
+        if let Err(error) = self.child.wait() {
+            tracing::warn!(%error, "a program could not be reaped");
+        }
+    }
+}
+
+fn steps() -> u128 {
+    END_GRACE.as_millis() / END_STEP.as_millis()
+}
+
+/// A short wait on nothing: for the steps of ending a program, which a shutdown must not cut short.
+fn pause(duration: Duration) {
+    let _ = poll(&mut [], Some(&timespec(duration)));
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: i64::from(duration.subsec_nanos()) }
+}
+
+fn cannot_start(what: &str, error: std::io::Error) -> Error {
+    let (make, remedy): (fn(Kind, String) -> Error, _) = match error.kind() {
+        ErrorKind::NotFound => (Error::fatal, "is not installed: install it, or write its whole path"),
+        ErrorKind::PermissionDenied => (Error::fatal, "may not be run: check its rights (chmod +x)"),
+        ErrorKind::InvalidInput => (Error::fatal, "cannot be run: there is a zero byte in the command"),
+        ErrorKind::WouldBlock | ErrorKind::OutOfMemory => (Error::retry, "cannot be started now"),
+        _ => (Error::fatal, "cannot be started"),
+    };
+    make(Kind::Source, format!("{what} {remedy}")).caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_is_the_newest_and_harmless() {
+        let mut tail = StderrTail::new();
+        assert_eq!(tail.text(), "");
+        tail.push(&vec![b'x'; EXEC_STDERR_BYTES_MAX * 2]);
+        assert_eq!(tail.text().len(), TAIL_CHARS_MAX);
+        tail.push(b"\nfirst\r\nsecond \x1b[31mred\x07\n\nrtsp://u:secret@h: refused\nlast\n");
+        assert_eq!(tail.text(), "second [31mred; rtsp://***@h: refused; last");
+        tail.push(&[0xFF, 0xFE, b'\n']);
+        assert!(tail.text().ends_with("last; \u{FFFD}\u{FFFD}"));
+    }
+}

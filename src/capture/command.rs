@@ -1,0 +1,183 @@
+//! A command line cut into words, without a shell. Pure: starts nothing, expands nothing.
+
+use std::borrow::Cow;
+
+/// Cuts a command line into words: blanks separate; `'..'` is taken as it stands; in `".."` a backslash protects `"`, `\`,
+/// `$` and the backtick; outside of quotes it protects any character. No variables, patterns, pipes: for those
+/// `sh -c '...'`.
+///
+/// # Errors
+/// One line with the remedy: an open quote, a backslash at the end, nothing at all, or a word that only a shell understands.
+pub fn split(line: &str) -> Result<Vec<String>, String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quoted = false;
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\'' => {
+                quoted = true;
+                let word = word.get_or_insert_default();
+                loop {
+                    match chars.next() {
+                        Some('\'') => break,
+                        Some(c) => word.push(c),
+                        None => return Err("a ' is never closed: add it, or write \\'".to_owned()),
+                    }
+                }
+            }
+            '"' => {
+                quoted = true;
+                double_quoted(&mut chars, word.get_or_insert_default())?;
+            }
+            '\\' => {
+                quoted = true;
+                let Some(c) = chars.next() else {
+                    return Err("a backslash at the end protects nothing: write \\\\".to_owned());
+                };
+                word.get_or_insert_default().push(c);
+            }
+            c if c.is_whitespace() => {
+                finish(&mut words, word.take(), quoted)?;
+                quoted = false;
+            }
+            c => word.get_or_insert_default().push(c),
+        }
+    }
+    finish(&mut words, word, quoted)?;
+    if words.first().is_none_or(String::is_empty) {
+        return Err("no command: write exec:PROGRAM ARGUMENTS".to_owned());
+    }
+    Ok(words)
+}
+
+fn double_quoted(chars: &mut std::str::Chars<'_>, word: &mut String) -> Result<(), String> {
+    loop {
+        match chars.next() {
+            Some('"') => return Ok(()),
+            Some('\\') => match chars.next() {
+                Some(c @ ('"' | '\\' | '$' | '`')) => word.push(c),
+                Some(c) => word.extend(['\\', c]),
+                None => break,
+            },
+            Some(c) => word.push(c),
+            None => break,
+        }
+    }
+    Err("a \" is never closed: add it, or write \\\"".to_owned())
+}
+
+/// A lone `|` handed to ffmpeg would be a riddle for whoever wrote it.
+fn finish(words: &mut Vec<String>, word: Option<String>, quoted: bool) -> Result<(), String> {
+    let Some(word) = word else { return Ok(()) };
+    let shell = matches!(word.as_str(), "|" | "||" | "&" | "&&" | ";" | "<")
+        || word.starts_with('>')
+        || word.starts_with("2>")
+        || word.starts_with("1>");
+    if shell && !quoted {
+        return Err(format!("'{word}' needs a shell: use exec:sh -c '...', or quote it"));
+    }
+    words.push(word);
+    Ok(())
+}
+
+/// `text` with `user:password@` in addresses replaced by `***@`: commands and their messages go to logs, passwords do not (I10).
+pub fn masked(text: &str) -> Cow<'_, str> {
+    if !text.contains("://") {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        out.push_str(before);
+        // The address' authority ends at a slash, a blank or a quote; a password may contain @, so the last one counts.
+        let end = after
+            .find(|c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '\'' | '"'))
+            .unwrap_or(after.len());
+        rest = match after[..end].rfind('@') {
+            Some(at) => {
+                out.push_str("***");
+                &after[at..]
+            }
+            None => after,
+        };
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn lines_are_cut_like_a_shell_would() {
+        for (line, words) in [
+            ("cat a b", &["cat", "a", "b"][..]),
+            ("  cat \t a\n", &["cat", "a"]),
+            ("cat 'a b' \"c d\"", &["cat", "a b", "c d"]),
+            ("cat a' 'b\"c\"d", &["cat", "a bcd"]),
+            (r"cat a\ b \' \\", &["cat", "a b", "'", r"\"]),
+            (r#"sh -c "echo \"x\" \$y \n""#, &["sh", "-c", r#"echo "x" $y \n"#]),
+            (r"sh -c 'a\b | c'", &["sh", "-c", r"a\b | c"]),
+            ("x '' \"\"", &["x", "", ""]),
+            (
+                "ffmpeg -i rtsp://h/?a=1&b=2 -vf scale=640:-1,fps=5 -",
+                &["ffmpeg", "-i", "rtsp://h/?a=1&b=2", "-vf", "scale=640:-1,fps=5", "-"],
+            ),
+            ("x '|' \\>", &["x", "|", ">"]),
+            ("x é'ü'", &["x", "éü"]),
+        ] {
+            assert_eq!(split(line).unwrap(), words, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for (line, part) in [
+            ("cat 'a", "never closed"),
+            ("cat \"a", "never closed"),
+            ("cat \"a\\", "never closed"),
+            ("cat a\\", "backslash"),
+            ("", "no command"),
+            ("   ", "no command"),
+            ("'' x", "no command"),
+            ("a | b", "sh -c"),
+            ("a 2>/dev/null", "sh -c"),
+            ("a > b", "sh -c"),
+            ("a && b", "sh -c"),
+        ] {
+            assert!(split(line).unwrap_err().contains(part), "{line}");
+        }
+    }
+
+    #[test]
+    fn passwords_are_masked() {
+        for (text, expect) in [
+            ("ffmpeg -i rtsp://u:p@host/1 -", "ffmpeg -i rtsp://***@host/1 -"),
+            ("rtsp://u:p@ss@host", "rtsp://***@host"),
+            ("'http://u:p@h' and rtsp://a@b: refused", "'http://***@h' and rtsp://***@b: refused"),
+            ("http://host/a@b", "http://host/a@b"),
+            ("://", "://"),
+            ("plain a@b", "plain a@b"),
+        ] {
+            assert_eq!(masked(text), expect);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn quoting_any_words_gives_them_back(words in proptest::collection::vec(".{1,12}", 1..6)) {
+            let line = words.iter().map(|w| format!("'{}'", w.replace('\'', r"'\''"))).collect::<Vec<_>>().join(" ");
+            prop_assert_eq!(split(&line).unwrap(), words);
+        }
+
+        #[test]
+        fn any_line_is_cut_or_refused(line in "\\PC{0,60}") {
+            let _ = split(&line);
+            let _ = masked(&line);
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! `exec:` - a program that writes frames to its standard output: yuv4mpeg, JPEGs, or raw frames of the given size.
+//!
+//! Never restarts the program: its end is an error that the owner answers by opening the source again. Errors name the
+//! program but not its arguments, which may hold a camera's password.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::child::{Ended, Program};
+use super::rate::{FrameRate, Timeline};
+use super::stream::{Expect, Fault, Framer, Half, Next, Opened, Read, named};
+use super::{Advance, CaptureParams, Filled, FrameSource, Timing, command};
+use crate::clock::Clock;
+use crate::error::{Error, Kind, Result};
+use crate::frame::FrameFormat;
+
+/// An external program's frames.
+pub struct ExecSource {
+    what: String,
+    program: Program,
+    framer: Framer,
+    timeline: Timeline,
+    timing: Timing,
+    idle_timeout: Duration,
+    state: State,
+}
+
+/// Whether there is more to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Running,
+    /// The recording is over.
+    Over,
+    /// It failed, which was said.
+    Failed,
+}
+
+impl ExecSource {
+    /// Starts `line` (cut by [`command::split`]) and waits until its output shows the format, at most
+    /// [`CaptureParams::idle_timeout`]. If `params` names a raw pixel format, the output is that, unless it begins with a
+    /// yuv4mpeg header.
+    ///
+    /// # Errors
+    /// Fatal with the remedy: a bad command line, no such program, an output that is not read here, no frame rate for a
+    /// recording. Retry: it ended or stayed silent.
+    pub fn open(line: &str, params: &CaptureParams, clock: Arc<dyn Clock>) -> Result<Self> {
+        let words = command::split(line)
+            .map_err(|why| Error::fatal(Kind::Config, format!("exec '{}': {why}", command::masked(line))))?;
+        let name =
+            Path::new(&words[0]).file_name().map_or_else(|| words[0].clone(), |n| n.to_string_lossy().into());
+        let what = format!("program '{name}'");
+        if params.pixel.is_some_and(|pixel| pixel != crate::frame::PixelFormat::Mjpeg) {
+            // Its size may come from a yuv4mpeg header, but what is set must make sense.
+            if let (Some(pixel), Some(_), Some(_)) = (params.pixel, params.width, params.height) {
+                params.raw_format(pixel, &what)?;
+            }
+        }
+        let mut program = Program::start(&words, &what, Arc::clone(&clock), params.stop.clone())?;
+        program.wait_for(params.idle_timeout);
+        let framer = match Framer::open(&mut program, Expect::Look(params.pixel), params, &what) {
+            Ok(Opened::Yes(framer)) => framer,
+            Ok(Opened::Idle) => return Err(silent(&what, &mut program, params.idle_timeout)),
+            Ok(Opened::End(bytes)) => {
+                let ended = program.ended();
+                let text =
+                    format!("{ended} before its first frame, after {bytes} bytes{}", program.last_words());
+                return Err(named(Error::retry, &what, &text));
+            }
+            Err(Fault::Source(error)) => return Err(error),
+            Err(Fault::Stream(text) | Fault::Frame(text)) => {
+                let text = format!("its output {text}{}", program.last_words());
+                return Err(named(Error::fatal, &what, &text));
+            }
+        };
+        let rate = match (params.fps.or(framer.rate()), params.timing) {
+            (Some(rate), _) => rate,
+            (None, Timing::Live) => FrameRate::whole(25),
+            (None, Timing::Recording) => {
+                return Err(Error::fatal(
+                    Kind::Config,
+                    format!("{what}: nothing tells its frame rate: set fps, or take it as live"),
+                ));
+            }
+        };
+        Ok(ExecSource {
+            what,
+            program,
+            framer,
+            timeline: Timeline::new(clock, params.stop.clone(), params.timing, rate),
+            timing: params.timing,
+            idle_timeout: params.idle_timeout,
+            state: State::Running,
+        })
+    }
+
+    /// Its output is over, perhaps inside a frame.
+    fn ended(&mut self, half: Option<Half>) -> Result<Advance> {
+        let ended = self.program.ended();
+        let clean = ended == Ended::Status(0) && self.timing == Timing::Recording;
+        self.state = if clean { State::Over } else { State::Failed };
+        let inside = match half {
+            Some(half) => format!(" inside frame {}: {half}", self.timeline.count()),
+            None => String::new(),
+        };
+        if clean && half.is_none() {
+            return Ok(Advance::End);
+        }
+        let said = if ended == Ended::Running {
+            "closed its output and runs on".to_owned()
+        } else {
+            ended.to_string()
+        };
+        let text = format!("{said}{inside}{}", self.program.last_words());
+        Err(named(if clean { Error::degrade } else { Error::retry }, &self.what, &text))
+    }
+
+    fn failed(&mut self, error: Error) -> Error {
+        self.state = State::Failed;
+        error
+    }
+}
+
+impl FrameSource for ExecSource {
+    fn format(&self) -> &FrameFormat {
+        self.framer.format()
+    }
+
+    fn advance(&mut self, patience: Duration) -> Result<Advance> {
+        match self.state {
+            State::Running => {}
+            State::Over => return Ok(Advance::End),
+            State::Failed => return Err(named(Error::retry, &self.what, "is gone: open it again")),
+        }
+        self.program.wait_for(patience);
+        match self.framer.advance(&mut self.program) {
+            Ok(Next::Frame(arrived)) => Ok(Advance::Frame(self.timeline.stamp_arrived(arrived))),
+            Ok(Next::Idle) if self.program.silence() >= self.idle_timeout => {
+                self.state = State::Failed;
+                Err(silent(&self.what, &mut self.program, self.idle_timeout))
+            }
+            Ok(Next::Idle) => Ok(Advance::Idle),
+            Ok(Next::End(half)) => self.ended(half),
+            Err(Fault::Source(error)) => Err(self.failed(error)),
+            Err(Fault::Frame(text)) => {
+                let text = format!("frame {}: {text}", self.timeline.count());
+                self.timeline.lost();
+                Err(named(Error::degrade, &self.what, &text))
+            }
+            Err(Fault::Stream(text)) => {
+                let text = format!("its output is {text}{}", self.program.last_words());
+                Err(self.failed(named(Error::retry, &self.what, &text)))
+            }
+        }
+    }
+
+    fn read_into(&mut self, buffer: &mut [u8]) -> Result<Filled> {
+        self.program.wait_for(self.idle_timeout);
+        match self.framer.read_into(&mut self.program, buffer) {
+            Ok(Read::Whole(filled)) => Ok(filled),
+            // The announced frame has its number already.
+            Ok(Read::Cut(half)) => {
+                let ended = self.program.ended();
+                let clean = ended == Ended::Status(0) && self.timing == Timing::Recording;
+                self.state = if clean { State::Over } else { State::Failed };
+                let frame = self.timeline.count().saturating_sub(1);
+                let text = format!("{ended} inside frame {frame}: {half}{}", self.program.last_words());
+                Err(named(if clean { Error::degrade } else { Error::retry }, &self.what, &text))
+            }
+            Ok(Read::Late(half)) => {
+                let text = format!(
+                    "the rest of a frame did not come within {:?}: {half}{}",
+                    self.idle_timeout,
+                    self.program.last_words()
+                );
+                Err(self.failed(named(Error::retry, &self.what, &text)))
+            }
+            Err(Fault::Source(error)) => Err(self.failed(error)),
+            Err(Fault::Frame(text) | Fault::Stream(text)) => Err(named(Error::degrade, &self.what, &text)),
+        }
+    }
+}
+
+fn silent(what: &str, program: &mut Program, idle_timeout: Duration) -> Error {
+    let text = format!("no bytes for {idle_timeout:?}{}", program.last_words());
+    named(Error::retry, what, &text)
+}
+
+impl std::fmt::Debug for ExecSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ExecSource({})", self.what)
+    }
+}

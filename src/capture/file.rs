@@ -1,0 +1,244 @@
+//! `file:` - a recording of yuv4mpeg, concatenated JPEGs or raw frames.
+//!
+//! Frames that nobody wants are stepped over, not read (but for MJPEG, whose frames must be walked through to find their
+//! ends). Never maps the file, never takes it whole into memory, never follows a file that grows.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::rate::Timeline;
+use super::stream::{Bytes, Expect, Fault, Framer, Got, Next, Opened, Read, named};
+use super::{Advance, AtEnd, CaptureParams, Filled, FrameSource};
+use crate::clock::{Clock, Mono};
+use crate::error::{Error, Kind, Result};
+use crate::frame::{FrameFormat, PixelFormat};
+
+/// A regular file, read at a position that we keep: skipping is an addition.
+struct FileBytes {
+    file: File,
+    at: u64,
+    length: u64,
+}
+
+impl Bytes for FileBytes {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Got> {
+        loop {
+            match self.file.read_at(buffer, self.at) {
+                Ok(0) => return Ok(Got::End),
+                Ok(count) => {
+                    self.at += count as u64;
+                    return Ok(Got::Some(count));
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let text = format!("reading at byte {} failed", self.at);
+                    return Err(Error::retry(Kind::Source, text).caused_by(error));
+                }
+            }
+        }
+    }
+
+    fn skip(&mut self, most: u64) -> Result<Got> {
+        let count = most.min(self.length.saturating_sub(self.at));
+        self.at += count;
+        Ok(if count == 0 { Got::End } else { Got::Some(usize::try_from(count).unwrap_or(usize::MAX)) })
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        Some(self.length.saturating_sub(self.at))
+    }
+
+    fn now(&self) -> Mono {
+        Mono::ZERO
+    }
+}
+
+/// A recording.
+pub struct FileSource {
+    what: String,
+    bytes: FileBytes,
+    framer: Framer,
+    timeline: Timeline,
+    at_end: AtEnd,
+    /// Where the first frame starts, bytes.
+    first_frame_at: u64,
+    frames_this_pass: u64,
+    /// The half frame or damage that ends this recording was reported: once is enough, also when it is looped.
+    tail_reported: bool,
+    over: bool,
+}
+
+impl FileSource {
+    /// Opens `path`: `.y4m`; `.mjpeg`, `.mjpg`; `.yuv` (I420), `.nv12`, `.yuyv`, `.uyvy`, `.grey`, `.gray`, `.rgb` with the
+    /// size in `params`; any other extension as raw frames if `params` names the pixel format.
+    ///
+    /// # Errors
+    /// Fatal with the remedy: not there, no regular file, not one of these, no frame rate for a recording.
+    pub fn open(path: &Path, params: &CaptureParams, clock: Arc<dyn Clock>) -> Result<Self> {
+        let what = format!("file '{}'", path.display());
+        let fatal = |text: &str| named(Error::fatal, &what, text);
+        // Asked before it is opened: opening a FIFO would wait for its writer.
+        let kind = std::fs::metadata(path)
+            .map_err(|error| fatal("cannot be opened: check the path and its rights").caused_by(error))?
+            .file_type();
+        if kind.is_dir() {
+            return Err(fatal("is a folder: use dir:"));
+        }
+        if kind.is_char_device() {
+            return Err(fatal("is a device: use v4l2:"));
+        }
+        if !kind.is_file() {
+            return Err(fatal("is no regular file: use exec:cat FILE"));
+        }
+        let expect = expect(path, params).map_err(|text| fatal(&text))?;
+        let file =
+            File::open(path).map_err(|error| fatal("cannot be opened: check its rights").caused_by(error))?;
+        let length = file.metadata().map_err(|error| fatal("cannot be examined").caused_by(error))?.len();
+        let mut bytes = FileBytes { file, at: 0, length };
+        let framer = match Framer::open(&mut bytes, expect, params, &what) {
+            Ok(Opened::Yes(framer)) => framer,
+            Ok(Opened::Idle | Opened::End(_)) if length == 0 => return Err(fatal("is empty")),
+            Ok(Opened::Idle | Opened::End(_)) => {
+                return Err(fatal(&format!("ends after {length} bytes, before its first frame")));
+            }
+            Err(Fault::Source(error)) => return Err(error),
+            Err(Fault::Stream(text) | Fault::Frame(text)) => return Err(fatal(&text)),
+        };
+        let Some(rate) = params.fps.or(framer.rate()) else {
+            return Err(Error::fatal(
+                Kind::Config,
+                format!("{what}: nothing tells its frame rate, and speeds and times need it: set fps"),
+            ));
+        };
+        let timeline = Timeline::new(clock, params.stop.clone(), params.timing, rate);
+        Ok(FileSource {
+            what,
+            bytes,
+            first_frame_at: framer.offset(),
+            framer,
+            timeline,
+            at_end: params.at_end,
+            frames_this_pass: 0,
+            tail_reported: false,
+            over: false,
+        })
+    }
+
+    /// The last frame is behind us. True if another pass begins.
+    fn rewind(&mut self) -> Result<bool> {
+        if self.timeline.count() == 0 {
+            self.over = true;
+            return Err(named(Error::fatal, &self.what, "has no whole frame"));
+        }
+        // A pass without a frame (the file was cut meanwhile) must not loop for ever.
+        if self.at_end == AtEnd::Stop || self.frames_this_pass == 0 {
+            self.over = true;
+            return Ok(false);
+        }
+        self.bytes.at = self.first_frame_at;
+        self.framer.rewound(self.first_frame_at);
+        self.frames_this_pass = 0;
+        Ok(true)
+    }
+
+    fn degrade(&self, text: &str) -> Error {
+        named(Error::degrade, &self.what, text)
+    }
+}
+
+impl FrameSource for FileSource {
+    fn format(&self) -> &FrameFormat {
+        self.framer.format()
+    }
+
+    fn advance(&mut self, patience: Duration) -> Result<Advance> {
+        loop {
+            if self.over {
+                return Ok(Advance::End);
+            }
+            if !self.timeline.wait_due(patience) {
+                return Ok(Advance::Idle);
+            }
+            match self.framer.advance(&mut self.bytes) {
+                Ok(Next::Frame(_)) => {
+                    self.frames_this_pass += 1;
+                    return Ok(Advance::Frame(self.timeline.stamp_by_rate()));
+                }
+                Ok(Next::Idle) => return Ok(Advance::Idle),
+                Ok(Next::End(Some(half))) if !self.tail_reported => {
+                    self.tail_reported = true;
+                    let text = format!("the file ends inside frame {}: {half}", self.frames_this_pass);
+                    return Err(self.degrade(&text));
+                }
+                Ok(Next::End(_)) => {
+                    self.rewind()?;
+                }
+                Err(Fault::Source(error)) => return Err(error),
+                Err(Fault::Frame(text)) => {
+                    let text = format!("frame {}: {text}", self.timeline.count());
+                    self.timeline.lost();
+                    return Err(self.degrade(&text));
+                }
+                Err(Fault::Stream(text)) if !self.tail_reported => {
+                    self.tail_reported = true;
+                    let text = format!("frame {} and the rest: {text}", self.frames_this_pass);
+                    return Err(self.degrade(&text));
+                }
+                Err(Fault::Stream(_)) => {}
+            }
+        }
+    }
+
+    fn read_into(&mut self, buffer: &mut [u8]) -> Result<Filled> {
+        match self.framer.read_into(&mut self.bytes, buffer) {
+            Ok(Read::Whole(filled)) => Ok(filled),
+            Ok(Read::Cut(half) | Read::Late(half)) => {
+                self.tail_reported = true;
+                Err(self.degrade(&format!("was cut while it was read: {half}")))
+            }
+            Err(Fault::Source(error)) => Err(error),
+            Err(Fault::Frame(text) | Fault::Stream(text)) => Err(self.degrade(&text)),
+        }
+    }
+}
+
+/// What the extension promises.
+fn expect(path: &Path, params: &CaptureParams) -> std::result::Result<Expect, String> {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
+    let raw = |usual: PixelFormat| Ok(Expect::Raw(params.pixel.unwrap_or(usual)));
+    match extension.as_str() {
+        "y4m" => Ok(Expect::Y4m),
+        "mjpeg" | "mjpg" => Ok(Expect::Mjpeg),
+        "yuv" => raw(PixelFormat::I420),
+        "nv12" => raw(PixelFormat::Nv12),
+        "yuyv" => raw(PixelFormat::Yuyv),
+        "uyvy" => raw(PixelFormat::Uyvy),
+        "grey" | "gray" => raw(PixelFormat::Grey),
+        "rgb" => raw(PixelFormat::Rgb24),
+        "mp4" | "m4v" | "mov" | "mkv" | "webm" | "avi" | "ts" | "mts" | "mpg" | "mpeg" | "flv" | "wmv" | "h264" | "264"
+        | "h265" | "265" | "hevc" | "ogv" | "3gp" => Err(format!(
+            "is compressed video: use exec:ffmpeg -v error -i '{}' -f yuv4mpegpipe -pix_fmt yuv420p -",
+            path.display()
+        )),
+        "jpg" | "jpeg" | "png" => Err("is one picture: use dir: with its folder".to_owned()),
+        _ => match params.pixel {
+            Some(PixelFormat::Mjpeg) => Ok(Expect::Mjpeg),
+            Some(pixel) => Ok(Expect::Raw(pixel)),
+            None => Err(format!(
+                "'{extension}' is none of y4m, mjpeg, yuv, nv12, yuyv, uyvy, grey, rgb: set pixel format, width and height \
+                 of raw frames, or use exec:ffmpeg -v error -i '{}' -f yuv4mpegpipe -pix_fmt yuv420p -",
+                path.display()
+            )),
+        },
+    }
+    .map(|expect| if expect == Expect::Raw(PixelFormat::Mjpeg) { Expect::Mjpeg } else { expect })
+}
+
+impl std::fmt::Debug for FileSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FileSource({})", self.what)
+    }
+}

@@ -1,0 +1,632 @@
+//! Frames out of a stream of bytes: what `file:` and `exec:` have in common.
+//!
+//! Pure but for the [`Bytes`] below it. One frame at a time, resumable at any byte: a pipe that pauses inside a header is
+//! taken up again there. Never keeps a raw frame (its bytes go straight into the caller's buffer); an MJPEG frame is
+//! gathered first, because only its end tells its length. No heap calls after [`Framer::open`] but for the texts of faults.
+
+use super::mjpeg_stream::{Head, Scan, Splitter, jpeg_head};
+use super::rate::FrameRate;
+use super::{CaptureParams, Filled, y4m};
+use crate::clock::Mono;
+use crate::error::{Error, Kind, Result};
+use crate::frame::{FrameFormat, PixelFormat};
+use crate::limits::{FRAME_BYTES_MAX, Y4M_HEADER_BYTES_MAX};
+
+/// First guess of what an MJPEG stream needs until its first frame header, bytes; doubles while that is not found.
+const JPEG_PROBE_BYTES: usize = 64 << 10;
+/// An MJPEG stream whose first frame header is not within this is none, bytes.
+const JPEG_PROBE_BYTES_MAX: usize = 4 << 20;
+
+/// What a read or skip of [`Bytes`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Got {
+    /// So many bytes, at least one.
+    Some(usize),
+    /// None within the time that the owner gave.
+    Idle,
+    /// None will come any more.
+    End,
+}
+
+/// Where bytes come from. How long it waits is its owner's business.
+pub(super) trait Bytes {
+    /// Reads at least one byte into the start of `buffer`, which is not empty.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Got>;
+    /// Drops at least one and at most `most` bytes; `most` is not 0.
+    fn skip(&mut self, most: u64) -> Result<Got>;
+    /// Bytes left, where that is known.
+    fn remaining(&self) -> Option<u64>;
+    /// The time of the last read.
+    fn now(&self) -> Mono;
+}
+
+/// What went wrong inside a stream.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// Reading failed.
+    Source(Error),
+    /// This frame is bad, the next may be good.
+    Frame(String),
+    /// Nothing after this point makes sense.
+    Stream(String),
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Fault::Source(error)
+    }
+}
+
+/// What [`Framer::advance`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// A frame, whose first bytes came at this time.
+    Frame(Mono),
+    /// Nothing yet.
+    Idle,
+    /// No more bytes; inside a frame, if any of its bytes were there. Said again by every further call, then without.
+    End(Option<Half>),
+}
+
+/// How much was there of a frame that ends too early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Half {
+    /// Bytes there.
+    pub(super) have: u64,
+    /// Bytes needed, where that is known.
+    pub(super) need: Option<usize>,
+}
+
+impl std::fmt::Display for Half {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.need {
+            Some(need) => write!(f, "{} of {need} bytes", self.have),
+            None => write!(f, "{} bytes without its end", self.have),
+        }
+    }
+}
+
+/// Bytes that were read and not used yet, in a buffer of fixed size.
+struct Ahead {
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    arrived: Mono,
+}
+
+impl Ahead {
+    fn new(bytes: usize) -> Self {
+        Ahead { buffer: vec![0; bytes].into_boxed_slice(), start: 0, end: 0, arrived: Mono::ZERO }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    fn is_full(&self) -> bool {
+        self.len() == self.buffer.len()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.start += count.min(self.len());
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    fn clear(&mut self) {
+        (self.start, self.end) = (0, 0);
+    }
+
+    /// Reads more behind what is there; there must be room.
+    fn fill(&mut self, source: &mut impl Bytes) -> Result<Got> {
+        if self.end == self.buffer.len() {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        let got = source.read(&mut self.buffer[self.end..])?;
+        if let Got::Some(count) = got {
+            self.end += count;
+            self.arrived = source.now();
+        }
+        Ok(got)
+    }
+
+    fn grow(&mut self, bytes: usize) {
+        if bytes > self.buffer.len() {
+            let mut larger = Ahead::new(bytes);
+            larger.end = self.len();
+            larger.buffer[..larger.end].copy_from_slice(self.bytes());
+            larger.arrived = self.arrived;
+            *self = larger;
+        }
+    }
+}
+
+/// How the stream is cut.
+enum Layout {
+    Raw,
+    Y4m,
+    Mjpeg(Splitter),
+}
+
+/// What is expected of the stream before it was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Expect {
+    /// yuv4mpeg.
+    Y4m,
+    /// JPEGs.
+    Mjpeg,
+    /// Raw frames of this layout; the parameters tell the size.
+    Raw(PixelFormat),
+    /// Its first bytes tell: yuv4mpeg, JPEGs, or else the raw layout, if given.
+    Look(Option<PixelFormat>),
+}
+
+/// Where the stream stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Between frames, or within a header.
+    Between,
+    /// A frame was announced and nothing of its payload used.
+    Announced,
+    /// So many bytes are to be dropped.
+    Skipping(u64),
+    /// Nothing more.
+    Ended,
+}
+
+/// Cuts a stream into frames.
+pub(super) struct Framer {
+    layout: Layout,
+    format: FrameFormat,
+    /// From the stream itself.
+    rate: Option<FrameRate>,
+    /// Payload bytes of the announced frame; fixed for raw frames.
+    need: usize,
+    ahead: Ahead,
+    state: State,
+    /// Arrival of the first byte of the frame that is being looked for.
+    first_byte: Option<Mono>,
+    /// Bytes used of the stream so far.
+    offset: u64,
+}
+
+impl Framer {
+    /// Reads as much of the stream as tells its format. `what` names the source in errors. `Ok(None)`: no bytes came in
+    /// time.
+    ///
+    /// # Errors
+    /// `Fault::Stream` with the remedy if this is not what we read.
+    pub(super) fn open(
+        source: &mut impl Bytes,
+        expect: Expect,
+        params: &CaptureParams,
+        what: &str,
+    ) -> std::result::Result<Opened, Fault> {
+        let mut ahead = Ahead::new(Y4M_HEADER_BYTES_MAX);
+        let expect = match expect {
+            Expect::Look(raw) => match look(&mut ahead, source, raw)? {
+                Ok(expect) => expect,
+                Err(opened) => return Ok(opened),
+            },
+            Expect::Y4m | Expect::Mjpeg | Expect::Raw(_) => expect,
+        };
+        match expect {
+            Expect::Raw(pixel) => {
+                let format = params.raw_format(pixel, what)?;
+                Ok(Opened::Yes(Self::with(Layout::Raw, format, None, ahead)))
+            }
+            Expect::Y4m => open_y4m(source, ahead, params),
+            Expect::Mjpeg | Expect::Look(_) => open_mjpeg(source, ahead, params),
+        }
+    }
+
+    fn with(layout: Layout, format: FrameFormat, rate: Option<FrameRate>, ahead: Ahead) -> Self {
+        let need = format.frame_bytes().unwrap_or(0);
+        Framer { layout, format, rate, need, ahead, state: State::Between, first_byte: None, offset: 0 }
+    }
+
+    /// The largest frame.
+    pub(super) fn format(&self) -> &FrameFormat {
+        &self.format
+    }
+
+    /// The frame rate that the stream tells: `None` if it does not; 25 for MJPEG, which cannot.
+    pub(super) fn rate(&self) -> Option<FrameRate> {
+        match self.layout {
+            Layout::Raw | Layout::Y4m => self.rate,
+            Layout::Mjpeg(_) => Some(FrameRate::whole(25)),
+        }
+    }
+
+    /// Bytes used so far since the start or the last [`Framer::rewound`].
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The source was set back to `offset`, the start of a frame.
+    pub(super) fn rewound(&mut self, offset: u64) {
+        self.ahead.clear();
+        self.state = State::Between;
+        self.first_byte = None;
+        self.offset = offset;
+        if let Layout::Mjpeg(splitter) = &mut self.layout {
+            splitter.restart();
+        }
+    }
+
+    /// Skips what was not read and looks for the next frame.
+    pub(super) fn advance(&mut self, source: &mut impl Bytes) -> std::result::Result<Next, Fault> {
+        if self.state == State::Announced {
+            self.state = State::Skipping(self.need as u64);
+        }
+        if let State::Skipping(left) = self.state {
+            match self.drop_payload(source, left)? {
+                Got::Some(_) => self.state = State::Between,
+                Got::Idle => return Ok(Next::Idle),
+                Got::End => {
+                    let State::Skipping(left) = self.state else { return Ok(Next::End(None)) };
+                    let have = (self.need as u64).saturating_sub(left);
+                    return Ok(self.end(Some(Half { have, need: Some(self.need) })));
+                }
+            }
+        }
+        if self.state == State::Ended {
+            return Ok(Next::End(None));
+        }
+        if self.first_byte.is_none() && self.ahead.len() > 0 {
+            self.first_byte = Some(self.ahead.arrived);
+        }
+        let next = match self.layout {
+            Layout::Raw => self.advance_raw(source),
+            Layout::Y4m => self.advance_y4m(source),
+            Layout::Mjpeg(_) => self.advance_mjpeg(source),
+        };
+        match &next {
+            Ok(Next::Frame(_)) => self.state = State::Announced,
+            Err(Fault::Stream(_)) => self.state = State::Ended,
+            Ok(Next::Idle | Next::End(_)) | Err(Fault::Source(_) | Fault::Frame(_)) => {}
+        }
+        next
+    }
+
+    /// Copies the announced frame. Waits for it as long as `source` does; `Got::Idle` from it is a fault here.
+    pub(super) fn read_into(
+        &mut self,
+        source: &mut impl Bytes,
+        buffer: &mut [u8],
+    ) -> std::result::Result<Read, Fault> {
+        if self.state != State::Announced {
+            return Err(Fault::Frame("no frame was announced".to_owned()));
+        }
+        let need = self.need;
+        if buffer.len() < need {
+            return Err(Fault::Frame(format!("a frame of {need} bytes, but only {} of room", buffer.len())));
+        }
+        let target = &mut buffer[..need];
+        let ready = self.ahead.len().min(need);
+        target[..ready].copy_from_slice(&self.ahead.bytes()[..ready]);
+        self.use_up(ready);
+        let mut have = ready;
+        while have < need {
+            self.state = State::Skipping((need - have) as u64);
+            match source.read(&mut target[have..])? {
+                Got::Some(count) => {
+                    have += count;
+                    self.offset += count as u64;
+                }
+                Got::Idle => return Ok(Read::Late(Half { have: have as u64, need: Some(need) })),
+                Got::End => {
+                    self.state = State::Ended;
+                    return Ok(Read::Cut(Half { have: have as u64, need: Some(need) }));
+                }
+            }
+        }
+        self.state = State::Between;
+        Ok(Read::Whole(Filled { format: self.format, bytes_used: need }))
+    }
+
+    fn use_up(&mut self, count: usize) {
+        self.ahead.consume(count);
+        self.offset += count as u64;
+        self.first_byte = None;
+    }
+
+    /// Drops `left` bytes of payload; remembers how far it came. `Got::Some` when all are gone.
+    fn drop_payload(&mut self, source: &mut impl Bytes, mut left: u64) -> Result<Got> {
+        let ready = usize::try_from(left).unwrap_or(usize::MAX).min(self.ahead.len());
+        self.use_up(ready);
+        left -= ready as u64;
+        self.state = State::Skipping(left);
+        while left > 0 {
+            match source.skip(left)? {
+                Got::Some(count) => {
+                    left -= (count as u64).min(left);
+                    self.offset += count as u64;
+                    self.state = State::Skipping(left);
+                }
+                other => return Ok(other),
+            }
+        }
+        Ok(Got::Some(1))
+    }
+
+    /// The end, once with what was there.
+    fn end(&mut self, half: Option<Half>) -> Next {
+        self.state = State::Ended;
+        self.ahead.clear();
+        Next::End(half.filter(|half| half.have > 0))
+    }
+
+    /// Reads more; `Some` if the caller is to give up for now.
+    fn more(&mut self, source: &mut impl Bytes, need: Option<usize>) -> Result<Option<Next>> {
+        Ok(match self.ahead.fill(source)? {
+            Got::Some(_) => {
+                self.first_byte.get_or_insert(self.ahead.arrived);
+                None
+            }
+            Got::Idle => Some(Next::Idle),
+            Got::End => {
+                let have = self.ahead.len() as u64;
+                Some(self.end(Some(Half { have, need })))
+            }
+        })
+    }
+
+    /// Whether a payload of `need` bytes can still be there, where that is known.
+    fn cut_short(&self, source: &impl Bytes) -> Option<Half> {
+        let have = source.remaining()? + self.ahead.len() as u64;
+        (have < self.need as u64).then_some(Half { have, need: Some(self.need) })
+    }
+
+    fn announce(&mut self, source: &impl Bytes) -> Next {
+        if let Some(half) = self.cut_short(source) {
+            return self.end(Some(half));
+        }
+        let arrived = self.first_byte.unwrap_or_else(|| source.now());
+        Next::Frame(arrived)
+    }
+
+    fn advance_raw(&mut self, source: &mut impl Bytes) -> std::result::Result<Next, Fault> {
+        // A file tells what is left without being read; a pipe tells by its first bytes.
+        if source.remaining().is_none()
+            && self.ahead.len() == 0
+            && let Some(give_up) = self.more(source, Some(self.need))?
+        {
+            return Ok(give_up);
+        }
+        Ok(self.announce(source))
+    }
+
+    fn advance_y4m(&mut self, source: &mut impl Bytes) -> std::result::Result<Next, Fault> {
+        loop {
+            let bytes = self.ahead.bytes();
+            let known = bytes.len().min(y4m::FRAME_MAGIC.len());
+            let line = bytes.iter().position(|&b| b == b'\n');
+            let plausible = bytes[..known] == y4m::FRAME_MAGIC[..known];
+            if let Some(length) = line {
+                y4m::check_frame_header(&bytes[..length])
+                    .map_err(|why| Fault::Stream(format!("damaged at byte {}: {why}", self.offset)))?;
+                let first_byte = self.first_byte;
+                self.use_up(length + 1);
+                self.first_byte = first_byte;
+                let next = self.announce(source);
+                self.first_byte = None;
+                return Ok(next);
+            }
+            if !plausible || self.ahead.is_full() {
+                let start = &bytes[..bytes.len().min(16)];
+                return Err(Fault::Stream(format!(
+                    "damaged at byte {}: '{}' where FRAME must stand",
+                    self.offset,
+                    start.escape_ascii()
+                )));
+            }
+            if let Some(give_up) = self.more(source, None)? {
+                return Ok(give_up);
+            }
+        }
+    }
+
+    fn advance_mjpeg(&mut self, source: &mut impl Bytes) -> std::result::Result<Next, Fault> {
+        loop {
+            let Layout::Mjpeg(splitter) = &mut self.layout else {
+                return Err(Fault::Stream("not MJPEG".to_owned()));
+            };
+            match splitter.scan(self.ahead.bytes()) {
+                Scan::Frame(length) => {
+                    if let Err(why) = self.check_jpeg(length) {
+                        self.use_up(length);
+                        return Err(Fault::Frame(why));
+                    }
+                    self.need = length;
+                    let arrived = self.first_byte.take().unwrap_or_else(|| source.now());
+                    return Ok(Next::Frame(arrived));
+                }
+                Scan::Skip(count) => self.use_up(count),
+                Scan::Broken(count, why) => {
+                    self.use_up(count);
+                    return Err(Fault::Frame(format!("no JPEG before byte {}: {why}", self.offset)));
+                }
+                Scan::More if self.ahead.is_full() => {
+                    splitter.restart();
+                    // Past its start, so that the search for the next one goes on behind it.
+                    let most = self.ahead.len();
+                    self.use_up(most.min(2));
+                    return Err(Fault::Frame(format!("a JPEG of more than {most} bytes")));
+                }
+                Scan::More => {
+                    if let Some(give_up) = self.more(source, None)? {
+                        return Ok(give_up);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the first `length` bytes are a JPEG as the stream began with.
+    fn check_jpeg(&self, length: usize) -> std::result::Result<(), String> {
+        let info = match jpeg_head(&self.ahead.bytes()[..length]) {
+            Head::Info(info) => info,
+            Head::More => return Err("a JPEG without a frame header".to_owned()),
+            Head::Broken(why) => return Err(format!("no JPEG: {why}")),
+        };
+        if (info.width, info.height) != (self.format.width, self.format.height) {
+            return Err(format!(
+                "a JPEG of {}x{} in a stream of {}x{}",
+                info.width, info.height, self.format.width, self.format.height
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What [`Framer::read_into`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Read {
+    /// All of it.
+    Whole(Filled),
+    /// The stream ends inside it.
+    Cut(Half),
+    /// The rest did not come in time.
+    Late(Half),
+}
+
+/// What [`Framer::open`] came to.
+pub(super) enum Opened {
+    /// The format is known.
+    Yes(Framer),
+    /// No (more) bytes in time.
+    Idle,
+    /// The stream ended before its format was known, after so many bytes.
+    End(usize),
+}
+
+/// Decides by the first bytes. The inner error ends the opening.
+fn look(
+    ahead: &mut Ahead,
+    source: &mut impl Bytes,
+    raw: Option<PixelFormat>,
+) -> std::result::Result<std::result::Result<Expect, Opened>, Fault> {
+    if raw == Some(PixelFormat::Mjpeg) {
+        return Ok(Ok(Expect::Mjpeg));
+    }
+    loop {
+        let bytes = ahead.bytes();
+        let known = bytes.len().min(y4m::STREAM_MAGIC.len());
+        if known == y4m::STREAM_MAGIC.len() && bytes.starts_with(y4m::STREAM_MAGIC) {
+            return Ok(Ok(Expect::Y4m));
+        }
+        if known > 0 && bytes[..known] != y4m::STREAM_MAGIC[..known] {
+            if let Some(pixel) = raw {
+                return Ok(Ok(Expect::Raw(pixel)));
+            }
+            if bytes.starts_with(&[0xFF, 0xD8]) {
+                return Ok(Ok(Expect::Mjpeg));
+            }
+            if bytes != [0xFF] {
+                let start = &bytes[..bytes.len().min(16)];
+                return Err(Fault::Stream(format!(
+                    "begins with '{}', which is neither yuv4mpeg nor JPEG: add -f yuv4mpegpipe -pix_fmt yuv420p, or set \
+                     pixel format, width and height of raw frames",
+                    start.escape_ascii()
+                )));
+            }
+        }
+        match ahead.fill(source)? {
+            Got::Some(_) => {}
+            Got::Idle => return Ok(Err(Opened::Idle)),
+            Got::End => return Ok(Err(Opened::End(ahead.len()))),
+        }
+    }
+}
+
+fn open_y4m(
+    source: &mut impl Bytes,
+    mut ahead: Ahead,
+    params: &CaptureParams,
+) -> std::result::Result<Opened, Fault> {
+    loop {
+        let bytes = ahead.bytes();
+        if let Some(length) = bytes.iter().position(|&b| b == b'\n') {
+            let header = y4m::parse_stream_header(&bytes[..length], params.color).map_err(Fault::Stream)?;
+            ahead.consume(length + 1);
+            let mut framer = Framer::with(Layout::Y4m, header.format, header.rate, ahead);
+            framer.offset = length as u64 + 1;
+            return Ok(Opened::Yes(framer));
+        }
+        let known = bytes.len().min(y4m::STREAM_MAGIC.len());
+        if bytes[..known] != y4m::STREAM_MAGIC[..known] || ahead.is_full() {
+            let start = &bytes[..bytes.len().min(16)];
+            return Err(Fault::Stream(format!(
+                "begins with '{}', not with a yuv4mpeg header",
+                start.escape_ascii()
+            )));
+        }
+        match ahead.fill(source)? {
+            Got::Some(_) => {}
+            Got::Idle => return Ok(Opened::Idle),
+            Got::End => return Ok(Opened::End(ahead.len())),
+        }
+    }
+}
+
+fn open_mjpeg(
+    source: &mut impl Bytes,
+    mut ahead: Ahead,
+    params: &CaptureParams,
+) -> std::result::Result<Opened, Fault> {
+    ahead.grow(JPEG_PROBE_BYTES);
+    let mut offset = 0;
+    loop {
+        let mut splitter = Splitter::new();
+        if let Scan::Skip(count) = splitter.scan(ahead.bytes()) {
+            ahead.consume(count);
+            offset += count as u64;
+            continue;
+        }
+        match jpeg_head(ahead.bytes()) {
+            Head::Info(info) => {
+                if !info.baseline {
+                    return Err(Fault::Stream(
+                        "its JPEGs are not baseline (8 bits, grey or colour): let ffmpeg write them with -c:v mjpeg"
+                            .to_owned(),
+                    ));
+                }
+                let format = info.format(params.color).map_err(Fault::Stream)?;
+                ahead.grow(format.slot_bytes().min(FRAME_BYTES_MAX));
+                let mut framer = Framer::with(Layout::Mjpeg(Splitter::new()), format, None, ahead);
+                framer.offset = offset;
+                return Ok(Opened::Yes(framer));
+            }
+            // A frame that is torn at the start of the stream; the next one tells.
+            Head::Broken(_) => {
+                ahead.consume(2);
+                offset += 2;
+                continue;
+            }
+            Head::More => {}
+        }
+        if ahead.is_full() {
+            if ahead.len() >= JPEG_PROBE_BYTES_MAX {
+                return Err(Fault::Stream("no JPEG frame header within 4 MiB".to_owned()));
+            }
+            ahead.grow(ahead.len() * 2);
+        }
+        match ahead.fill(source)? {
+            Got::Some(_) => {}
+            Got::Idle => return Ok(Opened::Idle),
+            Got::End => return Ok(Opened::End(ahead.len())),
+        }
+    }
+}
+
+/// An error about a source, named.
+pub(super) fn named(make: fn(Kind, String) -> Error, what: &str, text: &str) -> Error {
+    make(Kind::Source, format!("{what}: {text}"))
+}
