@@ -166,7 +166,7 @@ pub enum EndReason {
     Lost,
     /// The tracker was full and this was the one unseen for longest.
     Evicted,
-    /// The program or the recording ended.
+    /// The program or the recording ended, or the camera stopped delivering.
     Stopped,
 }
 

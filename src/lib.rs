@@ -1,6 +1,48 @@
-//! Flytrap. The map comes with the wiring.
+//! Flytrap: an unattended road counter. A camera goes in, counted road users come out, on a small ARM board.
+//!
+//! # The way of a frame
+//! ```text
+//! capture ──► ring ──► gate ──► detect ──► track ──► count ──► event ──► batch ──► uplink
+//!  exec:      fixed    motion   letterbox  Byte-     lines     typed,    by size   HTTP, file,
+//!  file:      slots,   on a     engine     Track               with ids  and age   stdout; retries
+//!  dir:       newest   small    decode                                             with the same ids
+//!  +sample    wins     luma     NMS
+//! ```
+//! Read it from top to bottom: [`capture`] announces frames, [`sample`] chooses those that the target rate wants, [`ring`]
+//! carries them to the [`pipeline`], which asks the [`gate`] whether anything moved, runs [`detect`] if so (JPEGs through
+//! [`jpeg`]), follows what was found in [`track`] and counts it in [`count`]. What happens becomes an [`event`], waits in
+//! [`batch`] and leaves through [`uplink`].
+//!
+//! # Who knows whom
+//! Imports point one way: `limits, error, clock ◄ frame ◄ ring, gate, capture, detect ◄ track ◄ count ◄ event ◄ batch ◄
+//! uplink`. [`pipeline`] knows the pure stages only; [`app`] is the only wiring; [`config`] turns the user's file into each
+//! stage's `Params`; nobody imports [`app`] or [`cli`]. No stage knows the configuration or the counters: it takes `Params` and
+//! returns outcomes, which [`app`] adds up in [`metrics`]. `tests/tidy.rs` enforces this, and names the one home of each
+//! outside crate that matters (`tract`, `ureq`, clocks, `unsafe`).
+//!
+//! # What holds
+//! - **Memory is fixed.** It is taken before the first frame, [`app`] prints who has how much and refuses to start above the
+//!   budget. After that our own stages make no heap call per frame (`tests/no_alloc.rs` counts them).
+//! - **The newest frame wins.** A slow detector costs old frames, counted, never latency that grows. A frame that is not wanted
+//!   is not decoded, converted or copied.
+//! - **Dropping is allowed, silently dropping is not.** Each limit is in [`limits`], each drop in [`event::Stats`].
+//! - **An event has one identity** (`device/boot/seq`), the same on every retry, so that a receiver can drop repeats.
+//! - **Deadlines use the boot clock** ([`clock`]); the calendar is attached when an event is sent, or not at all.
+//! - **What comes from outside is not believed**: bytes of cameras, models, answers, configuration. Lengths are checked
+//!   first; a model loads only if its hash is vouched for.
+//! - **Errors are one line**: the place, what is wrong, the remedy ([`error`]).
+//!
+//! # What is deliberately absent
+//! No async in the data path (two blocking threads and a ring are simpler to prove), no plugin system, no database, no colour
+//! conversion of whole frames, no garbage to collect.
+//!
+//! # Decisions
+//! See [`decisions`].
+
+pub mod app;
 pub mod batch;
 pub mod capture;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod count;
@@ -13,9 +55,19 @@ pub mod gate;
 pub mod geometry;
 pub mod jpeg;
 pub mod limits;
+pub mod metrics;
+pub mod pipeline;
 pub mod retry;
 pub mod ring;
 pub mod sample;
 pub mod stop;
-pub mod uplink;
 pub mod track;
+pub mod uplink;
+
+pub mod decisions {
+    //! Why things are as they are; what was tried and did not help.
+    #![doc = include_str!("decisions/0001-jpeg.md")]
+    #![doc = include_str!("decisions/0002-identity.md")]
+    #![doc = include_str!("decisions/0003-engine.md")]
+    #![doc = include_str!("decisions/0004-configuration.md")]
+}

@@ -1,2 +1,5 @@
-//! `flytrap`: starts, reports, leaves with an exit code. Everything else is in the library.
-fn main() {}
+//! The program: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    flytrap::cli::main()
+}

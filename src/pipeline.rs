@@ -18,7 +18,7 @@ use crate::detect::model::Classes;
 use crate::detect::{ClassId, Detections};
 use crate::error::Result;
 use crate::event::{Body, Crossing, Name, TrackBegin, TrackEnd, fixed};
-use crate::frame::{Color, FrameFormat, FrameView, PixelFormat};
+use crate::frame::{FrameFormat, FrameView, PixelFormat};
 use crate::gate::{self, Gate};
 use crate::jpeg::JpegDecoder;
 use crate::track::{self, TrackEvent, Tracker};
@@ -81,10 +81,15 @@ impl Pipeline {
     ///
     /// # Errors
     /// `Kind::Config`: a stage's settings are out of range.
-    pub fn new(params: Params, format: &FrameFormat, engine: Box<dyn Engine>, classes: &Classes) -> Result<Self> {
+    pub fn new(
+        params: Params,
+        format: &FrameFormat,
+        engine: Box<dyn Engine>,
+        classes: &Classes,
+    ) -> Result<Self> {
         let FrameFormat { width, height, pixel, .. } = *format;
         let wanted = |class| params.wanted.is_empty() || params.wanted.contains(&class);
-        let jpeg = (pixel == PixelFormat::Mjpeg).then(|| JpegDecoder::new(width as usize, height as usize));
+        let jpeg = (pixel == PixelFormat::Mjpeg).then(|| JpegDecoder::new(width, height));
         Ok(Pipeline {
             gate: params.gate.map(|gate| Gate::new(gate, width, height)).transpose()?,
             jpeg,
@@ -174,7 +179,11 @@ impl Pipeline {
     }
 
     /// Asks the gate. A JPEG is not decoded for it: the block means are enough.
-    fn look(&mut self, frame: &FrameView<'_>, at: Mono) -> std::result::Result<Option<gate::Reason>, Failure> {
+    fn look(
+        &mut self,
+        frame: &FrameView<'_>,
+        at: Mono,
+    ) -> std::result::Result<Option<gate::Reason>, Failure> {
         let Some(gate) = &mut self.gate else { return Ok(None) };
         let verdict = match (frame.planes(), &mut self.jpeg) {
             (Ok(planes), _) => gate.look(at, &planes.luma()),
@@ -191,7 +200,7 @@ impl Pipeline {
             (Ok(planes), _) => letterbox.fill(&planes, frame.format().color, engine.input()),
             (Err(_), Some(jpeg)) => {
                 let decoded = jpeg.decode(frame.bytes()).map_err(corrupt)?;
-                letterbox.fill(&decoded.planes(), Color::JPEG, engine.input())
+                letterbox.fill(&decoded.planes, decoded.color, engine.input())
             }
             (Err(error), None) => return Err(corrupt(error)),
         };

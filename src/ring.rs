@@ -332,7 +332,7 @@ mod tests {
             let policy = if newest { Policy::NewestWins } else { Policy::Lossless };
             let (writer, reader) = ring(policy, slots, 8);
             let mut model: VecDeque<u64> = VecDeque::new();
-            let (mut next, mut dropped, mut held) = (0u64, 0u64, None);
+            let (mut next, mut dropped, mut held) = (0u64, 0u64, None::<SlotGuard>);
             for step in steps {
                 match step {
                     0 => {
@@ -344,7 +344,7 @@ mod tests {
                         next += 1;
                     }
                     1 => {
-                        held = None::<SlotGuard>;
+                        drop(held.take());
                         held = get(&reader);
                         let expected = if newest {
                             let newest = model.pop_back();

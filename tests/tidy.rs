@@ -29,11 +29,20 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("uplink", &["batch", "clock", "error", "event", "limits", "retry", "stop"]),
     ("metrics", &["clock", "event"]),
     // The pure stages in a row; no I/O, no configuration.
-    ("pipeline", &["clock", "count", "detect", "error", "event", "frame", "gate", "geometry", "jpeg", "limits", "track"]),
+    (
+        "pipeline",
+        &[
+            "clock", "count", "detect", "error", "event", "frame", "gate", "geometry", "jpeg", "limits",
+            "track",
+        ],
+    ),
     // Turns the user's file into every stage's `Params`.
     (
         "config",
-        &["batch", "capture", "count", "detect", "error", "event", "frame", "gate", "geometry", "limits", "pipeline", "sample", "track", "uplink"],
+        &[
+            "batch", "capture", "count", "detect", "error", "event", "frame", "gate", "geometry", "limits",
+            "pipeline", "sample", "track", "uplink",
+        ],
     ),
     ("app", &["*"]),
     ("cli", &["*"]),
@@ -64,9 +73,26 @@ const HOMES: &[(&str, &[&str])] = &[
 
 /// What may lie at the top of the repository.
 const TOP_LEVEL: &[&str] = &[
-    "Cargo.toml", "Cargo.lock", ".cargo", "src", "models", "yocto-layer", "scripts", "tests", // folders fixed by the user
-    "README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE", "Cross.toml", "deny.toml", "clippy.toml", "rustfmt.toml",
-    ".ci", ".git", ".gitignore", "target",
+    "Cargo.toml",
+    "Cargo.lock",
+    ".cargo",
+    "src",
+    "models",
+    "yocto-layer",
+    "scripts",
+    "tests", // folders fixed by the user
+    "README.md",
+    "CHANGELOG.md",
+    "LICENSE-MIT",
+    "LICENSE-APACHE",
+    "Cross.toml",
+    "deny.toml",
+    "clippy.toml",
+    "rustfmt.toml",
+    ".ci",
+    ".git",
+    ".gitignore",
+    "target",
 ];
 
 const FILE_LINES_MAX: usize = 800;
@@ -178,7 +204,9 @@ fn check_imports(files: &[(String, String)]) -> Vec<String> {
         };
         for named in named_modules(&code_only(text)) {
             let fine = named == module || may.contains(&named.as_str()) || may.contains(&"*");
-            let top = TOPS.contains(&named.as_str()) && named != module && !matches!(module, "main" | "lib" | "cli");
+            let top = TOPS.contains(&named.as_str())
+                && named != module
+                && !matches!(module, "main" | "lib" | "cli");
             if !fine || top {
                 wrong.push(format!("src/{file}: '{module}' may not import '{named}'"));
             }
@@ -192,7 +220,8 @@ fn check_homes(files: &[(String, String)]) -> Vec<String> {
     for (file, text) in files {
         let code = code_only(text);
         for (word, homes) in HOMES {
-            let at_home = homes.iter().any(|home| file == home || (home.ends_with('/') && file.starts_with(home)));
+            let at_home =
+                homes.iter().any(|home| file == home || (home.ends_with('/') && file.starts_with(home)));
             let is_word = |(at, _): &(usize, &str)| {
                 !code[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '_') // `make_tract_` is another word
             };
@@ -210,21 +239,36 @@ fn check_lengths(files: &[(String, String)]) -> Vec<String> {
     for (file, text) in files {
         let lines: Vec<&str> = text.lines().collect();
         if lines.len() > FILE_LINES_MAX {
-            wrong.push(format!("src/{file}: {} lines before the tests, {FILE_LINES_MAX} at most", lines.len()));
+            wrong.push(format!(
+                "src/{file}: {} lines before the tests, {FILE_LINES_MAX} at most",
+                lines.len()
+            ));
         }
         for (start, line) in lines.iter().enumerate() {
             let indent = line.len() - line.trim_start().len();
             let head = line.trim_start();
-            let is_function = ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "const fn ", "pub const fn ", "async fn ", "pub async fn "]
-                .iter()
-                .any(|prefix| head.starts_with(prefix));
+            let is_function = [
+                "fn ",
+                "pub fn ",
+                "pub(crate) fn ",
+                "pub(super) fn ",
+                "const fn ",
+                "pub const fn ",
+                "async fn ",
+                "pub async fn ",
+            ]
+            .iter()
+            .any(|prefix| head.starts_with(prefix));
             if !is_function || head.ends_with(';') {
                 continue;
             }
             let end = format!("{}}}", " ".repeat(indent));
             let length = lines[start..].iter().position(|line| *line == end).map_or(1, |n| n + 1);
             if length > FUNCTION_LINES_MAX {
-                wrong.push(format!("src/{file}:{}: a function of {length} lines, {FUNCTION_LINES_MAX} at most", start + 1));
+                wrong.push(format!(
+                    "src/{file}:{}: a function of {length} lines, {FUNCTION_LINES_MAX} at most",
+                    start + 1
+                ));
             }
         }
     }
@@ -263,8 +307,11 @@ fn every_file_says_what_it_is_for() {
 
 #[test]
 fn the_top_level_is_as_agreed() {
-    let entries = fs::read_dir(env!("CARGO_MANIFEST_DIR")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-    let strangers: Vec<_> = entries.filter(|name| !TOP_LEVEL.contains(&name.as_str()) && !name.starts_with("target")).collect();
+    let entries = fs::read_dir(env!("CARGO_MANIFEST_DIR"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap());
+    let strangers: Vec<_> =
+        entries.filter(|name| !TOP_LEVEL.contains(&name.as_str()) && !name.starts_with("target")).collect();
     assert!(strangers.is_empty(), "{strangers:?} do not belong at the top");
 }
 

@@ -176,8 +176,8 @@ mod tests {
 
         #[test]
         fn any_line_is_cut_or_refused(line in "\\PC{0,60}") {
-            let _ = split(&line);
-            let _ = masked(&line);
+            let _any = split(&line);
+            let _any = masked(&line);
         }
     }
 }

@@ -213,8 +213,8 @@ mod tests {
             if let Ok(header) = parse(&format!("YUV4MPEG2 W64 H48 {tail}")) {
                 prop_assert!(header.format.check().is_ok());
             }
-            let _ = parse_stream_header(&raw, ColorOverride::default());
-            let _ = check_frame_header(&raw);
+            let _any = parse_stream_header(&raw, ColorOverride::default());
+            let _any = check_frame_header(&raw);
         }
     }
 }

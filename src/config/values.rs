@@ -185,6 +185,12 @@ impl Values {
         self.mistakes.push(line);
     }
 
+    /// As [`Values::mistake`] for a value that must not be shown as it is (it may hold a password): `why` says it all.
+    pub fn mistake_without_value(&mut self, path: &str, why: impl fmt::Display) {
+        let place = self.entries.get(path).and_then(|entry| entry.place.as_deref()).unwrap_or("defaults");
+        self.mistakes.push(format!("{place}: {path}: {why}"));
+    }
+
     /// All mistakes so far, in the order of discovery.
     pub fn into_mistakes(self) -> Vec<String> {
         self.mistakes
@@ -299,9 +305,20 @@ impl Values {
         }
     }
 
-    /// Every setting as `path = value`, in order: what the program logs and `check` prints.
-    pub fn lines(&self) -> impl Iterator<Item = String> {
-        self.entries.iter().map(|(path, entry)| format!("{path} = {}", entry.value))
+    /// Whether there are mistakes so far.
+    pub fn has_mistakes(&self) -> bool {
+        !self.mistakes.is_empty()
+    }
+
+    /// Every setting and its value, in the order of their paths.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.entries.iter().map(|(path, entry)| (path.as_str(), &entry.value))
+    }
+
+    /// The paths that [`Values::new`] knows, `line[].name` for those of arrays.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> impl Iterator<Item = &str> {
+        self.templates.keys().map(String::as_str)
     }
 }
 

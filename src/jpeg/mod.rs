@@ -66,7 +66,7 @@ impl std::fmt::Debug for JpegDecoder {
 }
 
 impl JpegDecoder {
-    /// Takes all memory: three planes of the largest size (4:4:4 needs them), see [`JpegDecoder::memory_bytes`].
+    /// Takes all memory: three planes of the largest size (4:4:4 needs them), see [`JpegDecoder::heap_bytes`].
     pub fn new(width_max: u32, height_max: u32) -> Self {
         // 65535 is the most that a frame header can say.
         let padded = |side: u32| (side.min(65_535) as usize).next_multiple_of(MCU_SIDE_MAX);
@@ -81,9 +81,9 @@ impl JpegDecoder {
     }
 
     /// Heap memory held, bytes, for the start-up sum (I1).
-    pub fn memory_bytes(&self) -> usize {
+    pub fn heap_bytes(&self) -> usize {
         let planes: usize = self.planes.iter().map(Vec::len).sum();
-        planes + self.dc_plane.len() + self.tables.memory_bytes()
+        planes + self.dc_plane.len() + self.tables.heap_bytes()
     }
 
     /// Decodes a picture into planes. Bytes after its last scan are not looked at.
@@ -248,7 +248,7 @@ impl Tables {
         }
     }
 
-    fn memory_bytes(&self) -> usize {
+    fn heap_bytes(&self) -> usize {
         (self.huffman.len() + self.standard.len()) * size_of::<Table>()
     }
 

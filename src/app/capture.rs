@@ -1,0 +1,233 @@
+//! The capture thread: opens the source, takes the frames that the sampler wants into the ring, and opens it again when it
+//! is lost (I12).
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::process::{Processor, build};
+use super::{Shared, Timing, spawn};
+use crate::capture::{Advance, CaptureParams, FrameSource, SourceSpec};
+use crate::clock::Mono;
+use crate::detect::ClassId;
+use crate::detect::model::Loaded;
+use crate::error::{Class, Error, Kind, Result};
+use crate::event::{Body, fixed};
+use crate::frame::{FrameFormat, FrameMeta, PixelFormat};
+use crate::retry::Backoff;
+use crate::ring::{Fill, Writer};
+use crate::sample::{Sample, Sampler};
+
+/// How long the source may keep the thread from looking whether it is to stop.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The thread's state.
+pub(super) struct Capture {
+    shared: Arc<Shared>,
+    spec: SourceSpec,
+    params: CaptureParams,
+    backoff: Backoff,
+    /// When the camera was lost; `None` while it delivers.
+    lost_at: Option<Mono>,
+    /// What the pipeline is built from at the first format.
+    model: Option<(Loaded, Vec<ClassId>)>,
+    downstream: Option<Downstream>,
+}
+
+/// The stages behind the ring, once there is a format.
+struct Downstream {
+    ring: Writer,
+    /// What they were built for.
+    format: FrameFormat,
+    slot_bytes: usize,
+    pipeline: JoinHandle<Result<()>>,
+}
+
+/// Why a source is no longer pumped.
+enum Ended {
+    /// The recording is over.
+    Over,
+    /// A stop was requested, or the pipeline is gone.
+    Stopped,
+    /// Open it again.
+    Lost(Error),
+}
+
+impl Capture {
+    pub(super) fn new(shared: Arc<Shared>, spec: SourceSpec, model: Loaded, wanted: Vec<ClassId>) -> Self {
+        let params = CaptureParams {
+            timing: if shared.options.until_end { Timing::Recording } else { Timing::Live },
+            stop: shared.stop.clone(),
+            ..shared.config.capture.clone()
+        };
+        let backoff = Backoff::new(params.restart_first, params.restart_cap, shared.started.as_nanos());
+        Capture {
+            shared,
+            spec,
+            params,
+            backoff,
+            lost_at: None,
+            model: Some((model, wanted)),
+            downstream: None,
+        }
+    }
+
+    /// Captures until the end; then waits for the pipeline to finish what is in the ring.
+    pub(super) fn run(mut self) -> Result<()> {
+        let captured = self.capture();
+        let Some(Downstream { ring, pipeline, .. }) = self.downstream.take() else { return captured };
+        drop(ring);
+        let processed = pipeline.join().unwrap_or_else(|_| {
+            Err(Error::fatal(Kind::System, "the pipeline thread failed; see the message above"))
+        });
+        // What the pipeline says is the cause if both failed.
+        processed.and(captured)
+    }
+
+    fn capture(&mut self) -> Result<()> {
+        loop {
+            if self.shared.stop.requested() {
+                return Ok(());
+            }
+            let ended = match self.spec.open(&self.params, Arc::clone(&self.shared.clock)) {
+                Ok(source) => self.pump(source)?,
+                // What worked before may work again, whatever it says now.
+                Err(error) if error.class() == Class::Fatal && self.downstream.is_none() => {
+                    return Err(error);
+                }
+                Err(error) => Ended::Lost(error),
+            };
+            match ended {
+                Ended::Over | Ended::Stopped => return Ok(()),
+                Ended::Lost(_) if self.shared.stop.requested() => return Ok(()),
+                Ended::Lost(error) if self.shared.options.until_end => return Err(error.into_fatal()),
+                Ended::Lost(error) => self.lost(&error),
+            }
+            if self.shared.stop.wait(self.backoff.next_delay()) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn lost(&mut self, error: &Error) {
+        if self.lost_at.is_some() {
+            tracing::warn!(%error, tries = self.backoff.failures() + 1, "the camera is still away");
+            return;
+        }
+        let now = self.shared.clock.mono();
+        self.lost_at = Some(now);
+        self.shared.metrics.camera_losses.add(1);
+        tracing::warn!(%error, "the camera is lost; it will be opened again");
+        self.shared.post(now, Body::CameraLost { reason: fixed(&error.to_string()) });
+    }
+
+    /// The first frame after an absence, or at all.
+    fn back(&mut self, format: &FrameFormat, at: Mono) {
+        self.backoff.succeeded();
+        let absent_ms = self.lost_at.take().map_or(0, |lost| at.since(lost).as_millis() as u64);
+        let FrameFormat { pixel, width, height, .. } = *format;
+        tracing::info!(%pixel, width, height, absent_ms, "the camera delivers");
+        self.shared.post(at, Body::CameraBack { absent_ms, width, height });
+    }
+
+    /// Takes frames from `source` for as long as it gives any.
+    fn pump(&mut self, mut source: Box<dyn FrameSource>) -> Result<Ended> {
+        self.fit(&*source)?;
+        let shared = Arc::clone(&self.shared);
+        let metrics = &shared.metrics;
+        let mut sampler = Sampler::new(shared.config.fps);
+        let mut expected = 0;
+        let mut first = true;
+        loop {
+            if shared.stop.requested() {
+                return Ok(Ended::Stopped);
+            }
+            let error = match source.advance(PATIENCE) {
+                Ok(Advance::Idle) => continue,
+                Ok(Advance::End) => return Ok(Ended::Over),
+                Ok(Advance::Frame(meta)) => {
+                    metrics.frames_captured.add(1);
+                    // Frames that the source lost itself keep their numbers.
+                    metrics.frames_camera_dropped.add(meta.seq.saturating_sub(expected));
+                    expected = meta.seq + 1;
+                    if std::mem::take(&mut first) {
+                        self.back(source.format(), meta.captured_at);
+                    }
+                    if sampler.decide(meta.captured_at) == Sample::Skip {
+                        metrics.frames_skipped.add(1);
+                        continue;
+                    }
+                    match self.take(&mut *source, meta) {
+                        Fill::Committed(()) => continue,
+                        Fill::Closed => return Ok(Ended::Stopped),
+                        Fill::Failed(error) => error,
+                    }
+                }
+                Err(error) => {
+                    expected += u64::from(error.class() == Class::Degrade);
+                    error
+                }
+            };
+            match error.class() {
+                Class::Degrade => corrupt(&shared, &error),
+                Class::Retry => return Ok(Ended::Lost(error)),
+                Class::Fatal => return Err(error),
+            }
+        }
+    }
+
+    /// The announced frame into the ring.
+    fn take(&self, source: &mut dyn FrameSource, meta: FrameMeta) -> Fill<(), Error> {
+        let Some(downstream) = &self.downstream else { return Fill::Closed };
+        let fill = downstream.ring.fill(|slot| {
+            let filled = source.read_into(&mut slot.bytes)?;
+            slot.format = filled.format;
+            slot.meta = FrameMeta { bytes_used: filled.bytes_used, ..meta };
+            Ok(())
+        });
+        self.shared.metrics.frames_ring_dropped.set(downstream.ring.dropped());
+        fill
+    }
+
+    /// Builds what is behind the ring at the first format; later formats must fit into it.
+    fn fit(&mut self, source: &dyn FrameSource) -> Result<()> {
+        let (format, slot_bytes) = (*source.format(), source.slot_bytes());
+        if let Some(there) = &self.downstream {
+            let larger = format.width > there.format.width
+                || format.height > there.format.height
+                || slot_bytes > there.slot_bytes
+                || (format.pixel == PixelFormat::Mjpeg && there.format.pixel != PixelFormat::Mjpeg);
+            if larger {
+                return Err(Error::fatal(
+                    Kind::Source,
+                    format!(
+                        "the camera came back with {} {}x{}, memory was planned for {} {}x{}: starting anew",
+                        format.pixel,
+                        format.width,
+                        format.height,
+                        there.format.pixel,
+                        there.format.width,
+                        there.format.height
+                    ),
+                ));
+            }
+            return Ok(());
+        }
+        let Some((model, wanted)) = self.model.take() else {
+            return Err(Error::fatal(Kind::System, "the model was used up without a pipeline"));
+        };
+        let (ring, reader, pipeline) = build(&self.shared, &format, slot_bytes, model, wanted)?;
+        let processor = Processor::new(Arc::clone(&self.shared), reader, pipeline);
+        let pipeline = spawn("pipeline", move || processor.run())?;
+        self.downstream = Some(Downstream { ring, format, slot_bytes, pipeline });
+        Ok(())
+    }
+}
+
+/// Counts a frame whose bytes are no picture; tells at 1, 2, 4, 8, … so that a bad cable does not fill the log.
+pub(super) fn corrupt(shared: &Shared, why: &dyn std::fmt::Display) {
+    let count = shared.metrics.frames_corrupt.add(1);
+    if count.is_power_of_two() {
+        tracing::warn!(count, "corrupt frame: {why}");
+    }
+}

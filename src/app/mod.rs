@@ -1,0 +1,298 @@
+//! The wiring: the only place that starts threads and knows all stages.
+//!
+//! ```text
+//!   main thread      signals, statistics, the end (smol)
+//!   capture thread   source ─► sampler ─► ring          opens the source again, starts the next one at the first format
+//!   pipeline thread  ring ─► gate … count ─► outbox
+//!   uplink thread    outbox ─► sink
+//! ```
+//! The end, in this order, so that nothing that was seen is lost: the source ends or a signal comes; the capture thread
+//! leaves and closes the ring; the pipeline takes what is in it and ends its tracks; the last statistics and `stopping` are
+//! posted; the outbox closes; the uplink delivers what it can within its drain time, and reports what it could not.
+
+mod capture;
+mod memory;
+pub mod pictures;
+mod process;
+pub mod system;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use async_signal::{Signal, Signals};
+use futures_lite::{FutureExt, StreamExt};
+use smol::channel::{Receiver, Sender};
+
+use crate::capture::Timing;
+use crate::clock::{Clock, Mono, SystemClock};
+use crate::config::Config;
+use crate::detect::ClassId;
+use crate::detect::model::{Classes, Loaded};
+use crate::error::{Error, Kind, Result};
+use crate::event::{Body, Name, Origin, Started, Stats, fixed};
+use crate::metrics::{Metrics, millis};
+use crate::stop::Stop;
+use crate::uplink::{self, Outbox, Report, Uplink};
+
+/// What the command line says besides the settings.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RunOptions {
+    /// Take the source as a recording: every frame in its own time, and the program ends with it. A source that fails is an
+    /// error then, not a reason to wait.
+    pub until_end: bool,
+}
+
+/// What all threads share.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) stop: Stop,
+    pub(crate) metrics: Metrics,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) started: Mono,
+    pub(crate) options: RunOptions,
+}
+
+impl Shared {
+    /// Posts an event of the camera, which happened at `at`.
+    pub(crate) fn post(&self, at: Mono, body: Body) {
+        self.post_as(&self.config.camera, at, body);
+    }
+
+    fn post_as(&self, camera: &Name, at: Mono, body: Body) {
+        // What the outbox dropped it has counted.
+        let _posted = self.outbox.post(self.clock.mono(), at, camera, body);
+    }
+
+    /// Posts an event of the device, which happens now.
+    fn post_own(&self, body: Body) {
+        self.post_as(&Name::new(), self.clock.mono(), body);
+    }
+
+    /// All counters and gauges as of now.
+    fn stats(&self) -> Stats {
+        let now = self.clock.mono();
+        let counters = self.outbox.counters();
+        Stats {
+            events: counters.posted(),
+            events_dropped: counters.dropped(),
+            events_delivered: counters.delivered(),
+            send_failures: counters.failures(),
+            events_refused: counters.refused(),
+            last_delivery_age_ms: counters.last_delivery().map_or(u64::MAX, |at| millis(now, at)),
+            rss_bytes: system::resident_bytes(),
+            ..self.metrics.snapshot(self.started, now)
+        }
+    }
+}
+
+/// Why the program ends.
+#[derive(Debug)]
+enum End {
+    /// The capture thread is done: with the recording, or because it was asked to.
+    Capture(Result<()>),
+    /// A signal.
+    Signal(&'static str),
+}
+
+/// Runs until the recording ends, a signal comes, or something fails for good.
+///
+/// # Errors
+/// What failed; its kind is the exit code. `Kind::Delivery` if all went well but events remain undelivered.
+pub fn run(config: Config, options: RunOptions) -> Result<()> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let started = clock.mono();
+    for setting in &config.in_force {
+        tracing::debug!("{setting}");
+    }
+    let need = |what: &str, key: &str, option: &str| {
+        Error::fatal(Kind::Config, format!("no {what}: set {key} in the configuration, or give {option}"))
+    };
+    let spec = config.source.clone().ok_or_else(|| need("source", "camera.source", "--source"))?;
+    let model = config.model.clone().ok_or_else(|| need("model", "model.path", "--model"))?;
+    let model = Loaded::open(&model)?;
+    let wanted = wanted_classes(&config.classes, model.classes())?;
+    let origin = Origin::new(config.device.as_str(), &system::boot_id()?, started);
+    // Everything that can be wrong with the settings is known before the first thread.
+    let sink = uplink::open(&config.uplink.target, config.uplink.http.clone())?;
+    let stop = Stop::new();
+    let outbox = Arc::new(Outbox::new(config.uplink.batch)?);
+    let signals = Signals::new([Signal::Int, Signal::Term])
+        .map_err(|error| Error::fatal(Kind::System, "cannot listen for signals").caused_by(error))?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        source = %spec,
+        model = model.name(),
+        uplink = sink.name(),
+        boot = origin.boot.as_str(),
+        "flytrap starts"
+    );
+    let delivery = uplink::UplinkParams { seed: seed(&origin), ..config.uplink.delivery };
+    let driver = Uplink::new(Arc::clone(&outbox), sink, Arc::clone(&clock), origin, stop.clone(), delivery);
+    let (done, ended) = smol::channel::bounded(1);
+    let (report, reported) = smol::channel::bounded(1);
+    let uplink = spawn("uplink", move || tell(&report, driver.run()))?;
+
+    let shared =
+        Arc::new(Shared { config, clock, stop, metrics: Metrics::default(), outbox, started, options });
+    shared.post_own(Body::Started(Started {
+        version: fixed(env!("CARGO_PKG_VERSION")),
+        model: fixed(&model.sha256()[..12]),
+    }));
+    let capture = capture::Capture::new(Arc::clone(&shared), spec, model, wanted);
+    let capture = spawn("capture", move || tell(&done, capture.run()))?;
+    let outcome = smol::block_on(attend(&shared, signals, &ended, &reported));
+    if outcome.is_ok() {
+        // Both have sent their last word; what is left of them is leaving.
+        for thread in [capture, uplink] {
+            if thread.join().is_err() {
+                return Err(Error::fatal(Kind::System, "a thread failed; see the message above"));
+            }
+        }
+    }
+    outcome
+}
+
+/// The main thread's part: statistics, signals, and the end.
+async fn attend(
+    shared: &Shared,
+    mut signals: Signals,
+    ended: &Receiver<Result<()>>,
+    reported: &Receiver<Report>,
+) -> Result<()> {
+    let mut timer = smol::Timer::interval(shared.config.stats_interval);
+    let end = loop {
+        let tick = async {
+            timer.next().await;
+            None
+        };
+        let signal = async { Some(End::Signal(next_signal(&mut signals).await)) };
+        let over = async { Some(End::Capture(received(ended).await)) };
+        match tick.or(signal).or(over).await {
+            None => shared.post_own(Body::Stats(shared.stats())),
+            Some(end) => break end,
+        }
+    };
+    let (outcome, mut reason) = match end {
+        End::Capture(result) => (result, "the source ended".to_owned()),
+        End::Signal(name) => {
+            tracing::info!("{name}: ending; once more to leave at once");
+            shared.stop.request();
+            let over = async { Some(received(ended).await) };
+            let again = async {
+                next_signal(&mut signals).await;
+                None
+            };
+            (over.or(again).await.unwrap_or_else(|| Err(left_at_once())), name.to_owned())
+        }
+    };
+    if let Err(error) = &outcome {
+        reason = error.to_string();
+    }
+    shared.post_own(Body::Stats(shared.stats()));
+    shared.post_own(Body::Stopping { reason: fixed(&reason) });
+    shared.outbox.close();
+    let report = async { reported.recv().await.ok() };
+    let again = async {
+        next_signal(&mut signals).await;
+        None
+    };
+    let report = report.or(again).await.ok_or_else(left_at_once)?;
+    tell_end(shared, &report);
+    outcome.and_then(|()| match report.undelivered {
+        0 => Ok(()),
+        events => Err(Error::fatal(
+            Kind::Delivery,
+            format!(
+                "{events} events could not be delivered within uplink.drain_s; see the log for the reason"
+            ),
+        )),
+    })
+}
+
+fn tell_end(shared: &Shared, report: &Report) {
+    let stats = shared.stats();
+    tracing::info!(
+        frames = stats.frames_captured,
+        looked_at = stats.inferences,
+        still = stats.frames_still,
+        tracks = stats.tracks,
+        crossings = stats.crossings,
+        delivered = report.delivered,
+        undelivered = report.undelivered,
+        refused = report.refused,
+        dropped = report.dropped,
+        "the end"
+    );
+}
+
+fn left_at_once() -> Error {
+    Error::fatal(Kind::Delivery, "left at once on a second signal: what was not delivered is lost")
+}
+
+async fn next_signal(signals: &mut Signals) -> &'static str {
+    loop {
+        match signals.next().await {
+            Some(Ok(Signal::Int)) => return "interrupted",
+            Some(Ok(_)) => return "terminated",
+            Some(Err(error)) => tracing::warn!(%error, "a signal could not be read"),
+            // Never: the stream has no end. Waiting for ever is right all the same.
+            None => futures_lite::future::pending::<()>().await,
+        }
+    }
+}
+
+/// The capture thread's last word; a thread that panicked has none.
+async fn received(ended: &Receiver<Result<()>>) -> Result<()> {
+    match ended.recv().await {
+        Ok(result) => result,
+        Err(_) => Err(Error::fatal(Kind::System, "the capture thread failed; see the message above")),
+    }
+}
+
+fn tell<T>(to: &Sender<T>, value: T) {
+    // Nobody listens any more only when the program leaves at once.
+    let _sent = to.send_blocking(value);
+}
+
+pub(crate) fn spawn<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(|error| {
+        Error::fatal(Kind::System, format!("cannot start the {name} thread: is memory short?"))
+            .caused_by(error)
+    })
+}
+
+/// The classes of that name; empty stays empty, which means all.
+///
+/// # Errors
+/// `Kind::Config` if the model has none of them.
+pub(crate) fn wanted_classes(names: &[String], classes: &Classes) -> Result<Vec<ClassId>> {
+    let (found, unknown): (Vec<_>, Vec<_>) = names.iter().partition(|name| classes.find(name).is_some());
+    if found.is_empty() && !names.is_empty() {
+        let known: Vec<&str> = classes.names().take(20).collect();
+        let more = if classes.count() > known.len() { ", …" } else { "" };
+        return Err(Error::fatal(
+            Kind::Config,
+            format!(
+                "the model knows none of track.classes ({}): choose from {}{more}, or [] for all",
+                names.join(", "),
+                known.join(", ")
+            ),
+        ));
+    }
+    if !unknown.is_empty() {
+        tracing::warn!(?unknown, "classes that the model does not know are not looked for");
+    }
+    Ok(found.iter().filter_map(|name| classes.find(name)).collect())
+}
+
+/// Different devices and runs retry at different times (FNV-1a; any hash would do).
+fn seed(origin: &Origin) -> u64 {
+    let bytes = origin.device.bytes().chain(origin.boot.bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

@@ -1,0 +1,184 @@
+//! The pipeline thread: frames from the ring through all stages, their events to the outbox, their outcomes to the counters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::capture::corrupt;
+use super::memory::Plan;
+use super::{Shared, system};
+use crate::batch::Batcher;
+use crate::clock::Mono;
+use crate::detect::ClassId;
+use crate::detect::letterbox::{PADDING, Size};
+use crate::detect::model::Loaded;
+use crate::error::{Error, Kind, Result};
+use crate::event::{Body, Event};
+use crate::frame::{FrameFormat, FrameView};
+use crate::pipeline::{Failure, Outcome, Params, Pipeline};
+use crate::ring::{Policy, Reader, SlotGuard, Taken, Writer, ring, slots_for};
+
+/// How often a pipeline without frames looks whether its tracks have ended.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Everything behind the source for frames of `format`: takes all memory, or refuses to.
+pub(super) fn build(
+    shared: &Shared,
+    format: &FrameFormat,
+    slot_bytes: usize,
+    model: Loaded,
+    wanted: Vec<ClassId>,
+) -> Result<(Writer, Reader, Pipeline)> {
+    let config = &shared.config;
+    let size = Size { width: format.width as usize, height: format.height as usize };
+    let (mut engine, classes) = model.into_engine(size)?;
+    // Once before the first frame: proves that the network runs, and its memory is there when it is measured.
+    engine.input().fill(PADDING);
+    engine.run()?;
+    let params = Params {
+        gate: config.gate.clone(),
+        // The tracker keeps tracks on detections too weak to begin one.
+        decode: crate::detect::decode::Params { score_min: config.track.score_low, ..config.decode },
+        wanted,
+        track: config.track,
+        count: config.count,
+        lines: config.lines.clone(),
+    };
+    let queue = Batcher::bytes(config.uplink.batch.queue_events)
+        + config.uplink.batch.batch_events_max * size_of::<Event>();
+    let resident = system::resident_bytes() as usize;
+    let pipeline = Pipeline::new(params, format, engine, &classes)?;
+    let slots =
+        slots_for(system::memory_bytes(), config.fps, slot_bytes, config.ring_budget).ok_or_else(|| {
+            Error::fatal(
+                Kind::Config,
+                format!(
+                    "memory: three frames of {}x{} do not fit into memory.ring_mb: raise it, or take smaller pictures",
+                    format.width, format.height
+                ),
+            )
+        })?;
+    let mut plan = Plan::default();
+    plan.add("program, model and network (measured)", resident.saturating_sub(queue));
+    plan.add("event queue", queue);
+    plan.add("stages", pipeline.heap_bytes());
+    plan.add("frame ring", slots * slot_bytes);
+    tracing::info!(
+        engine = pipeline.describe_engine(),
+        slots,
+        slot_bytes,
+        "ready for {}x{}",
+        format.width,
+        format.height
+    );
+    plan.settle(config.memory_budget)?;
+    let policy = if shared.options.until_end { Policy::Lossless } else { Policy::NewestWins };
+    let (writer, reader) = ring(policy, slots, slot_bytes);
+    Ok((writer, reader, pipeline))
+}
+
+/// The thread's state.
+pub(super) struct Processor {
+    shared: Arc<Shared>,
+    reader: Reader,
+    pipeline: Pipeline,
+    /// Stamp of the newest frame, and whether tracks may be open since.
+    newest: Option<Mono>,
+    first: bool,
+}
+
+impl Processor {
+    pub(super) fn new(shared: Arc<Shared>, reader: Reader, pipeline: Pipeline) -> Self {
+        Processor { shared, reader, pipeline, newest: None, first: true }
+    }
+
+    /// Processes until the ring is closed and empty.
+    pub(super) fn run(mut self) -> Result<()> {
+        let outcome = loop {
+            match self.reader.take(PATIENCE) {
+                Taken::Frame(slot) => {
+                    if let Err(error) = self.process(&slot) {
+                        break Err(error);
+                    }
+                }
+                Taken::TimedOut => self.silence(),
+                Taken::Closed => break Ok(()),
+            }
+        };
+        self.end_tracks();
+        if outcome.is_err() {
+            self.shared.stop.request();
+        }
+        outcome
+    }
+
+    fn process(&mut self, slot: &SlotGuard) -> Result<()> {
+        let at = slot.meta.captured_at;
+        let begun = self.shared.clock.mono();
+        self.newest = Some(at);
+        let frame = match FrameView::new(slot.format, slot.valid()) {
+            Ok(frame) => frame,
+            Err(error) => {
+                corrupt(&self.shared, &error);
+                return Ok(());
+            }
+        };
+        let shared = &self.shared;
+        let outcome = self.pipeline.process(&frame, at, &mut |body| post(shared, at, body));
+        match outcome {
+            Ok(outcome) => self.count(&outcome, begun),
+            Err(Failure::Corrupt(why)) => corrupt(&self.shared, &why),
+            Err(Failure::Engine(error)) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Outcomes become counters; `begun` is when the frame left the ring.
+    fn count(&mut self, outcome: &Outcome, begun: Mono) {
+        let now = self.shared.clock.mono();
+        let metrics = &self.shared.metrics;
+        metrics.saw_frame(now);
+        metrics.frames_gated.add(u64::from(outcome.gate.is_some()));
+        metrics.frames_still.add(u64::from(!outcome.inferred));
+        if outcome.inferred {
+            metrics.inferences.add(1);
+            metrics.detections.add(u64::from(outcome.detections));
+            metrics.candidates_dropped.add(u64::from(outcome.dropped.candidates));
+            metrics.detections_dropped.add(u64::from(outcome.dropped.detections));
+            metrics.processed(now.since(begun).as_micros() as u64);
+        }
+        self.count_tracks();
+        if outcome.detections > 0 && std::mem::take(&mut self.first) {
+            let millis = now.since(self.shared.started).as_millis() as u64;
+            tracing::info!(millis, "the first road user was detected");
+        }
+    }
+
+    fn count_tracks(&self) {
+        let tracks = self.pipeline.track_counters();
+        self.shared.metrics.tracks.set(tracks.began);
+        self.shared.metrics.tracks_evicted.set(tracks.evicted + tracks.no_room);
+    }
+
+    /// No frame came. A camera that stays away takes its tracks with it; a recording only has a slow reader.
+    fn silence(&mut self) {
+        let Some(newest) = self.newest else { return };
+        let silent = self.shared.clock.mono().since(newest);
+        if !self.shared.options.until_end && silent >= self.shared.config.track.lost_after {
+            self.end_tracks();
+        }
+    }
+
+    fn end_tracks(&mut self) {
+        let Some(at) = self.newest.take() else { return };
+        let shared = &self.shared;
+        self.pipeline.finish(at, &mut |body| post(shared, at, body));
+        self.count_tracks();
+    }
+}
+
+fn post(shared: &Shared, at: Mono, body: Body) {
+    if matches!(body, Body::Crossing(_)) {
+        shared.metrics.crossings.add(1);
+    }
+    shared.post(at, body);
+}

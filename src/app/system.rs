@@ -1,0 +1,50 @@
+//! What the kernel says about this machine and this process.
+
+use crate::error::{Error, Kind, Result};
+
+/// Resident memory of this process, bytes; 0 where /proc does not tell. Makes no heap call.
+pub fn resident_bytes() -> u64 {
+    use std::io::Read;
+    let mut buffer = [0u8; 128];
+    let Ok(mut file) = std::fs::File::open("/proc/self/statm") else { return 0 };
+    let Ok(count) = file.read(&mut buffer) else { return 0 };
+    // "size resident shared ...", in pages.
+    let text = std::str::from_utf8(&buffer[..count]).unwrap_or("");
+    let pages: u64 = text.split(' ').nth(1).and_then(|field| field.parse().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}
+
+/// Memory of the machine, bytes.
+pub fn memory_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit))
+}
+
+/// Identity of this boot of the kernel, a UUID.
+///
+/// # Errors
+/// `Kind::System` where /proc is not mounted: without it two boots could give the same event ids.
+pub fn boot_id() -> Result<String> {
+    const PLACE: &str = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(PLACE).map_err(|error| {
+        Error::fatal(Kind::System, format!("{PLACE} cannot be read: mount /proc")).caused_by(error)
+    })?;
+    Ok(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_answers() {
+        let before = resident_bytes();
+        assert!(before > 1 << 20, "{before}");
+        let block = vec![1u8; 64 << 20];
+        assert!(resident_bytes() > before + (60 << 20), "64 MB more are resident");
+        drop(block);
+        assert!(memory_bytes() > 64 << 20);
+        let id = boot_id().unwrap();
+        assert_eq!((id.len(), id.matches('-').count()), (36, 4), "{id}");
+    }
+}

@@ -1,0 +1,55 @@
+//! `flytrap check`: is this configuration one, and are the files there that it names?
+
+use std::path::Path;
+
+use super::{Failed, print, say};
+use crate::app::pictures::Detector;
+use crate::capture::SourceSpec;
+use crate::config::Config;
+use crate::error::{Error, Kind};
+use crate::uplink;
+
+/// Checks `file`, its model, its source's path and its uplink (without connecting); prints the settings in force.
+pub(super) fn check(file: Option<&Path>) -> Result<(), Failed> {
+    let config = Config::load(file, Vec::new())?;
+    for setting in &config.in_force {
+        print(setting)?;
+    }
+    let Some(file) = file else { return Ok(()) };
+    let missing = |key: &str, option: &str| {
+        say("check", &format!("{}: {key} is not set: {option} must be given to run", file.display()));
+    };
+    match &config.source {
+        None => missing("camera.source", "--source"),
+        Some(SourceSpec::Dir(path) | SourceSpec::File(path) | SourceSpec::V4l2(path)) if !path.exists() => {
+            let text = format!(
+                "{}: camera.source: '{}' is not there: check the path",
+                file.display(),
+                path.display()
+            );
+            return Err(Error::fatal(Kind::Source, text).into());
+        }
+        Some(_) => {}
+    }
+    match &config.model {
+        None => missing("model.path", "--model"),
+        Some(_) => {
+            let _model_and_classes_are_right = Detector::open(&config)?;
+        }
+    }
+    // Opening a file: target creates the file; its folder is what can be wrong.
+    if let Some(path) = config.uplink.target.strip_prefix("file:") {
+        let folder = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            let text = format!(
+                "{}: uplink.target: there is no folder '{}': create it",
+                file.display(),
+                folder.display()
+            );
+            return Err(Error::fatal(Kind::Config, text).into());
+        }
+    } else {
+        let _url_and_token_are_right = uplink::open(&config.uplink.target, config.uplink.http.clone())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! The command line: `run`, `detect`, `check`. Settings come from the configuration; options override single ones.
+//!
+//! Exit codes: 0 all went well; 1 the machine (memory, threads, disk); 2 command line or configuration; 3 model; 4 source or
+//! picture; 5 events that could not be delivered. Results go to stdout, everything else to stderr.
+
+mod check;
+mod detect;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::app::{self, RunOptions};
+use crate::config::values::Value;
+use crate::config::{Config, Mistakes, Override};
+use crate::error::{Error, Kind, Result};
+
+/// Unattended road counter.
+///
+/// Looks at a camera when something moves, detects, follows and counts road users, and delivers events.
+///
+/// Exit codes: 0 all went well, 1 the machine (memory, threads, disk), 2 command line or configuration, 3 model, 4 source or
+/// picture, 5 events that could not be delivered.
+#[derive(Debug, Parser)]
+#[command(name = "flytrap", version)]
+struct Cli {
+    /// Machine-readable: `detect` prints JSON lines, logs on stderr are JSON lines.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Count: capture, detect, follow, deliver, until told to stop.
+    Run {
+        #[command(flatten)]
+        settings: Settings,
+        /// Where frames come from: exec:COMMAND, file:FILE or dir:FOLDER (camera.source).
+        #[arg(long, value_name = "SOURCE")]
+        source: Option<String>,
+        /// Where events go: stdout, file:PATH, http://… or https://… (uplink.target).
+        #[arg(long, value_name = "TARGET")]
+        uplink: Option<String>,
+        /// Take the source as a recording: every frame in its own time, as fast as it goes, and end with it.
+        #[arg(long)]
+        until_end: bool,
+    },
+    /// Detect road users in single pictures.
+    Detect {
+        #[command(flatten)]
+        settings: Settings,
+        /// JPEG or PNG files.
+        #[arg(required = true, value_name = "PICTURE")]
+        pictures: Vec<PathBuf>,
+        /// Write each picture with its boxes into this folder, as NAME.jpg.
+        #[arg(long, value_name = "FOLDER")]
+        out: Option<PathBuf>,
+    },
+    /// Check a configuration and the files that it names; print all settings in force.
+    Check {
+        /// The configuration; without it the defaults are printed.
+        #[arg(value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
+
+/// What `run` and `detect` have in common.
+#[derive(Debug, Args)]
+struct Settings {
+    /// The configuration; what it leaves out is as `flytrap check` prints it.
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// ONNX file of a YOLO11 or YOLOv8 detector (model.path).
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// Vouch for a model file that flytrap does not know (model.sha256).
+    #[arg(long, value_name = "HEX")]
+    model_sha256: Option<String>,
+}
+
+impl Settings {
+    /// The configuration with these options and `more` over it.
+    fn load(&self, more: Vec<Override>, json: bool) -> Result<Config, Mistakes> {
+        let model = self.model.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let mut overrides = vec![];
+        for (key, value, option) in
+            [("model.path", model, "--model"), ("model.sha256", self.model_sha256.clone(), "--model-sha256")]
+        {
+            overrides.extend(value.map(|text| (key, Value::Text(text), option)));
+        }
+        overrides.extend(json.then_some(("log.json", Value::Bool(true), "--json")));
+        overrides.extend(more);
+        Config::load(self.config.as_deref(), overrides)
+    }
+}
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap's own: help and version go to stdout with 0, mistakes to stderr with 2.
+            let _told = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let Cli { json, command } = cli;
+    let (what, outcome) = match command {
+        Command::Run { settings, source, uplink, until_end } => {
+            ("run", run(&settings, source, uplink, RunOptions { until_end }, json))
+        }
+        Command::Detect { settings, pictures, out } => {
+            ("detect", detect::detect(&settings, &pictures, out.as_deref(), json))
+        }
+        Command::Check { config } => ("check", check::check(config.as_deref())),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed::Mistakes(Mistakes(mistakes))) => {
+            for mistake in mistakes {
+                say(what, &mistake);
+            }
+            ExitCode::from(Kind::Config.exit_code())
+        }
+        Err(Failed::Error(error)) => {
+            say(what, &error);
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+/// Why a command failed.
+enum Failed {
+    Mistakes(Mistakes),
+    Error(Error),
+}
+
+impl From<Mistakes> for Failed {
+    fn from(mistakes: Mistakes) -> Self {
+        Failed::Mistakes(mistakes)
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Failed::Error(error)
+    }
+}
+
+fn run(
+    settings: &Settings,
+    source: Option<String>,
+    uplink: Option<String>,
+    options: RunOptions,
+    json: bool,
+) -> Result<(), Failed> {
+    let overrides = [("camera.source", source, "--source"), ("uplink.target", uplink, "--uplink")]
+        .into_iter()
+        .filter_map(|(key, text, option)| Some((key, Value::Text(text?), option)));
+    let config = settings.load(overrides.collect(), json)?;
+    start_log(&config);
+    Ok(app::run(config, options)?)
+}
+
+/// Logs go to stderr from here on; a log that is already there stays.
+fn start_log(config: &Config) {
+    let level = config.log_level.parse().unwrap_or(tracing::level_filters::LevelFilter::INFO);
+    let builder =
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).with_target(false);
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let _already_there = if config.log_json {
+        builder.json().flatten_event(true).try_init()
+    } else {
+        builder.with_ansi(ansi).try_init()
+    };
+}
+
+/// One line on stderr: what failed, and how to mend it.
+fn say(what: &str, text: &dyn std::fmt::Display) {
+    // A stderr that is closed cannot be told about.
+    let _told = writeln!(std::io::stderr(), "flytrap {what}: {text}");
+}
+
+/// One line on stdout.
+///
+/// # Errors
+/// `Kind::System` if nobody reads it (a full disk, a closed pipe).
+fn print(line: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").map_err(|error| {
+        Error::fatal(Kind::System, "stdout cannot be written: is the disk full?").caused_by(error)
+    })
+}

@@ -1,0 +1,146 @@
+#![allow(clippy::panic)]
+use super::*;
+use std::io::Write;
+
+fn load(text: &str) -> Result<Config, Mistakes> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    Config::load(Some(file.path()), Vec::new())
+}
+
+/// The mistakes of `text` without the file's name in front of the line.
+fn mistakes(text: &str) -> Vec<String> {
+    let Mistakes(list) = load(text).expect_err(text);
+    list.into_iter()
+        .map(|line| {
+            line.split_once(".tmp")
+                .map_or(line.clone(), |(_, rest)| rest.split_once(':').map_or("", |(_, r)| r).to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn the_defaults_are_those_of_the_stages() {
+    let config = Config::load(None, Vec::new()).unwrap();
+    assert_eq!(config.gate, Some(gate::Params::default()));
+    assert_eq!(config.track, track::Params::default());
+    assert_eq!(config.count, count::Params::default());
+    assert_eq!(config.lines, [Line::middle()]);
+    assert_eq!(config.uplink.delivery, UplinkParams::default());
+    assert_eq!(config.uplink.http.deadlines, Deadlines::default());
+    let (capture, default) = (&config.capture, CaptureParams::default());
+    assert_eq!(
+        (capture.idle_timeout, capture.restart_first, capture.restart_cap, capture.at_end),
+        (default.idle_timeout, default.restart_first, default.restart_cap, default.at_end)
+    );
+    assert_eq!((config.fps, config.source, config.model), (6.0, None, None));
+    config.gate.unwrap().check().unwrap();
+    crate::batch::Batcher::new(config.uplink.batch).unwrap();
+}
+
+#[test]
+fn every_key_of_the_defaults_is_asked_for_and_wears_its_unit() {
+    // A key that nobody takes out would be a setting without effect: change each to something absurd and see it refused,
+    // or see the configuration change.
+    let plain = format!("{:?}", Config { in_force: Vec::new(), ..Config::load(None, Vec::new()).unwrap() });
+    let values = Values::new(DEFAULTS);
+    let known: Vec<String> = values.known().map(str::to_owned).collect();
+    assert!(known.len() > 60, "{}", known.len());
+    for key in known {
+        let key = key.replace("[]", "[0]");
+        let other = match values.entries().find(|(path, _)| *path == key).unwrap().1 {
+            Value::Bool(value) => Value::Bool(!value),
+            Value::Int(value) => Value::Int(value + 1_000_000),
+            Value::Float(value) => Value::Float(value + 1e6),
+            Value::Text(_) if key == "model.sha256" => continue, // asked for where there is a model, see below
+            Value::Text(value) => Value::Text(format!("{value}other")),
+            Value::List(_) => Value::List(vec![Value::Text("other".into())]),
+        };
+        let key: &'static str = key.leak();
+        match Config::load(None, vec![(key, other, "--test")]) {
+            Ok(config) => {
+                let changed = format!("{:?}", Config { in_force: Vec::new(), ..config });
+                assert_ne!(changed, plain, "{key} changes nothing");
+            }
+            Err(Mistakes(list)) => assert!(list.iter().any(|line| line.contains(key)), "{key}: {list:?}"),
+        }
+    }
+    assert!(mistakes("[model]\npath = \"x\"\nsha256 = \"abc\"\n")[0].contains("model.sha256"));
+}
+
+#[test]
+fn mistakes_come_with_line_key_value_and_range() {
+    let expected = [
+        ("[camera]\nwidth = 5\n", "2: camera.width = 5: must be 0 (automatic) or 16..=4096"),
+        (
+            "[camera]\nfps = \"fast\"\n",
+            "2: camera.fps = \"fast\": 'fast' is no frame rate: write 25, 29.97 or 30000/1001, within 0.001..=1000 a second",
+        ),
+        ("[device]\nname = \"a b\"\n", "2: device.name = \"a b\": must be 1 to 32 of letters, digits, - _ ."),
+        ("[track]\nscore_low = 0.5\nscore_high = 0.4\nscore_new = 0.9\n", "3: track.score_high = 0.4: must be 0.5..=1.0"),
+        (
+            "[gate]\ninclude = [[[0.1, 0.1], [0.9, 0.9]]]\n",
+            "2: gate.include = [[[0.1, 0.1], [0.9, 0.9]]]: polygon 0: has 2 corners, must have 3 to 32",
+        ),
+        (
+            "[gate]\nexclude = [[[0, 0], [0.5, 0.5], [1, 1]]]\n",
+            "2: gate.exclude = [[[0, 0], [0.5, 0.5], [1, 1]]]: polygon 0: has no area: its corners lie on a line",
+        ),
+        (
+            "[gate]\nexclude = [[[0, 0], [640, 0], [1, 1]]]\n",
+            "2: gate.exclude = [[[0, 0], [640, 0], [1, 1]]]: polygon 0: corner 1: [640, 0] must lie in the picture, 0.0 to 1.0 (parts of its width and height, not pixels)",
+        ),
+        (
+            "[[line]]\nfrom = [0.5, 0.5]\nto = [0.5, 0.501]\n",
+            "2: line[0].from: line 'middle': its length is 0.0007071016 of the diagonal, allowed is 0.02 to 1",
+        ),
+        ("[uplink]\nqueue_events = 10\n", "defaults: uplink.batch_events_max = 100: must be 1..=10"),
+        (
+            "[uplink]\ntarget = \"ftp://joe:secret@h/\"\n",
+            "2: uplink.target: 'ftp://…@h/' must be stdout, file:PATH, http://HOST/PATH or https://HOST/PATH",
+        ),
+        (
+            "[sampling]\nprofile = \"fast\"\n",
+            "2: sampling.profile = \"fast\": must be one of \"traffic_analysis\", \"real_time_tracking\", \"security_surveillance\", \"batch_processing\", \"low_power\"",
+        ),
+    ];
+    for (text, line) in expected {
+        assert_eq!(mistakes(text), [line], "{text}");
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_and_a_file_that_is_not_there_too() {
+    let all = mistakes(
+        "[camera]\nwidht = 3\nsource = \"tv:1\"\n[track]\nclasses = [1]\n[detect]\nscore_min = 2\n[[line]]\nname = \"a\"\n[[line]]\nname = \"a\"\n",
+    );
+    assert_eq!(all.len(), 5, "{all:#?}");
+    let Mistakes(list) = Config::load(Some(Path::new("/nowhere/flytrap.toml")), Vec::new()).unwrap_err();
+    assert!(list.len() == 1 && list[0].starts_with("/nowhere/flytrap.toml: cannot be opened"), "{list:?}");
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let config = load("[camera]\nsource = \"exec:ffmpeg -i rtsp://u:secret@h -\"\n[uplink]\ntarget = \"https://h/x?token=secret\"\n").unwrap();
+    let shown = config.in_force.join("\n");
+    assert!(!shown.contains("secret"), "{shown}");
+    assert!(shown.contains("rtsp://***@h") && shown.contains("uplink.target = \"https://h/x?…\""), "{shown}");
+    for text in ["[camera]\nsource = \"rtsp://u:secret@h/1\"\n", "[uplink]\ntarget = \"x://u:secret@h/1\"\n"]
+    {
+        assert!(!mistakes(text).join("\n").contains("secret"));
+    }
+}
+
+#[test]
+fn profiles_have_the_rates_of_the_guide() {
+    for (profile, fps) in [
+        ("real_time_tracking", 15.0),
+        ("traffic_analysis", 6.0),
+        ("security_surveillance", 4.0),
+        ("batch_processing", 2.0),
+        ("low_power", 1.0),
+    ] {
+        assert_eq!(load(&format!("[sampling]\nprofile = \"{profile}\"\n")).unwrap().fps, fps);
+    }
+    assert_eq!(load("[sampling]\nfps = 7.5\n").unwrap().fps, 7.5);
+}
