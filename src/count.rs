@@ -76,7 +76,7 @@ impl Line {
         }
         let length = (self.a.x - self.b.x).hypot(self.a.y - self.b.y) / std::f32::consts::SQRT_2;
         if length < LENGTH_MIN {
-            return wrong(format!("its length is {length} of the diagonal, allowed is {LENGTH_MIN} to 1"));
+            return wrong(format!("its length is {length:.3} of the diagonal, allowed is {LENGTH_MIN} to 1"));
         }
         if self.name.is_empty() || self.forward.is_empty() || self.backward.is_empty() {
             return wrong("it and both its directions need a name".into());

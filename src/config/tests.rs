@@ -77,7 +77,10 @@ fn mistakes_come_with_line_key_value_and_range() {
             "2: camera.fps = \"fast\": 'fast' is no frame rate: write 25, 29.97 or 30000/1001, within 0.001..=1000 a second",
         ),
         ("[device]\nname = \"a b\"\n", "2: device.name = \"a b\": must be 1 to 32 of letters, digits, - _ ."),
-        ("[track]\nscore_low = 0.5\nscore_high = 0.4\nscore_new = 0.9\n", "3: track.score_high = 0.4: must be 0.5..=1.0"),
+        (
+            "[track]\nscore_low = 0.5\nscore_high = 0.4\nscore_new = 0.9\n",
+            "3: track.score_high = 0.4: must be 0.5..=1.0",
+        ),
         (
             "[gate]\ninclude = [[[0.1, 0.1], [0.9, 0.9]]]\n",
             "2: gate.include = [[[0.1, 0.1], [0.9, 0.9]]]: polygon 0: has 2 corners, must have 3 to 32",
@@ -92,7 +95,7 @@ fn mistakes_come_with_line_key_value_and_range() {
         ),
         (
             "[[line]]\nfrom = [0.5, 0.5]\nto = [0.5, 0.501]\n",
-            "2: line[0].from: line 'middle': its length is 0.0007071016 of the diagonal, allowed is 0.02 to 1",
+            "2: line[0].from: line 'middle': its length is 0.001 of the diagonal, allowed is 0.02 to 1",
         ),
         ("[uplink]\nqueue_events = 10\n", "defaults: uplink.batch_events_max = 100: must be 1..=10"),
         (

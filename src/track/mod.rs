@@ -61,6 +61,11 @@ const KNOWN_STD_MAX: f32 = 0.7;
 const MISSES_MIN: u32 = 2;
 /// Two detections of a group that overlap this much are one object (car and truck by class-wise suppression).
 const DOUBLE_IOU: f32 = 0.7;
+/// ... and so are a box and one that lies in it, where it covers this part of the smaller ...
+const DOUBLE_COVER: f32 = 0.9;
+/// ... and the smaller has this part of the larger one's area: the lower half of a car, as small models report it. A child
+/// before an adult, or a car before a lorry, is smaller.
+const DOUBLE_AREA: f32 = 0.4;
 /// A box this near to the frame's edge is cut by it, pixels.
 const EDGE_PX: f32 = 2.0;
 /// Classes that a track remembers; the one with the least weight makes room.
@@ -586,7 +591,7 @@ impl Tracker {
                 let other_one = &self.inbox[other];
                 self.taken[other]
                     && self.group(other_one.class) == group
-                    && other_one.bbox.iou(&detection.bbox) >= DOUBLE_IOU
+                    && is_double(&other_one.bbox, &detection.bbox)
             };
             if (0..self.inbox.len()).any(twin) {
                 self.counters.doubles += 1;
@@ -687,6 +692,13 @@ fn strongest_first(a: &Detection, b: &Detection) -> Ordering {
         pairs.map(|(a, b)| a.total_cmp(&b)).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
     };
     b.score.total_cmp(&a.score).then_with(places).then_with(|| a.class.cmp(&b.class))
+}
+
+/// Whether two boxes of a group show one object.
+fn is_double(a: &BoxPx<Frame>, b: &BoxPx<Frame>) -> bool {
+    let (smaller, larger) = (a.area().min(b.area()), a.area().max(b.area()));
+    let inside = a.intersection(b) >= DOUBLE_COVER * smaller && smaller >= DOUBLE_AREA * larger;
+    inside || a.iou(b) >= DOUBLE_IOU
 }
 
 #[cfg(test)]

@@ -234,6 +234,21 @@ fn a_person_is_never_a_car_nor_a_rider_the_bicycle() {
     }
 }
 
+/// What a small model makes of a near car: the whole of it, and its lower half again.
+#[test]
+fn the_lower_half_of_a_car_is_no_second_car_but_a_car_before_a_lorry_is() {
+    for (height, cars) in [(36.0, 1), (60.0, 1), (20.0, 2)] {
+        let mut t = tracker();
+        for frame in 0..4 {
+            let whole = seen(300.0, 300.0, 60.0, 60.0, 0.9, CAR);
+            // Its bottom is the whole's bottom.
+            let part = seen(300.0, 330.0 - height / 2.0, 58.0, height, 0.6, CAR);
+            t.update(at(f64::from(frame) / 10.0), &[whole, part], &mut quiet);
+        }
+        assert_eq!(ids(&t).len(), cars, "a part {height} high");
+    }
+}
+
 /// Two candidates of one group: the one of the track's own class is preferred.
 #[test]
 fn another_class_costs() {
