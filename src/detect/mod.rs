@@ -4,6 +4,7 @@ pub mod decode;
 pub mod engine;
 pub mod letterbox;
 pub mod model;
+mod rgb;
 
 use crate::geometry::{BoxPx, Frame};
 use crate::limits::DETECTIONS_MAX;

@@ -1,0 +1,84 @@
+//! What the tests share: where real input lies, and how the binary is run.
+#![allow(dead_code, clippy::unwrap_used, clippy::panic, reason = "each test uses its part")]
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// The folder of real models, photos and video beside the project, if it is there. If not, says aloud that `test` is
+/// skipped: not through `eprintln`, which the test harness keeps to itself.
+pub(crate) fn shared(test: &str) -> Option<PathBuf> {
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared"));
+    if folder.join("models/yolo11n-320.onnx").is_file() {
+        return Some(folder);
+    }
+    skip(test, "../shared (real models, photos, video) is not there");
+    None
+}
+
+/// Whether `ffmpeg` is installed; if not, says aloud that `test` is skipped.
+pub(crate) fn ffmpeg(test: &str) -> bool {
+    let found = Command::new("ffmpeg").arg("-version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let found = found.is_ok_and(|status| status.success());
+    if !found {
+        skip(test, "ffmpeg is not installed");
+    }
+    found
+}
+
+/// Says aloud that `test` is skipped.
+pub(crate) fn skip(test: &str, why: &str) {
+    writeln!(std::io::stderr(), "SKIPPED {test}: {why}").unwrap();
+}
+
+/// A file of tests/data.
+pub(crate) fn data(name: &str) -> String {
+    format!("{}/tests/data/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The program.
+pub(crate) fn flytrap() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flytrap"));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs to the end.
+pub(crate) fn output(command: &mut Command) -> Output {
+    command.output().unwrap()
+}
+
+/// Both streams as text, for messages.
+pub(crate) fn told(output: &Output) -> String {
+    format!(
+        "{}\n--- stdout\n{}\n--- stderr\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// stdout as one JSON value a line.
+pub(crate) fn json_lines(output: &Output) -> Vec<Value> {
+    let text = std::str::from_utf8(&output.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+/// The events of a type, without `flytrap.` in front.
+pub(crate) fn of_type<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    events
+        .iter()
+        .filter(|event| event["type"] == format!("flytrap.{kind}"))
+        .map(|event| &event["data"])
+        .collect()
+}
+
+/// `run` on the clip of coloured squares with its hand-written detector: the whole program without anything from outside.
+pub(crate) fn run_squares() -> Command {
+    let mut command = flytrap();
+    command.args(["run", "--until-end", "--source"]);
+    command.arg(format!("file:{}", data("squares.mjpeg"))).arg("--model").arg(data("squares.onnx"));
+    command
+}
