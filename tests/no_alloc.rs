@@ -1,0 +1,304 @@
+//! Fixed memory (I1): after warm-up our own stages make no heap call per frame, and tract's count does not grow.
+//!
+//! The way of a frame is walked on one thread, so that the counter sees all of it and nothing else: source, sampler, ring,
+//! gate, (JPEG), letterbox, decoder, tracker, counter, event, outbox.
+#![allow(unsafe_code, reason = "a global allocator that counts and hands on to the system's")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flytrap::batch::BatchParams;
+use flytrap::capture::{Advance, AtEnd, CaptureParams, FrameRate, FrameSource, SourceSpec};
+use flytrap::clock::SystemClock;
+use flytrap::config::Config;
+use flytrap::detect::decode::HeadShape;
+use flytrap::detect::engine::Engine;
+use flytrap::detect::letterbox::Size;
+use flytrap::detect::model::{Classes, Loaded, Params as ModelParams};
+use flytrap::event::fixed;
+use flytrap::frame::{FrameMeta, FrameView, PixelFormat};
+use flytrap::pipeline::{Params, Pipeline};
+use flytrap::ring::{Fill, Policy, Taken, ring};
+use flytrap::sample::{Sample, Sampler};
+use flytrap::uplink::Outbox;
+
+struct Counting;
+
+thread_local! {
+    static CALLS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count_one() {
+    // While a thread is torn down its counter is gone, and nobody asks for it.
+    let _gone = CALLS.try_with(|calls| calls.set(calls.get() + 1));
+}
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count_one();
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        count_one();
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(place, layout) }
+    }
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count_one();
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count_one();
+        // SAFETY: as the caller promises.
+        unsafe { System.realloc(place, layout, size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// Heap calls of `work` on this thread: allocations, reallocations, releases.
+fn heap_calls<T>(work: impl FnOnce() -> T) -> (u64, T) {
+    let before = CALLS.get();
+    let result = work();
+    (CALLS.get() - before, result)
+}
+
+#[test]
+fn the_counter_sees_a_single_call() {
+    let (calls, boxed) = heap_calls(|| std::hint::black_box(Box::new(7u64)));
+    assert_eq!(calls, 1);
+    assert_eq!(heap_calls(|| drop(boxed)).0, 1);
+    let mut list: Vec<u8> = Vec::with_capacity(1);
+    assert_eq!(heap_calls(|| list.extend([1, 2, 3])).0, 1, "a reallocation");
+    assert_eq!(heap_calls(|| std::hint::black_box(3 + 4)).0, 0);
+}
+
+/// An engine without a network: two cars that drive to and fro, one to the right and one to the left.
+struct Scripted {
+    size: Size,
+    input: Vec<f32>,
+    output: Vec<f32>,
+    runs: u32,
+}
+
+const ANCHORS: usize = 100;
+
+impl Scripted {
+    fn new(size: Size) -> Self {
+        let input = vec![0.0; 3 * size.width * size.height];
+        Scripted { size, input, output: vec![0.0; 6 * ANCHORS], runs: 0 }
+    }
+}
+
+impl Engine for Scripted {
+    fn size(&self) -> Size {
+        self.size
+    }
+    fn head(&self) -> HeadShape {
+        HeadShape { classes: 2, anchors: ANCHORS }
+    }
+    fn input(&mut self) -> &mut [f32] {
+        &mut self.input
+    }
+    fn run(&mut self) -> flytrap::error::Result<&[f32]> {
+        assert!(self.input.iter().any(|value| *value != self.input[0]), "the letterbox has drawn something");
+        let width = self.size.width as f32;
+        // Out of sight for a while after each passage, so that tracks begin and end.
+        let part = (self.runs % 80) as f32 / 40.0;
+        self.runs += 1;
+        let visible = if part < 1.0 { 0.8 } else { 0.0 };
+        for anchor in 0..ANCHORS {
+            let x = if anchor < 50 { part } else { 1.0 - part };
+            let y = if anchor < 50 { 0.4 } else { 0.7 };
+            let score = visible - (anchor % 50) as f32 * 0.01;
+            let column = [x * width, y * self.size.height as f32, width / 8.0, width / 12.0, 0.0, score];
+            for (row, value) in column.into_iter().enumerate() {
+                self.output[row * ANCHORS + anchor] = value;
+            }
+        }
+        Ok(&self.output)
+    }
+    fn describe(&self) -> String {
+        "scripted".into()
+    }
+}
+
+/// A raw recording of a block that wanders over noise, `frames` of `bytes`.
+fn recording(pixel: PixelFormat, width: u32, height: u32, frames: usize) -> tempfile::NamedTempFile {
+    let format = flytrap::frame::FrameFormat::packed(pixel, width, height, Default::default()).unwrap();
+    let bytes = format.frame_bytes().unwrap();
+    let mut file = tempfile::Builder::new().suffix(".raw").tempfile().unwrap();
+    for frame in 0..frames {
+        let block = frame * bytes / frames;
+        let picture: Vec<u8> = (0..bytes)
+            .map(|at| if at.abs_diff(block) < bytes / 16 { 220 } else { 90 + (at * 7 % 5) as u8 })
+            .collect();
+        file.write_all(&picture).unwrap();
+    }
+    file
+}
+
+/// Everything that a frame passes, on one thread.
+struct Way {
+    source: Box<dyn FrameSource>,
+    sampler: Sampler,
+    ring: (flytrap::ring::Writer, flytrap::ring::Reader),
+    pipeline: Pipeline,
+    outbox: Outbox,
+    inferred: u64,
+    still: u64,
+}
+
+impl Way {
+    fn new(
+        source: &str,
+        pixel: Option<PixelFormat>,
+        side: (u32, u32),
+        engine: Box<dyn Engine>,
+        classes: &Classes,
+    ) -> Self {
+        let capture = CaptureParams {
+            width: Some(side.0),
+            height: Some(side.1),
+            pixel,
+            fps: Some(FrameRate::whole(10)),
+            at_end: AtEnd::Loop,
+            ..CaptureParams::default()
+        };
+        let source = SourceSpec::parse(source).unwrap().open(&capture, Arc::new(SystemClock)).unwrap();
+        let config = Config::load(None, Vec::new()).unwrap();
+        let params = Params {
+            gate: config.gate,
+            decode: config.decode,
+            wanted: Vec::new(),
+            track: config.track,
+            count: config.count,
+            lines: config.lines,
+        };
+        let pipeline = Pipeline::new(params, source.format(), engine, classes).unwrap();
+        let ring = ring(Policy::Lossless, 3, source.slot_bytes());
+        // Small, so that it is full and drops before the counting begins.
+        let batch = BatchParams { queue_events: 8, batch_events_max: 8, age_max: Duration::from_secs(1) };
+        let outbox = Outbox::new(batch).unwrap();
+        Way { source, sampler: Sampler::new(6.0), ring, pipeline, outbox, inferred: 0, still: 0 }
+    }
+
+    /// One frame from the source to the outbox.
+    fn step(&mut self) {
+        let Advance::Frame(meta) = self.source.advance(Duration::from_secs(5)).unwrap() else {
+            panic!("no frame")
+        };
+        if self.sampler.decide(meta.captured_at) == Sample::Skip {
+            return;
+        }
+        let source = &mut self.source;
+        let filled = self.ring.0.fill(|slot| {
+            let filled = source.read_into(&mut slot.bytes)?;
+            slot.format = filled.format;
+            slot.meta = FrameMeta { bytes_used: filled.bytes_used, ..meta };
+            Ok::<(), flytrap::error::Error>(())
+        });
+        assert!(matches!(filled, Fill::Committed(())));
+        let Taken::Frame(slot) = self.ring.1.take(Duration::from_secs(5)) else {
+            panic!("no frame in the ring")
+        };
+        let view = FrameView::new(slot.format, slot.valid()).unwrap();
+        let at = slot.meta.captured_at;
+        let (outbox, camera) = (&self.outbox, fixed("camera"));
+        let outcome = self.pipeline.process(&view, at, &mut |body| {
+            outbox.post(at, at, &camera, body);
+        });
+        let outcome = outcome.unwrap();
+        self.inferred += u64::from(outcome.inferred);
+        self.still += u64::from(!outcome.inferred);
+    }
+}
+
+fn classes() -> Classes {
+    Classes::from_metadata("{0: 'person', 1: 'car'}").unwrap()
+}
+
+/// Walks `frames` after as many to warm up; the heap calls of all of them.
+fn calls_after_warm_up(way: &mut Way, frames: usize) -> Vec<u64> {
+    (0..frames).for_each(|_| way.step());
+    let (posted, inferred) = (way.outbox.counters().posted(), way.inferred);
+    let calls = (0..frames).map(|_| heap_calls(|| way.step()).0).collect();
+    // It would be easy to make no heap call by doing nothing.
+    assert!(way.inferred > inferred, "no frame was inferred");
+    assert!(way.outbox.counters().posted() >= posted + 6, "tracks began, crossed and ended");
+    calls
+}
+
+#[test]
+fn raw_frames_make_no_heap_call_in_our_stages() {
+    for pixel in PixelFormat::ALL.into_iter().filter(|pixel| *pixel != PixelFormat::Mjpeg) {
+        let file = recording(pixel, 320, 240, 40);
+        let source = format!("file:{}", file.path().display());
+        let engine = Box::new(Scripted::new(Size { width: 320, height: 320 }));
+        let mut way = Way::new(&source, Some(pixel), (320, 240), engine, &classes());
+        let calls = calls_after_warm_up(&mut way, 400);
+        assert_eq!(calls.iter().sum::<u64>(), 0, "{pixel}: {calls:?}");
+    }
+}
+
+#[test]
+fn mjpeg_frames_make_no_heap_call_in_our_stages() {
+    let source = format!("file:{}", common::data("squares.mjpeg"));
+    let engine = Box::new(Scripted::new(Size { width: 320, height: 320 }));
+    let mut way = Way::new(&source, None, (240, 144), engine, &classes());
+    let calls = calls_after_warm_up(&mut way, 480);
+    assert_eq!(calls.iter().sum::<u64>(), 0, "{calls:?}");
+    assert!(way.still > 0, "the gate was closed for some frames, which took the other way");
+}
+
+#[test]
+fn yuv4mpeg_from_a_program_makes_no_heap_call_in_our_stages() {
+    let mut script = tempfile::Builder::new().suffix(".y4m").tempfile().unwrap();
+    script.write_all(b"YUV4MPEG2 W64 H48 F10:1 C420jpeg\n").unwrap();
+    for frame in 0..900usize {
+        script.write_all(b"FRAME\n").unwrap();
+        let picture: Vec<u8> =
+            (0..64 * 48 * 3 / 2).map(|at| if at / 200 == frame % 20 { 230 } else { 60 }).collect();
+        script.write_all(&picture).unwrap();
+    }
+    let source = format!("exec:cat {}", script.path().display());
+    let engine = Box::new(Scripted::new(Size { width: 64, height: 64 }));
+    let mut way = Way::new(&source, None, (64, 48), engine, &classes());
+    let calls = calls_after_warm_up(&mut way, 400);
+    assert_eq!(calls.iter().sum::<u64>(), 0, "{calls:?}");
+}
+
+/// tract allocates every node's output anew. How often is recorded here; that it grows would be a leak.
+fn tract_calls(path: &std::path::Path, sha256: Option<&str>) -> Vec<u64> {
+    let params = ModelParams { path: path.into(), sha256: sha256.map(str::to_owned) };
+    let (mut engine, _) =
+        Loaded::open(&params).unwrap().into_engine(Size { width: 1280, height: 720 }).unwrap();
+    let mut run = || {
+        engine.input().fill(0.25);
+        heap_calls(|| assert!(engine.run().unwrap().len() > 4)).0
+    };
+    run();
+    (0..5).map(|_| run()).collect()
+}
+
+#[test]
+fn tracts_heap_calls_per_frame_do_not_grow() {
+    let tell = |model: &str, calls: &[u64]| {
+        assert!(calls.iter().all(|count| *count == calls[0]), "{model}: {calls:?}");
+        writeln!(std::io::stderr(), "MEASURED tract: {} heap calls a frame with {model}", calls[0]).unwrap();
+    };
+    tell("squares.onnx", &tract_calls(common::data("squares.onnx").as_ref(), None));
+    if let Some(shared) = common::shared("tracts_heap_calls_per_frame_do_not_grow (YOLO11n)") {
+        tell("YOLO11n 320", &tract_calls(&shared.join("models/yolo11n-320.onnx"), None));
+    }
+}
