@@ -532,7 +532,7 @@ impl Tracker {
             let expected = track.filter.expected();
             for (column, &index) in self.columns.iter().enumerate() {
                 let detection = &self.inbox[index];
-                if self.group(detection.class) == track.group {
+                if self.group(detection.class) == track.group && !self.claimed(track, detection) {
                     let cost = self.cost(round, track, &expected, detection);
                     self.assignment.allow(row, column, cost);
                 }
@@ -547,6 +547,17 @@ impl Tracker {
             track.see(now, detection, cut);
             self.taken[index] = true;
         }
+    }
+
+    /// Whether `detection` shows a road user in sight, so that `track`, which is out of sight, may not come back as it: the
+    /// second box of the car behind would throw the lost one back over its line.
+    fn claimed(&self, track: &Track, detection: &Detection) -> bool {
+        let shows = |other: &Track| {
+            other.state == State::Confirmed
+                && other.group == track.group
+                && is_double(&other.filter.expected(), &detection.bbox)
+        };
+        track.state == State::Lost && self.tracks().any(shows)
     }
 
     /// What it costs to believe that `detection` is `track`: 0..=1, infinite if it is not allowed.

@@ -249,6 +249,30 @@ fn the_lower_half_of_a_car_is_no_second_car_but_a_car_before_a_lorry_is() {
     }
 }
 
+/// Two cars in a lane: the first leaves, and the second shows twice, whole and by its lower half.
+#[test]
+fn a_lost_track_does_not_come_back_as_the_second_box_of_another_car() {
+    let mut t = tracker();
+    let mut step = 0;
+    let mut update = |t: &mut Tracker, boxes: &[Detection]| {
+        t.update(at(f64::from(step) / 10.0), boxes, &mut quiet);
+        step += 1;
+    };
+    for y in 0..6 {
+        let y = 200.0 + 4.0 * y as f32;
+        update(&mut t, &[car(300.0, y), car(300.0, y + 80.0)]);
+    }
+    assert_eq!(t.seen().count(), 2);
+    for y in 6..14 {
+        let y = 200.0 + 4.0 * y as f32;
+        let whole = car(300.0, y);
+        let (w, h) = (whole.bbox.width(), whole.bbox.height());
+        let part = seen(300.0, y + h * 0.2, w, h * 0.6, 0.8, CAR);
+        update(&mut t, &[whole, part]);
+        assert_eq!(t.seen().map(Track::id).collect::<Vec<_>>(), [1], "the lost one stays lost");
+    }
+}
+
 /// Two candidates of one group: the one of the track's own class is preferred.
 #[test]
 fn another_class_costs() {
