@@ -43,7 +43,7 @@ impl Canvas {
                 match planes {
                     Planes::Grey(plane) => rgb.extend([plane.row(y)[x * plane.step()]; 3]),
                     Planes::Rgb { r, g, b } => {
-                        rgb.extend([r, g, b].map(|plane| plane.row(y)[x * plane.step()]))
+                        rgb.extend([r, g, b].map(|plane| plane.row(y)[x * plane.step()]));
                     }
                     Planes::Yuv { y: plane, u, v } => {
                         let value = (f32::from(plane.row(y)[x * plane.step()]) - zero) * luma;

@@ -405,10 +405,12 @@ pub(crate) mod tests {
         let numbers = serde_json::to_value(stats).unwrap().as_object().unwrap().len();
         // Version, seq and at, camera, case, then at most 10 bytes a number; a text case is far smaller.
         assert!(1 + 10 + 10 + (1 + NAME_BYTES_MAX) + 1 + numbers * 10 <= RECORD_BYTES_MAX);
-        assert!(
-            1 + 10 + 10 + (1 + NAME_BYTES_MAX) + 1 + 2 + EVENT_TEXT_BYTES_MAX + 3 * 5 <= RECORD_BYTES_MAX
-        );
-        assert!(1 + 10 + 10 + (1 + NAME_BYTES_MAX) * 4 + 1 + 10 + 1 + 12 <= RECORD_BYTES_MAX);
+        const {
+            assert!(
+                1 + 10 + 10 + (1 + NAME_BYTES_MAX) + 1 + 2 + EVENT_TEXT_BYTES_MAX + 3 * 5 <= RECORD_BYTES_MAX
+            );
+            assert!(1 + 10 + 10 + (1 + NAME_BYTES_MAX) * 4 + 1 + 10 + 1 + 12 <= RECORD_BYTES_MAX);
+        }
     }
 
     proptest! {

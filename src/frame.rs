@@ -515,7 +515,7 @@ mod tests {
                             bytes[16 * row + (8 + y / 2) * (row / 2) + x / 2] = sample(2, x / 2, y / 2);
                         }
                         PixelFormat::Rgb24 => {
-                            (0..3).for_each(|c| bytes[y * row + x * 3 + c] = sample(c as u8, x, y))
+                            (0..3).for_each(|c| bytes[y * row + x * 3 + c] = sample(c as u8, x, y));
                         }
                         PixelFormat::Grey | PixelFormat::Mjpeg => unreachable!(),
                     }

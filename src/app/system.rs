@@ -15,6 +15,7 @@ pub fn resident_bytes() -> u64 {
 }
 
 /// Memory of the machine, bytes.
+#[allow(clippy::useless_conversion, reason = "32 bits on 32-bit boards")]
 pub fn memory_bytes() -> u64 {
     let info = rustix::system::sysinfo();
     u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit))

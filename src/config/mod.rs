@@ -355,7 +355,7 @@ fn point(value: &Value) -> Result<PointRel, String> {
     };
     let (x, y) = match value {
         Value::List(pair) if pair.len() == 2 => (number(&pair[0]), number(&pair[1])),
-        _ => (None, None),
+        Value::List(_) | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) => (None, None),
     };
     let (Some(x), Some(y)) = (x, y) else {
         return Err(format!("{value} must be a point [x, y]"));
@@ -409,10 +409,10 @@ fn lines(values: &mut Values) -> Vec<Line> {
             fixed(&text)
         };
         let line = Line { name: label("name"), a, b, forward: label("forward"), backward: label("backward") };
-        if !values.has_mistakes() {
-            if let Err(error) = line.check() {
-                values.mistake_without_value(&key("from"), error);
-            }
+        if !values.has_mistakes()
+            && let Err(error) = line.check()
+        {
+            values.mistake_without_value(&key("from"), error);
         }
         if lines.iter().any(|other| other.name == line.name) {
             values.mistake(&key("name"), "must be a name of its own");

@@ -3,6 +3,7 @@
 //!
 //! `src/config/defaults.toml` is the schema: a key that is not in it does not exist, and a value must be of the type that
 //! it has there. Ranges are checked by whoever takes a value out. Nothing here knows what a key means.
+#![allow(clippy::wildcard_enum_match_arm, reason = "each getter wants one type and says so for all others")]
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -94,7 +95,7 @@ impl Values {
     pub fn new(defaults: &str) -> Self {
         let mut flat = Flat::default();
         let table = DeTable::parse(defaults).expect("defaults.toml is checked in and tested");
-        flat.table(String::new(), table.get_ref(), &|_| None);
+        flat.table("", table.get_ref(), &|_| None);
         assert!(flat.mistakes.is_empty(), "defaults.toml: {:?}", flat.mistakes);
         let templates =
             flat.entries.iter().map(|(path, entry)| (template(path), entry.value.clone())).collect();
@@ -115,7 +116,7 @@ impl Values {
             }
         };
         let mut flat = Flat::default();
-        flat.table(String::new(), table.get_ref(), &|offset| Some(format!("{name}:{}", line_of(offset))));
+        flat.table("", table.get_ref(), &|offset| Some(format!("{name}:{}", line_of(offset))));
         self.mistakes.append(&mut flat.mistakes);
         for (array, count) in flat.counts {
             if self.counts.contains_key(&array) {
@@ -360,13 +361,13 @@ struct Flat {
 }
 
 impl Flat {
-    fn table(&mut self, prefix: String, table: &DeTable<'_>, place: &dyn Fn(usize) -> Option<String>) {
+    fn table(&mut self, prefix: &str, table: &DeTable<'_>, place: &dyn Fn(usize) -> Option<String>) {
         for (key, value) in table {
             let dot = if prefix.is_empty() { "" } else { "." };
             let path = format!("{prefix}{dot}{}", key.get_ref());
             let place_here = place(key.span().start);
             match value.get_ref() {
-                DeValue::Table(inner) => self.table(path, inner, place),
+                DeValue::Table(inner) => self.table(&path, inner, place),
                 DeValue::Array(items)
                     if items
                         .iter()
@@ -376,7 +377,7 @@ impl Flat {
                     let mut count = 0;
                     for item in items.iter() {
                         match item.get_ref() {
-                            DeValue::Table(inner) => self.table(format!("{path}[{count}]"), inner, place),
+                            DeValue::Table(inner) => self.table(&format!("{path}[{count}]"), inner, place),
                             _ => self.wrong(&path, place_here.as_deref(), "mixes tables and values"),
                         }
                         count += 1;

@@ -45,10 +45,10 @@ impl HeadShape {
             ))
         };
         match *dims {
-            [1, _, 6] if classes != 2 => {
+            [1, rows, 6] if rows != 4 + classes => {
                 wrong("it has suppression built in; export it again with nms=False, end2end=False".into())
             }
-            [1, _, rows] if rows == 5 + classes => {
+            [1, rows, columns] if rows != 4 + classes && columns == 5 + classes => {
                 wrong("YOLOv5 layout with objectness; use YOLOv8 or YOLO11".into())
             }
             [1, rows, anchors]

@@ -48,7 +48,7 @@ fn the_life_of_a_track() {
     let mut heard = Vec::new();
     for frame in 0..4 {
         t.update(at(f64::from(frame) / 10.0), &[car(300.0 + 20.0 * frame as f32, 300.0)], &mut |e| {
-            heard.push(words(e))
+            heard.push(words(e));
         });
     }
     let track = t.seen().next().unwrap().clone();
@@ -179,7 +179,7 @@ fn a_track_that_left_the_frame_does_not_wait_for_the_next_car() {
     let mut heard = Vec::new();
     for frame in 0..10 {
         t.update(at(f64::from(frame) / 10.0), &[car(900.0 + 40.0 * frame as f32, 300.0)], &mut |e| {
-            heard.push(words(e))
+            heard.push(words(e));
         });
     }
     for frame in 10..13 {
@@ -321,9 +321,9 @@ fn full_means_eviction_or_a_counted_drop() {
     assert_eq!((heard.len(), t.seen().count()), (TRACKS_MAX, TRACKS_MAX));
     heard.clear();
     // Two of them unseen, one of these for longer: they make room, the one unseen longest first.
-    let now: Vec<Detection> = t.seen().filter(|t| t.id() != 5).map(|t| seen_again(t)).collect();
+    let now: Vec<Detection> = t.seen().filter(|t| t.id() != 5).map(seen_again).collect();
     t.update(at(0.2), &now, &mut |e| heard.push(words(e)));
-    let mut now: Vec<Detection> = t.seen().filter(|t| t.id() != 9).map(|t| seen_again(t)).collect();
+    let mut now: Vec<Detection> = t.seen().filter(|t| t.id() != 9).map(seen_again).collect();
     now.push(car(640.0, 680.0));
     t.update(at(0.3), &now, &mut |e| heard.push(words(e)));
     assert_eq!(heard, ["-5 Evicted"]);

@@ -1,5 +1,6 @@
 //! What the tests share: where real input lies, and how the binary is run.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, reason = "each test uses its part")]
+#![allow(clippy::explicit_write, reason = "the test harness keeps what eprintln says")]
 
 use std::io::Write;
 use std::path::PathBuf;

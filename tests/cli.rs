@@ -1,0 +1,256 @@
+//! The command line: every kind of bad input gets one line with the place and the remedy, and the documented exit code.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+
+use common::{data, flytrap, json_lines, of_type, output, run_squares, told};
+
+/// Runs it and expects `code` and, on stderr, exactly one line of ours that has all of `words`.
+fn refused(command: &mut Command, code: i32, words: &[&str]) -> String {
+    let output = output(command);
+    assert_eq!(output.status.code(), Some(code), "{command:?}: {}", told(&output));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let ours: Vec<&str> = stderr.lines().filter(|line| line.starts_with("flytrap ")).collect();
+    assert_eq!(ours.len(), 1, "{command:?}: {stderr}");
+    for word in words {
+        assert!(ours[0].contains(word), "{command:?}: '{word}' is not in: {}", ours[0]);
+    }
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    stderr
+}
+
+fn file(folder: &Path, name: &str, bytes: &[u8]) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path.display().to_string()
+}
+
+fn detect(model: &str, pictures: &[&str]) -> Command {
+    let mut command = flytrap();
+    command.args(["detect", "--model", model]).args(pictures);
+    command
+}
+
+fn run(source: &str) -> Command {
+    let mut command = flytrap();
+    command.args(["run", "--until-end", "--source", source, "--model"]).arg(data("squares.onnx"));
+    command
+}
+
+#[test]
+fn models_that_are_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = data("pixels/420.jpg");
+    refused(&mut detect("/nowhere/model.onnx", &[&picture]), 3, &["'/nowhere/model.onnx'", "--model"]);
+    let unknown = file(folder.path(), "text.onnx", b"hello");
+    refused(&mut detect(&unknown, &[&picture]), 3, &["text.onnx", "sha256", "--model-sha256"]);
+    let hash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; // of "hello"
+    refused(detect(&unknown, &[&picture]).args(["--model-sha256", hash]), 3, &["text.onnx", "ONNX"]);
+    let squares = data("squares.onnx");
+    refused(detect(&squares, &[&picture]).args(["--model-sha256", hash]), 3, &["squares.onnx", hash]);
+    refused(detect(&squares, &[&picture]).args(["--model-sha256", "12"]), 2, &["--model-sha256", "64"]);
+    // A good file, cut.
+    let bytes = std::fs::read(&squares).unwrap();
+    let half = file(folder.path(), "half.onnx", &bytes[..bytes.len() / 2]);
+    let sum = output(Command::new("sha256sum").arg(&half));
+    let sum = String::from_utf8(sum.stdout).unwrap()[..64].to_owned();
+    refused(detect(&half, &[&picture]).args(["--model-sha256", &sum]), 3, &["half.onnx"]);
+    let mut none = flytrap();
+    refused(none.args(["detect", &picture]), 2, &["model.path", "--model"]);
+}
+
+/// Networks of other kinds are told apart, each with its remedy.
+#[test]
+fn models_of_another_kind() {
+    let folder = std::fs::read_dir(data("other-models")).unwrap();
+    let mut seen = 0;
+    for entry in folder {
+        let path = entry.unwrap().path();
+        let sum = output(Command::new("sha256sum").arg(&path));
+        let sum = String::from_utf8(sum.stdout).unwrap()[..64].to_owned();
+        let words: &[&str] = match path.file_stem().unwrap().to_str().unwrap() {
+            "segment" => &["'segment'", "detect"],
+            "classifier" => &["detect", "export"],
+            "end2end" => &["suppression", "end2end=False"],
+            "yolov5" => &["objectness", "YOLO11"],
+            "no-names" => &["names", "Ultralytics"],
+            "two-inputs" => &["inputs"],
+            "grey-input" => &["3 channels"],
+            other => panic!("{other}: what is expected of it?"),
+        };
+        let path = path.display().to_string();
+        refused(detect(&path, &[&data("pixels/420.jpg")]).args(["--model-sha256", &sum]), 3, words);
+        seen += 1;
+    }
+    assert_eq!(seen, 7);
+}
+
+#[test]
+fn pictures_that_are_none_cost_themselves() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = file(folder.path(), "text.jpg", b"hello world, no picture");
+    let bytes = std::fs::read(data("pixels/420.jpg")).unwrap();
+    let half = file(folder.path(), "half.jpg", &bytes[..bytes.len() - 400]);
+    let gone = folder.path().join("gone.jpg").display().to_string();
+    let (good, squares) = (data("pixels/420.jpg"), data("squares.onnx"));
+    let found = output(detect(&squares, &[&text, &half, &gone, &good]).arg("--json"));
+    assert_eq!(found.status.code(), Some(4), "{}", told(&found));
+    let lines = json_lines(&found);
+    assert_eq!(lines.len(), 1, "the good one is there all the same");
+    assert_eq!(lines[0]["photo"], "420.jpg");
+    let stderr = String::from_utf8(found.stderr).unwrap();
+    for words in
+        ["text.jpg': is no JPEG or PNG", "half.jpg", "gone.jpg': cannot be opened", "3 of 4 pictures"]
+    {
+        assert!(stderr.contains(words), "{stderr}");
+    }
+    assert_eq!(stderr.lines().count(), 4, "{stderr}");
+    refused(detect(&squares, &[&good]).args(["--out", &text]), 1, &["text.jpg", "rights"]);
+}
+
+#[test]
+fn sources_that_are_none() {
+    let folder = tempfile::tempdir().unwrap();
+    refused(&mut run("file:/nowhere.y4m"), 4, &["/nowhere.y4m", "check the path"]);
+    refused(&mut run("tv:1"), 2, &["--source", "unknown scheme 'tv'", "file:FILE"]);
+    refused(&mut run("rtsp://joe:secret@cam/1"), 2, &["exec:ffmpeg"]);
+    let film = file(folder.path(), "film.mp4", b"....ftypisom");
+    refused(&mut run(&format!("file:{film}")), 4, &["film.mp4", "exec:ffmpeg"]);
+    refused(&mut run("exec:no-such-program-anywhere -x"), 4, &["no-such-program-anywhere", "install"]);
+    refused(
+        &mut run("exec:sh -c 'echo out of film >&2; exit 3'"),
+        4,
+        &["ended with status 3", "out of film"],
+    );
+    let empty = folder.path().display().to_string();
+    refused(&mut run(&format!("dir:{empty}/nothing")), 4, &["nothing"]);
+    let raw = file(folder.path(), "a.yuv", &[0; 100]);
+    refused(&mut run(&format!("file:{raw}")), 2, &["a.yuv", "width"]);
+    let mut none = flytrap();
+    refused(none.args(["run", "--model"]).arg(data("squares.onnx")), 2, &["camera.source", "--source"]);
+}
+
+/// A program that dies in the middle of a frame: an error, but what was seen before is delivered.
+#[test]
+fn nothing_is_lost_that_was_seen_before_a_source_dies() {
+    let squares = data("squares.mjpeg");
+    let length = std::fs::metadata(&squares).unwrap().len() / 2;
+    let script = format!("exec:sh -c 'head -c {length} \"{squares}\"; echo the cable broke >&2; exit 7'");
+    let folder = tempfile::tempdir().unwrap();
+    let config = file(folder.path(), "flytrap.toml", b"[camera]\nfps = \"10\"\n");
+    let output = output(run(&script).args(["--config", &config]));
+    assert_eq!(output.status.code(), Some(4), "{}", told(&output));
+    let events = json_lines(&output);
+    let counted = of_type(&events, "crossing").len();
+    assert!(counted >= 2, "{counted} crossings in the first half");
+    assert_eq!(events.last().unwrap()["type"], "flytrap.stopping");
+    let reason = events.last().unwrap()["data"]["reason"].as_str().unwrap();
+    assert!(reason.contains("the cable broke"), "{reason}");
+    assert_eq!(of_type(&events, "track.begin").len(), of_type(&events, "track.end").len());
+}
+
+#[test]
+fn configurations_that_are_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = file(
+        folder.path(),
+        "wrong.toml",
+        b"[camera]\nwidht = 640\n[gate]\ninclude = [[[0, 0], [9, 9], [1, 0]]]\n[track]\nhits_min = \"two\"\n",
+    );
+    let output = output(flytrap().args(["check", &wrong]));
+    assert_eq!(output.status.code(), Some(2), "{}", told(&output));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    for words in [
+        "wrong.toml:2: 'camera.widht' is not a setting; did you mean 'camera.width'?",
+        "wrong.toml:4: gate.include",
+        "wrong.toml:6: track.hits_min",
+    ] {
+        assert!(stderr.contains(words), "{stderr}");
+    }
+    assert_eq!(stderr.lines().count(), 3, "one line a mistake: {stderr}");
+    let syntax = file(folder.path(), "syntax.toml", b"[camera\n");
+    refused(flytrap().args(["check", &syntax]), 2, &["syntax.toml:1"]);
+    refused(flytrap().args(["check", "/nowhere.toml"]), 2, &["/nowhere.toml", "check the path"]);
+    let budget = file(folder.path(), "small.toml", b"[memory]\nbudget_mb = 16\n");
+    refused(
+        run_squares().args(["--config", &budget]),
+        2,
+        &["memory.budget_mb allows 16.0 MiB", "frame ring"],
+    );
+    let classes = file(folder.path(), "classes.toml", b"[track]\nclasses = [\"lorry\"]\n");
+    refused(run_squares().args(["--config", &classes]), 2, &["track.classes", "lorry", "car"]);
+    let token = file(
+        folder.path(),
+        "token.toml",
+        b"[uplink]\ntarget = \"http://127.0.0.1:9/\"\ntoken_file = \"/nowhere/token\"\n",
+    );
+    refused(run_squares().args(["--config", &token]), 2, &["/nowhere/token"]);
+    refused(run_squares().args(["--uplink", "ftp://joe:secret@h/"]), 2, &["--uplink", "https://"]);
+}
+
+#[test]
+fn check_prints_what_is_in_force_and_reads_back() {
+    let defaults = output(flytrap().arg("check"));
+    assert!(defaults.status.success());
+    let text = String::from_utf8(defaults.stdout).unwrap();
+    assert!(
+        text.contains("track.lost_after_s = 2.0") && text.contains("line[0].name = \"middle\""),
+        "{text}"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let model = data("squares.onnx");
+    let good = format!("camera.source = \"file:{}\"\nmodel.path = \"{model}\"\n", data("squares.mjpeg"));
+    let good = file(folder.path(), "good.toml", good.as_bytes());
+    let checked = output(flytrap().args(["check", &good]));
+    assert!(checked.status.success() && checked.stderr.is_empty(), "{}", told(&checked));
+    assert!(output(flytrap().args(["run", "--until-end", "--config", &good])).status.success());
+}
+
+#[test]
+fn secrets_stay_out_of_what_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[camera]\nsource = \"exec:sh -c 'exit 1' rtsp://joe:secret@cam/1\"\n[log]\nlevel = \"debug\"\n[uplink]\ntarget = \"https://h.example/x?token=secret\"\n";
+    let config = file(folder.path(), "flytrap.toml", text.as_bytes());
+    let checked = output(flytrap().args(["check", &config]));
+    let mut command = flytrap();
+    command
+        .args(["run", "--until-end", "--uplink", "stdout", "--config", &config, "--model"])
+        .arg(data("squares.onnx"));
+    let ran = output(&mut command);
+    for output in [&checked, &ran] {
+        assert!(!told(output).contains("secret"), "{}", told(output));
+    }
+    assert!(told(&ran).contains("rtsp://***@cam"), "{}", told(&ran));
+}
+
+#[test]
+fn help_and_version_are_told_on_stdout() {
+    for args in [&["--help"][..], &["run", "--help"], &["--version"]] {
+        let output = output(flytrap().args(args));
+        assert!(output.status.success() && output.stderr.is_empty() && !output.stdout.is_empty(), "{args:?}");
+    }
+    let wrong = output(flytrap().args(["run", "--no-such-option"]));
+    assert_eq!(wrong.status.code(), Some(2));
+    let logs = output(run_squares().arg("--json"));
+    let stderr = String::from_utf8(logs.stderr).unwrap();
+    assert!(stderr.lines().count() > 3);
+    for line in stderr.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    }
+}
+
+/// A reader of stdout that goes away is no reason to hang or to lose the exit code.
+#[test]
+fn a_closed_stdout_is_an_error_not_a_hang() {
+    let mut command = run_squares();
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let folder = tempfile::tempdir().unwrap();
+    let config = file(folder.path(), "flytrap.toml", b"[uplink]\ndrain_s = 1\n");
+    let mut child = command.args(["--config", &config]).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(5), "{}", told(&output));
+}

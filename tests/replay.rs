@@ -1,0 +1,263 @@
+//! Recordings through the whole program: what happened in them is what it tells.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use common::{data, ffmpeg, flytrap, json_lines, of_type, output, run_squares, shared, told};
+use serde_json::Value;
+
+/// A configuration file with this text.
+fn config(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+/// Crossings by class and direction.
+fn crossings(events: &[Value]) -> BTreeMap<(String, String), u64> {
+    let mut counts = BTreeMap::new();
+    for crossing in of_type(events, "crossing") {
+        let text = |key: &str| crossing[key].as_str().unwrap().to_owned();
+        *counts.entry((text("class"), text("direction_name"))).or_default() += 1;
+    }
+    counts
+}
+
+/// Numbers without a gap from 0, one id each, beginning with `started` and ending with `stopping`.
+fn check_sequence(events: &[Value]) {
+    for (number, event) in events.iter().enumerate() {
+        let id = event["id"].as_str().unwrap();
+        assert_eq!(id.rsplit('/').next().unwrap(), number.to_string(), "{id}");
+    }
+    assert_eq!(events.first().unwrap()["type"], "flytrap.started");
+    assert_eq!(events.last().unwrap()["type"], "flytrap.stopping");
+}
+
+#[test]
+fn squares_are_counted_as_they_were_drawn() {
+    let truth: Value =
+        serde_json::from_str(&std::fs::read_to_string(data("squares.truth.json")).unwrap()).unwrap();
+    let truth = truth["crossings"].as_array().unwrap().iter().map(|line| {
+        let text = |index: usize| line[index].as_str().unwrap().to_owned();
+        ((text(0), text(1)), line[2].as_u64().unwrap())
+    });
+    let truth: BTreeMap<_, _> = truth.collect();
+    for settings in [
+        "",
+        "[sampling]\nfps = 10\n",
+        "[gate]\nenabled = false\n",
+        "[sampling]\nprofile = \"security_surveillance\"\n",
+    ] {
+        let file = config(settings);
+        let output = output(run_squares().arg("--config").arg(file.path()));
+        assert!(output.status.success(), "{settings}: {}", told(&output));
+        let events = json_lines(&output);
+        check_sequence(&events);
+        assert_eq!(crossings(&events), truth, "{settings}");
+        let stats = of_type(&events, "stats");
+        assert_eq!(stats.last().unwrap()["frames_captured"], 160, "{settings}");
+        assert_eq!(stats.last().unwrap()["frames_corrupt"], 0, "{settings}");
+        // Every track that began has ended, once.
+        let tracks =
+            |kind| of_type(&events, kind).iter().map(|t| t["track"].as_u64().unwrap()).collect::<Vec<_>>();
+        let (began, mut ended) = (tracks("track.begin"), tracks("track.end"));
+        ended.sort_unstable();
+        assert_eq!(began, ended, "{settings}");
+    }
+}
+
+#[test]
+fn another_line_counts_what_crosses_it() {
+    // Across the picture above the lanes: nobody crosses it. And the middle from top to bottom: the ways change names.
+    let file = config(
+        "[[line]]\nname = \"sky\"\nfrom = [0.0, 0.05]\nto = [1.0, 0.05]\n[[line]]\nname = \"down\"\nfrom = [0.5, 0.0]\nto = [0.5, 1.0]\nforward = \"west\"\nbackward = \"east\"\n",
+    );
+    let output = output(run_squares().arg("--config").arg(file.path()));
+    assert!(output.status.success(), "{}", told(&output));
+    let counts = crossings(&json_lines(&output));
+    let count = |class: &str, way: &str| counts.get(&(class.into(), way.into())).copied().unwrap_or(0);
+    assert_eq!(
+        (count("car", "east"), count("car", "west"), count("person", "east")),
+        (3, 2, 1),
+        "{counts:?}"
+    );
+    assert_eq!(counts.values().sum::<u64>(), 6, "{counts:?}");
+}
+
+/// A folder of pictures of different sizes, shapes and kinds is a source like any other.
+#[test]
+fn a_folder_of_unlike_pictures_runs_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    for (index, name) in ["444.jpg", "420.jpg", "420-even.jpg", "440.jpg"].into_iter().enumerate() {
+        std::fs::copy(data(&format!("pixels/{name}")), folder.path().join(format!("{index}.jpg"))).unwrap();
+    }
+    std::fs::write(folder.path().join("9.jpg"), b"not a picture").unwrap();
+    let mut command = flytrap();
+    command.args(["run", "--until-end", "--source"]).arg(format!("dir:{}", folder.path().display()));
+    let output = output(command.arg("--model").arg(data("squares.onnx")));
+    assert!(output.status.success(), "{}", told(&output));
+    let events = json_lines(&output);
+    let stats = *of_type(&events, "stats").last().unwrap();
+    assert_eq!(
+        (&stats["frames_captured"], &stats["frames_corrupt"]),
+        (&5.into(), &1.into()),
+        "{}",
+        told(&output)
+    );
+    assert_eq!(stats["frames_gated"], 4);
+}
+
+/// Where a track's bottom centre was seen first and last, and for how long.
+#[derive(Debug)]
+struct Passage {
+    from: [f64; 2],
+    to: [f64; 2],
+    seconds: f64,
+    class: String,
+}
+
+fn passages(events: &[Value]) -> Vec<Passage> {
+    let point = |value: &Value| [value["x"].as_f64().unwrap(), value["y"].as_f64().unwrap()];
+    let passage = |end: &&Value| Passage {
+        from: point(&end["from"]),
+        to: point(&end["to"]),
+        seconds: end["seen_ms"].as_f64().unwrap() / 1000.0,
+        class: end["class"].as_str().unwrap().to_owned(),
+    };
+    of_type(events, "track.end").iter().map(passage).collect()
+}
+
+fn run_video(shared: &Path, video: &str, settings: &str) -> Vec<Value> {
+    let file = config(settings);
+    let video = shared.join("video").join(video);
+    let source = format!("exec:ffmpeg -v error -i '{}' -f yuv4mpegpipe -pix_fmt yuv420p -", video.display());
+    let mut command = flytrap();
+    command.args(["run", "--until-end", "--source", &source, "--config"]).arg(file.path());
+    let output = output(command.arg("--model").arg(shared.join("models/yolo11n-320.onnx")));
+    assert!(output.status.success(), "{}", told(&output));
+    let events = json_lines(&output);
+    check_sequence(&events);
+    events
+}
+
+struct Car {
+    from: [f64; 2],
+    to: [f64; 2],
+    seconds: f64,
+    what: &'static str,
+    count: usize,
+}
+
+/// The cars of traffic.mp4 that a person can follow (looked at picture by picture): where their wheels are first and last,
+/// for how long they are in the picture at least, and how many of them go that way. 1280x720, 161 frames, 30 a second.
+const CARS: [Car; 7] = [
+    Car {
+        from: [306.0, 124.0],
+        to: [306.0, 141.0],
+        seconds: 5.3,
+        what: "parked at the kerb from beginning to end",
+        count: 1,
+    },
+    Car {
+        from: [598.0, 266.0],
+        to: [621.0, 715.0],
+        seconds: 5.3,
+        what: "the second car of the right lane, in sight to the end",
+        count: 1,
+    },
+    Car {
+        from: [635.0, 403.0],
+        to: [672.0, 705.0],
+        seconds: 3.1,
+        what: "the first car of the right lane, leaves at the bottom",
+        count: 1,
+    },
+    Car {
+        from: [271.0, 364.0],
+        to: [26.0, 714.0],
+        seconds: 0.9,
+        what: "the white car, leaves at the lower left",
+        count: 1,
+    },
+    Car {
+        from: [424.0, 205.0],
+        to: [185.0, 719.0],
+        seconds: 1.7,
+        what: "the dark estate car behind it",
+        count: 1,
+    },
+    Car {
+        from: [374.0, 135.0],
+        to: [40.0, 719.0],
+        seconds: 2.1,
+        what: "the next two, a second and a half apart",
+        count: 2,
+    },
+    Car {
+        from: [430.0, 124.0],
+        to: [229.0, 714.0],
+        seconds: 2.6,
+        what: "the last one to reach the bottom",
+        count: 1,
+    },
+];
+
+#[test]
+fn cars_keep_their_ids_through_the_clip() {
+    let test = "cars_keep_their_ids_through_the_clip";
+    let (Some(shared), true) = (shared(test), ffmpeg(test)) else { return };
+    for fps in [6, 15] {
+        let events = run_video(&shared, "traffic.mp4", &format!("[sampling]\nfps = {fps}\n"));
+        let passages = passages(&events);
+        let near = |a: [f64; 2], b: [f64; 2]| (a[0] - b[0]).hypot(a[1] - b[1]) < 35.0;
+        for Car { from, to, seconds, what, count } in CARS {
+            let fits = |p: &&Passage| near(p.from, from) && near(p.to, to) && p.seconds >= seconds;
+            let found: Vec<_> = passages.iter().filter(fits).collect();
+            assert_eq!(found.len(), count, "{fps} fps, {what}: {found:?} among {passages:#?}");
+            assert_eq!(found[0].class, "car", "{what}");
+        }
+        // Besides them: one that shows at the right edge, and those that come into sight far away at the end.
+        assert!(passages.len() <= 8 + 3, "{fps} fps: ids change: {passages:#?}");
+        // All of them drive on one side of the middle or the other.
+        assert_eq!(crossings(&events), BTreeMap::new(), "{fps} fps");
+    }
+}
+
+/// The gate lets the network rest on a still road, and the cars are found all the same.
+#[test]
+fn the_network_rests_while_nothing_moves() {
+    let test = "the_network_rests_while_nothing_moves";
+    let (Some(shared), true) = (shared(test), ffmpeg(test)) else { return };
+    let (gated, all) = (
+        run_video(&shared, "car-detection.mp4", ""),
+        run_video(&shared, "car-detection.mp4", "[gate]\nenabled = false\n"),
+    );
+    let stat = |events: &[Value], key: &str| of_type(events, "stats").last().unwrap()[key].as_u64().unwrap();
+    let (still, frames) = (stat(&gated, "frames_still"), stat(&gated, "frames_gated"));
+    let share = still as f64 / frames as f64;
+    writeln!(
+        std::io::stderr(),
+        "MEASURED car-detection.mp4: the network rested for {still} of {frames} frames"
+    )
+    .unwrap();
+    assert!(share > 0.3, "{still} of {frames}");
+    assert_eq!(stat(&all, "frames_still"), 0);
+    assert_eq!(stat(&gated, "inferences") + still, frames);
+    // Every track that was followed without a gate for half a second or more is there with it, at the same time.
+    let spans = |events: &[Value]| {
+        let time = |event: &Value| event["boottime"].as_str().unwrap().parse::<u64>().unwrap() as f64 / 1e9;
+        let zero = time(events.iter().find(|event| event["type"] == "flytrap.camera.back").unwrap());
+        let ends = events.iter().filter(|event| event["type"] == "flytrap.track.end");
+        ends.map(|event| (time(event) - zero, event["data"]["seen_ms"].as_f64().unwrap() / 1000.0))
+            .collect::<Vec<_>>()
+    };
+    let (with, without) = (spans(&gated), spans(&all));
+    for (end, seconds) in without.iter().filter(|(_, seconds)| *seconds >= 0.5) {
+        let found = with.iter().any(|(other, _)| (other - end).abs() < 1.5);
+        assert!(found, "a track of {seconds} s that ended at {end} is missing with the gate: {with:?}");
+    }
+}
