@@ -1,7 +1,7 @@
 //! From the camera's planes to the model's input in one pass, and boxes back again.
 //!
 //! The frame is scaled to fit the model's rectangle, centred, and the rest filled with grey 114, as Ultralytics does it
-//! (`ultralytics/data/augment.py`, `LetterBox`). Row by row: a row of the frame becomes RGB ([`super::rgb`]), is sampled
+//! (`ultralytics/data/augment.py`, `LetterBox`). Row by row: a row of the frame becomes RGB (`rgb.rs`), is sampled
 //! along, and two of them make a row of the input. Two sampled rows are all that is kept: there is no RGB frame, and
 //! nothing is allocated. Rows between the sampled ones are never touched.
 //!

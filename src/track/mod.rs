@@ -1,7 +1,7 @@
 //! Follows road users from frame to frame: a ByteTrack-class tracker (Zhang et al. 2022) of fixed capacity.
 //!
 //! Duty: detections of one frame in, tracks with an identity out. Per update: predict every track to `now`
-//! ([`kalman`]), then give detections to tracks in three rounds, each solved for the optimum ([`assign`]):
+//! (`kalman.rs`), then give detections to tracks in three rounds, each solved for the optimum (`assign.rs`):
 //! 1. confirmed and lost tracks x strong detections, by IoU with the predicted box, fused with the score;
 //! 2. confirmed tracks still without one x weak detections, by IoU: a car that is half hidden scores low;
 //! 3. all tracks still without one, new ones included x strong detections left, by distance in standard deviations.
