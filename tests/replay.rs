@@ -222,6 +222,8 @@ fn cars_keep_their_ids_through_the_clip() {
         }
         // Besides them: one that shows at the right edge, and those that come into sight far away at the end.
         assert!(passages.len() <= 8 + 3, "{fps} fps: ids change: {passages:#?}");
+        let resident = of_type(&events, "stats").last().unwrap()["rss_bytes"].as_u64().unwrap();
+        assert!((20 << 20..128 << 20).contains(&resident), "{resident} bytes are resident");
         // All of them drive on one side of the middle or the other.
         assert_eq!(crossings(&events), BTreeMap::new(), "{fps} fps");
     }

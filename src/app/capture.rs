@@ -1,7 +1,7 @@
 //! The capture thread: opens the source, takes the frames that the sampler wants into the ring, and opens it again when it
 //! is lost (I12).
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -216,9 +216,22 @@ impl Capture {
         let Some((model, wanted)) = self.model.take() else {
             return Err(Error::fatal(Kind::System, "the model was used up without a pipeline"));
         };
-        let (ring, reader, pipeline) = build(&self.shared, &format, slot_bytes, model, wanted)?;
-        let processor = Processor::new(Arc::clone(&self.shared), reader, pipeline);
-        let pipeline = spawn("pipeline", move || processor.run())?;
+        // Built on the thread that runs it: what building frees, that thread's part of the heap uses again.
+        let (ready, built) = mpsc::channel();
+        let shared = Arc::clone(&self.shared);
+        let pipeline = spawn("pipeline", move || match build(&shared, &format, slot_bytes, model, wanted) {
+            Ok((ring, reader, pipeline)) => {
+                let _waits_for_it = ready.send(Ok(ring));
+                Processor::new(shared, reader, pipeline).run()
+            }
+            Err(error) => {
+                let _waits_for_it = ready.send(Err(error));
+                Ok(())
+            }
+        })?;
+        let ring = built.recv().unwrap_or_else(|_| {
+            Err(Error::fatal(Kind::System, "the pipeline thread failed; see the message above"))
+        })?;
         self.downstream = Some(Downstream { ring, format, slot_bytes, pipeline });
         Ok(())
     }

@@ -18,6 +18,7 @@ pub mod system;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use async_signal::{Signal, Signals};
 use futures_lite::{FutureExt, StreamExt};
@@ -33,6 +34,9 @@ use crate::event::{Body, Name, Origin, Started, Stats, fixed};
 use crate::metrics::{Metrics, millis};
 use crate::stop::Stop;
 use crate::uplink::{self, Outbox, Report, Uplink};
+
+/// Supervisors send a signal to the process and to its group: what comes within this is one request.
+const SIGNALS_APART: Duration = Duration::from_secs(1);
 
 /// What the command line says besides the settings.
 #[derive(Debug, Clone, Copy, Default)]
@@ -102,9 +106,7 @@ enum End {
 pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let started = clock.mono();
-    for setting in &config.in_force {
-        tracing::debug!("{setting}");
-    }
+    tracing::info!("settings given: {}; `flytrap check` prints all", config.given.join(", "));
     let need = |what: &str, key: &str, option: &str| {
         Error::fatal(Kind::Config, format!("no {what}: set {key} in the configuration, or give {option}"))
     };
@@ -173,14 +175,16 @@ async fn attend(
             Some(end) => break end,
         }
     };
+    let mut patient_until = Mono::ZERO;
     let (outcome, mut reason) = match end {
         End::Capture(result) => (result, "the source ended".to_owned()),
         End::Signal(name) => {
             tracing::info!("{name}: ending; once more to leave at once");
             shared.stop.request();
+            patient_until = shared.clock.mono() + SIGNALS_APART;
             let over = async { Some(received(ended).await) };
             let again = async {
-                next_signal(&mut signals).await;
+                next_signal_after(&mut signals, shared, patient_until).await;
                 None
             };
             (over.or(again).await.unwrap_or_else(|| Err(left_at_once())), name.to_owned())
@@ -194,7 +198,7 @@ async fn attend(
     shared.outbox.close();
     let report = async { reported.recv().await.ok() };
     let again = async {
-        next_signal(&mut signals).await;
+        next_signal_after(&mut signals, shared, patient_until).await;
         None
     };
     let report = report.or(again).await.ok_or_else(left_at_once)?;
@@ -238,6 +242,16 @@ async fn next_signal(signals: &mut Signals) -> &'static str {
             Some(Err(error)) => tracing::warn!(%error, "a signal could not be read"),
             // Never: the stream has no end. Waiting for ever is right all the same.
             None => futures_lite::future::pending::<()>().await,
+        }
+    }
+}
+
+/// A signal after `from`: one that comes sooner belongs to the one before.
+async fn next_signal_after(signals: &mut Signals, shared: &Shared, from: Mono) {
+    loop {
+        next_signal(signals).await;
+        if shared.clock.mono() >= from {
+            return;
         }
     }
 }

@@ -31,9 +31,11 @@ pub(super) fn build(
     let config = &shared.config;
     let size = Size { width: format.width as usize, height: format.height as usize };
     let (mut engine, classes) = model.into_engine(size)?;
-    // Once before the first frame: proves that the network runs, and its memory is there when it is measured.
+    // Once before the first frame: proves that the network runs, and shows what it takes while it does.
+    system::reset_peak();
     engine.input().fill(PADDING);
     engine.run()?;
+    let resident = system::peak_resident_bytes() as usize;
     let params = Params {
         gate: config.gate.clone(),
         // The tracker keeps tracks on detections too weak to begin one.
@@ -45,7 +47,6 @@ pub(super) fn build(
     };
     let queue = Batcher::bytes(config.uplink.batch.queue_events)
         + config.uplink.batch.batch_events_max * size_of::<Event>();
-    let resident = system::resident_bytes() as usize;
     let pipeline = Pipeline::new(params, format, engine, &classes)?;
     let slots =
         slots_for(system::memory_bytes(), config.fps, slot_bytes, config.ring_budget).ok_or_else(|| {

@@ -14,6 +14,21 @@ pub fn resident_bytes() -> u64 {
     pages * rustix::param::page_size() as u64
 }
 
+/// Most resident memory since the start of the process or the last [`reset_peak`], bytes; what is resident now where
+/// /proc does not tell.
+pub fn peak_resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes = line.and_then(|text| text.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kibibytes.map_or_else(resident_bytes, |count| count << 10)
+}
+
+/// Begins [`peak_resident_bytes`] anew. Kernels without page monitoring refuse it; the peak then includes the start.
+pub fn reset_peak() {
+    // "5" resets the peak: proc_pid_clear_refs(5).
+    let _refused = std::fs::write("/proc/self/clear_refs", "5");
+}
+
 /// Memory of the machine, bytes.
 #[allow(clippy::useless_conversion, reason = "32 bits on 32-bit boards")]
 pub fn memory_bytes() -> u64 {
@@ -44,6 +59,7 @@ mod tests {
         let block = vec![1u8; 64 << 20];
         assert!(resident_bytes() > before + (60 << 20), "64 MB more are resident");
         drop(block);
+        assert!(peak_resident_bytes() >= before + (60 << 20), "the peak stays");
         assert!(memory_bytes() > 64 << 20);
         let id = boot_id().unwrap();
         assert_eq!((id.len(), id.matches('-').count()), (36, 4), "{id}");

@@ -110,6 +110,8 @@ pub struct Config {
     pub log_json: bool,
     /// Every setting in force as `key = value`, without secrets.
     pub in_force: Vec<String>,
+    /// Those of them that the user gave.
+    pub given: Vec<String>,
 }
 
 /// Settings of the delivery.
@@ -193,7 +195,8 @@ fn from_values(values: &mut Values) -> Config {
         ring_budget: (values.int("memory.ring_mb", 1..=4096) as usize) << 20,
         log_level: values.choice("log.level", &LEVELS),
         log_json: values.bool("log.json"),
-        in_force: in_force(values),
+        in_force: shown(values, |_| true),
+        given: shown(values, |path| values.is_set(path)),
     }
 }
 
@@ -466,14 +469,15 @@ fn uplink(values: &mut Values) -> Uplink {
     }
 }
 
-/// `key = value` for logs: passwords and tokens in addresses are masked (I10).
-fn in_force(values: &Values) -> Vec<String> {
+/// The `chosen` settings as `key = value` for logs: passwords and tokens in addresses are masked (I10).
+fn shown(values: &Values, chosen: impl Fn(&str) -> bool) -> Vec<String> {
     let masked = |path: &str, value: &Value| match (path, value) {
         ("camera.source", Value::Text(text)) => Value::Text(command::masked(text).into_owned()).to_string(),
         ("uplink.target", Value::Text(text)) => Value::Text(redacted(text)).to_string(),
         _ => value.to_string(),
     };
-    values.entries().map(|(path, value)| format!("{path} = {}", masked(path, value))).collect()
+    let entries = values.entries().filter(|(path, _)| chosen(path));
+    entries.map(|(path, value)| format!("{path} = {}", masked(path, value))).collect()
 }
 
 #[cfg(test)]

@@ -42,7 +42,10 @@ fn the_defaults_are_those_of_the_stages() {
 fn every_key_of_the_defaults_is_asked_for_and_wears_its_unit() {
     // A key that nobody takes out would be a setting without effect: change each to something absurd and see it refused,
     // or see the configuration change.
-    let plain = format!("{:?}", Config { in_force: Vec::new(), ..Config::load(None, Vec::new()).unwrap() });
+    let plain = format!(
+        "{:?}",
+        Config { in_force: Vec::new(), given: Vec::new(), ..Config::load(None, Vec::new()).unwrap() }
+    );
     let values = Values::new(DEFAULTS);
     let known: Vec<String> = values.known().map(str::to_owned).collect();
     assert!(known.len() > 60, "{}", known.len());
@@ -59,7 +62,7 @@ fn every_key_of_the_defaults_is_asked_for_and_wears_its_unit() {
         let key: &'static str = key.leak();
         match Config::load(None, vec![(key, other, "--test")]) {
             Ok(config) => {
-                let changed = format!("{:?}", Config { in_force: Vec::new(), ..config });
+                let changed = format!("{:?}", Config { in_force: Vec::new(), given: Vec::new(), ..config });
                 assert_ne!(changed, plain, "{key} changes nothing");
             }
             Err(Mistakes(list)) => assert!(list.iter().any(|line| line.contains(key)), "{key}: {list:?}"),
@@ -126,6 +129,8 @@ fn all_mistakes_are_told_at_once_and_a_file_that_is_not_there_too() {
 fn secrets_are_not_shown() {
     let config = load("[camera]\nsource = \"exec:ffmpeg -i rtsp://u:secret@h -\"\n[uplink]\ntarget = \"https://h/x?token=secret\"\n").unwrap();
     let shown = config.in_force.join("\n");
+    let expected = ["camera.source = \"exec:ffmpeg -i rtsp://***@h -\"", "uplink.target = \"https://h/x?…\""];
+    assert_eq!(config.given, expected);
     assert!(!shown.contains("secret"), "{shown}");
     assert!(shown.contains("rtsp://***@h") && shown.contains("uplink.target = \"https://h/x?…\""), "{shown}");
     for text in ["[camera]\nsource = \"rtsp://u:secret@h/1\"\n", "[uplink]\ntarget = \"x://u:secret@h/1\"\n"]
