@@ -118,11 +118,11 @@ const fn all_delivered(delivered: u64) -> Report {
 fn assert_retries_repeat(requests: &[Request]) {
     for pair in requests.windows(2) {
         let healed = match pair[0].mood {
-            Mood::Accept(_) | Mood::CutInReply | Mood::Picky | Mood::AtMost(_) | Mood::Redirect => continue,
+            Mood::Accept(_) | Mood::CutInReply | Mood::Picky | Mood::AtMost(_) => continue,
             Mood::Talkative(status) if status < 300 => continue,
             Mood::NeedsToken(_) => continue,
             Mood::Status(_) | Mood::Busy(_) | Mood::Hang | Mood::CutBeforeBody | Mood::CutAfterBody => true,
-            Mood::CutInHead | Mood::Drip | Mood::Garbage | Mood::Talkative(_) => true,
+            Mood::CutInHead | Mood::Drip | Mood::Garbage | Mood::Talkative(_) | Mood::Redirect => true,
         };
         assert!(healed && pair[0].key() == pair[1].key(), "{pair:#?}");
         if let (Some(first), Some(again)) = (&pair[0].ids, &pair[1].ids) {
@@ -280,13 +280,42 @@ fn too_large_a_batch_is_halved_until_it_fits() {
 }
 
 #[test]
-fn redirects_are_not_followed() {
-    let server = Server::start([], Mood::Redirect);
+fn redirects_are_not_followed_and_cost_nothing() {
+    let server = Server::start([Mood::Redirect; 2], Mood::Accept(200));
     let rig = Rig::start(http(&server.url()), PATIENT);
-    rig.post(0..1);
-    assert_eq!(rig.end(), Report { delivered: 0, undelivered: 0, refused: 1, dropped: 0 });
-    let paths: Vec<String> = server.requests().into_iter().map(|request| request.path).collect();
-    assert_eq!(paths, ["/events"]);
+    rig.post(0..7);
+    server.wait_for_requests(3);
+    assert_eq!(rig.end(), all_delivered(7));
+    assert!(server.requests().iter().all(|request| request.path == "/events"));
+    assert_eq!(tracks(&server), range(0..7));
+}
+
+/// Another program answers there and takes nothing: everything waits until it is put right.
+#[test]
+fn a_receiver_that_refuses_everything_empties_nothing() {
+    let server = Server::start([], Mood::Status(400));
+    let setup = Setup { batch_events_max: 50, ..PATIENT };
+    let rig = Rig::start(http(&server.url()), setup);
+    rig.post(0..120);
+    server.wait_for_requests(150);
+    assert_eq!((rig.outbox.counters().refused(), rig.outbox.counters().dropped()), (0, 0));
+    server.turn(Mood::Accept(200));
+    assert_eq!(rig.end(), all_delivered(120));
+    // What was set aside when it was put right comes after others of its batch.
+    let mut stored = tracks(&server);
+    stored.sort_unstable();
+    assert_eq!((stored, server.deliveries()), (range(0..120), 120));
+}
+
+/// The first event ever is a bad one: it does not stand in the way of the others.
+#[test]
+fn a_bad_event_at_the_head_does_not_block() {
+    let server = Server::start([], Mood::Picky);
+    let rig = Rig::start(http(&server.url()), PATIENT);
+    post(&rig.outbox, 0, "bad");
+    rig.post(1..14);
+    assert_eq!(rig.end(), Report { delivered: 13, undelivered: 0, refused: 1, dropped: 0 });
+    assert_eq!(tracks(&server), range(1..14));
 }
 
 #[test]

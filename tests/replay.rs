@@ -7,45 +7,15 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use common::{data, ffmpeg, flytrap, json_lines, of_type, output, run_squares, shared, told};
+use common::{
+    check_sequence, config, crossings, data, ffmpeg, flytrap, json_lines, of_type, output, run_squares,
+    shared, squares_truth, told,
+};
 use serde_json::Value;
-
-/// A configuration file with this text.
-fn config(text: &str) -> tempfile::NamedTempFile {
-    let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
-    file.write_all(text.as_bytes()).unwrap();
-    file
-}
-
-/// Crossings by class and direction.
-fn crossings(events: &[Value]) -> BTreeMap<(String, String), u64> {
-    let mut counts = BTreeMap::new();
-    for crossing in of_type(events, "crossing") {
-        let text = |key: &str| crossing[key].as_str().unwrap().to_owned();
-        *counts.entry((text("class"), text("direction_name"))).or_default() += 1;
-    }
-    counts
-}
-
-/// Numbers without a gap from 0, one id each, beginning with `started` and ending with `stopping`.
-fn check_sequence(events: &[Value]) {
-    for (number, event) in events.iter().enumerate() {
-        let id = event["id"].as_str().unwrap();
-        assert_eq!(id.rsplit('/').next().unwrap(), number.to_string(), "{id}");
-    }
-    assert_eq!(events.first().unwrap()["type"], "flytrap.started");
-    assert_eq!(events.last().unwrap()["type"], "flytrap.stopping");
-}
 
 #[test]
 fn squares_are_counted_as_they_were_drawn() {
-    let truth: Value =
-        serde_json::from_str(&std::fs::read_to_string(data("squares.truth.json")).unwrap()).unwrap();
-    let truth = truth["crossings"].as_array().unwrap().iter().map(|line| {
-        let text = |index: usize| line[index].as_str().unwrap().to_owned();
-        ((text(0), text(1)), line[2].as_u64().unwrap())
-    });
-    let truth: BTreeMap<_, _> = truth.collect();
+    let truth = squares_truth();
     for settings in [
         "",
         "[sampling]\nfps = 10\n",

@@ -102,7 +102,7 @@ enum End {
 /// Runs until the recording ends, a signal comes, or something fails for good.
 ///
 /// # Errors
-/// What failed; its kind is the exit code. `Kind::Delivery` if all went well but events remain undelivered.
+/// What failed; its kind is the exit code. `Kind::Delivery` if all went well but events were lost.
 pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let started = clock.mono();
@@ -203,15 +203,20 @@ async fn attend(
     };
     let report = report.or(again).await.ok_or_else(left_at_once)?;
     tell_end(shared, &report);
-    outcome.and_then(|()| match report.undelivered {
-        0 => Ok(()),
-        events => Err(Error::fatal(
-            Kind::Delivery,
-            format!(
-                "{events} events could not be delivered within uplink.drain_s; see the log for the reason"
-            ),
-        )),
-    })
+    outcome.and_then(|()| all_delivered(shared, &report))
+}
+
+fn all_delivered(shared: &Shared, report: &Report) -> Result<()> {
+    let Report { undelivered, refused, dropped, .. } = *report;
+    if undelivered + refused + dropped == 0 {
+        return Ok(());
+    }
+    let to = uplink::http::redacted(&shared.config.uplink.target);
+    let text = format!(
+        "events that are lost: {undelivered} not delivered to {to} within uplink.drain_s, {refused} refused by it, {dropped} \
+         dropped from a full queue (uplink.queue_events): the lines above say why"
+    );
+    Err(Error::fatal(Kind::Delivery, text))
 }
 
 fn tell_end(shared: &Shared, report: &Report) {

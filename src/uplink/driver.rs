@@ -219,14 +219,20 @@ impl Uplink {
                     tracing::warn!("{text}; batch {id} is sent again in {wait:.1?}");
                 }
             }
-            Verdict::Halved => {
-                self.outbox.counters().count_failure();
-                tracing::debug!("{text}; batch {id} is halved to find the event");
-            }
+            Verdict::Halved => tracing::debug!("{text}; batch {id} is halved to find the event"),
+            Verdict::SetAside(_) => tracing::debug!("{text}; {id} is set aside, others are tried"),
             Verdict::Dropped(index) => {
                 self.outbox.counters().count_refused();
                 let (event, kind) = (self.origin.id(self.events[index].seq), self.events[index].body.kind());
                 tracing::warn!("{text}; event {event} ({kind}) is dropped");
+            }
+            Verdict::Doubted { until } => {
+                self.outbox.counters().count_failure();
+                let (events, wait) = (self.session.in_hand(), until.since(now));
+                tracing::error!(
+                    "{text}; it refuses whatever it is sent: check what answers at that URL; {events} events are kept and \
+                     sent again in {wait:.1?}"
+                );
             }
         }
     }

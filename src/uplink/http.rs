@@ -227,15 +227,22 @@ fn agent(deadlines: &Deadlines) -> ureq::Agent {
         .new_agent()
 }
 
-/// What a status that is not a 2xx means for the batch, and the remedy. 3xx and unknown 4xx count as refused: they are an
-/// answer to what was sent, not to when.
+/// What a status that is not a 2xx means for the batch, and the remedy. Unknown 4xx count as refused: they are an answer to
+/// what was sent, not to when. What any batch would meet at that URL is a matter of configuration.
 fn classify(status: u16, after: Option<Duration>) -> (Failure, &'static str) {
     match status {
         401 | 403 => (Failure::Misconfigured, "check the token in token_file and what it may do"),
         404 => (Failure::Misconfigured, "nothing takes events there: check the path of the URL"),
+        300..400 => (Failure::Misconfigured, "redirects are not followed: set the URL to the final place"),
+        405 | 410 => {
+            (Failure::Misconfigured, "nothing takes events there: check host, port and path of the URL")
+        }
+        406 | 415 => (
+            Failure::Misconfigured,
+            "it does not take batches of CloudEvents in JSON: check what answers there",
+        ),
         407 => (Failure::Misconfigured, "a proxy in between wants a login: open the way for this device"),
         408 | 425 | 429 => (Failure::Retry { after }, "the receiver asks for patience"),
-        300..400 => (Failure::Refused, "redirects are not followed: set the URL to the final place"),
         413 => (Failure::Refused, "too large for the receiver: raise its limit or lower the batch size"),
         400..500 => (Failure::Refused, "the receiver does not take this: see its log"),
         _ => (Failure::Retry { after }, "the receiver or a gateway before it is in trouble: see its log"),
@@ -390,11 +397,11 @@ mod tests {
         let after = Some(Duration::from_secs(7));
         for (statuses, failure) in [
             (&[500, 502, 503, 504, 599, 600, 100, 408, 425, 429][..], Failure::Retry { after }),
-            (&[401, 403, 404, 407], Failure::Misconfigured),
             (
-                &[300, 301, 302, 304, 307, 308, 400, 402, 405, 406, 409, 410, 413, 415, 422, 499],
-                Failure::Refused,
+                &[300, 301, 302, 304, 307, 308, 399, 401, 403, 404, 405, 406, 407, 410, 415],
+                Failure::Misconfigured,
             ),
+            (&[400, 402, 409, 413, 422, 499], Failure::Refused),
         ] {
             for &status in statuses {
                 assert_eq!(classify(status, after).0, failure, "{status}");

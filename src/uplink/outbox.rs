@@ -61,7 +61,7 @@ impl UplinkCounters {
         self.batches.load(Relaxed)
     }
 
-    /// Sends that failed and are tried again.
+    /// Back-offs: sends after which the same events wait for another try. Halvings of a refused batch are none.
     pub fn failures(&self) -> u64 {
         self.failures.load(Relaxed)
     }

@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, reason = "each test uses its part")]
 #![allow(clippy::explicit_write, reason = "the test harness keeps what eprintln says")]
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -82,4 +83,40 @@ pub(crate) fn run_squares() -> Command {
     command.args(["run", "--until-end", "--source"]);
     command.arg(format!("file:{}", data("squares.mjpeg"))).arg("--model").arg(data("squares.onnx"));
     command
+}
+
+/// A configuration file with this text.
+pub(crate) fn config(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+/// Crossings by class and direction.
+pub(crate) fn crossings(events: &[Value]) -> BTreeMap<(String, String), u64> {
+    let mut counts = BTreeMap::new();
+    for crossing in of_type(events, "crossing") {
+        let text = |key: &str| crossing[key].as_str().unwrap().to_owned();
+        *counts.entry((text("class"), text("direction_name"))).or_default() += 1;
+    }
+    counts
+}
+
+/// Numbers without a gap from 0, one id each, beginning with `started` and ending with `stopping`.
+pub(crate) fn check_sequence(events: &[Value]) {
+    for (number, event) in events.iter().enumerate() {
+        let id = event["id"].as_str().unwrap();
+        assert_eq!(id.rsplit('/').next().unwrap(), number.to_string(), "{id}");
+    }
+    assert_eq!(events.first().unwrap()["type"], "flytrap.started");
+    assert_eq!(events.last().unwrap()["type"], "flytrap.stopping");
+}
+
+/// The crossings that tests/data/make.py drew into the clip of squares.
+pub(crate) fn squares_truth() -> BTreeMap<(String, String), u64> {
+    let truth = std::fs::read_to_string(data("squares.truth.json")).unwrap();
+    let truth: Value = serde_json::from_str(&truth).unwrap();
+    let lines = truth["crossings"].as_array().unwrap().iter();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    lines.map(|line| ((text(&line[0]), text(&line[1])), line[2].as_u64().unwrap())).collect()
 }

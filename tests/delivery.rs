@@ -1,0 +1,127 @@
+//! The program against a receiver over real sockets: every event of a run arrives once, whatever the receiver did in between.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod common;
+#[allow(dead_code, reason = "tests/receivers.rs uses the rest")]
+#[path = "receivers/server.rs"]
+mod server;
+
+use std::process::{Child, Output, Stdio};
+
+use common::{
+    check_sequence, config, crossings, data, flytrap, json_lines, of_type, output, run_squares,
+    squares_truth, told,
+};
+use serde_json::Value;
+use server::{Mood, Server};
+
+/// Small batches that go out at once, quick retries, deadlines that a hanging receiver meets soon.
+const EAGER: &str = "[uplink]\nbatch_events_max = 3\nbatch_age_max_s = 0.1\nbackoff_first_s = 0.1\nbackoff_cap_s = 0.2\n\
+                     response_timeout_s = 1\ndrain_s = 60\n";
+
+/// Of every event what does not depend on when and how often the program ran.
+fn facts(events: &[Value]) -> Vec<(String, Value)> {
+    let lasting = |event: &&Value| {
+        // How a run went differs; what was seen does not.
+        ["track.begin", "track.end", "crossing"].iter().any(|kind| event["type"] == format!("flytrap.{kind}"))
+    };
+    let fact = |event: &Value| (event["type"].to_string(), event["data"].clone());
+    events.iter().filter(lasting).map(fact).collect()
+}
+
+/// The stored events in the order of their numbers.
+fn stored(server: &Server) -> Vec<Value> {
+    let mut events = server.stored();
+    events.sort_by_key(|event| {
+        event["id"].as_str().unwrap().rsplit('/').next().unwrap().parse::<u64>().unwrap()
+    });
+    events
+}
+
+#[test]
+fn every_event_arrives_once_whatever_the_receiver_does() {
+    let alone = output(&mut run_squares());
+    assert!(alone.status.success(), "{}", told(&alone));
+    let expected = facts(&json_lines(&alone));
+    assert!(expected.len() > 20, "{expected:?}");
+    let truth = squares_truth();
+    for mood in [
+        Mood::Accept(200),
+        Mood::Status(500),
+        Mood::Hang,
+        Mood::CutBeforeBody,
+        Mood::CutAfterBody,
+        Mood::CutInHead,
+        Mood::CutInReply,
+        Mood::Redirect,
+        Mood::Status(401),
+        Mood::Status(400),
+        Mood::AtMost(3),
+    ] {
+        // In that mood at the start, then again in the middle of the run.
+        let script = [mood, mood, Mood::Accept(204), Mood::Accept(200), mood];
+        let server = Server::start(script, Mood::Accept(202));
+        let file = config(EAGER);
+        let output = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &server.url()]));
+        assert!(output.status.success(), "{mood:?}: {}", told(&output));
+        assert_eq!(output.stdout, b"", "{mood:?}: events went to stdout");
+        let events = stored(&server);
+        check_sequence(&events);
+        assert_eq!(crossings(&events), truth, "{mood:?}");
+        assert_eq!(facts(&events), expected, "{mood:?}");
+        assert!(server.requests().len() > 5, "{mood:?}: too few requests for the script");
+        let repeats = server.deliveries() - events.len();
+        let commits_silently = matches!(mood, Mood::CutAfterBody | Mood::CutInHead);
+        assert_eq!(repeats > 0, commits_silently, "{mood:?}: {repeats} events came more than once");
+    }
+}
+
+/// stderr as text.
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_receiver_that_is_not_there_is_told_in_one_line_and_by_the_exit_code() {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("http://{}/events", listener.local_addr().unwrap());
+    drop(listener);
+    let file = config("[uplink]\nbackoff_first_s = 0.1\ndrain_s = 1\n");
+    let output = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &url]));
+    assert_eq!(output.status.code(), Some(5), "{}", told(&output));
+    let errors = errors(&output);
+    let last = errors.lines().last().unwrap();
+    assert!(last.contains(&url) && last.contains("30 not delivered"), "{last}");
+    assert!(errors.contains("check the link and whether the receiver runs"), "{errors}");
+}
+
+/// A started program that does not outlive its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+#[test]
+fn a_stop_signal_delivers_what_is_known_and_says_goodbye() {
+    let server = Server::start([], Mood::Accept(200));
+    let file = config(&format!("{EAGER}[camera]\nat_end = \"loop\"\n"));
+    let mut command = flytrap();
+    command.arg("run").arg("--config").arg(file.path()).args(["--uplink", &server.url()]);
+    command.arg("--source").arg(format!("file:{}", data("squares.mjpeg")));
+    command.arg("--model").arg(data("squares.onnx")).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut running = Running(command.spawn().unwrap());
+    server.wait_for_requests(3);
+    let id = i32::try_from(running.0.id()).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(id).unwrap(), rustix::process::Signal::TERM)
+        .unwrap();
+    let status = running.0.wait().unwrap();
+    assert!(status.success(), "{status}");
+    let events = stored(&server);
+    check_sequence(&events);
+    assert_eq!(of_type(&events, "stopping").last().unwrap()["reason"], "terminated");
+    assert_eq!(of_type(&events, "stats").len(), 1, "the last state is told at the end");
+}
