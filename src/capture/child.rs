@@ -347,6 +347,7 @@ fn timespec(duration: Duration) -> Timespec {
     Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: i64::from(duration.subsec_nanos()) }
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "the errors of starting a program are open-ended")]
 fn cannot_start(what: &str, error: std::io::Error) -> Error {
     let (make, remedy): (fn(Kind, String) -> Error, _) = match error.kind() {
         ErrorKind::NotFound => (Error::fatal, "is not installed: install it, or write its whole path"),

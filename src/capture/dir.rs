@@ -49,9 +49,11 @@ impl DirSource {
     pub fn open(path: &Path, params: &CaptureParams, clock: Arc<dyn Clock>) -> Result<Self> {
         let fatal = |text: &str| Error::fatal(Kind::Source, format!("folder '{}': {text}", path.display()));
         let mut pictures = Vec::new();
-        let unread = |error: std::io::Error| match error.kind() {
-            std::io::ErrorKind::NotADirectory => fatal("is no folder: use file: for a recording"),
-            _ => fatal("cannot be listed: check the path and its rights").caused_by(error),
+        let unread = |error: std::io::Error| {
+            if error.kind() == std::io::ErrorKind::NotADirectory {
+                return fatal("is no folder: use file: for a recording");
+            }
+            fatal("cannot be listed: check the path and its rights").caused_by(error)
         };
         for entry in std::fs::read_dir(path).map_err(unread)? {
             let path = entry.map_err(unread)?.path();
@@ -67,15 +69,12 @@ impl DirSource {
         }
         pictures.sort_by(|a, b| a.path.cmp(&b.path));
         let (mut format, mut slot_bytes, mut first_error) = (None::<FrameFormat>, 0, None);
-        let area = |f: &FrameFormat| u64::from(f.width) * u64::from(f.height);
         for entry in &mut pictures {
             match picture::announced(&entry.path) {
                 Ok(found) => {
                     entry.baseline = found.format.pixel == PixelFormat::Mjpeg;
                     slot_bytes = slot_bytes.max(found.bytes);
-                    if format.is_none_or(|largest| area(&found.format) > area(&largest)) {
-                        format = Some(found.format);
-                    }
+                    format = Some(format.map_or(found.format, |format| around(&format, &found.format)));
                 }
                 Err(error) => {
                     first_error.get_or_insert(error);
@@ -150,6 +149,15 @@ impl std::fmt::Debug for DirSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "DirSource({} pictures, {})", self.pictures.len(), self.format)
     }
+}
+
+/// A format at least as wide, as high and as costly to decode as both.
+fn around(a: &FrameFormat, b: &FrameFormat) -> FrameFormat {
+    let (width, height) = (a.width.max(b.width), a.height.max(b.height));
+    let mjpeg = [a, b].into_iter().find(|format| format.pixel == PixelFormat::Mjpeg);
+    // MJPEG has no rows in memory, the rows of the others are packed RGB.
+    let row_bytes = if mjpeg.is_some() { 0 } else { width * 3 };
+    FrameFormat { width, height, row_bytes, ..*mjpeg.unwrap_or(a) }
 }
 
 fn is_picture_name(path: &Path) -> bool {
@@ -231,7 +239,9 @@ mod tests {
         clock.set(at(5_000_000_000));
         let params = CaptureParams { at_end: AtEnd::Loop, ..CaptureParams::default() };
         let mut source = DirSource::open(dir.path(), &params, clock).unwrap();
-        assert_eq!((source.format().width, source.format().height), (80, 60));
+        // As large as the PNG, and JPEGs are among them.
+        let FrameFormat { pixel, width, height, row_bytes, .. } = *source.format();
+        assert_eq!((pixel, width, height, row_bytes), (PixelFormat::Mjpeg, 80, 60, 0));
         assert!(source.slot_bytes() >= 80 * 60 * 3);
         let mut buffer = vec![0; source.slot_bytes()];
         for seq in 0..8u64 {
@@ -288,6 +298,26 @@ mod tests {
         source.advance(Duration::ZERO).unwrap();
         std::fs::write(dir.path().join("d.jpg"), b"gone").unwrap();
         assert!(source.read_into(&mut buffer).unwrap_err().to_string().contains("any more"));
+    }
+
+    #[test]
+    fn the_format_bounds_every_picture() {
+        let dir = tempfile::tempdir().unwrap();
+        let rgb = |name: &str, width, height| {
+            let png = png(width, height, png::ColorType::Rgb, png::BitDepth::Eight, &[1, 2, 3]);
+            std::fs::write(dir.path().join(name), png).unwrap();
+        };
+        let format = || {
+            let params = CaptureParams::default();
+            *DirSource::open(dir.path(), &params, Arc::new(FakeClock::default())).unwrap().format()
+        };
+        rgb("wide.png", 100, 20);
+        rgb("high.png", 30, 90);
+        let FrameFormat { pixel, width, height, row_bytes, .. } = format();
+        assert_eq!((pixel, width, height, row_bytes), (PixelFormat::Rgb24, 100, 90, 300));
+        std::fs::write(dir.path().join("a.jpg"), skeleton(16, 200, 1)).unwrap();
+        let FrameFormat { pixel, width, height, row_bytes, .. } = format();
+        assert_eq!((pixel, width, height, row_bytes), (PixelFormat::Mjpeg, 100, 200, 0));
     }
 
     #[test]

@@ -61,7 +61,8 @@ pub struct Filled {
 /// Errors: `Class::Degrade` costs this frame (corrupt: counted, go on), `Class::Retry` means that the source is gone and is
 /// to be dropped and opened again, `Class::Fatal` that trying again cannot help.
 pub trait FrameSource: Send {
-    /// The largest frame that will come; sizes the ring's slots.
+    /// What bounds every frame that will come; sizes the ring's slots and the decoder. A folder's pictures may differ: then
+    /// it is as wide as the widest and as high as the highest, and MJPEG if one of them is to be decoded.
     fn format(&self) -> &FrameFormat;
 
     /// Bytes that a ring slot needs for any frame of this source.

@@ -350,7 +350,8 @@ impl Framer {
                     self.offset += count as u64;
                     self.state = State::Skipping(left);
                 }
-                other => return Ok(other),
+                Got::Idle => return Ok(Got::Idle),
+                Got::End => return Ok(Got::End),
             }
         }
         Ok(Got::Some(1))
@@ -630,3 +631,6 @@ fn open_mjpeg(
 pub(super) fn named(make: fn(Kind, String) -> Error, what: &str, text: &str) -> Error {
     make(Kind::Source, format!("{what}: {text}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -381,7 +381,9 @@ mod tests {
                     match s.report(now, Err(Failure::Refused)) {
                         Verdict::Halved | Verdict::SetAside(_) => {}
                         Verdict::Doubted { until } => break until,
-                        other => panic!("{other:?}"),
+                        other @ (Verdict::Delivered(_) | Verdict::Dropped(_) | Verdict::Kept { .. }) => {
+                            panic!("{other:?}")
+                        }
                     }
                     assert_eq!(s.in_hand(), events);
                 };

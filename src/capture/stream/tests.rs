@@ -1,0 +1,323 @@
+//! Streams of known frames, cut into any pieces; and streams of anything.
+
+use super::super::mjpeg_stream::tests::skeleton;
+use super::*;
+use proptest::prelude::*;
+
+/// Bytes that come in pieces. A piece of 0: nothing within the time.
+struct Pieces {
+    bytes: Vec<u8>,
+    at: usize,
+    /// Sizes of the pieces, over and over.
+    pieces: Vec<usize>,
+    turn: usize,
+    /// Whether the length is known, as with a file.
+    known: bool,
+    /// Waits over the pauses, as while a frame's rest is read.
+    patient: bool,
+    calls: usize,
+}
+
+impl Pieces {
+    fn new(bytes: Vec<u8>, pieces: &[usize], known: bool) -> Self {
+        // Not all of them may be pauses.
+        let pieces = pieces.iter().copied().chain([1000]).collect();
+        Pieces { bytes, at: 0, pieces, turn: 0, known, patient: true, calls: 0 }
+    }
+
+    fn next(&mut self, most: usize) -> Got {
+        assert!(most > 0, "asked for nothing");
+        self.calls += 1;
+        if self.at == self.bytes.len() {
+            return Got::End;
+        }
+        loop {
+            let piece = self.pieces[self.turn % self.pieces.len()];
+            self.turn += 1;
+            match piece.min(most).min(self.bytes.len() - self.at) {
+                0 if self.patient => {}
+                0 => return Got::Idle,
+                count => {
+                    self.at += count;
+                    return Got::Some(count);
+                }
+            }
+        }
+    }
+}
+
+impl Bytes for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Got> {
+        let start = self.at;
+        let got = self.next(buffer.len());
+        if let Got::Some(count) = got {
+            buffer[..count].copy_from_slice(&self.bytes[start..start + count]);
+        }
+        Ok(got)
+    }
+
+    fn skip(&mut self, most: u64) -> Result<Got> {
+        Ok(self.next(usize::try_from(most).unwrap()))
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        self.known.then(|| (self.bytes.len() - self.at) as u64)
+    }
+
+    fn now(&self) -> Mono {
+        Mono::from_nanos(self.calls as u64)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Y4m,
+    Raw,
+    Mjpeg,
+}
+
+/// 16x16 I420.
+const RAW_BYTES: usize = 16 * 16 * 3 / 2;
+
+/// A stream of frames: its bytes, and each frame's start and payload in it.
+fn stream(kind: Kind, fills: &[u8]) -> (Vec<u8>, Vec<(usize, Vec<u8>)>) {
+    let mut bytes = match kind {
+        Kind::Y4m => b"YUV4MPEG2 W16 H16 F25:1 Ip C420jpeg\n".to_vec(),
+        Kind::Raw | Kind::Mjpeg => Vec::new(),
+    };
+    let mut frames = Vec::new();
+    for &fill in fills {
+        let start = bytes.len();
+        if kind == Kind::Y4m {
+            bytes.extend(b"FRAME\n");
+        }
+        let payload = match kind {
+            Kind::Y4m | Kind::Raw => (0..RAW_BYTES).map(|at| fill.wrapping_add(at as u8)).collect(),
+            Kind::Mjpeg => skeleton(16, 16, fill),
+        };
+        bytes.extend(&payload);
+        frames.push((start, payload));
+    }
+    (bytes, frames)
+}
+
+fn params() -> CaptureParams {
+    CaptureParams { width: Some(16), height: Some(16), ..CaptureParams::default() }
+}
+
+fn expect(kind: Kind, look: bool) -> Expect {
+    match kind {
+        Kind::Raw if look => Expect::Look(Some(PixelFormat::I420)),
+        Kind::Y4m | Kind::Mjpeg if look => Expect::Look(None),
+        Kind::Y4m => Expect::Y4m,
+        Kind::Raw => Expect::Raw(PixelFormat::I420),
+        Kind::Mjpeg => Expect::Mjpeg,
+    }
+}
+
+/// What came out of a stream.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Played {
+    announced: usize,
+    /// Number and bytes of the frames read.
+    read: Vec<(usize, Vec<u8>)>,
+    /// Half frames told.
+    halves: Vec<u64>,
+    faults: usize,
+}
+
+/// Plays to the end, reading the frames that `wanted` says, over and over.
+fn play(framer: &mut Framer, source: &mut Pieces, wanted: &[bool]) -> Played {
+    let mut played = Played::default();
+    let mut buffer = vec![0; 1 << 16];
+    let calls_max = 4 * source.bytes.len() + 100;
+    for _ in 0..calls_max {
+        source.patient = false;
+        let next = framer.advance(source);
+        source.patient = true;
+        match next {
+            Ok(Next::Frame(arrived)) => {
+                assert!(arrived <= source.now());
+                let number = played.announced;
+                played.announced += 1;
+                if wanted[number % wanted.len()] {
+                    match framer.read_into(source, &mut buffer).unwrap() {
+                        Read::Whole(filled) => {
+                            played.read.push((number, buffer[..filled.bytes_used].to_vec()));
+                        }
+                        Read::Cut(half) => played.halves.push(half.have),
+                        Read::Late(half) => panic!("late without a pause: {half}"),
+                    }
+                }
+            }
+            Ok(Next::Idle) => {}
+            Ok(Next::End(half)) => {
+                played.halves.extend(half.map(|half| half.have));
+                // The end stays, and is told without the half frame.
+                assert_eq!(framer.advance(source).unwrap(), Next::End(None));
+                return played;
+            }
+            Err(Fault::Frame(_) | Fault::Stream(_)) => played.faults += 1,
+            Err(Fault::Source(error)) => panic!("{error}"),
+        }
+    }
+    panic!("no end after {calls_max} steps: {played:?}");
+}
+
+fn opened(source: &mut Pieces, expect: Expect) -> Framer {
+    match Framer::open(source, expect, &params(), "test") {
+        Ok(Opened::Yes(framer)) => framer,
+        Ok(Opened::Idle | Opened::End(_)) => panic!("not opened"),
+        Err(fault) => panic!("{fault:?}"),
+    }
+}
+
+fn kinds() -> impl Strategy<Value = Kind> {
+    prop_oneof![Just(Kind::Y4m), Just(Kind::Raw), Just(Kind::Mjpeg)]
+}
+
+fn pieces() -> impl Strategy<Value = Vec<usize>> {
+    proptest::collection::vec(prop_oneof![Just(0usize), 1usize..8, 8usize..600], 0..12)
+}
+
+proptest! {
+    /// Every frame is told once, and those that are read have their own bytes, whatever the pieces and pauses and whichever
+    /// frames nobody wants.
+    #[test]
+    fn frames_are_byte_exact(
+        kind in kinds(),
+        fills in proptest::collection::vec(any::<u8>(), 1..8),
+        wanted in proptest::collection::vec(any::<bool>(), 1..5),
+        pieces in pieces(),
+        known: bool,
+        look: bool,
+    ) {
+        let (bytes, frames) = stream(kind, &fills);
+        let mut source = Pieces::new(bytes, &pieces, known);
+        let mut framer = opened(&mut source, expect(kind, look));
+        let played = play(&mut framer, &mut source, &wanted);
+        let read = frames.into_iter().map(|(_, payload)| payload).enumerate();
+        let read = read.filter(|(number, _)| wanted[number % wanted.len()]).collect();
+        prop_assert_eq!(played, Played { announced: fills.len(), read, halves: vec![], faults: 0 });
+    }
+
+    /// A stream that ends anywhere: the whole frames before are there, the half one is told once, with what it had.
+    #[test]
+    fn a_half_frame_is_told_once(
+        kind in kinds(),
+        fills in proptest::collection::vec(any::<u8>(), 2..6),
+        wanted in proptest::collection::vec(any::<bool>(), 1..5),
+        pieces in pieces(),
+        known: bool,
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let (mut bytes, frames) = stream(kind, &fills);
+        // The first frame stays, it tells an MJPEG stream's format.
+        let first = frames[1].0;
+        bytes.truncate(first + cut.index(bytes.len() - first));
+        let length = bytes.len();
+        let end = |(start, payload): &(usize, Vec<u8>)| {
+            start + payload.len() + if kind == Kind::Y4m { b"FRAME\n".len() } else { 0 }
+        };
+        let whole: Vec<_> = frames.iter().filter(|frame| end(frame) <= length).collect();
+        let mut source = Pieces::new(bytes, &pieces, known);
+        let mut framer = opened(&mut source, expect(kind, false));
+        let played = play(&mut framer, &mut source, &wanted);
+        let read: Vec<_> = whole.iter().map(|(_, payload)| payload.clone()).enumerate()
+            .filter(|(number, _)| wanted[number % wanted.len()]).collect();
+        prop_assert_eq!(&played.read, &read);
+        prop_assert_eq!(played.faults, 0);
+        let left = length - end(whole.last().unwrap());
+        let header = left == b"FRAME\n".len() && kind == Kind::Y4m;
+        // Of a header alone nothing of the frame itself is there.
+        prop_assert_eq!(played.halves.len(), usize::from(left > 0 && !header), "{:?} of {}", played.halves, left);
+        prop_assert!(played.halves.iter().all(|&have| have > 0 && have <= left as u64));
+        // A pipe tells a frame by its first bytes, a file only when all of it is there.
+        let told_early = !known && kind != Kind::Mjpeg && played.announced == whole.len() + 1;
+        prop_assert!(played.announced == whole.len() || told_early);
+    }
+
+    /// Any bytes: no panic, an end, and no more work than there are bytes.
+    #[test]
+    fn any_bytes_come_to_an_end(
+        start in prop_oneof![
+            Just(&b""[..]), Just(&b"YUV4MPEG2 W16 H16 F25:1\n"[..]), Just(&b"YUV4MPEG2 "[..]), Just(&b"FRAME\n"[..]),
+            Just(&b"\xFF\xD8\xFF"[..]), Just(&b"YUV4MPEG2 W16 H16 F25:1\nFRAME\n"[..]),
+        ],
+        jpeg: bool,
+        noise in proptest::collection::vec(
+            prop_oneof![Just(0xFFu8), Just(0xD8), Just(0xD9), Just(0xC0), Just(0), Just(b'\n'), Just(b'F'), any::<u8>()], 0..2000),
+        at in any::<prop::sample::Index>(),
+        wanted in proptest::collection::vec(any::<bool>(), 1..5),
+        pieces in pieces(),
+        known: bool,
+        what in prop_oneof![
+            Just(Expect::Y4m), Just(Expect::Mjpeg), Just(Expect::Raw(PixelFormat::I420)), Just(Expect::Look(None)),
+            Just(Expect::Look(Some(PixelFormat::Yuyv))),
+        ],
+    ) {
+        let mut noise = noise;
+        if jpeg {
+            let at = at.index(noise.len() + 1);
+            noise.splice(at..at, skeleton(16, 16, 1));
+        }
+        let mut source = Pieces::new([start, &noise].concat(), &pieces, known);
+        let bytes = source.bytes.len();
+        if let Ok(Opened::Yes(mut framer)) = Framer::open(&mut source, what, &params(), "test") {
+            let played = play(&mut framer, &mut source, &wanted);
+            prop_assert!(played.halves.len() <= 1);
+            prop_assert!(framer.offset() <= bytes as u64);
+        }
+        prop_assert!(source.calls <= 2 * bytes + 100, "{} reads of {} bytes", source.calls, bytes);
+    }
+}
+
+#[test]
+fn a_frame_can_be_read_once_and_only_into_enough_room() {
+    let (bytes, frames) = stream(Kind::Y4m, &[1, 2]);
+    let mut source = Pieces::new(bytes, &[7], false);
+    let mut framer = opened(&mut source, Expect::Y4m);
+    let mut buffer = vec![0; RAW_BYTES];
+    assert!(matches!(framer.read_into(&mut source, &mut buffer), Err(Fault::Frame(_))), "not announced");
+    assert!(matches!(framer.advance(&mut source), Ok(Next::Frame(_))));
+    let short = framer.read_into(&mut source, &mut buffer[1..]).unwrap_err();
+    assert!(
+        matches!(&short, Fault::Frame(text) if text == "a frame of 384 bytes, but only 383 of room"),
+        "{short:?}"
+    );
+    assert!(
+        matches!(framer.read_into(&mut source, &mut buffer), Ok(Read::Whole(_))),
+        "nothing of it was lost"
+    );
+    assert_eq!(buffer, frames[0].1);
+    assert!(matches!(framer.read_into(&mut source, &mut buffer), Err(Fault::Frame(_))), "once");
+}
+
+#[test]
+fn a_pause_inside_a_frame_is_told_and_the_rest_is_stepped_over() {
+    let (bytes, frames) = stream(Kind::Raw, &[1, 2]);
+    let mut source = Pieces::new(bytes, &[10, 0], false);
+    let mut framer = opened(&mut source, Expect::Raw(PixelFormat::I420));
+    assert!(matches!(framer.advance(&mut source), Ok(Next::Frame(_))));
+    source.patient = false;
+    let mut buffer = vec![0; RAW_BYTES];
+    let late = framer.read_into(&mut source, &mut buffer).unwrap();
+    assert_eq!(late, Read::Late(Half { have: 10, need: Some(RAW_BYTES) }));
+    source.patient = true;
+    assert!(matches!(framer.advance(&mut source), Ok(Next::Frame(_))));
+    assert!(matches!(framer.read_into(&mut source, &mut buffer), Ok(Read::Whole(_))));
+    assert_eq!(buffer, frames[1].1, "the next frame is the next frame");
+}
+
+#[test]
+fn damage_ends_a_y4m_stream_with_its_place() {
+    let (mut bytes, frames) = stream(Kind::Y4m, &[1, 2]);
+    let at = frames[1].0;
+    bytes[at + 1] = b'X';
+    let mut source = Pieces::new(bytes, &[], true);
+    let mut framer = opened(&mut source, Expect::Y4m);
+    assert!(matches!(framer.advance(&mut source), Ok(Next::Frame(_))));
+    let fault = framer.advance(&mut source).unwrap_err();
+    assert!(matches!(&fault, Fault::Stream(text) if text.contains(&format!("byte {at}"))), "{fault:?}");
+    assert_eq!(framer.advance(&mut source).unwrap(), Next::End(None));
+}
