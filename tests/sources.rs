@@ -1,0 +1,340 @@
+//! Files and external programs as sources: what comes of their frames, and of everything that goes wrong with them.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{ffmpeg, shared};
+use flytrap::capture::{Advance, AtEnd, CaptureParams, FrameSource, SourceSpec, Timing};
+use flytrap::clock::{Clock, SystemClock};
+use flytrap::error::{Class, Error, Kind};
+use flytrap::frame::PixelFormat;
+use flytrap::stop::Stop;
+
+/// Longest wait for something that must happen.
+const BOUND: Duration = Duration::from_secs(30);
+/// 16x16 I420.
+const FRAME_BYTES: usize = 16 * 16 * 3 / 2;
+/// Shell commands that write the head of a stream, and a frame of zeros.
+const HEAD: &str = "printf 'YUV4MPEG2 W16 H16 F25:1\\n'\n";
+const FRAME: &str = "printf 'FRAME\\n'; head -c 384 /dev/zero\n";
+
+/// A folder with a shell script in it.
+struct Script {
+    folder: tempfile::TempDir,
+}
+
+impl Script {
+    fn new(text: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("program.sh"), text).unwrap();
+        Script { folder }
+    }
+
+    /// Its command line: it gets its folder as `$1`.
+    fn command(&self) -> String {
+        let folder = self.folder.path().display();
+        format!("exec:sh '{folder}/program.sh' '{folder}'")
+    }
+
+    /// A number that it has written into a file.
+    fn number(&self, name: &str) -> i32 {
+        let path = self.folder.path().join(name);
+        wait_until(|| std::fs::read_to_string(&path).is_ok_and(|text| text.ends_with('\n')), "a number");
+        std::fs::read_to_string(path).unwrap().trim().parse().unwrap()
+    }
+}
+
+fn open(spec: &str, params: &CaptureParams) -> Result<Box<dyn FrameSource>, Error> {
+    SourceSpec::parse(spec).and_then(|spec| spec.open(params, Arc::new(SystemClock)))
+}
+
+fn refused(spec: &str, params: &CaptureParams) -> Error {
+    open(spec, params).err().unwrap_or_else(|| panic!("{spec} was opened"))
+}
+
+fn live() -> CaptureParams {
+    CaptureParams { timing: Timing::Live, idle_timeout: BOUND, ..CaptureParams::default() }
+}
+
+fn wait_until(mut done: impl FnMut() -> bool, what: &str) {
+    let begun = SystemClock.mono();
+    let patience = Stop::new();
+    while !done() {
+        assert!(SystemClock.mono().since(begun) < BOUND, "waited in vain for {what}");
+        patience.wait(Duration::from_millis(10));
+    }
+}
+
+/// What comes next, without the pauses.
+fn next(source: &mut dyn FrameSource) -> Result<Advance, Error> {
+    let begun = SystemClock.mono();
+    loop {
+        match source.advance(Duration::from_millis(50)) {
+            Ok(Advance::Idle) => {
+                assert!(SystemClock.mono().since(begun) < BOUND + BOUND, "nothing but pauses");
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Reads whole frames until something else comes: how many, and what came.
+fn play(source: &mut dyn FrameSource) -> (usize, Result<Advance, Error>) {
+    let mut buffer = vec![0xAA; source.slot_bytes()];
+    for count in 0.. {
+        match next(source) {
+            Ok(Advance::Frame(meta)) => {
+                assert_eq!(meta.seq, count as u64);
+                match source.read_into(&mut buffer) {
+                    Ok(filled) => assert_eq!(filled.bytes_used, source.format().frame_bytes().unwrap()),
+                    Err(error) => return (count, Err(error)),
+                }
+            }
+            other => return (count, other),
+        }
+    }
+    unreachable!("the loop has no end of its own")
+}
+
+/// Ids of the processes of a group that are not dead, from /proc.
+fn living(group: i32) -> Vec<i32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        // PID (NAME) STATE PARENT GROUP ...
+        let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
+        let mut fields = rest.split(' ');
+        let dead = matches!(fields.next(), Some("Z" | "X"));
+        if !dead && fields.nth(1) == Some(&group.to_string()) {
+            found.push(entry.file_name().to_str().unwrap().parse().unwrap());
+        }
+    }
+    found
+}
+
+#[test]
+fn a_program_that_fails_inside_a_frame_is_told_with_its_status_and_words() {
+    let script = Script::new(&format!(
+        "{HEAD}{FRAME}{FRAME}printf 'FRAME\\n'; head -c 100 /dev/zero; echo opening >&2\n\
+         echo 'rtsp://joe:hunter2@cam: lost' >&2; exit 3\n"
+    ));
+    for timing in [Timing::Live, Timing::Recording] {
+        let mut source = open(&script.command(), &CaptureParams { timing, ..live() }).unwrap();
+        let (frames, end) = play(&mut *source);
+        // The half frame is announced by its first bytes; reading it tells its end, and the next look why.
+        let error = end.unwrap_err();
+        assert_eq!((frames, error.class(), error.kind()), (2, Class::Retry, Kind::Source), "{error}");
+        let text = error.to_string();
+        for words in ["program 'sh'", "status 3", "100 of 384 bytes", "opening", "rtsp://***@cam: lost"] {
+            assert!(text.contains(words), "{words} in {text}");
+        }
+        assert!(!text.contains("hunter2"), "{text}");
+        let again = next(&mut *source).unwrap_err();
+        assert_eq!(again.class(), Class::Retry, "and it stays gone: {again}");
+    }
+}
+
+#[test]
+fn a_clean_end_is_the_end_of_a_recording_and_the_loss_of_a_camera() {
+    let script = Script::new(&format!("{HEAD}{FRAME}{FRAME}{FRAME}"));
+    let mut source = open(&script.command(), &CaptureParams { timing: Timing::Recording, ..live() }).unwrap();
+    let (frames, end) = play(&mut *source);
+    assert_eq!((frames, end.unwrap()), (3, Advance::End));
+    let mut source = open(&script.command(), &live()).unwrap();
+    let (frames, end) = play(&mut *source);
+    let error = end.unwrap_err();
+    assert_eq!((frames, error.class()), (3, Class::Retry), "{error}");
+    assert!(error.to_string().contains("status 0"), "{error}");
+}
+
+#[test]
+fn a_program_that_hangs_is_given_up_and_its_whole_group_ends() {
+    let script = Script::new(&format!(
+        "echo $$ > $1/group\n{HEAD}{FRAME}sleep 1000 & echo $! > $1/child\nprintf 'FRAME\\n'; head -c 50 /dev/zero; wait\n"
+    ));
+    let params = CaptureParams { idle_timeout: Duration::from_secs(2), ..live() };
+    let mut source = open(&script.command(), &params).unwrap();
+    let (frames, end) = play(&mut *source);
+    let error = end.unwrap_err();
+    assert_eq!((frames, error.class()), (1, Class::Retry), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("did not come within 2s") && text.contains("50 of 384 bytes"), "{text}");
+    let (group, child) = (script.number("group"), script.number("child"));
+    let mut there = living(group);
+    there.sort_unstable();
+    assert!(there.contains(&group) && there.contains(&child), "{there:?} of {group}, {child}");
+    drop(source);
+    wait_until(|| living(group).is_empty(), "the end of the group");
+}
+
+#[test]
+fn silence_from_the_start_is_given_up_with_the_last_words() {
+    let script = Script::new("echo 'waiting for the camera' >&2; sleep 1000\n");
+    let params = CaptureParams { idle_timeout: Duration::from_millis(500), ..live() };
+    let error = refused(&script.command(), &params);
+    assert_eq!(error.class(), Class::Retry);
+    assert!(error.to_string().contains("no bytes for 500ms (waiting for the camera)"), "{error}");
+}
+
+#[test]
+fn a_program_that_ignores_the_signal_is_killed() {
+    let script =
+        Script::new(&format!("trap '' TERM\necho $$ > $1/group\n{HEAD}while :; do {FRAME}sleep 0.1; done\n"));
+    let mut source = open(&script.command(), &live()).unwrap();
+    assert!(matches!(next(&mut *source), Ok(Advance::Frame(_))));
+    let group = script.number("group");
+    assert!(living(group).contains(&group));
+    drop(source);
+    wait_until(|| living(group).is_empty(), "the end of the group");
+}
+
+/// Four megabytes of words: more than any pipe holds, so a program whose words nobody took would stand still.
+#[test]
+fn a_flood_of_words_holds_up_nothing() {
+    let flood = "head -c 4000000 /dev/zero | tr '\\0' x >&2\n";
+    let script =
+        Script::new(&format!("{flood}{HEAD}{FRAME}{flood}{FRAME}{flood}echo >&2; echo done >&2; exit 7\n"));
+    let mut source = open(&script.command(), &live()).unwrap();
+    let (frames, end) = play(&mut *source);
+    let error = end.unwrap_err();
+    assert_eq!(frames, 2, "{error}");
+    let text = error.to_string();
+    assert!(text.contains("status 7") && text.ends_with("done)") && text.len() < 600, "{text}");
+}
+
+#[test]
+fn commands_that_cannot_run_say_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = folder.path().join("plain");
+    std::fs::write(&plain, "text").unwrap();
+    let plain = format!("exec:{}", plain.display());
+    for (spec, kind, words) in [
+        ("exec:no-such-program-here -i x", Kind::Source, "program 'no-such-program-here' is not installed"),
+        ("exec:sh -c 'exit", Kind::Config, "a ' is never closed"),
+        ("exec:cat a | cat", Kind::Config, "sh -c"),
+        (plain.as_str(), Kind::Source, "chmod +x"),
+    ] {
+        let error = refused(spec, &live());
+        assert_eq!((error.class(), error.kind()), (Class::Fatal, kind), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    let secret = refused("exec:ffmpeg -i 'rtsp://joe:hunter2@cam/1 -", &live()).to_string();
+    assert!(secret.contains("rtsp://***@cam") && !secret.contains("hunter2"), "{secret}");
+}
+
+#[test]
+fn what_is_no_video_is_refused_with_what_it_said() {
+    let script = Script::new("echo 'Usage: video [options]'; echo 'no camera' >&2\n");
+    let error = refused(&script.command(), &live());
+    assert_eq!(error.class(), Class::Fatal, "{error}");
+    assert!(error.to_string().contains("no camera"), "{error}");
+    let script = Script::new("echo 'cannot open display' >&2; exit 1\n");
+    let error = refused(&script.command(), &live());
+    assert_eq!(error.class(), Class::Retry, "{error}");
+    assert!(error.to_string().contains("status 1") && error.to_string().contains("display"), "{error}");
+}
+
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn y4m(frames: usize) -> Vec<u8> {
+    let mut bytes = b"YUV4MPEG2 W16 H16 F25:1\n".to_vec();
+    for frame in 0..frames {
+        bytes.extend(b"FRAME\n");
+        bytes.extend(vec![frame as u8; FRAME_BYTES]);
+    }
+    bytes
+}
+
+#[test]
+fn files_play_once_or_for_ever_and_tell_a_half_frame_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bytes = y4m(3);
+    bytes.truncate(bytes.len() - 10);
+    let path = write(folder.path(), "cut.y4m", &bytes);
+    let spec = format!("file:{}", path.display());
+    let mut source = open(&spec, &CaptureParams::default()).unwrap();
+    let (frames, end) = play(&mut *source);
+    let error = end.unwrap_err();
+    assert_eq!((frames, error.class()), (2, Class::Degrade));
+    assert!(
+        error.to_string().contains("inside frame 2") && error.to_string().contains("374 of 384"),
+        "{error}"
+    );
+    assert_eq!(next(&mut *source).unwrap(), Advance::End);
+
+    let mut source = open(&spec, &CaptureParams { at_end: AtEnd::Loop, ..CaptureParams::default() }).unwrap();
+    let (mut frames, mut faults) = (0, 0);
+    let mut buffer = vec![0; FRAME_BYTES];
+    while frames < 9 {
+        match next(&mut *source) {
+            Ok(Advance::Frame(meta)) => {
+                assert_eq!(meta.seq, frames);
+                assert_eq!(source.read_into(&mut buffer).unwrap().bytes_used, FRAME_BYTES);
+                assert!(buffer.iter().all(|&byte| u64::from(byte) == frames % 2), "frame {frames}");
+                frames += 1;
+            }
+            Ok(other) => panic!("{other:?}"),
+            Err(_) => faults += 1,
+        }
+    }
+    assert_eq!(faults, 1);
+}
+
+#[test]
+fn raw_files_are_read_by_the_size_that_is_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(folder.path(), "clip.yuyv", &[7; 16 * 16 * 2 * 5]);
+    let spec = format!("file:{}", path.display());
+    let error = refused(&spec, &CaptureParams::default());
+    assert!(error.to_string().contains("set width and height"), "{error}");
+    let size = CaptureParams { width: Some(16), height: Some(16), ..CaptureParams::default() };
+    let error = refused(&spec, &size);
+    assert!(error.to_string().contains("set fps"), "{error}");
+    let rate = Some(flytrap::capture::FrameRate::whole(10));
+    let mut source = open(&spec, &CaptureParams { fps: rate, ..size }).unwrap();
+    assert_eq!(source.format().pixel, PixelFormat::Yuyv);
+    let (frames, end) = play(&mut *source);
+    assert_eq!((frames, end.unwrap()), (5, Advance::End));
+}
+
+#[test]
+fn files_that_are_none_are_refused_with_the_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name, bytes: &[u8]| format!("file:{}", write(folder.path(), name, bytes).display());
+    for (spec, words) in [
+        (format!("file:{}/absent.y4m", folder.path().display()), "check the path"),
+        (format!("file:{}", folder.path().display()), "use dir:"),
+        ("file:/dev/null".to_owned(), "use v4l2:"),
+        (write("clip.mp4", b"\0\0\0\x20ftyp"), "exec:ffmpeg"),
+        (write("one.jpg", b"\xFF\xD8"), "use dir:"),
+        (write("empty.y4m", b""), "is empty"),
+        (write("text.y4m", b"hello, this is no video at all\n"), "YUV4MPEG2"),
+        (write("head.y4m", b"YUV4MPEG2 W16 H16 F25:1"), "before its first frame"),
+        (write("large.y4m", b"YUV4MPEG2 W99999 H16 F25:1\nFRAME\n"), "4096"),
+        (write("what.bin", b"x"), "none of y4m"),
+    ] {
+        let error = refused(&spec, &CaptureParams::default());
+        assert_eq!(error.class(), Class::Fatal, "{spec}: {error}");
+        assert!(error.to_string().contains(words), "{spec}: {error}");
+    }
+}
+
+#[test]
+fn ffmpeg_delivers_every_frame_of_the_clip() {
+    let test = "ffmpeg_delivers_every_frame_of_the_clip";
+    let (Some(shared), true) = (shared(test), ffmpeg(test)) else { return };
+    let video = shared.join("video/traffic.mp4");
+    let spec = format!("exec:ffmpeg -v error -i '{}' -f yuv4mpegpipe -pix_fmt yuv420p -", video.display());
+    let mut source = open(&spec, &CaptureParams::default()).unwrap();
+    assert_eq!((source.format().width, source.format().height), (1280, 720));
+    let (frames, end) = play(&mut *source);
+    assert_eq!((frames, end.unwrap()), (161, Advance::End));
+}
