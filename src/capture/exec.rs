@@ -69,6 +69,8 @@ impl ExecSource {
             }
             Err(Fault::Source(error)) => return Err(error),
             Err(Fault::Stream(text) | Fault::Frame(text)) => {
+                // What it says about that may come a moment after what it wrote.
+                program.ended();
                 let text = format!("its output {text}{}", program.last_words());
                 return Err(named(Error::fatal, &what, &text));
             }
