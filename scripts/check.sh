@@ -39,5 +39,5 @@ else
 fi
 
 step "measured and skipped"
-grep -E '^(MEASURED|SKIPPED)' "$log" || echo "nothing was skipped"
+grep -E "^(MEASURED|SKIPPED)" "$log" || echo "nothing was skipped"
 exit "$status"

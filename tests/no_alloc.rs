@@ -295,7 +295,7 @@ fn tract_calls(path: &std::path::Path, sha256: Option<&str>) -> Vec<u64> {
 fn tracts_heap_calls_per_frame_do_not_grow() {
     let tell = |model: &str, calls: &[u64]| {
         assert!(calls.iter().all(|count| *count == calls[0]), "{model}: {calls:?}");
-        writeln!(std::io::stderr(), "MEASURED tract: {} heap calls a frame with {model}", calls[0]).unwrap();
+        common::say(&format!("MEASURED tract: {} heap calls a frame with {model}", calls[0]));
     };
     tell("squares.onnx", &tract_calls(common::data("squares.onnx").as_ref(), None));
     if let Some(shared) = common::shared("tracts_heap_calls_per_frame_do_not_grow (YOLO11n)") {

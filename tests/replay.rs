@@ -4,11 +4,10 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 
 use common::{
-    check_sequence, config, crossings, data, ffmpeg, flytrap, json_lines, of_type, output, run_squares,
+    check_sequence, config, crossings, data, ffmpeg, flytrap, json_lines, of_type, output, run_squares, say,
     shared, squares_truth, told,
 };
 use serde_json::Value;
@@ -211,11 +210,7 @@ fn the_network_rests_while_nothing_moves() {
     let stat = |events: &[Value], key: &str| of_type(events, "stats").last().unwrap()[key].as_u64().unwrap();
     let (still, frames) = (stat(&gated, "frames_still"), stat(&gated, "frames_gated"));
     let share = still as f64 / frames as f64;
-    writeln!(
-        std::io::stderr(),
-        "MEASURED car-detection.mp4: the network rested for {still} of {frames} frames"
-    )
-    .unwrap();
+    say(&format!("MEASURED car-detection.mp4: the network rested for {still} of {frames} frames"));
     assert!(share > 0.3, "{still} of {frames}");
     assert_eq!(stat(&all, "frames_still"), 0);
     assert_eq!(stat(&gated, "inferences") + still, frames);

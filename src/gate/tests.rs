@@ -482,7 +482,7 @@ proptest! {
 /// To the real stderr: what `eprintln` says the test harness keeps to itself.
 fn aloud(text: &str) {
     use std::io::Write;
-    writeln!(std::io::stderr(), "{text}").unwrap();
+    std::io::stderr().write_all(format!("\n{text}\n").as_bytes()).unwrap();
 }
 
 /// A recording as luma planes, by an ffmpeg that is not ours; `None`, said aloud, without it or without the file.

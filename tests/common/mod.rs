@@ -32,7 +32,12 @@ pub(crate) fn ffmpeg(test: &str) -> bool {
 
 /// Says aloud that `test` is skipped.
 pub(crate) fn skip(test: &str, why: &str) {
-    writeln!(std::io::stderr(), "SKIPPED {test}: {why}").unwrap();
+    say(&format!("SKIPPED {test}: {why}"));
+}
+
+/// A line on the real stderr, in one piece: other tests write there too.
+pub(crate) fn say(line: &str) {
+    std::io::stderr().write_all(format!("\n{line}\n").as_bytes()).unwrap();
 }
 
 /// A file of tests/data.
