@@ -99,6 +99,11 @@ pub trait Clock: Send + Sync {
     fn mono(&self) -> Mono;
     /// The calendar.
     fn wall(&self) -> Wall;
+    /// The boot clock at a moment of the kernel's monotonic clock, which stands still while the machine sleeps. Exact for
+    /// moments since the last sleep.
+    fn at_monotonic(&self, nanos: u64) -> Mono {
+        Mono::from_nanos(nanos)
+    }
     /// Both at once.
     fn map(&self) -> ClockMap {
         ClockMap { mono: self.mono(), wall: self.wall() }
@@ -113,6 +118,12 @@ impl Clock for SystemClock {
     fn mono(&self) -> Mono {
         let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         Mono(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
+    }
+
+    fn at_monotonic(&self, nanos: u64) -> Mono {
+        let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let monotonic = t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64;
+        Mono(nanos.saturating_add(self.mono().0.saturating_sub(monotonic)))
     }
 
     fn wall(&self) -> Wall {

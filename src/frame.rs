@@ -4,6 +4,7 @@
 //! every plane below it is as long as it says.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::clock::Mono;
 use crate::limits::{FRAME_BYTES_MAX, FRAME_SIDE_MAX, FRAME_SIDE_MIN};
@@ -199,6 +200,44 @@ pub struct FrameMeta {
     pub captured_at: Mono,
     /// Valid bytes of the buffer.
     pub bytes_used: usize,
+}
+
+/// Who lends buffers of its own memory, so that frames are looked at where they lie.
+pub trait Lender: Send + Sync {
+    /// The memory of a buffer that is lent.
+    fn bytes(&self, buffer: u32) -> &[u8];
+    /// The buffer is no longer looked at.
+    fn give_back(&self, buffer: u32);
+}
+
+/// A buffer on loan; given back when dropped, on whichever thread that is. Keeps its lender alive.
+pub struct Lease {
+    lender: Arc<dyn Lender>,
+    buffer: u32,
+}
+
+impl Lease {
+    /// `buffer` is now on loan from `lender`, once.
+    pub fn new(lender: Arc<dyn Lender>, buffer: u32) -> Self {
+        Lease { lender, buffer }
+    }
+
+    /// The whole buffer.
+    pub fn bytes(&self) -> &[u8] {
+        self.lender.bytes(self.buffer)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.lender.give_back(self.buffer);
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lease({})", self.buffer)
+    }
 }
 
 /// Why bytes are not the frame that they claim to be.

@@ -3,10 +3,11 @@
 //! # The way of a frame
 //! ```text
 //! capture ──► ring ──► gate ──► detect ──► track ──► count ──► event ──► batch ──► uplink
-//!  exec:      fixed    motion   letterbox  Byte-     lines     typed,    by size   HTTP, file,
-//!  file:      slots,   on a     engine     Track               with ids  and age   stdout; retries
-//!  dir:       newest   small    decode                                             with the same ids
-//!  +sample    wins     luma     NMS
+//!  v4l2:      fixed    motion   letterbox  Byte-     lines     typed,    by size   HTTP, file,
+//!  exec:      slots,   on a     engine     Track               with ids  and age   stdout; retries
+//!  file:      newest   small    decode                                             with the same ids
+//!  dir:       wins     luma     NMS
+//!  +sample
 //! ```
 //! Read it from top to bottom: [`capture`] announces frames, [`sample`] chooses those that the target rate wants, [`ring`]
 //! carries them to the [`pipeline`], which asks the [`gate`] whether anything moved, runs [`detect`] if so (JPEGs through
@@ -70,4 +71,5 @@ pub mod decisions {
     #![doc = include_str!("decisions/0002-identity.md")]
     #![doc = include_str!("decisions/0003-engine.md")]
     #![doc = include_str!("decisions/0004-configuration.md")]
+    #![doc = include_str!("decisions/0005-cameras.md")]
 }

@@ -8,7 +8,8 @@
 //! ```
 //! A slot is filled in place and becomes visible only when that succeeded. In [`Policy::NewestWins`] a slow reader costs
 //! old frames, counted, and never latency that grows (I2); in [`Policy::Lossless`] (recordings) the writer waits instead.
-//! Nothing is allocated after [`ring`]; slots change hands, bytes stay where they are.
+//! Nothing is allocated after [`ring`]; slots change hands, bytes stay where they are. A camera of the kernel lends its
+//! own buffers: then a slot holds a [`Lease`], which goes back as soon as the slot is free, and no byte is copied.
 
 use std::ops::Deref;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use heapless::{Deque, Vec};
 
-use crate::frame::{Color, FrameFormat, FrameMeta, PixelFormat};
+use crate::frame::{Color, FrameFormat, FrameMeta, Lease, PixelFormat};
 use crate::limits::{RING_SLOTS_MAX, RING_SLOTS_MIN, RING_SLOTS_WISHED_MIN};
 
 /// What happens when the reader is slower than the writer.
@@ -35,14 +36,17 @@ pub struct Slot {
     pub format: FrameFormat,
     /// Its stamp; `bytes_used` bytes are valid.
     pub meta: FrameMeta,
-    /// The buffer, of the same size in every slot.
+    /// The buffer, of the same size in every slot; empty if the source lends its own.
     pub bytes: Box<[u8]>,
+    /// The source's own buffer, instead of `bytes`; goes back to it with the slot.
+    pub lent: Option<Lease>,
 }
 
 impl Slot {
     /// The valid bytes.
     pub fn valid(&self) -> &[u8] {
-        &self.bytes[..self.meta.bytes_used.min(self.bytes.len())]
+        let bytes = self.lent.as_ref().map_or(&self.bytes[..], Lease::bytes);
+        &bytes[..self.meta.bytes_used.min(bytes.len())]
     }
 }
 
@@ -81,7 +85,7 @@ impl Core {
         let mut free = Vec::new();
         for _ in 0..slots.clamp(RING_SLOTS_MIN, RING_SLOTS_MAX) {
             let bytes = vec![0; slot_bytes].into_boxed_slice();
-            let pushed = free.push(Slot { format, meta: FrameMeta::default(), bytes });
+            let pushed = free.push(Slot { format, meta: FrameMeta::default(), bytes, lent: None });
             assert!(pushed.is_ok(), "at most RING_SLOTS_MAX slots");
         }
         Core { policy, free, ready: Deque::new(), dropped: 0, closed: false }
@@ -93,7 +97,11 @@ impl Core {
             return Some(slot);
         }
         match self.policy {
-            Policy::NewestWins => self.ready.pop_front().inspect(|_| self.dropped += 1),
+            Policy::NewestWins => self.ready.pop_front().map(|mut slot| {
+                self.dropped += 1;
+                slot.lent = None;
+                slot
+            }),
             Policy::Lossless => None,
         }
     }
@@ -103,7 +111,8 @@ impl Core {
         assert!(pushed.is_ok(), "there are no more slots than places");
     }
 
-    fn release(&mut self, slot: Slot) {
+    fn release(&mut self, mut slot: Slot) {
+        slot.lent = None;
         let pushed = self.free.push(slot);
         assert!(pushed.is_ok(), "there are no more slots than places");
     }
@@ -323,6 +332,48 @@ mod tests {
         assert!(put(&writer, 1));
         assert_eq!(get(&reader).unwrap().meta.seq, 1);
         assert_eq!(writer.dropped(), 0);
+    }
+
+    /// Counts who is on loan.
+    #[derive(Default)]
+    struct Library(Mutex<std::vec::Vec<u32>>);
+
+    impl crate::frame::Lender for Library {
+        fn bytes(&self, _: u32) -> &[u8] {
+            b"lent bytes"
+        }
+        fn give_back(&self, buffer: u32) {
+            self.0.lock().unwrap().retain(|lent| *lent != buffer);
+        }
+    }
+
+    #[test]
+    fn lent_buffers_are_read_in_place_and_go_back_as_soon_as_nobody_needs_them() {
+        let library = Arc::new(Library::default());
+        let (writer, reader) = ring(Policy::NewestWins, 3, 0);
+        let put = |buffer: u32| {
+            library.0.lock().unwrap().push(buffer);
+            let lender: Arc<dyn crate::frame::Lender> = Arc::clone(&library) as _;
+            let filled = writer.fill(|slot| {
+                slot.lent = Some(Lease::new(lender, buffer));
+                slot.meta.bytes_used = 4;
+                Ok::<_, ()>(())
+            });
+            assert_eq!(filled, Fill::Committed(()));
+        };
+        let lent = || library.0.lock().unwrap().clone();
+        (0..5).for_each(put);
+        assert_eq!(lent(), [2, 3, 4], "as many as there are slots, the newest");
+        let frame = get(&reader).unwrap();
+        assert_eq!((frame.valid(), lent()), (&b"lent"[..], vec![4]), "the older ones are not waited for");
+        (5..8).for_each(put);
+        assert_eq!(lent(), [4, 6, 7]);
+        drop(frame);
+        assert_eq!(lent(), [6, 7]);
+        assert_eq!(writer.fill(|_| Err::<(), _>(())), Fill::Failed(()));
+        assert_eq!(lent(), [6, 7]);
+        drop((writer, reader));
+        assert!(lent().is_empty());
     }
 
     proptest! {

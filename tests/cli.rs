@@ -254,3 +254,22 @@ fn a_closed_stdout_is_an_error_not_a_hang() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(5), "{}", told(&output));
 }
+
+#[test]
+fn cameras_that_are_none_are_refused_and_the_list_works_without_any() {
+    let list = output(flytrap().args(["cameras", "--json"]));
+    assert!(list.status.success(), "{}", told(&list));
+    for camera in json_lines(&list) {
+        assert!(camera["node"].as_str().unwrap().starts_with("/dev/video"), "{camera}");
+    }
+    for (source, words) in [
+        ("v4l2:/dev/null", "camera '/dev/null': is no video device"),
+        ("/dev/video-not-there", "camera '/dev/video-not-there': cannot be opened: check the path"),
+    ] {
+        let mut command = flytrap();
+        command.args(["run", "--until-end", "--source", source, "--model"]).arg(data("squares.onnx"));
+        let output = output(&mut command);
+        assert_eq!(output.status.code(), Some(4), "{}", told(&output));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(words), "{}", told(&output));
+    }
+}

@@ -10,6 +10,7 @@ use super::{Shared, Timing, spawn};
 use crate::capture::{Advance, CaptureParams, FrameSource, SourceSpec};
 use crate::clock::Mono;
 use crate::detect::ClassId;
+use crate::detect::letterbox::Size;
 use crate::detect::model::Loaded;
 use crate::error::{Class, Error, Kind, Result};
 use crate::event::{Body, fixed};
@@ -20,6 +21,13 @@ use crate::sample::{Sample, Sampler};
 
 /// How long the source may keep the thread from looking whether it is to stop.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Longest delay before a camera of the kernel is looked for again: that costs one failed `open`, and five seconds after it
+/// is plugged in it is to deliver.
+const CAMERA_RESTART_CAP: Duration = Duration::from_secs(4);
+
+/// The picture that a model with free sides is asked about before there is a camera.
+const SERVED: Size = Size { width: 640, height: 480 };
 
 /// The thread's state.
 pub(super) struct Capture {
@@ -40,6 +48,8 @@ struct Downstream {
     /// What they were built for.
     format: FrameFormat,
     slot_bytes: usize,
+    /// Frames are looked at in the source's own buffers.
+    lent: bool,
     pipeline: JoinHandle<Result<()>>,
 }
 
@@ -55,12 +65,21 @@ enum Ended {
 
 impl Capture {
     pub(super) fn new(shared: Arc<Shared>, spec: SourceSpec, model: Loaded, wanted: Vec<ClassId>) -> Self {
+        let size = model.size_for(SERVED);
         let params = CaptureParams {
+            serve_side: size.map_or(SERVED.width, |size| size.width.max(size.height)) as u32,
+            serve_fps: shared.config.fps,
             timing: if shared.options.until_end { Timing::Recording } else { Timing::Live },
             stop: shared.stop.clone(),
             ..shared.config.capture.clone()
         };
-        let backoff = Backoff::new(params.restart_first, params.restart_cap, shared.started.as_nanos());
+        let cap = match &spec {
+            SourceSpec::V4l2(_) => params.restart_cap.min(CAMERA_RESTART_CAP),
+            SourceSpec::Dir(_) | SourceSpec::File(_) | SourceSpec::Exec(_) | SourceSpec::Sim(_) => {
+                params.restart_cap
+            }
+        };
+        let backoff = Backoff::new(params.restart_first.min(cap), cap, shared.started.as_nanos());
         Capture {
             shared,
             spec,
@@ -180,7 +199,13 @@ impl Capture {
     fn take(&self, source: &mut dyn FrameSource, meta: FrameMeta) -> Fill<(), Error> {
         let Some(downstream) = &self.downstream else { return Fill::Closed };
         let fill = downstream.ring.fill(|slot| {
-            let filled = source.read_into(&mut slot.bytes)?;
+            let filled = if downstream.lent {
+                let (lease, filled) = source.lend()?;
+                slot.lent = Some(lease);
+                filled
+            } else {
+                source.read_into(&mut slot.bytes)?
+            };
             slot.format = filled.format;
             slot.meta = FrameMeta { bytes_used: filled.bytes_used, ..meta };
             Ok(())
@@ -191,7 +216,7 @@ impl Capture {
 
     /// Builds what is behind the ring at the first format; later formats must fit into it.
     fn fit(&mut self, source: &dyn FrameSource) -> Result<()> {
-        let (format, slot_bytes) = (*source.format(), source.slot_bytes());
+        let (format, slot_bytes, lending) = (*source.format(), source.slot_bytes(), source.lending());
         if let Some(there) = &self.downstream {
             let larger = format.width > there.format.width
                 || format.height > there.format.height
@@ -219,20 +244,21 @@ impl Capture {
         // Built on the thread that runs it: what building frees, that thread's part of the heap uses again.
         let (ready, built) = mpsc::channel();
         let shared = Arc::clone(&self.shared);
-        let pipeline = spawn("pipeline", move || match build(&shared, &format, slot_bytes, model, wanted) {
-            Ok((ring, reader, pipeline)) => {
-                let _waits_for_it = ready.send(Ok(ring));
-                Processor::new(shared, reader, pipeline).run()
-            }
-            Err(error) => {
-                let _waits_for_it = ready.send(Err(error));
-                Ok(())
-            }
-        })?;
+        let pipeline =
+            spawn("pipeline", move || match build(&shared, &format, slot_bytes, lending, model, wanted) {
+                Ok((ring, reader, pipeline)) => {
+                    let _waits_for_it = ready.send(Ok(ring));
+                    Processor::new(shared, reader, pipeline).run()
+                }
+                Err(error) => {
+                    let _waits_for_it = ready.send(Err(error));
+                    Ok(())
+                }
+            })?;
         let ring = built.recv().unwrap_or_else(|_| {
             Err(Error::fatal(Kind::System, "the pipeline thread failed; see the message above"))
         })?;
-        self.downstream = Some(Downstream { ring, format, slot_bytes, pipeline });
+        self.downstream = Some(Downstream { ring, format, slot_bytes, lent: lending.is_some(), pipeline });
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use super::capture::corrupt;
 use super::memory::Plan;
 use super::{Shared, system};
 use crate::batch::Batcher;
+use crate::capture::Lending;
 use crate::clock::Mono;
 use crate::detect::ClassId;
 use crate::detect::letterbox::{PADDING, Size};
@@ -14,6 +15,7 @@ use crate::detect::model::Loaded;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Body, Event};
 use crate::frame::{FrameFormat, FrameView};
+use crate::limits::RING_SLOTS_MIN;
 use crate::pipeline::{Failure, Outcome, Params, Pipeline};
 use crate::ring::{Policy, Reader, SlotGuard, Taken, Writer, ring, slots_for};
 
@@ -25,6 +27,7 @@ pub(super) fn build(
     shared: &Shared,
     format: &FrameFormat,
     slot_bytes: usize,
+    lending: Option<Lending>,
     model: Loaded,
     wanted: Vec<ClassId>,
 ) -> Result<(Writer, Reader, Pipeline)> {
@@ -48,21 +51,26 @@ pub(super) fn build(
     let queue = Batcher::bytes(config.uplink.batch.queue_events)
         + config.uplink.batch.batch_events_max * size_of::<Event>();
     let pipeline = Pipeline::new(params, format, engine, &classes)?;
-    let slots =
-        slots_for(system::memory_bytes(), config.fps, slot_bytes, config.ring_budget).ok_or_else(|| {
-            Error::fatal(
-                Kind::Config,
-                format!(
+    let fits = || slots_for(system::memory_bytes(), config.fps, slot_bytes, config.ring_budget);
+    // What a camera lends needs no slots of ours: few, so that few of its buffers wait.
+    let (slots, slot_bytes, ring_bytes) = match lending {
+        Some(Lending { buffers, bytes }) => (RING_SLOTS_MIN, 0, buffers * bytes),
+        None => {
+            let slots = fits().ok_or_else(|| {
+                let text = format!(
                     "memory: three frames of {}x{} do not fit into memory.ring_mb: raise it, or take smaller pictures",
                     format.width, format.height
-                ),
-            )
-        })?;
+                );
+                Error::fatal(Kind::Config, text)
+            })?;
+            (slots, slot_bytes, slots * slot_bytes)
+        }
+    };
     let mut plan = Plan::default();
     plan.add("program, model and network (measured)", resident.saturating_sub(queue));
     plan.add("event queue", queue);
     plan.add("stages", pipeline.heap_bytes());
-    plan.add("frame ring", slots * slot_bytes);
+    plan.add(if lending.is_some() { "camera buffers" } else { "frame ring" }, ring_bytes);
     tracing::info!(
         engine = pipeline.describe_engine(),
         slots,

@@ -1,8 +1,9 @@
-//! The command line: `run`, `detect`, `check`. Settings come from the configuration; options override single ones.
+//! The command line: `run`, `detect`, `cameras`, `check`. Settings come from the configuration; options override single ones.
 //!
 //! Exit codes: 0 all went well; 1 the machine (memory, threads, disk); 2 command line or configuration; 3 model; 4 source or
 //! picture; 5 events that could not be delivered. Results go to stdout, everything else to stderr.
 
+mod cameras;
 mod check;
 mod detect;
 
@@ -60,6 +61,8 @@ enum Command {
         #[arg(long, value_name = "FOLDER")]
         out: Option<PathBuf>,
     },
+    /// List the cameras of this machine, and what they can deliver.
+    Cameras,
     /// Check a configuration and the files that it names; print all settings in force.
     Check {
         /// The configuration; without it the defaults are printed.
@@ -116,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Detect { settings, pictures, out } => {
             ("detect", detect::detect(&settings, &pictures, out.as_deref(), json))
         }
+        Command::Cameras => ("cameras", cameras::cameras(json)),
         Command::Check { config } => ("check", check::check(config.as_deref())),
     };
     match outcome {

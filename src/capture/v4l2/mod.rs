@@ -1,0 +1,348 @@
+//! `v4l2:` - a camera of the kernel. Frames are lent, not copied: the gate and the letterbox read the mapped buffers.
+//!
+//! ```text
+//!   open ─► ask what it is ─► choose a format ─► map buffers ─► stream ─┬─► frames
+//!                                                    ▲                  │ silent for idle_timeout / 2
+//!                                                    └── restart, once ─┤
+//!                                                                       └─► silent again, gone: Class::Retry
+//! ```
+//! A frame that nobody wants goes back to the kernel unread. Opening it again, by a path that stays the same when it is
+//! plugged in anew (`/dev/v4l/by-path/...`), is the owner's business.
+
+mod device;
+mod negotiate;
+mod queue;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use device::Card;
+pub use negotiate::Offer;
+
+use device::{Agreed, Camera};
+use negotiate::{Wish, choose};
+use queue::{Done, Kernel, Queue, Ready};
+
+use super::{Advance, CaptureParams, Filled, FrameSource, Lending};
+use crate::clock::{Clock, Mono};
+use crate::error::{Error, Kind, Result};
+use crate::frame::{Color, FrameFormat, FrameMeta, Lease, PixelFormat};
+use crate::stop::Stop;
+
+/// Buffers that we ask for: one read, one or two ready, one announced, and two for the camera to fill meanwhile.
+const BUFFERS_WISHED: u32 = 6;
+/// Fewer and the camera has none to fill while ours are in use.
+const BUFFERS_MIN: u32 = 4;
+/// Longest wait in one piece, so that a stop request is seen soon.
+const WAIT_STEP: Duration = Duration::from_millis(100);
+
+/// A camera that streams.
+struct Stream<K: Kernel + 'static> {
+    what: String,
+    queue: Arc<Queue<K>>,
+    buffer_bytes: usize,
+    format: FrameFormat,
+    clock: Arc<dyn Clock>,
+    stop: Stop,
+    idle_timeout: Duration,
+    announced: Option<(Lease, usize)>,
+    last: Option<Last>,
+    /// Frame number of ours that the driver's 0 would have.
+    seq: u64,
+    silent_since: Mono,
+    restarted: bool,
+}
+
+/// The newest frame.
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    sequence: u32,
+    at: Mono,
+}
+
+/// Opens the camera and starts it, in the format that serves best (see [`Offer`]) unless `params` insists on one.
+///
+/// # Errors
+/// Fatal with the remedy: no camera (a metadata, output or codec node), no format that is read here, none as `params`
+/// insists. Retry: not there, busy, or no bandwidth on its bus.
+pub fn open(path: &Path, params: &CaptureParams, clock: Arc<dyn Clock>) -> Result<Box<dyn FrameSource>> {
+    let what = format!("camera '{}'", path.display());
+    let retry = |text: &str, error: io::Error| named(Error::retry, &what, text).caused_by(error);
+    let mut camera = Camera::open(path)
+        .map_err(|error| retry("cannot be opened: check the path, the cable and the rights", error))?;
+    let card = camera.card().map_err(|error| {
+        named(Error::fatal, &what, "is no video device: `flytrap cameras` lists them").caused_by(error)
+    })?;
+    if !card.captures {
+        let text = format!(
+            "'{}' gives no pictures on this node (metadata, output or codec): `flytrap cameras` lists those that do",
+            card.name
+        );
+        return Err(named(Error::fatal, &what, &text));
+    }
+    let offers = camera.offers();
+    let wish = Wish {
+        width: params.width,
+        height: params.height,
+        pixel: params.pixel,
+        fps: params.fps.map_or(params.serve_fps, |rate| rate.as_f64() as f32),
+        side: params.serve_side,
+    };
+    let offer =
+        choose(&offers, &wish).ok_or_else(|| named(Error::fatal, &what, &no_offer(&offers, &wish)))?;
+    let agreed = camera
+        .agree(&offer, wish.fps)
+        .map_err(|error| retry("did not take its own format: is another program using it?", error))?;
+    let format = frame_format(&agreed, params).map_err(|text| named(Error::fatal, &what, &text))?;
+    camera
+        .map(BUFFERS_WISHED)
+        .map_err(|error| retry("gives no buffers: is another program using it?", error))?;
+    if camera.buffers() < BUFFERS_MIN {
+        let text = format!("gives {} buffers, {BUFFERS_MIN} are needed", camera.buffers());
+        return Err(named(Error::fatal, &what, &text));
+    }
+    let queue = Queue::new(camera);
+    queue.start().map_err(|error| {
+            if error.raw_os_error() == Some(libc::ENOSPC) {
+                let text = "its bus has no bandwidth left for this format: set camera.pixel_format = \"mjpeg\", a smaller size or fewer frames a second, or give it a USB port of its own";
+                return retry(text, error);
+            }
+            retry("cannot start streaming", error)
+        })?;
+    tracing::info!(name = %card.name, driver = %card.driver, bus = %card.bus, fps = agreed.fps, "{what}: {format}");
+    let buffer_bytes = queue.kernel().buffer_bytes();
+    Ok(Box::new(Stream::new(what, queue, buffer_bytes, format, params, clock)))
+}
+
+impl<K: Kernel + 'static> Stream<K> {
+    fn new(
+        what: String,
+        queue: Arc<Queue<K>>,
+        buffer_bytes: usize,
+        format: FrameFormat,
+        params: &CaptureParams,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let silent_since = clock.mono();
+        Stream {
+            what,
+            queue,
+            buffer_bytes,
+            format,
+            clock,
+            stop: params.stop.clone(),
+            idle_timeout: params.idle_timeout,
+            announced: None,
+            last: None,
+            seq: 0,
+            silent_since,
+            restarted: false,
+        }
+    }
+
+    /// Nothing came: the ladder.
+    fn silent(&mut self) -> Result<Advance> {
+        let silence = self.clock.mono().since(self.silent_since);
+        if silence >= self.idle_timeout {
+            let text = format!("no frame for {silence:.1?}, also after its stream was started anew");
+            return Err(named(Error::retry, &self.what, &text));
+        }
+        if silence >= self.idle_timeout / 2 && !self.restarted {
+            self.restarted = true;
+            tracing::warn!("{}: no frame for {silence:.1?}: its stream is started anew", self.what);
+            // A failure shows when it is started.
+            let _stopped = self.queue.stop();
+            self.queue.start().map_err(|error| self.lost(error))?;
+        }
+        Ok(Advance::Idle)
+    }
+
+    fn lost(&self, error: io::Error) -> Error {
+        let text =
+            if error.raw_os_error() == Some(libc::ENODEV) { "was unplugged" } else { "stopped working" };
+        named(Error::retry, &self.what, text).caused_by(error)
+    }
+
+    /// Numbers and stamps a frame. The driver's gaps become ours.
+    fn stamp(&mut self, done: &Done) -> FrameMeta {
+        let now = self.clock.mono();
+        let taken = done.monotonic_nanos.map_or(now, |nanos| self.clock.at_monotonic(nanos).min(now));
+        let (seq, at) = match self.last {
+            None => (self.seq, taken),
+            Some(last) => {
+                let step = done.sequence.wrapping_sub(last.sequence);
+                // A driver that counts backwards, or not at all, drops nothing that we could know of.
+                let step = if (1..1 << 31).contains(&step) { u64::from(step) } else { 1 };
+                (self.seq + step, taken.max(last.at + Duration::from_nanos(1)))
+            }
+        };
+        self.seq = seq;
+        self.last = Some(Last { sequence: done.sequence, at });
+        FrameMeta { seq, captured_at: at, bytes_used: 0 }
+    }
+
+    fn take_announced(&mut self) -> Result<(Lease, Filled)> {
+        let (lease, bytes_used) = self
+            .announced
+            .take()
+            .ok_or_else(|| named(Error::degrade, &self.what, "no frame was announced"))?;
+        Ok((lease, Filled { format: self.format, bytes_used }))
+    }
+}
+
+impl<K: Kernel + 'static> FrameSource for Stream<K> {
+    fn format(&self) -> &FrameFormat {
+        &self.format
+    }
+
+    fn slot_bytes(&self) -> usize {
+        self.buffer_bytes
+    }
+
+    fn lending(&self) -> Option<Lending> {
+        Some(Lending { buffers: self.queue.kernel().buffers() as usize, bytes: self.buffer_bytes })
+    }
+
+    fn advance(&mut self, patience: Duration) -> Result<Advance> {
+        self.announced = None;
+        let deadline = self.clock.mono() + patience;
+        loop {
+            if let Some((done, lease)) = self.queue.dequeue().map_err(|error| self.lost(error))? {
+                let meta = self.stamp(&done);
+                (self.silent_since, self.restarted) = (self.clock.mono(), false);
+                let (used, length) = (done.bytes_used as usize, lease.bytes().len());
+                if done.damaged || used > length || self.format.frame_bytes().is_some_and(|need| used < need)
+                {
+                    let text = format!("frame {}: {used} bytes, damaged: {}", meta.seq, done.damaged);
+                    return Err(named(Error::degrade, &self.what, &text));
+                }
+                self.announced = Some((lease, used));
+                return Ok(Advance::Frame(meta));
+            }
+            let left = deadline.since(self.clock.mono());
+            if left.is_zero() || self.stop.requested() {
+                return self.silent();
+            }
+            match self.queue.kernel().wait(left.min(WAIT_STEP)).map_err(|error| self.lost(error))? {
+                Ready::Frame | Ready::Nothing => {}
+                Ready::Gone => return Err(self.lost(io::Error::from_raw_os_error(libc::ENODEV))),
+            }
+        }
+    }
+
+    fn read_into(&mut self, buffer: &mut [u8]) -> Result<Filled> {
+        let (lease, filled) = self.take_announced()?;
+        let target = buffer.get_mut(..filled.bytes_used).ok_or_else(|| {
+            named(Error::degrade, &self.what, &format!("a frame of {} bytes has no room", filled.bytes_used))
+        })?;
+        target.copy_from_slice(&lease.bytes()[..filled.bytes_used]);
+        Ok(filled)
+    }
+
+    fn lend(&mut self) -> Result<(Lease, Filled)> {
+        self.take_announced()
+    }
+}
+
+impl<K: Kernel + 'static> Drop for Stream<K> {
+    fn drop(&mut self) {
+        self.announced = None;
+        // A device that is gone cannot be stopped, and need not be.
+        let _stopped = self.queue.stop();
+        let (held, refused) = (self.queue.held(), self.queue.refused());
+        tracing::debug!("{}: closed with {held} buffers on loan, {refused} not taken back", self.what);
+    }
+}
+
+fn named(make: fn(Kind, String) -> Error, what: &str, text: &str) -> Error {
+    make(Kind::Source, format!("{what}: {text}"))
+}
+
+fn frame_format(agreed: &Agreed, params: &CaptureParams) -> std::result::Result<FrameFormat, String> {
+    let Agreed { pixel, width, height, row_bytes, buffer_bytes, .. } = *agreed;
+    let guess = match pixel {
+        PixelFormat::Rgb24 | PixelFormat::Grey | PixelFormat::Mjpeg => Color::JPEG,
+        PixelFormat::Yuyv | PixelFormat::Uyvy | PixelFormat::Nv12 | PixelFormat::I420 => Color::default(),
+    };
+    let packed = FrameFormat::packed(pixel, width, height, params.color.apply(guess))
+        .map_err(|error| error.to_string())?;
+    let format = FrameFormat { row_bytes: row_bytes.max(packed.row_bytes), ..packed };
+    match format.frame_bytes() {
+        Some(need) if need > buffer_bytes as usize => {
+            Err(format!("its buffers of {buffer_bytes} bytes cannot hold {format}"))
+        }
+        _ => Ok(format),
+    }
+}
+
+fn no_offer(offers: &[Offer], wish: &Wish) -> String {
+    if offers.is_empty() {
+        return "it has no format that is read here (raw Bayer comes through exec:rpicam-vid ...)".to_owned();
+    }
+    let mut there: Vec<String> =
+        offers.iter().map(|o| format!("{} {}x{}", o.pixel, o.width, o.height)).collect();
+    there.truncate(12);
+    let side = |value: Option<u32>| value.map_or("any".to_owned(), |value| value.to_string());
+    let pixel = wish.pixel.map_or("any format".to_owned(), |pixel| pixel.to_string());
+    format!(
+        "it has no {pixel} of {} x {}: change camera.pixel_format, camera.width, camera.height to one of {}",
+        side(wish.width),
+        side(wish.height),
+        there.join(", ")
+    )
+}
+
+/// A device node that delivers pictures.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// `/dev/videoN`.
+    pub node: PathBuf,
+    /// A path that stays when it is plugged in anew, if there is one.
+    pub stable: Option<PathBuf>,
+    /// What it says about itself.
+    pub card: Card,
+    /// What it can deliver and we can read.
+    pub offers: Vec<Offer>,
+}
+
+/// All cameras of this machine, by node.
+///
+/// # Errors
+/// If /dev cannot be listed. A node that cannot be opened is left out, with a warning.
+pub fn list() -> Result<Vec<Found>> {
+    let unread = |error| Error::fatal(Kind::System, "/dev cannot be listed").caused_by(error);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/dev").map_err(unread)? {
+        let node = entry.map_err(unread)?.path();
+        let number = node
+            .to_str()
+            .and_then(|path| path.strip_prefix("/dev/video"))
+            .and_then(|n| n.parse::<u32>().ok());
+        let Some(number) = number else { continue };
+        match Camera::open(&node).and_then(|camera| Ok((camera.card()?, camera))) {
+            Ok((card, camera)) if card.captures => {
+                found.push((
+                    number,
+                    Found { stable: stable_path(&node), node, card, offers: camera.offers() },
+                ));
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!("{}: {error}", node.display()),
+        }
+    }
+    found.sort_by_key(|(number, _)| *number);
+    Ok(found.into_iter().map(|(_, found)| found).collect())
+}
+
+/// The link of udev's that leads to `node`.
+fn stable_path(node: &Path) -> Option<PathBuf> {
+    let links = std::fs::read_dir("/dev/v4l/by-path").ok()?;
+    let mut links: Vec<PathBuf> = links.flatten().map(|entry| entry.path()).collect();
+    links.sort();
+    links.into_iter().find(|link| std::fs::canonicalize(link).is_ok_and(|to| to == node))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! Which of a camera's formats we ask for. Pure: knows offers and wishes, no device.
+
+use crate::frame::PixelFormat;
+
+/// One thing that a camera can deliver.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Offer {
+    /// How pixels lie in memory.
+    pub pixel: PixelFormat,
+    /// Pixels a row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// Most frames a second; `None` if the driver does not say.
+    pub fps_max: Option<f32>,
+}
+
+/// What we want of a camera.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Wish {
+    /// Only this width, if set.
+    pub(super) width: Option<u32>,
+    /// Only this height, if set.
+    pub(super) height: Option<u32>,
+    /// Only this layout, if set.
+    pub(super) pixel: Option<PixelFormat>,
+    /// Frames a second that are needed; more is no better.
+    pub(super) fps: f32,
+    /// Longer side of the model's input: a picture at least that long on its longer side loses nothing.
+    pub(super) side: u32,
+}
+
+/// The best offer: fast enough before slow, then the smallest that serves the model (else the largest), then the cheapest
+/// to read. `None` if none is as the wish insists.
+pub(super) fn choose(offers: &[Offer], wish: &Wish) -> Option<Offer> {
+    let insists = |offer: &&Offer| {
+        wish.width.is_none_or(|width| width == offer.width)
+            && wish.height.is_none_or(|height| height == offer.height)
+            && wish.pixel.is_none_or(|pixel| pixel == offer.pixel)
+    };
+    let price = |offer: &Offer| {
+        let area = u64::from(offer.width) * u64::from(offer.height);
+        let serves = offer.width.max(offer.height) >= wish.side;
+        // A driver that says nothing is taken at its word only after those that promise.
+        let fps = offer.fps_max.unwrap_or(0.0).min(wish.fps);
+        let size = if serves { area } else { u64::MAX - area };
+        (-(fps * 1000.0) as i64, !serves, size, cost(offer.pixel))
+    };
+    offers.iter().filter(insists).min_by_key(|offer| price(offer)).copied()
+}
+
+/// What a layout costs us, in order: bytes to read, then decoding, then colour that is not there.
+const fn cost(pixel: PixelFormat) -> u8 {
+    match pixel {
+        PixelFormat::Nv12 => 0,
+        PixelFormat::I420 => 1,
+        PixelFormat::Yuyv => 2,
+        PixelFormat::Uyvy => 3,
+        PixelFormat::Rgb24 => 4,
+        PixelFormat::Mjpeg => 5,
+        PixelFormat::Grey => 6,
+    }
+}
+
+/// Sizes worth asking for where a driver takes any size between two: common ones within its limits, on its steps.
+pub(super) fn sizes_within(
+    min: (u32, u32),
+    max: (u32, u32),
+    step: (u32, u32),
+) -> impl Iterator<Item = (u32, u32)> {
+    const COMMON: [(u32, u32); 7] =
+        [(320, 240), (640, 360), (640, 480), (800, 600), (1280, 720), (1640, 1232), (1920, 1080)];
+    let on_step = move |value: u32, min: u32, max: u32, step: u32| {
+        value >= min && value <= max && (value - min).is_multiple_of(step.max(1))
+    };
+    COMMON
+        .into_iter()
+        .filter(move |&(w, h)| on_step(w, min.0, max.0, step.0) && on_step(h, min.1, max.1, step.1))
+        .chain(Some(max))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use PixelFormat::{Grey, Mjpeg, Nv12, Rgb24, Yuyv};
+
+    fn offer(pixel: PixelFormat, width: u32, height: u32, fps: f32) -> Offer {
+        Offer { pixel, width, height, fps_max: (fps > 0.0).then_some(fps) }
+    }
+
+    const WISH: Wish = Wish { width: None, height: None, pixel: None, fps: 6.0, side: 640 };
+
+    #[test]
+    fn the_cheapest_that_serves() {
+        // A common USB camera: raw at high rates only when small.
+        let usb = [
+            offer(Mjpeg, 1920, 1080, 30.0),
+            offer(Mjpeg, 1280, 720, 30.0),
+            offer(Mjpeg, 640, 480, 30.0),
+            offer(Yuyv, 640, 480, 30.0),
+            offer(Yuyv, 320, 240, 30.0),
+            offer(Yuyv, 1280, 720, 10.0),
+            offer(Yuyv, 1920, 1080, 5.0),
+        ];
+        for (wish, expected) in [
+            (WISH, offer(Yuyv, 640, 480, 30.0)),
+            (Wish { side: 320, ..WISH }, offer(Yuyv, 320, 240, 30.0)),
+            (Wish { side: 960, ..WISH }, offer(Yuyv, 1280, 720, 10.0)),
+            (Wish { side: 960, fps: 15.0, ..WISH }, offer(Mjpeg, 1280, 720, 30.0)),
+            (Wish { side: 1920, ..WISH }, offer(Mjpeg, 1920, 1080, 30.0)),
+            (Wish { side: 4000, ..WISH }, offer(Mjpeg, 1920, 1080, 30.0)),
+            (Wish { pixel: Some(Mjpeg), ..WISH }, offer(Mjpeg, 640, 480, 30.0)),
+            (Wish { width: Some(1920), ..WISH }, offer(Mjpeg, 1920, 1080, 30.0)),
+            (Wish { width: Some(1920), pixel: Some(Yuyv), ..WISH }, offer(Yuyv, 1920, 1080, 5.0)),
+        ] {
+            assert_eq!(choose(&usb, &wish), Some(expected), "{wish:?}");
+        }
+        assert_eq!(choose(&usb, &Wish { height: Some(481), ..WISH }), None);
+        assert_eq!(choose(&[], &WISH), None);
+    }
+
+    #[test]
+    fn layouts_are_ranked_and_silence_about_rates_is_no_promise() {
+        let layouts = [Grey, Mjpeg, Rgb24, Yuyv, Nv12].map(|pixel| offer(pixel, 640, 480, 30.0));
+        assert_eq!(choose(&layouts, &WISH).unwrap().pixel, Nv12);
+        assert_eq!(choose(&layouts[..2], &WISH).unwrap().pixel, Mjpeg);
+        let silent = [offer(Yuyv, 640, 480, 0.0), offer(Mjpeg, 640, 480, 30.0)];
+        assert_eq!(choose(&silent, &WISH).unwrap().pixel, Mjpeg);
+        assert_eq!(choose(&silent[..1], &WISH).unwrap().pixel, Yuyv);
+    }
+
+    #[test]
+    fn stepwise_sizes_are_on_the_steps_and_the_largest_is_there() {
+        let sizes: Vec<_> = sizes_within((16, 16), (1296, 972), (8, 2)).collect();
+        assert_eq!(sizes, [(320, 240), (640, 360), (640, 480), (800, 600), (1280, 720), (1296, 972)]);
+        assert_eq!(sizes_within((0, 0), (640, 480), (0, 0)).count(), 4, "a step of 0 is none");
+    }
+}

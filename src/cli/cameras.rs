@@ -1,0 +1,52 @@
+//! `flytrap cameras`: what is plugged in, and what it can deliver.
+
+use serde_json::json;
+
+use super::{Failed, print};
+use crate::capture::v4l2::{self, Found};
+
+/// Lists the cameras: text for people, or one JSON object a line.
+pub(super) fn cameras(json: bool) -> Result<(), Failed> {
+    let found = v4l2::list()?;
+    if found.is_empty() && !json {
+        print("no camera: check the cable, and that this user may read /dev/video* (group video)")?;
+    }
+    for camera in &found {
+        if json {
+            print(&as_json(camera).to_string())?;
+        } else {
+            print(&as_text(camera))?;
+        }
+    }
+    Ok(())
+}
+
+fn as_json(found: &Found) -> serde_json::Value {
+    let offers = found.offers.iter().map(|offer| {
+        let (pixel, width, height) = (offer.pixel.name(), offer.width, offer.height);
+        json!({ "pixel": pixel, "width": width, "height": height, "fps_max": offer.fps_max })
+    });
+    json!({
+        "node": found.node,
+        "stable_path": found.stable,
+        "name": found.card.name,
+        "driver": found.card.driver,
+        "bus": found.card.bus,
+        "formats": offers.collect::<Vec<_>>(),
+    })
+}
+
+fn as_text(found: &Found) -> String {
+    let card = &found.card;
+    let mut text = format!("{}: {} ({}, {})", found.node.display(), card.name, card.driver, card.bus);
+    let source = found.stable.as_ref().unwrap_or(&found.node);
+    text += &format!("\n  camera.source = \"v4l2:{}\"", source.display());
+    for offer in &found.offers {
+        let rate = offer.fps_max.map_or(String::new(), |fps| format!(", up to {fps} frames a second"));
+        text += &format!("\n  {} {}x{}{rate}", offer.pixel, offer.width, offer.height);
+    }
+    if found.offers.is_empty() {
+        text += "\n  no format that is read here (raw Bayer comes through exec:rpicam-vid ...)";
+    }
+    text
+}
