@@ -400,9 +400,9 @@ fn a_lone_event_goes_out_when_it_is_old_enough() {
     assert_eq!(rig.end(), all_delivered(1));
 }
 
-/// A port on which nobody listens any more.
+/// A port on which nobody listens any more, on an address of its own: no receiver of another test gets it meanwhile.
 fn dead_url() -> String {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let listener = std::net::TcpListener::bind(("127.0.0.2", 0)).unwrap();
     format!("http://{}/events", listener.local_addr().unwrap())
 }
 

@@ -606,6 +606,7 @@ mod tests {
             let mut all: Vec<usize> = d.delivered.iter().chain(&d.dropped).chain(left).copied().collect();
             all.sort_unstable();
             prop_assert_eq!(all, (0..events).collect::<Vec<_>>(), "each event once");
+            prop_assert!(!d.delivered.is_empty() || d.dropped.is_empty(), "nothing was confirmed: {:?}", d);
             if !d.hand.is_empty() {
                 prop_assert!(d.queue.is_empty() || d.hand.len() == most, "{:?}", d);
                 prop_assert!(d.hand.iter().all(|&event| is_bad(event)), "{:?}", d);
