@@ -145,13 +145,19 @@ impl Batcher {
     pub fn take_into(&mut self, now: Mono, out: &mut Vec<Event>) -> usize {
         out.clear();
         if self.poll(now) == BatchStep::Ready {
-            while out.len() < self.batch_events_max
-                && let Some(waiting) = self.pop()
-            {
-                out.push(waiting.event);
-            }
+            self.top_up(out);
         }
         out.len()
+    }
+
+    /// Moves the oldest events, due or not, behind those in `out`, until it has `batch_events_max`. No heap call if it has
+    /// room for so many.
+    pub fn top_up(&mut self, out: &mut Vec<Event>) {
+        while out.len() < self.batch_events_max
+            && let Some(waiting) = self.pop()
+        {
+            out.push(waiting.event);
+        }
     }
 
     /// Makes everything that waits now due at once, whatever its age; what is pushed later is not covered.

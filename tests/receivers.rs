@@ -318,6 +318,34 @@ fn a_bad_event_at_the_head_does_not_block() {
     assert_eq!(tracks(&server), range(1..14));
 }
 
+/// A receiver that takes only some kinds refuses long rows of events: what is behind them arrives all the same.
+#[test]
+fn a_long_row_of_bad_events_does_not_block() {
+    let server = Server::start([], Mood::Picky);
+    let rig = Rig::start(http(&server.url()), Setup { batch_events_max: 50, ..PATIENT });
+    (0..40).for_each(|track| {
+        post(&rig.outbox, track, "bad");
+    });
+    rig.post(40..200);
+    assert_eq!(rig.end(), Report { delivered: 160, undelivered: 0, refused: 40, dropped: 0 });
+    assert_eq!(tracks(&server), range(40..200));
+}
+
+/// A bad event that fills no batch and comes before anything was confirmed: those that follow join its batch.
+#[test]
+fn a_lone_bad_event_at_the_start_does_not_block() {
+    let server = Server::start([], Mood::Picky);
+    let rig = Rig::start(http(&server.url()), Setup { age_max: Duration::ZERO, ..PATIENT });
+    post(&rig.outbox, 0, "bad");
+    server.wait_for_requests(3);
+    assert_eq!(rig.outbox.counters().refused(), 0, "nothing was confirmed");
+    rig.post(1..14);
+    assert_eq!(rig.end(), Report { delivered: 13, undelivered: 0, refused: 1, dropped: 0 });
+    let mut stored = tracks(&server);
+    stored.sort_unstable();
+    assert_eq!(stored, range(1..14));
+}
+
 #[test]
 fn a_renewed_token_is_read_after_a_401() {
     let dir = tempfile::tempdir().unwrap();
@@ -372,9 +400,9 @@ fn a_lone_event_goes_out_when_it_is_old_enough() {
     assert_eq!(rig.end(), all_delivered(1));
 }
 
-/// A port on which nobody listens any more.
+/// A port on which nobody listens any more, on an address of its own: no receiver of another test gets it meanwhile.
 fn dead_url() -> String {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let listener = std::net::TcpListener::bind(("127.0.0.2", 0)).unwrap();
     format!("http://{}/events", listener.local_addr().unwrap())
 }
 

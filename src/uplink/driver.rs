@@ -152,6 +152,7 @@ impl Uplink {
                 Taken::Nothing { until } => self.wait(now, seen, until),
             },
             Next::Send(part) => self.send(now, part),
+            Next::Refill => self.refill(),
             Next::Wait { until } => {
                 let closed = self.outbox.closed();
                 if self.draining.is_some_and(|draining| closed && draining.tried && until >= draining.until) {
@@ -161,6 +162,15 @@ impl Uplink {
             }
         }
         Flow::Continue
+    }
+
+    /// What is left of the batch in hand, and more from the queue.
+    fn refill(&mut self) {
+        let (session, mut index) = (&mut self.session, 0..);
+        self.events.retain(|_| index.next().is_some_and(|index| session.is_left(index)));
+        self.outbox.top_up(&mut self.events);
+        self.map = None; // Refused means stored nowhere: nothing ties it to the calendar of its first try.
+        session.refilled(self.events.len());
     }
 
     fn notice_shutdown(&mut self, now: Mono) {

@@ -61,7 +61,8 @@ impl UplinkCounters {
         self.batches.load(Relaxed)
     }
 
-    /// Back-offs: sends after which the same events wait for another try. Halvings of a refused batch are none.
+    /// Back-offs: sends after which the same events wait for another try. Halvings of a refused batch, and single
+    /// events set aside on the way to the next one, are none.
     pub fn failures(&self) -> u64 {
         self.failures.load(Relaxed)
     }
@@ -210,6 +211,11 @@ impl Outbox {
             BatchStep::Wait { until: None } if inside.closed => Taken::Ended,
             BatchStep::Wait { until } => Taken::Nothing { until },
         }
+    }
+
+    /// Moves what waits, due or not, behind the events in `out`, as far as a batch has room.
+    pub(super) fn top_up(&self, out: &mut Vec<Event>) {
+        self.lock().batcher.top_up(out);
     }
 
     /// The number of signals so far: read it before looking, hand it to [`Self::wait`] after.
