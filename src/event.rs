@@ -115,6 +115,8 @@ pub enum Body {
         /// Height of its frames, pixels.
         height: u32,
     },
+    /// This is not the device's first run: how the one before ended.
+    Restarted(Restarted),
 }
 
 impl Body {
@@ -129,6 +131,7 @@ impl Body {
             Body::Stats(_) => "stats",
             Body::CameraLost { .. } => "camera.lost",
             Body::CameraBack { .. } => "camera.back",
+            Body::Restarted(_) => "restarted",
         }
     }
 }
@@ -140,6 +143,19 @@ pub struct Started {
     pub version: Name,
     /// First 12 hex digits of the model file's sha256.
     pub model: Name,
+}
+
+/// How the run before this one ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Restarted {
+    /// Starts of the program on this device, this one included.
+    pub starts: u64,
+    /// Ends that nobody asked for: crashes, hangs, resets, power cuts.
+    pub failures: u64,
+    /// Whether the last end was asked for.
+    pub clean: bool,
+    /// Why the last run ended.
+    pub reason: Text,
 }
 
 /// A box in frame pixels, as it is sent: left, top, right, bottom.
@@ -370,6 +386,12 @@ pub(crate) mod tests {
             Body::Stats(stats),
             Body::CameraLost { reason: fixed("no frame for 5 s") },
             Body::CameraBack { absent_ms: 7250, width: 1280, height: 720 },
+            Body::Restarted(Restarted {
+                starts: 300,
+                failures: 2,
+                clean: false,
+                reason: fixed("the pipeline hangs"),
+            }),
         ];
         let made = bodies.into_iter().enumerate().map(|(i, body)| Event {
             seq: i as u64,
@@ -380,7 +402,8 @@ pub(crate) mod tests {
         made.collect()
     }
 
-    /// The binary form of version 1, as it was first released. Never edit; a new version adds a new file.
+    /// The binary form of version 1, as each kind was first released. Never edit a line; a new kind adds one, a new version a
+    /// new file.
     #[test]
     fn version_1_golden_bytes_stay_readable() {
         let golden = include_str!("../tests/data/events-v1.hex");
@@ -407,7 +430,8 @@ pub(crate) mod tests {
         assert!(1 + 10 + 10 + (1 + NAME_BYTES_MAX) + 1 + numbers * 10 <= RECORD_BYTES_MAX);
         const {
             assert!(
-                1 + 10 + 10 + (1 + NAME_BYTES_MAX) + 1 + 2 + EVENT_TEXT_BYTES_MAX + 3 * 5 <= RECORD_BYTES_MAX
+                1 + 10 + 10 + (1 + NAME_BYTES_MAX) + 1 + 2 + EVENT_TEXT_BYTES_MAX + 2 * 10 + 2
+                    <= RECORD_BYTES_MAX
             );
             assert!(1 + 10 + 10 + (1 + NAME_BYTES_MAX) * 4 + 1 + 10 + 1 + 12 <= RECORD_BYTES_MAX);
         }
@@ -423,7 +447,7 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn a_truncated_record_is_refused(which in 0usize..8, kept in 0.0f64..1.0) {
+        fn a_truncated_record_is_refused(which in 0usize..9, kept in 0.0f64..1.0) {
             let mut buffer = [0; RECORD_BYTES_MAX];
             let bytes = samples()[which].encode(&mut buffer).to_vec();
             prop_assert!(Event::decode(&bytes[..(bytes.len() as f64 * kept) as usize]).is_err());

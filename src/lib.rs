@@ -64,6 +64,7 @@ pub mod sample;
 pub mod stop;
 pub mod track;
 pub mod uplink;
+pub mod watchdog;
 
 pub mod decisions {
     //! Why things are as they are; what was tried and did not help.

@@ -62,7 +62,7 @@ impl Rig {
         let stop = Stop::new();
         let uplink =
             Uplink::new(Arc::clone(&outbox), sink, Arc::new(SystemClock), origin, stop.clone(), params);
-        Rig { outbox, stop, thread: std::thread::spawn(move || uplink.run()) }
+        Rig { outbox, stop, thread: std::thread::spawn(move || uplink.run(|_| {})) }
     }
 
     fn post(&self, events: std::ops::Range<u64>) {

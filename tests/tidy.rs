@@ -29,6 +29,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("batch", &["clock", "error", "event", "limits"]),
     ("uplink", &["batch", "clock", "error", "event", "geometry", "limits", "retry", "stop"]),
     ("metrics", &["clock", "event"]),
+    ("watchdog", &["clock", "error"]),
     // The pure stages in a row; no I/O, no configuration.
     (
         "pipeline",
@@ -42,7 +43,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "config",
         &[
             "batch", "capture", "count", "detect", "error", "event", "frame", "gate", "geometry", "limits",
-            "pipeline", "sample", "track", "uplink",
+            "pipeline", "sample", "track", "uplink", "watchdog",
         ],
     ),
     ("app", &["*"]),
@@ -67,7 +68,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("Instant::now", &["clock.rs"]),
     ("SystemTime::now", &["clock.rs"]),
     ("clock_gettime", &["clock.rs"]),
-    ("unsafe", &["clock.rs", "capture/v4l2/device.rs"]),
+    ("unsafe", &["clock.rs", "capture/v4l2/device.rs", "watchdog/device.rs"]),
     ("println!", &["cli/"]),
     ("std::process::exit", &[]),
 ];

@@ -18,6 +18,7 @@ use crate::frame::{FrameFormat, FrameMeta, PixelFormat};
 use crate::retry::Backoff;
 use crate::ring::{Fill, Writer};
 use crate::sample::{Sample, Sampler};
+use crate::watchdog::Stage;
 
 /// How long the source may keep the thread from looking whether it is to stop.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -25,6 +26,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Longest delay before a camera of the kernel is looked for again: that costs one failed `open`, and five seconds after it
 /// is plugged in it is to deliver.
 const CAMERA_RESTART_CAP: Duration = Duration::from_secs(4);
+
+/// Longest time that building the stages may take before it counts as hung: a large model on a slow board.
+const BUILD_MAX: Duration = Duration::from_secs(180);
 
 /// The picture that a model with free sides is asked about before there is a camera.
 const SERVED: Size = Size { width: 640, height: 480 };
@@ -94,6 +98,7 @@ impl Capture {
     /// Captures until the end; then waits for the pipeline to finish what is in the ring.
     pub(super) fn run(mut self) -> Result<()> {
         let captured = self.capture();
+        self.shared.ledger.ended(Stage::Capture);
         let Some(Downstream { ring, pipeline, .. }) = self.downstream.take() else { return captured };
         drop(ring);
         let processed = pipeline.join().unwrap_or_else(|_| {
@@ -108,6 +113,8 @@ impl Capture {
             if self.shared.stop.requested() {
                 return Ok(());
             }
+            // A program has its idle time-out to show its first frame.
+            self.shared.promise(Stage::Capture, self.params.idle_timeout);
             let ended = match self.spec.open(&self.params, Arc::clone(&self.shared.clock)) {
                 Ok(source) => self.pump(source)?,
                 // What worked before may work again, whatever it says now.
@@ -122,7 +129,9 @@ impl Capture {
                 Ended::Lost(error) if self.shared.options.until_end => return Err(error.into_fatal()),
                 Ended::Lost(error) => self.lost(&error),
             }
-            if self.shared.stop.wait(self.backoff.next_delay()) {
+            let delay = self.backoff.next_delay();
+            self.shared.promise(Stage::Capture, delay);
+            if self.shared.stop.wait(delay) {
                 return Ok(());
             }
         }
@@ -161,6 +170,7 @@ impl Capture {
             if shared.stop.requested() {
                 return Ok(Ended::Stopped);
             }
+            shared.promise(Stage::Capture, PATIENCE);
             let error = match source.advance(PATIENCE) {
                 Ok(Advance::Idle) => continue,
                 Ok(Advance::End) => return Ok(Ended::Over),
@@ -241,6 +251,7 @@ impl Capture {
         let Some((model, wanted)) = self.model.take() else {
             return Err(Error::fatal(Kind::System, "the model was used up without a pipeline"));
         };
+        self.shared.promise(Stage::Capture, BUILD_MAX);
         // Built on the thread that runs it: what building frees, that thread's part of the heap uses again.
         let (ready, built) = mpsc::channel();
         let shared = Arc::clone(&self.shared);

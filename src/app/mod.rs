@@ -1,7 +1,7 @@
 //! The wiring: the only place that starts threads and knows all stages.
 //!
 //! ```text
-//!   main thread      signals, statistics, the end (smol)
+//!   main thread      signals, statistics, watchdogs, the end (smol)
 //!   capture thread   source ─► sampler ─► ring          opens the source again, starts the next one at the first format
 //!   pipeline thread  ring ─► gate … count ─► outbox
 //!   uplink thread    outbox ─► sink
@@ -11,6 +11,7 @@
 //! posted; the outbox closes; the uplink delivers what it can within its drain time, and reports what it could not.
 
 mod capture;
+mod guard;
 mod memory;
 pub mod pictures;
 mod process;
@@ -34,6 +35,9 @@ use crate::event::{Body, Name, Origin, Started, Stats, fixed};
 use crate::metrics::{Metrics, millis};
 use crate::stop::Stop;
 use crate::uplink::{self, Outbox, Report, Uplink};
+use crate::watchdog::fault::Faults;
+use crate::watchdog::{Ledger, Overdue, Stage};
+use guard::Guard;
 
 /// Supervisors send a signal to the process and to its group: what comes within this is one request.
 const SIGNALS_APART: Duration = Duration::from_secs(1);
@@ -55,9 +59,18 @@ pub(crate) struct Shared {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) started: Mono,
     pub(crate) options: RunOptions,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) faults: Faults,
 }
 
 impl Shared {
+    /// `stage` has finished something; the next comes within `wait` and what one piece of work may take.
+    pub(crate) fn promise(&self, stage: Stage, wait: Duration) {
+        let now = self.clock.mono();
+        self.ledger.promise(stage, now + wait + self.config.watchdog.stage_timeout);
+        self.faults.strike(Some(stage), self.started, now);
+    }
+
     /// Posts an event of the camera, which happened at `at`.
     pub(crate) fn post(&self, at: Mono, body: Body) {
         self.post_as(&self.config.camera, at, body);
@@ -97,6 +110,8 @@ enum End {
     Capture(Result<()>),
     /// A signal.
     Signal(&'static str),
+    /// A stage does not come back.
+    Hung(Overdue),
 }
 
 /// Runs until the recording ends, a signal comes, or something fails for good.
@@ -114,7 +129,8 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let model = config.model.clone().ok_or_else(|| need("model", "model.path", "--model"))?;
     let model = Loaded::open(&model)?;
     let wanted = wanted_classes(&config.classes, model.classes())?;
-    let origin = Origin::new(config.device.as_str(), &system::boot_id()?, started);
+    let boot = system::boot_id()?;
+    let origin = Origin::new(config.device.as_str(), &boot, started);
     // Everything that can be wrong with the settings is known before the first thread.
     let sink = uplink::open(&config.uplink.target, config.uplink.http.clone())?;
     let stop = Stop::new();
@@ -129,21 +145,29 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
         boot = origin.boot.as_str(),
         "flytrap starts"
     );
+    let ledger = Arc::new(Ledger::default());
+    let state = config.state_folder.as_deref();
+    let faults = Faults::from_environment();
+    let guard =
+        Guard::open(&config.watchdog, state, &boot, (Arc::clone(&ledger), Arc::clone(&clock), faults))?;
     let delivery = uplink::UplinkParams { seed: seed(&origin), ..config.uplink.delivery };
     let driver = Uplink::new(Arc::clone(&outbox), sink, Arc::clone(&clock), origin, stop.clone(), delivery);
-    let (done, ended) = smol::channel::bounded(1);
-    let (report, reported) = smol::channel::bounded(1);
-    let uplink = spawn("uplink", move || tell(&report, driver.run()))?;
-
-    let shared =
-        Arc::new(Shared { config, clock, stop, metrics: Metrics::default(), outbox, started, options });
+    let metrics = Metrics::default();
+    let shared = Arc::new(Shared { config, clock, stop, metrics, outbox, started, options, ledger, faults });
     shared.post_own(Body::Started(Started {
         version: fixed(env!("CARGO_PKG_VERSION")),
         model: fixed(&model.sha256()[..12]),
     }));
+    if let Some(restarted) = guard.restarted() {
+        shared.post_own(restarted);
+    }
+    let (done, ended) = smol::channel::bounded(1);
+    let (report, reported) = smol::channel::bounded(1);
+    let uplink = spawn("uplink", deliver(Arc::clone(&shared), driver, report))?;
     let capture = capture::Capture::new(Arc::clone(&shared), spec, model, wanted);
     let capture = spawn("capture", move || tell(&done, capture.run()))?;
-    let outcome = smol::block_on(attend(&shared, signals, &ended, &reported));
+    guard.ready();
+    let outcome = smol::block_on(attend(&shared, guard, signals, &ended, &reported));
     if outcome.is_ok() {
         // Both have sent their last word; what is left of them is leaving.
         for thread in [capture, uplink] {
@@ -155,9 +179,21 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     outcome
 }
 
-/// The main thread's part: statistics, signals, and the end.
+/// The uplink thread: a send may take as long as its deadlines say, and is finished work however it ended.
+fn deliver(shared: Arc<Shared>, driver: Uplink, report: Sender<Report>) -> impl FnOnce() + Send {
+    move || {
+        let send = shared.config.uplink.http.deadlines.whole;
+        let wait = Duration::from_secs(1);
+        let told = driver.run(|sends| shared.promise(Stage::Uplink, if sends { send } else { wait }));
+        shared.ledger.ended(Stage::Uplink);
+        tell(&report, told);
+    }
+}
+
+/// The main thread's part: statistics, signals, watchdogs, and the end.
 async fn attend(
     shared: &Shared,
+    mut guard: Guard,
     mut signals: Signals,
     ended: &Receiver<Result<()>>,
     reported: &Receiver<Report>,
@@ -170,24 +206,35 @@ async fn attend(
         };
         let signal = async { Some(End::Signal(next_signal(&mut signals).await)) };
         let over = async { Some(End::Capture(received(ended).await)) };
-        match tick.or(signal).or(over).await {
-            None => shared.post_own(Body::Stats(shared.stats())),
+        let hung = async { Some(End::Hung(guard.watch().await)) };
+        match tick.or(signal).or(over).or(hung).await {
+            None => {
+                let stats = shared.stats();
+                guard.status(|| status_line(&stats));
+                shared.post_own(Body::Stats(stats));
+            }
             Some(end) => break end,
         }
     };
     let mut patient_until = Mono::ZERO;
     let (outcome, mut reason) = match end {
         End::Capture(result) => (result, "the source ended".to_owned()),
+        End::Hung(overdue) => (Ok(()), overdue.to_string()),
         End::Signal(name) => {
             tracing::info!("{name}: ending; once more to leave at once");
             shared.stop.request();
             patient_until = shared.clock.mono() + SIGNALS_APART;
-            let over = async { Some(received(ended).await) };
+            let over = async { received(ended).await };
             let again = async {
                 next_signal_after(&mut signals, shared, patient_until).await;
-                None
+                Err(left_at_once())
             };
-            (over.or(again).await.unwrap_or_else(|| Err(left_at_once())), name.to_owned())
+            // What hangs now only costs its own last words.
+            let hung = async {
+                guard.watch().await;
+                Ok(())
+            };
+            (over.or(again).or(hung).await, name.to_owned())
         }
     };
     if let Err(error) = &outcome {
@@ -196,14 +243,39 @@ async fn attend(
     shared.post_own(Body::Stats(shared.stats()));
     shared.post_own(Body::Stopping { reason: fixed(&reason) });
     shared.outbox.close();
-    let report = async { reported.recv().await.ok() };
+    let report = async { reported.recv().await.map_err(|_| left_at_once()) };
     let again = async {
         next_signal_after(&mut signals, shared, patient_until).await;
-        None
+        Err(left_at_once())
     };
-    let report = report.or(again).await.ok_or_else(left_at_once)?;
-    tell_end(shared, &report);
-    outcome.and_then(|()| all_delivered(shared, &report))
+    let report = report.or(again).or(last_words(shared, &mut guard)).await;
+    let outcome = match report {
+        Ok(report) => {
+            tell_end(shared, &report);
+            outcome.and_then(|()| all_delivered(shared, &report))
+        }
+        Err(error) => Err(error),
+    };
+    guard.close(&reason, outcome)
+}
+
+/// Feeds while the last events are delivered. If a stage hangs, the uplink still gets its drain time, unless it is the one.
+async fn last_words(shared: &Shared, guard: &mut Guard) -> Result<Report> {
+    let overdue = guard.watch().await;
+    if overdue.stage != Stage::Uplink {
+        smol::Timer::after(shared.config.uplink.delivery.drain).await;
+    }
+    Err(left_at_once())
+}
+
+/// How things are, in one line: the ages that health is (I7).
+fn status_line(stats: &Stats) -> String {
+    let age = |millis: u64| match millis {
+        u64::MAX => "none yet".to_owned(),
+        millis => format!("{} s ago", millis / 1000),
+    };
+    let (frame, delivery) = (age(stats.last_frame_age_ms), age(stats.last_delivery_age_ms));
+    format!("last frame: {frame}, last delivery: {delivery}, crossings: {}", stats.crossings)
 }
 
 fn all_delivered(shared: &Shared, report: &Report) -> Result<()> {

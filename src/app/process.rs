@@ -18,6 +18,7 @@ use crate::frame::{FrameFormat, FrameView};
 use crate::limits::RING_SLOTS_MIN;
 use crate::pipeline::{Failure, Outcome, Params, Pipeline};
 use crate::ring::{Policy, Reader, SlotGuard, Taken, Writer, ring, slots_for};
+use crate::watchdog::Stage;
 
 /// How often a pipeline without frames looks whether its tracks have ended.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -103,6 +104,7 @@ impl Processor {
     /// Processes until the ring is closed and empty.
     pub(super) fn run(mut self) -> Result<()> {
         let outcome = loop {
+            self.shared.promise(Stage::Pipeline, PATIENCE);
             match self.reader.take(PATIENCE) {
                 Taken::Frame(slot) => {
                     if let Err(error) = self.process(&slot) {
@@ -114,6 +116,7 @@ impl Processor {
             }
         };
         self.end_tracks();
+        self.shared.ledger.ended(Stage::Pipeline);
         if outcome.is_err() {
             self.shared.stop.request();
         }

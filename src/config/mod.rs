@@ -32,6 +32,7 @@ use crate::sample;
 use crate::track;
 use crate::uplink::UplinkParams;
 use crate::uplink::http::{Deadlines, HttpParams, redacted};
+use crate::watchdog;
 use values::{Value, Values};
 
 /// The documented defaults: also the schema.
@@ -74,6 +75,10 @@ pub type Override = (&'static str, Value, &'static str);
 pub struct Config {
     /// Name of the device in every event.
     pub device: Name,
+    /// Where the program keeps what the next start must know, if anywhere.
+    pub state_folder: Option<PathBuf>,
+    /// The watchdogs.
+    pub watchdog: watchdog::Params,
     /// Name of the camera in every event.
     pub camera: Name,
     /// Where frames come from, if anything says it.
@@ -170,6 +175,12 @@ fn from_values(values: &mut Values) -> Config {
         |values: &Values, key| Some(values.text(key)).filter(|t| !t.is_empty()).map(PathBuf::from);
     Config {
         device: name(values, "device.name"),
+        state_folder: text_path(values, "device.state_folder"),
+        watchdog: watchdog::Params {
+            device: text_path(values, "watchdog.device"),
+            timeout: seconds(values.int("watchdog.timeout_s", 5..=300)),
+            stage_timeout: seconds(values.int("watchdog.stage_timeout_s", 5..=600)),
+        },
         camera: name(values, "camera.name"),
         source: source(values),
         capture: capture(values),

@@ -115,9 +115,15 @@ impl Uplink {
     }
 
     /// Delivers until the outbox is closed and empty, or the drain time of a shutdown is over. Closes the outbox at the
-    /// end, so that nothing can be posted to nobody.
-    pub fn run(mut self) -> Report {
-        while self.run_once() == Flow::Continue {}
+    /// end, so that nothing can be posted to nobody. `on_step` is called before each step and told
+    /// whether it is a send, with the sink's deadlines; everything else takes a second at most.
+    pub fn run(mut self, on_step: impl Fn(bool)) -> Report {
+        loop {
+            on_step(matches!(self.session.next(self.clock.mono()), Next::Send(_)));
+            if self.run_once() == Flow::End {
+                break;
+            }
+        }
         self.outbox.close();
         let counters = self.outbox.counters();
         let report = Report {

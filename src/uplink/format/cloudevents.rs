@@ -171,6 +171,7 @@ impl Serialize for Data<'_> {
             &Body::CameraBack { absent_ms, width, height } => {
                 BackJson { absent_ms, width, height }.serialize(serializer)
             }
+            Body::Restarted(restarted) => restarted.serialize(serializer),
         }
     }
 }

@@ -1,0 +1,208 @@
+//! What the last run ended with, kept in a small file, so that the next run can report it.
+//!
+//! ```text
+//!   start: read ─► the last run's end ─► write "running" ─► … ─► the end: write the reason
+//! ```
+//! A file that still says "running" belongs to a run that nobody could say goodbye to: killed, crashed, or without power.
+//! Written at the start and at the end only. The file is replaced whole (write, fsync, rename), so that a power cut leaves
+//! the old one or the new one; bytes that are neither are set aside as `….damaged`.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Name of the file in the state folder.
+const FILE: &str = "history.json";
+
+/// Largest file that is read, bytes.
+const BYTES_MAX: u64 = 4096;
+
+/// Contents of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Contents {
+    /// Of this form.
+    version: u32,
+    /// The kernel's boot id at the start of the run.
+    boot: String,
+    /// Starts so far.
+    starts: u64,
+    /// Ends so far that were not asked for.
+    failures: u64,
+    /// Why it ended; `None` while it runs.
+    end: Option<String>,
+    /// Whether that end was asked for.
+    #[serde(default)]
+    clean: bool,
+}
+
+/// How the run before this one ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Before {
+    /// Why, for people.
+    pub reason: String,
+    /// It ended because it was asked to.
+    pub clean: bool,
+}
+
+/// The history of a device, with this run at its end.
+#[derive(Debug)]
+pub struct History {
+    file: PathBuf,
+    contents: Contents,
+    before: Option<Before>,
+}
+
+impl History {
+    /// Reads what the last run left in `folder` and writes down that this one, in the boot `boot`, began. `was_reset`: the
+    /// watchdog says that it reset the board.
+    ///
+    /// # Errors
+    /// The folder cannot be read or written; the text says which.
+    pub fn begin(folder: &Path, boot: &str, was_reset: bool) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let file = folder.join(FILE);
+        let last = read(&file)?;
+        let before = last.as_ref().map(|last| ended(last, boot, was_reset));
+        let failed = before.as_ref().is_some_and(|before| !before.clean);
+        let (starts, failures) = last.map_or((0, 0), |last| (last.starts, last.failures));
+        let contents = Contents {
+            version: 1,
+            boot: boot.to_owned(),
+            starts: starts.saturating_add(1),
+            failures: failures.saturating_add(u64::from(failed)),
+            end: None,
+            clean: false,
+        };
+        let history = History { file, contents, before };
+        history.write()?;
+        Ok(history)
+    }
+
+    /// How the run before ended, if there was one.
+    pub fn before(&self) -> Option<&Before> {
+        self.before.as_ref()
+    }
+
+    /// Starts so far, this one included.
+    pub fn starts(&self) -> u64 {
+        self.contents.starts
+    }
+
+    /// Ends so far that nobody asked for.
+    pub fn failures(&self) -> u64 {
+        self.contents.failures
+    }
+
+    /// Writes down the end of this run. Said twice, the last one stands.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn end(&mut self, reason: &str, clean: bool) -> io::Result<()> {
+        (self.contents.end, self.contents.clean) = (Some(reason.to_owned()), clean);
+        self.write()
+    }
+
+    fn write(&self) -> io::Result<()> {
+        let mut bytes = serde_json::to_vec(&self.contents).map_err(io::Error::other)?;
+        bytes.push(b'\n');
+        let new = self.file.with_extension("json.new");
+        let mut file = fs::File::create(&new)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, &self.file)?;
+        // The rename itself is durable once its folder is.
+        let folder = self.file.parent().unwrap_or(Path::new("."));
+        fs::File::open(folder)?.sync_all()
+    }
+}
+
+/// The file's contents; `None` if there is none, or one that cannot be read (it is set aside then).
+fn read(file: &Path) -> io::Result<Option<Contents>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    match fs::File::open(file) {
+        Ok(open) => open.take(BYTES_MAX).read_to_end(&mut bytes)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match serde_json::from_slice::<Contents>(&bytes) {
+        Ok(contents) if contents.version == 1 => Ok(Some(contents)),
+        Ok(_) | Err(_) => {
+            let aside = file.with_extension("json.damaged");
+            tracing::warn!(
+                "'{}' is damaged or of another version: now '{}'",
+                file.display(),
+                aside.display()
+            );
+            fs::rename(file, aside)?;
+            Ok(None)
+        }
+    }
+}
+
+/// How the run `last` ended, seen from the boot `boot`.
+fn ended(last: &Contents, boot: &str, was_reset: bool) -> Before {
+    let reason = match (&last.end, last.boot == boot) {
+        (Some(reason), _) => reason.clone(),
+        (None, true) => "killed, or crashed".to_owned(),
+        (None, false) if was_reset => "the watchdog reset the board".to_owned(),
+        (None, false) => "the board lost power or was reset".to_owned(),
+    };
+    Before { reason, clean: last.clean && last.end.is_some() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn before(folder: &Path, boot: &str, was_reset: bool) -> (u64, u64, Option<(String, bool)>) {
+        let history = History::begin(folder, boot, was_reset).unwrap();
+        (history.starts(), history.failures(), history.before().map(|b| (b.reason.clone(), b.clean)))
+    }
+
+    #[test]
+    fn each_end_is_told_to_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("state");
+        assert_eq!(before(&folder, "a", false), (1, 0, None));
+        let told = |text: &str, clean| Some((text.to_owned(), clean));
+        assert_eq!(before(&folder, "a", false), (2, 1, told("killed, or crashed", false)));
+        assert_eq!(before(&folder, "b", false), (3, 2, told("the board lost power or was reset", false)));
+        assert_eq!(before(&folder, "c", true), (4, 3, told("the watchdog reset the board", false)));
+        let mut history = History::begin(&folder, "c", true).unwrap();
+        assert_eq!(history.before().unwrap().reason, "killed, or crashed", "within the boot it was no reset");
+        history.end("the pipeline hangs", false).unwrap();
+        assert_eq!(before(&folder, "d", true), (6, 5, told("the pipeline hangs", false)));
+        let mut history = History::begin(&folder, "d", false).unwrap();
+        history.end("terminated", true).unwrap();
+        assert_eq!(before(&folder, "e", false), (8, 6, told("terminated", true)));
+    }
+
+    #[test]
+    fn damaged_files_are_set_aside_and_nothing_stops() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(FILE);
+        let good = {
+            before(folder.path(), "a", false);
+            fs::read(&file).unwrap()
+        };
+        for cut in 0..good.len() - 1 {
+            fs::write(&file, &good[..cut]).unwrap();
+            assert_eq!(before(folder.path(), "a", false), (1, 0, None), "{cut} bytes");
+            assert_eq!(fs::read(folder.path().join("history.json.damaged")).unwrap(), good[..cut]);
+        }
+        let later = String::from_utf8(good).unwrap().replace("\"version\":1", "\"version\":2");
+        fs::write(&file, later).unwrap();
+        assert_eq!(before(folder.path(), "a", false), (1, 0, None));
+        fs::write(&file, vec![b' '; 1 << 20]).unwrap();
+        assert_eq!(before(folder.path(), "a", false), (1, 0, None));
+    }
+
+    #[test]
+    fn a_folder_that_is_none_is_an_error() {
+        assert!(History::begin(Path::new("/proc/flytrap"), "a", false).is_err());
+    }
+}

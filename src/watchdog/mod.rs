@@ -1,0 +1,40 @@
+//! Whoever restarts us is told that we are well only while every stage finishes work.
+//!
+//! ```text
+//!   capture ──┐ "done; the next by 08:15:42"                        ┌─► systemd (notify.rs)
+//!   pipeline ─┼────────► Ledger ── is anybody late? ── no ─► feed ──┤
+//!   uplink ───┘                           │                         └─► /dev/watchdog (device.rs)
+//!                                         └ yes ─► no more feeding: its name goes to the log, the receiver, the history
+//! ```
+//! A stage that hangs ends the feeding for good: with a hardware watchdog the board is reset within its time, without one
+//! the program ends and its supervisor starts it again. An absent camera is no hang: looking for it is work too. What the
+//! last run ended with is kept in [`history`], so that the next one can report it.
+
+pub mod device;
+pub mod fault;
+pub mod history;
+pub mod ledger;
+pub mod notify;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use ledger::{Ledger, Overdue, Stage};
+
+/// Settings of the watchdogs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Params {
+    /// The hardware watchdog, such as `/dev/watchdog`; `None` leaves it alone.
+    pub device: Option<PathBuf>,
+    /// The time after which it resets the board, 5 s to 5 min; what the board refuses is an error.
+    pub timeout: Duration,
+    /// The longest that one piece of work of a stage may take beyond the waits that belong to it, 5 s to 10 min.
+    pub stage_timeout: Duration,
+}
+
+impl Default for Params {
+    /// No device; 15 s, the most that a Raspberry Pi's takes; 30 s for a stage.
+    fn default() -> Self {
+        Params { device: None, timeout: Duration::from_secs(15), stage_timeout: Duration::from_secs(30) }
+    }
+}

@@ -1,0 +1,210 @@
+//! The whole program under watchdogs: what systemd hears, what happens when a stage hangs, what the next start tells.
+//! Faults on purpose come from the environment, in test builds.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod common;
+
+use std::io::Read;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::Duration;
+
+use common::{config, data, flytrap, of_type};
+use flytrap::clock::{Clock, Mono, SystemClock};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// Longest wait for anything that should happen.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn now() -> Mono {
+    SystemClock.mono()
+}
+
+/// A run on an endless recording, with a supervisor that listens.
+struct Run {
+    child: Child,
+    heard: UnixDatagram,
+    folder: tempfile::TempDir,
+    _config: tempfile::NamedTempFile,
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+    }
+}
+
+/// `fault`: see src/watchdog/fault.rs; "" for none. A supervisor's time-out of 4 s: a sign of life each second.
+fn start(fault: &str, folder: tempfile::TempDir) -> Run {
+    let state = folder.path().join("state");
+    let file = config(&format!(
+        "camera.at_end = \"loop\"\ndevice.state_folder = '{}'\nevents.stats_interval_s = 1\nuplink.batch_age_max_s = 0.2\n\
+         watchdog.stage_timeout_s = 5\nuplink.drain_s = 2\n",
+        state.display()
+    ));
+    let socket = folder.path().join("notify");
+    let _not_there_yet = std::fs::remove_file(&socket);
+    let heard = UnixDatagram::bind(&socket).unwrap();
+    heard.set_read_timeout(Some(PATIENCE)).unwrap();
+    let child = flytrap()
+        .args(["run", "--config"])
+        .arg(file.path())
+        .args(["--source", &format!("file:{}", data("squares.mjpeg")), "--model", &data("squares.onnx")])
+        .args(["--uplink", &format!("file:{}", folder.path().join("events").display())])
+        .env("NOTIFY_SOCKET", &socket)
+        .env("WATCHDOG_USEC", "4000000")
+        .env("FLYTRAP_FAULT", fault)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    Run { child, heard, folder, _config: file }
+}
+
+impl Run {
+    /// The next message that begins with `what`; others are passed over.
+    fn hear(&self, what: &str) -> String {
+        let mut buffer = [0; 4096];
+        loop {
+            let count = self.heard.recv(&mut buffer).unwrap_or_else(|error| panic!("no {what}: {error}"));
+            let message = String::from_utf8(buffer[..count].to_vec()).unwrap();
+            if message.starts_with(what) {
+                return message;
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for the end: status, stderr, events; and the folder for the next run.
+    fn end(mut self) -> (ExitStatus, String, Vec<Value>, tempfile::TempDir) {
+        let mut stderr = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        let status = self.child.wait().unwrap();
+        let events = events(self.folder.path());
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        (status, stderr, events, folder)
+    }
+}
+
+fn events(folder: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(folder.join("events")).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn systemd_hears_ready_signs_of_life_and_the_end() {
+    let run = start("", folder());
+    run.hear("READY=1");
+    let first = now();
+    for _ in 0..3 {
+        run.hear("WATCHDOG=1");
+    }
+    assert!(now().since(first) < Duration::from_secs(8), "a quarter of the time-out apart");
+    let status = run.hear("STATUS=last frame: ");
+    assert!(status.contains("last delivery: "), "{status}");
+    run.signal(Signal::TERM);
+    run.hear("STOPPING=1");
+    let (status, stderr, events, folder) = run.end();
+    assert!(status.success(), "{stderr}");
+    assert!(of_type(&events, "restarted").is_empty(), "the first run restarts nothing");
+    // The second one tells how the first ended.
+    let run = start("", folder);
+    run.hear("WATCHDOG=1");
+    run.signal(Signal::TERM);
+    let (.., events, _folder) = run.end();
+    let told = of_type(&events, "restarted");
+    assert_eq!(told[0]["starts"], 2);
+    assert_eq!((&told[0]["failures"], &told[0]["clean"]), (&0.into(), &true.into()));
+    assert_eq!(told[0]["reason"], "terminated");
+}
+
+#[test]
+fn a_socket_that_nobody_reads_is_a_mistake_in_the_unit() {
+    let output = flytrap()
+        .args(["run", "--source", "file:/dev/null", "--model", &data("squares.onnx")])
+        .env("NOTIFY_SOCKET", "/nowhere/notify")
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("NOTIFY_SOCKET=/nowhere/notify cannot be used"), "{stderr}");
+}
+
+#[test]
+fn a_stage_that_hangs_ends_the_feeding_and_the_next_start_names_it() {
+    let runs =
+        ["capture", "pipeline", "uplink"].map(|stage| (stage, start(&format!("hang:{stage}:2"), folder())));
+    for (stage, run) in runs {
+        let (status, stderr, events, folder) = run.end();
+        assert_eq!(status.code(), Some(1), "{stage}: {stderr}");
+        let hangs = format!("the {stage} hangs");
+        let line = stderr.lines().find(|line| line.starts_with("flytrap run: ")).unwrap();
+        assert!(line.contains(&hangs) && line.contains("supervisor"), "{line}");
+        if stage != "uplink" {
+            let last = of_type(&events, "stopping")[0]["reason"].as_str().unwrap();
+            assert!(last.contains(&hangs), "{last}: the receiver is told too");
+        }
+        let run = start("", folder);
+        run.hear("READY=1");
+        run.hear("STATUS=");
+        run.signal(Signal::TERM);
+        let (.., events, _folder) = run.end();
+        let told = of_type(&events, "restarted");
+        assert_eq!((&told[0]["failures"], &told[0]["clean"]), (&1.into(), &false.into()), "{stage}");
+        assert!(told[0]["reason"].as_str().unwrap().contains(&hangs), "{}", told[0]);
+    }
+}
+
+#[test]
+fn nobody_feeds_for_a_main_thread_that_hangs() {
+    let run = start("hang:main:2", folder());
+    run.hear("READY=1");
+    let mut heard = 0;
+    run.heard.set_read_timeout(Some(Duration::from_secs(6))).unwrap();
+    while run.heard.recv(&mut [0; 4096]).is_ok() {
+        heard += 1;
+        assert!(heard < 20, "it goes on feeding");
+    }
+    assert!(heard > 0, "it fed before");
+}
+
+#[test]
+fn slow_but_live_is_no_hang() {
+    // Three seconds a frame, of five that are allowed: for four times as long as a hang takes to be seen.
+    let run = start("slow:pipeline:3", folder());
+    run.hear("READY=1");
+    let first = now();
+    while now().since(first) < Duration::from_secs(20) {
+        run.hear("WATCHDOG=1");
+    }
+    run.signal(Signal::TERM);
+    let (status, stderr, events, _folder) = run.end();
+    assert!(status.success(), "{stderr}");
+    let stats = *of_type(&events, "stats").last().unwrap();
+    let looked_at = stats["frames_gated"].as_u64().unwrap();
+    assert!((3..10).contains(&looked_at), "{looked_at} frames in 20 s: it was slow, and it was alive");
+}
+
+#[test]
+fn killed_is_told_by_the_next_start() {
+    let run = start("", folder());
+    run.hear("STATUS=");
+    run.signal(Signal::KILL);
+    let (.., folder) = run.end();
+    let run = start("", folder);
+    run.hear("STATUS=");
+    run.signal(Signal::TERM);
+    let (.., events, _folder) = run.end();
+    let told = of_type(&events, "restarted");
+    assert_eq!(told[0]["reason"], "killed, or crashed");
+    assert_eq!((&told[0]["starts"], &told[0]["failures"]), (&2.into(), &1.into()));
+}
