@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Failed, print};
-use crate::capture::v4l2::{self, Found};
+use crate::capture::v4l2::{self, Control, Found, Range};
 
 /// Lists the cameras: text for people, or one JSON object a line.
 pub(super) fn cameras(json: bool) -> Result<(), Failed> {
@@ -33,6 +33,22 @@ fn as_json(found: &Found) -> serde_json::Value {
         "driver": found.card.driver,
         "bus": found.card.bus,
         "formats": offers.collect::<Vec<_>>(),
+        "controls": found.controls.iter().map(control_json).collect::<Vec<_>>(),
+    })
+}
+
+fn control_json(control: &Control) -> serde_json::Value {
+    let range = match &control.range {
+        Range::Switch => json!({ "type": "switch" }),
+        Range::Number { min, max, step } => json!({ "type": "number", "min": min, "max": max, "step": step }),
+        Range::Menu(items) => {
+            let items = items.iter().map(|(number, name)| json!({ "number": number, "name": name }));
+            json!({ "type": "menu", "items": items.collect::<Vec<_>>() })
+        }
+    };
+    let Control { name, default, value, writable, inactive, .. } = control;
+    json!({
+        "name": name, "range": range, "default": default, "value": value, "writable": writable, "inactive": inactive,
     })
 }
 
@@ -47,6 +63,11 @@ fn as_text(found: &Found) -> String {
     }
     if found.offers.is_empty() {
         text += "\n  no format that is read here (raw Bayer comes through exec:rpicam-vid ...)";
+    }
+    for control in &found.controls {
+        let Control { name, range, value, .. } = control;
+        let value = value.map_or("?".to_owned(), |value| value.to_string());
+        text += &format!("\n  {name} = {value} ({range})");
     }
     text
 }

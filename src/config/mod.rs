@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::batch::BatchParams;
+use crate::capture::v4l2::Setting;
 use crate::capture::{AtEnd, CaptureParams, ColorOverride, FrameRate, SourceSpec, command};
 use crate::count::{self, Line};
 use crate::detect::{decode, model};
@@ -252,7 +253,15 @@ fn capture(values: &mut Values) -> CaptureParams {
         },
     };
     let restart_first = values.int("camera.restart_first_s", 1..=3600);
+    let mut controls = Vec::new();
+    for text in texts(values, "camera.controls") {
+        match Setting::parse(&text) {
+            Ok(setting) => controls.push(setting),
+            Err(why) => values.mistake("camera.controls", why),
+        }
+    }
     CaptureParams {
+        controls,
         width: values.int_or_auto("camera.width", sides.clone()).map(|side| side as u32),
         height: values.int_or_auto("camera.height", sides).map(|side| side as u32),
         pixel: values.choice("camera.pixel_format", &pixels),

@@ -20,6 +20,7 @@ use v4l::v4l2::{self, vidioc};
 use v4l::video::Capture;
 use v4l::{Device, Format, FourCC, Fraction};
 
+use super::controls::{self, Control, Range};
 use super::negotiate::{Offer, sizes_within};
 use super::queue::{Done, Kernel, Ready};
 use crate::frame::PixelFormat;
@@ -55,6 +56,10 @@ unsafe impl Plain for sys::v4l2_fmtdesc {}
 unsafe impl Plain for sys::v4l2_requestbuffers {}
 // SAFETY: as above.
 unsafe impl Plain for sys::v4l2_buffer {}
+// SAFETY: as above.
+unsafe impl Plain for sys::v4l2_queryctrl {}
+// SAFETY: as above.
+unsafe impl Plain for sys::v4l2_querymenu {}
 
 fn blank<T: Plain>() -> T {
     // SAFETY: `Plain` says so.
@@ -196,6 +201,80 @@ impl Camera {
         };
         let rates = listed.into_iter().filter_map(|interval| per_second(shortest(interval.interval)));
         rates.reduce(f32::max)
+    }
+
+    /// Every knob that takes a number, a switch or a menu, in the driver's order.
+    pub(super) fn controls(&self) -> Vec<Control> {
+        let mut controls = Vec::new();
+        let mut last = 0;
+        while controls.len() < LIST_MAX as usize {
+            let mut query: sys::v4l2_queryctrl = blank();
+            query.id = last | sys::V4L2_CTRL_FLAG_NEXT_CTRL;
+            // A driver that does not go on would never end.
+            if self.call(vidioc::VIDIOC_QUERYCTRL, &mut query).is_err() || query.id <= last {
+                break;
+            }
+            last = query.id;
+            let Some(range) = self.range(&query) else { continue };
+            let has = |flag| query.flags & flag != 0;
+            if has(sys::V4L2_CTRL_FLAG_DISABLED) {
+                continue;
+            }
+            let value = self.control(query.id).ok();
+            controls.push(Control {
+                id: query.id,
+                name: controls::key(&text(&query.name)),
+                range,
+                default: query.default_value.into(),
+                value: value.map(i64::from),
+                writable: !has(sys::V4L2_CTRL_FLAG_READ_ONLY),
+                inactive: has(sys::V4L2_CTRL_FLAG_INACTIVE),
+            });
+        }
+        controls
+    }
+
+    fn range(&self, query: &sys::v4l2_queryctrl) -> Option<Range> {
+        let (min, max, step) = (query.minimum.into(), query.maximum.into(), query.step.into());
+        match query.type_ {
+            sys::v4l2_ctrl_type_V4L2_CTRL_TYPE_BOOLEAN => Some(Range::Switch),
+            sys::v4l2_ctrl_type_V4L2_CTRL_TYPE_INTEGER => Some(Range::Number { min, max, step }),
+            kind @ (sys::v4l2_ctrl_type_V4L2_CTRL_TYPE_MENU
+            | sys::v4l2_ctrl_type_V4L2_CTRL_TYPE_INTEGER_MENU) => {
+                let plain = kind == sys::v4l2_ctrl_type_V4L2_CTRL_TYPE_MENU;
+                let last = u32::try_from(max).unwrap_or(0).min(LIST_MAX);
+                let first = u32::try_from(min).unwrap_or(0);
+                let items = (first..=last)
+                    .filter_map(|index| Some((index.into(), self.item(query.id, index, plain)?)));
+                Some(Range::Menu(items.collect()))
+            }
+            // Buttons, texts, bit masks and matrices are nothing that a road counter sets.
+            _ => None,
+        }
+    }
+
+    /// A menu's word. Menus have holes.
+    fn item(&self, id: u32, index: u32, plain: bool) -> Option<String> {
+        let mut item: sys::v4l2_querymenu = blank();
+        (item.id, item.index) = (id, index);
+        self.call(vidioc::VIDIOC_QUERYMENU, &mut item).ok()?;
+        // SAFETY: both cases of the union are plain bytes, all of them initialised (it began as zeros).
+        let (name, value) = unsafe { (item.__bindgen_anon_1.name, item.__bindgen_anon_1.value) };
+        Some(if plain { text(&name) } else { value.to_string() })
+    }
+
+    fn control(&self, id: u32) -> io::Result<i32> {
+        let mut control = sys::v4l2_control { id, value: 0 };
+        self.call(vidioc::VIDIOC_G_CTRL, &mut control)?;
+        Ok(control.value)
+    }
+
+    /// Sets a knob and tells what the driver made of it.
+    pub(super) fn set_control(&self, id: u32, value: i64) -> io::Result<i64> {
+        let value = i32::try_from(value).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        self.call(vidioc::VIDIOC_S_CTRL, &mut sys::v4l2_control { id, value })?;
+        // What cannot be read back is believed.
+        Ok(self.control(id).unwrap_or(value).into())
     }
 
     /// Asks for a format and a rate, and tells what the driver made of it.

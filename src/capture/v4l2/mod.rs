@@ -9,15 +9,17 @@
 //! A frame that nobody wants goes back to the kernel unread. Opening it again, by a path that stays the same when it is
 //! plugged in anew (`/dev/v4l/by-path/...`), is the owner's business.
 
+mod controls;
 mod device;
 mod negotiate;
 mod queue;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+pub use controls::{Control, Range, Setting};
 pub use device::Card;
 pub use negotiate::Offer;
 
@@ -62,6 +64,49 @@ struct Last {
     at: Mono,
 }
 
+/// The camera that was opened first, kept between openings: it may come back under another number, and another one may
+/// have taken its own.
+#[derive(Debug, Clone, Default)]
+pub struct Known(Arc<OnceLock<Card>>);
+
+impl Known {
+    /// The camera at `path`; if that is not the known one, the known one wherever it is now.
+    ///
+    /// # Errors
+    /// What opening `path` said, or that another camera is there and the known one is nowhere.
+    fn open(&self, path: &Path) -> io::Result<(Camera, io::Result<Card>)> {
+        let there = Camera::open(path).map(|camera| (camera.card(), camera));
+        let Some(known) = self.0.get() else {
+            let (card, camera) = there?;
+            return Ok((camera, card));
+        };
+        match there {
+            Ok((Ok(card), camera)) if card == *known => Ok((camera, Ok(card))),
+            other => {
+                let same = |node: &PathBuf| {
+                    let camera = Camera::open(node).ok()?;
+                    let card = camera.card().ok().filter(|card| card == known)?;
+                    tracing::info!("camera '{}' is '{}' now", path.display(), node.display());
+                    Some((camera, Ok(card)))
+                };
+                let found = nodes().unwrap_or_default().iter().find_map(|(_, node)| same(node));
+                found.ok_or_else(|| match other {
+                    Err(error) => error,
+                    Ok(_) => io::Error::other(format!(
+                        "another camera is there; '{}' ({}) is gone",
+                        known.name, known.bus
+                    )),
+                })
+            }
+        }
+    }
+
+    fn remember(&self, card: &Card) {
+        // The first stays.
+        let _known = self.0.set(card.clone());
+    }
+}
+
 /// Opens the camera and starts it, in the format that serves best (see [`Offer`]) unless `params` insists on one.
 ///
 /// # Errors
@@ -70,9 +115,11 @@ struct Last {
 pub fn open(path: &Path, params: &CaptureParams, clock: Arc<dyn Clock>) -> Result<Box<dyn FrameSource>> {
     let what = format!("camera '{}'", path.display());
     let retry = |text: &str, error: io::Error| named(Error::retry, &what, text).caused_by(error);
-    let mut camera = Camera::open(path)
+    let (mut camera, card) = params
+        .known
+        .open(path)
         .map_err(|error| retry("cannot be opened: check the path, the cable and the rights", error))?;
-    let card = camera.card().map_err(|error| {
+    let card = card.map_err(|error| {
         named(Error::fatal, &what, "is no video device: `flytrap cameras` lists them").caused_by(error)
     })?;
     if !card.captures {
@@ -96,6 +143,7 @@ pub fn open(path: &Path, params: &CaptureParams, clock: Arc<dyn Clock>) -> Resul
         .agree(&offer, wish.fps)
         .map_err(|error| retry("did not take its own format: is another program using it?", error))?;
     let format = frame_format(&agreed, params).map_err(|text| named(Error::fatal, &what, &text))?;
+    set_controls(&camera, &params.controls, &what)?;
     camera
         .map(BUFFERS_WISHED)
         .map_err(|error| retry("gives no buffers: is another program using it?", error))?;
@@ -111,6 +159,7 @@ pub fn open(path: &Path, params: &CaptureParams, clock: Arc<dyn Clock>) -> Resul
             }
             retry("cannot start streaming", error)
         })?;
+    params.known.remember(&card);
     tracing::info!(name = %card.name, driver = %card.driver, bus = %card.bus, fps = agreed.fps, "{what}: {format}");
     let buffer_bytes = queue.kernel().buffer_bytes();
     Ok(Box::new(Stream::new(what, queue, buffer_bytes, format, params, clock)))
@@ -256,6 +305,30 @@ impl<K: Kernel + 'static> Drop for Stream<K> {
     }
 }
 
+/// The user's knobs, in their order: an automatic is switched off before what it rules is set.
+fn set_controls(camera: &Camera, settings: &[Setting], what: &str) -> Result<()> {
+    for setting in settings {
+        // Asked anew each time: one knob makes another one active.
+        let controls = camera.controls();
+        let (control, value) =
+            controls::resolve(&controls, setting).map_err(|text| named(Error::fatal, what, &text))?;
+        match camera.set_control(control.id, value) {
+            Ok(set) if set == value => tracing::info!("{what}: {setting}"),
+            Ok(set) => tracing::warn!("{what}: {setting}: the camera made {set} of it"),
+            Err(error) => {
+                // A camera without a knob counts, too.
+                let why = if control.inactive {
+                    "; another control (an automatic) rules it: set that first"
+                } else {
+                    ""
+                };
+                tracing::warn!("{what}: camera.controls: {setting} is refused: {error}{why}");
+            }
+        }
+    }
+    Ok(())
+}
+
 fn named(make: fn(Kind, String) -> Error, what: &str, text: &str) -> Error {
     make(Kind::Source, format!("{what}: {text}"))
 }
@@ -305,6 +378,8 @@ pub struct Found {
     pub card: Card,
     /// What it can deliver and we can read.
     pub offers: Vec<Offer>,
+    /// Its knobs.
+    pub controls: Vec<Control>,
 }
 
 /// All cameras of this machine, by node.
@@ -314,26 +389,30 @@ pub struct Found {
 pub fn list() -> Result<Vec<Found>> {
     let unread = |error| Error::fatal(Kind::System, "/dev cannot be listed").caused_by(error);
     let mut found = Vec::new();
-    for entry in std::fs::read_dir("/dev").map_err(unread)? {
-        let node = entry.map_err(unread)?.path();
-        let number = node
-            .to_str()
-            .and_then(|path| path.strip_prefix("/dev/video"))
-            .and_then(|n| n.parse::<u32>().ok());
-        let Some(number) = number else { continue };
+    for (_, node) in nodes().map_err(unread)? {
         match Camera::open(&node).and_then(|camera| Ok((camera.card()?, camera))) {
             Ok((card, camera)) if card.captures => {
-                found.push((
-                    number,
-                    Found { stable: stable_path(&node), node, card, offers: camera.offers() },
-                ));
+                let (stable, offers, controls) = (stable_path(&node), camera.offers(), camera.controls());
+                found.push(Found { node, stable, card, offers, controls });
             }
             Ok(_) => {}
             Err(error) => tracing::warn!("{}: {error}", node.display()),
         }
     }
-    found.sort_by_key(|(number, _)| *number);
-    Ok(found.into_iter().map(|(_, found)| found).collect())
+    Ok(found)
+}
+
+/// All `/dev/videoN` with their N, in order.
+fn nodes() -> io::Result<Vec<(u32, PathBuf)>> {
+    let mut nodes = Vec::new();
+    for entry in std::fs::read_dir("/dev")? {
+        let node = entry?.path();
+        let number =
+            node.to_str().and_then(|path| path.strip_prefix("/dev/video")).and_then(|n| n.parse().ok());
+        nodes.extend(number.map(|number| (number, node)));
+    }
+    nodes.sort();
+    Ok(nodes)
 }
 
 /// The link of udev's that leads to `node`.
