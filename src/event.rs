@@ -117,6 +117,11 @@ pub enum Body {
     },
     /// This is not the device's first run: how the one before ended.
     Restarted(Restarted),
+    /// A part of the device does not work; the rest goes on (I12).
+    Degraded {
+        /// Which, and why.
+        reason: Text,
+    },
 }
 
 impl Body {
@@ -132,6 +137,7 @@ impl Body {
             Body::CameraLost { .. } => "camera.lost",
             Body::CameraBack { .. } => "camera.back",
             Body::Restarted(_) => "restarted",
+            Body::Degraded { .. } => "degraded",
         }
     }
 }
@@ -392,6 +398,7 @@ pub(crate) mod tests {
                 clean: false,
                 reason: fixed("the pipeline hangs"),
             }),
+            Body::Degraded { reason: fixed("gpio: pin 17 cannot be used") },
         ];
         let made = bodies.into_iter().enumerate().map(|(i, body)| Event {
             seq: i as u64,
@@ -447,7 +454,7 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn a_truncated_record_is_refused(which in 0usize..9, kept in 0.0f64..1.0) {
+        fn a_truncated_record_is_refused(which in 0usize..10, kept in 0.0f64..1.0) {
             let mut buffer = [0; RECORD_BYTES_MAX];
             let bytes = samples()[which].encode(&mut buffer).to_vec();
             prop_assert!(Event::decode(&bytes[..(bytes.len() as f64 * kept) as usize]).is_err());

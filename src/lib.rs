@@ -58,6 +58,7 @@ pub mod jpeg;
 pub mod limits;
 pub mod metrics;
 pub mod pipeline;
+pub mod power;
 pub mod retry;
 pub mod ring;
 pub mod sample;

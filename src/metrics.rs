@@ -91,6 +91,14 @@ impl Metrics {
         self.last_frame.store(now.as_nanos().max(1), Relaxed);
     }
 
+    /// When the last good frame was processed.
+    pub fn last_frame(&self) -> Option<Mono> {
+        match self.last_frame.load(Relaxed) {
+            0 => None,
+            nanos => Some(Mono::from_nanos(nanos)),
+        }
+    }
+
     /// A frame was taken all the way, in `micros` microseconds.
     pub fn processed(&self, micros: u64) {
         self.processing.micros.fetch_add(micros, Relaxed);
@@ -99,15 +107,11 @@ impl Metrics {
 
     /// All counters and gauges of this file, as of `now`. The mean times begin anew.
     pub fn snapshot(&self, started: Mono, now: Mono) -> Stats {
-        let last_frame = match self.last_frame.load(Relaxed) {
-            0 => None,
-            nanos => Some(Mono::from_nanos(nanos)),
-        };
         let micros = self.processing.micros.swap(0, Relaxed);
         let count = self.processing.count.swap(0, Relaxed);
         Stats {
             uptime_ms: millis(now, started),
-            last_frame_age_ms: last_frame.map_or(u64::MAX, |at| millis(now, at)),
+            last_frame_age_ms: self.last_frame().map_or(u64::MAX, |at| millis(now, at)),
             processing_us: micros / count.max(1),
             ..self.counted()
         }

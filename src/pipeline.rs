@@ -155,6 +155,18 @@ impl Pipeline {
         Ok(Outcome { gate, inferred: true, detections, dropped })
     }
 
+    /// Something else than the picture says that something moves, as of `at`: the gate opens.
+    pub fn wake(&mut self, at: Mono) {
+        if let Some(gate) = &mut self.gate {
+            gate.wake(at);
+        }
+    }
+
+    /// Mean brightness of the last picture, code values; `None` without a gate, which alone looks at all of them.
+    pub fn brightness(&self) -> Option<u8> {
+        self.gate.as_ref().map(Gate::brightness)
+    }
+
     /// The source has ended at `at`: so do all tracks.
     pub fn finish(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
         let names = &self.names;

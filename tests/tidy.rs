@@ -30,6 +30,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("uplink", &["batch", "clock", "error", "event", "geometry", "limits", "retry", "stop"]),
     ("metrics", &["clock", "event"]),
     ("watchdog", &["clock", "error"]),
+    ("power", &["clock", "error"]),
     // The pure stages in a row; no I/O, no configuration.
     (
         "pipeline",
@@ -43,7 +44,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "config",
         &[
             "batch", "capture", "count", "detect", "error", "event", "frame", "gate", "geometry", "limits",
-            "pipeline", "sample", "track", "uplink", "watchdog",
+            "pipeline", "power", "sample", "track", "uplink", "watchdog",
         ],
     ),
     ("app", &["*"]),
@@ -61,6 +62,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("ureq", &["uplink/http.rs"]),
     ("v4l::", &["capture/v4l2/device.rs"]),
     ("rppal", &["power/gpio.rs"]),
+    ("gpiocdev", &["power/gpio.rs"]),
     ("zune_jpeg", &["capture/picture.rs"]),
     ("png::", &["capture/picture.rs"]),
     ("jpeg_encoder", &["draw.rs"]),

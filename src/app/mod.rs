@@ -14,6 +14,7 @@ mod capture;
 mod guard;
 mod memory;
 pub mod pictures;
+mod pins;
 mod process;
 pub mod system;
 
@@ -61,6 +62,7 @@ pub(crate) struct Shared {
     pub(crate) options: RunOptions,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) faults: Faults,
+    pub(crate) senses: pins::Senses,
 }
 
 impl Shared {
@@ -152,8 +154,9 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
         Guard::open(&config.watchdog, state, &boot, (Arc::clone(&ledger), Arc::clone(&clock), faults))?;
     let delivery = uplink::UplinkParams { seed: seed(&origin), ..config.uplink.delivery };
     let driver = Uplink::new(Arc::clone(&outbox), sink, Arc::clone(&clock), origin, stop.clone(), delivery);
-    let metrics = Metrics::default();
-    let shared = Arc::new(Shared { config, clock, stop, metrics, outbox, started, options, ledger, faults });
+    let (metrics, senses) = (Metrics::default(), pins::Senses::default());
+    let shared =
+        Arc::new(Shared { config, clock, stop, metrics, outbox, started, options, ledger, faults, senses });
     shared.post_own(Body::Started(Started {
         version: fixed(env!("CARGO_PKG_VERSION")),
         model: fixed(&model.sha256()[..12]),
@@ -167,7 +170,11 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let capture = capture::Capture::new(Arc::clone(&shared), spec, model, wanted);
     let capture = spawn("capture", move || tell(&done, capture.run()))?;
     guard.ready();
-    let outcome = smol::block_on(attend(&shared, guard, signals, &ended, &reported));
+    let pins = async {
+        pins::operate(&shared).await;
+        futures_lite::future::pending().await
+    };
+    let outcome = smol::block_on(attend(&shared, guard, signals, &ended, &reported).or(pins));
     if outcome.is_ok() {
         // Both have sent their last word; what is left of them is leaving.
         for thread in [capture, uplink] {

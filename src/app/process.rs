@@ -15,6 +15,7 @@ use crate::detect::model::Loaded;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Body, Event};
 use crate::frame::{FrameFormat, FrameView};
+use crate::gate::Reason;
 use crate::limits::RING_SLOTS_MIN;
 use crate::pipeline::{Failure, Outcome, Params, Pipeline};
 use crate::ring::{Policy, Reader, SlotGuard, Taken, Writer, ring, slots_for};
@@ -135,6 +136,9 @@ impl Processor {
             }
         };
         let shared = &self.shared;
+        if let Some(sensed) = shared.senses.sensed() {
+            self.pipeline.wake(sensed);
+        }
         let outcome = self.pipeline.process(&frame, at, &mut |body| post(shared, at, body));
         match outcome {
             Ok(outcome) => self.count(&outcome, begun),
@@ -149,6 +153,9 @@ impl Processor {
         let now = self.shared.clock.mono();
         let metrics = &self.shared.metrics;
         metrics.saw_frame(now);
+        if let Some(brightness) = self.pipeline.brightness() {
+            self.shared.senses.saw(now, outcome.gate == Some(Reason::Motion), brightness);
+        }
         metrics.frames_gated.add(u64::from(outcome.gate.is_some()));
         metrics.frames_still.add(u64::from(!outcome.inferred));
         if outcome.inferred {

@@ -1,4 +1,4 @@
-//! The command line: `run`, `detect`, `cameras`, `check`. Settings come from the configuration; options override single ones.
+//! The command line: `run`, `detect`, `cameras`, `pins`, `check`. Settings come from the configuration; options override single ones.
 //!
 //! Exit codes: 0 all went well; 1 the machine (memory, threads, disk); 2 command line or configuration; 3 model; 4 source or
 //! picture; 5 events that could not be delivered. Results go to stdout, everything else to stderr.
@@ -6,6 +6,7 @@
 mod cameras;
 mod check;
 mod detect;
+mod pins;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -63,6 +64,18 @@ enum Command {
     },
     /// List the cameras of this machine, and what they can deliver.
     Cameras,
+    /// Try the wiring of a pin: read it, or drive it and read it back.
+    Pins {
+        /// Its number on the chip; on a Raspberry Pi Broadcom's.
+        #[arg(value_name = "PIN")]
+        pin: u8,
+        /// Drive it instead of only reading it.
+        #[arg(long, value_name = "high|low", value_parser = level)]
+        set: Option<bool>,
+        /// Who is asked for it: auto, rppal, or a chip such as /dev/gpiochip0 (gpio.chip).
+        #[arg(long, value_name = "CHIP", default_value = "auto")]
+        chip: String,
+    },
     /// Check a configuration and the files that it names; print all settings in force.
     Check {
         /// The configuration; without it the defaults are printed.
@@ -120,6 +133,7 @@ pub fn main() -> ExitCode {
             ("detect", detect::detect(&settings, &pictures, out.as_deref(), json))
         }
         Command::Cameras => ("cameras", cameras::cameras(json)),
+        Command::Pins { pin, set, chip } => ("pins", pins::pins(&chip, pin, set, json)),
         Command::Check { config } => ("check", check::check(config.as_deref())),
     };
     match outcome {
@@ -134,6 +148,14 @@ pub fn main() -> ExitCode {
             say(what, &error);
             ExitCode::from(error.kind().exit_code())
         }
+    }
+}
+
+fn level(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "high" => Ok(true),
+        "low" => Ok(false),
+        _ => Err("must be high or low"),
     }
 }
 

@@ -29,6 +29,9 @@ use crate::limits::{
     BATCH_EVENTS_MAX, CONFIG_BYTES_MAX, EVENT_QUEUE_MAX, FRAME_SIDE_MAX, FRAME_SIDE_MIN, LINES_MAX,
     MASK_POLYGONS_MAX, NAME_BYTES_MAX, POLYGON_POINTS_MAX,
 };
+use crate::power::gpio::Chip;
+use crate::power::signals::LightParams;
+use crate::power::{Pin, PinParams};
 use crate::sample;
 use crate::track;
 use crate::uplink::UplinkParams;
@@ -80,6 +83,8 @@ pub struct Config {
     pub state_folder: Option<PathBuf>,
     /// The watchdogs.
     pub watchdog: watchdog::Params,
+    /// The board's pins.
+    pub pins: PinParams,
     /// Name of the camera in every event.
     pub camera: Name,
     /// Where frames come from, if anything says it.
@@ -185,6 +190,7 @@ fn from_values(values: &mut Values) -> Config {
         camera: name(values, "camera.name"),
         source: source(values),
         capture: capture(values),
+        pins: pins(values),
         fps,
         model: text_path(values, "model.path").map(|path| model::Params { path, sha256: sha256(values) }),
         decode: decode::Params {
@@ -297,6 +303,34 @@ fn sha256(values: &mut Values) -> Option<String> {
         values.mistake("model.sha256", "must be the 64 hexadecimal digits that sha256sum prints");
     }
     Some(text)
+}
+
+fn pins(values: &mut Values) -> PinParams {
+    let inverted = texts(values, "gpio.inverted");
+    let known = ["status_led", "motion_sensor", "light"];
+    if let Some(other) = inverted.iter().find(|name| !known.contains(&name.as_str())) {
+        values.mistake("gpio.inverted", format_args!("'{other}' must be one of {}", known.join(", ")));
+    }
+    let mut pin = |name: &str| {
+        let number = values.int(&format!("gpio.{name}"), -1..=255);
+        u8::try_from(number).ok().map(|number| Pin { number, inverted: inverted.iter().any(|n| n == name) })
+    };
+    let (status_led, motion_sensor, light) = (pin(known[0]), pin(known[1]), pin(known[2]));
+    let mut used: Vec<u8> =
+        [status_led, motion_sensor, light].iter().flatten().map(|pin| pin.number).collect();
+    used.sort_unstable();
+    if used.windows(2).any(|pair| pair[0] == pair[1]) {
+        values.mistake_without_value("gpio.status_led", "each pin can do one thing only");
+    }
+    let chip = Chip::parse(values.text("gpio.chip")).unwrap_or_else(|why| {
+        values.mistake("gpio.chip", why);
+        Chip::Auto
+    });
+    let lighting = LightParams {
+        hold: seconds(values.int("gpio.light_hold_s", 1..=3600)),
+        dark_below: values.int("gpio.light_dark_below", 1..=255) as u8,
+    };
+    PinParams { chip, status_led, motion_sensor, light, lighting }
 }
 
 /// A list of texts.

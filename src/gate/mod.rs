@@ -130,6 +130,8 @@ pub enum Reason {
     Motion,
     /// Something moved less than `hold_ms` ago: open.
     Hold,
+    /// Something else than the picture says that something moves ([`Gate::wake`]): open.
+    Woken,
     /// Nothing has been let through for `refresh_s`: open.
     Refresh,
     /// The light of the whole scene changed and nothing else: closed.
@@ -142,7 +144,7 @@ impl Reason {
     /// Whether frames for this reason are let through.
     pub const fn open(self) -> bool {
         match self {
-            Reason::Warmup | Reason::Motion | Reason::Hold | Reason::Refresh => true,
+            Reason::Warmup | Reason::Motion | Reason::Hold | Reason::Woken | Reason::Refresh => true,
             Reason::LightSwitch | Reason::Still => false,
         }
     }
@@ -180,6 +182,7 @@ pub struct Gate {
     last_frame: Mono,
     last_open: Mono,
     last_motion: Option<Mono>,
+    woken_until: Mono,
 }
 
 impl fmt::Debug for Gate {
@@ -217,6 +220,7 @@ impl Gate {
             last_frame: Mono::ZERO,
             last_open: Mono::ZERO,
             last_motion: None,
+            woken_until: Mono::ZERO,
         };
         gate.set_frame(frame_width, frame_height)?;
         Ok(gate)
@@ -248,6 +252,18 @@ impl Gate {
             ));
         }
         Ok(())
+    }
+
+    /// A motion sensor saw something at `at`: frames taken from then on are let through for `hold_ms`.
+    pub fn wake(&mut self, at: Mono) {
+        self.woken_until = self.woken_until.max(at + Duration::from_millis(u64::from(self.params.hold_ms)));
+    }
+
+    /// Mean brightness of the last plane, code values.
+    pub fn brightness(&self) -> u8 {
+        let cells = &self.cells[..self.grid.cells()];
+        let sum: u64 = cells.iter().map(|cell| u64::from(*cell)).sum();
+        ((sum / cells.len() as u64) >> downscale::CELL_BITS) as u8
     }
 
     /// Looks at a frame: its luma plane in full, or reduced to an eighth (the DC coefficients of a JPEG, which may
@@ -293,6 +309,7 @@ impl Gate {
             (false, _, _) => Reason::Warmup,
             (true, true, _) => Reason::Motion,
             (true, false, Change::None | Change::Light) if held => Reason::Hold,
+            (true, false, _) if now < self.woken_until => Reason::Woken,
             (true, false, _) if refresh => Reason::Refresh,
             (true, false, Change::Light | Change::Relearnt) => Reason::LightSwitch,
             (true, false, Change::None) => Reason::Still,

@@ -319,6 +319,29 @@ fn an_uneven_lamp_is_learnt_in_two_seconds() {
     assert!(after.contains(&Reason::LightSwitch));
 }
 
+/// A motion sensor opens a still picture for `hold_ms`, and changes nothing about what is learnt.
+#[test]
+fn a_motion_sensor_wakes_the_gate() {
+    let params = Params { hold_ms: 450, ..bare() };
+    let mut rig = Rig::warm(params, Scene::new(640, 360, 3.0, 12), 30);
+    assert_eq!(rig.reasons(3), [Reason::Still; 3]);
+    rig.gate.wake(rig.now);
+    assert_eq!(rig.reasons(4), [Reason::Woken; 4], "100 to 400 ms after");
+    assert_eq!(rig.reasons(3), [Reason::Still; 3]);
+    rig.gate.wake(rig.now - Duration::from_secs(5));
+    assert_eq!(rig.step().reason, Reason::Still, "an old alarm wakes nobody");
+}
+
+#[test]
+fn brightness_is_that_of_the_plane() {
+    let mut gate = Gate::new(bare(), 64, 48).unwrap();
+    for value in [0u8, 59, 255] {
+        let frame = vec![value; 64 * 48];
+        gate.look(Mono::from_nanos(1), &Plane::new(&frame, 64, 48, 64, 1).unwrap());
+        assert_eq!(gate.brightness(), value);
+    }
+}
+
 /// Night: the sensor's gain goes up, sigma 2 to 8, over two minutes and over twelve seconds, where a cell is a pixel.
 #[test]
 fn growing_noise_is_followed() {

@@ -64,8 +64,8 @@ struct Last {
     at: Mono,
 }
 
-/// The camera that was opened first, kept between openings: it may come back under another number, and another one may
-/// have taken its own.
+/// Where the camera that was opened first is plugged in, kept between openings: it may come back under another number, and
+/// another camera may have taken its own. What is plugged in at that place is the camera, also a new one.
 #[derive(Debug, Clone, Default)]
 pub struct Known(Arc<OnceLock<Card>>);
 
@@ -80,12 +80,13 @@ impl Known {
             let (card, camera) = there?;
             return Ok((camera, card));
         };
+        let at_home = |card: &Card| card.bus == known.bus && card.captures == known.captures;
         match there {
-            Ok((Ok(card), camera)) if card == *known => Ok((camera, Ok(card))),
+            Ok((Ok(card), camera)) if at_home(&card) => Ok((camera, Ok(card))),
             other => {
                 let same = |node: &PathBuf| {
                     let camera = Camera::open(node).ok()?;
-                    let card = camera.card().ok().filter(|card| card == known)?;
+                    let card = camera.card().ok().filter(at_home)?;
                     tracing::info!("camera '{}' is '{}' now", path.display(), node.display());
                     Some((camera, Ok(card)))
                 };

@@ -161,7 +161,7 @@ impl Serialize for Data<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0 {
             Body::Started(started) => started.serialize(serializer),
-            Body::Stopping { reason } | Body::CameraLost { reason } => {
+            Body::Stopping { reason } | Body::CameraLost { reason } | Body::Degraded { reason } => {
                 ReasonJson { reason }.serialize(serializer)
             }
             Body::TrackBegin(begin) => BeginJson::from(begin).serialize(serializer),
