@@ -14,6 +14,9 @@
 //! [`jpeg`]), follows what was found in [`track`] and counts it in [`count`]. What happens becomes an [`event`], waits in
 //! [`batch`] and leaves through [`uplink`].
 //!
+//! Around it: the [`watchdog`] is fed while every stage finishes work, [`power`] knows the board's pins (LED, motion sensor,
+//! light).
+//!
 //! # Who knows whom
 //! Imports point one way: `limits, error, clock ◄ frame ◄ ring, gate, capture, detect ◄ track ◄ count ◄ event ◄ batch ◄
 //! uplink`. [`pipeline`] knows the pure stages only; [`app`] is the only wiring; [`config`] turns the user's file into each
@@ -74,4 +77,5 @@ pub mod decisions {
     #![doc = include_str!("decisions/0003-engine.md")]
     #![doc = include_str!("decisions/0004-configuration.md")]
     #![doc = include_str!("decisions/0005-cameras.md")]
+    #![doc = include_str!("decisions/0006-watchdogs.md")]
 }

@@ -189,8 +189,9 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
 /// The uplink thread: a send may take as long as its deadlines say, and is finished work however it ended.
 fn deliver(shared: Arc<Shared>, driver: Uplink, report: Sender<Report>) -> impl FnOnce() + Send {
     move || {
-        let send = shared.config.uplink.http.deadlines.whole;
         let wait = Duration::from_secs(1);
+        let over_http = shared.config.uplink.target.starts_with("http");
+        let send = if over_http { shared.config.uplink.http.deadlines.whole } else { wait };
         let told = driver.run(|sends| shared.promise(Stage::Uplink, if sends { send } else { wait }));
         shared.ledger.ended(Stage::Uplink);
         tell(&report, told);

@@ -184,7 +184,7 @@ fn from_values(values: &mut Values) -> Config {
         state_folder: text_path(values, "device.state_folder"),
         watchdog: watchdog::Params {
             device: text_path(values, "watchdog.device"),
-            timeout: seconds(values.int("watchdog.timeout_s", 5..=300)),
+            timeout: seconds(values.int("watchdog.timeout_s", 5..=3600)),
             stage_timeout: seconds(values.int("watchdog.stage_timeout_s", 5..=600)),
         },
         camera: name(values, "camera.name"),

@@ -8,6 +8,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,6 +34,8 @@ const GET_TIMEOUT: u32 = 0x8004_5707;
 const CAN_SET_TIMEOUT: u32 = 0x0080;
 /// WDIOF_MAGICCLOSE: the timer stops when `V` is written before the close.
 const CAN_CLOSE: u32 = 0x0100;
+/// Where the kernel describes its watchdogs (Documentation/ABI/testing/sysfs-class-watchdog).
+const SYSFS: &str = "/sys/class/watchdog";
 /// WDIOF_CARDRESET: the board was last reset by the watchdog.
 const CARD_RESET: i32 = 0x0020;
 
@@ -55,6 +58,17 @@ impl Hardware {
     /// `Kind::System` if the device is not there, not ours, or in use.
     pub fn open(path: &Path, timeout: Duration) -> Result<Self> {
         let what = format!("watchdog '{}'", path.display());
+        // Before it is opened: opening arms it, and not every board can disarm it again.
+        if let Some(limits) = limits(Path::new(SYSFS), path)
+            && !limits.contains(&timeout.as_secs())
+        {
+            let (least, most) = (limits.start(), limits.end());
+            let text = format!(
+                "{what} does not take watchdog.timeout_s = {}: this board takes {least} to {most}",
+                timeout.as_secs()
+            );
+            return Err(Error::fatal(Kind::Config, text));
+        }
         let file = OpenOptions::new().write(true).open(path).map_err(|error| {
             let remedy = match error.raw_os_error() {
                 Some(libc::EBUSY) => {
@@ -150,6 +164,19 @@ impl Hardware {
     }
 }
 
+/// Seconds that the driver of the device `path` takes, as far as it says so.
+fn limits(sysfs: &Path, path: &Path) -> Option<RangeInclusive<u64>> {
+    let name = path.file_name()?;
+    // The old name is that of the first one.
+    let name = if name == "watchdog" { "watchdog0".as_ref() } else { name };
+    let read = |file: &str| -> Option<u64> {
+        std::fs::read_to_string(sysfs.join(name).join(file)).ok()?.trim().parse().ok()
+    };
+    // A driver without an upper limit of its own says 0: the kernel feeds its hardware in between.
+    let most = read("max_timeout")?;
+    Some(read("min_timeout").unwrap_or(0)..=if most == 0 { u64::MAX } else { most })
+}
+
 /// One ioctl whose argument is a `T`.
 fn call<T: Copy>(file: &File, request: u32, argument: &mut T) -> io::Result<()> {
     assert_eq!((request >> 16) as usize & 0x3FFF, size_of::<T>(), "request and argument belong together");
@@ -171,5 +198,21 @@ mod tests {
         assert!(error.to_string().contains("'/dev/null' is no watchdog"), "{error}");
         let error = Hardware::open(Path::new("/dev/watchdog-of-nobody"), timeout).unwrap_err();
         assert!(error.to_string().contains("watchdog.device"), "{error}");
+    }
+
+    #[test]
+    fn what_the_driver_takes_is_read_before_it_is_armed() {
+        let sysfs = tempfile::tempdir().unwrap();
+        let folder = sysfs.path().join("watchdog0");
+        std::fs::create_dir(&folder).unwrap();
+        let found = |path: &str| limits(sysfs.path(), Path::new(path));
+        assert_eq!(found("/dev/watchdog0"), None, "an old kernel says nothing");
+        std::fs::write(folder.join("min_timeout"), "1\n").unwrap();
+        std::fs::write(folder.join("max_timeout"), "15\n").unwrap();
+        assert_eq!(found("/dev/watchdog"), Some(1..=15));
+        assert_eq!(found("/dev/watchdog0"), Some(1..=15));
+        assert_eq!(found("/dev/watchdog1"), None);
+        std::fs::write(folder.join("max_timeout"), "0\n").unwrap();
+        assert_eq!(found("/dev/watchdog0"), Some(1..=u64::MAX));
     }
 }

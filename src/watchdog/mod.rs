@@ -26,7 +26,7 @@ pub use ledger::{Ledger, Overdue, Stage};
 pub struct Params {
     /// The hardware watchdog, such as `/dev/watchdog`; `None` leaves it alone.
     pub device: Option<PathBuf>,
-    /// The time after which it resets the board, 5 s to 5 min; what the board refuses is an error.
+    /// The time after which it resets the board, 5 s to 1 h; what the board refuses is an error.
     pub timeout: Duration,
     /// The longest that one piece of work of a stage may take beyond the waits that belong to it, 5 s to 10 min.
     pub stage_timeout: Duration,
