@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All checks, in the order in which they fail fastest: format, lints, tests. Installs what the tests need where it may
+# All checks, in the order in which they fail fastest: format, lints, tests, the same on ARM, virtual machines. Installs what the tests need where it may
 # (Debian, root); what is not there is skipped, and said at the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -31,6 +31,31 @@ trap 'rm -f "$log"' EXIT
 status=0
 cargo test --locked 2>&1 | tee "$log" || status=$?
 
+arm=${CARGO_TARGET_DIR:-target}/aarch64-unknown-linux-gnu/debug
+arm() {
+    if ! { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; } && ! command -v aarch64-linux-gnu-gcc >/dev/null; then
+        echo "SKIPPED aarch64 and virtual machine: needs Debian, and root to install a cross compiler and QEMU"
+        return
+    fi
+    step "aarch64: static build with faults on purpose"
+    scripts/build-arm --profile dev || return
+    command -v qemu-aarch64-static >/dev/null || {
+        echo "installing qemu-user-static"
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends qemu-user-static >/dev/null
+    } || return
+    for cpu in cortex-a72 cortex-a76; do
+        step "aarch64: unit tests on an emulated $cpu"
+        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -cpu $cpu" \
+            scripts/build-arm --run test --locked --lib --quiet || return
+    done
+    step "virtual machines: cameras, watchdogs, a Raspberry Pi"
+    # The name of a test's binary has a hash in it; the newest is the one just built.
+    scripts/build-arm --run test --locked --test no_alloc --no-run --quiet || return
+    no_alloc=$(find "$arm/deps" -name 'no_alloc-*' -executable -type f -printf '%T@ %p\n' | sort -n | tail -n 1 | cut -d ' ' -f 2)
+    tests/vm/run "$arm/flytrap" "$no_alloc"
+}
+arm 2>&1 | tee -a "$log" || status=$?
+
 step "licences and sources of dependencies"
 if cargo deny --version >/dev/null 2>&1; then
     cargo deny --offline check licenses bans sources
@@ -39,5 +64,5 @@ else
 fi
 
 step "measured and skipped"
-grep -E "^(MEASURED|SKIPPED)" "$log" || echo "nothing was skipped"
+grep -E "^(MEASURED|SKIPPED)|^[a-z0-9-]+ +SKIPPED " "$log" || echo "nothing was skipped"
 exit "$status"
