@@ -51,8 +51,9 @@ arm() {
     step "virtual machines: cameras, watchdogs, a Raspberry Pi"
     # The name of a test's binary has a hash in it; the newest is the one just built.
     scripts/build-arm --run test --locked --test no_alloc --no-run --quiet || return
+    scripts/build-arm --run build --locked --example usb-camera --quiet || return
     no_alloc=$(find "$arm/deps" -name 'no_alloc-*' -executable -type f -printf '%T@ %p\n' | sort -n | tail -n 1 | cut -d ' ' -f 2)
-    tests/vm/run "$arm/flytrap" "$no_alloc"
+    tests/vm/run "$arm/flytrap" "$no_alloc" "$arm/examples/usb-camera"
 }
 arm 2>&1 | tee -a "$log" || status=$?
 
