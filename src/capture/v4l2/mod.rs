@@ -24,7 +24,7 @@ pub use device::Card;
 pub use negotiate::Offer;
 
 use device::{Agreed, Camera};
-use negotiate::{Wish, choose};
+use negotiate::{NoStart, Wish, start_best};
 use queue::{Done, Kernel, Queue, Ready};
 
 use super::{Advance, CaptureParams, Filled, FrameSource, Lending};
@@ -116,10 +116,7 @@ impl Known {
 pub fn open(path: &Path, params: &CaptureParams, clock: Arc<dyn Clock>) -> Result<Box<dyn FrameSource>> {
     let what = format!("camera '{}'", path.display());
     let retry = |text: &str, error: io::Error| named(Error::retry, &what, text).caused_by(error);
-    let (mut camera, card) = params
-        .known
-        .open(path)
-        .map_err(|error| retry("cannot be opened: check the path, the cable and the rights", error))?;
+    let (camera, card) = params.known.open(path).map_err(|error| retry(CANNOT_BE_OPENED, error))?;
     let card = card.map_err(|error| {
         named(Error::fatal, &what, "is no video device: `flytrap cameras` lists them").caused_by(error)
     })?;
@@ -131,6 +128,7 @@ pub fn open(path: &Path, params: &CaptureParams, clock: Arc<dyn Clock>) -> Resul
         return Err(named(Error::fatal, &what, &text));
     }
     let offers = camera.offers();
+    drop(camera);
     let wish = Wish {
         width: params.width,
         height: params.height,
@@ -138,32 +136,57 @@ pub fn open(path: &Path, params: &CaptureParams, clock: Arc<dyn Clock>) -> Resul
         fps: params.fps.map_or(params.serve_fps, |rate| rate.as_f64() as f32),
         side: params.serve_side,
     };
-    let offer =
-        choose(&offers, &wish).ok_or_else(|| named(Error::fatal, &what, &no_offer(&offers, &wish)))?;
+    let started = start_best(&offers, &wish, |offer| start(path, &what, offer, wish.fps, params));
+    let (queue, format, fps) = match started {
+        Some(Ok(started)) => started,
+        Some(Err(NoStart::Bandwidth(error) | NoStart::Other(error))) => return Err(error),
+        None => return Err(named(Error::fatal, &what, &no_offer(&offers, &wish))),
+    };
+    params.known.remember(&card);
+    tracing::info!(name = %card.name, driver = %card.driver, bus = %card.bus, fps, "{what}: {format}");
+    let buffer_bytes = queue.kernel().buffer_bytes();
+    Ok(Box::new(Stream::new(what, queue, buffer_bytes, format, params, clock)))
+}
+
+const CANNOT_BE_OPENED: &str = "cannot be opened: check the path, the cable and the rights";
+
+/// A camera that streams: its buffers, its format, its rate if it tells.
+type Started = (Arc<Queue<Camera>>, FrameFormat, Option<f32>);
+
+/// Opens the camera and streams in the format `offer`.
+fn start(
+    path: &Path,
+    what: &str,
+    offer: &Offer,
+    fps: f32,
+    params: &CaptureParams,
+) -> std::result::Result<Started, NoStart<Error>> {
+    let retry =
+        |text: &str, error: io::Error| NoStart::Other(named(Error::retry, what, text).caused_by(error));
+    let fatal = |text: &str| NoStart::Other(named(Error::fatal, what, text));
+    let (mut camera, _) = params.known.open(path).map_err(|error| retry(CANNOT_BE_OPENED, error))?;
     let agreed = camera
-        .agree(&offer, wish.fps)
+        .agree(offer, fps)
         .map_err(|error| retry("did not take its own format: is another program using it?", error))?;
-    let format = frame_format(&agreed, params).map_err(|text| named(Error::fatal, &what, &text))?;
-    set_controls(&camera, &params.controls, &what)?;
+    let format = frame_format(&agreed, params).map_err(|text| fatal(&text))?;
+    set_controls(&camera, &params.controls, what).map_err(NoStart::Other)?;
     camera
         .map(BUFFERS_WISHED)
         .map_err(|error| retry("gives no buffers: is another program using it?", error))?;
     if camera.buffers() < BUFFERS_MIN {
-        let text = format!("gives {} buffers, {BUFFERS_MIN} are needed", camera.buffers());
-        return Err(named(Error::fatal, &what, &text));
+        return Err(fatal(&format!("gives {} buffers, {BUFFERS_MIN} are needed", camera.buffers())));
     }
     let queue = Queue::new(camera);
     queue.start().map_err(|error| {
-            if error.raw_os_error() == Some(libc::ENOSPC) {
-                let text = "its bus has no bandwidth left for this format: set camera.pixel_format = \"mjpeg\", a smaller size or fewer frames a second, or give it a USB port of its own";
-                return retry(text, error);
-            }
-            retry("cannot start streaming", error)
-        })?;
-    params.known.remember(&card);
-    tracing::info!(name = %card.name, driver = %card.driver, bus = %card.bus, fps = agreed.fps, "{what}: {format}");
-    let buffer_bytes = queue.kernel().buffer_bytes();
-    Ok(Box::new(Stream::new(what, queue, buffer_bytes, format, params, clock)))
+        if error.raw_os_error() != Some(libc::ENOSPC) {
+            return retry("cannot start streaming", error);
+        }
+        tracing::warn!("{what}: its bus has no bandwidth left for {format}: a lighter format is tried");
+        let text = "its bus has no bandwidth left for any format that the settings allow: set fewer frames a second or a \
+                    smaller size, leave camera.pixel_format to flytrap, or give it a USB port of its own";
+        NoStart::Bandwidth(named(Error::retry, what, text).caused_by(error))
+    })?;
+    Ok((queue, format, agreed.fps))
 }
 
 impl<K: Kernel + 'static> Stream<K> {

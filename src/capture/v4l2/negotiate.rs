@@ -62,6 +62,50 @@ const fn cost(pixel: PixelFormat) -> u8 {
     }
 }
 
+/// Why a format did not start.
+#[derive(Debug)]
+pub(super) enum NoStart<E> {
+    /// The bus has no room for it: a lighter one may fit.
+    Bandwidth(E),
+    /// Anything else; another format would not help.
+    Other(E),
+}
+
+/// Tries the best offer, and while the bus has no room for it the best of those that are lighter.
+///
+/// # Errors
+/// What the last try said: with [`NoStart::Bandwidth`] nothing lighter is left. `None` if no offer is as the wish insists.
+pub(super) fn start_best<T, E>(
+    offers: &[Offer],
+    wish: &Wish,
+    mut start: impl FnMut(&Offer) -> Result<T, NoStart<E>>,
+) -> Option<Result<T, NoStart<E>>> {
+    let mut left = offers.to_vec();
+    let mut outcome = None;
+    while let Some(offer) = choose(&left, wish) {
+        match start(&offer) {
+            Err(NoStart::Bandwidth(why)) => {
+                left.retain(|other| load(other) < load(&offer));
+                outcome = Some(Err(NoStart::Bandwidth(why)));
+            }
+            ended => return Some(ended),
+        }
+    }
+    outcome
+}
+
+/// What a frame weighs on the bus, bits: exact for raw ones; two bits a pixel for JPEGs, which cameras keep below that.
+fn load(offer: &Offer) -> u64 {
+    let bits = match offer.pixel {
+        PixelFormat::Mjpeg => 2,
+        PixelFormat::Grey => 8,
+        PixelFormat::Nv12 | PixelFormat::I420 => 12,
+        PixelFormat::Yuyv | PixelFormat::Uyvy => 16,
+        PixelFormat::Rgb24 => 24,
+    };
+    u64::from(offer.width) * u64::from(offer.height) * bits
+}
+
 /// Sizes worth asking for where a driver takes any size between two: common ones within its limits, on its steps.
 pub(super) fn sizes_within(
     min: (u32, u32),
@@ -127,6 +171,42 @@ mod tests {
         let silent = [offer(Yuyv, 640, 480, 0.0), offer(Mjpeg, 640, 480, 30.0)];
         assert_eq!(choose(&silent, &WISH).unwrap().pixel, Mjpeg);
         assert_eq!(choose(&silent[..1], &WISH).unwrap().pixel, Yuyv);
+    }
+
+    /// Two cameras on one hub: what does not fit is left out, and with it everything as heavy.
+    #[test]
+    fn a_full_bus_steps_down() {
+        let usb = [
+            offer(Yuyv, 1280, 720, 30.0),
+            offer(Nv12, 1280, 720, 30.0),
+            offer(Mjpeg, 1280, 720, 30.0),
+            offer(Yuyv, 640, 480, 30.0),
+        ];
+        let room = |bits: u64| {
+            let mut tried = Vec::new();
+            let outcome = start_best(&usb, &Wish { side: 1280, ..WISH }, |offer| {
+                tried.push((offer.pixel, offer.width));
+                if load(offer) <= bits { Ok(*offer) } else { Err(NoStart::Bandwidth("full")) }
+            });
+            (tried, outcome)
+        };
+        let all = [(Nv12, 1280), (Mjpeg, 1280)];
+        let (tried, outcome) = room(1280 * 720 * 12);
+        assert_eq!((&tried[..], outcome.unwrap().unwrap().pixel), (&all[..1], Nv12));
+        let (tried, outcome) = room(1280 * 720 * 2);
+        assert_eq!(
+            (&tried[..], outcome.unwrap().unwrap().pixel),
+            (&all[..], Mjpeg),
+            "smaller, but heavier, is no help"
+        );
+        let (tried, outcome) = room(10);
+        assert!(tried == all && matches!(outcome, Some(Err(NoStart::Bandwidth("full")))), "{tried:?}");
+        let other = start_best(&usb, &WISH, |_| Err::<(), _>(NoStart::Other("busy")));
+        assert!(matches!(other, Some(Err(NoStart::Other("busy")))));
+        assert!(
+            start_best(&usb, &Wish { width: Some(7), ..WISH }, |_| Err::<(), _>(NoStart::Other("")))
+                .is_none()
+        );
     }
 
     #[test]
