@@ -39,6 +39,10 @@ impl Drop for Run {
 
 /// `fault`: see src/watchdog/fault.rs; "" for none. A supervisor's time-out of 4 s: a sign of life each second.
 fn start(fault: &str, folder: tempfile::TempDir) -> Run {
+    start_on(&format!("file:{}", data("squares.mjpeg")), fault, folder)
+}
+
+fn start_on(source: &str, fault: &str, folder: tempfile::TempDir) -> Run {
     let state = folder.path().join("state");
     let file = config(&format!(
         "camera.at_end = \"loop\"\ndevice.state_folder = '{}'\nevents.stats_interval_s = 1\nuplink.batch_age_max_s = 0.2\n\
@@ -52,7 +56,7 @@ fn start(fault: &str, folder: tempfile::TempDir) -> Run {
     let child = flytrap()
         .args(["run", "--config"])
         .arg(file.path())
-        .args(["--source", &format!("file:{}", data("squares.mjpeg")), "--model", &data("squares.onnx")])
+        .args(["--source", source, "--model", &data("squares.onnx")])
         .args(["--uplink", &format!("file:{}", folder.path().join("events").display())])
         .env("NOTIFY_SOCKET", &socket)
         .env("WATCHDOG_USEC", "4000000")
@@ -192,6 +196,21 @@ fn slow_but_live_is_no_hang() {
     let stats = *of_type(&events, "stats").last().unwrap();
     let looked_at = stats["frames_gated"].as_u64().unwrap();
     assert!((3..10).contains(&looked_at), "{looked_at} frames in 20 s: it was slow, and it was alive");
+}
+
+#[test]
+fn an_absent_camera_is_no_hang() {
+    let run = start_on("v4l2:/dev/video-of-nobody", "", folder());
+    run.hear("READY=1");
+    let first = now();
+    while now().since(first) < Duration::from_secs(12) {
+        run.hear("WATCHDOG=1");
+    }
+    run.signal(Signal::TERM);
+    let (status, stderr, events, _folder) = run.end();
+    assert!(status.success(), "{stderr}");
+    assert!(stderr.contains("the camera is still away"), "{stderr}");
+    assert_eq!(of_type(&events, "camera.lost").len(), 1);
 }
 
 #[test]
