@@ -166,11 +166,18 @@ impl Capture {
         let mut sampler = Sampler::new(shared.config.fps);
         let mut expected = 0;
         let mut first = true;
+        // A program may take its idle time-out for the rest of a frame that it began.
+        let longest = match &self.spec {
+            SourceSpec::V4l2(_) => PATIENCE,
+            SourceSpec::Dir(_) | SourceSpec::File(_) | SourceSpec::Exec(_) | SourceSpec::Sim(_) => {
+                PATIENCE + self.params.idle_timeout
+            }
+        };
         loop {
             if shared.stop.requested() {
                 return Ok(Ended::Stopped);
             }
-            shared.promise(Stage::Capture, PATIENCE);
+            shared.promise(Stage::Capture, longest);
             let error = match source.advance(PATIENCE) {
                 Ok(Advance::Idle) => continue,
                 Ok(Advance::End) => return Ok(Ended::Over),
