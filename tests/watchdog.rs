@@ -71,7 +71,9 @@ impl Run {
     /// The next message that begins with `what`; others are passed over.
     fn hear(&self, what: &str) -> String {
         let mut buffer = [0; 4096];
+        let first = now();
         loop {
+            assert!(now().since(first) < PATIENCE, "no {what}, but other messages");
             let count = self.heard.recv(&mut buffer).unwrap_or_else(|error| panic!("no {what}: {error}"));
             let message = String::from_utf8(buffer[..count].to_vec()).unwrap();
             if message.starts_with(what) {
@@ -86,9 +88,21 @@ impl Run {
 
     /// Waits for the end: status, stderr, events; and the folder for the next run.
     fn end(mut self) -> (ExitStatus, String, Vec<Value>, tempfile::TempDir) {
+        let pid = Pid::from_child(&self.child);
+        let (over, ended) = std::sync::mpsc::channel::<()>();
+        // One that does not end is ended, so that the test can say so.
+        let impatient = std::thread::spawn(move || {
+            let late = ended.recv_timeout(PATIENCE).is_err();
+            if late {
+                kill_process(pid, Signal::KILL).unwrap();
+            }
+            late
+        });
         let mut stderr = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         let status = self.child.wait().unwrap();
+        let _gone = over.send(());
+        assert!(!impatient.join().unwrap(), "it does not end: {stderr}");
         let events = events(self.folder.path());
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
         (status, stderr, events, folder)
