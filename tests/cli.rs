@@ -153,6 +153,31 @@ fn nothing_is_lost_that_was_seen_before_a_source_dies() {
 }
 
 #[test]
+fn pins_and_watchdogs_that_cannot_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = b"[gpio]\nstatus_led = 17\nlight = 17\nchip = \"gpio\"\ninverted = [\"lamp\"]\n[watchdog]\ntimeout_s = 2\n\
+        [camera]\ncontrols = [\"brightness\"]\n";
+    let wrong = file(folder.path(), "pins.toml", text);
+    let output = output(flytrap().args(["check", &wrong]));
+    assert_eq!(output.status.code(), Some(2), "{}", told(&output));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    for words in [
+        "pins.toml:2: gpio.status_led: each pin can do one thing only",
+        "pins.toml:4: gpio.chip = \"gpio\": must be \"auto\"",
+        "pins.toml:5: gpio.inverted = [\"lamp\"]: 'lamp' must be one of status_led",
+        "pins.toml:7: watchdog.timeout_s = 2: must be 5..=3600",
+        "pins.toml:9: camera.controls = [\"brightness\"]: 'brightness' must be NAME = VALUE",
+    ] {
+        assert!(stderr.contains(words), "{words}: {stderr}");
+    }
+    assert_eq!(stderr.lines().count(), 5, "{stderr}");
+    refused(flytrap().args(["pins", "3", "--chip", "/dev/null"]), 1, &["gpio.chip", "/dev/null"]);
+    refused(flytrap().args(["pins", "3", "--chip", "gpio0"]), 2, &["--chip gpio0", "/dev/gpiochip0"]);
+    let none = file(folder.path(), "none.toml", b"[watchdog]\ndevice = \"/dev/null\"\n");
+    refused(run_squares().args(["--config", &none]), 1, &["'/dev/null' is no watchdog", "watchdog.device"]);
+}
+
+#[test]
 fn configurations_that_are_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let wrong = file(

@@ -41,7 +41,7 @@ enum Command {
     Run {
         #[command(flatten)]
         settings: Settings,
-        /// Where frames come from: exec:COMMAND, file:FILE or dir:FOLDER (camera.source).
+        /// Where frames come from: v4l2:DEVICE, exec:COMMAND, file:FILE or dir:FOLDER (camera.source).
         #[arg(long, value_name = "SOURCE")]
         source: Option<String>,
         /// Where events go: stdout, file:PATH, http://… or https://… (uplink.target).
