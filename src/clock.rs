@@ -56,7 +56,7 @@ impl Sub<Duration> for Mono {
 }
 
 /// A reading of the calendar clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wall {
     /// Nanoseconds since 1970-01-01T00:00:00Z; negative before.
     pub unix_nanos: i64,
@@ -75,7 +75,7 @@ impl Wall {
 }
 
 /// Both clocks read together: what turns a [`Mono`] into a calendar time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockMap {
     /// The boot clock.
     pub mono: Mono,
@@ -84,6 +84,10 @@ pub struct ClockMap {
 }
 
 impl ClockMap {
+    /// Nobody knows the calendar.
+    pub const UNKNOWN: ClockMap =
+        ClockMap { mono: Mono::ZERO, wall: Wall { unix_nanos: i64::MIN, synchronised: false } };
+
     /// The calendar time of `at` under this map, or `None` if the calendar has not been set.
     pub fn resolve(&self, at: Mono) -> Option<Wall> {
         let offset = i128::from(at.0) - i128::from(self.mono.0);

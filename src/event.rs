@@ -51,6 +51,11 @@ impl Origin {
         Origin { device: fixed(device), boot }
     }
 
+    /// Whether both are of the same boot, and so of the same boot clock.
+    pub fn same_boot(&self, other: &Origin) -> bool {
+        self.device == other.device && self.boot.split('-').next() == other.boot.split('-').next()
+    }
+
     /// The identity of event `seq`.
     pub fn id(&self, seq: u64) -> EventId<'_> {
         EventId { origin: self, seq }
@@ -122,6 +127,10 @@ pub enum Body {
         /// Which, and why.
         reason: Text,
     },
+    /// Events had to go for want of room (I4).
+    Dropped(Dropped),
+    /// What the spool holds and has written, with each statistics.
+    Storage(Storage),
 }
 
 impl Body {
@@ -138,8 +147,51 @@ impl Body {
             Body::CameraBack { .. } => "camera.back",
             Body::Restarted(_) => "restarted",
             Body::Degraded { .. } => "degraded",
+            Body::Dropped(_) => "dropped",
+            Body::Storage(_) => "storage",
         }
     }
+
+    /// Whether the next event of this kind makes up for the loss of this one: sums and gauges.
+    pub const fn can_wait(&self) -> bool {
+        matches!(self, Body::Stats(_) | Body::Storage(_))
+    }
+}
+
+/// Events that had to go before they were delivered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Their class: `alerts`, `counts`, `details` or `dead`.
+    pub class: Name,
+    /// Why: `memory`, `quota`, `count`, `age`, `headroom` or `damage`.
+    pub reason: Name,
+    /// How many since the last event of this kind.
+    pub events: u64,
+    /// How many of this class since the start of the program.
+    pub total: u64,
+}
+
+/// The state of the spool, and counters since the start of the program.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Storage {
+    /// Events that wait to be sent.
+    pub waiting: u64,
+    /// Size of its files, bytes.
+    pub disk_bytes: u64,
+    /// Written to files, bytes.
+    pub written_bytes: u64,
+    /// Written in the last 24 hours, bytes.
+    pub written_day_bytes: u64,
+    /// Commits.
+    pub commits: u64,
+    /// Commits that failed.
+    pub failures: u64,
+    /// Events dropped for want of room.
+    pub dropped: u64,
+    /// Events lost to damage on disk.
+    pub damaged: u64,
+    /// Dead letters: events that the receiver refused for good.
+    pub dead: u64,
 }
 
 /// The program started.
@@ -399,6 +451,18 @@ pub(crate) mod tests {
                 reason: fixed("the pipeline hangs"),
             }),
             Body::Degraded { reason: fixed("gpio: pin 17 cannot be used") },
+            Body::Dropped(Dropped {
+                class: fixed("details"),
+                reason: fixed("quota"),
+                events: 12_000,
+                total: 24_000,
+            }),
+            Body::Storage(Storage {
+                waiting: 3,
+                disk_bytes: 3 << 20,
+                written_bytes: 700,
+                ..Storage::default()
+            }),
         ];
         let made = bodies.into_iter().enumerate().map(|(i, body)| Event {
             seq: i as u64,
@@ -454,7 +518,7 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn a_truncated_record_is_refused(which in 0usize..10, kept in 0.0f64..1.0) {
+        fn a_truncated_record_is_refused(which in 0usize..12, kept in 0.0f64..1.0) {
             let mut buffer = [0; RECORD_BYTES_MAX];
             let bytes = samples()[which].encode(&mut buffer).to_vec();
             prop_assert!(Event::decode(&bytes[..(bytes.len() as f64 * kept) as usize]).is_err());

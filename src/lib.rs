@@ -65,6 +65,7 @@ pub mod power;
 pub mod retry;
 pub mod ring;
 pub mod sample;
+pub mod spool;
 pub mod stop;
 pub mod track;
 pub mod uplink;

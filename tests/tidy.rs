@@ -27,6 +27,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("track", &["clock", "detect", "error", "event", "geometry", "limits"]),
     ("count", &["clock", "detect", "error", "event", "geometry", "limits", "track"]),
     ("batch", &["clock", "error", "event", "limits"]),
+    ("spool", &["clock", "error", "event", "limits", "retry"]),
     ("uplink", &["batch", "clock", "error", "event", "geometry", "limits", "retry", "stop"]),
     ("metrics", &["clock", "event"]),
     ("watchdog", &["clock", "error"]),

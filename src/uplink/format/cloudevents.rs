@@ -172,6 +172,8 @@ impl Serialize for Data<'_> {
                 BackJson { absent_ms, width, height }.serialize(serializer)
             }
             Body::Restarted(restarted) => restarted.serialize(serializer),
+            Body::Dropped(dropped) => dropped.serialize(serializer),
+            Body::Storage(storage) => storage.serialize(serializer),
         }
     }
 }

@@ -1,0 +1,473 @@
+//! The spool on a disk that loses power after any operation: what was committed is there, what was not may be lost for at
+//! most a commit interval, nothing is invented, everything opens.
+//!
+//! `FLYTRAP_SEED=…` begins with that seed, `FLYTRAP_CUTS=…` sets how many cuts.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that prints what it measured"
+)]
+
+#[path = "spool/fault_disk.rs"]
+mod fault_disk;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use fault_disk::{FaultDisk, Moods, Random};
+use flytrap::clock::{ClockMap, Mono, Wall};
+use flytrap::event::{Body, Crossing, Direction, Event, Origin, Stats, TrackBegin, fixed};
+use flytrap::geometry::PointPx;
+use flytrap::spool::{Log, Params, Quota};
+
+const COMMIT: Duration = Duration::from_secs(5);
+const CHECKPOINT: Duration = Duration::from_secs(300);
+
+fn params(random: &mut Random) -> Params {
+    // Small, so that a few hundred events fill several segments.
+    let memory_bytes = [6 << 10, 8 << 10, 16 << 10][random.below(3) as usize];
+    Params {
+        segment_bytes: (2 * memory_bytes + 4096 * random.below(3) as usize) as u32,
+        memory_bytes,
+        commit_bytes: 1 << 10,
+        commit_interval: COMMIT,
+        checkpoint_interval: CHECKPOINT,
+        quota: Quota { bytes: 1 << 30, events: 1 << 40, age_max: None, headroom: 0 },
+        seed: random.next(),
+    }
+}
+
+/// Run and number: what an event is known by.
+type Id = (u64, u64);
+
+/// What happened to an event.
+#[derive(Debug, Clone)]
+struct Fate {
+    event: Event,
+    appended: Mono,
+    /// It has to survive every cut from here on.
+    committed: bool,
+    /// The receiver has it.
+    delivered: bool,
+    /// The life in which it got it last.
+    delivered_in: u64,
+    /// It must not come again.
+    gone: bool,
+    /// It is lost, which has been counted.
+    judged: bool,
+}
+
+/// What a computer has done, over all its lives.
+struct World {
+    disk: FaultDisk,
+    random: Random,
+    params: Params,
+    now: Mono,
+    run: u64,
+    fates: BTreeMap<Id, Fate>,
+    /// When each run ended.
+    cut_at: BTreeMap<u64, Mono>,
+    moods: Moods,
+    totals: Totals,
+    /// How old an event was at most that a cut took away.
+    oldest_lost: Duration,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Totals {
+    cuts: u64,
+    events: u64,
+    committed: u64,
+    /// Committed, not delivered, and not there any more.
+    lost: u64,
+    /// There, and never appended, or not as it was.
+    invented: u64,
+    /// Delivered a second time, in another life.
+    again: u64,
+    /// Delivered, that was committed, and there again.
+    back: u64,
+    /// Not committed when the power went, and gone.
+    cut_off: u64,
+    faults: u64,
+    dropped: u64,
+}
+
+fn event(run: u64, seq: u64, at: Mono, random: &mut Random) -> Event {
+    let class = fixed(["car", "bicycle", "a class with a longer name"][random.below(3) as usize]);
+    let body = match random.below(10) {
+        0 => Body::Degraded { reason: fixed(&"because ".repeat(random.below(20) as usize)) },
+        1 | 2 => Body::Stats(Stats { uptime_ms: random.next(), events: seq, ..Stats::default() }),
+        3..=5 => Body::TrackBegin(TrackBegin { track: seq, class, score: 0.5, bbox: [run as f32; 4] }),
+        _ => Body::Crossing(Crossing {
+            track: random.next(),
+            class,
+            line: fixed("middle"),
+            direction: Direction::Forward,
+            direction_name: fixed("right"),
+            point: PointPx { x: seq as f32, y: 1.0 },
+            score: 0.25,
+        }),
+    };
+    Event { seq, at, camera: fixed("north"), body }
+}
+
+fn origin(run: u64) -> Origin {
+    Origin::new("mast-7", &format!("{run:016x}"), Mono::from_nanos(run * 1_000_000))
+}
+
+fn clock(now: Mono) -> ClockMap {
+    let wall = Wall { unix_nanos: 1_795_392_000_000_000_000 + now.as_nanos() as i64, synchronised: true };
+    ClockMap { mono: now, wall }
+}
+
+impl World {
+    fn new(seed: u64, moods: Moods) -> Self {
+        let mut random = Random(seed);
+        let (disk, params) = (FaultDisk::new(random.next()), params(&mut random));
+        disk.set_moods(moods);
+        World {
+            disk,
+            random,
+            params,
+            moods,
+            now: Mono::from_nanos(1),
+            run: 0,
+            fates: BTreeMap::new(),
+            cut_at: BTreeMap::new(),
+            totals: Totals::default(),
+            oldest_lost: Duration::ZERO,
+        }
+    }
+
+    /// From power to power cut.
+    fn live(&mut self) {
+        self.run += 1;
+        let mut log = Log::new(self.params, origin(self.run));
+        if log.attach(Box::new(self.disk.clone())).is_err() {
+            assert!(self.disk.is_off(), "only a cut keeps a spool from opening");
+            return;
+        }
+        let mut seen: BTreeSet<Id> = BTreeSet::new();
+        let mut hand: Vec<Id> = Vec::new();
+        if self.random.chance(3) {
+            // All that is there, at once: the whole of what the cut left.
+            while self.take(&mut log, &mut seen, &mut hand) {}
+            self.judge(&seen);
+        }
+        let (mut seq, moody) = (0, self.moods.error > 0);
+        for _ in 0..self.random.below(400) {
+            if self.disk.is_off() {
+                break;
+            }
+            if moody && self.random.chance(100) {
+                let read_only = self.random.chance(2);
+                self.disk.set_read_only(read_only);
+            }
+            match self.random.below(12) {
+                0..=6 => {
+                    let event = event(self.run, seq, self.now, &mut self.random);
+                    log.append(self.now, &event);
+                    let fate = Fate {
+                        event,
+                        appended: self.now,
+                        committed: false,
+                        delivered: false,
+                        delivered_in: 0,
+                        gone: false,
+                        judged: false,
+                    };
+                    self.fates.insert((self.run, seq), fate);
+                    self.totals.events += 1;
+                    seq += 1;
+                }
+                7 | 8 => {
+                    // The program sleeps until a commit is due, not past it.
+                    let later = self.now + Duration::from_millis(self.random.below(3000));
+                    self.now = log.due().map_or(later, |due| later.min(due.max(self.now)));
+                }
+                9 => self.commit(&mut log),
+                10 => {
+                    self.take(&mut log, &mut seen, &mut hand);
+                }
+                _ => self.deliver(&mut log, &mut hand),
+            }
+            // As the program does: it comes back when a commit is due.
+            if log.due().is_some_and(|due| due <= self.now) {
+                log.commit(self.now, Some(clock(self.now)), false);
+                self.believe(&log, false);
+            }
+        }
+        let tally = log.tally();
+        self.totals.dropped += tally.dropped.iter().sum::<u64>();
+    }
+
+    fn commit(&mut self, log: &mut Log) {
+        log.commit(self.now, Some(clock(self.now)), true);
+        self.believe(log, true);
+    }
+
+    /// After a commit that worked: what it has promised.
+    fn believe(&mut self, log: &Log, everything: bool) {
+        if log.trouble().is_some() || self.disk.is_off() || log.tally().failures > 0 && log.due().is_some() {
+            return;
+        }
+        let this = self.run;
+        for ((run, _), fate) in &mut self.fates {
+            let age = self.now.since(fate.appended);
+            let due = if matches!(fate.event.body, Body::Stats(_)) { CHECKPOINT } else { COMMIT };
+            if *run == this && !fate.committed && (everything || age >= due) {
+                fate.committed = true;
+                self.totals.committed += 1;
+            }
+            if everything && fate.delivered_in == this {
+                fate.gone = true;
+            }
+        }
+    }
+
+    /// Takes a batch in hand, on top of what is there; false if there was nothing.
+    fn take(&mut self, log: &mut Log, seen: &mut BTreeSet<Id>, hand: &mut Vec<Id>) -> bool {
+        let mut out = Vec::new();
+        let most = 1 + self.random.below(50) as usize;
+        let Some(taken) = log.take(most, &mut out) else {
+            self.deliver(log, hand);
+            return log.waiting() > 0 && !self.disk.is_off();
+        };
+        let run = (1..=self.run).find(|run| origin(*run) == *taken.origin);
+        for event in out {
+            let id = (run.unwrap_or(0), event.seq);
+            let known = self.fates.get(&id);
+            if known.is_none_or(|fate| fate.event != event) || !seen.insert(id) {
+                self.totals.invented += 1;
+                continue;
+            }
+            let known = known.unwrap();
+            self.totals.again += u64::from(known.delivered);
+            self.totals.back += u64::from(known.gone);
+            hand.push(id);
+        }
+        true
+    }
+
+    fn deliver(&mut self, log: &mut Log, hand: &mut Vec<Id>) {
+        log.done(self.now);
+        for id in hand.drain(..) {
+            let fate = self.fates.get_mut(&id).unwrap();
+            (fate.delivered, fate.delivered_in) = (true, self.run);
+        }
+    }
+
+    /// `seen` is all that a life found: what is missing?
+    fn judge(&mut self, seen: &BTreeSet<Id>) {
+        if self.disk.is_off() {
+            return; // The cut came while it was looking.
+        }
+        let run = self.run;
+        let missing: Vec<Id> = self
+            .fates
+            .iter()
+            .filter(|((of, seq), fate)| {
+                *of < run && !fate.delivered && !fate.judged && !seen.contains(&(*of, *seq))
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in missing {
+            let fate = self.fates.get_mut(&id).unwrap();
+            fate.judged = true;
+            if fate.committed {
+                self.totals.lost += 1;
+            } else {
+                self.totals.cut_off += 1;
+                if !matches!(fate.event.body, Body::Stats(_)) {
+                    self.oldest_lost = self.oldest_lost.max(self.cut_at[&id.0].since(fate.appended));
+                }
+            }
+        }
+    }
+
+    /// So many cuts, then a look at what is left.
+    fn cut(&mut self, cuts: u64) {
+        for _ in 0..cuts {
+            self.disk.cut_after(1 + self.random.below(120));
+            self.live();
+            self.cut_at.insert(self.run, self.now);
+            self.disk.reboot(false);
+            self.totals.cuts += 1;
+        }
+        self.totals.faults = self.disk.faults();
+    }
+}
+
+fn seed() -> u64 {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+    std::env::var("FLYTRAP_SEED").map_or(now, |text| text.parse().expect("FLYTRAP_SEED is a number"))
+}
+
+fn cuts() -> u64 {
+    let usual = if cfg!(debug_assertions) { 2_000 } else { 10_000 };
+    std::env::var("FLYTRAP_CUTS").map_or(usual, |text| text.parse().expect("FLYTRAP_CUTS is a number"))
+}
+
+/// Several worlds of 20 cuts each.
+fn run(name: &str, cuts: u64, moods: Moods) -> (Totals, Duration) {
+    let first = seed();
+    println!("{name}: FLYTRAP_SEED={first}");
+    let (mut sum, mut oldest) = (Totals::default(), Duration::ZERO);
+    let mut seed = first;
+    while sum.cuts < cuts {
+        let mut world = World::new(seed, moods);
+        world.cut(20);
+        let Totals { cuts, events, committed, lost, invented, again, back, cut_off, faults, dropped } =
+            world.totals;
+        let wrong = lost + invented + if moods.no_journal { 0 } else { back };
+        if wrong > dropped && !moods.lies {
+            panic!("FLYTRAP_SEED={seed}: {:?}", world.totals);
+        }
+        sum = Totals {
+            cuts: sum.cuts + cuts,
+            events: sum.events + events,
+            committed: sum.committed + committed,
+            lost: sum.lost + lost,
+            invented: sum.invented + invented,
+            again: sum.again + again,
+            back: sum.back + back,
+            cut_off: sum.cut_off + cut_off,
+            faults: sum.faults + faults,
+            dropped: sum.dropped + dropped,
+        };
+        oldest = oldest.max(world.oldest_lost);
+        seed += 1;
+    }
+    println!("MEASURED {name}: {sum:?}, oldest event lost {oldest:?}");
+    (sum, oldest)
+}
+
+#[test]
+fn spool_crash_loses_nothing_that_was_committed() {
+    let (sum, oldest) = run("spool_crash, power cuts", cuts(), Moods::default());
+    assert!(sum.cuts >= cuts() && sum.committed > 20 * sum.cuts && sum.cut_off > 0 && sum.again > 0);
+    assert_eq!((sum.lost, sum.invented, sum.back, sum.dropped), (0, 0, 0, 0));
+    assert!(oldest <= COMMIT, "{oldest:?}");
+}
+
+/// Without a journal a removed segment can come back: it is sent again under the same ids, never lost, never changed.
+#[test]
+fn spool_crash_without_a_journal() {
+    let moods = Moods { no_journal: true, ..Moods::default() };
+    let (sum, oldest) = run("spool_crash, power cuts without a journal", cuts() / 4, moods);
+    assert_eq!((sum.lost, sum.invented, sum.dropped), (0, 0, 0));
+    assert!(oldest <= COMMIT, "{oldest:?}");
+}
+
+#[test]
+fn spool_crash_on_a_disk_that_fails_and_is_full() {
+    let moods = Moods { error: 40, full: 3, lies: false, no_journal: true };
+    let (sum, _) = run("spool_crash, power cuts and a failing disk", cuts() / 4, moods);
+    assert!(sum.faults > sum.cuts / 4 && sum.committed > sum.cuts);
+    assert_eq!(sum.invented, 0);
+    assert!(sum.lost <= sum.dropped, "lost without a count");
+}
+
+/// Takes everything; returns the events, each of which was appended as it is.
+fn drain(log: &mut Log, appended: &BTreeMap<u64, Event>) -> BTreeSet<u64> {
+    let (mut found, mut out) = (BTreeSet::new(), Vec::new());
+    loop {
+        out.clear();
+        let taken = log.take(100, &mut out);
+        log.done(Mono::ZERO);
+        if taken.is_none() {
+            assert_eq!(log.waiting(), 0, "nothing to take and something waits");
+            return found;
+        }
+        for event in out.drain(..) {
+            assert_eq!(appended.get(&event.seq), Some(&event), "invented, or changed");
+            assert!(found.insert(event.seq), "twice");
+        }
+    }
+}
+
+#[test]
+fn spool_crash_flipped_bits_cost_the_records_they_hit() {
+    let first = seed();
+    println!("flipped bits: FLYTRAP_SEED={first}");
+    let (mut hit, mut reported) = (0, 0);
+    for seed in first..first + cuts() / 20 {
+        let mut random = Random(seed);
+        let (disk, params) = (FaultDisk::new(random.next()), params(&mut random));
+        let mut log = Log::new(params, origin(1));
+        log.attach(Box::new(disk.clone())).unwrap();
+        let mut appended = BTreeMap::new();
+        for seq in 0..100 + random.below(300) {
+            let event = event(1, seq, Mono::from_nanos(seq), &mut random);
+            log.append(Mono::ZERO, &event);
+            appended.insert(seq, event);
+        }
+        log.commit(Mono::ZERO, Some(clock(Mono::ZERO)), true);
+        drop(log);
+        disk.reboot(true);
+        let flips = 1 + random.below(3);
+        for _ in 0..flips {
+            disk.flip_a_bit(&mut random);
+        }
+        let mut log = Log::new(params, origin(2));
+        let recovered = log.attach(Box::new(disk.clone())).unwrap();
+        let found = drain(&mut log, &appended);
+        let lost = (appended.len() - found.len()) as u64;
+        assert!(lost <= flips, "FLYTRAP_SEED={seed}: {flips} flips cost {lost} events");
+        hit += lost;
+        let seen = log.tally().damaged_bytes + recovered.damaged_bytes;
+        reported += u64::from(lost > 0 && seen > 0);
+        if seen > 0 {
+            let aside = disk.names().iter().filter(|name| name.starts_with("damaged-")).count();
+            assert!(aside > 0, "FLYTRAP_SEED={seed}: damage is kept for people to look at");
+        }
+    }
+    assert!(hit > cuts() / 200 && reported > 0, "{hit} {reported}");
+}
+
+#[test]
+fn spool_crash_any_files_whatever_are_opened() {
+    let first = seed();
+    println!("any files: FLYTRAP_SEED={first}");
+    for seed in first..first + cuts() / 20 {
+        let mut random = Random(seed);
+        let (disk, params) = (FaultDisk::new(random.next()), params(&mut random));
+        let mut appended = BTreeMap::new();
+        // A real spool among files of random bytes, of bytes of that spool, and of no bytes.
+        let mut log = Log::new(params, origin(1));
+        log.attach(Box::new(disk.clone())).unwrap();
+        for seq in 0..random.below(200) {
+            let event = event(1, seq, Mono::from_nanos(seq), &mut random);
+            log.append(Mono::ZERO, &event);
+            appended.insert(seq, event);
+        }
+        log.commit(Mono::ZERO, None, true);
+        drop(log);
+        for _ in 0..random.below(8) {
+            let front = ["alerts", "counts", "details", "dead", "free", "damaged-counts", "other"];
+            let number = [random.below(20), random.next(), u64::MAX][random.below(3) as usize];
+            let name = format!("{}-{number:016x}.seg", front[random.below(7) as usize]);
+            if disk.names().contains(&name) {
+                continue;
+            }
+            let length =
+                [0, 1, 511, 1024, 4096, 20_000, params.segment_bytes as u64][random.below(7) as usize];
+            disk.plant(&name, (0..length).map(|_| random.next() as u8).collect());
+        }
+        disk.reboot(true);
+        let mut log = Log::new(params, origin(2));
+        log.attach(Box::new(disk.clone())).unwrap();
+        assert_eq!(drain(&mut log, &appended).len(), appended.len(), "FLYTRAP_SEED={seed}");
+        // And it still works.
+        log.append(Mono::ZERO, &event(2, 0, Mono::ZERO, &mut random));
+        log.commit(Mono::ZERO, None, true);
+        assert_eq!((log.trouble(), log.waiting()), (None, 1), "FLYTRAP_SEED={seed}");
+    }
+}
+
+#[test]
+fn the_checks_can_fail() {
+    let (sum, _) = run("spool_crash, a disk that lies", 100, Moods { lies: true, ..Moods::default() });
+    assert!(sum.lost > 0, "a disk that never syncs must lose something: {sum:?}");
+}
