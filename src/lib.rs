@@ -2,24 +2,24 @@
 //!
 //! # The way of a frame
 //! ```text
-//! capture ──► ring ──► gate ──► detect ──► track ──► count ──► event ──► batch ──► uplink
-//!  v4l2:      fixed    motion   letterbox  Byte-     lines     typed,    by size   HTTP, file,
-//!  exec:      slots,   on a     engine     Track               with ids  and age   stdout; retries
-//!  file:      newest   small    decode                                             with the same ids
+//! capture ──► ring ──► gate ──► detect ──► track ──► count ──► event ──► spool ──► uplink
+//!  v4l2:      fixed    motion   letterbox  Byte-     lines     typed,    on disk   HTTP, file,
+//!  exec:      slots,   on a     engine     Track               with ids  until     stdout; retries
+//!  file:      newest   small    decode                                   confirmed with the same ids
 //!  dir:       wins     luma     NMS
 //!  +sample
 //! ```
 //! Read it from top to bottom: [`capture`] announces frames, [`sample`] chooses those that the target rate wants, [`ring`]
 //! carries them to the [`pipeline`], which asks the [`gate`] whether anything moved, runs [`detect`] if so (JPEGs through
 //! [`jpeg`]), follows what was found in [`track`] and counts it in [`count`]. What happens becomes an [`event`], waits in
-//! [`batch`] and leaves through [`uplink`].
+//! [`batch`], is kept by the [`spool`] until a receiver has confirmed it, and leaves through [`uplink`].
 //!
 //! Around it: the [`watchdog`] is fed while every stage finishes work, [`power`] knows the board's pins (LED, motion sensor,
 //! light).
 //!
 //! # Who knows whom
 //! Imports point one way: `limits, error, clock ◄ frame ◄ ring, gate, capture, detect ◄ track ◄ count ◄ event ◄ batch ◄
-//! uplink`. [`pipeline`] knows the pure stages only; [`app`] is the only wiring; [`config`] turns the user's file into each
+//! spool ◄ uplink`. [`pipeline`] knows the pure stages only; [`app`] is the only wiring; [`config`] turns the user's file into each
 //! stage's `Params`; nobody imports [`app`] or [`cli`]. No stage knows the configuration or the counters: it takes `Params` and
 //! returns outcomes, which [`app`] adds up in [`metrics`]. `tests/tidy.rs` enforces this, and names the one home of each
 //! outside crate that matters (`tract`, `ureq`, clocks, `unsafe`).
@@ -30,6 +30,8 @@
 //! - **The newest frame wins.** A slow detector costs old frames, counted, never latency that grows. A frame that is not wanted
 //!   is not decoded, converted or copied.
 //! - **Dropping is allowed, silently dropping is not.** Each limit is in [`limits`], each drop in [`event::Stats`].
+//! - **Nothing committed is lost.** A power cut at any moment costs at most `spool.commit_interval_s` of events; whatever bytes
+//!   are found on disk, the spool opens.
 //! - **An event has one identity** (`device/boot/seq`), the same on every retry, so that a receiver can drop repeats.
 //! - **Deadlines use the boot clock** ([`clock`]); the calendar is attached when an event is sent, or not at all.
 //! - **What comes from outside is not believed**: bytes of cameras, models, answers, configuration. Lengths are checked
@@ -79,4 +81,5 @@ pub mod decisions {
     #![doc = include_str!("decisions/0004-configuration.md")]
     #![doc = include_str!("decisions/0005-cameras.md")]
     #![doc = include_str!("decisions/0006-watchdogs.md")]
+    #![doc = include_str!("decisions/0007-spool.md")]
 }

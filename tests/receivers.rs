@@ -13,6 +13,7 @@ use flytrap::batch::BatchParams;
 use flytrap::clock::{Clock, Mono, SystemClock};
 use flytrap::event::{Body, Crossing, Direction, Origin, fixed};
 use flytrap::geometry::PointPx;
+use flytrap::spool::{Batching, Log, Spool};
 use flytrap::stop::Stop;
 use flytrap::uplink::http::{Deadlines, HttpParams, HttpSink};
 use flytrap::uplink::{Outbox, Posted, Report, Uplink, UplinkParams};
@@ -52,6 +53,8 @@ impl Rig {
         let outbox = Arc::new(Outbox::new(BatchParams { queue_events, batch_events_max, age_max }).unwrap());
         let sink = Box::new(HttpSink::new(http).unwrap());
         let origin = Origin::new("mast-7", "3f2a91c0-7d41-4c5e-9a3b-0123456789ab", Mono::ZERO);
+        let log = Log::new(flytrap::spool::Params::default(), origin.clone());
+        let spool = Arc::new(Spool::new(log, Batching { events_max: batch_events_max, age_max }));
         let params = UplinkParams {
             backoff_first,
             backoff_cap: backoff_first.max(Duration::from_millis(10)),
@@ -60,8 +63,14 @@ impl Rig {
             seed: 1,
         };
         let stop = Stop::new();
-        let uplink =
-            Uplink::new(Arc::clone(&outbox), sink, Arc::new(SystemClock), origin, stop.clone(), params);
+        let uplink = Uplink::new(
+            (Arc::clone(&outbox), spool),
+            sink,
+            Arc::new(SystemClock),
+            origin,
+            stop.clone(),
+            params,
+        );
         Rig { outbox, stop, thread: std::thread::spawn(move || uplink.run(|_| {})) }
     }
 
@@ -444,14 +453,19 @@ fn the_end_interrupts_a_back_off_for_one_more_try() {
 }
 
 #[test]
-fn a_stop_without_a_close_ends_after_the_drain_time_and_closes() {
+fn a_stop_makes_everything_due_and_the_close_ends_it() {
     let server = Server::start([], Mood::Accept(200));
     let rig = Rig::start(http(&server.url()), Setup { drain: SHORT, ..PATIENT });
     rig.post(0..3);
     rig.stop.request();
-    let report = rig.thread.join().unwrap();
-    assert_eq!(report, all_delivered(3));
-    assert_eq!(post(&rig.outbox, 3, "car"), Posted::DroppedClosed);
-    assert_eq!((rig.outbox.counters().posted(), rig.outbox.counters().dropped()), (4, 1));
-    assert!(rig.outbox.counters().last_delivery().is_some());
+    server.wait_for_requests(1);
+    // Stages that end later than the drain time after the stop still have a say.
+    Stop::new().wait(2 * SHORT);
+    rig.post(3..5);
+    assert_eq!(post(&rig.outbox, 5, "car"), Posted::Kept);
+    let outbox = Arc::clone(&rig.outbox);
+    assert_eq!(rig.end(), all_delivered(6));
+    assert_eq!(post(&outbox, 6, "car"), Posted::DroppedClosed);
+    assert_eq!((outbox.counters().posted(), outbox.counters().dropped()), (7, 1));
+    assert!(outbox.counters().last_delivery().is_some());
 }

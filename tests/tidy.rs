@@ -28,7 +28,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("count", &["clock", "detect", "error", "event", "geometry", "limits", "track"]),
     ("batch", &["clock", "error", "event", "limits"]),
     ("spool", &["clock", "error", "event", "limits", "retry"]),
-    ("uplink", &["batch", "clock", "error", "event", "geometry", "limits", "retry", "stop"]),
+    ("uplink", &["batch", "clock", "error", "event", "geometry", "limits", "retry", "spool", "stop"]),
     ("metrics", &["clock", "event"]),
     ("watchdog", &["clock", "error"]),
     ("power", &["clock", "error"]),
@@ -45,7 +45,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "config",
         &[
             "batch", "capture", "count", "detect", "error", "event", "frame", "gate", "geometry", "limits",
-            "pipeline", "power", "sample", "track", "uplink", "watchdog",
+            "pipeline", "power", "sample", "spool", "track", "uplink", "watchdog",
         ],
     ),
     ("app", &["*"]),

@@ -4,14 +4,17 @@
 //!   main thread      signals, statistics, watchdogs, the end (smol)
 //!   capture thread   source ─► sampler ─► ring          opens the source again, starts the next one at the first format
 //!   pipeline thread  ring ─► gate … count ─► outbox
-//!   uplink thread    outbox ─► sink
+//!   spool thread     outbox ─► spool
+//!   uplink thread    spool ─► sink
 //! ```
 //! The end, in this order, so that nothing that was seen is lost: the source ends or a signal comes; the capture thread
 //! leaves and closes the ring; the pipeline takes what is in it and ends its tracks; the last statistics and `stopping` are
-//! posted; the outbox closes; the uplink delivers what it can within its drain time, and reports what it could not.
+//! posted; the outbox closes; the spool makes everything durable; the uplink delivers what it can within its drain time, and
+//! reports what it could not.
 
 mod capture;
 mod guard;
+mod keep;
 mod memory;
 pub mod pictures;
 mod pins;
@@ -34,6 +37,7 @@ use crate::detect::model::{Classes, Loaded};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Body, Name, Origin, Started, Stats, fixed};
 use crate::metrics::{Metrics, millis};
+use crate::spool::Spool;
 use crate::stop::Stop;
 use crate::uplink::{self, Outbox, Report, Uplink};
 use crate::watchdog::fault::Faults;
@@ -58,6 +62,7 @@ pub(crate) struct Shared {
     pub(crate) stop: Stop,
     pub(crate) metrics: Metrics,
     pub(crate) outbox: Arc<Outbox>,
+    pub(crate) spool: Arc<Spool>,
     pub(crate) started: Mono,
     pub(crate) options: RunOptions,
     pub(crate) ledger: Arc<Ledger>,
@@ -94,7 +99,7 @@ impl Shared {
         let counters = self.outbox.counters();
         Stats {
             events: counters.posted(),
-            events_dropped: counters.dropped(),
+            events_dropped: counters.dropped() + self.spool.state().0.dropped.iter().sum::<u64>(),
             events_delivered: counters.delivered(),
             send_failures: counters.failures(),
             events_refused: counters.refused(),
@@ -137,6 +142,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let sink = uplink::open(&config.uplink.target, config.uplink.http.clone())?;
     let stop = Stop::new();
     let outbox = Arc::new(Outbox::new(config.uplink.batch)?);
+    let spool = Arc::new(keep::open(&config, &origin, seed(&origin))?);
     let signals = Signals::new([Signal::Int, Signal::Term])
         .map_err(|error| Error::fatal(Kind::System, "cannot listen for signals").caused_by(error))?;
     tracing::info!(
@@ -153,10 +159,67 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let guard =
         Guard::open(&config.watchdog, state, &boot, (Arc::clone(&ledger), Arc::clone(&clock), faults))?;
     let delivery = uplink::UplinkParams { seed: seed(&origin), ..config.uplink.delivery };
-    let driver = Uplink::new(Arc::clone(&outbox), sink, Arc::clone(&clock), origin, stop.clone(), delivery);
+    let driver = Uplink::new(
+        (Arc::clone(&outbox), Arc::clone(&spool)),
+        sink,
+        Arc::clone(&clock),
+        origin,
+        stop.clone(),
+        delivery,
+    );
     let (metrics, senses) = (Metrics::default(), pins::Senses::default());
-    let shared =
-        Arc::new(Shared { config, clock, stop, metrics, outbox, started, options, ledger, faults, senses });
+    let shared = Arc::new(Shared {
+        config,
+        clock,
+        stop,
+        metrics,
+        outbox,
+        spool,
+        started,
+        options,
+        ledger,
+        faults,
+        senses,
+    });
+    tell_start(&shared, &guard, &model);
+    let capture = capture::Capture::new(Arc::clone(&shared), spec, model, wanted);
+    go(&shared, guard, signals, driver, capture)
+}
+
+/// Starts the threads, and comes back when they have ended.
+fn go(
+    shared: &Arc<Shared>,
+    guard: Guard,
+    signals: Signals,
+    driver: Uplink,
+    capture: capture::Capture,
+) -> Result<()> {
+    let (done, ended) = smol::channel::bounded(1);
+    let (report, reported) = smol::channel::bounded(1);
+    let keeper = spawn("spool", {
+        let shared = Arc::clone(shared);
+        move || keep::keep(&shared)
+    })?;
+    let uplink = spawn("uplink", deliver(Arc::clone(shared), driver, report))?;
+    let capture = spawn("capture", move || tell(&done, capture.run()))?;
+    guard.ready();
+    let pins = async {
+        pins::operate(shared).await;
+        futures_lite::future::pending().await
+    };
+    let outcome = smol::block_on(attend(shared, guard, signals, &ended, &reported).or(pins));
+    if outcome.is_ok() {
+        // They have sent their last word; what is left of them is leaving.
+        for thread in [capture, uplink, keeper] {
+            if thread.join().is_err() {
+                return Err(Error::fatal(Kind::System, "a thread failed; see the message above"));
+            }
+        }
+    }
+    outcome
+}
+
+fn tell_start(shared: &Shared, guard: &Guard, model: &Loaded) {
     shared.post_own(Body::Started(Started {
         version: fixed(env!("CARGO_PKG_VERSION")),
         model: fixed(&model.sha256()[..12]),
@@ -164,26 +227,6 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     if let Some(restarted) = guard.restarted() {
         shared.post_own(restarted);
     }
-    let (done, ended) = smol::channel::bounded(1);
-    let (report, reported) = smol::channel::bounded(1);
-    let uplink = spawn("uplink", deliver(Arc::clone(&shared), driver, report))?;
-    let capture = capture::Capture::new(Arc::clone(&shared), spec, model, wanted);
-    let capture = spawn("capture", move || tell(&done, capture.run()))?;
-    guard.ready();
-    let pins = async {
-        pins::operate(&shared).await;
-        futures_lite::future::pending().await
-    };
-    let outcome = smol::block_on(attend(&shared, guard, signals, &ended, &reported).or(pins));
-    if outcome.is_ok() {
-        // Both have sent their last word; what is left of them is leaving.
-        for thread in [capture, uplink] {
-            if thread.join().is_err() {
-                return Err(Error::fatal(Kind::System, "a thread failed; see the message above"));
-            }
-        }
-    }
-    outcome
 }
 
 /// The uplink thread: a send may take as long as its deadlines say, and is finished work however it ended.
@@ -216,11 +259,7 @@ async fn attend(
         let over = async { Some(End::Capture(received(ended).await)) };
         let hung = async { Some(End::Hung(guard.watch().await)) };
         match tick.or(signal).or(over).or(hung).await {
-            None => {
-                let stats = shared.stats();
-                guard.status(|| status_line(&stats));
-                shared.post_own(Body::Stats(stats));
-            }
+            None => tell_state(shared, &guard),
             Some(end) => break end,
         }
     };
@@ -259,6 +298,8 @@ async fn attend(
     let report = report.or(again).or(last_words(shared, &mut guard)).await;
     let outcome = match report {
         Ok(report) => {
+            // What was delivered just now is not sent again by the next start.
+            shared.spool.commit(shared.clock.mono(), shared.clock.map(), true);
             tell_end(shared, &report);
             outcome.and_then(|()| all_delivered(shared, &report))
         }
@@ -276,6 +317,16 @@ async fn last_words(shared: &Shared, guard: &mut Guard) -> Result<Report> {
     Err(left_at_once())
 }
 
+/// The statistics, as events and for the supervisor.
+fn tell_state(shared: &Shared, guard: &Guard) {
+    let stats = shared.stats();
+    guard.status(|| status_line(&stats));
+    shared.post_own(Body::Stats(stats));
+    if let Some(storage) = keep::storage(shared) {
+        shared.post_own(Body::Storage(storage));
+    }
+}
+
 /// How things are, in one line: the ages that health is (I7).
 fn status_line(stats: &Stats) -> String {
     let age = |millis: u64| match millis {
@@ -287,14 +338,19 @@ fn status_line(stats: &Stats) -> String {
 }
 
 fn all_delivered(shared: &Shared, report: &Report) -> Result<()> {
-    let Report { undelivered, refused, dropped, .. } = *report;
-    if undelivered + refused + dropped == 0 {
+    let Report { undelivered, refused, .. } = *report;
+    let kept = if shared.spool.is_durable() { undelivered } else { 0 };
+    if kept > 0 {
+        tracing::info!("{kept} events wait on disk for the next start");
+    }
+    let (lost, dropped) = (undelivered - kept, shared.stats().events_dropped);
+    if lost + refused + dropped == 0 {
         return Ok(());
     }
     let to = uplink::http::redacted(&shared.config.uplink.target);
     let text = format!(
-        "events that are lost: {undelivered} not delivered to {to} within uplink.drain_s, {refused} refused by it, {dropped} \
-         dropped from a full queue (uplink.queue_events): the lines above say why"
+        "events that are lost: {lost} not delivered to {to} within uplink.drain_s, {refused} refused by it, {dropped} \
+         dropped for want of room (uplink.queue_events, spool): the lines above say why"
     );
     Err(Error::fatal(Kind::Delivery, text))
 }
@@ -316,7 +372,10 @@ fn tell_end(shared: &Shared, report: &Report) {
 }
 
 fn left_at_once() -> Error {
-    Error::fatal(Kind::Delivery, "left at once on a second signal: what was not delivered is lost")
+    Error::fatal(
+        Kind::Delivery,
+        "left at once on a second signal: what was neither delivered nor on disk is lost",
+    )
 }
 
 async fn next_signal(signals: &mut Signals) -> &'static str {

@@ -71,6 +71,7 @@ pub(super) fn build(
     let mut plan = Plan::default();
     plan.add("program, model and network (measured)", resident.saturating_sub(queue));
     plan.add("event queue", queue);
+    plan.add("spool", config.spool.params.memory_bytes);
     plan.add("stages", pipeline.heap_bytes());
     plan.add(if lending.is_some() { "camera buffers" } else { "frame ring" }, ring_bytes);
     tracing::info!(

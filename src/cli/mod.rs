@@ -1,4 +1,4 @@
-//! The command line: `run`, `detect`, `cameras`, `pins`, `check`. Settings come from the configuration; options override single ones.
+//! The command line: `run`, `detect`, `cameras`, `pins`, `spool`, `check`. Settings come from the configuration; options override single ones.
 //!
 //! Exit codes: 0 all went well; 1 the machine (memory, threads, disk); 2 command line or configuration; 3 model; 4 source or
 //! picture; 5 events that could not be delivered. Results go to stdout, everything else to stderr.
@@ -7,6 +7,7 @@ mod cameras;
 mod check;
 mod detect;
 mod pins;
+mod spool;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -76,11 +77,41 @@ enum Command {
         #[arg(long, value_name = "CHIP", default_value = "auto")]
         chip: String,
     },
+    /// Look into the folder in which events wait (spool.folder); also while flytrap runs.
+    Spool {
+        #[command(subcommand)]
+        what: SpoolCommand,
+    },
     /// Check a configuration and the files that it names; print all settings in force.
     Check {
         /// The configuration; without it the defaults are printed.
         #[arg(value_name = "FILE")]
         config: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum SpoolCommand {
+    /// List its segments: whose they are, how many events they hold, how many of them wait.
+    Ls {
+        /// The folder.
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+    },
+    /// Print its events, one JSON object a line.
+    Cat {
+        /// The folder.
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+        /// The dead letters instead: events that the receiver refused for good.
+        #[arg(long)]
+        dead: bool,
+    },
+    /// Read all of it and say what is damaged; 1 if anything is.
+    Check {
+        /// The folder.
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
     },
 }
 
@@ -134,6 +165,14 @@ pub fn main() -> ExitCode {
         }
         Command::Cameras => ("cameras", cameras::cameras(json)),
         Command::Pins { pin, set, chip } => ("pins", pins::pins(&chip, pin, set, json)),
+        Command::Spool { what } => (
+            "spool",
+            match what {
+                SpoolCommand::Ls { folder } => spool::ls(&folder, json),
+                SpoolCommand::Cat { folder, dead } => spool::cat(&folder, dead),
+                SpoolCommand::Check { folder } => spool::check(&folder),
+            },
+        ),
         Command::Check { config } => ("check", check::check(config.as_deref())),
     };
     match outcome {

@@ -33,6 +33,7 @@ use crate::power::gpio::Chip;
 use crate::power::signals::LightParams;
 use crate::power::{Pin, PinParams};
 use crate::sample;
+use crate::spool;
 use crate::track;
 use crate::uplink::UplinkParams;
 use crate::uplink::http::{Deadlines, HttpParams, redacted};
@@ -111,6 +112,8 @@ pub struct Config {
     pub stats_interval: Duration,
     /// Delivery.
     pub uplink: Uplink,
+    /// What keeps events until they are delivered.
+    pub spool: Spool,
     /// Most memory, bytes, that the program may plan with.
     pub memory_budget: usize,
     /// Most memory, bytes, of the frame ring.
@@ -136,6 +139,15 @@ pub struct Uplink {
     pub batch: BatchParams,
     /// Retries and the end.
     pub delivery: UplinkParams,
+}
+
+/// Settings of the spool.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    /// Where; `None`: in memory.
+    pub folder: Option<PathBuf>,
+    /// Sizes and times.
+    pub params: spool::Params,
 }
 
 impl Config {
@@ -209,6 +221,7 @@ fn from_values(values: &mut Values) -> Config {
         lines: lines(values),
         stats_interval: Duration::from_secs(values.int("events.stats_interval_s", 1..=86_400) as u64),
         uplink: uplink(values),
+        spool: spool(values),
         memory_budget: (values.int("memory.budget_mb", 16..=65_536) as usize) << 20,
         ring_budget: (values.int("memory.ring_mb", 1..=4096) as usize) << 20,
         log_level: values.choice("log.level", &LEVELS),
@@ -519,6 +532,30 @@ fn uplink(values: &mut Values) -> Uplink {
             retry_after_cap: seconds(values.int("uplink.retry_after_cap_s", 1..=86_400)),
             drain: seconds(values.int("uplink.drain_s", 0..=3600)),
             seed: 0,
+        },
+    }
+}
+
+fn spool(values: &mut Values) -> Spool {
+    let memory_bytes = (values.int("spool.memory_kb", 64..=1024) as usize) << 10;
+    let quota_bytes = (values.int("spool.quota_mb", 16..=65_536) as u64) << 20;
+    let commit_interval_s = values.int("spool.commit_interval_s", 1..=300);
+    let days = values.int("spool.age_max_days", 0..=3650);
+    let folder = values.text("spool.folder");
+    Spool {
+        folder: Some(folder).filter(|text| !text.is_empty()).map(PathBuf::from),
+        params: spool::Params {
+            segment_bytes: spool::Params::segment_bytes_for(memory_bytes, quota_bytes),
+            memory_bytes,
+            commit_interval: seconds(commit_interval_s),
+            checkpoint_interval: seconds(values.int("spool.checkpoint_interval_s", commit_interval_s..=3600)),
+            quota: spool::Quota {
+                bytes: quota_bytes,
+                events: values.int("spool.events_max", 1000..=1_000_000_000) as u64,
+                age_max: (days > 0).then(|| seconds(days * 86_400)),
+                headroom: (values.int("spool.headroom_mb", 0..=1_048_576) as u64) << 20,
+            },
+            ..spool::Params::default()
         },
     }
 }

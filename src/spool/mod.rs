@@ -38,9 +38,11 @@
 pub mod disk;
 mod lane;
 pub mod log;
+pub mod look;
 pub mod record;
 pub mod retain;
 pub mod segment;
+mod shared;
 
 use std::time::Duration;
 
@@ -49,6 +51,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::Body;
 pub use log::{Log, Recovered, Taken, Tally};
 pub use retain::Quota;
+pub use shared::{Batching, Look, Spool};
 
 /// What kind of event it is, for the question which outlives which. The order is the order on disk: append, never reorder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -160,6 +160,10 @@ const _: () = assert!(WINDOW_BYTES >= 4 * FRAME_BYTES_MAX);
 /// What cannot be read is skipped in steps of this many bytes: a page.
 const UNREADABLE_STEP: u32 = 4096;
 
+/// How far behind the last valid record the next one is looked for where the end is not known. Damage to committed records
+/// is a bit, a sector or a page; behind that is only what nobody was promised, and old bytes.
+const RESYNC_BYTES: u32 = 64 << 10;
+
 /// A record that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
@@ -275,7 +279,9 @@ pub fn scan(
 ) -> Scan {
     let mut reader = Reader::default();
     let mut scan = Scan { sums, ..Scan::default() };
-    while let Some(found) = reader.next(file, id, scan.sums.used, size) {
+    loop {
+        let end = size.min(scan.sums.used.saturating_add(RESYNC_BYTES));
+        let Some(found) = reader.next(file, id, scan.sums.used, end) else { break };
         scan.damaged_bytes += found.at - scan.sums.used;
         scan.sums.used = found.next;
         let payload = reader.payload(found);

@@ -1,20 +1,21 @@
 //! The uplink thread: asks [`Session`] what to do, does it, counts it.
 //!
 //! ```text
-//!   running ── close() or stop requested ──► draining ── empty and closed, or drain time over and tried ──► report
+//!   running ── stop requested ──► hurrying ── close() ──► draining ── empty, or drain time over and tried ──► report
 //! ```
 //! While draining everything is due at once and a running back-off ends, so at least one more try is made; a send is
 //! limited to what is left of the drain time. What could not be delivered is in the [`Report`] and in the log: never silent.
-//! Memory: the queue, one batch, the sink's encode buffer.
+//! Memory: one batch, the sink's encode buffer.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, ClockMap, Mono};
-use crate::event::{Event, Origin};
+use crate::event::{Event, Origin, fixed};
 use crate::retry::Backoff;
+use crate::spool::record::Dead;
+use crate::spool::{Look, Spool, Taken};
 use crate::stop::Stop;
-use crate::uplink::outbox::Taken;
 use crate::uplink::session::{Failure, Next, Session, Verdict};
 use crate::uplink::{Batch, Outbox, Sink};
 
@@ -83,23 +84,27 @@ struct Draining {
 /// The body of the uplink thread.
 pub struct Uplink {
     outbox: Arc<Outbox>,
+    spool: Arc<Spool>,
     sink: Box<dyn Sink>,
     clock: Arc<dyn Clock>,
-    origin: Origin,
     stop: Stop,
     drain: Duration,
     session: Session,
     /// The batch in hand.
     events: Vec<Event>,
+    /// Whose it is.
+    whose: Taken,
     /// The clocks with which the batch in hand is sent.
     map: Option<ClockMap>,
+    /// A stop was requested, or the outbox is closed.
+    hurrying: bool,
     draining: Option<Draining>,
 }
 
 impl Uplink {
     /// An uplink that has sent nothing yet, with the memory for its batch, encoded too.
     pub fn new(
-        outbox: Arc<Outbox>,
+        (outbox, spool): (Arc<Outbox>, Arc<Spool>),
         mut sink: Box<dyn Sink>,
         clock: Arc<dyn Clock>,
         origin: Origin,
@@ -108,15 +113,28 @@ impl Uplink {
     ) -> Self {
         let backoff = Backoff::new(params.backoff_first, params.backoff_cap, params.seed);
         let session = Session::new(backoff, params.retry_after_cap);
-        let events = Vec::with_capacity(outbox.batch_events_max());
-        sink.reserve(outbox.batch_events_max());
+        let events = Vec::with_capacity(spool.batch_events_max());
+        sink.reserve(spool.batch_events_max());
+        let whose = Taken { origin: Arc::new(origin), clock: None };
         let drain = params.drain;
-        Uplink { outbox, sink, clock, origin, stop, drain, session, events, map: None, draining: None }
+        Uplink {
+            outbox,
+            spool,
+            sink,
+            clock,
+            stop,
+            drain,
+            session,
+            events,
+            whose,
+            map: None,
+            hurrying: false,
+            draining: None,
+        }
     }
 
-    /// Delivers until the outbox is closed and empty, or the drain time of a shutdown is over. Closes the outbox at the
-    /// end, so that nothing can be posted to nobody. `on_step` is called before each step and told
-    /// whether it is a send, with the sink's deadlines; everything else takes a second at most.
+    /// Delivers until the outbox is closed and nothing is left, or the drain time of a shutdown is over. `on_step` is called
+    /// before each step and told whether it is a send, with the sink's deadlines; everything else takes a second at most.
     pub fn run(mut self, on_step: impl Fn(bool)) -> Report {
         loop {
             on_step(matches!(self.session.next(self.clock.mono()), Next::Send(_)));
@@ -124,19 +142,18 @@ impl Uplink {
                 break;
             }
         }
-        self.outbox.close();
         let counters = self.outbox.counters();
-        let report = Report {
+        Report {
             delivered: counters.delivered(),
-            undelivered: (self.session.in_hand() + self.outbox.waiting()) as u64,
+            undelivered: self.waiting(),
             refused: counters.refused(),
             dropped: counters.dropped(),
-        };
-        if report.undelivered > 0 {
-            let (events, to) = (report.undelivered, self.sink.name());
-            tracing::error!("{events} events were not delivered to {to} before the end and are lost");
         }
-        report
+    }
+
+    /// Events that are not delivered, wherever they are.
+    fn waiting(&self) -> u64 {
+        (self.session.in_hand() + self.outbox.waiting()) as u64 + self.spool.waiting()
     }
 
     /// One look, and one send or one wait.
@@ -149,16 +166,9 @@ impl Uplink {
             return Flow::End;
         }
         match self.session.next(now) {
-            Next::Load => match self.outbox.take(now, &mut self.events) {
-                Taken::Batch(events) => {
-                    self.map = None;
-                    self.session.begin(events);
-                }
-                Taken::Ended => return Flow::End,
-                Taken::Nothing { until } => self.wait(now, seen, until),
-            },
+            Next::Load => return self.load(now, seen),
             Next::Send(part) => self.send(now, part),
-            Next::Refill => self.refill(),
+            Next::Refill => self.refill(now),
             Next::Wait { until } => {
                 let closed = self.outbox.closed();
                 if self.draining.is_some_and(|draining| closed && draining.tried && until >= draining.until) {
@@ -170,29 +180,51 @@ impl Uplink {
         Flow::Continue
     }
 
-    /// What is left of the batch in hand, and more from the queue.
-    fn refill(&mut self) {
+    /// The next batch, if one is due.
+    fn load(&mut self, now: Mono, seen: u64) -> Flow {
+        let closed = self.outbox.closed();
+        self.spool.put(now, |out| self.outbox.take(out));
+        if closed {
+            self.spool.flush();
+        }
+        match self.spool.take(now, &mut self.events) {
+            Look::Batch(whose) => {
+                (self.whose, self.map) = (whose, None);
+                self.session.begin(self.events.len());
+            }
+            Look::Nothing { .. } if closed && self.waiting() == 0 => return Flow::End,
+            Look::Nothing { until } => self.wait(now, seen, until),
+        }
+        Flow::Continue
+    }
+
+    /// What is left of the batch in hand, and more of the same run.
+    fn refill(&mut self, now: Mono) {
         let (session, mut index) = (&mut self.session, 0..);
         self.events.retain(|_| index.next().is_some_and(|index| session.is_left(index)));
-        self.outbox.top_up(&mut self.events);
+        self.spool.put(now, |out| self.outbox.take(out));
+        self.spool.top_up(&mut self.events);
         self.map = None; // Refused means stored nowhere: nothing ties it to the calendar of its first try.
         session.refilled(self.events.len());
     }
 
     fn notice_shutdown(&mut self, now: Mono) {
-        if self.draining.is_none() && (self.outbox.closed() || self.stop.requested()) {
+        let closed = self.outbox.closed();
+        if !self.hurrying && (closed || self.stop.requested()) {
+            self.hurrying = true;
+            self.spool.flush();
+            self.session.hurry(now);
+        }
+        // Until then events still come: the stages end one after the other.
+        if self.draining.is_none() && closed {
             self.draining = Some(Draining { until: now + self.drain, tried: false });
-            self.outbox.flush();
             self.session.hurry(now);
         }
     }
 
     /// Whether the drain time is over and the last try was made, if there was anything to try.
     fn time_is_over(&self, now: Mono) -> bool {
-        self.draining.is_some_and(|draining| {
-            let nothing_to_send = self.session.in_hand() + self.outbox.waiting() == 0;
-            now >= draining.until && (draining.tried || nothing_to_send)
-        })
+        self.draining.is_some_and(|draining| now >= draining.until && (draining.tried || self.waiting() == 0))
     }
 
     fn wait(&self, now: Mono, seen: u64, until: Option<Mono>) {
@@ -208,12 +240,13 @@ impl Uplink {
         }
         // A retry keeps the map of the first try, so that its bytes are the same; only a map that nobody vouches for is
         // worth a new reading.
-        let map = match self.map {
+        let map = match self.whose.clock.or(self.map) {
+            Some(map) if self.whose.clock.is_some() => map,
             Some(map) if map.wall.synchronised && map.wall.plausible() => map,
             Some(_) | None => self.clock.map(),
         };
         self.map = Some(map);
-        let batch = Batch::new(&self.origin, map, &self.events[part]);
+        let batch = Batch::new(&self.whose.origin, map, &self.events[part]);
         let id = batch.id();
         let sent = self.sink.send(&batch);
         let now = self.clock.mono();
@@ -239,8 +272,11 @@ impl Uplink {
             Verdict::SetAside(_) => tracing::debug!("{text}; {id} is set aside, others are tried"),
             Verdict::Dropped(index) => {
                 self.outbox.counters().count_refused();
-                let (event, kind) = (self.origin.id(self.events[index].seq), self.events[index].body.kind());
-                tracing::warn!("{text}; event {event} ({kind}) is dropped");
+                let event = &self.events[index];
+                let (id, kind) = (self.whose.origin.id(event.seq), event.body.kind());
+                tracing::warn!("{text}; event {id} ({kind}) is set aside as a dead letter");
+                let (origin, why) = ((*self.whose.origin).clone(), fixed(&text));
+                self.spool.bury(now, Dead { origin, clock: map, why, event: event.clone() });
             }
             Verdict::Doubted { until } => {
                 self.outbox.counters().count_failure();
@@ -251,6 +287,9 @@ impl Uplink {
                 );
             }
         }
+        if self.session.in_hand() == 0 {
+            self.spool.done(now);
+        }
     }
 }
 
@@ -260,6 +299,7 @@ mod tests {
     use crate::batch::BatchParams;
     use crate::clock::Wall;
     use crate::event::{Body, fixed};
+    use crate::spool::{Batching, Log};
     use crate::uplink::SendError;
     use std::collections::VecDeque;
     use std::sync::Mutex;
@@ -325,11 +365,14 @@ mod tests {
         let sent = Arc::new(Mutex::new(Vec::new()));
         let answers = answers.into_iter().collect();
         let sink = Scripted { answers, sent: Arc::clone(&sent), longest: None };
+        let origin = Origin::new("mast-7", "3f2a", Mono::ZERO);
+        let log = Log::new(crate::spool::Params::default(), origin.clone());
+        let spool = Spool::new(log, Batching { events_max: 2, age_max: Duration::from_secs(60) });
         let uplink = Uplink::new(
-            Arc::clone(&outbox),
+            (Arc::clone(&outbox), Arc::new(spool)),
             Box::new(sink),
             Arc::clone(&clock) as Arc<dyn Clock>,
-            Origin::new("mast-7", "3f2a", Mono::ZERO),
+            origin,
             Stop::new(),
             UplinkParams::default(),
         );
@@ -384,7 +427,7 @@ mod tests {
         bench.steps(2);
         bench.clock.set(200, UNIX + 203, true);
         bench.steps(2);
-        assert_eq!((bench.outbox.waiting(), bench.uplink.session.in_hand()), (1, 2));
+        assert_eq!((bench.uplink.waiting(), bench.uplink.session.in_hand()), (3, 2));
         let walls: Vec<i64> = bench
             .sent
             .lock()
@@ -400,7 +443,8 @@ mod tests {
         let fail = || Err(SendError::retry("no"));
         let mut bench = bench([fail(), fail(), fail(), fail()]);
         bench.post(1);
-        bench.outbox.flush();
+        bench.uplink.spool.put(Mono::ZERO, |out| bench.outbox.take(out));
+        bench.uplink.spool.flush();
         bench.steps(2);
         bench.clock.set(1, 0, false);
         bench.outbox.close();

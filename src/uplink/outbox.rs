@@ -106,17 +106,6 @@ pub enum Posted {
     DroppedClosed,
 }
 
-/// What [`Outbox::take`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Taken {
-    /// So many events.
-    Batch(usize),
-    /// Nothing is due before `until` unless something is posted.
-    Nothing { until: Option<Mono> },
-    /// The queue is empty and closed.
-    Ended,
-}
-
 #[derive(Debug)]
 struct Inside {
     next_seq: u64,
@@ -203,28 +192,18 @@ impl Outbox {
         &self.counters
     }
 
-    /// Moves a due batch into `out`.
-    pub(super) fn take(&self, now: Mono, out: &mut Vec<Event>) -> Taken {
-        let mut inside = self.lock();
-        match inside.batcher.poll(now) {
-            BatchStep::Ready => Taken::Batch(inside.batcher.take_into(now, out)),
-            BatchStep::Wait { until: None } if inside.closed => Taken::Ended,
-            BatchStep::Wait { until } => Taken::Nothing { until },
-        }
-    }
-
-    /// Moves what waits, due or not, behind the events in `out`, as far as a batch has room.
-    pub(super) fn top_up(&self, out: &mut Vec<Event>) {
+    /// Moves what waits behind the events in `out`, as far as a batch has room.
+    pub fn take(&self, out: &mut Vec<Event>) {
         self.lock().batcher.top_up(out);
     }
 
     /// The number of signals so far: read it before looking, hand it to [`Self::wait`] after.
-    pub(super) fn signals(&self) -> u64 {
+    pub fn signals(&self) -> u64 {
         self.lock().signals
     }
 
     /// Waits until there was a signal after `seen`, or for `longest`.
-    pub(super) fn wait(&self, seen: u64, longest: Duration) {
+    pub fn wait(&self, seen: u64, longest: Duration) {
         let inside = self.lock();
         let waited = self.news.wait_timeout_while(inside, longest, |inside| inside.signals == seen);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
@@ -260,24 +239,11 @@ mod tests {
         assert_eq!([post(&outbox), post(&outbox)], [Posted::Kept; 2]);
         assert_eq!(post(&outbox), Posted::ReplacedOldest);
         let mut out = Vec::new();
-        assert_eq!(outbox.take(Mono::ZERO, &mut out), Taken::Batch(2));
+        outbox.take(&mut out);
         assert_eq!(out.iter().map(|e| e.seq).collect::<Vec<_>>(), [1, 2]);
-        assert_eq!(outbox.take(Mono::ZERO, &mut out), Taken::Nothing { until: None });
         outbox.close();
         assert_eq!(post(&outbox), Posted::DroppedClosed);
-        assert_eq!(outbox.take(Mono::ZERO, &mut out), Taken::Ended);
-        assert_eq!((outbox.counters().posted(), outbox.counters().dropped()), (4, 2));
-    }
-
-    #[test]
-    fn closing_makes_everything_due() {
-        let outbox = outbox(10, 2);
-        let mut out = Vec::new();
-        assert_eq!([post(&outbox), post(&outbox), post(&outbox)], [Posted::Kept; 3]);
-        outbox.close();
-        assert_eq!(outbox.take(Mono::ZERO, &mut out), Taken::Batch(2));
-        assert_eq!(outbox.take(Mono::ZERO, &mut out), Taken::Batch(1));
-        assert_eq!(outbox.take(Mono::ZERO, &mut out), Taken::Ended);
+        assert_eq!((outbox.waiting(), outbox.counters().posted(), outbox.counters().dropped()), (0, 4, 2));
     }
 
     #[test]

@@ -17,19 +17,22 @@ pub enum Stage {
     Capture,
     /// Everything from the ring to the event.
     Pipeline,
+    /// Keeps events until they are delivered.
+    Spool,
     /// Delivers.
     Uplink,
 }
 
 impl Stage {
     /// All of them, in the order of the data.
-    pub const ALL: [Stage; 3] = [Stage::Capture, Stage::Pipeline, Stage::Uplink];
+    pub const ALL: [Stage; 4] = [Stage::Capture, Stage::Pipeline, Stage::Spool, Stage::Uplink];
 
     /// Its name in messages.
     pub const fn name(self) -> &'static str {
         match self {
             Stage::Capture => "capture",
             Stage::Pipeline => "pipeline",
+            Stage::Spool => "spool",
             Stage::Uplink => "uplink",
         }
     }

@@ -1,0 +1,137 @@
+//! The spool's thread: takes what the outbox holds, commits when it is due, tells what was lost, and has the last word.
+
+use std::time::Duration;
+
+use super::Shared;
+use crate::clock::Mono;
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::event::{Body, Dropped, Origin, Storage, fixed};
+use crate::spool::disk::Folder;
+use crate::spool::{Batching, Class, Log, Params, Spool, Tally};
+use crate::watchdog::Stage;
+
+/// Longest time between two looks.
+const LOOK_MAX: Duration = Duration::from_secs(1);
+
+/// How often the quota's age is looked at.
+const RETAIN_EVERY: Duration = Duration::from_secs(600);
+
+/// What was dropped is told at most so often.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// The spool as the settings want it.
+///
+/// # Errors
+/// `Kind::Config`: the folder cannot be used, or another program uses it.
+pub(super) fn open(config: &Config, origin: &Origin, seed: u64) -> Result<Spool> {
+    let params = Params { seed, ..config.spool.params };
+    let batch = config.uplink.batch;
+    let batching = Batching { events_max: batch.batch_events_max, age_max: batch.age_max };
+    let spool = Spool::new(Log::new(params, origin.clone()), batching);
+    let Some(path) = &config.spool.folder else { return Ok(spool) };
+    let attached = Folder::open(path).and_then(|folder| spool.attach(Box::new(folder)));
+    let recovered = attached.map_err(|error| {
+        let remedy = if error.kind() == std::io::ErrorKind::WouldBlock {
+            "another flytrap uses it: end that one, or give this one a folder of its own"
+        } else {
+            "it must be a folder that this user may write to"
+        };
+        let text = format!("spool.folder '{}': {remedy}", path.display());
+        Error::fatal(Kind::Config, text).caused_by(error)
+    })?;
+    tracing::info!(
+        waiting = recovered.events,
+        segments = recovered.segments,
+        unsealed = recovered.unsealed,
+        damaged_bytes = recovered.damaged_bytes,
+        set_aside = recovered.set_aside,
+        "the spool is open"
+    );
+    Ok(spool)
+}
+
+/// The body of the thread: ends when the outbox is closed and everything is safe, or cannot be.
+pub(super) fn keep(shared: &Shared) {
+    let mut told = Told { tally: Tally::default(), at: Mono::ZERO, trouble: false };
+    let mut retained = shared.clock.mono();
+    loop {
+        shared.promise(Stage::Spool, LOOK_MAX);
+        // Both are read before anything is looked at: what comes from here on ends the wait below at once.
+        let (seen, closed) = (shared.outbox.signals(), shared.outbox.closed());
+        let now = shared.clock.mono();
+        shared.spool.put(now, |out| shared.outbox.take(out));
+        shared.spool.commit(now, shared.clock.map(), closed);
+        if closed {
+            break;
+        }
+        if now.since(retained) >= RETAIN_EVERY {
+            retained = now;
+            shared.spool.retain(shared.clock.map());
+        }
+        told.tell(shared, now);
+        let due = shared.spool.commit_due().map_or(LOOK_MAX, |due| due.since(shared.clock.mono()));
+        shared.outbox.wait(seen, due.min(LOOK_MAX));
+    }
+    shared.ledger.ended(Stage::Spool);
+}
+
+/// What the events so far have said about losses.
+struct Told {
+    tally: Tally,
+    at: Mono,
+    trouble: bool,
+}
+
+impl Told {
+    fn tell(&mut self, shared: &Shared, now: Mono) {
+        if now.since(self.at) < TELL_EVERY {
+            return;
+        }
+        let (tally, _, trouble) = shared.spool.state();
+        for class in Class::ALL {
+            let lost = tally.dropped[class as usize] - self.tally.dropped[class as usize];
+            if lost > 0 {
+                let reason = shared.spool.last_drop().map_or("memory", |reason| reason.name());
+                self.post(shared, now, class.name(), reason, lost, tally.dropped[class as usize]);
+            }
+        }
+        let damaged = tally.damaged_events - self.tally.damaged_events;
+        if damaged > 0 {
+            self.post(shared, now, "unknown", "damage", damaged, tally.damaged_events);
+        }
+        if let Some(why) = trouble.as_ref().filter(|_| !self.trouble) {
+            let text = format!("spool: the disk fails: {why}");
+            tracing::error!("{text}; events wait in memory, and it is tried again");
+            shared.post_own(Body::Degraded { reason: fixed(&text) });
+        }
+        if self.trouble && trouble.is_none() {
+            tracing::info!("spool: the disk works again");
+        }
+        (self.tally, self.trouble) = (tally, trouble.is_some());
+    }
+
+    fn post(&mut self, shared: &Shared, now: Mono, class: &str, reason: &str, events: u64, total: u64) {
+        self.at = now;
+        tracing::warn!("spool: {events} events ({class}) had to go: {reason}");
+        let dropped = Dropped { class: fixed(class), reason: fixed(reason), events, total };
+        shared.post_own(Body::Dropped(dropped));
+    }
+}
+
+/// The state of the spool, if it is on disk.
+pub(super) fn storage(shared: &Shared) -> Option<Storage> {
+    shared.config.spool.folder.as_ref()?;
+    let (tally, disk_bytes, _) = shared.spool.state();
+    Some(Storage {
+        waiting: shared.spool.waiting(),
+        disk_bytes,
+        written_bytes: tally.written_bytes,
+        written_day_bytes: tally.written_bytes,
+        commits: tally.commits,
+        failures: tally.failures,
+        dropped: tally.dropped.iter().sum(),
+        damaged: tally.damaged_events,
+        dead: tally.dead,
+    })
+}

@@ -1,0 +1,147 @@
+//! `flytrap spool`: what waits in a spool, its events, and whether it is whole. Reads only, also while flytrap runs.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::{Failed, print};
+use crate::clock::{ClockMap, Rfc3339};
+use crate::error::{Error, Kind, Result};
+use crate::event::{Event, Origin};
+use crate::spool::disk::Folder;
+use crate::spool::look::{Looked, acked, look};
+use crate::spool::record::Record;
+use crate::spool::segment::Named;
+use crate::uplink::Batch;
+use crate::uplink::format::cloudevents;
+
+fn open(folder: &Path) -> Result<Folder> {
+    Folder::look(folder).map_err(|error| failed(folder, error))
+}
+
+fn failed(folder: &Path, error: std::io::Error) -> Error {
+    let text =
+        format!("'{}' cannot be read: it must be the folder that spool.folder names", folder.display());
+    Error::fatal(Kind::Config, text).caused_by(error)
+}
+
+/// One line a segment.
+pub(super) fn ls(folder: &Path, json: bool) -> Result<(), Failed> {
+    let all = look(&mut open(folder)?, |_, _, _, _| {}).map_err(|error| failed(folder, error))?;
+    if all.is_empty() && !json {
+        print("no segments: nothing waits")?;
+    }
+    for looked in &all {
+        if json {
+            print(&as_json(&all, looked).to_string())?;
+        } else {
+            print(&as_text(&all, looked))?;
+        }
+    }
+    Ok(())
+}
+
+/// Events of a segment that are not delivered.
+fn waiting(all: &[Looked], looked: &Looked) -> u32 {
+    let events = looked.scan.sums.events;
+    let Named::Segment(class, id) = looked.named else { return 0 };
+    match acked(all, class) {
+        Some(acked) if id < acked.place.segment => 0,
+        Some(acked) if id == acked.place.segment => events.saturating_sub(acked.events),
+        Some(_) | None => events,
+    }
+}
+
+fn state(looked: &Looked) -> &'static str {
+    match (looked.named, looked.is_whole(), looked.sealed) {
+        (Named::Damaged(..), ..) => "set aside",
+        (_, false, _) => "damaged",
+        (_, true, true) => "sealed",
+        (_, true, false) => "open",
+    }
+}
+
+fn as_text(all: &[Looked], looked: &Looked) -> String {
+    let whose = looked.header.as_ref().map_or("?", |header| header.origin.boot.as_str());
+    let clock = looked.scan.sums.clock.filter(|clock| clock.wall.plausible());
+    let written =
+        clock.map_or_else(|| "no calendar".to_owned(), |clock| Rfc3339(clock.wall.unix_nanos).to_string());
+    let (events, wait) = (looked.scan.sums.events, waiting(all, looked));
+    format!(
+        "{:<32} {:<10} {events:>8} events {wait:>8} waiting {:>9} bytes  run {whose}  {written}",
+        looked.named.file(),
+        state(looked),
+        looked.bytes
+    )
+}
+
+fn as_json(all: &[Looked], looked: &Looked) -> serde_json::Value {
+    json!({
+        "file": looked.named.file(),
+        "state": state(looked),
+        "events": looked.scan.sums.events,
+        "waiting": waiting(all, looked),
+        "bytes": looked.bytes,
+        "used_bytes": looked.scan.sums.used,
+        "damaged_bytes": looked.scan.damaged_bytes,
+        "device": looked.header.as_ref().map(|header| header.origin.device.as_str()),
+        "run": looked.header.as_ref().map(|header| header.origin.boot.as_str()),
+    })
+}
+
+/// The events as NDJSON, class by class within a segment; with `dead` the dead letters instead.
+pub(super) fn cat(folder: &Path, dead: bool) -> Result<(), Failed> {
+    let mut disk = open(folder)?;
+    let mut trouble = None;
+    let mut line = Vec::new();
+    let mut show = |origin: &Origin, clock: ClockMap, event: &Event| {
+        cloudevents::write_lines(&Batch::new(origin, clock, std::slice::from_ref(event)), &mut line);
+        if trouble.is_none() {
+            trouble = print(String::from_utf8_lossy(&line).trim_end()).err();
+        }
+    };
+    // Once for the calendars, which come behind the events that they are for, once for the events.
+    let all = look(&mut disk, |_, _, _, _| {}).map_err(|error| failed(folder, error))?;
+    let calendar = |origin: &Origin| {
+        let same =
+            all.iter().filter(|looked| looked.header.as_ref().is_some_and(|h| h.origin.same_boot(origin)));
+        let clocks = same.filter_map(|looked| looked.scan.sums.clock);
+        clocks.max_by_key(|clock| (clock.wall.synchronised, clock.mono)).unwrap_or(ClockMap::UNKNOWN)
+    };
+    look(&mut disk, |header, _, _, record| match (record, header) {
+        (Record::Event(event), Some(header)) if !dead => {
+            show(&header.origin, calendar(&header.origin), event);
+        }
+        (Record::Dead(letter), _) if dead => show(&letter.origin, letter.clock, &letter.event),
+        _ => {}
+    })
+    .map_err(|error| failed(folder, error))?;
+    Ok(trouble.map_or(Ok(()), Err)?)
+}
+
+/// Reads everything, and says what is not as it should be.
+pub(super) fn check(folder: &Path) -> Result<(), Failed> {
+    let all = look(&mut open(folder)?, |_, _, _, _| {}).map_err(|error| failed(folder, error))?;
+    let mut bad = 0;
+    for looked in all.iter().filter(|looked| !looked.is_whole()) {
+        let Looked { named, scan, promised, .. } = looked;
+        let missing = promised.unwrap_or(scan.sums.events).saturating_sub(scan.sums.events);
+        print(&format!(
+            "{}: {}: {} events can be read, {missing} are missing, {} bytes are no records",
+            named.file(),
+            state(looked),
+            scan.sums.events,
+            scan.damaged_bytes
+        ))?;
+        bad += 1;
+    }
+    let events: u64 = all.iter().map(|looked| u64::from(looked.scan.sums.events)).sum();
+    let waits: u64 = all.iter().map(|looked| u64::from(waiting(&all, looked))).sum();
+    print(&format!("{} segments, {events} events, {waits} waiting, {bad} segments with damage", all.len()))?;
+    if bad == 0 {
+        return Ok(());
+    }
+    let text =
+        format!("'{}': {bad} segments with damage, see above: the others are delivered", folder.display());
+    Err(Error::fatal(Kind::System, text).into())
+}

@@ -1,0 +1,188 @@
+//! The spool between its two threads: one commits, the other takes out and acknowledges; both put in what they find waiting.
+//!
+//! One lock, held across a commit: the uplink may wait for a sync, the pipeline never touches it (it posts to the outbox).
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::disk::Disk;
+use super::log::{Log, Recovered, Taken, Tally};
+use super::record::Dead;
+use crate::clock::{ClockMap, Mono};
+use crate::event::Event;
+
+/// When a batch is worth a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batching {
+    /// Events at which a batch is due, and the most that one has.
+    pub events_max: usize,
+    /// How long the oldest event waits at most before its batch is due.
+    pub age_max: Duration,
+}
+
+/// What [`Spool::take`] found.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Look {
+    /// A batch, of this run.
+    Batch(Taken),
+    /// Nothing is due before `until`, unless something comes.
+    Nothing {
+        /// When.
+        until: Option<Mono>,
+    },
+}
+
+#[derive(Debug)]
+struct Inside {
+    log: Log,
+    batching: Batching,
+    /// When the oldest event that waits came, or earlier.
+    since: Option<Mono>,
+    flushed: bool,
+    /// On their way from the outbox.
+    coming: Vec<Event>,
+}
+
+/// See the top of the file.
+#[derive(Debug)]
+pub struct Spool {
+    inside: Mutex<Inside>,
+}
+
+impl Spool {
+    /// A spool around `log`.
+    pub fn new(log: Log, batching: Batching) -> Self {
+        let coming = Vec::with_capacity(batching.events_max);
+        Spool { inside: Mutex::new(Inside { log, batching, since: None, flushed: false, coming }) }
+    }
+
+    /// Takes `disk` into use, see [`Log::attach`]. What it holds is due at once.
+    ///
+    /// # Errors
+    /// The disk cannot be listed.
+    pub fn attach(&self, disk: Box<dyn Disk>) -> std::io::Result<Recovered> {
+        let mut inside = self.lock();
+        let recovered = inside.log.attach(disk)?;
+        if recovered.events > 0 {
+            inside.since = Some(Mono::ZERO);
+        }
+        Ok(recovered)
+    }
+
+    /// Appends everything that `source` moves into the list that it is given, until it moves nothing. Under the lock, so that
+    /// two threads that do this keep the order.
+    pub fn put(&self, now: Mono, mut source: impl FnMut(&mut Vec<Event>)) {
+        let mut inside = self.lock();
+        let Inside { log, coming, since, .. } = &mut *inside;
+        loop {
+            source(coming);
+            if coming.is_empty() {
+                return;
+            }
+            since.get_or_insert(now);
+            coming.drain(..).for_each(|event| log.append(now, &event));
+        }
+    }
+
+    /// When the next commit is due, if one is.
+    pub fn commit_due(&self) -> Option<Mono> {
+        self.lock().log.due()
+    }
+
+    /// Makes durable what is due, or everything.
+    pub fn commit(&self, now: Mono, clock: ClockMap, everything: bool) {
+        let clock = clock.wall.plausible().then_some(clock);
+        self.lock().log.commit(now, clock, everything);
+    }
+
+    /// Drops what the quota does not allow (any more).
+    pub fn retain(&self, clock: ClockMap) {
+        self.lock().log.retain(Some(clock), 0);
+    }
+
+    /// Makes what waits due at once: the link is known to be good, or about to go away.
+    pub fn flush(&self) {
+        self.lock().flushed = true;
+    }
+
+    /// Moves a due batch into `out`, which is emptied before.
+    pub fn take(&self, now: Mono, out: &mut Vec<Event>) -> Look {
+        let mut inside = self.lock();
+        out.clear();
+        if !inside.due(now) {
+            return Look::Nothing { until: inside.since.map(|since| since + inside.batching.age_max) };
+        }
+        let most = inside.batching.events_max;
+        match inside.log.take(most, out) {
+            Some(taken) => {
+                if inside.log.waiting() == 0 {
+                    (inside.since, inside.flushed) = (None, false);
+                }
+                Look::Batch(taken)
+            }
+            None => {
+                // What waited cannot be read: it is counted as damage.
+                (inside.since, inside.flushed) = (None, false);
+                Look::Nothing { until: None }
+            }
+        }
+    }
+
+    /// Moves events of the same run, due or not, behind those in `out`, as far as a batch has room.
+    pub fn top_up(&self, out: &mut Vec<Event>) {
+        let mut inside = self.lock();
+        let most = inside.batching.events_max;
+        let _same_run = inside.log.take(most, out);
+    }
+
+    /// What was taken is delivered, or buried.
+    pub fn done(&self, now: Mono) {
+        self.lock().log.done(now);
+    }
+
+    /// Keeps a dead letter.
+    pub fn bury(&self, now: Mono, dead: Dead) {
+        self.lock().log.bury(now, dead);
+    }
+
+    /// Events that wait; those in hand are not among them.
+    pub fn waiting(&self) -> u64 {
+        self.lock().log.waiting()
+    }
+
+    /// Whether what waits outlives the program.
+    pub fn is_durable(&self) -> bool {
+        let inside = self.lock();
+        inside.log.has_disk() && inside.log.trouble().is_none()
+    }
+
+    /// Counters, the size of all files, and what is wrong with the disk.
+    pub fn state(&self) -> (Tally, u64, Option<String>) {
+        let inside = self.lock();
+        (inside.log.tally(), inside.log.disk_bytes(), inside.log.trouble().map(str::to_owned))
+    }
+
+    /// Why the last segment had to go.
+    pub fn last_drop(&self) -> Option<super::retain::Reason> {
+        self.lock().log.last_drop()
+    }
+
+    /// The most events of one batch.
+    pub fn batch_events_max(&self) -> usize {
+        self.lock().batching.events_max
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inside {
+    fn due(&self, now: Mono) -> bool {
+        let waiting = self.log.waiting();
+        waiting > 0
+            && (self.flushed
+                || waiting >= self.batching.events_max as u64
+                || self.since.is_none_or(|since| since + self.batching.age_max <= now))
+    }
+}
