@@ -6,7 +6,7 @@
 //!                        memory                                 disk
 //! ```
 //! Four lanes, one for each [`Class`] of events, because they are not worth the same when there is no room: crossings outlive
-//! tracks and statistics, alerts outlive crossings. A lane ([`lane`]) is a row of segment files ([`segment`]) of records
+//! tracks and statistics, alerts outlive crossings. A lane (`lane.rs`) is a row of segment files ([`segment`]) of records
 //! ([`record`]); [`log`] keeps the lanes together, [`retain`] decides what goes, [`disk`] is the only file that touches one.
 //!
 //! # The order of writes, and what each step keeps
