@@ -72,6 +72,11 @@ impl Wall {
     pub const fn plausible(self) -> bool {
         self.unix_nanos >= BUILD_UNIX_NANOS
     }
+
+    /// Whether the reading can be true and somebody says that it is.
+    pub const fn vouched(self) -> bool {
+        self.synchronised && self.plausible()
+    }
 }
 
 /// Both clocks read together: what turns a [`Mono`] into a calendar time.
@@ -88,12 +93,26 @@ impl ClockMap {
     pub const UNKNOWN: ClockMap =
         ClockMap { mono: Mono::ZERO, wall: Wall { unix_nanos: i64::MIN, synchronised: false } };
 
-    /// The calendar time of `at` under this map, or `None` if the calendar has not been set.
-    pub fn resolve(&self, at: Mono) -> Option<Wall> {
-        let offset = i128::from(at.0) - i128::from(self.mono.0);
-        let nanos = i128::from(self.wall.unix_nanos) + offset;
-        let wall = Wall { unix_nanos: i64::try_from(nanos).ok()?, synchronised: self.wall.synchronised };
-        wall.plausible().then_some(wall)
+    /// When the boot was under this map, nanoseconds since 1970.
+    pub fn boot_nanos(&self) -> i128 {
+        i128::from(self.wall.unix_nanos) - i128::from(self.mono.0)
+    }
+
+    /// The same reading, told for another moment.
+    #[must_use]
+    pub fn moved_to(self, mono: Mono) -> ClockMap {
+        let wall = i64::try_from(self.boot_nanos() + i128::from(mono.0));
+        wall.map_or(self, |unix_nanos| ClockMap { mono, wall: Wall { unix_nanos, ..self.wall } })
+    }
+
+    /// Whether it says something that `before` does not: the calendar was set, moved by more than half a second against the
+    /// boot clock, or somebody vouches for it now.
+    pub fn is_news_after(&self, before: Option<ClockMap>) -> bool {
+        self.wall.plausible()
+            && before.is_none_or(|before| {
+                (before.boot_nanos() - self.boot_nanos()).unsigned_abs() > 500_000_000
+                    || before.wall.synchronised != self.wall.synchronised
+            })
     }
 }
 
@@ -223,23 +242,6 @@ mod tests {
             assert_eq!(Rfc3339(seconds * 1_000_000_000).to_string(), text);
         }
         assert_eq!(Rfc3339(1_767_225_600_987_654_321).to_string(), "2026-01-01T00:00:00.987Z");
-    }
-
-    #[test]
-    fn a_clock_before_the_build_resolves_to_nothing() {
-        let map = ClockMap {
-            mono: Mono::from_nanos(5_000_000_000),
-            wall: Wall { unix_nanos: BUILD_UNIX_NANOS + 2_000_000_000, synchronised: false },
-        };
-        assert_eq!(
-            map.resolve(Mono::from_nanos(6_000_000_000)).map(|w| w.unix_nanos),
-            Some(BUILD_UNIX_NANOS + 3_000_000_000)
-        );
-        assert_eq!(
-            map.resolve(Mono::from_nanos(3_000_000_000)).map(|w| w.unix_nanos),
-            Some(BUILD_UNIX_NANOS)
-        );
-        assert_eq!(map.resolve(Mono::from_nanos(2_999_999_999)), None);
     }
 
     #[test]

@@ -33,7 +33,8 @@
 //! - **Nothing committed is lost.** A power cut at any moment costs at most `spool.commit_interval_s` of events; whatever bytes
 //!   are found on disk, the spool opens.
 //! - **An event has one identity** (`device/boot/seq`), the same on every retry, so that a receiver can drop repeats.
-//! - **Deadlines use the boot clock** ([`clock`]); the calendar is attached when an event is sent, or not at all.
+//! - **Deadlines use the boot clock** ([`clock`]); the calendar ([`calendar`]) is attached when an event is sent: true to a second
+//!   and vouched for, or told to be not, with bounds.
 //! - **What comes from outside is not believed**: bytes of cameras, models, answers, configuration. Lengths are checked
 //!   first; a model loads only if its hash is vouched for.
 //! - **Errors are one line**: the place, what is wrong, the remedy ([`error`]).
@@ -47,6 +48,7 @@
 
 pub mod app;
 pub mod batch;
+pub mod calendar;
 pub mod capture;
 pub mod cli;
 pub mod clock;
@@ -82,4 +84,5 @@ pub mod decisions {
     #![doc = include_str!("decisions/0005-cameras.md")]
     #![doc = include_str!("decisions/0006-watchdogs.md")]
     #![doc = include_str!("decisions/0007-spool.md")]
+    #![doc = include_str!("decisions/0008-time.md")]
 }

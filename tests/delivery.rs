@@ -16,7 +16,7 @@ use serde_json::Value;
 use server::{Mood, Server};
 
 /// Small batches that go out at once, quick retries, patience at the end.
-const EAGER: &str = "[uplink]\nbatch_events_max = 3\nbatch_age_max_s = 0.1\nbackoff_first_s = 0.1\nbackoff_cap_s = 0.2\n\
+const EAGER: &str = "[uplink]\nclock_wait_s = 0\nbatch_events_max = 3\nbatch_age_max_s = 0.1\nbackoff_first_s = 0.1\nbackoff_cap_s = 0.2\n\
                      drain_s = 60\n";
 
 /// A deadline that a hanging receiver meets soon. A busy test machine may meet it too, so only that receiver gets it.

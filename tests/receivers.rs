@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use flytrap::batch::BatchParams;
+use flytrap::calendar::Timekeeper;
 use flytrap::clock::{Clock, Mono, SystemClock};
 use flytrap::event::{Body, Crossing, Direction, Origin, fixed};
 use flytrap::geometry::PointPx;
@@ -61,12 +62,13 @@ impl Rig {
             retry_after_cap: Duration::from_secs(1),
             drain,
             seed: 1,
+            ..UplinkParams::default()
         };
         let stop = Stop::new();
         let uplink = Uplink::new(
             (Arc::clone(&outbox), spool),
             sink,
-            Arc::new(SystemClock),
+            Arc::new(Timekeeper::new(Arc::new(SystemClock))),
             origin,
             stop.clone(),
             params,

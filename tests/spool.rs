@@ -15,8 +15,7 @@ use common::{config, crossings, data, flytrap, json_lines, output, run_squares, 
 use serde_json::Value;
 use server::{Mood, Server};
 
-const EAGER: &str =
-    "[uplink]\nbatch_events_max = 7\nbatch_age_max_s = 0.1\nbackoff_first_s = 0.1\nbackoff_cap_s = 0.2\n";
+const EAGER: &str = "[uplink]\nclock_wait_s = 0\nbatch_events_max = 7\nbatch_age_max_s = 0.1\nbackoff_first_s = 0.1\nbackoff_cap_s = 0.2\n";
 
 /// Settings with a spool in `folder`; at the end there is so long for the last deliveries.
 fn settings(folder: &Path, drain_s: u32) -> tempfile::NamedTempFile {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Shared;
+use crate::calendar::Timekeeper;
 use crate::clock::Mono;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
@@ -24,8 +25,8 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// `Kind::Config`: the folder cannot be used, or another program uses it.
-pub(super) fn open(config: &Config, origin: &Origin, seed: u64) -> Result<Spool> {
-    let params = Params { seed, ..config.spool.params };
+pub(super) fn open(config: &Config, origin: &Origin, time: &Timekeeper) -> Result<Spool> {
+    let params = Params { seed: super::seed(origin), ..config.spool.params };
     let batch = config.uplink.batch;
     let batching = Batching { events_max: batch.batch_events_max, age_max: batch.age_max };
     let spool = Spool::new(Log::new(params, origin.clone()), batching);
@@ -40,6 +41,9 @@ pub(super) fn open(config: &Config, origin: &Origin, seed: u64) -> Result<Spool>
         let text = format!("spool.folder '{}': {remedy}", path.display());
         Error::fatal(Kind::Config, text).caused_by(error)
     })?;
+    if let Some(clock) = recovered.clock {
+        time.learn(clock);
+    }
     tracing::info!(
         waiting = recovered.events,
         segments = recovered.segments,
@@ -61,13 +65,13 @@ pub(super) fn keep(shared: &Shared) {
         let (seen, closed) = (shared.outbox.signals(), shared.outbox.closed());
         let now = shared.clock.mono();
         shared.spool.put(now, |out| shared.outbox.take(out));
-        shared.spool.commit(now, shared.clock.map(), closed);
+        shared.spool.commit(now, shared.time.map(), closed);
         if closed {
             break;
         }
         if now.since(retained) >= RETAIN_EVERY {
             retained = now;
-            shared.spool.retain(shared.clock.map());
+            shared.spool.retain(shared.time.map());
         }
         told.tell(shared, now);
         let due = shared.spool.commit_due().map_or(LOOK_MAX, |due| due.since(shared.clock.mono()));

@@ -29,6 +29,7 @@ use async_signal::{Signal, Signals};
 use futures_lite::{FutureExt, StreamExt};
 use smol::channel::{Receiver, Sender};
 
+use crate::calendar::Timekeeper;
 use crate::capture::Timing;
 use crate::clock::{Clock, Mono, SystemClock};
 use crate::config::Config;
@@ -59,6 +60,7 @@ pub struct RunOptions {
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) time: Arc<Timekeeper>,
     pub(crate) stop: Stop,
     pub(crate) metrics: Metrics,
     pub(crate) outbox: Arc<Outbox>,
@@ -127,6 +129,7 @@ enum End {
 /// What failed; its kind is the exit code. `Kind::Delivery` if all went well but events were lost.
 pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let time = Arc::new(Timekeeper::new(Arc::clone(&clock)));
     let started = clock.mono();
     tracing::info!("settings given: {}; `flytrap check` prints all", config.given.join(", "));
     let need = |what: &str, key: &str, option: &str| {
@@ -142,7 +145,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let sink = uplink::open(&config.uplink.target, config.uplink.http.clone())?;
     let stop = Stop::new();
     let outbox = Arc::new(Outbox::new(config.uplink.batch)?);
-    let spool = Arc::new(keep::open(&config, &origin, seed(&origin))?);
+    let spool = Arc::new(keep::open(&config, &origin, &time)?);
     let signals = Signals::new([Signal::Int, Signal::Term])
         .map_err(|error| Error::fatal(Kind::System, "cannot listen for signals").caused_by(error))?;
     tracing::info!(
@@ -162,7 +165,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let driver = Uplink::new(
         (Arc::clone(&outbox), Arc::clone(&spool)),
         sink,
-        Arc::clone(&clock),
+        Arc::clone(&time),
         origin,
         stop.clone(),
         delivery,
@@ -171,6 +174,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let shared = Arc::new(Shared {
         config,
         clock,
+        time,
         stop,
         metrics,
         outbox,
@@ -299,7 +303,7 @@ async fn attend(
     let outcome = match report {
         Ok(report) => {
             // What was delivered just now is not sent again by the next start.
-            shared.spool.commit(shared.clock.mono(), shared.clock.map(), true);
+            shared.spool.commit(shared.clock.mono(), shared.time.map(), true);
             tell_end(shared, &report);
             outcome.and_then(|()| all_delivered(shared, &report))
         }

@@ -516,6 +516,8 @@ fn uplink(values: &mut Values) -> Uplink {
         whole: seconds(whole),
         ..Deadlines::default()
     };
+    let clock_wait_s = values.int("uplink.clock_wait_s", 0..=3600);
+    let over_http = target.starts_with("http");
     Uplink {
         http: HttpParams { url: target.clone(), token_file, deadlines },
         target,
@@ -532,6 +534,8 @@ fn uplink(values: &mut Values) -> Uplink {
             retry_after_cap: seconds(values.int("uplink.retry_after_cap_s", 1..=86_400)),
             drain: seconds(values.int("uplink.drain_s", 0..=3600)),
             seed: 0,
+            // A file or a reader of the output is here already.
+            clock_wait: if over_http { seconds(clock_wait_s) } else { Duration::ZERO },
         },
     }
 }

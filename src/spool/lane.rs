@@ -405,6 +405,15 @@ impl Lane {
         !self.tail.is_empty() || self.news
     }
 
+    /// Has `clock` written by the next commit if the file that is written to has events that are not done.
+    pub(super) fn anchor(&mut self, now: Mono, clock: ClockMap) {
+        let Some(active) = self.active.as_ref().filter(|active| active.file.is_some()) else { return };
+        let done = self.acked.place.segment == active.id && self.acked.place.offset >= active.sums.used;
+        if !done && clock.is_news_after(active.sums.clock) {
+            (self.news, self.due) = (true, Some(now));
+        }
+    }
+
     /// `acked`, as far as it is about what is in files.
     fn committed_ack(&self) -> Acked {
         match &self.active {
@@ -502,7 +511,7 @@ impl Lane {
             let place = Place { segment: active.id, offset: active.sums.used + self.tail.len() as u32 };
             record::write(&mut self.tail, place, record.encode(&mut [0; record::PAYLOAD_BYTES_MAX]));
         };
-        let clock_news = clock.filter(|clock| is_news(active.sums.clock, *clock));
+        let clock_news = clock.filter(|clock| clock.is_news_after(active.sums.clock));
         if let Some(clock) = clock_news {
             add(&Record::Clock(clock));
         }
@@ -599,17 +608,4 @@ impl Lane {
                 .map(|before| Place { segment: before.id, offset: before.sums.used }),
         }
     }
-}
-
-/// Whether `now` says something that `before` does not: the calendar was set, moved by more than half a second against the
-/// boot clock, or somebody vouches for it now.
-fn is_news(before: Option<ClockMap>, now: ClockMap) -> bool {
-    if !now.wall.plausible() {
-        return false;
-    }
-    before.is_none_or(|before| {
-        let offset = |map: ClockMap| i128::from(map.wall.unix_nanos) - i128::from(map.mono.as_nanos());
-        (offset(before) - offset(now)).unsigned_abs() > 500_000_000
-            || before.wall.synchronised != now.wall.synchronised
-    })
 }

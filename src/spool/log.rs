@@ -11,6 +11,7 @@ use super::record::{self, Acked, Dead, PAYLOAD_BYTES_MAX, Place, Record};
 use super::retain::{self, Held, Reason};
 use super::segment::{self, Begin, Named, Seal, Sums};
 use super::{Class, Params};
+use crate::calendar::{Bounds, started_before};
 use crate::clock::{ClockMap, Mono};
 use crate::event::{Event, Origin};
 use crate::retry::Backoff;
@@ -42,6 +43,8 @@ pub struct Recovered {
     pub damaged_bytes: u64,
     /// Files that belong to nobody any more, or cannot be read: they are left or set aside.
     pub set_aside: u64,
+    /// A reading of the calendar that an earlier process of this boot left, and that somebody vouched for.
+    pub clock: Option<ClockMap>,
 }
 
 /// What has happened to a spool since it was opened.
@@ -74,6 +77,16 @@ pub struct Taken {
     pub origin: Arc<Origin>,
     /// For events of an earlier boot: its clocks, as far as anybody knew. `None`: this boot's, ask the clock.
     pub clock: Option<ClockMap>,
+    /// What else is known about the time of that boot.
+    pub bounds: Bounds,
+}
+
+/// A reading of the calendar by an earlier run that somebody vouched for.
+#[derive(Debug)]
+struct Vouched {
+    run: u64,
+    origin: Arc<Origin>,
+    clock: ClockMap,
 }
 
 /// See the top of the file.
@@ -97,6 +110,10 @@ pub struct Log {
     hand: Option<u64>,
     /// Segments of runs that did not end well, to be sealed when there is time.
     unsealed: Vec<(Class, u64, Seal)>,
+    /// The best of each earlier run, in their order.
+    vouched: Vec<Vouched>,
+    /// The newest reading that is on disk in every lane that needs it.
+    anchored: Option<ClockMap>,
 }
 
 impl Log {
@@ -127,6 +144,8 @@ impl Log {
             trouble: None,
             hand: None,
             unsealed: Vec::new(),
+            vouched: Vec::new(),
+            anchored: None,
         }
     }
 
@@ -174,6 +193,8 @@ impl Log {
             lane.begin(run.clone(), &mut self.next_id);
             lane.adopt(segments, acked);
         }
+        self.remember_clocks();
+        recovered.clock = self.vouched_for(&self.origin);
         for junk in junk {
             self.remove(junk);
         }
@@ -186,6 +207,11 @@ impl Log {
         }
         recovered.events = self.waiting();
         recovered
+    }
+
+    /// Which run of which device this is.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// Whether there is a disk.
@@ -255,8 +281,17 @@ impl Log {
         self.lanes.iter().filter_map(|lane| lane.due).min()
     }
 
-    /// Makes durable what is due at `now`, or everything. `clock` is written along, so that a later boot knows the times.
+    /// Makes durable what is due at `now`, or everything. `clock` is written along, so that a later boot knows the times:
+    /// at once where events are on disk that it is news for.
     pub fn commit(&mut self, now: Mono, clock: Option<ClockMap>, everything: bool) {
+        if let Some(clock) = clock.filter(|clock| clock.wall.vouched())
+            && clock.is_news_after(self.anchored)
+        {
+            self.anchored = Some(clock);
+            for lane in &mut self.lanes {
+                lane.anchor(now, clock);
+            }
+        }
         for index in 0..self.lanes.len() {
             let lane = &self.lanes[index];
             if lane.due.is_some_and(|due| due <= now) || (everything && lane.wants_commit()) {
@@ -341,7 +376,7 @@ impl Log {
         let need = need.saturating_sub(spare);
         let mut held = Vec::new();
         let mut whose = Vec::new();
-        let wall = clock.map(|clock| clock.wall).filter(|wall| wall.synchronised && wall.plausible());
+        let wall = clock.map(|clock| clock.wall).filter(|wall| wall.vouched());
         for (at, lane) in self.lanes.iter().enumerate() {
             for (index, segment) in lane.finished.iter().enumerate() {
                 let ended = segment.sums.clock.filter(|clock| clock.wall.plausible());
@@ -401,7 +436,8 @@ impl Log {
         }
         let run = whose?;
         let clock = (!run.origin.same_boot(&self.origin)).then(|| self.clock_of(&run.origin));
-        Some(Taken { origin: run.origin, clock })
+        let bounds = self.bounds_of(&run);
+        Some(Taken { origin: run.origin, clock, bounds })
     }
 
     /// The lane with the next event.
@@ -434,15 +470,42 @@ impl Log {
         }
     }
 
+    /// Keeps the calendars of earlier runs, which outlive the segments that they are in.
+    fn remember_clocks(&mut self) {
+        for segment in self.lanes.iter().flat_map(|lane| &lane.finished) {
+            let Some(clock) = segment.sums.clock.filter(|clock| clock.wall.vouched()) else { continue };
+            let origin = Arc::clone(&segment.run.origin);
+            self.vouched.push(Vouched { run: segment.run.number, origin, clock });
+        }
+        self.vouched.sort_by_key(|vouched| (vouched.run, std::cmp::Reverse(vouched.clock.mono)));
+        self.vouched.dedup_by_key(|vouched| vouched.run);
+    }
+
+    /// The newest calendar of the boot of `origin` that somebody vouched for.
+    fn vouched_for(&self, origin: &Origin) -> Option<ClockMap> {
+        let of_boot = self.vouched.iter().filter(|vouched| vouched.origin.same_boot(origin));
+        of_boot.map(|vouched| vouched.clock).max_by_key(|clock| clock.mono)
+    }
+
     /// The best that is known about the clocks of an earlier boot.
     fn clock_of(&self, origin: &Origin) -> ClockMap {
-        let of_boot = self
-            .lanes
-            .iter()
-            .flat_map(|lane| &lane.finished)
-            .filter(|segment| segment.run.origin.same_boot(origin))
-            .filter_map(|segment| segment.sums.clock);
-        of_boot.max_by_key(|clock| (clock.wall.synchronised, clock.mono)).unwrap_or(ClockMap::UNKNOWN)
+        let segments = self.lanes.iter().flat_map(|lane| &lane.finished);
+        let of_boot = segments.filter(|segment| segment.run.origin.same_boot(origin));
+        let guess = || of_boot.filter_map(|segment| segment.sums.clock).max_by_key(|clock| clock.mono);
+        self.vouched_for(origin).or_else(guess).unwrap_or(ClockMap::UNKNOWN)
+    }
+
+    /// What the calendars of other boots say about the boot of `run`.
+    fn bounds_of(&self, run: &Run) -> Bounds {
+        let others = || self.vouched.iter().filter(|vouched| !vouched.origin.same_boot(&run.origin));
+        let (before, after) = (
+            others().filter(|other| other.run < run.number),
+            others().filter(|other| other.run > run.number),
+        );
+        Bounds {
+            started_after: before.map(|other| other.clock.wall.unix_nanos).max(),
+            over_before: after.map(|other| started_before(&other.clock)).min(),
+        }
     }
 
     /// Everything that was taken is delivered, or buried: nothing of it is sent again.

@@ -10,7 +10,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::{Clock, ClockMap, Mono};
+use crate::calendar::{Bounds, Calendar, Timekeeper};
+use crate::clock::Mono;
 use crate::event::{Event, Origin, fixed};
 use crate::retry::Backoff;
 use crate::spool::record::Dead;
@@ -38,10 +39,14 @@ pub struct UplinkParams {
     pub drain: Duration,
     /// Makes the jitter differ between devices.
     pub seed: u64,
+    /// How long the first events wait for the calendar to be synchronised: a board without a battery does not know the time
+    /// before its network does. Not while draining.
+    pub clock_wait: Duration,
 }
 
 impl Default for UplinkParams {
-    /// 1 s doubling to 5 min; a receiver may ask for 1 h; 10 s for the shutdown.
+    /// 1 s doubling to 5 min; a receiver may ask for 1 h; 10 s for the shutdown;
+    /// no wait for the calendar.
     fn default() -> Self {
         UplinkParams {
             backoff_first: Duration::from_secs(1),
@@ -49,6 +54,7 @@ impl Default for UplinkParams {
             retry_after_cap: Duration::from_secs(3600),
             drain: Duration::from_secs(10),
             seed: 0,
+            clock_wait: Duration::ZERO,
         }
     }
 }
@@ -86,7 +92,7 @@ pub struct Uplink {
     outbox: Arc<Outbox>,
     spool: Arc<Spool>,
     sink: Box<dyn Sink>,
-    clock: Arc<dyn Clock>,
+    clock: Arc<Timekeeper>,
     stop: Stop,
     drain: Duration,
     session: Session,
@@ -94,8 +100,10 @@ pub struct Uplink {
     events: Vec<Event>,
     /// Whose it is.
     whose: Taken,
-    /// The clocks with which the batch in hand is sent.
-    map: Option<ClockMap>,
+    /// With what the batch in hand was stamped when it was last sent.
+    calendar: Option<Calendar>,
+    /// Until then events wait for the calendar.
+    patient_until: Mono,
     /// A stop was requested, or the outbox is closed.
     hurrying: bool,
     draining: Option<Draining>,
@@ -106,7 +114,7 @@ impl Uplink {
     pub fn new(
         (outbox, spool): (Arc<Outbox>, Arc<Spool>),
         mut sink: Box<dyn Sink>,
-        clock: Arc<dyn Clock>,
+        clock: Arc<Timekeeper>,
         origin: Origin,
         stop: Stop,
         params: UplinkParams,
@@ -115,8 +123,8 @@ impl Uplink {
         let session = Session::new(backoff, params.retry_after_cap);
         let events = Vec::with_capacity(spool.batch_events_max());
         sink.reserve(spool.batch_events_max());
-        let whose = Taken { origin: Arc::new(origin), clock: None };
-        let drain = params.drain;
+        let whose = Taken { origin: Arc::new(origin), clock: None, bounds: Bounds::default() };
+        let (drain, patient_until) = (params.drain, clock.mono() + params.clock_wait);
         Uplink {
             outbox,
             spool,
@@ -127,7 +135,8 @@ impl Uplink {
             session,
             events,
             whose,
-            map: None,
+            calendar: None,
+            patient_until,
             hurrying: false,
             draining: None,
         }
@@ -186,10 +195,13 @@ impl Uplink {
         self.spool.put(now, |out| self.outbox.take(out));
         if closed {
             self.spool.flush();
+        } else if now < self.patient_until && !self.hurrying && !self.clock.map().wall.vouched() {
+            self.wait(now, seen, Some(self.patient_until));
+            return Flow::Continue;
         }
         match self.spool.take(now, &mut self.events) {
             Look::Batch(whose) => {
-                (self.whose, self.map) = (whose, None);
+                (self.whose, self.calendar) = (whose, None);
                 self.session.begin(self.events.len());
             }
             Look::Nothing { .. } if closed && self.waiting() == 0 => return Flow::End,
@@ -204,7 +216,7 @@ impl Uplink {
         self.events.retain(|_| index.next().is_some_and(|index| session.is_left(index)));
         self.spool.put(now, |out| self.outbox.take(out));
         self.spool.top_up(&mut self.events);
-        self.map = None; // Refused means stored nowhere: nothing ties it to the calendar of its first try.
+        self.calendar = None; // Refused means stored nowhere: nothing ties it to the calendar of its first try.
         session.refilled(self.events.len());
     }
 
@@ -238,15 +250,14 @@ impl Uplink {
             draining.tried = true;
             self.sink.hurry(draining.until.since(now).max(LAST_SEND_MIN));
         }
-        // A retry keeps the map of the first try, so that its bytes are the same; only a map that nobody vouches for is
+        // A retry keeps the stamps of the first try, so that its bytes are the same; only stamps that nobody vouches for are
         // worth a new reading.
-        let map = match self.whose.clock.or(self.map) {
-            Some(map) if self.whose.clock.is_some() => map,
-            Some(map) if map.wall.synchronised && map.wall.plausible() => map,
-            Some(_) | None => self.clock.map(),
+        let calendar = match self.calendar {
+            Some(calendar) if calendar.vouched() => calendar,
+            Some(_) | None => Calendar::new(self.clock.map(), self.whose.clock, self.whose.bounds),
         };
-        self.map = Some(map);
-        let batch = Batch::new(&self.whose.origin, map, &self.events[part]);
+        self.calendar = Some(calendar);
+        let batch = Batch::new(&self.whose.origin, calendar, &self.events[part]);
         let id = batch.id();
         let sent = self.sink.send(&batch);
         let now = self.clock.mono();
@@ -276,7 +287,7 @@ impl Uplink {
                 let (id, kind) = (self.whose.origin.id(event.seq), event.body.kind());
                 tracing::warn!("{text}; event {id} ({kind}) is set aside as a dead letter");
                 let (origin, why) = ((*self.whose.origin).clone(), fixed(&text));
-                self.spool.bury(now, Dead { origin, clock: map, why, event: event.clone() });
+                self.spool.bury(now, Dead { origin, clock: calendar.map, why, event: event.clone() });
             }
             Verdict::Doubted { until } => {
                 self.outbox.counters().count_failure();
@@ -297,7 +308,7 @@ impl Uplink {
 mod tests {
     use super::*;
     use crate::batch::BatchParams;
-    use crate::clock::Wall;
+    use crate::clock::{Clock, ClockMap, Wall};
     use crate::event::{Body, fixed};
     use crate::spool::{Batching, Log};
     use crate::uplink::SendError;
@@ -334,7 +345,8 @@ mod tests {
 
     impl Sink for Scripted {
         fn send(&mut self, batch: &Batch<'_>) -> Result<(), SendError> {
-            let wall = batch.clock.resolve(batch.events[0].at);
+            let stamp = batch.calendar.stamp(batch.events[0].at);
+            let wall = stamp.time.map(|unix_nanos| Wall { unix_nanos, synchronised: stamp.synchronised });
             self.sent.lock().unwrap().push((batch.id().to_string(), wall, self.longest));
             self.answers.pop_front().expect("no more sends than answers")
         }
@@ -371,7 +383,7 @@ mod tests {
         let uplink = Uplink::new(
             (Arc::clone(&outbox), Arc::new(spool)),
             Box::new(sink),
-            Arc::clone(&clock) as Arc<dyn Clock>,
+            Arc::new(Timekeeper::new(Arc::clone(&clock) as Arc<dyn Clock>)),
             origin,
             Stop::new(),
             UplinkParams::default(),
@@ -436,6 +448,26 @@ mod tests {
             .map(|sent| sent.1.unwrap().unix_nanos / 1_000_000_000)
             .collect();
         assert_eq!(walls, [UNIX, UNIX + 3]);
+    }
+
+    #[test]
+    fn the_first_events_wait_for_the_calendar_but_not_for_ever_and_not_at_the_end() {
+        for (seconds, synchronised, closed, sends) in [
+            (59, false, false, false),
+            (60, false, false, true),
+            (10, true, false, true),
+            (10, false, true, true),
+        ] {
+            let mut bench = bench([Ok(())]);
+            bench.uplink.patient_until = Mono::from_nanos(60_000_000_000);
+            bench.post(2);
+            bench.clock.set(seconds, UNIX, synchronised);
+            if closed {
+                bench.outbox.close();
+            }
+            bench.steps(if sends { 2 } else { 1 });
+            assert_eq!(bench.sent.lock().unwrap().len() == 1, sends, "{seconds} {synchronised} {closed}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub mod session;
 use std::fmt;
 use std::time::Duration;
 
-use crate::clock::ClockMap;
+use crate::calendar::Calendar;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Origin};
 use crate::uplink::session::Failure;
@@ -32,7 +32,7 @@ pub struct Batch<'a> {
     /// Which run of which device.
     pub origin: &'a Origin,
     /// Turns the events' boot-clock times into calendar times.
-    pub clock: ClockMap,
+    pub calendar: Calendar,
     /// The events.
     pub events: &'a [Event],
 }
@@ -42,9 +42,9 @@ impl<'a> Batch<'a> {
     ///
     /// # Panics
     /// If there are none: our own mistake.
-    pub fn new(origin: &'a Origin, clock: ClockMap, events: &'a [Event]) -> Self {
+    pub fn new(origin: &'a Origin, calendar: impl Into<Calendar>, events: &'a [Event]) -> Self {
         assert!(!events.is_empty(), "a batch has at least one event");
-        Batch { origin, clock, events }
+        Batch { origin, calendar: calendar.into(), events }
     }
 
     /// The batch's identity: the same events have the same, on every retry.
@@ -152,7 +152,7 @@ pub fn open(target: &str, http: http::HttpParams) -> Result<Box<dyn Sink>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Mono, Wall};
+    use crate::clock::{ClockMap, Mono, Wall};
     use crate::event::tests::samples;
 
     #[test]

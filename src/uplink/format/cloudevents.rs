@@ -6,7 +6,9 @@
 //!   specification asks to be unique: a repeat of the pair is a repeat of the event.
 //! - `time` is there only if the calendar was set when the event was sent (I5). `boottime`, nanoseconds on the boot clock,
 //!   always is: events of one boot can be ordered and spaced without a calendar. It is a string, because a CloudEvents
-//!   Integer has 32 bits. `clock` says whether anybody vouches for `time`: `synced` or `unsynced`.
+//!   Integer has 32 bits. `clock` says whether anybody vouches for `time`: `synced` or `unsynced`. Where `time` may be wrong
+//!   by more than a second, or is not known, `notbefore` and `notafter` say between which times it happened, as far as is
+//!   known.
 //! - Extension attributes have lower-case letters and digits only, as the specification demands.
 //! - `data` holds the fields of the kind itself. Pixels are rounded to 2 decimals, scores to 4. A number that is not
 //!   finite, and an age that does not exist yet, is `null`.
@@ -64,9 +66,8 @@ struct Envelope<'a> {
 impl Serialize for Envelope<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Envelope { batch, event } = self;
-        let wall = batch.clock.resolve(event.at);
-        let synced = wall.is_some_and(|wall| wall.synchronised);
-        let mut object = serializer.serialize_struct("CloudEvent", 9)?;
+        let stamp = batch.calendar.stamp(event.at);
+        let mut object = serializer.serialize_struct("CloudEvent", 11)?;
         object.serialize_field("specversion", "1.0")?;
         object.serialize_field("id", &Shown(batch.origin.id(event.seq)))?;
         object.serialize_field(
@@ -74,11 +75,16 @@ impl Serialize for Envelope<'_> {
             &Shown(Source { device: &batch.origin.device, camera: &event.camera }),
         )?;
         object.serialize_field("type", &Shown(format_args!("flytrap.{}", event.body.kind())))?;
-        if let Some(wall) = wall {
-            object.serialize_field("time", &Shown(Rfc3339(wall.unix_nanos)))?;
+        if let Some(time) = stamp.time {
+            object.serialize_field("time", &Shown(Rfc3339(time)))?;
         }
         object.serialize_field("boottime", &Shown(event.at.as_nanos()))?;
-        object.serialize_field("clock", if synced { "synced" } else { "unsynced" })?;
+        object.serialize_field("clock", if stamp.synchronised { "synced" } else { "unsynced" })?;
+        for (name, bound) in [("notbefore", stamp.not_before), ("notafter", stamp.not_after)] {
+            if let Some(bound) = bound {
+                object.serialize_field(name, &Shown(Rfc3339(bound)))?;
+            }
+        }
         object.serialize_field("datacontenttype", "application/json")?;
         object.serialize_field("data", &Data(&event.body))?;
         object.end()
@@ -346,6 +352,7 @@ mod tests {
             let object = value(clock, event);
             assert_eq!(object.get("time").map(|t| t.as_str().unwrap()), time);
             assert_eq!(object["clock"], flag);
+            assert_eq!(object.get("notbefore").is_some(), flag == "unsynced");
             assert_eq!(object["boottime"], "12345678901");
         }
     }
