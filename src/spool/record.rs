@@ -165,6 +165,24 @@ pub fn wants_more(bytes: &[u8]) -> bool {
     }
 }
 
+/// How many bytes from the start, at least one, are no place where a record can begin, by the length that would stand there.
+pub fn no_begin(bytes: &[u8]) -> usize {
+    let mut at = 1;
+    while let Some(&[low, high, ..]) = bytes.get(at..) {
+        if let Some(word) = bytes[at..].first_chunk::<8>().filter(|_| low == 0)
+            && u64::from_le_bytes(*word) == 0
+        {
+            at += 7; // The last of the zeros may be the low byte of a length.
+            continue;
+        }
+        if (1..=PAYLOAD_BYTES_MAX).contains(&usize::from(u16::from_le_bytes([low, high]))) {
+            break;
+        }
+        at += 1;
+    }
+    at
+}
+
 /// Moves whole records, `frames`, to another place: their checksums are made anew.
 ///
 /// # Panics
@@ -286,7 +304,35 @@ pub(crate) mod tests {
         assert_eq!(Record::decode(&[]), None);
     }
 
+    #[test]
+    fn no_begin_skips_what_one_look_at_a_time_would() {
+        let slow = |bytes: &[u8]| {
+            let may = |at: &usize| {
+                let length = bytes.get(*at..at + 2).map(|two| u16::from_le_bytes([two[0], two[1]]));
+                length.is_none_or(|length| (1..=PAYLOAD_BYTES_MAX).contains(&usize::from(length)))
+            };
+            (1..).find(may).unwrap()
+        };
+        for zeros in 0..40 {
+            for end in [&[][..], &[0, 1], &[1, 0], &[0, 255, 255, 7, 0, 0], &[3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
+                let bytes = [&vec![0; zeros][..], end].concat();
+                assert_eq!(no_begin(&bytes), slow(&bytes), "{bytes:?}");
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn no_begin_is_right_on_any_bytes(
+            bytes in proptest::collection::vec(prop_oneof![3 => Just(0u8), 1 => 0u8..4, 1 => any::<u8>()], 0..200),
+        ) {
+            let end = no_begin(&bytes);
+            for at in 1..end.min(bytes.len().saturating_sub(1)) {
+                let length = u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+                prop_assert!(!(1..=PAYLOAD_BYTES_MAX).contains(&usize::from(length)), "{at} of {end}");
+            }
+        }
+
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..1200), segment: u64, offset: u32) {
             if let Some(payload) = read(&bytes, Place { segment, offset }) {

@@ -212,7 +212,7 @@ impl Reader {
             if bytes.is_empty() {
                 return None; // The file is shorter than it should be.
             }
-            at += 1;
+            at += record::no_begin(bytes) as u32;
         }
         None
     }

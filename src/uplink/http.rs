@@ -243,7 +243,7 @@ fn classify(status: u16, after: Option<Duration>) -> (Failure, &'static str) {
         ),
         407 => (Failure::Misconfigured, "a proxy in between wants a login: open the way for this device"),
         408 | 425 | 429 => (Failure::Retry { after }, "the receiver asks for patience"),
-        413 => (Failure::Refused, "too large for the receiver: raise its limit or lower the batch size"),
+        413 => (Failure::TooLarge, "too large for the receiver: smaller batches are tried"),
         400..500 => (Failure::Refused, "the receiver does not take this: see its log"),
         _ => (Failure::Retry { after }, "the receiver or a gateway before it is in trouble: see its log"),
     }
@@ -401,7 +401,8 @@ mod tests {
                 &[300, 301, 302, 304, 307, 308, 399, 401, 403, 404, 405, 406, 407, 410, 415],
                 Failure::Misconfigured,
             ),
-            (&[400, 402, 409, 413, 422, 499], Failure::Refused),
+            (&[400, 402, 409, 422, 499], Failure::Refused),
+            (&[413], Failure::TooLarge),
         ] {
             for &status in statuses {
                 assert_eq!(classify(status, after).0, failure, "{status}");

@@ -33,6 +33,10 @@ use crate::retry::Backoff;
 /// ours and rare; sixteen in a row are a fault of the receiver.
 pub const REFUSALS_MAX: usize = 16;
 
+/// After so many confirmations in a row a receiver that found a batch too large is offered twice as much again: its limit is
+/// in bytes, or was raised.
+const GROW_AFTER: u32 = 100;
+
 /// How a send failed, as far as the session cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
@@ -43,6 +47,8 @@ pub enum Failure {
     },
     /// The receiver will never take these events.
     Refused,
+    /// Too many at once (413).
+    TooLarge,
     /// Something is set wrong, here or there: a token, the path, a redirect. The events are good; a person is needed.
     Misconfigured,
 }
@@ -110,13 +116,26 @@ pub struct Session {
     line: heapless::Deque<Range<usize>, BATCH_EVENTS_MAX>,
     /// How many parts at the end of the line were set aside in this round.
     aside: usize,
+    /// The most events that are sent at once, by what the receiver called too large.
+    part_max: usize,
+    /// Confirmations since that was changed.
+    confirmed: u32,
 }
 
 impl Session {
     /// Nothing in hand. `retry_after_cap` limits what a receiver may ask for.
     pub fn new(backoff: Backoff, retry_after_cap: Duration) -> Self {
-        let line = heapless::Deque::new();
-        Session { state: State::Idle, backoff, retry_after_cap, credit: 0, doubts: 0, line, aside: 0 }
+        Session {
+            state: State::Idle,
+            backoff,
+            retry_after_cap,
+            credit: 0,
+            doubts: 0,
+            line: heapless::Deque::new(),
+            aside: 0,
+            part_max: BATCH_EVENTS_MAX,
+            confirmed: 0,
+        }
     }
 
     /// Takes a batch of `events` events in hand.
@@ -126,7 +145,7 @@ impl Session {
     pub fn begin(&mut self, events: usize) {
         assert!(self.state == State::Idle, "the batch in hand is not done");
         assert!((1..=BATCH_EVENTS_MAX).contains(&events), "a batch of {events} events");
-        self.put_first(0..events);
+        self.put_parts(events);
         self.state = State::Sending;
     }
 
@@ -153,11 +172,16 @@ impl Session {
             Ok(()) => {
                 self.backoff.succeeded();
                 (self.credit, self.doubts) = (REFUSALS_MAX, 0);
+                self.grow();
                 let part = self.take_part();
                 self.go_on();
                 Verdict::Delivered(part.len())
             }
             Err(Failure::Refused) => self.refused(now),
+            Err(Failure::TooLarge) => {
+                (self.part_max, self.confirmed) = ((self.part().len() / 2).max(1), 0);
+                self.refused(now)
+            }
             Err(Failure::Retry { after }) => {
                 Verdict::Kept { until: self.wait(now, after.unwrap_or_default()) }
             }
@@ -180,7 +204,7 @@ impl Session {
         assert!((left..=BATCH_EVENTS_MAX).contains(&events), "{left} events became {events}");
         self.line.clear();
         self.aside = 0;
-        self.put_first(0..events);
+        self.put_parts(events);
         self.state = State::Sending;
     }
 
@@ -208,6 +232,21 @@ impl Session {
 
     fn put_first(&mut self, part: Range<usize>) {
         self.line.push_front(part).expect("no more parts than events");
+    }
+
+    /// So many events, in parts that the receiver takes.
+    fn put_parts(&mut self, events: usize) {
+        for start in (0..events).step_by(self.part_max) {
+            let part = start..events.min(start + self.part_max);
+            self.line.push_back(part).expect("no more parts than events");
+        }
+    }
+
+    fn grow(&mut self) {
+        self.confirmed = self.confirmed.saturating_add(1);
+        if self.confirmed >= GROW_AFTER && self.part_max < BATCH_EVENTS_MAX {
+            (self.part_max, self.confirmed) = ((2 * self.part_max).min(BATCH_EVENTS_MAX), 0);
+        }
     }
 
     /// To the end of the line, as one with the part there if that was put there in this round and ends where it begins.
@@ -364,6 +403,34 @@ mod tests {
             steps.push((part, verdict));
         }
         steps
+    }
+
+    #[test]
+    fn what_a_receiver_calls_too_large_is_remembered_and_tried_again_later() {
+        let mut s = session();
+        let takes = |s: &mut Session, most: usize| {
+            let mut sizes = Vec::new();
+            while let Next::Send(part) = s.next(secs(0)) {
+                let outcome = if part.len() > most { Err(Failure::TooLarge) } else { Ok(()) };
+                sizes.push(part.len());
+                s.report(secs(0), outcome);
+            }
+            sizes
+        };
+        s.begin(100);
+        assert_eq!(takes(&mut s, 30), [100, 50, 25, 25, 50, 25, 25]);
+        s.begin(60);
+        assert_eq!(takes(&mut s, 30), [25, 25, 10], "nothing is sent in vain");
+        for _ in 0..GROW_AFTER {
+            s.begin(1);
+            takes(&mut s, 30);
+        }
+        s.begin(60);
+        assert_eq!(takes(&mut s, 60), [50, 10], "its limit was raised");
+        // A lone event that is too large is a bad event.
+        s.begin(2);
+        assert_eq!(takes(&mut s, 0).len(), 3);
+        assert_eq!(s.in_hand(), 0);
     }
 
     #[test]
