@@ -6,6 +6,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::{BUILD_UNIX_NANOS, Clock, ClockMap, Mono};
 
 /// A stamp further ahead than this is wrong, whoever vouched for it, and is not sent.
@@ -57,7 +59,7 @@ impl Timekeeper {
 }
 
 /// What is known about a boot whose calendar nobody vouched for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Bounds {
     /// The machine started no earlier than this: the last that an earlier boot knew. Nanoseconds since 1970.
     pub started_after: Option<i64>,
@@ -79,7 +81,7 @@ pub struct Stamp {
 }
 
 /// Turns the boot-clock times of one boot into stamps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Calendar {
     /// Both clocks read together.
     pub map: ClockMap,

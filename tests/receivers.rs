@@ -52,10 +52,11 @@ impl Rig {
     fn start(http: HttpParams, setup: Setup) -> Self {
         let Setup { queue_events, batch_events_max, age_max, backoff_first, drain } = setup;
         let outbox = Arc::new(Outbox::new(BatchParams { queue_events, batch_events_max, age_max }).unwrap());
-        let sink = Box::new(HttpSink::new(http).unwrap());
+        let sink = Box::new(HttpSink::new(http, Arc::new(Timekeeper::new(Arc::new(SystemClock)))).unwrap());
         let origin = Origin::new("mast-7", "3f2a91c0-7d41-4c5e-9a3b-0123456789ab", Mono::ZERO);
         let log = Log::new(flytrap::spool::Params::default(), origin.clone());
-        let spool = Arc::new(Spool::new(log, Batching { events_max: batch_events_max, age_max }));
+        let spool =
+            Arc::new(Spool::new(log, Batching { events_max: batch_events_max, age_max, interval: None }));
         let params = UplinkParams {
             backoff_first,
             backoff_cap: backoff_first.max(Duration::from_millis(10)),

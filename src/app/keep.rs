@@ -28,7 +28,11 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 pub(super) fn open(config: &Config, origin: &Origin, time: &Timekeeper) -> Result<Spool> {
     let params = Params { seed: super::seed(origin), ..config.spool.params };
     let batch = config.uplink.batch;
-    let batching = Batching { events_max: batch.batch_events_max, age_max: batch.age_max };
+    let batching = Batching {
+        events_max: batch.batch_events_max,
+        age_max: batch.age_max,
+        interval: config.uplink.interval,
+    };
     let spool = Spool::new(Log::new(params, origin.clone()), batching);
     let Some(path) = &config.spool.folder else { return Ok(spool) };
     let attached = Folder::open(path).and_then(|folder| spool.attach(Box::new(folder)));

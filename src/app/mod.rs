@@ -142,7 +142,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let boot = system::boot_id()?;
     let origin = Origin::new(config.device.as_str(), &boot, started);
     // Everything that can be wrong with the settings is known before the first thread.
-    let sink = uplink::open(&config.uplink.target, config.uplink.http.clone())?;
+    let sink = uplink::open(&config.uplink.target, &config.uplink.http, &time)?;
     let stop = Stop::new();
     let outbox = Arc::new(Outbox::new(config.uplink.batch)?);
     let spool = Arc::new(keep::open(&config, &origin, &time)?);
@@ -237,7 +237,7 @@ fn tell_start(shared: &Shared, guard: &Guard, model: &Loaded) {
 fn deliver(shared: Arc<Shared>, driver: Uplink, report: Sender<Report>) -> impl FnOnce() + Send {
     move || {
         let wait = Duration::from_secs(1);
-        let over_http = shared.config.uplink.target.starts_with("http");
+        let over_http = shared.config.uplink.target.is_http();
         let send = if over_http { shared.config.uplink.http.deadlines.whole } else { wait };
         let told = driver.run(|sends| shared.promise(Stage::Uplink, if sends { send } else { wait }));
         shared.ledger.ended(Stage::Uplink);
@@ -351,7 +351,7 @@ fn all_delivered(shared: &Shared, report: &Report) -> Result<()> {
     if lost + refused + dropped == 0 {
         return Ok(());
     }
-    let to = uplink::http::redacted(&shared.config.uplink.target);
+    let to = uplink::http::redacted(&shared.config.uplink.target.first);
     let text = format!(
         "events that are lost: {lost} not delivered to {to} within uplink.drain_s, {refused} refused by it, {dropped} \
          dropped for want of room (uplink.queue_events, spool): the lines above say why"

@@ -1,10 +1,13 @@
 //! `flytrap check`: is this configuration one, and are the files there that it names?
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{Failed, print, say};
 use crate::app::pictures::Detector;
+use crate::calendar::Timekeeper;
 use crate::capture::SourceSpec;
+use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::error::{Error, Kind};
 use crate::uplink;
@@ -38,7 +41,7 @@ pub(super) fn check(file: Option<&Path>) -> Result<(), Failed> {
         }
     }
     // Opening a file: target creates the file; its folder is what can be wrong.
-    if let Some(path) = config.uplink.target.strip_prefix("file:") {
+    if let Some(path) = config.uplink.target.first.strip_prefix("file:") {
         let folder = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty());
         if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
             let text = format!(
@@ -49,7 +52,8 @@ pub(super) fn check(file: Option<&Path>) -> Result<(), Failed> {
             return Err(Error::fatal(Kind::Config, text).into());
         }
     } else {
-        let _url_and_token_are_right = uplink::open(&config.uplink.target, config.uplink.http.clone())?;
+        let time = Arc::new(Timekeeper::new(Arc::new(SystemClock)));
+        let _urls_and_files_are_right = uplink::open(&config.uplink.target, &config.uplink.http, &time)?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 mod cameras;
 mod check;
+mod decode;
 mod detect;
 mod pins;
 mod spool;
@@ -81,6 +82,12 @@ enum Command {
     Spool {
         #[command(subcommand)]
         what: SpoolCommand,
+    },
+    /// Print batches in the form "postcard" as CloudEvents, one JSON object a line.
+    Decode {
+        /// The file; without it standard input.
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
     },
     /// Check a configuration and the files that it names; print all settings in force.
     Check {
@@ -173,6 +180,7 @@ pub fn main() -> ExitCode {
                 SpoolCommand::Check { folder } => spool::check(&folder),
             },
         ),
+        Command::Decode { file } => ("decode", decode::decode(file.as_deref())),
         Command::Check { config } => ("check", check::check(config.as_deref())),
     };
     match outcome {

@@ -35,8 +35,11 @@ use crate::power::{Pin, PinParams};
 use crate::sample;
 use crate::spool;
 use crate::track;
-use crate::uplink::UplinkParams;
-use crate::uplink::http::{Deadlines, HttpParams, redacted};
+use crate::uplink::endpoints::ENDPOINTS_MAX;
+use crate::uplink::format::Format;
+use crate::uplink::http::tls::{KeyPin, Roots, TlsParams};
+use crate::uplink::http::{Deadlines, HttpParams, InfluxPlace, redacted};
+use crate::uplink::{Target, UplinkParams};
 use crate::watchdog;
 use values::{Value, Values};
 
@@ -132,13 +135,15 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub struct Uplink {
     /// Where to, see [`crate::uplink::open`].
-    pub target: String,
+    pub target: Target,
     /// What only HTTP needs.
     pub http: HttpParams,
     /// Queue and batches.
     pub batch: BatchParams,
     /// Retries and the end.
     pub delivery: UplinkParams,
+    /// How often the link is woken, if it is not always there.
+    pub interval: Option<Duration>,
 }
 
 /// Settings of the spool.
@@ -497,30 +502,11 @@ fn uplink(values: &mut Values) -> Uplink {
     let batch_events_max =
         values.int("uplink.batch_events_max", 1..=(BATCH_EVENTS_MAX as i64).min(queue_events));
     let backoff_first = values.float("uplink.backoff_first_s", 0.1..=60.0);
-    let whole = values.int("uplink.whole_timeout_s", 1..=600);
-    let target = values.text("uplink.target").to_owned();
-    if !(target == "stdout"
-        || ["file:", "http://", "https://"].iter().any(|scheme| target.starts_with(scheme)))
-    {
-        let shown = redacted(&target);
-        values.mistake_without_value(
-            "uplink.target",
-            format_args!("'{shown}' must be stdout, file:PATH, http://HOST/PATH or https://HOST/PATH"),
-        );
-    }
-    let token_file =
-        Some(values.text("uplink.token_file")).filter(|text| !text.is_empty()).map(PathBuf::from);
-    let deadlines = Deadlines {
-        connect: seconds(values.int("uplink.connect_timeout_s", 1..=whole)),
-        response: seconds(values.int("uplink.response_timeout_s", 1..=whole)),
-        whole: seconds(whole),
-        ..Deadlines::default()
-    };
+    let target = target(values);
     let clock_wait_s = values.int("uplink.clock_wait_s", 0..=3600);
-    let over_http = target.starts_with("http");
+    let interval_s = values.int("uplink.interval_s", 0..=86_400);
     Uplink {
-        http: HttpParams { url: target.clone(), token_file, deadlines },
-        target,
+        http: http(values),
         batch: BatchParams {
             queue_events: queue_events as usize,
             batch_events_max: batch_events_max as usize,
@@ -535,7 +521,92 @@ fn uplink(values: &mut Values) -> Uplink {
             drain: seconds(values.int("uplink.drain_s", 0..=3600)),
             seed: 0,
             // A file or a reader of the output is here already.
-            clock_wait: if over_http { seconds(clock_wait_s) } else { Duration::ZERO },
+            clock_wait: if target.is_http() { seconds(clock_wait_s) } else { Duration::ZERO },
+        },
+        interval: (interval_s > 0).then(|| seconds(interval_s)),
+        target,
+    }
+}
+
+fn target(values: &mut Values) -> Target {
+    let target =
+        Target { first: values.text("uplink.target").to_owned(), others: texts(values, "uplink.fallbacks") };
+    if !(target.is_http() || target.first == "stdout" || target.first.starts_with("file:")) {
+        let shown = redacted(&target.first);
+        values.mistake_without_value(
+            "uplink.target",
+            format_args!("'{shown}' must be stdout, file:PATH, http://HOST/PATH or https://HOST/PATH"),
+        );
+    }
+    let over_http = |url: &String| Target::from(url.as_str()).is_http();
+    if !target.others.iter().all(over_http) || !(target.is_http() || target.others.is_empty()) {
+        values.mistake_without_value(
+            "uplink.fallbacks",
+            format_args!("these and uplink.target must be http://HOST/PATH or https://HOST/PATH"),
+        );
+    }
+    if target.others.len() >= ENDPOINTS_MAX {
+        let most = ENDPOINTS_MAX - 1;
+        values.mistake_without_value("uplink.fallbacks", format_args!("give at most {most}"));
+    }
+    target
+}
+
+/// What only HTTP needs. Its URL comes with the target.
+fn http(values: &mut Values) -> HttpParams {
+    let whole = values.int("uplink.whole_timeout_s", 1..=600);
+    let formats = [
+        ("cloudevents", Format::CloudEvents),
+        ("influx1", Format::Influx1),
+        ("influx2", Format::Influx2),
+        ("postcard", Format::Packed),
+    ];
+    let format = values.choice("uplink.format", &formats);
+    let text = |values: &Values, key| values.text(key).to_owned();
+    let path = |values: &Values, key| Some(text(values, key)).filter(|text| !text.is_empty());
+    for (wanted, key) in [
+        (Format::Influx1, "uplink.influx_database"),
+        (Format::Influx2, "uplink.influx_org"),
+        (Format::Influx2, "uplink.influx_bucket"),
+    ] {
+        if format == wanted && values.text(key).is_empty() {
+            values.mistake(key, format_args!("must be set for this uplink.format"));
+        }
+    }
+    let pin = path(values, "uplink.pin");
+    if pin.as_ref().is_some_and(|pin| KeyPin::parse(pin).is_none()) {
+        values.mistake(
+            "uplink.pin",
+            format_args!("must be sha256//… in base64, the hash of the receiver's public key"),
+        );
+    }
+    HttpParams {
+        url: String::new(),
+        format,
+        influx: InfluxPlace {
+            database: text(values, "uplink.influx_database"),
+            retention_policy: text(values, "uplink.influx_retention_policy"),
+            org: text(values, "uplink.influx_org"),
+            bucket: text(values, "uplink.influx_bucket"),
+        },
+        gzip: values.bool("uplink.gzip"),
+        token_file: path(values, "uplink.token_file").map(PathBuf::from),
+        tls: TlsParams {
+            roots: match values.text("uplink.ca") {
+                "builtin" => Roots::Builtin,
+                "system" => Roots::System,
+                path => Roots::File(PathBuf::from(path)),
+            },
+            client_cert: path(values, "uplink.client_cert_file").map(PathBuf::from),
+            client_key: path(values, "uplink.client_key_file").map(PathBuf::from),
+            pin: pin.and_then(|pin| KeyPin::parse(&pin)),
+        },
+        proxy: path(values, "uplink.proxy"),
+        deadlines: Deadlines {
+            connect: seconds(values.int("uplink.connect_timeout_s", 1..=whole)),
+            response: seconds(values.int("uplink.response_timeout_s", 1..=whole)),
+            whole: seconds(whole),
+            ..Deadlines::default()
         },
     }
 }
@@ -568,7 +639,16 @@ fn spool(values: &mut Values) -> Spool {
 fn shown(values: &Values, chosen: impl Fn(&str) -> bool) -> Vec<String> {
     let masked = |path: &str, value: &Value| match (path, value) {
         ("camera.source", Value::Text(text)) => Value::Text(command::masked(text).into_owned()).to_string(),
-        ("uplink.target", Value::Text(text)) => Value::Text(redacted(text)).to_string(),
+        ("uplink.target" | "uplink.proxy", Value::Text(text)) => Value::Text(redacted(text)).to_string(),
+        ("uplink.fallbacks", Value::List(list)) => {
+            let text = |value: &Value| match value {
+                Value::Text(text) => Value::Text(redacted(text)).to_string(),
+                other @ (Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::List(_)) => {
+                    other.to_string()
+                }
+            };
+            format!("[{}]", list.iter().map(text).collect::<Vec<_>>().join(", "))
+        }
         _ => value.to_string(),
     };
     let entries = values.entries().filter(|(path, _)| chosen(path));

@@ -417,6 +417,11 @@ impl Log {
         self.sent_lanes().map(|lane| lane.unread).sum()
     }
 
+    /// Those of one class.
+    pub fn waiting_of(&self, class: Class) -> u64 {
+        self.lanes[class as usize].unread
+    }
+
     fn sent_lanes(&self) -> impl Iterator<Item = &Lane> {
         self.lanes.iter().filter(|lane| lane.class != Class::Dead)
     }

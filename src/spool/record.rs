@@ -314,7 +314,9 @@ pub(crate) mod tests {
             (1..).find(may).unwrap()
         };
         for zeros in 0..40 {
-            for end in [&[][..], &[0, 1], &[1, 0], &[0, 255, 255, 7, 0, 0], &[3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
+            for end in
+                [&[][..], &[0, 1], &[1, 0], &[0, 255, 255, 7, 0, 0], &[3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]]
+            {
                 let bytes = [&vec![0; zeros][..], end].concat();
                 assert_eq!(no_begin(&bytes), slow(&bytes), "{bytes:?}");
             }

@@ -5,6 +5,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::Class;
 use super::disk::Disk;
 use super::log::{Log, Recovered, Taken, Tally};
 use super::record::Dead;
@@ -18,6 +19,8 @@ pub struct Batching {
     pub events_max: usize,
     /// How long the oldest event waits at most before its batch is due.
     pub age_max: Duration,
+    /// How often the link is woken for what waits, if it is not always there; alerts wake it at once.
+    pub interval: Option<Duration>,
 }
 
 /// What [`Spool::take`] found.
@@ -39,6 +42,8 @@ struct Inside {
     /// When the oldest event that waits came, or earlier.
     since: Option<Mono>,
     flushed: bool,
+    /// While the link sleeps: when it is woken.
+    asleep_until: Option<Mono>,
     /// On their way from the outbox.
     coming: Vec<Event>,
 }
@@ -53,7 +58,16 @@ impl Spool {
     /// A spool around `log`.
     pub fn new(log: Log, batching: Batching) -> Self {
         let coming = Vec::with_capacity(batching.events_max);
-        Spool { inside: Mutex::new(Inside { log, batching, since: None, flushed: false, coming }) }
+        Spool {
+            inside: Mutex::new(Inside {
+                log,
+                batching,
+                since: None,
+                flushed: false,
+                asleep_until: None,
+                coming,
+            }),
+        }
     }
 
     /// Takes `disk` into use, see [`Log::attach`]. What it holds is due at once.
@@ -110,13 +124,18 @@ impl Spool {
         let mut inside = self.lock();
         out.clear();
         if !inside.due(now) {
-            return Look::Nothing { until: inside.since.map(|since| since + inside.batching.age_max) };
+            let until = inside.since.map(|since| since + inside.batching.age_max);
+            return Look::Nothing {
+                until: until.map(|until| until.max(inside.asleep_until.unwrap_or(until))),
+            };
         }
+        inside.asleep_until = None; // Once awake, until nothing is left.
         let most = inside.batching.events_max;
         match inside.log.take(most, out) {
             Some(taken) => {
                 if inside.log.waiting() == 0 {
                     (inside.since, inside.flushed) = (None, false);
+                    inside.asleep_until = inside.batching.interval.map(|interval| now + interval);
                 }
                 Look::Batch(taken)
             }
@@ -180,9 +199,15 @@ impl Spool {
 impl Inside {
     fn due(&self, now: Mono) -> bool {
         let waiting = self.log.waiting();
-        waiting > 0
-            && (self.flushed
-                || waiting >= self.batching.events_max as u64
-                || self.since.is_none_or(|since| since + self.batching.age_max <= now))
+        if waiting == 0 || self.flushed {
+            return waiting > 0;
+        }
+        let old = self.since.is_none_or(|since| since + self.batching.age_max <= now);
+        if self.batching.interval.is_some() {
+            // Awake: everything, until nothing is left.
+            let awake = self.asleep_until.is_none_or(|until| until <= now);
+            return awake || (old && self.log.waiting_of(Class::Alerts) > 0);
+        }
+        old || waiting >= self.batching.events_max as u64
     }
 }

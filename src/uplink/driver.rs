@@ -199,6 +199,14 @@ impl Uplink {
             self.wait(now, seen, Some(self.patient_until));
             return Flow::Continue;
         }
+        if self.sink.needs_time() && !self.clock.map().wall.plausible() {
+            // Whoever knows events by their time must not get them under a wrong one: they wait for the calendar.
+            if closed {
+                return Flow::End;
+            }
+            self.wait(now, seen, None);
+            return Flow::Continue;
+        }
         match self.spool.take(now, &mut self.events) {
             Look::Batch(whose) => {
                 (self.whose, self.calendar) = (whose, None);
@@ -379,7 +387,8 @@ mod tests {
         let sink = Scripted { answers, sent: Arc::clone(&sent), longest: None };
         let origin = Origin::new("mast-7", "3f2a", Mono::ZERO);
         let log = Log::new(crate::spool::Params::default(), origin.clone());
-        let spool = Spool::new(log, Batching { events_max: 2, age_max: Duration::from_secs(60) });
+        let spool =
+            Spool::new(log, Batching { events_max: 2, age_max: Duration::from_secs(60), interval: None });
         let uplink = Uplink::new(
             (Arc::clone(&outbox), Arc::new(spool)),
             Box::new(sink),

@@ -5,10 +5,11 @@
 //!                        numbers,           asks Session what to do,       format/ writes the bytes
 //!                        queue, counters    does it, counts it
 //! ```
-//! [`session`] decides (pure), [`driver`] does, [`http`] is the only file that knows the HTTP client. Nothing here drops an
+//! [`session`] decides (pure), [`driver`] does, [`http`] is the only folder that knows the HTTP client. Nothing here drops an
 //! event that the receiver may still take; what it refuses for good is dropped alone, by name, and counted (I4).
 
 pub mod driver;
+pub mod endpoints;
 pub mod format;
 pub mod http;
 pub mod lines;
@@ -16,9 +17,10 @@ pub mod outbox;
 pub mod session;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::calendar::Calendar;
+use crate::calendar::{Calendar, Timekeeper};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Origin};
 use crate::uplink::session::Failure;
@@ -121,9 +123,36 @@ pub trait Sink: Send {
         let _ = events;
     }
 
+    /// Whether the receiver knows events by their time, so that none can be sent before the calendar is known.
+    fn needs_time(&self) -> bool {
+        false
+    }
+
     /// The shutdown has begun: from now on no send may take longer than `longest`. Sinks that never wait ignore it.
     fn hurry(&mut self, longest: Duration) {
         let _ = longest;
+    }
+}
+
+/// Where events go.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Target {
+    /// See [`open`].
+    pub first: String,
+    /// Where to if that fails: more of `http://…` and `https://…`.
+    pub others: Vec<String>,
+}
+
+impl Target {
+    /// Whether it is a receiver over the network.
+    pub fn is_http(&self) -> bool {
+        self.first.starts_with("http://") || self.first.starts_with("https://")
+    }
+}
+
+impl From<&str> for Target {
+    fn from(first: &str) -> Self {
+        Target { first: first.to_owned(), others: Vec::new() }
     }
 }
 
@@ -132,7 +161,23 @@ pub trait Sink: Send {
 ///
 /// # Errors
 /// [`Kind::Config`] if the target is none of these, or its file, URL or token cannot be used.
-pub fn open(target: &str, http: http::HttpParams) -> Result<Box<dyn Sink>> {
+pub fn open(target: &Target, http: &http::HttpParams, time: &Arc<Timekeeper>) -> Result<Box<dyn Sink>> {
+    let whole = http.deadlines.whole;
+    let mut sinks = vec![open_one(&target.first, http, time)?];
+    for other in &target.others {
+        sinks.push(open_one(other, http, time)?);
+    }
+    if sinks.len() > endpoints::ENDPOINTS_MAX {
+        let text = format!("uplink.fallbacks: at most {}", endpoints::ENDPOINTS_MAX - 1);
+        return Err(Error::fatal(Kind::Config, text));
+    }
+    Ok(match sinks.len() {
+        1 => sinks.remove(0),
+        _ => Box::new(endpoints::Endpoints::new(sinks, Arc::clone(time), whole)),
+    })
+}
+
+fn open_one(target: &str, http: &http::HttpParams, time: &Arc<Timekeeper>) -> Result<Box<dyn Sink>> {
     if target == "stdout" {
         return Ok(Box::new(lines::StdoutSink::new()));
     }
@@ -140,8 +185,8 @@ pub fn open(target: &str, http: http::HttpParams) -> Result<Box<dyn Sink>> {
         return Ok(Box::new(lines::FileSink::open(path)?));
     }
     if target.starts_with("http://") || target.starts_with("https://") {
-        let params = http::HttpParams { url: target.to_owned(), ..http };
-        return Ok(Box::new(http::HttpSink::new(params)?));
+        let params = http::HttpParams { url: target.to_owned(), ..http.clone() };
+        return Ok(Box::new(http::HttpSink::new(params, Arc::clone(time))?));
     }
     let shown = http::redacted(target);
     let text =
@@ -168,6 +213,7 @@ mod tests {
 
     #[test]
     fn targets_become_sinks_or_a_remedy() {
+        let time = Arc::new(Timekeeper::new(Arc::new(crate::clock::SystemClock)));
         let dir = tempfile::tempdir().unwrap();
         let file = format!("file:{}/events.ndjson", dir.path().display());
         for (target, name) in [
@@ -176,10 +222,10 @@ mod tests {
             ("http://localhost:8086/x?token=s", "http://localhost:8086/x?…"),
             ("https://example.org", "https://example.org/"),
         ] {
-            assert_eq!(open(target, http::HttpParams::default()).unwrap().name(), name);
+            assert_eq!(open(&target.into(), &http::HttpParams::default(), &time).unwrap().name(), name);
         }
         for target in ["", "ftp://joe:secret@example.org/", "events.ndjson", "file:/nowhere/at/all"] {
-            let error = open(target, http::HttpParams::default()).err().expect(target);
+            let error = open(&target.into(), &http::HttpParams::default(), &time).err().expect(target);
             assert_eq!(error.kind(), Kind::Config);
             let text = error.to_string();
             assert!(!text.contains("secret") && !text.contains('\n'), "{text}");

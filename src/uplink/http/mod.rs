@@ -1,30 +1,40 @@
-//! HTTP and HTTPS: one POST a batch. The only file that names `ureq`, whose defaults are not ours.
+//! HTTP and HTTPS: one POST a batch. The only folder that names `ureq`, whose defaults are not ours.
 //!
 //! Every phase has a deadline, and so has the whole; no proxy is taken from the environment; a redirect is an answer, not
 //! an instruction; a pooled connection is thrown away before a firewall forgets it; of an answer's body at most
-//! [`REPLY_BYTES_MAX`] are read. The bearer token comes from a file, is read again after a 401 or 403, and is never shown.
+//! [`REPLY_BYTES_MAX`] are read. Tokens, keys and certificates come from files ([`secret`]), are read again after the receiver
+//! has refused them, and are never shown. [`tls`] says who is believed.
 //!
-//! TLS: rustls with the root certificates of the `webpki-roots` crate (Mozilla's, as of the build), ureq's default. The
-//! system's own roots are not looked at: a read-only image rarely has current ones, and a private CA has no switch yet.
-//!
-//! A 2xx is the confirmation: once its head is there the batch is delivered, whatever becomes of the answer's body. Never
-//! retries by itself: that is the session's decision.
+//! The confirmation is a 2xx, for InfluxDB a 204; once its head is there the batch is delivered, whatever becomes of the
+//! answer's body. Except when the answer is a web page (the login of a mobile network answers 200 to anything), or JSON that
+//! tells an error. Never retries by itself: that is the session's decision.
 
-use std::fs::File;
+mod gzip;
+mod place;
+mod secret;
+pub mod tls;
+
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::http::{HeaderValue, Response, Uri, header};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
 
+use crate::calendar::Timekeeper;
 use crate::error::{Error, Kind, Result};
 use crate::limits::REPLY_BYTES_MAX;
-use crate::uplink::format::cloudevents;
+use crate::uplink::format::Format;
 use crate::uplink::session::Failure;
 use crate::uplink::{Batch, SendError, Sink};
+use gzip::Gzip;
+use place::{address, is_loopback};
+use secret::{Scheme, read_token};
+use tls::{Remedy, TlsParams};
 
-/// Longest token file, bytes. JSON web tokens with many claims have about 2000.
-const TOKEN_BYTES_MAX: u64 = 8 << 10;
+pub use place::{InfluxPlace, redacted};
 
 /// Characters of an answer's body that an error shows.
 const HINT_CHARS_MAX: usize = 120;
@@ -71,101 +81,180 @@ impl Default for Deadlines {
 pub struct HttpParams {
     /// `http://` or `https://`, with no user in it.
     pub url: String,
-    /// A file whose text is sent as the bearer token.
+    /// What the receiver takes.
+    pub format: Format,
+    /// What InfluxDB wants to know besides.
+    pub influx: InfluxPlace,
+    /// Whether bodies are compressed.
+    pub gzip: bool,
+    /// A file, or `credential:NAME`, whose text is sent as the token.
     pub token_file: Option<PathBuf>,
+    /// Who is believed, and who we are.
+    pub tls: TlsParams,
+    /// `http://HOST:PORT` of a proxy that tunnels (`CONNECT`).
+    pub proxy: Option<String>,
     /// The deadlines.
     pub deadlines: Deadlines,
 }
 
-/// Posts batches as CloudEvents to a URL.
+/// Posts batches to a URL.
 pub struct HttpSink {
-    agent: ureq::Agent,
+    params: HttpParams,
+    time: Arc<Timekeeper>,
+    /// `None`: its files must be read again.
+    agent: Option<ureq::Agent>,
     uri: Uri,
     /// The URL without its query.
     name: String,
-    token_file: Option<PathBuf>,
     /// `Bearer …`; `None`: none is configured, or it must be read again.
     authorization: Option<HeaderValue>,
     whole: Duration,
     body: Vec<u8>,
+    gzip: Option<Gzip>,
     reply: Vec<u8>,
 }
 
 impl HttpSink {
-    /// Checks the URL and reads the token. Connects to nothing.
+    /// Checks the URL, reads the token and the certificates. Connects to nothing. `time` is what certificates are judged by.
     ///
     /// # Errors
-    /// [`Kind::Config`], with the remedy: a scheme that is not HTTP, no host, a user or password in the URL, a token file
-    /// that cannot be read or is no token.
-    pub fn new(params: HttpParams) -> Result<Self> {
-        let HttpParams { url, token_file, deadlines } = params;
-        let uri = checked(&url).map_err(|problem| {
-            Error::fatal(Kind::Config, format!("uplink URL '{}': {problem}", redacted(&url)))
+    /// [`Kind::Config`], with the remedy: a scheme that is not HTTP, no host, a user or password in the URL, a file that
+    /// cannot be read or is not what it should be.
+    pub fn new(params: HttpParams, time: Arc<Timekeeper>) -> Result<Self> {
+        let url = &params.url;
+        let uri = address(url, params.format, &params.influx).map_err(|problem| {
+            Error::fatal(Kind::Config, format!("uplink URL '{}': {problem}", redacted(url)))
         })?;
-        let authorization = match &token_file {
-            Some(path) => Some(read_token(path).map_err(|text| Error::fatal(Kind::Config, text))?),
-            None => None,
-        };
         let query = if uri.query().is_some() { "?…" } else { "" };
         let scheme = uri.scheme_str().unwrap_or_default();
         let authority = uri.authority().map_or("", |authority| authority.as_str());
         let name = format!("{scheme}://{authority}{}{query}", uri.path());
-        if authorization.is_some() && scheme == "http" && !is_loopback(&uri) {
+        if params.token_file.is_some() && scheme == "http" && !is_loopback(&uri) {
             tracing::warn!("the token for {name} travels unencrypted: use https://");
         }
-        Ok(HttpSink {
-            agent: agent(&deadlines),
+        let mut sink = HttpSink {
+            time,
+            agent: None,
             uri,
             name,
-            token_file,
-            authorization,
-            whole: deadlines.whole,
+            authorization: None,
+            whole: params.deadlines.whole,
             body: Vec::new(),
+            gzip: params.gzip.then(Gzip::new),
             reply: Vec::with_capacity(REPLY_BYTES_MAX as usize),
-        })
+            params,
+        };
+        sink.read_files().map_err(|text| Error::fatal(Kind::Config, text))?;
+        Ok(sink)
+    }
+
+    /// Reads the files whose contents are not known (any more).
+    fn read_files(&mut self) -> Result<(), String> {
+        if let (Some(path), None) = (&self.params.token_file, &self.authorization) {
+            let scheme = match self.params.format {
+                Format::CloudEvents | Format::Packed => Scheme::Bearer,
+                Format::Influx1 => Scheme::Basic,
+                Format::Influx2 => Scheme::Token,
+            };
+            self.authorization = Some(read_token(path, scheme)?);
+        }
+        if self.agent.is_none() {
+            self.agent = Some(agent(&self.params, &self.time)?);
+        }
+        Ok(())
     }
 
     fn post(&mut self, batch: &Batch<'_>) -> Result<Response<ureq::Body>, SendError> {
-        if let (Some(path), None) = (&self.token_file, &self.authorization) {
-            self.authorization = Some(read_token(path).map_err(SendError::misconfigured)?);
-        }
-        cloudevents::write_batch(batch, &mut self.body);
-        let mut request = self
-            .agent
+        self.read_files().map_err(SendError::misconfigured)?;
+        let Some(agent) = &self.agent else { return Err(SendError::retry("no client")) };
+        let format = self.params.format;
+        format.write(batch, &mut self.body);
+        let mut request = agent
             .post(&self.uri)
-            .header(header::CONTENT_TYPE, cloudevents::CONTENT_TYPE)
+            .header(header::CONTENT_TYPE, format.content_type())
             .header("Idempotency-Key", batch.id().to_string());
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
+        let mut body = &self.body[..];
+        if let Some(gzip) = &mut self.gzip {
+            request = request.header(header::CONTENT_ENCODING, "gzip");
+            body = gzip.pack(body);
+        }
         let request = request.config().timeout_global(Some(self.whole)).build();
-        request.send(&self.body[..]).map_err(|error| {
-            let remedy = remedy_for(&error);
-            SendError::retry(format!("POST {}: {error}: {remedy}", self.name))
-        })
+        let sent = request.send(body);
+        sent.map_err(|error| self.failed(&error))
+    }
+
+    /// No answer came.
+    fn failed(&mut self, error: &ureq::Error) -> SendError {
+        let place = format!("POST {}: {error}", self.name);
+        let Some(inner) = tls::cause(error) else {
+            return SendError::retry(format!("{place}: {}", remedy_for(error)));
+        };
+        let vouched = self.time.map().wall.vouched();
+        self.agent = None; // Certificates may have been renewed: read them again before the next try.
+        match tls::remedy(inner, vouched) {
+            Remedy::Clock => SendError::retry(format!(
+                "{place}: this device's clock is not synchronised, so nobody can say whether the certificate is valid: \
+                 let it reach a time server"
+            )),
+            Remedy::Person(what) => SendError::misconfigured(format!("{place}: {what}")),
+            Remedy::Retry => {
+                SendError::retry(format!("{place}: check that it speaks TLS there, and the link"))
+            }
+        }
+    }
+
+    /// Whether a 2xx is the word of the receiver.
+    fn confirmed(&mut self, mut response: Response<ureq::Body>) -> Result<(), SendError> {
+        let status = response.status();
+        let kind = response.headers().get(header::CONTENT_TYPE);
+        let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
+        self.read_reply(response.body_mut());
+        let told = if kind.starts_with("text/html") {
+            "a web page answers, not a receiver of events: does the link want a login (mobile network, guest network)?"
+        } else if self.params.format.needs_time() && status.as_u16() != 204 {
+            "InfluxDB would say 204: check what answers there"
+        } else if kind.contains("json") && tells_an_error(&self.reply) {
+            "it says yes and tells an error: see its log"
+        } else {
+            return Ok(());
+        };
+        let text = format!("POST {}: {status}{}: {told}", self.name, self.quote());
+        Err(SendError { status: Some(status.as_u16()), ..SendError::misconfigured(text) })
+    }
+
+    fn quote(&self) -> String {
+        let hint = hint(&self.reply);
+        if hint.is_empty() { hint } else { format!(" '{hint}'") }
     }
 
     /// The error of an answer that is not a 2xx.
     fn refusal(&mut self, mut response: Response<ureq::Body>) -> SendError {
         let status = response.status();
         self.read_reply(response.body_mut());
-        let hint = hint(&self.reply);
-        let text = |name: &str, remedy: &str| {
-            let quote = if hint.is_empty() { String::new() } else { format!(" '{hint}'") };
-            format!("POST {name}: {status}{quote}: {remedy}")
-        };
+        let quote = self.quote();
         let after = response.headers().get(header::RETRY_AFTER).and_then(retry_after);
-        let (failure, remedy) = classify(status.as_u16(), after);
-        if matches!(status.as_u16(), 401 | 403) && self.token_file.is_some() {
-            self.authorization = None; // It may have been renewed: read it again before the next try.
+        let (mut failure, mut remedy) = classify(status.as_u16(), after);
+        // nginx tells like this that it wants a certificate of ours, or another one.
+        if matches!(status.as_u16(), 400 | 403 | 495 | 496)
+            && quote.to_ascii_lowercase().contains("certificate")
+        {
+            (failure, remedy) = (
+                Failure::Misconfigured,
+                "it wants a certificate of this device: check uplink.client_cert_file",
+            );
         }
-        let text = match response.headers().get(header::LOCATION).filter(|_| status.is_redirection()) {
-            Some(to) => {
-                let to = redacted(&hint_of(String::from_utf8_lossy(to.as_bytes()).chars()));
-                text(&self.name, &format!("{remedy} (it points to {to})"))
-            }
-            None => text(&self.name, remedy),
-        };
+        if failure == Failure::Misconfigured {
+            // What it was may have been renewed: read it again before the next try.
+            (self.authorization, self.agent) = (None, None);
+        }
+        let mut text = format!("POST {}: {status}{quote}: {remedy}", self.name);
+        if let Some(to) = response.headers().get(header::LOCATION).filter(|_| status.is_redirection()) {
+            let to = redacted(&hint_of(String::from_utf8_lossy(to.as_bytes()).chars()));
+            text = format!("{text} (it points to {to})");
+        }
         SendError { failure, status: Some(status.as_u16()), text }
     }
 
@@ -181,12 +270,8 @@ impl HttpSink {
 
 impl Sink for HttpSink {
     fn send(&mut self, batch: &Batch<'_>) -> Result<(), SendError> {
-        let mut response = self.post(batch)?;
-        if response.status().is_success() {
-            self.read_reply(response.body_mut());
-            return Ok(());
-        }
-        Err(self.refusal(response))
+        let response = self.post(batch)?;
+        if response.status().is_success() { self.confirmed(response) } else { Err(self.refusal(response)) }
     }
 
     fn name(&self) -> &str {
@@ -194,7 +279,15 @@ impl Sink for HttpSink {
     }
 
     fn reserve(&mut self, events: usize) {
-        self.body.reserve(events * cloudevents::EVENT_BYTES);
+        let bytes = self.params.format.bytes_for(events);
+        self.body.reserve(bytes);
+        if let Some(gzip) = &mut self.gzip {
+            gzip.reserve(bytes);
+        }
+    }
+
+    fn needs_time(&self) -> bool {
+        self.params.format.needs_time()
     }
 
     fn hurry(&mut self, longest: Duration) {
@@ -203,8 +296,16 @@ impl Sink for HttpSink {
 }
 
 /// The client, every option said out loud.
-fn agent(deadlines: &Deadlines) -> ureq::Agent {
-    ureq::Agent::config_builder()
+fn agent(params: &HttpParams, time: &Arc<Timekeeper>) -> Result<ureq::Agent, String> {
+    let proxy = match &params.proxy {
+        Some(url) => Some(
+            ureq::Proxy::new(url)
+                .map_err(|_| format!("uplink.proxy '{}': write it like http://host:port", redacted(url)))?,
+        ),
+        None => None,
+    };
+    let deadlines = &params.deadlines;
+    let config = ureq::Agent::config_builder()
         .timeout_resolve(Some(deadlines.resolve))
         .timeout_connect(Some(deadlines.connect))
         .timeout_send_request(Some(deadlines.send_request))
@@ -220,11 +321,29 @@ fn agent(deadlines: &Deadlines) -> ureq::Agent {
         .max_redirects(0)
         .max_response_header_size(16 << 10)
         .no_delay(true)
-        .proxy(None)
+        .proxy(proxy)
         .http_status_as_error(false)
         .user_agent(concat!("flytrap/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .new_agent()
+        .build();
+    let connector =
+        ().chain(ConnectProxyConnector::default())
+            .chain(TcpConnector::default())
+            .chain(tls::Tls(tls::config(&params.tls, time)?));
+    Ok(ureq::Agent::with_parts(config, connector, DefaultResolver::default()))
+}
+
+/// Whether an answer in JSON has an `error` or `errors` that says something.
+fn tells_an_error(reply: &[u8]) -> bool {
+    use serde_json::Value;
+    let Ok(Value::Object(answer)) = serde_json::from_slice(reply) else { return false };
+    ["error", "errors"].iter().filter_map(|name| answer.get(*name)).any(|told| match told {
+        Value::Null | Value::Bool(false) => false,
+        Value::Bool(true) => true,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+    })
 }
 
 /// What a status that is not a 2xx means for the batch, and the remedy. Unknown 4xx count as refused: they are an answer to
@@ -262,71 +381,12 @@ fn remedy_for(error: &ureq::Error) -> &'static str {
         ureq::Error::Timeout(ureq::Timeout::Resolve) => "check this device's DNS",
         ureq::Error::Timeout(ureq::Timeout::Connect) => "check the link, the port and the firewalls",
         ureq::Error::Timeout(_) => "the link or the receiver is too slow",
-        ureq::Error::Tls(_) | ureq::Error::Rustls(_) => {
-            "check the receiver's certificate, and this device's calendar"
-        }
+        ureq::Error::Tls(_) | ureq::Error::Rustls(_) => "check the receiver's certificate",
         ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) => {
             "no HTTP/1.1 server answers there: check the port"
         }
         _ => "check the link and whether the receiver runs",
     }
-}
-
-/// The URL if it can be used, else what is wrong and the remedy. Shows nothing of the URL.
-fn checked(url: &str) -> Result<Uri, &'static str> {
-    let uri: Uri = url.parse().map_err(|_| "not a URL: write it like https://host:port/path")?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return Err("use http:// or https://");
-    }
-    let authority = uri.authority().ok_or("it names no host")?;
-    if authority.as_str().contains('@') {
-        return Err("a user or password does not belong in a URL: put the token into a file, see token_file");
-    }
-    if authority.host().is_empty() {
-        return Err("it names no host");
-    }
-    Ok(uri)
-}
-
-fn is_loopback(uri: &Uri) -> bool {
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-/// A URL, perhaps a broken one, without what may be secret: everything up to the last `@`, and the query.
-pub fn redacted(url: &str) -> String {
-    let (scheme, rest) = match url.split_once("://") {
-        Some((scheme, rest)) => (scheme, rest),
-        None => ("", url),
-    };
-    let (user, rest) = match rest.rsplit_once('@') {
-        Some((_, rest)) => ("…@", rest),
-        None => ("", rest),
-    };
-    let (place, query) = match rest.find(['?', '#']) {
-        Some(at) => (&rest[..at], "?…"),
-        None => (rest, ""),
-    };
-    let colon = if scheme.is_empty() { "" } else { "://" };
-    format!("{scheme}{colon}{user}{place}{query}")
-}
-
-/// `Bearer` and the text of the file. The error names the file, never its text.
-fn read_token(path: &Path) -> Result<HeaderValue, String> {
-    let place = path.display();
-    let mut text = String::new();
-    File::open(path)
-        .and_then(|file| file.take(TOKEN_BYTES_MAX + 1).read_to_string(&mut text))
-        .map_err(|error| format!("read token_file {place}: {error}: it must exist and be readable"))?;
-    let token = text.trim();
-    let plain = |byte: u8| byte.is_ascii_graphic();
-    if token.is_empty() || text.len() as u64 > TOKEN_BYTES_MAX || !token.bytes().all(plain) {
-        return Err(format!("token_file {place}: it must hold one line of visible ASCII, the token"));
-    }
-    let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
-        .map_err(|_| format!("token_file {place}: it must hold one line of visible ASCII, the token"))?;
-    value.set_sensitive(true);
-    Ok(value)
 }
 
 /// The start of an answer's body in a form that is safe in a log line.
@@ -343,9 +403,30 @@ fn hint_of(chars: impl Iterator<Item = char>) -> String {
 mod tests {
     use super::*;
 
+    fn time() -> Arc<Timekeeper> {
+        Arc::new(Timekeeper::new(Arc::new(crate::clock::SystemClock)))
+    }
+
+    #[test]
+    fn an_answer_that_says_yes_and_tells_an_error_is_seen() {
+        for (reply, told) in [
+            ("", false),
+            ("[]", false),
+            ("{\"error\":null}", false),
+            ("{\"errors\":false,\"items\":[]}", false),
+            ("{\"error\":\"\"}", false),
+            ("{\"error\":\"disk full\"}", true),
+            ("{\"errors\":true}", true),
+            ("{\"errors\":[{}]}", true),
+            ("{\"error\":\"disk", false),
+        ] {
+            assert_eq!(tells_an_error(reply.as_bytes()), told, "{reply}");
+        }
+    }
+
     fn refused(url: &str) -> String {
         let params = HttpParams { url: url.into(), ..HttpParams::default() };
-        let error = HttpSink::new(params).err().expect(url);
+        let error = HttpSink::new(params, time()).err().expect(url);
         assert_eq!(error.kind(), Kind::Config);
         error.to_string()
     }
@@ -372,24 +453,8 @@ mod tests {
     #[test]
     fn names_hide_the_query() {
         let url = "https://example.org:8443/api/v2?org=a&token=hunter2".to_owned();
-        let sink = HttpSink::new(HttpParams { url, ..HttpParams::default() }).unwrap();
+        let sink = HttpSink::new(HttpParams { url, ..HttpParams::default() }, time()).unwrap();
         assert_eq!(sink.name(), "https://example.org:8443/api/v2?…");
-    }
-
-    #[test]
-    fn tokens_are_one_line_of_text_and_never_shown() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("token");
-        std::fs::write(&path, "s3cret-token\n").unwrap();
-        let value = read_token(&path).unwrap();
-        assert!(value == "Bearer s3cret-token" && !format!("{value:?}").contains("s3cret"));
-        let long = "s3cret".repeat(2000);
-        for bad in ["", "\n", "s3cret two", "s3cret\nline", "s3cret\u{7f}", "s3crét", long.as_str()] {
-            std::fs::write(&path, bad).unwrap();
-            let text = read_token(&path).unwrap_err();
-            assert!(text.contains("token_file") && !text.contains("s3cr"), "{text}");
-        }
-        assert!(read_token(&dir.path().join("none")).unwrap_err().contains("must exist"));
     }
 
     #[test]

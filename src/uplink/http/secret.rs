@@ -1,0 +1,120 @@
+//! What comes from files beside the configuration: tokens, keys, certificates. Shown by place, never by content (I10).
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use ureq::http::HeaderValue;
+
+/// Longest token file, bytes. JSON web tokens with many claims have about 2000.
+const TOKEN_BYTES_MAX: u64 = 8 << 10;
+
+/// Longest file of certificates, bytes: a system's own has about 220 kB.
+const PEM_BYTES_MAX: u64 = 4 << 20;
+
+/// What a token is sent as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scheme {
+    /// `Bearer …`.
+    Bearer,
+    /// `Token …`, as InfluxDB 2 has it.
+    Token,
+    /// `Basic …`: the text is `user:password`.
+    Basic,
+}
+
+/// The file of a setting: a path, or `credential:NAME`, which systemd puts into a folder of its own for the service
+/// (`LoadCredential=`).
+///
+/// # Errors
+/// A credential where there are none.
+pub(super) fn located(path: &Path) -> Result<PathBuf, String> {
+    let Some(name) = path.to_str().and_then(|text| text.strip_prefix("credential:")) else {
+        return Ok(path.to_owned());
+    };
+    let folder = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+        format!("credential:{name}: there are none: start it by systemd, with LoadCredential={name}:PATH")
+    })?;
+    if name.is_empty() || name.contains('/') || name == ".." {
+        return Err(format!("credential:{name}: give the name of a LoadCredential= line"));
+    }
+    Ok(Path::new(&folder).join(name))
+}
+
+/// The text of a file that is no longer than `most`.
+fn read(setting: &str, path: &Path, most: u64) -> Result<Vec<u8>, String> {
+    let place = path.display();
+    let mut bytes = Vec::new();
+    let path = located(path).map_err(|why| format!("{setting}: {why}"))?;
+    File::open(path)
+        .and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
+        .map_err(|error| format!("read {setting} {place}: {error}: it must exist and be readable"))?;
+    if bytes.len() as u64 > most {
+        return Err(format!("{setting} {place}: longer than {most} bytes"));
+    }
+    Ok(bytes)
+}
+
+/// The bytes of a file of certificates or keys.
+pub(super) fn read_pem(setting: &str, path: &Path) -> Result<Vec<u8>, String> {
+    read(setting, path, PEM_BYTES_MAX)
+}
+
+/// The header of a token file. The error names the file, never its text.
+pub(super) fn read_token(path: &Path, scheme: Scheme) -> Result<HeaderValue, String> {
+    let place = path.display();
+    let bytes = read("token_file", path, TOKEN_BYTES_MAX)?;
+    let token = bytes.trim_ascii();
+    if token.is_empty() || !token.iter().all(u8::is_ascii_graphic) {
+        return Err(format!("token_file {place}: it must hold one line of visible ASCII, the token"));
+    }
+    let value = match scheme {
+        Scheme::Bearer => [b"Bearer ", token].concat(),
+        Scheme::Token => [b"Token ", token].concat(),
+        Scheme::Basic if token.contains(&b':') => {
+            format!("Basic {}", BASE64_STANDARD.encode(token)).into_bytes()
+        }
+        Scheme::Basic => {
+            return Err(format!("token_file {place}: it must hold user:password for this format"));
+        }
+    };
+    let mut value = HeaderValue::from_bytes(&value)
+        .map_err(|_| format!("token_file {place}: it must hold one line of visible ASCII, the token"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_one_line_of_text_and_never_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "s3cret-token\n").unwrap();
+        let value = read_token(&path, Scheme::Bearer).unwrap();
+        assert!(value == "Bearer s3cret-token" && !format!("{value:?}").contains("s3cret"));
+        assert!(read_token(&path, Scheme::Token).unwrap() == "Token s3cret-token");
+        assert!(read_token(&path, Scheme::Basic).unwrap_err().contains("user:password"));
+        let long = "s3cret".repeat(2000);
+        for bad in ["", "\n", "s3cret two", "s3cret\nline", "s3cret\u{7f}", "s3crét", long.as_str()] {
+            std::fs::write(&path, bad).unwrap();
+            let text = read_token(&path, Scheme::Bearer).unwrap_err();
+            assert!(text.contains("token_file") && !text.contains("s3cr"), "{text}");
+        }
+        assert!(read_token(&dir.path().join("none"), Scheme::Bearer).unwrap_err().contains("must exist"));
+        // RFC 7617, section 2.
+        std::fs::write(&path, "Aladdin:open-sesame").unwrap();
+        assert!(read_token(&path, Scheme::Basic).unwrap() == "Basic QWxhZGRpbjpvcGVuLXNlc2FtZQ==");
+    }
+
+    #[test]
+    fn credentials_need_systemd_and_a_plain_name() {
+        assert_eq!(located(Path::new("/etc/token")).unwrap(), Path::new("/etc/token"));
+        // The test's own environment has none.
+        let text = located(Path::new("credential:uplink")).unwrap_err();
+        assert!(text.contains("LoadCredential=uplink:PATH"), "{text}");
+    }
+}
