@@ -16,8 +16,9 @@
 //! this device, not even as a point.
 //!
 //! InfluxDB knows a point by measurement, tags and time, and a second one takes the place of the first. That makes a repeat
-//! harmless, and two events of one frame fatal: so the time is told to the microsecond, and the last three digits are the
-//! event's number, modulo 1000. Where the time is not known (see [`crate::calendar`]) it is the earliest that it can be.
+//! harmless, and two events of one frame fatal. So the event's number is in its time: modulo 16 it is added as milliseconds,
+//! because VictoriaMetrics knows nothing finer and frames are further apart, and modulo 1000 it replaces the nanoseconds.
+//! Where the time is not known (see [`crate::calendar`]) it is the earliest that it can be.
 
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
@@ -248,7 +249,7 @@ impl Line<'_> {
         self.int("seq", event.seq);
         self.bool("synced", stamp.synchronised);
         let nanos = stamp.time.or(stamp.not_before).unwrap_or(crate::clock::BUILD_UNIX_NANOS);
-        let nanos = nanos - nanos % 1000 + (event.seq % 1000) as i64;
+        let nanos = nanos - nanos % 1000 + (event.seq % 16 * 1_000_000 + event.seq % 1000) as i64;
         self.put(format_args!(" {nanos}\n"));
     }
 
@@ -328,8 +329,8 @@ mod tests {
             let text = lines(calendar(true), std::slice::from_ref(event));
             text.lines().map(|line| line.rsplit(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
         };
-        assert_eq!(stamp(&first), ["1795421722345678004"; 2]);
-        assert_eq!(stamp(&second), ["1795421722345678005"; 2]);
+        assert_eq!(stamp(&first), ["1795421722349678004"; 2]);
+        assert_eq!(stamp(&second), ["1795421722350678005"; 2]);
     }
 
     #[test]

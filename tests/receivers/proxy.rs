@@ -1,0 +1,154 @@
+//! A link that never lasts, between the uplink and a real receiver: bytes only, so that it serves HTTP and TLS alike. Every
+//! connection draws its fate from a seed.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// What happens to a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// Closed at once.
+    Refused,
+    /// Closed after so many bytes of requests: the receiver has half of one.
+    CutRequest(usize),
+    /// Closed after so many bytes of answers, once the receiver has answered: it has stored, and the sender does not know.
+    CutAnswer(usize),
+    /// Open, and silent.
+    Silent,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    over: AtomicBool,
+    faults: AtomicU64,
+    random: Mutex<u64>,
+    /// An answer is cut within so many bytes: some answers.
+    answer_bytes: u64,
+}
+
+impl Shared {
+    /// SplitMix64 (Steele, Lea, Flood 2014).
+    fn below(&self, below: u64) -> u64 {
+        let mut state = self.random.lock().unwrap();
+        *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = *state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % below
+    }
+
+    fn fate(&self) -> Fate {
+        self.faults.fetch_add(1, Ordering::Relaxed);
+        match self.below(20) {
+            0..=2 => Fate::Refused,
+            3..=8 => Fate::CutRequest(self.below(100_000) as usize),
+            9..=18 => Fate::CutAnswer(self.below(self.answer_bytes) as usize),
+            _ => Fate::Silent,
+        }
+    }
+}
+
+/// The running proxy; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// Before the receiver at `port` of this machine, whose first answers have about `answer_bytes`.
+    pub(crate) fn start(port: u16, seed: u64, answer_bytes: u64) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared { random: Mutex::new(seed), answer_bytes, ..Shared::default() });
+        let thread = std::thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || {
+                for stream in listener.incoming() {
+                    if shared.over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let (Ok(stream), shared) = (stream, Arc::clone(&shared)) else { continue };
+                    std::thread::spawn(move || {
+                        // Whoever goes away in the middle is part of the game.
+                        let _outcome = carry(&stream, port, &shared);
+                        let _closed = stream.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Proxy { address, shared, thread: Some(thread) }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Connections that were carried, and cut, so far.
+    pub(crate) fn faults(&self) -> u64 {
+        self.shared.faults.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::Relaxed);
+        let _woken = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ended = thread.join();
+        }
+    }
+}
+
+fn carry(client: &TcpStream, port: u16, shared: &Shared) -> io::Result<()> {
+    let fate = shared.fate();
+    if fate == Fate::Refused {
+        return Ok(());
+    }
+    if fate == Fate::Silent {
+        client.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let mut sink = [0; 4096];
+        while (&mut &*client).read(&mut sink)? > 0 {}
+        return Ok(());
+    }
+    let server = TcpStream::connect(("127.0.0.1", port))?;
+    server.set_nodelay(true)?;
+    client.set_nodelay(true)?;
+    let (up, down) = match fate {
+        Fate::CutRequest(bytes) => (bytes, usize::MAX),
+        Fate::CutAnswer(bytes) => (usize::MAX, bytes),
+        Fate::Refused | Fate::Silent => (usize::MAX, usize::MAX),
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _outcome = copy(client, &server, up);
+            let _closed = server.shutdown(Shutdown::Write);
+            if up != usize::MAX {
+                let _closed = client.shutdown(Shutdown::Both);
+            }
+        });
+        let _outcome = copy(&server, client, down);
+        let _closed = client.shutdown(Shutdown::Both);
+        let _closed = server.shutdown(Shutdown::Both);
+    });
+    Ok(())
+}
+
+/// Copies until the end, or `most` bytes; what comes beyond is read, so that it was sent, and thrown away.
+fn copy(mut from: &TcpStream, mut to: &TcpStream, most: usize) -> io::Result<()> {
+    let (mut buffer, mut left) = ([0; 16 << 10], most);
+    loop {
+        let count = from.read(&mut buffer)?;
+        let sent = count.min(left);
+        to.write_all(&buffer[..sent])?;
+        left -= sent;
+        if count == 0 || sent < count {
+            return Ok(());
+        }
+    }
+}
