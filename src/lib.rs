@@ -22,7 +22,7 @@
 //! spool ◄ uplink`. [`pipeline`] knows the pure stages only; [`app`] is the only wiring; [`config`] turns the user's file into each
 //! stage's `Params`; nobody imports [`app`] or [`cli`]. No stage knows the configuration or the counters: it takes `Params` and
 //! returns outcomes, which [`app`] adds up in [`metrics`]. `tests/tidy.rs` enforces this, and names the one home of each
-//! outside crate that matters (`tract`, `ureq`, clocks, `unsafe`).
+//! outside crate that matters (`tract`, `ureq`, `rustls`, clocks, `unsafe`).
 //!
 //! # What holds
 //! - **Memory is fixed.** It is taken before the first frame, [`app`] prints who has how much and refuses to start above the
@@ -85,4 +85,5 @@ pub mod decisions {
     #![doc = include_str!("decisions/0006-watchdogs.md")]
     #![doc = include_str!("decisions/0007-spool.md")]
     #![doc = include_str!("decisions/0008-time.md")]
+    #![doc = include_str!("decisions/0009-uplink.md")]
 }

@@ -298,3 +298,31 @@ fn cameras_that_are_none_are_refused_and_the_list_works_without_any() {
         assert!(String::from_utf8_lossy(&output.stderr).contains(words), "{}", told(&output));
     }
 }
+
+/// The packed form of the sample events, as the unit tests have it, comes out as the golden CloudEvents.
+#[test]
+fn decode_makes_cloudevents_of_packed_batches() {
+    let hex = std::fs::read_to_string(common::data("batch-v1.hex")).unwrap();
+    let hex = hex.trim();
+    let bytes: Vec<u8> =
+        (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let decode = |bytes: &[u8]| output(flytrap().arg("decode").arg(file(folder.path(), "batch", bytes)));
+    let golden = std::fs::read_to_string(common::data("cloudevents-v1.json")).unwrap();
+    let golden: Vec<serde_json::Value> = serde_json::from_str(&golden).unwrap();
+    let out = decode(&[&bytes[..], &bytes[..]].concat());
+    assert!(out.status.success(), "{}", told(&out));
+    assert_eq!(common::json_lines(&out), [&golden[..], &golden[..]].concat());
+    let out = decode(&[&bytes[..], &bytes[..100]].concat());
+    assert_eq!(
+        (common::json_lines(&out).len(), out.status.code()),
+        (golden.len(), Some(2)),
+        "{}",
+        told(&out)
+    );
+    assert!(
+        told(&out).contains(&format!("byte {}: the batch ends too early", bytes.len())),
+        "{}",
+        told(&out)
+    );
+}

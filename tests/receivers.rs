@@ -12,12 +12,13 @@ use std::time::Duration;
 use flytrap::batch::BatchParams;
 use flytrap::calendar::Timekeeper;
 use flytrap::clock::{Clock, Mono, SystemClock};
-use flytrap::event::{Body, Crossing, Direction, Origin, fixed};
+use flytrap::event::{Body, Crossing, Direction, Event, Origin, fixed};
 use flytrap::geometry::PointPx;
 use flytrap::spool::{Batching, Log, Spool};
 use flytrap::stop::Stop;
 use flytrap::uplink::http::{Deadlines, HttpParams, HttpSink};
-use flytrap::uplink::{Outbox, Posted, Report, Uplink, UplinkParams};
+use flytrap::uplink::session::Failure;
+use flytrap::uplink::{Batch, Outbox, Posted, Report, Sink, Uplink, UplinkParams};
 use server::{BOUND, Mood, Request, Server};
 
 const SHORT: Duration = Duration::from_millis(250);
@@ -471,4 +472,56 @@ fn a_stop_makes_everything_due_and_the_close_ends_it() {
     assert_eq!(post(&outbox, 6, "car"), Posted::DroppedClosed);
     assert_eq!((outbox.counters().posted(), outbox.counters().dropped()), (7, 1));
     assert!(outbox.counters().last_delivery().is_some());
+}
+
+/// Something that listens and is no TLS server: each connection gets `answer`, byte by byte, `pace` apart, then silence.
+fn not_tls(answer: &'static [u8], pace: Duration) -> u16 {
+    use std::io::Write as _;
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().filter_map(Result::ok) {
+            std::thread::spawn(move || {
+                let stop = Stop::new();
+                for byte in answer {
+                    if stream.write_all(&[*byte]).is_err() {
+                        return;
+                    }
+                    stop.wait(pace);
+                }
+                if !pace.is_zero() {
+                    stop.wait(BOUND);
+                }
+            });
+        }
+    });
+    port
+}
+
+/// The handshake has one deadline, however busy the other side looks; what is no TLS is told; nothing is lost.
+#[test]
+fn servers_that_speak_tls_badly_hold_nobody() {
+    // A TLS 1.2 record that promises 16 kB of handshake; an alert "handshake failure"; an HTTP answer; nothing.
+    const SLOW: &[u8] =
+        b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc\x03\x03 and so on, and so on, and so on, and so on, and so on";
+    for (answer, pace, words) in [
+        (SLOW, Duration::from_millis(40), "timeout"),
+        (b"\x15\x03\x03\x00\x02\x02\x28", Duration::ZERO, "TLS"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", Duration::ZERO, "TLS"),
+        (b"", Duration::ZERO, "link"),
+        (b"", Duration::from_millis(1), "timeout"),
+    ] {
+        let port = not_tls(answer, pace);
+        let deadlines = Deadlines { connect: Duration::from_millis(500), ..Deadlines::default() };
+        let params = HttpParams { deadlines, ..http(&format!("https://localhost:{port}/events")) };
+        let mut sink = HttpSink::new(params, Arc::new(Timekeeper::new(Arc::new(SystemClock)))).unwrap();
+        let origin = Origin::new("mast-7", "3f2a", Mono::ZERO);
+        let body = Body::Stopping { reason: fixed("test") };
+        let event = Event { seq: 0, at: SystemClock.mono(), camera: fixed(""), body };
+        let begun = SystemClock.mono();
+        let error = sink.send(&Batch::new(&origin, SystemClock.map(), &[event])).unwrap_err();
+        assert!(SystemClock.mono().since(begun) < BOUND / 2, "{error}");
+        assert!(matches!(error.failure, Failure::Retry { .. }), "{error:?}");
+        assert!(error.text.contains(words), "{words}: {error}");
+    }
 }

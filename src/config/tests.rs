@@ -100,6 +100,18 @@ fn mistakes_come_with_line_key_value_and_range() {
             "[[line]]\nfrom = [0.5, 0.5]\nto = [0.5, 0.501]\n",
             "2: line[0].from: line 'middle': its length is 0.001 of the diagonal, allowed is 0.02 to 1",
         ),
+        (
+            "[uplink]\nformat = \"influx1\"\n",
+            "defaults: uplink.influx_database = \"\": must be set for this uplink.format",
+        ),
+        (
+            "[uplink]\npin = \"sha256//short\"\n",
+            "2: uplink.pin = \"sha256//short\": must be sha256//… in base64, the hash of the receiver's public key",
+        ),
+        (
+            "[uplink]\nfallbacks = [\"https://h/\"]\n",
+            "2: uplink.fallbacks: these and uplink.target must be http://HOST/PATH or https://HOST/PATH",
+        ),
         ("[uplink]\nqueue_events = 10\n", "defaults: uplink.batch_events_max = 100: must be 1..=10"),
         (
             "[uplink]\ntarget = \"ftp://joe:secret@h/\"\n",

@@ -250,3 +250,47 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_link_that_sleeps_is_woken_at_its_time_or_by_an_alert_and_stays_until_nothing_is_left() {
+    let batching = Batching {
+        events_max: 2,
+        age_max: std::time::Duration::from_secs(10),
+        interval: Some(std::time::Duration::from_secs(3600)),
+    };
+    let spool = Spool::new(Log::new(small(), origin(1)), batching);
+    let mut seq = 0;
+    let mut put = |at: u64, which: usize, count: usize| {
+        let mut coming = (0..count)
+            .map(|_| {
+                seq += 1;
+                event(which, seq - 1)
+            })
+            .collect::<Vec<_>>();
+        spool.put(secs(at), |out| out.append(&mut coming));
+    };
+    let sends = |at: u64| {
+        let mut out = Vec::new();
+        let mut sizes = Vec::new();
+        while let Look::Batch(_) = spool.take(secs(at), &mut out) {
+            sizes.push(out.len());
+            spool.done(secs(at));
+        }
+        sizes
+    };
+    put(0, CROSSING, 5);
+    assert_eq!(sends(0), [2, 2, 1], "awake from the start, until nothing is left");
+    put(5, CROSSING, 5);
+    assert_eq!(sends(3599), [0; 0], "asleep, however much waits");
+    let mut out = Vec::new();
+    assert_eq!(spool.take(secs(3599), &mut out), Look::Nothing { until: Some(secs(3600)) });
+    assert_eq!(sends(3600), [2, 2, 1]);
+    put(3700, CROSSING, 3);
+    put(3700, LOST, 1);
+    assert_eq!(sends(3709), [0; 0], "an alert waits for its batch");
+    assert_eq!(sends(3710), [2, 2], "then all go along");
+    put(3720, CROSSING, 1);
+    assert_eq!(sends(3730), [0; 0]);
+    spool.flush();
+    assert_eq!(sends(3731), [1], "the end wakes it");
+}
