@@ -2,7 +2,7 @@
 //!
 //! Each has a load: what part of its deadline its answers take, 1 for one that does not answer or confirms nothing, and
 //! halving with time while nobody asks. Chosen is the least loaded below [`LOAD_MAX`], else the first. Loads below
-//! [`IDLE`] count as none, and among equals the first wins: so what failed over comes back by itself.
+//! a tenth count as none, and among equals the first wins: so what failed over comes back by itself.
 //!
 //! The receivers of a list are meant to lead to the same store: an event whose confirmation got lost at one may be sent to
 //! another, under the same id.

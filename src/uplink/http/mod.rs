@@ -2,7 +2,7 @@
 //!
 //! Every phase has a deadline, and so has the whole; no proxy is taken from the environment; a redirect is an answer, not
 //! an instruction; a pooled connection is thrown away before a firewall forgets it; of an answer's body at most
-//! [`REPLY_BYTES_MAX`] are read. Tokens, keys and certificates come from files ([`secret`]), are read again after the receiver
+//! [`REPLY_BYTES_MAX`] are read. Tokens, keys and certificates come from files, are read again after the receiver
 //! has refused them, and are never shown. [`tls`] says who is believed.
 //!
 //! The confirmation is a 2xx, for InfluxDB a 204; once its head is there the batch is delivered, whatever becomes of the
