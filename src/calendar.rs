@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::{BUILD_UNIX_NANOS, Clock, ClockMap, Mono};
+use crate::clock::{BUILD_UNIX_NANOS, Clock, ClockMap, Mono, Wall};
 
 /// A stamp further ahead than this is wrong, whoever vouched for it, and is not sent.
 const AHEAD_MAX: i64 = 86_400_000_000_000;
@@ -27,13 +27,13 @@ const TOLD_FROM_NANOS: i128 = 1_000_000_000;
 /// Keeps the best reading of this boot.
 pub struct Timekeeper {
     clock: Arc<dyn Clock>,
-    vouched: Mutex<Option<ClockMap>>,
+    best: Mutex<Option<ClockMap>>,
 }
 
 impl Timekeeper {
     /// Nothing is known yet.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Timekeeper { clock, vouched: Mutex::new(None) }
+        Timekeeper { clock, best: Mutex::new(None) }
     }
 
     /// The boot clock.
@@ -47,14 +47,22 @@ impl Timekeeper {
         self.learn(now).unwrap_or(now)
     }
 
-    /// Takes a reading of this boot into account, perhaps one that an earlier process left on disk.
+    /// Takes a reading of this boot into account, perhaps one that an earlier process left on disk, and says the best. None
+    /// from before the build is taken.
     pub fn learn(&self, read: ClockMap) -> Option<ClockMap> {
-        let mut vouched = self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
-        if read.wall.vouched() && vouched.is_none_or(|old| old.mono <= read.mono) {
+        let mut best = self.best.lock().unwrap_or_else(PoisonError::into_inner);
+        let newer = best
+            .is_none_or(|old| old.mono <= read.mono && (read.wall.synchronised || !old.wall.synchronised));
+        if read.wall.plausible() && newer {
             let same = |old: &ClockMap| (old.boot_nanos() - read.boot_nanos()).unsigned_abs() < JITTER_NANOS;
-            *vouched = Some(vouched.filter(same).map_or(read, |old| old.moved_to(read.mono)));
+            let synchronised = read.wall.synchronised;
+            let moved = |old: ClockMap| {
+                let ClockMap { mono, wall } = old.moved_to(read.mono);
+                ClockMap { mono, wall: Wall { synchronised, ..wall } }
+            };
+            *best = Some(best.filter(same).map_or(read, moved));
         }
-        *vouched
+        *best
     }
 }
 
@@ -155,7 +163,7 @@ fn nanos(wide: i128) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{SystemClock, Wall};
+    use crate::clock::SystemClock;
 
     const SECOND: i64 = 1_000_000_000;
     const NOON: i64 = 1_795_521_600 * SECOND;
@@ -165,18 +173,29 @@ mod tests {
     }
 
     #[test]
-    fn only_what_somebody_vouched_for_is_learnt_and_jitter_is_no_news() {
+    fn the_best_reading_is_kept_and_jitter_is_no_news() {
         let keeper = Timekeeper::new(Arc::new(SystemClock));
-        assert_eq!(keeper.learn(read(1, NOON, false)), None);
         assert_eq!(keeper.learn(read(1, 0, true)), None, "1970, whoever vouches for it");
-        let first = read(10, NOON, true);
+        let guess = read(2, NOON - 100 * SECOND, false);
+        assert_eq!(keeper.learn(guess), Some(guess));
+        let again = read(3, NOON - 99 * SECOND - 4_999_999, false);
+        assert_eq!(keeper.learn(again), Some(guess.moved_to(again.mono)), "a repeat has the same stamp");
+        let other = read(4, NOON, false);
+        assert_eq!(keeper.learn(other), Some(other), "set by hand");
+        let first = read(10, NOON + 60 * SECOND, true);
         assert_eq!(keeper.learn(first), Some(first));
-        let slewed = read(20, NOON + 10 * SECOND + 4_999_999, true);
+        let slewed = read(20, NOON + 70 * SECOND + 4_999_999, true);
         assert_eq!(keeper.learn(slewed), Some(first.moved_to(slewed.mono)));
-        let set = read(30, NOON + 21 * SECOND, true);
+        let set = read(30, NOON + 81 * SECOND, true);
         assert_eq!(keeper.learn(set), Some(set));
         assert_eq!(keeper.learn(read(40, NOON - 40 * SECOND, false)), Some(set));
         assert_eq!(keeper.learn(read(25, NOON, true)), Some(set), "older than what is known");
+        // What nobody vouched for, and now somebody does.
+        let keeper = Timekeeper::new(Arc::new(SystemClock));
+        keeper.learn(guess);
+        let vouched = ClockMap { wall: Wall { synchronised: true, ..again.wall }, ..again };
+        assert_eq!(keeper.learn(vouched).unwrap().boot_nanos(), guess.boot_nanos());
+        assert!(keeper.learn(again).unwrap().wall.synchronised);
     }
 
     #[test]

@@ -213,6 +213,13 @@ fn configurations_that_are_wrong() {
         b"[uplink]\ntarget = \"http://127.0.0.1:9/\"\ntoken_file = \"/nowhere/token\"\n",
     );
     refused(run_squares().args(["--config", &token]), 2, &["/nowhere/token"]);
+    let plain = file(folder.path(), "plain", b"");
+    let model = data("squares.onnx");
+    let spool = format!(
+        "[camera]\nsource = \"dir:/\"\n[model]\npath = \"{model}\"\n[spool]\nfolder = \"{plain}/a/b\"\n"
+    );
+    let spool = file(folder.path(), "spool.toml", spool.as_bytes());
+    refused(flytrap().args(["check", &spool]), 2, &["spool.folder", "plain' is no folder"]);
     refused(run_squares().args(["--uplink", "ftp://joe:secret@h/"]), 2, &["--uplink", "https://"]);
 }
 

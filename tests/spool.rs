@@ -162,10 +162,55 @@ fn one_folder_serves_one_program() {
     let refused = output(run_squares().arg("--config").arg(file.path()));
     assert_eq!(refused.status.code(), Some(2), "{}", told(&refused));
     assert!(told(&refused).contains("another flytrap uses it"), "{}", told(&refused));
-    let file = settings(Path::new("/proc/nowhere"), 0);
+    let no_folder = tempfile::NamedTempFile::new().unwrap();
+    let file = settings(&no_folder.path().join("spool"), 0);
     let refused = output(run_squares().arg("--config").arg(file.path()));
     assert_eq!(refused.status.code(), Some(2), "{}", told(&refused));
-    assert!(told(&refused).contains("spool.folder '/proc/nowhere'"), "{}", told(&refused));
+    assert!(told(&refused).contains("it must be a folder"), "{}", told(&refused));
     let missing = output(&mut spool(&["ls"], Path::new("/proc/nowhere")));
     assert!(!missing.status.success() && told(&missing).contains("spool.folder names"), "{}", told(&missing));
+}
+
+/// A card that is mounted late: counting begins without it, and what happens from then on is safe.
+#[test]
+fn a_disk_that_comes_late_is_taken_into_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let (link, card) = (folder.path().join("spool"), folder.path().join("card"));
+    std::os::unix::fs::symlink(&card, &link).unwrap();
+    let file = settings(&link, 5);
+    let text = std::fs::read_to_string(file.path()).unwrap();
+    let file =
+        config(&format!("{text}[camera]\nat_end = \"loop\"\nfps = \"25\"\n[events]\nstats_interval_s = 1\n"));
+    let events = folder.path().join("events.ndjson");
+    let mut command = flytrap();
+    command.arg("run").arg("--config").arg(file.path());
+    command.args(["--uplink", &format!("file:{}", events.display())]);
+    command.arg("--source").arg(format!("file:{}", data("squares.mjpeg")));
+    command.arg("--model").arg(data("squares.onnx")).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let read = || std::fs::read_to_string(&events).unwrap_or_default();
+    let mut wait_for = |what: &str, there: &dyn Fn() -> bool| {
+        for _ in 0..300 {
+            if there() {
+                return;
+            }
+            assert!(child.try_wait().unwrap().is_none(), "it ended while waiting for {what}");
+            flytrap::stop::Stop::new().wait(Duration::from_millis(100));
+        }
+        panic!("{what} did not come: {}", read());
+    };
+    wait_for("the word about the disk", &|| read().contains("it cannot be opened"));
+    std::fs::create_dir(&card).unwrap();
+    wait_for("a segment", &|| std::fs::read_dir(&card).unwrap().count() > 1);
+    let id = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    let written = read();
+    let seqs = written.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let seqs = by_run(&seqs.collect::<Vec<_>>());
+    assert_eq!(seqs.len(), 1);
+    for mut seqs in seqs.into_values() {
+        seqs.sort_unstable();
+        assert_eq!(seqs, (0..seqs.len() as u64).collect::<Vec<_>>(), "each once");
+    }
 }

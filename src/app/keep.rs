@@ -1,5 +1,7 @@
 //! The spool's thread: takes what the outbox holds, commits when it is due, tells what was lost, and has the last word.
 
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use super::Shared;
@@ -18,6 +20,9 @@ const LOOK_MAX: Duration = Duration::from_secs(1);
 /// How often the quota's age is looked at.
 const RETAIN_EVERY: Duration = Duration::from_secs(600);
 
+/// A disk that could not be opened is tried again so often.
+const ATTACH_EVERY: Duration = Duration::from_secs(5);
+
 /// What was dropped is told at most so often.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -35,16 +40,32 @@ pub(super) fn open(config: &Config, origin: &Origin, time: &Timekeeper) -> Resul
     };
     let spool = Spool::new(Log::new(params, origin.clone()), batching);
     let Some(path) = &config.spool.folder else { return Ok(spool) };
-    let attached = Folder::open(path).and_then(|folder| spool.attach(Box::new(folder)));
-    let recovered = attached.map_err(|error| {
-        let remedy = if error.kind() == std::io::ErrorKind::WouldBlock {
-            "another flytrap uses it: end that one, or give this one a folder of its own"
-        } else {
-            "it must be a folder that this user may write to"
-        };
-        let text = format!("spool.folder '{}': {remedy}", path.display());
-        Error::fatal(Kind::Config, text).caused_by(error)
-    })?;
+    match attach(&spool, path, time) {
+        Ok(()) => {}
+        Err(error) if !may_heal(&error) => {
+            let remedy = if error.kind() == io::ErrorKind::WouldBlock {
+                "another flytrap uses it: end that one, or give this one a folder of its own"
+            } else {
+                "it must be a folder that this user may write to"
+            };
+            let text = format!("spool.folder '{}': {remedy}", path.display());
+            return Err(Error::fatal(Kind::Config, text).caused_by(error));
+        }
+        // Counting goes on (I12); `keep` says it as an event, and tries again.
+        Err(error) => tracing::error!("spool.folder '{}': {error}; events wait in memory", path.display()),
+    }
+    Ok(spool)
+}
+
+/// Whether an error is one of the disk, not of the settings: a card that is not mounted yet, full, or broken.
+fn may_heal(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    !matches!(error.kind(), K::WouldBlock | K::PermissionDenied | K::NotADirectory | K::InvalidInput)
+}
+
+/// Takes the folder into use.
+fn attach(spool: &Spool, path: &Path, time: &Timekeeper) -> io::Result<()> {
+    let recovered = Folder::open(path).and_then(|folder| spool.attach(Box::new(folder)))?;
     if let Some(clock) = recovered.clock {
         time.learn(clock);
     }
@@ -56,13 +77,14 @@ pub(super) fn open(config: &Config, origin: &Origin, time: &Timekeeper) -> Resul
         set_aside = recovered.set_aside,
         "the spool is open"
     );
-    Ok(spool)
+    Ok(())
 }
 
 /// The body of the thread: ends when the outbox is closed and everything is safe, or cannot be.
 pub(super) fn keep(shared: &Shared) {
-    let mut told = Told { tally: Tally::default(), at: Mono::ZERO, trouble: false };
+    let mut told = Told::default();
     let mut retained = shared.clock.mono();
+    let mut attached = retained;
     loop {
         shared.promise(Stage::Spool, LOOK_MAX);
         // Both are read before anything is looked at: what comes from here on ends the wait below at once.
@@ -77,6 +99,13 @@ pub(super) fn keep(shared: &Shared) {
             retained = now;
             shared.spool.retain(shared.time.map());
         }
+        if let Some(path) = shared.config.spool.folder.as_ref().filter(|_| !shared.spool.has_disk())
+            && now.since(attached) >= ATTACH_EVERY
+        {
+            attached = now;
+            // While a batch is being sent it has to wait; what else is wrong was said.
+            let _again = attach(&shared.spool, path, &shared.time);
+        }
         told.tell(shared, now);
         let due = shared.spool.commit_due().map_or(LOOK_MAX, |due| due.since(shared.clock.mono()));
         shared.outbox.wait(seen, due.min(LOOK_MAX));
@@ -85,10 +114,13 @@ pub(super) fn keep(shared: &Shared) {
 }
 
 /// What the events so far have said about losses.
+#[derive(Default)]
 struct Told {
     tally: Tally,
     at: Mono,
     trouble: bool,
+    /// More was written in a day than the budget allows.
+    over_budget: bool,
 }
 
 impl Told {
@@ -97,6 +129,8 @@ impl Told {
             return;
         }
         let (tally, _, trouble) = shared.spool.state();
+        let missing = shared.config.spool.folder.is_some() && !shared.spool.has_disk();
+        let trouble = trouble.or_else(|| missing.then(|| "it cannot be opened".to_owned()));
         for class in Class::ALL {
             let lost = tally.dropped[class as usize] - self.tally.dropped[class as usize];
             if lost > 0 {
@@ -117,6 +151,22 @@ impl Told {
             tracing::info!("spool: the disk works again");
         }
         (self.tally, self.trouble) = (tally, trouble.is_some());
+        self.tell_budget(shared, now);
+    }
+
+    /// Flash wears: more than was planned for is told, once until it is less again.
+    fn tell_budget(&mut self, shared: &Shared, now: Mono) {
+        let Some(budget) = shared.config.spool.write_budget else { return };
+        let written = shared.written_in_a_day(now);
+        if written > budget && !self.over_budget {
+            let (written, budget) = (written >> 20, budget >> 20);
+            let text = format!(
+                "spool: {written} MB written in a day, over spool.write_budget_mb_per_day = {budget}"
+            );
+            tracing::warn!("{text}");
+            shared.post_own(Body::Degraded { reason: fixed(&text) });
+        }
+        self.over_budget = written > budget;
     }
 
     fn post(&mut self, shared: &Shared, now: Mono, class: &str, reason: &str, events: u64, total: u64) {
@@ -135,7 +185,7 @@ pub(super) fn storage(shared: &Shared) -> Option<Storage> {
         waiting: shared.spool.waiting(),
         disk_bytes,
         written_bytes: tally.written_bytes,
-        written_day_bytes: tally.written_bytes,
+        written_day_bytes: shared.written_in_a_day(shared.clock.mono()),
         commits: tally.commits,
         failures: tally.failures,
         dropped: tally.dropped.iter().sum(),

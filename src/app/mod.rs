@@ -21,7 +21,7 @@ mod pins;
 mod process;
 pub mod system;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ use crate::detect::model::{Classes, Loaded};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Body, Name, Origin, Started, Stats, fixed};
 use crate::metrics::{Metrics, millis};
-use crate::spool::Spool;
+use crate::spool::{LastDay, Spool};
 use crate::stop::Stop;
 use crate::uplink::{self, Outbox, Report, Uplink};
 use crate::watchdog::fault::Faults;
@@ -70,9 +70,17 @@ pub(crate) struct Shared {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) faults: Faults,
     pub(crate) senses: pins::Senses,
+    /// What the spool wrote.
+    written: Mutex<LastDay>,
 }
 
 impl Shared {
+    /// Bytes that the spool wrote in the last 24 hours.
+    fn written_in_a_day(&self, now: Mono) -> u64 {
+        let written = self.spool.state().0.written_bytes;
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).note(now, written)
+    }
+
     /// `stage` has finished something; the next comes within `wait` and what one piece of work may take.
     pub(crate) fn promise(&self, stage: Stage, wait: Duration) {
         let now = self.clock.mono();
@@ -184,6 +192,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
         ledger,
         faults,
         senses,
+        written: Mutex::default(),
     });
     tell_start(&shared, &guard, &model);
     let capture = capture::Capture::new(Arc::clone(&shared), spec, model, wanted);

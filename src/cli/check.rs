@@ -55,5 +55,22 @@ pub(super) fn check(file: Option<&Path>) -> Result<(), Failed> {
         let time = Arc::new(Timekeeper::new(Arc::new(SystemClock)));
         let _urls_and_files_are_right = uplink::open(&config.uplink.target, &config.uplink.http, &time)?;
     }
-    Ok(())
+    spool_folder(&config, file)
+}
+
+/// The folder of the spool, or where it will be made, must be one to write to. Makes nothing.
+fn spool_folder(config: &Config, file: &Path) -> Result<(), Failed> {
+    let Some(folder) = &config.spool.folder else { return Ok(()) };
+    let there = folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
+    let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
+    if there.is_dir() && rustix::fs::access(there, rustix::fs::Access::WRITE_OK).is_ok() {
+        return Ok(());
+    }
+    let text = format!(
+        "{}: spool.folder '{}': '{}' is no folder that this user may write to",
+        file.display(),
+        folder.display(),
+        there.display()
+    );
+    Err(Error::fatal(Kind::Config, text).into())
 }

@@ -153,6 +153,8 @@ pub struct Spool {
     pub folder: Option<PathBuf>,
     /// Sizes and times.
     pub params: spool::Params,
+    /// Bytes that may be written within 24 hours before it is told.
+    pub write_budget: Option<u64>,
 }
 
 impl Config {
@@ -616,8 +618,10 @@ fn spool(values: &mut Values) -> Spool {
     let quota_bytes = (values.int("spool.quota_mb", 16..=65_536) as u64) << 20;
     let commit_interval_s = values.int("spool.commit_interval_s", 1..=300);
     let days = values.int("spool.age_max_days", 0..=3650);
+    let budget_mb = values.int("spool.write_budget_mb_per_day", 0..=1_048_576) as u64;
     let folder = values.text("spool.folder");
     Spool {
+        write_budget: (budget_mb > 0).then_some(budget_mb << 20),
         folder: Some(folder).filter(|text| !text.is_empty()).map(PathBuf::from),
         params: spool::Params {
             segment_bytes: spool::Params::segment_bytes_for(memory_bytes, quota_bytes),

@@ -43,7 +43,7 @@ pub struct Recovered {
     pub damaged_bytes: u64,
     /// Files that belong to nobody any more, or cannot be read: they are left or set aside.
     pub set_aside: u64,
-    /// A reading of the calendar that an earlier process of this boot left, and that somebody vouched for.
+    /// The best reading of the calendar that an earlier process of this boot left.
     pub clock: Option<ClockMap>,
 }
 
@@ -194,7 +194,7 @@ impl Log {
             lane.adopt(segments, acked);
         }
         self.remember_clocks();
-        recovered.clock = self.vouched_for(&self.origin);
+        recovered.clock = Some(self.clock_of(&self.origin)).filter(|clock| clock.wall.plausible());
         for junk in junk {
             self.remove(junk);
         }
@@ -212,6 +212,11 @@ impl Log {
     /// Which run of which device this is.
     pub fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    /// Whether events were taken that are not done.
+    pub fn has_hand(&self) -> bool {
+        self.hand.is_some()
     }
 
     /// Whether there is a disk.

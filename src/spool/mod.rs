@@ -35,6 +35,7 @@
 //! that are no record are skipped to the next one that is, segments with damage are kept aside (the newest four), and
 //! nothing that was not written by us passes two checksums and a decoder. Memory: 32 kB a lane and the list of segments.
 
+mod day;
 pub mod disk;
 mod lane;
 pub mod log;
@@ -49,6 +50,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Body;
+pub use day::LastDay;
 pub use log::{Log, Recovered, Taken, Tally};
 pub use retain::Quota;
 pub use shared::{Batching, Look, Spool};

@@ -73,9 +73,12 @@ impl Spool {
     /// Takes `disk` into use, see [`Log::attach`]. What it holds is due at once.
     ///
     /// # Errors
-    /// The disk cannot be listed.
+    /// The disk cannot be listed, or a batch is being sent ([`std::io::ErrorKind::ResourceBusy`]): try later.
     pub fn attach(&self, disk: Box<dyn Disk>) -> std::io::Result<Recovered> {
         let mut inside = self.lock();
+        if inside.log.has_hand() {
+            return Err(std::io::Error::new(std::io::ErrorKind::ResourceBusy, "a batch is being sent"));
+        }
         let recovered = inside.log.attach(disk)?;
         if recovered.events > 0 {
             inside.since = Some(Mono::ZERO);
@@ -167,6 +170,11 @@ impl Spool {
     /// Events that wait; those in hand are not among them.
     pub fn waiting(&self) -> u64 {
         self.lock().log.waiting()
+    }
+
+    /// Whether there is a disk, however it does.
+    pub fn has_disk(&self) -> bool {
+        self.lock().log.has_disk()
     }
 
     /// Whether what waits outlives the program.

@@ -224,7 +224,9 @@ impl Uplink {
         self.events.retain(|_| index.next().is_some_and(|index| session.is_left(index)));
         self.spool.put(now, |out| self.outbox.take(out));
         self.spool.top_up(&mut self.events);
-        self.calendar = None; // Refused means stored nowhere: nothing ties it to the calendar of its first try.
+        if !self.sink.needs_time() {
+            self.calendar = None; // Refused means stored nowhere: nothing ties it to the calendar of its first try.
+        }
         session.refilled(self.events.len());
     }
 
@@ -259,9 +261,9 @@ impl Uplink {
             self.sink.hurry(draining.until.since(now).max(LAST_SEND_MIN));
         }
         // A retry keeps the stamps of the first try, so that its bytes are the same; only stamps that nobody vouches for are
-        // worth a new reading.
+        // worth a new reading, and not where an event is known by its stamp.
         let calendar = match self.calendar {
-            Some(calendar) if calendar.vouched() => calendar,
+            Some(calendar) if calendar.vouched() || self.sink.needs_time() => calendar,
             Some(_) | None => Calendar::new(self.clock.map(), self.whose.clock, self.whose.bounds),
         };
         self.calendar = Some(calendar);
@@ -349,9 +351,14 @@ mod tests {
         answers: VecDeque<Result<(), SendError>>,
         sent: Arc<Mutex<Vec<Sent>>>,
         longest: Option<Duration>,
+        needs_time: bool,
     }
 
     impl Sink for Scripted {
+        fn needs_time(&self) -> bool {
+            self.needs_time
+        }
+
         fn send(&mut self, batch: &Batch<'_>) -> Result<(), SendError> {
             let stamp = batch.calendar.stamp(batch.events[0].at);
             let wall = stamp.time.map(|unix_nanos| Wall { unix_nanos, synchronised: stamp.synchronised });
@@ -376,6 +383,10 @@ mod tests {
     const UNIX: i64 = 1_795_392_000;
 
     fn bench(answers: impl IntoIterator<Item = Result<(), SendError>>) -> Bench {
+        bench_of(answers, false)
+    }
+
+    fn bench_of(answers: impl IntoIterator<Item = Result<(), SendError>>, needs_time: bool) -> Bench {
         let clock = Arc::new(SetClock(Mutex::new(ClockMap {
             mono: Mono::ZERO,
             wall: Wall { unix_nanos: 0, synchronised: false },
@@ -384,7 +395,7 @@ mod tests {
         let outbox = Arc::new(Outbox::new(params).unwrap());
         let sent = Arc::new(Mutex::new(Vec::new()));
         let answers = answers.into_iter().collect();
-        let sink = Scripted { answers, sent: Arc::clone(&sent), longest: None };
+        let sink = Scripted { answers, sent: Arc::clone(&sent), longest: None, needs_time };
         let origin = Origin::new("mast-7", "3f2a", Mono::ZERO);
         let log = Log::new(crate::spool::Params::default(), origin.clone());
         let spool =
@@ -438,6 +449,22 @@ mod tests {
         let counters = bench.outbox.counters();
         assert_eq!((counters.delivered(), counters.failures(), counters.batches()), (2, 4, 1));
         assert_eq!(counters.last_delivery(), Some(Mono::from_nanos(500_000_000_000)));
+    }
+
+    #[test]
+    fn who_knows_events_by_their_time_gets_none_without_and_the_same_on_every_retry() {
+        let mut bench = bench_of([Err(SendError::retry("no")), Ok(())], true);
+        bench.post(2);
+        bench.clock.set(50, 100, false); // never set
+        bench.steps(3);
+        assert!(bench.sent.lock().unwrap().is_empty());
+        bench.clock.set(100, UNIX + 100, false); // a clock chip
+        bench.steps(2);
+        bench.clock.set(300, UNIX + 307, true); // synchronised: too late for these
+        bench.steps(1);
+        let walls: Vec<_> =
+            bench.sent.lock().unwrap().iter().map(|sent| sent.1.unwrap().unix_nanos).collect();
+        assert_eq!(walls, [UNIX * 1_000_000_000; 2]);
     }
 
     #[test]
