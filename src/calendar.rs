@@ -47,6 +47,16 @@ impl Timekeeper {
         self.learn(now).unwrap_or(now)
     }
 
+    /// What the calendar shows now, by the best that is known.
+    pub fn wall(&self) -> Wall {
+        self.map().moved_to(self.mono()).wall
+    }
+
+    /// Stamps for events of this boot, or of the one with the reading `past`.
+    pub fn calendar(&self, past: Option<ClockMap>, bounds: Bounds) -> Calendar {
+        Calendar::new((self.map(), self.mono()), past, bounds)
+    }
+
     /// Takes a reading of this boot into account, perhaps one that an earlier process left on disk, and says the best. None
     /// from before the build is taken.
     pub fn learn(&self, read: ClockMap) -> Option<ClockMap> {
@@ -106,10 +116,11 @@ impl From<ClockMap> for Calendar {
 }
 
 impl Calendar {
-    /// Stamps for events of this boot, or of the one with the reading `past`. `now` is the present, see [`Timekeeper::map`].
-    pub fn new(now: ClockMap, past: Option<ClockMap>, bounds: Bounds) -> Self {
-        let latest =
-            if now.wall.plausible() { now.wall.unix_nanos.saturating_add(AHEAD_MAX) } else { i64::MAX };
+    /// Stamps for events of this boot, or of the one with the reading `past`. `now` is the best reading of this boot, which
+    /// may be old, and the present; see [`Timekeeper::calendar`].
+    pub fn new((now, present): (ClockMap, Mono), past: Option<ClockMap>, bounds: Bounds) -> Self {
+        let wall = now.moved_to(present).wall;
+        let latest = if wall.plausible() { wall.unix_nanos.saturating_add(AHEAD_MAX) } else { i64::MAX };
         let started = Some(started_before(&now)).filter(|_| past.is_some() && now.wall.vouched());
         let over_before = bounds.over_before.into_iter().chain(started).min();
         Calendar { map: past.unwrap_or(now), bounds: Bounds { over_before, ..bounds }, latest }
@@ -211,10 +222,22 @@ mod tests {
             // Vouched for, in 2035, by a time server gone mad.
             (Some(read(50, NOON + 9 * 365 * 86_400 * SECOND, true)), 50, None),
         ] {
-            let stamp =
-                Calendar::new(now, past, Bounds::default()).stamp(Mono::from_nanos(at_s * 1_000_000_000));
+            let stamp = Calendar::new((now, now.mono), past, Bounds::default())
+                .stamp(Mono::from_nanos(at_s * 1_000_000_000));
             assert_eq!((stamp.time, stamp.synchronised), (time, time.is_some()), "{past:?} {at_s}");
         }
+    }
+
+    /// The time server is lost for a week: the calendar goes on by the boot clock, with what that can be off.
+    #[test]
+    fn an_old_reading_does_not_end_the_present() {
+        let week = 7 * 86_400;
+        let now = (read(100, NOON, true), Mono::from_nanos((100 + week) * 1_000_000_000));
+        let stamp = Calendar::new(now, None, Bounds::default()).stamp(now.1);
+        assert_eq!((stamp.time, stamp.synchronised), (Some(NOON + week as i64 * SECOND), true));
+        let off = week as i64 * 100_000;
+        let time = NOON + week as i64 * SECOND;
+        assert_eq!((stamp.not_before, stamp.not_after), (Some(time - off), Some(time + off)));
     }
 
     #[test]
@@ -222,7 +245,7 @@ mod tests {
         let bounds = Bounds { started_after: Some(NOON), over_before: Some(NOON + 500 * SECOND) };
         let stamp = |past, at_s: u64| {
             let now = read(100, NOON + 9000 * SECOND, false);
-            Calendar::new(now, Some(past), bounds).stamp(Mono::from_nanos(at_s * 1_000_000_000))
+            Calendar::new((now, now.mono), Some(past), bounds).stamp(Mono::from_nanos(at_s * 1_000_000_000))
         };
         let unknown = stamp(ClockMap::UNKNOWN, 100);
         let margin = SECOND / 100; // 100 s at 100 parts in a million

@@ -51,9 +51,13 @@ const PATIENT: Setup = Setup {
 
 impl Rig {
     fn start(http: HttpParams, setup: Setup) -> Self {
+        let sink = HttpSink::new(http, Arc::new(Timekeeper::new(Arc::new(SystemClock)))).unwrap();
+        Rig::start_with(Box::new(sink), setup)
+    }
+
+    fn start_with(sink: Box<dyn Sink>, setup: Setup) -> Self {
         let Setup { queue_events, batch_events_max, age_max, backoff_first, drain } = setup;
         let outbox = Arc::new(Outbox::new(BatchParams { queue_events, batch_events_max, age_max }).unwrap());
-        let sink = Box::new(HttpSink::new(http, Arc::new(Timekeeper::new(Arc::new(SystemClock)))).unwrap());
         let origin = Origin::new("mast-7", "3f2a91c0-7d41-4c5e-9a3b-0123456789ab", Mono::ZERO);
         let log = Log::new(flytrap::spool::Params::default(), origin.clone());
         let spool =
@@ -131,11 +135,14 @@ const fn all_delivered(delivered: u64) -> Report {
 fn assert_retries_repeat(requests: &[Request]) {
     for pair in requests.windows(2) {
         let healed = match pair[0].mood {
-            Mood::Accept(_) | Mood::CutInReply | Mood::Picky | Mood::AtMost(_) => continue,
+            Mood::Accept(_) | Mood::CutInReply | Mood::Picky | Mood::AtMost(_) | Mood::EmptyHtml(_) => {
+                continue;
+            }
             Mood::Talkative(status) if status < 300 => continue,
             Mood::NeedsToken(_) => continue,
             Mood::Status(_) | Mood::Busy(_) | Mood::Hang | Mood::CutBeforeBody | Mood::CutAfterBody => true,
             Mood::CutInHead | Mood::Drip | Mood::Garbage | Mood::Talkative(_) | Mood::Redirect => true,
+            Mood::CutJson | Mood::WebPage | Mood::Reset => true,
         };
         assert!(healed && pair[0].key() == pair[1].key(), "{pair:#?}");
         if let (Some(first), Some(again)) = (&pair[0].ids, &pair[1].ids) {
@@ -182,6 +189,10 @@ fn every_failure_that_can_heal_heals() {
         Mood::Drip,
         Mood::Garbage,
         Mood::Talkative(500),
+        Mood::Status(409),
+        Mood::CutJson,
+        Mood::WebPage,
+        Mood::Reset,
     ];
     std::thread::scope(|scope| {
         for mood in moods {
@@ -205,13 +216,96 @@ fn every_failure_that_can_heal_heals() {
 
 #[test]
 fn a_confirmation_counts_whatever_becomes_of_its_body() {
-    for mood in [Mood::Accept(200), Mood::Accept(204), Mood::CutInReply, Mood::Talkative(200)] {
+    for mood in [
+        Mood::Accept(200),
+        Mood::Accept(204),
+        Mood::CutInReply,
+        Mood::Talkative(200),
+        Mood::EmptyHtml(200),
+        Mood::EmptyHtml(204),
+    ] {
         let server = Server::start([], mood);
         let rig = Rig::start(http(&server.url()), PATIENT);
         rig.post(0..21);
         assert_eq!(rig.end(), all_delivered(21), "{mood:?}");
         assert_eq!((tracks(&server), server.deliveries()), (range(0..21), 21), "{mood:?}");
     }
+}
+
+/// A proxy that tunnels: everything goes through it, and nothing past it.
+#[test]
+fn a_proxy_carries_everything_if_one_is_configured() {
+    let server = Server::start([], Mood::Accept(200));
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let proxy = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    std::thread::spawn({
+        let asked = Arc::clone(&asked);
+        move || {
+            for stream in listener.incoming() {
+                let _carried = carry(stream.unwrap(), &asked);
+            }
+        }
+    });
+    let rig = Rig::start(HttpParams { proxy: Some(proxy), ..http(&server.url()) }, PATIENT);
+    rig.post(0..21);
+    assert_eq!(rig.end(), all_delivered(21));
+    assert_eq!(tracks(&server), range(0..21));
+    let host = server.url().replace("http://", "").replace("/events", "");
+    assert_eq!(asked.lock().unwrap().first(), Some(&format!("CONNECT {host} HTTP/1.1")));
+    for other in ["socks5://127.0.0.1:1", "https://127.0.0.1:1", "127.0.0.1:1", "http://"] {
+        let params = HttpParams { proxy: Some(other.to_owned()), ..http(&server.url()) };
+        let error = HttpSink::new(params, Arc::new(Timekeeper::new(Arc::new(SystemClock)))).err();
+        assert!(error.is_some_and(|error| error.to_string().contains("http://host:port")), "{other}");
+    }
+}
+
+/// Reads the head of a `CONNECT`, then copies both ways.
+fn carry(mut client: std::net::TcpStream, asked: &std::sync::Mutex<Vec<String>>) -> std::io::Result<()> {
+    use std::io::{Read as _, Write as _};
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
+    let host = line.split(' ').nth(1).unwrap_or_default().to_owned();
+    asked.lock().unwrap().push(line);
+    let server = std::net::TcpStream::connect(host)?;
+    client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
+    let (mut there, mut back) = (server.try_clone()?, server);
+    let (mut from, mut to) = (client.try_clone()?, client);
+    std::thread::spawn(move || {
+        std::io::copy(&mut from, &mut there).map(|_| there.shutdown(std::net::Shutdown::Write))
+    });
+    std::thread::spawn(move || {
+        std::io::copy(&mut back, &mut to).map(|_| to.shutdown(std::net::Shutdown::Write))
+    });
+    Ok(())
+}
+
+/// The first receiver is away, and a program answers at the second that refuses everything: nothing is given up.
+#[test]
+fn a_fall_back_that_refuses_everything_empties_nothing() {
+    use flytrap::uplink::Target;
+    let first = Server::start([Mood::Accept(200), Mood::Status(503)], Mood::Status(503));
+    let second = Server::start([], Mood::Status(400));
+    let time = Arc::new(Timekeeper::new(Arc::new(SystemClock)));
+    let target = Target { first: first.url(), others: vec![second.url()] };
+    let sink = flytrap::uplink::open(&target, &HttpParams::default(), &time).unwrap();
+    let rig = Rig::start_with(sink, PATIENT);
+    rig.post(0..100);
+    second.wait_for_requests(1);
+    Stop::new().wait(Duration::from_millis(200)); // Enough for many more, if they were sent.
+    first.turn(Mood::Accept(200));
+    second.turn(Mood::Accept(200));
+    let report = rig.end();
+    assert_eq!((report.delivered, report.refused, report.undelivered), (100, 0, 0), "{report:?}");
+    let mut both = [tracks(&first), tracks(&second)].concat();
+    both.sort_unstable();
+    both.dedup();
+    assert_eq!(both, range(0..100));
 }
 
 struct Random(u64);

@@ -160,7 +160,7 @@ impl World {
     fn deliver(&mut self) {
         let mut events = Vec::new();
         let Some(taken) = self.log.take(20, &mut events) else { return };
-        let calendar = Calendar::new(self.time.map(), taken.clock, taken.bounds);
+        let calendar = self.time.calendar(taken.clock, taken.bounds);
         for event in &events {
             let truth = self.truth[&(taken.origin.boot.to_string(), event.seq)];
             let clocks = self.clocks(|clocks| *clocks);
@@ -276,7 +276,7 @@ fn events_from_before_the_calendar_was_set_are_stamped_right() {
         world.clocks(|clocks| clocks.pass(60 * SECOND));
         world.commit();
     }
-    let unset = Calendar::new(world.time.map(), None, Bounds::default()).stamp(world.board.mono());
+    let unset = world.time.calendar(None, Bounds::default()).stamp(world.board.mono());
     assert_eq!((unset.time, unset.synchronised), (None, false), "1970 does not leave");
     world.clocks(|clocks| (clocks.offset, clocks.synchronised) = (clocks.truth - clocks.mono, true));
     world.commit();

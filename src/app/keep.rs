@@ -103,7 +103,7 @@ pub(super) fn keep(shared: &Shared) {
             && now.since(attached) >= ATTACH_EVERY
         {
             attached = now;
-            // While a batch is being sent it has to wait; what else is wrong was said.
+            // What is wrong was said.
             let _again = attach(&shared.spool, path, &shared.time);
         }
         told.tell(shared, now);
@@ -121,6 +121,8 @@ struct Told {
     trouble: bool,
     /// More was written in a day than the budget allows.
     over_budget: bool,
+    /// The uplink waits for a person.
+    uplink: bool,
 }
 
 impl Told {
@@ -152,6 +154,12 @@ impl Told {
         }
         (self.tally, self.trouble) = (tally, trouble.is_some());
         self.tell_budget(shared, now);
+        let uplink = shared.outbox.trouble();
+        if let Some(why) = uplink.as_ref().filter(|_| !self.uplink) {
+            // It leaves when it is mended, or through a fall-back: so that it is known when and why nothing came.
+            shared.post_own(Body::Degraded { reason: fixed(&format!("uplink: {why}")) });
+        }
+        self.uplink = uplink.is_some();
     }
 
     /// Flash wears: more than was planned for is told, once until it is less again.

@@ -516,8 +516,9 @@ fn uplink(values: &mut Values) -> Uplink {
         },
         delivery: UplinkParams {
             backoff_first: Duration::from_secs_f64(backoff_first),
+            // A link that sleeps is not woken more often for a receiver that is away.
             backoff_cap: Duration::from_secs_f64(
-                values.float("uplink.backoff_cap_s", backoff_first..=86_400.0),
+                values.float("uplink.backoff_cap_s", backoff_first..=86_400.0).max(interval_s as f64),
             ),
             retry_after_cap: seconds(values.int("uplink.retry_after_cap_s", 1..=86_400)),
             drain: seconds(values.int("uplink.drain_s", 0..=3600)),

@@ -172,9 +172,12 @@ impl Lane {
         let done = self.finished.iter().filter(|segment| before(segment));
         let done: u64 = done.map(|segment| u64::from(segment.sums.events)).sum();
         let all: u64 = self.finished.iter().map(|segment| u64::from(segment.sums.events)).sum();
-        let part = self.finished.iter().any(|segment| segment.id == self.read.segment);
-        let done = done + if part { u64::from(self.read_events) } else { 0 };
-        self.unread = all.saturating_sub(done) + u64::from(self.tail_events);
+        let part =
+            self.finished.iter().find(|segment| segment.id == self.read.segment).map_or(0, |segment| {
+                let events = segment.sums.events;
+                if self.read.offset >= segment.sums.used { events } else { events.min(self.read_events) }
+            });
+        self.unread = all - done - u64::from(part) + u64::from(self.tail_events);
     }
 
     /// Adds a payload to the tail. `next_id` numbers a segment that begins with it.
@@ -288,6 +291,11 @@ impl Lane {
             self.open = disk.open(&name).ok().map(|file| (id, file));
             self.reader.forget();
         }
+        if self.read_events >= segment.sums.events {
+            // Nothing but acknowledgements and calendars from here on.
+            (self.read, self.read_events) = (Place { segment: id + 1, offset: DATA }, 0);
+            return None;
+        }
         let from = self.read.offset;
         let found = match &mut self.open {
             Some((_, file)) => self.reader.next(file.as_mut(), id, from, segment.sums.used),
@@ -398,6 +406,18 @@ impl Lane {
             .chain(active)
             .take_while(|(id, _)| *id <= self.read.segment)
             .any(|(id, events)| from(id) < to(id).min(events))
+    }
+
+    /// What is in hand is to be read again.
+    pub(super) fn put_back(&mut self) {
+        self.unread += u64::from(std::mem::take(&mut self.in_hand));
+        (self.read, self.read_events) = (self.acked.place, self.acked.events);
+        self.peeked = None;
+    }
+
+    /// Whether a receiver has confirmed anything of it, in this run or an earlier one whose files are there.
+    pub(super) fn was_acked(&self) -> bool {
+        self.acked.place > START.place
     }
 
     /// Whether a commit would write anything.

@@ -155,7 +155,7 @@ impl Log {
     /// The disk cannot be listed. Single files that cannot be read are no error.
     ///
     /// # Panics
-    /// If events are in hand, or there is a disk already: our own mistake.
+    /// If events are in hand (see [`Self::put_back`]), or there is a disk already: our own mistake.
     pub fn attach(&mut self, mut disk: Box<dyn Disk>) -> io::Result<Recovered> {
         assert!(self.disk.is_none() && self.hand.is_none(), "a spool has one disk from its start");
         let mut files: Vec<(Named, u64)> = disk
@@ -217,6 +217,17 @@ impl Log {
     /// Whether events were taken that are not done.
     pub fn has_hand(&self) -> bool {
         self.hand.is_some()
+    }
+
+    /// What is in hand is to be taken again.
+    pub fn put_back(&mut self) {
+        self.hand = None;
+        self.lanes.iter_mut().for_each(Lane::put_back);
+    }
+
+    /// Whether a receiver has confirmed anything, also in an earlier run whose files are still there.
+    pub fn was_confirmed(&self) -> bool {
+        self.sent_lanes().any(Lane::was_acked)
     }
 
     /// Whether there is a disk.
@@ -706,8 +717,9 @@ impl Found {
             }
         };
         self.follows[lane] = header.follows;
-        self.run = self.run.max(header.run + 1);
-        self.acked[lane] = self.acked[lane].max(sums.acked);
+        self.run = self.run.max(header.run.saturating_add(1));
+        let acked = sums.acked.filter(|acked| acked.place.segment < segment::ID_END);
+        self.acked[lane] = self.acked[lane].max(acked);
         let run = Run { number: header.run, origin: Arc::new(header.origin) };
         self.segments[lane].push_front(Finished { id, run, sums, bytes, damaged });
     }

@@ -300,7 +300,7 @@ pub fn scan(
 }
 
 /// Numbers from here on are not ours: nobody writes so many segments, and there is room for the next number.
-const ID_END: u64 = 1 << 62;
+pub(super) const ID_END: u64 = 1 << 62;
 
 /// What the name of a file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

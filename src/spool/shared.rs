@@ -46,6 +46,8 @@ struct Inside {
     asleep_until: Option<Mono>,
     /// On their way from the outbox.
     coming: Vec<Event>,
+    /// What was taken was put back: whoever has it in hand has to take it again.
+    put_back: bool,
 }
 
 /// See the top of the file.
@@ -66,18 +68,21 @@ impl Spool {
                 flushed: false,
                 asleep_until: None,
                 coming,
+                put_back: false,
             }),
         }
     }
 
-    /// Takes `disk` into use, see [`Log::attach`]. What it holds is due at once.
+    /// Takes `disk` into use, see [`Log::attach`]. What it holds is due at once, and comes before a batch that is in hand: see
+    /// [`Self::was_put_back`].
     ///
     /// # Errors
-    /// The disk cannot be listed, or a batch is being sent ([`std::io::ErrorKind::ResourceBusy`]): try later.
+    /// The disk cannot be listed.
     pub fn attach(&self, disk: Box<dyn Disk>) -> std::io::Result<Recovered> {
         let mut inside = self.lock();
         if inside.log.has_hand() {
-            return Err(std::io::Error::new(std::io::ErrorKind::ResourceBusy, "a batch is being sent"));
+            inside.log.put_back();
+            inside.put_back = true;
         }
         let recovered = inside.log.attach(disk)?;
         if recovered.events > 0 {
@@ -153,13 +158,29 @@ impl Spool {
     /// Moves events of the same run, due or not, behind those in `out`, as far as a batch has room.
     pub fn top_up(&self, out: &mut Vec<Event>) {
         let mut inside = self.lock();
-        let most = inside.batching.events_max;
-        let _same_run = inside.log.take(most, out);
+        if !inside.put_back {
+            let most = inside.batching.events_max;
+            let _same_run = inside.log.take(most, out);
+        }
     }
 
     /// What was taken is delivered, or buried.
     pub fn done(&self, now: Mono) {
-        self.lock().log.done(now);
+        let mut inside = self.lock();
+        // What was put back is sent once more, under the same ids.
+        if !inside.put_back {
+            inside.log.done(now);
+        }
+    }
+
+    /// Whether what was taken was put back since this was last asked: it has to be forgotten, and taken again.
+    pub fn was_put_back(&self) -> bool {
+        std::mem::take(&mut self.lock().put_back)
+    }
+
+    /// See [`Log::was_confirmed`].
+    pub fn was_confirmed(&self) -> bool {
+        self.lock().log.was_confirmed()
     }
 
     /// Keeps a dead letter.
@@ -214,7 +235,7 @@ impl Inside {
         if self.batching.interval.is_some() {
             // Awake: everything, until nothing is left.
             let awake = self.asleep_until.is_none_or(|until| until <= now);
-            return awake || (old && self.log.waiting_of(Class::Alerts) > 0);
+            return awake || self.log.waiting_of(Class::Alerts) > 0;
         }
         old || waiting >= self.batching.events_max as u64
     }

@@ -287,10 +287,53 @@ fn a_link_that_sleeps_is_woken_at_its_time_or_by_an_alert_and_stays_until_nothin
     assert_eq!(sends(3600), [2, 2, 1]);
     put(3700, CROSSING, 3);
     put(3700, LOST, 1);
-    assert_eq!(sends(3709), [0; 0], "an alert waits for its batch");
-    assert_eq!(sends(3710), [2, 2], "then all go along");
+    assert_eq!(sends(3700), [2, 2], "an alert wakes it, and all go along");
     put(3720, CROSSING, 1);
     assert_eq!(sends(3730), [0; 0]);
     spool.flush();
     assert_eq!(sends(3731), [1], "the end wakes it");
+}
+
+/// The receiver is away and a batch in hand when the card is there at last.
+#[test]
+fn a_disk_that_comes_late_does_not_wait_for_the_receiver() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut before, _) = on_disk(folder.path(), small(), 1);
+    (0..3).for_each(|seq| before.append(Mono::ZERO, &event(CROSSING, seq)));
+    before.commit(Mono::ZERO, None, true);
+    drop(before);
+    let batching = Batching { events_max: 2, age_max: std::time::Duration::ZERO, interval: None };
+    let spool = Spool::new(Log::new(small(), origin(2)), batching);
+    let mut out = Vec::new();
+    let take = |out: &mut Vec<Event>| match spool.take(secs(9), out) {
+        Look::Batch(taken) => (taken.origin.boot.to_string(), out.iter().map(|event| event.seq).collect()),
+        Look::Nothing { .. } => (String::new(), Vec::new()),
+    };
+    let mut coming: Vec<Event> = (0..5).map(|seq| event(CROSSING, seq)).collect();
+    spool.put(Mono::ZERO, |out| out.append(&mut coming));
+    let second = take(&mut out);
+    assert_eq!(second.1, [0, 1]);
+    assert!(!spool.was_confirmed());
+    let recovered = spool.attach(Box::new(Folder::open(folder.path()).unwrap())).unwrap();
+    assert_eq!((recovered.events, spool.waiting()), (8, 8));
+    // Whoever still has the old batch in hand can do no harm with it.
+    spool.done(secs(9));
+    spool.top_up(&mut out);
+    assert_eq!((out.len(), spool.waiting()), (2, 8));
+    assert!(spool.was_put_back() && !spool.was_put_back());
+    let mut batches = Vec::new();
+    while let (boot, seqs) = take(&mut out)
+        && !seqs.is_empty()
+    {
+        batches.push((boot == second.0, seqs));
+        spool.done(secs(9));
+    }
+    let (first, this) = (false, true);
+    assert_eq!(
+        batches,
+        [(first, vec![0, 1]), (first, vec![2]), (this, vec![0, 1]), (this, vec![2, 3]), (this, vec![4])]
+    );
+    spool.commit(secs(9), crate::clock::ClockMap::UNKNOWN, true);
+    assert_eq!(spool.state().2, None);
+    assert!(spool.was_confirmed());
 }

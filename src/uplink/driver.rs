@@ -18,7 +18,7 @@ use crate::spool::record::Dead;
 use crate::spool::{Look, Spool, Taken};
 use crate::stop::Stop;
 use crate::uplink::session::{Failure, Next, Session, Verdict};
-use crate::uplink::{Batch, Outbox, Sink};
+use crate::uplink::{Batch, Outbox, SendError, Sink};
 
 /// How often a waiting uplink looks whether a stop was requested: [`Stop`] cannot wake it, [`Outbox::close`] can.
 const STOP_LOOK: Duration = Duration::from_secs(1);
@@ -102,6 +102,8 @@ pub struct Uplink {
     whose: Taken,
     /// With what the batch in hand was stamped when it was last sent.
     calendar: Option<Calendar>,
+    /// Something of the batch in hand may have reached a receiver.
+    left: bool,
     /// Until then events wait for the calendar.
     patient_until: Mono,
     /// A stop was requested, or the outbox is closed.
@@ -120,7 +122,10 @@ impl Uplink {
         params: UplinkParams,
     ) -> Self {
         let backoff = Backoff::new(params.backoff_first, params.backoff_cap, params.seed);
-        let session = Session::new(backoff, params.retry_after_cap);
+        let mut session = Session::new(backoff, params.retry_after_cap);
+        if spool.was_confirmed() {
+            session.trust();
+        }
         let events = Vec::with_capacity(spool.batch_events_max());
         sink.reserve(spool.batch_events_max());
         let whose = Taken { origin: Arc::new(origin), clock: None, bounds: Bounds::default() };
@@ -136,6 +141,7 @@ impl Uplink {
             events,
             whose,
             calendar: None,
+            left: false,
             patient_until,
             hurrying: false,
             draining: None,
@@ -171,6 +177,9 @@ impl Uplink {
         let seen = self.outbox.signals();
         let now = self.clock.mono();
         self.notice_shutdown(now);
+        if self.spool.was_put_back() {
+            self.session.forget();
+        }
         if self.time_is_over(now) {
             return Flow::End;
         }
@@ -209,7 +218,7 @@ impl Uplink {
         }
         match self.spool.take(now, &mut self.events) {
             Look::Batch(whose) => {
-                (self.whose, self.calendar) = (whose, None);
+                (self.whose, self.calendar, self.left) = (whose, None, false);
                 self.session.begin(self.events.len());
             }
             Look::Nothing { .. } if closed && self.waiting() == 0 => return Flow::End,
@@ -223,11 +232,12 @@ impl Uplink {
         let (session, mut index) = (&mut self.session, 0..);
         self.events.retain(|_| index.next().is_some_and(|index| session.is_left(index)));
         self.spool.put(now, |out| self.outbox.take(out));
+        let left = self.events.len();
         self.spool.top_up(&mut self.events);
         if !self.sink.needs_time() {
             self.calendar = None; // Refused means stored nowhere: nothing ties it to the calendar of its first try.
         }
-        session.refilled(self.events.len());
+        session.refilled(self.events.len(), left >= self.spool.batch_events_max());
     }
 
     fn notice_shutdown(&mut self, now: Mono) {
@@ -264,12 +274,19 @@ impl Uplink {
         // worth a new reading, and not where an event is known by its stamp.
         let calendar = match self.calendar {
             Some(calendar) if calendar.vouched() || self.sink.needs_time() => calendar,
-            Some(_) | None => Calendar::new(self.clock.map(), self.whose.clock, self.whose.bounds),
+            Some(_) | None => self.clock.calendar(self.whose.clock, self.whose.bounds),
         };
         self.calendar = Some(calendar);
         let batch = Batch::new(&self.whose.origin, calendar, &self.events[part]);
         let id = batch.id();
         let sent = self.sink.send(&batch);
+        self.left |= !matches!(&sent, Err(SendError { kept_here: true, .. }));
+        if !self.left {
+            self.calendar = None; // Nobody has seen a stamp yet: the next try may know better.
+        }
+        if self.sink.switched() {
+            self.session.distrust();
+        }
         let now = self.clock.mono();
         let (outcome, text) = match sent {
             Ok(()) => (Ok(()), String::new()),
@@ -278,12 +295,14 @@ impl Uplink {
         match self.session.report(now, outcome) {
             Verdict::Delivered(events) => {
                 self.outbox.counters().count_delivered(now, events);
+                self.outbox.tell_trouble(None);
                 tracing::debug!("delivered {events} events as {id}");
             }
             Verdict::Kept { until } => {
                 self.outbox.counters().count_failure();
                 let wait = until.since(now);
                 if outcome == Err(Failure::Misconfigured) {
+                    self.outbox.tell_trouble(Some(&text));
                     tracing::error!("{text}; batch {id} is kept and sent again in {wait:.1?}");
                 } else {
                     tracing::warn!("{text}; batch {id} is sent again in {wait:.1?}");
@@ -301,6 +320,7 @@ impl Uplink {
             }
             Verdict::Doubted { until } => {
                 self.outbox.counters().count_failure();
+                self.outbox.tell_trouble(Some(&format!("it refuses whatever it is sent: {text}")));
                 let (events, wait) = (self.session.in_hand(), until.since(now));
                 tracing::error!(
                     "{text}; it refuses whatever it is sent: check what answers at that URL; {events} events are kept and \

@@ -91,6 +91,9 @@ pub struct Endpoints {
     time: Arc<Timekeeper>,
     deadline: Duration,
     last: usize,
+    switched: bool,
+    /// The one that is asked has confirmed something since it was switched to.
+    known: bool,
 }
 
 impl Endpoints {
@@ -100,7 +103,7 @@ impl Endpoints {
     /// As [`Loads::new`].
     pub fn new(sinks: Vec<Box<dyn Sink>>, time: Arc<Timekeeper>, deadline: Duration) -> Self {
         let loads = Loads::new(sinks.len());
-        Endpoints { sinks, loads, time, deadline, last: 0 }
+        Endpoints { sinks, loads, time, deadline, last: 0, switched: false, known: false }
     }
 }
 
@@ -108,27 +111,41 @@ impl Sink for Endpoints {
     fn send(&mut self, batch: &Batch<'_>) -> Result<(), SendError> {
         let begun = self.time.mono();
         let index = self.loads.choose(begun);
-        if index != self.last {
+        self.switched = index != self.last;
+        if self.switched {
             tracing::warn!("uplink: from {} to {}", self.sinks[self.last].name(), self.sinks[index].name());
-            self.last = index;
+            (self.last, self.known) = (index, false);
         }
         let outcome = self.sinks[index].send(batch);
         let now = self.time.mono();
         let part = now.since(begun).as_secs_f64() / self.deadline.as_secs_f64();
         let answered = match &outcome {
             Ok(()) => Some(part),
-            // What it says is about these events, not about itself.
-            Err(SendError { failure: Failure::Refused | Failure::TooLarge, .. }) => Some(part),
+            // What it says is about these events, not about itself: if it has taken others.
+            Err(SendError { failure: Failure::Refused | Failure::TooLarge, .. })
+                if self.known || index == 0 =>
+            {
+                Some(part)
+            }
             Err(_) => None,
         };
+        self.known |= outcome.is_ok();
         self.loads.report(index, now, answered);
         outcome.map_err(|error| match error.failure {
             // Its patience is its own: another one is asked.
-            Failure::Retry { after: Some(_) } if self.loads.any_able(now) => {
-                SendError { failure: Failure::Retry { after: None }, ..error }
+            Failure::Retry { .. } | Failure::Misconfigured if self.loads.any_able(now) => {
+                SendError { failure: Failure::Elsewhere, ..error }
             }
-            Failure::Retry { .. } | Failure::Refused | Failure::TooLarge | Failure::Misconfigured => error,
+            Failure::Retry { .. }
+            | Failure::Elsewhere
+            | Failure::Refused
+            | Failure::TooLarge
+            | Failure::Misconfigured => error,
         })
+    }
+
+    fn switched(&self) -> bool {
+        self.switched
     }
 
     fn name(&self) -> &str {

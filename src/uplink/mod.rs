@@ -56,21 +56,33 @@ impl<'a> Batch<'a> {
             origin: self.origin,
             first: first.map_or(0, |event| event.seq),
             last: last.map_or(0, |event| event.seq),
+            gaps: self.gaps(),
         }
+    }
+
+    /// A sum over the numbers of its events, if some in between are not among them.
+    fn gaps(&self) -> Option<u32> {
+        let (first, last) = (self.events.first()?.seq, self.events.last()?.seq);
+        let whole = last.wrapping_sub(first) == self.events.len() as u64 - 1;
+        let sum = |sum, event: &Event| crc32c::crc32c_append(sum, &event.seq.to_le_bytes());
+        (!whole).then(|| self.events.iter().fold(0, sum))
     }
 }
 
-/// `device/boot/first-last`, for printing.
+/// `device/boot/first-last`, and behind a point which of them if there are gaps; for printing.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchId<'a> {
     origin: &'a Origin,
     first: u64,
     last: u64,
+    /// Tells batches apart that begin and end with the same event.
+    gaps: Option<u32>,
 }
 
 impl fmt::Display for BatchId<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}-{}", self.origin.device, self.origin.boot, self.first, self.last)
+        write!(f, "{}/{}/{}-{}", self.origin.device, self.origin.boot, self.first, self.last)?;
+        self.gaps.map_or(Ok(()), |gaps| write!(f, ".{gaps:08x}"))
     }
 }
 
@@ -83,17 +95,24 @@ pub struct SendError {
     pub status: Option<u16>,
     /// One line without secrets.
     pub text: String,
+    /// Nothing of the batch left this device: the receiver cannot have any of it.
+    pub kept_here: bool,
 }
 
 impl SendError {
     /// A failure that time may heal.
     pub fn retry(text: impl Into<String>) -> Self {
-        SendError { failure: Failure::Retry { after: None }, status: None, text: text.into() }
+        SendError {
+            failure: Failure::Retry { after: None },
+            status: None,
+            text: text.into(),
+            kept_here: false,
+        }
     }
 
     /// A failure that a person must heal.
     pub fn misconfigured(text: impl Into<String>) -> Self {
-        SendError { failure: Failure::Misconfigured, status: None, text: text.into() }
+        SendError { failure: Failure::Misconfigured, status: None, text: text.into(), kept_here: false }
     }
 }
 
@@ -121,6 +140,11 @@ pub trait Sink: Send {
     /// Takes the memory for batches of up to `events` events, before the first of them (I1).
     fn reserve(&mut self, events: usize) {
         let _ = events;
+    }
+
+    /// Whether the last send went to another receiver than the one before it.
+    fn switched(&self) -> bool {
+        false
     }
 
     /// Whether the receiver knows events by their time, so that none can be sent before the calendar is known.
@@ -209,6 +233,10 @@ mod tests {
         let id = |events| Batch::new(&origin, clock, events).id().to_string();
         assert_eq!(id(&events[2..5]), "mast-7/3f2a91c07d414c5e-0/2-4");
         assert_eq!(id(&events[3..4]), "mast-7/3f2a91c07d414c5e-0/3-3");
+        let some = [events[2].clone(), events[4].clone(), events[6].clone()];
+        let others = [events[2].clone(), events[3].clone(), events[6].clone()];
+        assert_eq!(id(&some), "mast-7/3f2a91c07d414c5e-0/2-6.80e9cbcb");
+        assert_ne!(id(&some), id(&others), "a receiver that goes by ids must not take one for the other");
     }
 
     #[test]

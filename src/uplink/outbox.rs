@@ -121,6 +121,8 @@ pub struct Outbox {
     inside: Mutex<Inside>,
     news: Condvar,
     counters: UplinkCounters,
+    /// Why nothing is delivered, if a person has to do something about it.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Outbox {
@@ -130,7 +132,12 @@ impl Outbox {
     /// Sizes out of range, see [`Batcher::new`].
     pub fn new(params: BatchParams) -> Result<Self> {
         let inside = Inside { next_seq: 0, batcher: Batcher::new(params)?, closed: false, signals: 0 };
-        Ok(Outbox { inside: Mutex::new(inside), news: Condvar::new(), counters: UplinkCounters::new() })
+        Ok(Outbox {
+            inside: Mutex::new(inside),
+            news: Condvar::new(),
+            counters: UplinkCounters::new(),
+            trouble: Mutex::new(None),
+        })
     }
 
     /// Gives the event its number and queues it. `now` starts its age; `at` is when it happened. Never blocks on I/O.
@@ -190,6 +197,18 @@ impl Outbox {
     /// What has happened so far.
     pub fn counters(&self) -> &UplinkCounters {
         &self.counters
+    }
+
+    /// Why nothing is delivered, if a person has to do something about it.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn tell_trouble(&self, why: Option<&str>) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if trouble.is_some() != why.is_some() {
+            *trouble = why.map(str::to_owned);
+        }
     }
 
     /// Moves what waits behind the events in `out`, as far as a batch has room.

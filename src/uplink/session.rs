@@ -20,7 +20,9 @@
 //! also confirms: each confirmation is good for [`REFUSALS_MAX`] refused events. Without that credit a refused event goes to
 //! the end of the line and the next one is tried, with a back-off after every [`REFUSALS_MAX`] of them. When the line has
 //! come round without a confirmation, all of it is kept and waits for a person, like after a 404; the next round takes along
-//! what has come since, as far as the batch has room: one of those may be confirmed.
+//! what has come since, as far as the batch has room: one of those may be confirmed. When it has no room left, and the receiver
+//! has confirmed others before, each further round gives up to [`REFUSALS_MAX`] of the oldest up (to the dead letters): a row of
+//! bad events must not stand in the way for ever. A receiver that has never confirmed anything gets none.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -32,6 +34,9 @@ use crate::retry::Backoff;
 /// Events that may be refused one by one after a confirmation before the receiver is doubted. A bad event is a fault of
 /// ours and rare; sixteen in a row are a fault of the receiver.
 pub const REFUSALS_MAX: usize = 16;
+
+/// Before another receiver is asked.
+const ELSEWHERE: Duration = Duration::from_secs(1);
 
 /// After so many confirmations in a row a receiver that found a batch too large is offered twice as much again: its limit is
 /// in bytes, or was raised.
@@ -45,6 +50,8 @@ pub enum Failure {
         /// What the receiver asked for (`Retry-After`).
         after: Option<Duration>,
     },
+    /// The receiver did not confirm, and another one can be asked: soon, and with no bearing on later delays.
+    Elsewhere,
     /// The receiver will never take these events.
     Refused,
     /// Too many at once (413).
@@ -109,6 +116,8 @@ pub struct Session {
     retry_after_cap: Duration,
     /// Refused events that are still believed.
     credit: usize,
+    /// The receiver, or one before it at the same place, has confirmed something.
+    known: bool,
     /// Events set aside since the last confirmation or wait.
     doubts: usize,
     /// What is not done, the part to send in front. Parts are not empty and share no event, so there are no more of them
@@ -130,12 +139,23 @@ impl Session {
             backoff,
             retry_after_cap,
             credit: 0,
+            known: false,
             doubts: 0,
             line: heapless::Deque::new(),
             aside: 0,
             part_max: BATCH_EVENTS_MAX,
             confirmed: 0,
         }
+    }
+
+    /// What is sent goes to a receiver that has confirmed before: in an earlier run, say.
+    pub fn trust(&mut self) {
+        self.known = true;
+    }
+
+    /// What is sent from now on goes to another receiver, whose refusals are not believed before it has confirmed something.
+    pub fn distrust(&mut self) {
+        (self.credit, self.known) = (0, false);
     }
 
     /// Takes a batch of `events` events in hand.
@@ -171,7 +191,9 @@ impl Session {
         match outcome {
             Ok(()) => {
                 self.backoff.succeeded();
-                (self.credit, self.doubts) = (REFUSALS_MAX, 0);
+                // What was set aside is tried once more, and believed to be bad if this receiver refuses it again.
+                let aside: usize = self.line.iter().rev().take(self.aside).map(Range::len).sum();
+                (self.credit, self.doubts, self.known) = (REFUSALS_MAX.max(aside), 0, true);
                 self.grow();
                 let part = self.take_part();
                 self.go_on();
@@ -185,6 +207,11 @@ impl Session {
             Err(Failure::Retry { after }) => {
                 Verdict::Kept { until: self.wait(now, after.unwrap_or_default()) }
             }
+            Err(Failure::Elsewhere) => {
+                let until = now + ELSEWHERE;
+                (self.doubts, self.state) = (0, State::Backoff { until });
+                Verdict::Kept { until }
+            }
             Err(Failure::Misconfigured) => Verdict::Kept { until: self.wait(now, Duration::ZERO) },
         }
     }
@@ -194,18 +221,27 @@ impl Session {
         self.line.iter().any(|part| part.contains(&index))
     }
 
-    /// The batch was refilled as [`Next::Refill`] says, and has so many events now.
+    /// The batch was refilled as [`Next::Refill`] says, and has so many events now; `full`: there was no room for more.
     ///
     /// # Panics
     /// If that was not asked for, or there are fewer than were left or more than the limit: the driver's own mistake.
-    pub fn refilled(&mut self, events: usize) {
+    pub fn refilled(&mut self, events: usize, full: bool) {
         assert!(matches!(self.state, State::Doubting { .. }), "nobody asked for more");
         let left = self.in_hand();
         assert!((left..=BATCH_EVENTS_MAX).contains(&events), "{left} events became {events}");
+        if full && events == left && self.known {
+            self.credit = REFUSALS_MAX;
+        }
         self.line.clear();
         self.aside = 0;
         self.put_parts(events);
         self.state = State::Sending;
+    }
+
+    /// The batch in hand is somebody else's again.
+    pub fn forget(&mut self) {
+        self.line.clear();
+        (self.aside, self.doubts, self.state) = (0, 0, State::Idle);
     }
 
     /// Shutdown: the next try is due at once, and later ones start with small delays again.
@@ -499,7 +535,7 @@ mod tests {
                     Next::Refill => {
                         rounds += 1;
                         assert!(alone.iter().all(|&tries| tries == rounds), "a round tries each: {alone:?}");
-                        s.refilled(events);
+                        s.refilled(events, true);
                     }
                     Next::Load => panic!("nothing is done"),
                 }
@@ -556,11 +592,44 @@ mod tests {
         }
         let left: Vec<usize> = (0..40).filter(|&index| s.is_left(index)).collect();
         assert_eq!((left, s.in_hand()), ((0..10).chain(36..40).collect(), 14));
-        s.refilled(24);
+        s.refilled(24, false);
         assert_eq!((s.next(now), s.in_hand()), (Next::Send(0..24), 24));
         let bad: Vec<usize> = (0..14).collect();
         steps_at(&mut s, now, &bad);
         assert_eq!((s.next(now), s.in_hand()), (Next::Load, 0), "ten good ones vouch for the refusals");
+    }
+
+    /// A receiver that takes crossings and no statistics, and a night without a crossing: more refused events than a batch.
+    #[test]
+    fn a_row_of_bad_events_longer_than_a_batch_passes_slowly() {
+        let night = |event: usize| (1..400).contains(&event);
+        for most in [1, 2, 16, 100] {
+            let d = deliver(402, most, night, Vec::new());
+            assert_eq!((d.delivered, d.hand.len(), d.queue.len()), (vec![0, 400, 401], 0, 0), "{most}");
+        }
+        // Nobody vouches for a receiver that has never confirmed anything.
+        let d = deliver(402, 100, |event| event < 400, Vec::new());
+        assert_eq!((d.delivered.len(), d.dropped.len(), d.hand.len()), (0, 0, 100));
+    }
+
+    #[test]
+    fn another_receiver_is_asked_soon_and_not_believed_at_once() {
+        let mut s = session();
+        s.begin(1);
+        s.report(secs(0), Ok(()));
+        s.begin(2);
+        for _ in 0..10 {
+            let Verdict::Kept { until } = s.report(secs(9), Err(Failure::Elsewhere)) else { panic!("kept") };
+            assert_eq!(until, secs(10));
+            s.next(until);
+        }
+        s.distrust();
+        s.report(secs(10), Err(Failure::Refused));
+        assert_eq!(
+            s.report(secs(10), Err(Failure::Refused)),
+            Verdict::SetAside(0),
+            "it had credit for sixteen"
+        );
     }
 
     #[test]
@@ -571,7 +640,7 @@ mod tests {
         assert!(matches!(s.next(secs(5)), Next::Wait { .. }));
         s.hurry(secs(5));
         assert_eq!(s.next(secs(5)), Next::Refill);
-        s.refilled(3);
+        s.refilled(3, false);
         assert_eq!(s.next(secs(5)), Next::Send(0..3));
     }
 
@@ -604,10 +673,11 @@ mod tests {
                 Next::Wait { until } => now = until,
                 Next::Refill => {
                     idle_rounds += 1;
+                    let left = s.in_hand();
                     hand =
                         (0..hand.len()).filter(|&index| s.is_left(index)).map(|index| hand[index]).collect();
                     hand.extend(queue.drain(..(most - hand.len()).min(queue.len())));
-                    s.refilled(hand.len());
+                    s.refilled(hand.len(), left == most);
                 }
                 Next::Send(part) => {
                     assert!(again.take().is_none_or(|again| again == part), "a retry is the same part");
@@ -650,8 +720,8 @@ mod tests {
 
     proptest! {
         /// Whatever the receiver does in between, and however many are bad: good events are delivered once, bad ones
-        /// dropped once, and nothing else happens. It stands still only with a batch that is full of bad events, or with
-        /// nothing but bad ones left: then it keeps them.
+        /// dropped once, and nothing else happens. It stands still only with a batch that is full of bad events before anything
+        /// was confirmed, or with nothing but bad ones left: then it keeps them.
         #[test]
         fn every_event_ends_once(
             events in 1usize..400,
@@ -675,7 +745,7 @@ mod tests {
             prop_assert_eq!(all, (0..events).collect::<Vec<_>>(), "each event once");
             prop_assert!(!d.delivered.is_empty() || d.dropped.is_empty(), "nothing was confirmed: {:?}", d);
             if !d.hand.is_empty() {
-                prop_assert!(d.queue.is_empty() || d.hand.len() == most, "{:?}", d);
+                prop_assert!(d.queue.is_empty() || (d.hand.len() == most && d.delivered.is_empty()), "{:?}", d);
                 prop_assert!(d.hand.iter().all(|&event| is_bad(event)), "{:?}", d);
             }
         }

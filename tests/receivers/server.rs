@@ -47,6 +47,14 @@ pub(crate) enum Mood {
     Redirect,
     /// Stores, answers with this status and a megabyte of text.
     Talkative(u16),
+    /// Stores, answers 200, and closes in the middle of an answer in JSON.
+    CutJson,
+    /// Stores, answers with this status and the type of a web page, but without one (a web framework's default).
+    EmptyHtml(u16),
+    /// Stores nothing, answers 200 with a web page, as the login of a guest network does.
+    WebPage,
+    /// Stores nothing, and ends the connection by a reset.
+    Reset,
     /// 401 without this token, else stores and answers 200.
     NeedsToken(&'static str),
 }
@@ -184,7 +192,9 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         let answer = write_down(shared, request, events.unwrap_or_default(), token.as_deref());
         shared.news.notify_all();
         if !answer_with(&mut stream, shared, mood, answer)? {
-            stream.shutdown(Shutdown::Both)?;
+            if mood != Mood::Reset {
+                stream.shutdown(Shutdown::Both)?;
+            }
             return Ok(());
         }
     }
@@ -203,7 +213,9 @@ fn write_down(shared: &Shared, request: Request, events: Vec<Value>, token: Opti
         Mood::Status(status) | Mood::Talkative(status) => (false, status),
         Mood::Busy(_) => (false, 503),
         Mood::Hang | Mood::CutBeforeBody | Mood::Garbage => (false, 0),
-        Mood::CutAfterBody | Mood::CutInHead | Mood::CutInReply | Mood::Drip => (true, 200),
+        Mood::CutAfterBody | Mood::CutInHead | Mood::CutInReply | Mood::CutJson | Mood::Drip => (true, 200),
+        Mood::EmptyHtml(status) => (true, status),
+        Mood::WebPage | Mood::Reset => (false, 200),
         Mood::AtMost(most) if events.len() > most => (false, 413),
         Mood::Picky if bad => (false, 400),
         Mood::AtMost(_) | Mood::Picky => (true, 200),
@@ -238,6 +250,30 @@ fn answer_with(stream: &mut TcpStream, shared: &Shared, mood: Mood, status: u16)
         }
         Mood::CutInReply => {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{\"ok\":")?;
+            return Ok(false);
+        }
+        Mood::CutJson => {
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n";
+            write!(stream, "{head}{{\"error\":\"disk")?;
+            return Ok(false);
+        }
+        Mood::EmptyHtml(status) => {
+            let length = if status == 204 { "" } else { "Content-Length: 0\r\n" };
+            write!(
+                stream,
+                "HTTP/1.1 {status} Said\r\nContent-Type: text/html; charset=utf-8\r\n{length}\r\n"
+            )?;
+        }
+        Mood::WebPage => {
+            let page = "\n<!doctype html><title>Welcome</title>";
+            let length = page.len();
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {length}\r\n\r\n{page}"
+            )?;
+        }
+        Mood::Reset => {
+            rustix::net::sockopt::set_socket_linger(&*stream, Some(Duration::ZERO))?;
             return Ok(false);
         }
         Mood::Drip => {

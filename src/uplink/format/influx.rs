@@ -249,7 +249,8 @@ impl Line<'_> {
         self.int("seq", event.seq);
         self.bool("synced", stamp.synchronised);
         let nanos = stamp.time.or(stamp.not_before).unwrap_or(crate::clock::BUILD_UNIX_NANOS);
-        let nanos = nanos - nanos % 1000 + (event.seq % 16 * 1_000_000 + event.seq % 1000) as i64;
+        let place = (event.seq % 16 * 1_000_000 + event.seq % 1000) as i64;
+        let nanos = (nanos - nanos % 1000).saturating_add(place);
         self.put(format_args!(" {nanos}\n"));
     }
 

@@ -152,7 +152,8 @@ mod tests {
             Origin::new("mast-7", "3f2a91c0-7d41-4c5e-9a3b-0123456789ab", Mono::from_nanos(5_000_000_000));
         let wall = Wall { unix_nanos: 1_795_421_730_000_000_000, synchronised: true };
         let now = ClockMap { mono: Mono::from_nanos(20_000_000_000), wall };
-        let calendar = Calendar::new(now, None, Bounds { started_after: Some(7), over_before: None });
+        let calendar =
+            Calendar::new((now, now.mono), None, Bounds { started_after: Some(7), over_before: None });
         let mut out = b"old".to_vec();
         write_batch(&Batch::new(&origin, calendar, &samples()), &mut out);
         (origin, calendar, out)

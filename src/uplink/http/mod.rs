@@ -5,9 +5,8 @@
 //! [`REPLY_BYTES_MAX`] are read. Tokens, keys and certificates come from files, are read again after the receiver
 //! has refused them, and are never shown. [`tls`] says who is believed.
 //!
-//! The confirmation is a 2xx, for InfluxDB a 204; once its head is there the batch is delivered, whatever becomes of the
-//! answer's body. Except when the answer is a web page (the login of a mobile network answers 200 to anything), or JSON that
-//! tells an error. Never retries by itself: that is the session's decision.
+//! The confirmation is a 2xx, for InfluxDB a 204. Except when the answer is a web page (the login of a mobile network answers
+//! 200 to anything), or JSON that tells an error or ends early. Never retries by itself: that is the session's decision.
 
 mod gzip;
 mod place;
@@ -190,20 +189,23 @@ impl HttpSink {
     fn failed(&mut self, error: &ureq::Error) -> SendError {
         let place = format!("POST {}: {error}", self.name);
         let Some(inner) = tls::cause(error) else {
-            return SendError::retry(format!("{place}: {}", remedy_for(error)));
+            let kept_here = never_left(error);
+            return SendError { kept_here, ..SendError::retry(format!("{place}: {}", remedy_for(error))) };
         };
         let vouched = self.time.map().wall.vouched();
         self.agent = None; // Certificates may have been renewed: read them again before the next try.
-        match tls::remedy(inner, vouched) {
+        // Nothing is sent before the handshake is done.
+        let error = match tls::remedy(inner, vouched) {
             Remedy::Clock => SendError::retry(format!(
                 "{place}: this device's clock is not synchronised, so nobody can say whether the certificate is valid: \
                  let it reach a time server"
             )),
             Remedy::Person(what) => SendError::misconfigured(format!("{place}: {what}")),
             Remedy::Retry => {
-                SendError::retry(format!("{place}: check that it speaks TLS there, and the link"))
+                return SendError::retry(format!("{place}: check that it speaks TLS there, and the link"));
             }
-        }
+        };
+        SendError { kept_here: true, ..error }
     }
 
     /// Whether a 2xx is the word of the receiver.
@@ -212,12 +214,16 @@ impl HttpSink {
         let kind = response.headers().get(header::CONTENT_TYPE);
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
         self.read_reply(response.body_mut());
-        let told = if kind.starts_with("text/html") {
+        let reply = self.reply.trim_ascii_start();
+        let told = if kind.starts_with("text/html") && reply.starts_with(b"<") {
             "a web page answers, not a receiver of events: does the link want a login (mobile network, guest network)?"
         } else if self.params.format.needs_time() && status.as_u16() != 204 {
             "InfluxDB would say 204: check what answers there"
-        } else if kind.contains("json") && tells_an_error(&self.reply) {
+        } else if kind.contains("json") && tells_an_error(reply) {
             "it says yes and tells an error: see its log"
+        } else if kind.contains("json") && is_cut(reply) {
+            let text = format!("POST {}: {status}: its answer ended early: it may tell an error", self.name);
+            return Err(SendError { status: Some(status.as_u16()), ..SendError::retry(text) });
         } else {
             return Ok(());
         };
@@ -225,8 +231,11 @@ impl HttpSink {
         Err(SendError { status: Some(status.as_u16()), ..SendError::misconfigured(text) })
     }
 
+    /// What the answer says, without our own secret if it repeats that.
     fn quote(&self) -> String {
-        let hint = hint(&self.reply);
+        let secret =
+            self.authorization.as_ref().and_then(|value| value.to_str().ok()?.split(' ').next_back());
+        let hint = hint(&self.reply, secret.unwrap_or_default());
         if hint.is_empty() { hint } else { format!(" '{hint}'") }
     }
 
@@ -255,7 +264,7 @@ impl HttpSink {
             let to = redacted(&hint_of(String::from_utf8_lossy(to.as_bytes()).chars()));
             text = format!("{text} (it points to {to})");
         }
-        SendError { failure, status: Some(status.as_u16()), text }
+        SendError { failure, status: Some(status.as_u16()), text, kept_here: false }
     }
 
     /// Reads the answer's body up to the limit and leaves the rest: the connection is used again only if nothing was left.
@@ -298,9 +307,12 @@ impl Sink for HttpSink {
 /// The client, every option said out loud.
 fn agent(params: &HttpParams, time: &Arc<Timekeeper>) -> Result<ureq::Agent, String> {
     let proxy = match &params.proxy {
+        // With any other kind the connection would go past it.
         Some(url) => Some(
-            ureq::Proxy::new(url)
-                .map_err(|_| format!("uplink.proxy '{}': write it like http://host:port", redacted(url)))?,
+            Some(url)
+                .filter(|url| url.starts_with("http://"))
+                .and_then(|url| ureq::Proxy::new(url).ok())
+                .ok_or_else(|| format!("uplink.proxy '{}': write it like http://host:port", redacted(url)))?,
         ),
         None => None,
     };
@@ -335,6 +347,11 @@ fn agent(params: &HttpParams, time: &Arc<Timekeeper>) -> Result<ureq::Agent, Str
 /// Whether an answer in JSON has an `error` or `errors` that says something.
 fn tells_an_error(reply: &[u8]) -> bool {
     use serde_json::Value;
+    if reply.len() as u64 >= REPLY_BYTES_MAX {
+        // Our own limit cut it: it is not read as a whole.
+        let text = String::from_utf8_lossy(reply).split_whitespace().collect::<String>();
+        return ["\"errors\":true", "\"error\":\"", "\"error\":{"].iter().any(|told| text.contains(told));
+    }
     let Ok(Value::Object(answer)) = serde_json::from_slice(reply) else { return false };
     ["error", "errors"].iter().filter_map(|name| answer.get(*name)).any(|told| match told {
         Value::Null | Value::Bool(false) => false,
@@ -344,6 +361,25 @@ fn tells_an_error(reply: &[u8]) -> bool {
         Value::Array(list) => !list.is_empty(),
         Value::Object(map) => !map.is_empty(),
     })
+}
+
+/// Whether an answer in JSON ends before it should, other than by our own limit.
+fn is_cut(reply: &[u8]) -> bool {
+    let whole = (reply.len() as u64) < REPLY_BYTES_MAX;
+    whole && !reply.is_empty() && serde_json::from_slice::<serde::de::IgnoredAny>(reply).is_err()
+}
+
+/// Whether a send failed before anything of the batch was sent.
+#[allow(clippy::wildcard_enum_match_arm, reason = "ureq's errors are open-ended")]
+fn never_left(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed | ureq::Error::ConnectProxyFailed(_) => {
+            true
+        }
+        ureq::Error::Timeout(phase) => matches!(phase, ureq::Timeout::Resolve | ureq::Timeout::Connect),
+        ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+        _ => false,
+    }
 }
 
 /// What a status that is not a 2xx means for the batch, and the remedy. Unknown 4xx count as refused: they are an answer to
@@ -361,7 +397,8 @@ fn classify(status: u16, after: Option<Duration>) -> (Failure, &'static str) {
             "it does not take batches of CloudEvents in JSON: check what answers there",
         ),
         407 => (Failure::Misconfigured, "a proxy in between wants a login: open the way for this device"),
-        408 | 425 | 429 => (Failure::Retry { after }, "the receiver asks for patience"),
+        // To an Idempotency-Key: the same batch is being worked on.
+        408 | 409 | 425 | 429 => (Failure::Retry { after }, "the receiver asks for patience"),
         413 => (Failure::TooLarge, "too large for the receiver: smaller batches are tried"),
         400..500 => (Failure::Refused, "the receiver does not take this: see its log"),
         _ => (Failure::Retry { after }, "the receiver or a gateway before it is in trouble: see its log"),
@@ -390,8 +427,12 @@ fn remedy_for(error: &ureq::Error) -> &'static str {
 }
 
 /// The start of an answer's body in a form that is safe in a log line.
-fn hint(reply: &[u8]) -> String {
-    hint_of(String::from_utf8_lossy(&reply[..reply.len().min(4 * HINT_CHARS_MAX)]).chars())
+fn hint(reply: &[u8], secret: &str) -> String {
+    let mut text = String::from_utf8_lossy(reply);
+    if !secret.is_empty() && text.contains(secret) {
+        text = text.replace(secret, "…").into();
+    }
+    hint_of(text.chars())
 }
 
 fn hint_of(chars: impl Iterator<Item = char>) -> String {
@@ -461,12 +502,12 @@ mod tests {
     fn statuses_decide_what_becomes_of_a_batch() {
         let after = Some(Duration::from_secs(7));
         for (statuses, failure) in [
-            (&[500, 502, 503, 504, 599, 600, 100, 408, 425, 429][..], Failure::Retry { after }),
+            (&[500, 502, 503, 504, 599, 600, 100, 408, 409, 425, 429][..], Failure::Retry { after }),
             (
                 &[300, 301, 302, 304, 307, 308, 399, 401, 403, 404, 405, 406, 407, 410, 415],
                 Failure::Misconfigured,
             ),
-            (&[400, 402, 409, 422, 499], Failure::Refused),
+            (&[400, 402, 422, 499], Failure::Refused),
             (&[413], Failure::TooLarge),
         ] {
             for &status in statuses {
@@ -493,7 +534,9 @@ mod tests {
 
     #[test]
     fn hints_are_short_and_printable() {
-        assert_eq!(hint(b"  bad\r\n\x1b[31mevent \xff "), "bad   [31mevent \u{fffd}");
-        assert_eq!(hint("ä".repeat(500).as_bytes()).chars().count(), HINT_CHARS_MAX);
+        assert_eq!(hint(b"  bad\r\n\x1b[31mevent \xff ", ""), "bad   [31mevent \u{fffd}");
+        assert_eq!(hint("ä".repeat(500).as_bytes(), "").chars().count(), HINT_CHARS_MAX);
+        let echo = hint(b"no: authorization: Bearer s3cret-0123, s3cret-0123", "s3cret-0123");
+        assert_eq!(echo, "no: authorization: Bearer …, …", "a server that shows what it got");
     }
 }

@@ -142,7 +142,7 @@ impl fmt::Debug for Calendar {
 
 impl TimeProvider for Calendar {
     fn current_time(&self) -> Option<UnixTime> {
-        let nanos = u64::try_from(self.0.map().wall.unix_nanos).unwrap_or(0);
+        let nanos = u64::try_from(self.0.wall().unix_nanos).unwrap_or(0);
         Some(UnixTime::since_unix_epoch(Duration::from_nanos(nanos)))
     }
 }
