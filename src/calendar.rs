@@ -61,8 +61,11 @@ impl Timekeeper {
     /// from before the build is taken.
     pub fn learn(&self, read: ClockMap) -> Option<ClockMap> {
         let mut best = self.best.lock().unwrap_or_else(PoisonError::into_inner);
-        let newer = best
-            .is_none_or(|old| old.mono <= read.mono && (read.wall.synchronised || !old.wall.synchronised));
+        let newer = best.is_none_or(|old| match (old.wall.synchronised, read.wall.synchronised) {
+            (false, true) => true,
+            (true, false) => false,
+            (false, false) | (true, true) => old.mono <= read.mono,
+        });
         if read.wall.plausible() && newer {
             let same = |old: &ClockMap| (old.boot_nanos() - read.boot_nanos()).unsigned_abs() < JITTER_NANOS;
             let synchronised = read.wall.synchronised;
@@ -201,6 +204,10 @@ mod tests {
         assert_eq!(keeper.learn(set), Some(set));
         assert_eq!(keeper.learn(read(40, NOON - 40 * SECOND, false)), Some(set));
         assert_eq!(keeper.learn(read(25, NOON, true)), Some(set), "older than what is known");
+        // A guess of now is worth less than what an earlier process was told.
+        let keeper = Timekeeper::new(Arc::new(SystemClock));
+        keeper.learn(other);
+        assert_eq!(keeper.learn(read(3, NOON, true)), Some(read(3, NOON, true)));
         // What nobody vouched for, and now somebody does.
         let keeper = Timekeeper::new(Arc::new(SystemClock));
         keeper.learn(guess);

@@ -163,6 +163,8 @@ impl World {
             if moody && self.random.chance(100) {
                 let read_only = self.random.chance(2);
                 self.disk.set_read_only(read_only);
+                let is_away = self.random.chance(4);
+                self.disk.set_away(is_away);
             }
             match self.random.below(12) {
                 0..=6 => {

@@ -136,13 +136,18 @@ impl Told {
         for class in Class::ALL {
             let lost = tally.dropped[class as usize] - self.tally.dropped[class as usize];
             if lost > 0 {
-                let reason = shared.spool.last_drop().map_or("memory", |reason| reason.name());
+                let reason = shared.spool.last_drop(class).map_or("memory", |reason| reason.name());
                 self.post(shared, now, class.name(), reason, lost, tally.dropped[class as usize]);
             }
         }
         let damaged = tally.damaged_events - self.tally.damaged_events;
         if damaged > 0 {
             self.post(shared, now, "unknown", "damage", damaged, tally.damaged_events);
+        }
+        if tally.set_aside > self.tally.set_aside {
+            let text = "spool: files with damage are set aside: look at them with 'flytrap spool ls'";
+            tracing::error!("{text}");
+            shared.post_own(Body::Degraded { reason: fixed(text) });
         }
         if let Some(why) = trouble.as_ref().filter(|_| !self.trouble) {
             let text = format!("spool: the disk fails: {why}");

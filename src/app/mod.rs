@@ -75,9 +75,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Bytes that the spool wrote in the last 24 hours.
+    /// Bytes that the spool had the disk write in the last 24 hours, in whole pages.
     fn written_in_a_day(&self, now: Mono) -> u64 {
-        let written = self.spool.state().0.written_bytes;
+        let written = self.spool.state().0.flash_bytes;
         self.written.lock().unwrap_or_else(PoisonError::into_inner).note(now, written)
     }
 

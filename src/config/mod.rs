@@ -617,6 +617,14 @@ fn http(values: &mut Values) -> HttpParams {
 fn spool(values: &mut Values) -> Spool {
     let memory_bytes = (values.int("spool.memory_kb", 64..=1024) as usize) << 10;
     let quota_bytes = (values.int("spool.quota_mb", 16..=65_536) as u64) << 20;
+    // Room for several segments of each class, and for what is kept for people.
+    if quota_bytes < 32 * memory_bytes as u64 {
+        let least = (32 * memory_bytes as u64).div_ceil(1 << 20);
+        values.mistake(
+            "spool.quota_mb",
+            format_args!("must be {least} or more for spool.memory_kb = {}", memory_bytes >> 10),
+        );
+    }
     let commit_interval_s = values.int("spool.commit_interval_s", 1..=300);
     let days = values.int("spool.age_max_days", 0..=3650);
     let budget_mb = values.int("spool.write_budget_mb_per_day", 0..=1_048_576) as u64;

@@ -13,6 +13,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Class;
 use super::disk::{Disk, DiskFile};
@@ -20,6 +21,7 @@ use super::record::{self, Acked, Place, Record};
 use super::segment::{self, DATA, Named, Reader, Seal, Sums};
 use crate::clock::{ClockMap, Mono};
 use crate::event::{Event, Origin};
+use crate::retry::Backoff;
 
 /// Room in the tail that appends leave to the records that a commit adds.
 const COMMIT_ROOM: usize = 128;
@@ -29,6 +31,15 @@ const START: Acked = Acked { place: Place { segment: 0, offset: DATA }, events: 
 
 /// After so many bytes the sums are noted in the seal: the most that a start has to read through.
 const NOTE_BYTES: u32 = 128 << 10;
+
+/// What the disk cannot read is tried again for so long before it counts as lost: a card that lost its contact, a bus that is
+/// being reset.
+const READ_PATIENCE: Duration = Duration::from_secs(600);
+/// And so often.
+const READ_TRIES: u32 = 20;
+
+/// The calendar is written so often besides its news: how old a segment is must be known to that.
+pub(super) const CLOCK_EVERY: Duration = Duration::from_secs(3600);
 
 /// A run whose events a lane holds.
 #[derive(Debug, Clone)]
@@ -47,6 +58,8 @@ pub(super) struct Finished {
     pub(super) bytes: u64,
     /// Something in it could not be read: it is set aside when its other events are delivered.
     pub(super) damaged: bool,
+    /// A start could not read all of it, so where it ends is not known.
+    pub(super) short: bool,
 }
 
 /// The segment that is appended to.
@@ -84,6 +97,29 @@ pub(super) enum Full {
     Segment,
 }
 
+/// A segment that the disk could not read.
+#[derive(Debug, Clone, Copy)]
+struct Stalled {
+    segment: u64,
+    since: Mono,
+    last: Mono,
+    /// At how many times it was tried.
+    tries: u32,
+}
+
+/// What was found behind the last event.
+#[allow(clippy::large_enum_variant, reason = "it lives for a moment, and a box would be a heap call for each event")]
+enum Look {
+    /// A record.
+    Found(heapless::Vec<u8, { record::PAYLOAD_BYTES_MAX }>, Place, Run),
+    /// None here, but there may be one in the next place.
+    Step,
+    /// The disk cannot read it now.
+    Stalled,
+    /// There is none.
+    End,
+}
+
 /// What a lane lost to damage, since it was last asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Damage {
@@ -118,11 +154,18 @@ pub(super) struct Lane {
     pub(super) damage: Damage,
     /// When the tail has to be on disk.
     pub(super) due: Option<Mono>,
+    /// After a failure: when the disk is tried again, and why.
+    pub(super) retry_at: Mono,
+    pub(super) backoff: Backoff,
+    pub(super) trouble: Option<String>,
+    stalled: Option<Stalled>,
+    /// A receiver has confirmed something of it, as far as files tell.
+    confirmed: bool,
     this_run: Run,
 }
 
 impl Lane {
-    pub(super) fn new(class: Class, tail_bytes_max: usize, this_run: Run) -> Self {
+    pub(super) fn new(class: Class, tail_bytes_max: usize, this_run: Run, backoff: Backoff) -> Self {
         Lane {
             class,
             finished: VecDeque::new(),
@@ -141,6 +184,11 @@ impl Lane {
             unread: 0,
             damage: Damage::default(),
             due: None,
+            retry_at: Mono::ZERO,
+            backoff,
+            trouble: None,
+            stalled: None,
+            confirmed: false,
             this_run,
         }
     }
@@ -165,6 +213,7 @@ impl Lane {
     /// Takes over what was found on disk: finished segments in order, and how far the lane is done.
     pub(super) fn adopt(&mut self, finished: VecDeque<Finished>, acked: Option<Acked>) {
         self.finished = finished;
+        self.confirmed |= acked.is_some();
         let acked = acked.unwrap_or(START);
         self.acked = acked;
         (self.read, self.read_events) = (acked.place, acked.events);
@@ -257,100 +306,156 @@ impl Lane {
     }
 
     /// The next event, not taken.
-    pub(super) fn peek(&mut self, mut disk: Option<&mut (dyn Disk + 'static)>) -> Option<&Peeked> {
+    pub(super) fn peek(&mut self, mut disk: Option<&mut (dyn Disk + 'static)>, now: Mono) -> Option<&Peeked> {
         while self.peeked.is_none() {
+            if self.stalled.is_some_and(|stalled| {
+                stalled.segment == self.read.segment
+                    && stalled.last == now
+                    && !self.has_waited_for(stalled.segment, now)
+            }) {
+                return None; // That was a moment ago.
+            }
             let index = self.finished.partition_point(|segment| segment.id < self.read.segment);
-            let on_disk = index < self.finished.len();
-            let found = if on_disk {
-                self.look_in_finished(index, disk.as_deref_mut()?)
-            } else {
-                self.look_in_active()?
+            let look = match &mut disk {
+                Some(disk) if index < self.finished.len() => self.look_in_finished(index, *disk, now),
+                Some(_) | None => self.look_in_active(now),
             };
-            let Some((payload, next, run)) = found else { continue };
-            self.peeked = self.understand(&payload, next, run);
-            if self.peeked.is_none() {
-                self.read = next;
+            match look {
+                Look::Found(payload, next, run) => {
+                    self.peeked = self.understand(&payload, next, run);
+                    if self.peeked.is_none() {
+                        self.read = next;
+                    }
+                }
+                Look::Step => {}
+                Look::Stalled | Look::End => return None,
             }
         }
         self.peeked.as_ref()
     }
 
-    /// The next record of the finished segment `index`; `None` after a step to where one may be.
-    fn look_in_finished(
-        &mut self,
-        index: usize,
-        disk: &mut dyn Disk,
-    ) -> Option<(heapless::Vec<u8, { record::PAYLOAD_BYTES_MAX }>, Place, Run)> {
-        let segment = &mut self.finished[index];
-        let id = segment.id;
+    /// The disk could not read from `segment`.
+    fn stall(&mut self, segment: u64, now: Mono) {
+        match &mut self.stalled {
+            Some(stalled) if stalled.segment == segment => {
+                stalled.tries += u32::from(now > stalled.last);
+                stalled.last = now;
+            }
+            stalled => *stalled = Some(Stalled { segment, since: now, last: now, tries: 1 }),
+        }
+    }
+
+    /// Whether there is nothing to do about what the disk cannot read in `segment` but to go on without it.
+    fn has_waited_for(&self, segment: u64, now: Mono) -> bool {
+        self.stalled.is_some_and(|stalled| {
+            stalled.segment == segment
+                && stalled.tries >= READ_TRIES
+                && now.since(stalled.since) >= READ_PATIENCE
+        })
+    }
+
+    /// The next record of the finished segment `index`.
+    fn look_in_finished(&mut self, index: usize, disk: &mut dyn Disk, now: Mono) -> Look {
+        let id = self.finished[index].id;
         if id > self.read.segment {
             (self.read, self.read_events) = (Place { segment: id, offset: DATA }, 0);
         }
-        if self.open.as_ref().is_none_or(|(open, _)| *open != id) {
-            let name = Named::Segment(self.class, id).file();
-            self.open = disk.open(&name).ok().map(|file| (id, file));
-            self.reader.forget();
-        }
-        if self.read_events >= segment.sums.events {
-            // Nothing but acknowledgements and calendars from here on.
+        let sums = self.finished[index].sums;
+        if sums.events == 0 {
+            // Nothing but acknowledgements and calendars.
             (self.read, self.read_events) = (Place { segment: id + 1, offset: DATA }, 0);
-            return None;
+            return Look::Step;
+        }
+        if self.open.as_ref().is_none_or(|(open, _)| *open != id) {
+            self.reader.forget();
+            self.open = match disk.open(&Named::Segment(self.class, id).file()) {
+                Ok(file) => Some((id, file)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(_) if !self.has_waited_for(id, now) => {
+                    self.stall(id, now);
+                    return Look::Stalled;
+                }
+                Err(_) => None,
+            };
         }
         let from = self.read.offset;
+        self.reader.lenient = self.has_waited_for(id, now);
         let found = match &mut self.open {
-            Some((_, file)) => self.reader.next(file.as_mut(), id, from, segment.sums.used),
+            Some((_, file)) => {
+                let Ok(found) = self.reader.next(file.as_mut(), id, from, sums.used) else {
+                    self.open = None; // A card that comes back does not do so for files that were open.
+                    self.stall(id, now);
+                    return Look::Stalled;
+                };
+                if !self.reader.lenient {
+                    self.stalled = None;
+                }
+                found
+            }
             None => None,
         };
-        let skipped = found.map_or(segment.sums.used, |found| found.at).saturating_sub(from);
+        let skipped = found.map_or(sums.used, |found| found.at).saturating_sub(from);
+        let segment = &mut self.finished[index];
         if skipped > 0 {
             self.damage.bytes += u64::from(skipped);
             segment.damaged = true;
         }
-        let run = segment.run.clone();
         let Some(found) = found else {
             // The end. What the sums promise and nobody found is lost to damage.
-            let lost = u64::from(segment.sums.events.saturating_sub(self.read_events));
-            self.damage.events += lost;
-            self.unread = self.unread.saturating_sub(lost);
+            self.lose_to_damage(sums.events);
             (self.read, self.read_events) = (Place { segment: id + 1, offset: DATA }, 0);
-            return None;
+            return Look::Step;
         };
+        let run = segment.run.clone();
         let payload = self.reader.payload(found).try_into().expect("a record's payload fits");
-        Some((payload, Place { segment: id, offset: found.next }, run))
+        Look::Found(payload, Place { segment: id, offset: found.next }, run)
     }
 
-    /// The same in the active segment; the outer `None`: there is nothing more.
-    #[allow(clippy::type_complexity, reason = "as above, once more optional")]
-    fn look_in_active(
-        &mut self,
-    ) -> Option<Option<(heapless::Vec<u8, { record::PAYLOAD_BYTES_MAX }>, Place, Run)>> {
-        let active = self.active.as_mut()?;
+    /// The same in the active segment.
+    fn look_in_active(&mut self, now: Mono) -> Look {
+        let lenient = self.active.as_ref().is_some_and(|active| self.has_waited_for(active.id, now));
+        let Some(active) = self.active.as_mut() else { return Look::End };
         if active.id > self.read.segment {
             (self.read, self.read_events) = (Place { segment: active.id, offset: DATA }, 0);
         }
-        let (id, from, used) = (active.id, self.read.offset, active.sums.used);
+        let (id, from, used, events) = (active.id, self.read.offset, active.sums.used, active.sums.events);
         if from < used {
+            self.reader.lenient = lenient;
             let found = match &mut active.file {
                 Some(file) => self.reader.next(file.as_mut(), id, from, used),
-                None => None,
+                None => Ok(None),
+            };
+            let Ok(found) = found else {
+                self.stall(id, now);
+                return Look::Stalled;
             };
             let to = found.map_or(used, |found| found.at);
             self.damage.bytes += u64::from(to - from);
             let Some(found) = found else {
-                let lost = u64::from(active.sums.events.saturating_sub(self.read_events));
-                self.damage.events += lost;
-                self.unread = self.unread.saturating_sub(lost);
-                (self.read.offset, self.read_events) = (used, active.sums.events);
-                return Some(None);
+                self.read.offset = used;
+                return Look::Step;
             };
             let payload = self.reader.payload(found).try_into().expect("a record's payload fits");
-            return Some(Some((payload, Place { segment: id, offset: found.next }, self.this_run.clone())));
+            return Look::Found(payload, Place { segment: id, offset: found.next }, self.this_run.clone());
+        }
+        if from == used && self.read_events < events {
+            self.lose_to_damage(events);
+            self.read_events = events;
         }
         let bytes = &self.tail[(from - used) as usize..];
-        let payload = record::read(bytes, Place { segment: id, offset: from })?;
+        let Some(payload) = record::read(bytes, Place { segment: id, offset: from }) else {
+            return Look::End;
+        };
         let next = Place { segment: id, offset: from + record::frame_bytes(payload.len()) as u32 };
         let payload = payload.try_into().expect("a record's payload fits");
-        Some(Some((payload, next, self.this_run.clone())))
+        Look::Found(payload, next, self.this_run.clone())
+    }
+
+    /// Of the segment that was read to its end, which has so many events, the others were not found.
+    fn lose_to_damage(&mut self, events: u32) {
+        let lost = u64::from(events.saturating_sub(self.read_events));
+        self.damage.events += lost;
+        self.unread = self.unread.saturating_sub(lost);
     }
 
     /// The event of a payload, unless it is none.
@@ -382,6 +487,7 @@ impl Lane {
     /// Everything that was taken is done. Returns the segments that nobody needs any more.
     pub(super) fn ack(&mut self) -> Vec<Finished> {
         self.news |= self.in_hand > 0 && self.hand_is_in_files();
+        self.confirmed |= self.in_hand > 0;
         self.acked = Acked { place: self.read, events: self.read_events };
         self.in_hand = 0;
         let mut done = Vec::new();
@@ -417,7 +523,7 @@ impl Lane {
 
     /// Whether a receiver has confirmed anything of it, in this run or an earlier one whose files are there.
     pub(super) fn was_acked(&self) -> bool {
-        self.acked.place > START.place
+        self.confirmed
     }
 
     /// Whether a commit would write anything.
@@ -531,7 +637,10 @@ impl Lane {
             let place = Place { segment: active.id, offset: active.sums.used + self.tail.len() as u32 };
             record::write(&mut self.tail, place, record.encode(&mut [0; record::PAYLOAD_BYTES_MAX]));
         };
-        let clock_news = clock.filter(|clock| clock.is_news_after(active.sums.clock));
+        let old = |clock: &ClockMap| {
+            active.sums.clock.is_some_and(|before| clock.mono.since(before.mono) >= CLOCK_EVERY)
+        };
+        let clock_news = clock.filter(|clock| clock.is_news_after(active.sums.clock) || old(clock));
         if let Some(clock) = clock_news {
             add(&Record::Clock(clock));
         }
@@ -586,10 +695,10 @@ impl Lane {
             in_tail.then(|| Place { segment: new, offset: place.offset - old.sums.used + DATA })
         };
         if let Some(place) = there(self.read) {
-            (self.read, self.read_events) = (place, self.read_events - old.sums.events);
+            (self.read, self.read_events) = (place, self.read_events.saturating_sub(old.sums.events));
         }
         if let Some(place) = there(self.acked.place) {
-            self.acked = Acked { place, events: self.acked.events - old.sums.events };
+            self.acked = Acked { place, events: self.acked.events.saturating_sub(old.sums.events) };
         }
         Some(old)
     }
@@ -612,7 +721,8 @@ impl Lane {
 
     fn finish(&mut self, active: &Active, bytes: u64) {
         let run = self.this_run.clone();
-        self.finished.push_back(Finished { id: active.id, run, sums: active.sums, bytes, damaged: false });
+        let (id, sums) = (active.id, active.sums);
+        self.finished.push_back(Finished { id, run, sums, bytes, damaged: false, short: false });
     }
 
     /// The header of this run's segments.
@@ -625,6 +735,7 @@ impl Lane {
             follows: self
                 .finished
                 .back()
+                .filter(|before| !before.short)
                 .map(|before| Place { segment: before.id, offset: before.sums.used }),
         }
     }

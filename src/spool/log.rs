@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::disk::{Disk, DiskFile};
-use super::lane::{Damage, Finished, Full, Lane, Run};
+use super::lane::{CLOCK_EVERY, Damage, Finished, Full, Lane, Run};
 use super::record::{self, Acked, Dead, PAYLOAD_BYTES_MAX, Place, Record};
 use super::retain::{self, Held, Reason};
 use super::segment::{self, Begin, Named, Seal, Sums};
@@ -25,6 +25,12 @@ const DAMAGED_FILES_MAX: usize = 4;
 
 /// Finished segments of dead letters that are kept, the newest.
 const DEAD_SEGMENTS_MAX: usize = 2;
+
+/// A disk that cannot read some of its segments is tried so often before it is taken as it is.
+pub const ATTACH_TRIES: u32 = 3;
+
+/// What flash is written in, at least.
+const PAGE_BYTES: u64 = 4096;
 
 /// After a failure of the disk it is tried again so soon, then after twice as long, up to the cap.
 const RETRY_FIRST: Duration = Duration::from_secs(5);
@@ -68,6 +74,10 @@ pub struct Tally {
     pub damaged_events: u64,
     /// Dead letters written.
     pub dead: u64,
+    /// Files with damage, or that nobody can read, that were set aside.
+    pub set_aside: u64,
+    /// What the disk has to write for `written_bytes`, in whole pages: what its flash wears by, about.
+    pub flash_bytes: u64,
 }
 
 /// Whose events were taken, and the clocks that turn their times into calendar times, if it is known.
@@ -100,12 +110,12 @@ pub struct Log {
     free: Vec<u64>,
     damaged: VecDeque<(Class, u64, u64)>,
     tally: Tally,
-    /// Why the last drop for want of room was needed.
-    last_drop: Option<Reason>,
-    backoff: Backoff,
-    retry_at: Mono,
-    /// Why the disk did not do what it should, since it last did.
-    trouble: Option<String>,
+    /// Why the last drop of each class was needed; `None`: memory.
+    last_drop: [Option<Reason>; Class::ALL.len()],
+    /// How often a disk could not be attached because it could not be read.
+    attempts: u32,
+    /// The last time that was told.
+    now: Mono,
     /// The run whose events are in hand.
     hand: Option<u64>,
     /// Segments of runs that did not end well, to be sealed when there is time.
@@ -127,21 +137,21 @@ impl Log {
         let run = Run { number: 0, origin: Arc::clone(&origin) };
         let lanes = Class::ALL.map(|class| {
             let bytes = (params.memory_bytes as f64 * class.memory_share()) as usize;
-            Lane::new(class, bytes.max(2 * record::FRAME_BYTES_MAX + 512), run.clone())
+            let backoff = Backoff::new(RETRY_FIRST, RETRY_CAP, params.seed.wrapping_add(class as u64));
+            Lane::new(class, bytes.max(2 * record::FRAME_BYTES_MAX + 512), run.clone(), backoff)
         });
         Log {
             disk: None,
             lanes,
-            backoff: Backoff::new(RETRY_FIRST, RETRY_CAP, params.seed),
             params,
             origin,
             next_id: 0,
             free: Vec::new(),
             damaged: VecDeque::new(),
             tally: Tally::default(),
-            last_drop: None,
-            retry_at: Mono::ZERO,
-            trouble: None,
+            last_drop: [None; Class::ALL.len()],
+            attempts: 0,
+            now: Mono::ZERO,
             hand: None,
             unsealed: Vec::new(),
             vouched: Vec::new(),
@@ -152,7 +162,7 @@ impl Log {
     /// Takes `disk` into use: what it holds comes before what is in memory.
     ///
     /// # Errors
-    /// The disk cannot be listed. Single files that cannot be read are no error.
+    /// The disk cannot be listed, or cannot read some of its files: those are set aside at the last of [`ATTACH_TRIES`].
     ///
     /// # Panics
     /// If events are in hand (see [`Self::put_back`]), or there is a disk already: our own mistake.
@@ -172,17 +182,24 @@ impl Log {
                 Named::Segment(class, id) => found.look_at(disk.as_mut(), class, id, bytes, &self.params),
                 Named::Free(id) if bytes == u64::from(self.params.segment_bytes) => found.free.push(id),
                 Named::Free(_) => found.junk.push(named),
-                Named::Damaged(class, id) => self.damaged.push_front((class, id, bytes)),
+                Named::Damaged(class, id) => found.damaged.push_front((class, id, bytes)),
             }
+        }
+        self.attempts += 1;
+        if (!found.unreadable.is_empty() || found.tries_again) && self.attempts < ATTACH_TRIES {
+            return Err(io::Error::other("it cannot read some of its segments"));
         }
         self.disk = Some(disk);
         Ok(self.adopt(found))
     }
 
     fn adopt(&mut self, found: Found) -> Recovered {
-        let Found { mut recovered, segments, acked, free, junk, run, set_aside, unsealed, follows: _ } =
-            found;
+        let Found { mut recovered, segments, acked, free, junk, run, mut set_aside, unsealed, .. } = found;
         self.unsealed = unsealed;
+        self.damaged = found.damaged;
+        self.tally.damaged_bytes += recovered.damaged_bytes;
+        recovered.set_aside += found.unreadable.len() as u64;
+        set_aside.extend(found.unreadable);
         let run = Run { number: run, origin: Arc::clone(&self.origin) };
         self.free = free;
         for (class, id, bytes) in set_aside {
@@ -237,6 +254,7 @@ impl Log {
 
     /// Adds an event. When nothing else makes room, an old one of its class is dropped for it, and counted.
     pub fn append(&mut self, now: Mono, event: &Event) {
+        self.now = self.now.max(now);
         let class = Class::of(&event.body);
         let mut buffer = [0; PAYLOAD_BYTES_MAX];
         self.tally.appended += 1;
@@ -253,8 +271,9 @@ impl Log {
         self.push(now, Class::Dead, record.encode(&mut buffer), self.params.commit_interval);
         let index = Class::Dead as usize;
         while self.lanes[index].finished.len() > DEAD_SEGMENTS_MAX
-            && let Some((segment, _)) = self.lanes[index].lose(0)
+            && let Some((segment, lost)) = self.lanes[index].lose(0)
         {
+            self.tally.dropped[index] += lost;
             self.dispose(index, vec![segment]);
         }
     }
@@ -273,6 +292,9 @@ impl Log {
                 Err(Full::Segment) => {
                     if self.commit_lane(now, index, None) {
                         self.lanes[index].rotate(self.params.segment_bytes);
+                    } else {
+                        // What waits for the disk goes on in a segment that has room, whenever that is written.
+                        self.lanes[index].give_up(self.params.segment_bytes, &mut self.next_id);
                     }
                 }
                 Err(Full::Tail) => {
@@ -282,6 +304,7 @@ impl Log {
                     let lane = &mut self.lanes[index];
                     let dropped = lane.drop_oldest(self.params.memory_bytes / 64 + 2 * payload.len() + 512);
                     self.tally.dropped[index] += dropped;
+                    self.last_drop[index] = None;
                     if dropped == 0 && !lane.has_room_for(payload.len()) {
                         self.tally.dropped[index] += 1; // All of it is in hand: the new one goes.
                         return;
@@ -300,6 +323,7 @@ impl Log {
     /// Makes durable what is due at `now`, or everything. `clock` is written along, so that a later boot knows the times:
     /// at once where events are on disk that it is news for.
     pub fn commit(&mut self, now: Mono, clock: Option<ClockMap>, everything: bool) {
+        self.now = self.now.max(now);
         if let Some(clock) = clock.filter(|clock| clock.wall.vouched())
             && clock.is_news_after(self.anchored)
         {
@@ -321,8 +345,8 @@ impl Log {
         if self.disk.is_none() {
             return false;
         }
-        if now < self.retry_at {
-            self.lanes[index].due = Some(self.retry_at);
+        if now < self.lanes[index].retry_at {
+            self.lanes[index].due = Some(self.lanes[index].retry_at);
             return false;
         }
         if self.lanes[index].active_file().is_none() && self.lanes[index].wants_commit() {
@@ -340,18 +364,19 @@ impl Log {
                 self.tally.written_bytes += bytes;
                 if bytes > 0 {
                     self.tally.commits += 1;
-                    self.backoff.succeeded();
-                    self.trouble = None;
+                    self.tally.flash_bytes += (bytes / PAGE_BYTES + 1) * PAGE_BYTES;
+                    lane.backoff.succeeded();
+                    lane.trouble = None;
                 }
                 true
             }
             Err(error) => {
                 self.tally.failures += 1;
-                self.retry_at = now + self.backoff.next_delay();
-                self.trouble = Some(error.to_string());
+                lane.retry_at = now + lane.backoff.next_delay();
+                lane.trouble = Some(error.to_string());
                 self.tally.given_up += u64::from(lane.active_file().is_some());
                 lane.give_up(segment_bytes, &mut self.next_id);
-                lane.due = Some(self.retry_at);
+                lane.due = Some(lane.retry_at);
                 false
             }
         }
@@ -388,6 +413,14 @@ impl Log {
             self.remove(Named::Free(id));
             free = free.map(|free| free + segment_bytes);
         }
+        // What is kept for people goes next.
+        while (self.disk_bytes() + need > self.params.quota.bytes
+            || free.is_some_and(|free| free < self.params.quota.headroom.saturating_add(need)))
+            && let Some((class, id, bytes)) = self.damaged.pop_front()
+        {
+            self.remove(Named::Damaged(class, id));
+            free = free.map(|free| free + bytes);
+        }
         let spare = self.free.len() as u64 * segment_bytes;
         let need = need.saturating_sub(spare);
         let mut held = Vec::new();
@@ -395,9 +428,10 @@ impl Log {
         let wall = clock.map(|clock| clock.wall).filter(|wall| wall.vouched());
         for (at, lane) in self.lanes.iter().enumerate() {
             for (index, segment) in lane.finished.iter().enumerate() {
-                let ended = segment.sums.clock.filter(|clock| clock.wall.plausible());
+                let ended = segment.sums.clock.filter(|clock| clock.wall.vouched());
                 let age = wall.zip(ended).map(|(now, then)| {
-                    Duration::from_nanos(now.unix_nanos.saturating_sub(then.wall.unix_nanos).max(0) as u64)
+                    let since = now.unix_nanos.saturating_sub(then.wall.unix_nanos).max(0) as u64;
+                    Duration::from_nanos(since).saturating_sub(CLOCK_EVERY)
                 });
                 let (bytes, events) = (segment.bytes, lane.unread_in(segment));
                 held.push(Held {
@@ -422,7 +456,7 @@ impl Log {
             let (at, index) = whose[index];
             if let Some((segment, lost)) = self.lanes[at].lose(index) {
                 self.tally.dropped[at] += lost;
-                self.last_drop = Some(reason);
+                self.last_drop[at] = Some(reason);
                 self.dispose(at, vec![segment]);
             }
         }
@@ -465,7 +499,7 @@ impl Log {
     fn next_lane(&mut self, urgent: bool) -> Option<(usize, Run)> {
         let mut first: Option<(usize, Run, u64)> = None;
         for (index, lane) in self.lanes.iter_mut().enumerate().filter(|(_, lane)| lane.class != Class::Dead) {
-            let Some(peeked) = lane.peek(self.disk.as_deref_mut()) else { continue };
+            let Some(peeked) = lane.peek(self.disk.as_deref_mut(), self.now) else { continue };
             let sooner = |(_, run, seq): &(usize, Run, u64)| {
                 (peeked.run.number, peeked.event.seq) < (run.number, *seq)
             };
@@ -531,6 +565,7 @@ impl Log {
 
     /// Everything that was taken is delivered, or buried: nothing of it is sent again.
     pub fn done(&mut self, now: Mono) {
+        self.now = self.now.max(now);
         self.hand = None;
         for index in 0..self.lanes.len() {
             let done = self.lanes[index].ack();
@@ -547,14 +582,14 @@ impl Log {
         self.tally
     }
 
-    /// Why the last segment had to go.
-    pub fn last_drop(&self) -> Option<Reason> {
-        self.last_drop
+    /// Why the last segment of a class had to go; `None`: it was not a segment, but memory that was full.
+    pub fn last_drop(&self, class: Class) -> Option<Reason> {
+        self.last_drop[class as usize]
     }
 
     /// What is wrong with the disk, while it is.
     pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+        self.lanes.iter().find_map(|lane| lane.trouble.as_deref())
     }
 
     /// Size of all files, bytes.
@@ -588,6 +623,7 @@ impl Log {
     }
 
     fn set_aside(&mut self, class: Class, id: u64, bytes: u64) {
+        self.tally.set_aside += 1;
         if self.rename(Named::Segment(class, id), Named::Damaged(class, id)) {
             self.damaged.push_back((class, id, bytes));
         }
@@ -661,7 +697,12 @@ struct Found {
     junk: Vec<Named>,
     /// Records, but nobody knows whose.
     set_aside: Vec<(Class, u64, u64)>,
+    /// The disk cannot read them.
+    unreadable: Vec<(Class, u64, u64)>,
+    damaged: VecDeque<(Class, u64, u64)>,
     unsealed: Vec<(Class, u64, Seal)>,
+    /// A part of a segment could not be read.
+    tries_again: bool,
     /// Number for this run.
     run: u64,
 }
@@ -672,9 +713,18 @@ impl Found {
             let begin = segment::read_begin(file.as_mut(), id)?;
             Ok((file, begin))
         });
-        let Ok((mut file, begin)) = begin else {
-            self.recovered.set_aside += 1; // It is left where it is; the next start may be able to read it.
-            return;
+        let (mut file, begin) = match begin {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(_) => return self.unreadable.push((class, id, bytes)),
+        };
+        let begin = match begin {
+            // Sums that cannot be are not believed: it is read through.
+            Begin::Sealed(Seal { header, sums, .. }) if !sums.can_be_of(id, bytes) => {
+                Begin::Open(header, Sums::default())
+            }
+            Begin::Open(header, sums) if !sums.can_be_of(id, bytes) => Begin::Open(header, Sums::default()),
+            Begin::Sealed(_) | Begin::Open(..) | Begin::Nothing => begin,
         };
         let lane = class as usize;
         let size = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -682,8 +732,8 @@ impl Found {
             Some(end) if end.segment == id => size.min(end.offset),
             Some(_) | None => size,
         };
-        let (header, sums, bytes, damaged) = match begin {
-            Begin::Sealed(Seal { header, sums, .. }) if header.class == class => (header, sums, bytes, false),
+        let (header, sums, damaged, short) = match begin {
+            Begin::Sealed(Seal { header, sums, .. }) if header.class == class => (header, sums, false, false),
             Begin::Open(header, sums) if header.class == class => {
                 let scan = segment::scan(file.as_mut(), id, size, sums, |_, _| {});
                 self.recovered.unsealed += 1;
@@ -696,12 +746,14 @@ impl Found {
                         Seal { header: header.clone(), last: true, sums: scan.sums },
                     ));
                 }
-                (header, scan.sums, bytes, scan.damaged_bytes > 0 || scan.unreadable)
+                let damaged = scan.damaged_bytes > 0 || scan.unreadable;
+                self.tries_again |= scan.unreadable;
+                (header, scan.sums, damaged, scan.unreadable)
             }
             Begin::Sealed(_) | Begin::Open(..) | Begin::Nothing => {
                 let scan = segment::scan(file.as_mut(), id, size, Sums::default(), |_, _| {});
                 if scan.unreadable {
-                    self.recovered.set_aside += 1; // Left, as above.
+                    self.unreadable.push((class, id, bytes));
                 } else if scan.sums.events > 0 {
                     self.recovered.set_aside += 1;
                     self.set_aside.push((class, id, bytes));
@@ -718,9 +770,8 @@ impl Found {
         };
         self.follows[lane] = header.follows;
         self.run = self.run.max(header.run.saturating_add(1));
-        let acked = sums.acked.filter(|acked| acked.place.segment < segment::ID_END);
-        self.acked[lane] = self.acked[lane].max(acked);
+        self.acked[lane] = self.acked[lane].max(sums.acked);
         let run = Run { number: header.run, origin: Arc::new(header.origin) };
-        self.segments[lane].push_front(Finished { id, run, sums, bytes, damaged });
+        self.segments[lane].push_front(Finished { id, run, sums, bytes, damaged, short });
     }
 }

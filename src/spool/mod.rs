@@ -32,8 +32,14 @@
 //!
 //! # What is found at a start
 //! Any bytes whatever: names that are not ours are left alone, a segment without a valid seal is read through once, bytes
-//! that are no record are skipped to the next one that is, segments with damage are kept aside (the newest four), and
-//! nothing that was not written by us passes two checksums and a decoder. Memory: 32 kB a lane and the list of segments.
+//! that are no record are skipped to the next one that is, segments with damage are kept aside (the newest four, and the first
+//! to go when there is no room), and nothing that was not written by us passes two checksums and a decoder. Memory: 32 kB a
+//! lane and the list of segments.
+//!
+//! # What cannot be read
+//! Is not damage yet. A start that cannot read a segment fails and is tried again; while it runs, a lane that cannot read on waits
+//! ten minutes, the others go on. Each lane also has its own delay after a failed write: no room for a new segment of one is no
+//! reason not to write to the segment that another has.
 
 mod day;
 pub mod disk;

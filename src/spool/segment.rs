@@ -179,13 +179,19 @@ pub struct Reader {
     window: Vec<u8>,
     /// Which file the window is of, and where in it it begins.
     place: Option<Place>,
+    /// Whether what the disk cannot read is skipped like damage.
+    pub lenient: bool,
     /// The disk could not read something, so far.
     pub unreadable: bool,
 }
 
+/// The disk cannot read what is needed next; it may be able to later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unreadable;
+
 impl Default for Reader {
     fn default() -> Self {
-        Reader { window: Vec::with_capacity(WINDOW_BYTES), place: None, unreadable: false }
+        Reader { window: Vec::with_capacity(WINDOW_BYTES), place: None, lenient: false, unreadable: false }
     }
 }
 
@@ -196,25 +202,37 @@ impl Reader {
     }
 
     /// The first valid record of segment `id` that begins at `from` or behind it and ends at `end` or before it. Bytes that
-    /// are no record, and bytes that the disk cannot read, are skipped.
-    pub fn next(&mut self, file: &mut dyn DiskFile, id: u64, from: u32, end: u32) -> Option<Found> {
+    /// are no record are skipped.
+    ///
+    /// # Errors
+    /// The disk cannot read, and this reader is not lenient.
+    pub fn next(
+        &mut self,
+        file: &mut dyn DiskFile,
+        id: u64,
+        from: u32,
+        end: u32,
+    ) -> Result<Option<Found>, Unreadable> {
         let mut at = from;
         while end.saturating_sub(at) > HEAD_BYTES as u32 {
             if let Err(readable_from) = self.fill(file, id, at, end) {
+                if !self.lenient {
+                    return Err(Unreadable);
+                }
                 at = readable_from;
                 continue;
             }
             let bytes = self.rest(at);
             if let Some(payload) = record::read(bytes, Place { segment: id, offset: at }) {
                 let next = at + record::frame_bytes(payload.len()) as u32;
-                return (next <= end).then_some(Found { at, next });
+                return Ok((next <= end).then_some(Found { at, next }));
             }
             if bytes.is_empty() {
-                return None; // The file is shorter than it should be.
+                return Ok(None); // The file is shorter than it should be.
             }
             at += record::no_begin(bytes) as u32;
         }
-        None
+        Ok(None)
     }
 
     /// The payload of a record that was just found.
@@ -277,11 +295,12 @@ pub fn scan(
     sums: Sums,
     mut each: impl FnMut(Place, &[u8]),
 ) -> Scan {
-    let mut reader = Reader::default();
+    let mut reader = Reader { lenient: true, ..Reader::default() };
+    let size = size.min(SIZE_MAX);
     let mut scan = Scan { sums, ..Scan::default() };
     loop {
         let end = size.min(scan.sums.used.saturating_add(RESYNC_BYTES));
-        let Some(found) = reader.next(file, id, scan.sums.used, end) else { break };
+        let Ok(Some(found)) = reader.next(file, id, scan.sums.used, end) else { break };
         scan.damaged_bytes += found.at - scan.sums.used;
         scan.sums.used = found.next;
         let payload = reader.payload(found);
@@ -289,9 +308,13 @@ pub fn scan(
             scan.sums.events += 1;
         } else {
             match Record::decode(payload) {
-                Some(Record::Acked(acked)) => scan.sums.acked = scan.sums.acked.max(Some(acked)),
+                Some(Record::Acked(acked)) if acked.place.segment <= id => {
+                    scan.sums.acked = scan.sums.acked.max(Some(acked));
+                }
                 Some(Record::Clock(map)) => scan.sums.clock = Some(map),
-                Some(Record::Event(_) | Record::Dead(_) | Record::Unknown(_)) | None => scan.unknown += 1,
+                Some(Record::Event(_) | Record::Dead(_) | Record::Unknown(_) | Record::Acked(_)) | None => {
+                    scan.unknown += 1;
+                }
             }
         }
         each(Place { segment: id, offset: found.at }, payload);
@@ -299,8 +322,21 @@ pub fn scan(
     Scan { unreadable: reader.unreadable, ..scan }
 }
 
+/// No segment is larger: sums can be done in 32 bits.
+const SIZE_MAX: u32 = 1 << 30;
+
+impl Sums {
+    /// Whether segment `id` of so many bytes can come to this.
+    pub fn can_be_of(&self, id: u64, size: u64) -> bool {
+        // A record has a head and a payload of two bytes at least.
+        u64::from(self.used) <= size.min(u64::from(SIZE_MAX))
+            && self.events <= self.used / (HEAD_BYTES as u32 + 2)
+            && self.acked.is_none_or(|acked| acked.place.segment <= id)
+    }
+}
+
 /// Numbers from here on are not ours: nobody writes so many segments, and there is room for the next number.
-pub(super) const ID_END: u64 = 1 << 62;
+const ID_END: u64 = 1 << 62;
 
 /// What the name of a file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -477,11 +513,11 @@ mod tests {
     fn a_scan_finds_every_record_around_damage() {
         let kinds = all_kinds();
         let records: Vec<Record> = (0..20).flat_map(|_| kinds.clone()).collect();
-        let (whole, places) = file(7, &records);
+        let (whole, places) = file(77, &records);
         let size = whole.bytes.len() as u32;
         let found = |mut file: Bytes| {
             let mut found = Vec::new();
-            let scan = scan(&mut file, 7, size, Sums::default(), |place, payload| {
+            let scan = scan(&mut file, 77, size, Sums::default(), |place, payload| {
                 found.push((place.offset, Record::decode(payload).unwrap()));
             });
             (scan, found)

@@ -148,7 +148,7 @@ impl Spool {
                 Look::Batch(taken)
             }
             None => {
-                // What waited cannot be read: it is counted as damage.
+                // What waited cannot be read: not now, or it is counted as damage.
                 (inside.since, inside.flushed) = (None, false);
                 Look::Nothing { until: None }
             }
@@ -210,9 +210,9 @@ impl Spool {
         (inside.log.tally(), inside.log.disk_bytes(), inside.log.trouble().map(str::to_owned))
     }
 
-    /// Why the last segment had to go.
-    pub fn last_drop(&self) -> Option<super::retain::Reason> {
-        self.lock().log.last_drop()
+    /// Why the last segment of a class had to go, see [`Log::last_drop`].
+    pub fn last_drop(&self, class: Class) -> Option<super::retain::Reason> {
+        self.lock().log.last_drop(class)
     }
 
     /// The most events of one batch.

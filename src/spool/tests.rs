@@ -148,7 +148,7 @@ fn over_the_quota_crossings_outlive_tracks_and_every_drop_is_counted() {
     assert!(log.disk_bytes() <= small().quota.bytes, "{}", log.disk_bytes());
     let tally = log.tally();
     assert_eq!((tally.dropped[Class::Counts as usize], tally.dropped[Class::Alerts as usize]), (0, 0));
-    assert_eq!(log.last_drop(), Some(retain::Reason::Bytes));
+    assert_eq!(log.last_drop(Class::Details), Some(retain::Reason::Bytes));
     let kept = drain(&mut log);
     assert_eq!(tally.dropped.iter().sum::<u64>() + kept.len() as u64, 40_000);
     assert_eq!(kept.iter().filter(|kept| kept.2 == Class::Counts).count(), 10_000);

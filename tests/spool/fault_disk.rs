@@ -75,6 +75,8 @@ struct World {
     operations: u64,
     cut_at: Option<u64>,
     is_off: bool,
+    /// Nothing can be read or written, but nothing is lost: a card without contact.
+    is_away: bool,
     read_only: bool,
     moods: Moods,
     random: u64,
@@ -107,6 +109,10 @@ impl FaultDisk {
         self.0.lock().unwrap().read_only = read_only;
     }
 
+    pub(crate) fn set_away(&self, is_away: bool) {
+        self.0.lock().unwrap().is_away = is_away;
+    }
+
     pub(crate) fn is_off(&self) -> bool {
         self.0.lock().unwrap().is_off
     }
@@ -136,7 +142,7 @@ impl FaultDisk {
         }
         world.names = world.durable_names.clone();
         world.random = random.next();
-        (world.cut_at, world.is_off, world.read_only) = (None, false, false);
+        (world.cut_at, world.is_off, world.is_away, world.read_only) = (None, false, false, false);
     }
 
     /// Flips a bit of a file that is not free. True if there was one.
@@ -185,6 +191,10 @@ impl World {
             return Err(io::Error::other("the power is off"));
         }
         self.operations += 1;
+        if self.is_away {
+            self.faults += 1;
+            return Err(io::Error::other("no contact"));
+        }
         if writes && self.read_only {
             self.faults += 1;
             return Err(io::ErrorKind::ReadOnlyFilesystem.into());
@@ -332,7 +342,7 @@ impl DiskFile for FaultFile {
         let mut world = self.disk.0.lock().unwrap();
         let (one_in, was_off) = (world.moods.error, world.is_off);
         let outcome = world.operate(one_in, io::ErrorKind::Other, true);
-        if was_off || world.read_only {
+        if was_off || world.is_away || world.read_only {
             return outcome;
         }
         // A write that fails, or in which the power goes, may have come any part of the way.
@@ -352,7 +362,7 @@ impl DiskFile for FaultFile {
         let mut world = self.disk.0.lock().unwrap();
         let one_in = world.moods.error;
         let outcome = world.operate(one_in, io::ErrorKind::Other, true);
-        if world.is_off || world.read_only || (outcome.is_ok() && world.moods.lies) {
+        if world.is_off || world.is_away || world.read_only || (outcome.is_ok() && world.moods.lies) {
             return outcome;
         }
         let mut random = Random(world.random);

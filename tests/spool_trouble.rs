@@ -1,0 +1,328 @@
+//! A disk in trouble that passes, or does not: what it cannot read now is tried again, one lane's failure is not another's,
+//! nothing hangs, and what is lost is counted.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+#[path = "spool/fault_disk.rs"]
+#[allow(dead_code, reason = "not all of its moods are needed")]
+mod fault_disk;
+
+use std::time::Duration;
+
+use fault_disk::{FaultDisk, Moods, Random};
+use flytrap::clock::{ClockMap, Mono, Wall};
+use flytrap::event::{Body, Crossing, Direction, Event, Origin, TrackBegin, fixed};
+use flytrap::geometry::PointPx;
+use flytrap::spool::log::ATTACH_TRIES;
+use flytrap::spool::{Class, Log, Params, Quota};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn at(seconds: u64) -> Mono {
+    Mono::from_nanos(seconds * 1_000_000_000)
+}
+
+fn params() -> Params {
+    let quota = Quota { bytes: 1 << 30, events: 1 << 40, age_max: None, headroom: 0 };
+    Params {
+        segment_bytes: 16 << 10,
+        memory_bytes: 8 << 10,
+        commit_bytes: 1 << 10,
+        quota,
+        ..Params::default()
+    }
+}
+
+fn event(class: Class, seq: u64) -> Event {
+    let body = match class {
+        Class::Alerts => Body::Degraded { reason: fixed("a reason") },
+        Class::Counts => Body::Crossing(Crossing {
+            track: seq,
+            class: fixed("car"),
+            line: fixed("middle"),
+            direction: Direction::Forward,
+            direction_name: fixed("right"),
+            point: PointPx { x: seq as f32, y: 1.0 },
+            score: 0.25,
+        }),
+        Class::Details | Class::Dead => {
+            Body::TrackBegin(TrackBegin { track: seq, class: fixed("car"), score: 0.5, bbox: [0.0; 4] })
+        }
+    };
+    Event { seq, at: at(seq), camera: fixed("north"), body }
+}
+
+fn open(disk: &FaultDisk, run: u64, params: Params) -> Log {
+    let origin = Origin::new("mast-7", &format!("{run:016x}"), Mono::from_nanos(run));
+    let mut log = Log::new(params, origin);
+    log.attach(Box::new(disk.clone())).unwrap();
+    log
+}
+
+const SENT: [Class; 3] = [Class::Alerts, Class::Counts, Class::Details];
+
+/// A disk with this many events of an earlier run, over many segments.
+fn backlog(events: u64) -> FaultDisk {
+    let disk = FaultDisk::new(1);
+    let mut log = open(&disk, 1, params());
+    for seq in 0..events {
+        log.append(at(seq), &event(SENT[seq as usize % 3], seq));
+    }
+    log.commit(at(events), None, true);
+    assert!(log.trouble().is_none());
+    drop(log);
+    disk.reboot(true);
+    disk
+}
+
+fn take(log: &mut Log) -> Vec<u64> {
+    let mut out = Vec::new();
+    log.take(50, &mut out);
+    out.iter().map(|event| event.seq).collect()
+}
+
+/// Whether events 0 to `count` are all there once, each class in its order.
+fn is_each_once(seen: &[u64], count: u64) -> bool {
+    let of = |class: u64| seen.iter().copied().filter(move |seq| seq % 3 == class);
+    (0..3).all(|class| of(class).eq((0..count).filter(|seq| seq % 3 == class)))
+}
+
+#[test]
+fn what_cannot_be_read_for_a_while_is_read_later() {
+    let disk = backlog(2000);
+    for seed in 0..20 {
+        let mut random = Random(seed);
+        let copy = FaultDisk::new(seed);
+        for name in disk.names() {
+            let mut bytes = vec![0; 16 << 10];
+            let mut file = flytrap::spool::disk::Disk::open(&mut disk.clone(), &name).unwrap();
+            let filled = file.read_at(&mut bytes, 0).unwrap();
+            bytes.truncate(filled);
+            copy.plant(&name, bytes);
+        }
+        let (mut log, mut seen, mut now) = (open(&copy, 2, params()), Vec::new(), 5000);
+        while seen.len() < 2000 {
+            assert!(now < 1_000_000, "seed {seed}: it hangs at {}", seen.len());
+            copy.set_away(random.chance(2));
+            now += 1 + random.below(250);
+            log.commit(at(now), None, false);
+            seen.extend(take(&mut log));
+            if random.chance(2) {
+                log.done(at(now));
+            }
+        }
+        assert!(is_each_once(&seen, 2000), "seed {seed}");
+        let tally = log.tally();
+        assert_eq!((tally.damaged_events, tally.set_aside, log.waiting()), (0, 0, 0), "seed {seed}");
+    }
+}
+
+#[test]
+fn what_can_never_be_read_is_given_up_slowly_and_told() {
+    let disk = backlog(600);
+    let mut log = open(&disk, 2, params());
+    disk.set_away(true);
+    log.append(at(1000), &event(Class::Counts, 0));
+    let mut now = 1000;
+    for _ in 0..9 {
+        now += 60;
+        log.commit(at(now), None, false);
+        assert_eq!((take(&mut log), log.tally().damaged_events), (vec![], 0), "nine minutes are no reason");
+    }
+    let mut seen = Vec::new();
+    while seen.is_empty() {
+        assert!(now < 1_000_000, "what is new has its turn");
+        now += 60;
+        log.commit(at(now), None, false);
+        seen = take(&mut log);
+    }
+    assert_eq!(seen, [0], "the new one");
+    assert_eq!((log.tally().damaged_events, log.waiting()), (600, 0));
+    assert!(now > 1000 + 600, "{now}");
+    log.done(at(now));
+    assert!(log.tally().set_aside > 0);
+}
+
+#[test]
+fn a_start_that_cannot_read_tries_again_before_it_sets_anything_aside() {
+    let disk = backlog(300);
+    let origin = Origin::new("mast-7", "2", Mono::from_nanos(2));
+    let mut log = Log::new(params(), origin.clone());
+    // The folder can be listed, the files cannot be read.
+    let unreadable = Unreadable(disk.clone());
+    for _ in 1..ATTACH_TRIES {
+        assert!(log.attach(Box::new(unreadable.clone())).is_err() && !log.has_disk());
+    }
+    let mut patient = Log::new(params(), origin);
+    assert!(patient.attach(Box::new(unreadable.clone())).is_err());
+    assert_eq!(
+        patient.attach(Box::new(disk.clone())).unwrap().events,
+        300,
+        "it could be read the second time"
+    );
+    assert!(is_each_once(&(0..6).flat_map(|_| take(&mut patient)).collect::<Vec<_>>(), 300));
+    let recovered = log.attach(Box::new(unreadable)).unwrap();
+    assert_eq!(recovered.events, 0);
+    assert!(recovered.set_aside > 0 && log.tally().set_aside == recovered.set_aside);
+    assert!(
+        disk.names().iter().any(|name| name.starts_with("damaged-")),
+        "they are kept: {:?}",
+        disk.names()
+    );
+    log.append(at(1), &event(Class::Alerts, 0));
+    log.commit(at(1), None, true);
+    assert!(log.trouble().is_none() && take(&mut log) == [0]);
+}
+
+/// A disk whose files cannot be opened.
+#[derive(Debug, Clone)]
+struct Unreadable(FaultDisk);
+
+impl flytrap::spool::disk::Disk for Unreadable {
+    fn list(&mut self) -> std::io::Result<Vec<(String, u64)>> {
+        self.0.list()
+    }
+    fn create(&mut self, name: &str, bytes: u64) -> std::io::Result<Box<dyn flytrap::spool::disk::DiskFile>> {
+        self.0.create(name, bytes)
+    }
+    fn open(&mut self, _: &str) -> std::io::Result<Box<dyn flytrap::spool::disk::DiskFile>> {
+        Err(std::io::Error::other("EIO"))
+    }
+    fn rename(&mut self, from: &str, to: &str) -> std::io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove(&mut self, name: &str) -> std::io::Result<()> {
+        self.0.remove(name)
+    }
+    fn sync_names(&mut self) -> std::io::Result<()> {
+        self.0.sync_names()
+    }
+    fn free_bytes(&mut self) -> std::io::Result<u64> {
+        self.0.free_bytes()
+    }
+}
+
+/// No room for a new segment, but the one that crossings are written to has room: they go on being safe.
+#[test]
+fn a_lane_without_room_does_not_stop_the_others() {
+    let disk = FaultDisk::new(3);
+    let mut log = open(&disk, 1, params());
+    log.append(at(0), &event(Class::Counts, 0));
+    log.commit(at(0), None, true);
+    disk.set_moods(Moods { full: 1, ..Moods::default() });
+    let (mut now, mut seq) = (0, 1);
+    for _ in 0..40 {
+        now += 5;
+        log.append(at(now), &event(Class::Alerts, seq));
+        log.append(at(now), &event(Class::Counts, seq + 1));
+        seq += 2;
+        log.commit(at(now), None, true);
+    }
+    assert!(log.tally().failures > 2 && log.trouble().is_some());
+    drop(log);
+    disk.set_moods(Moods::default());
+    disk.reboot(false);
+    let mut log = open(&disk, 2, params());
+    assert_eq!(log.waiting(), 41, "all crossings, no alert");
+    assert_eq!(take(&mut log).len(), 41);
+}
+
+/// A disk that takes nothing, for as long as anybody likes: appends go on, the oldest of each class make room.
+#[test]
+fn a_full_segment_on_a_dead_disk_ends_in_memory() {
+    for (seed, prelude) in (0..60).map(|prelude| (prelude, prelude * 7)) {
+        let disk = FaultDisk::new(seed);
+        let mut log = open(&disk, 1, params());
+        for seq in 0..prelude {
+            log.append(at(0), &event(SENT[seq as usize % 3], seq));
+        }
+        log.commit(at(0), None, true);
+        disk.set_away(true);
+        for seq in prelude..prelude + 1500 {
+            log.append(at(seq), &event(SENT[seq as usize % 3], seq));
+        }
+        assert!(log.tally().dropped.iter().sum::<u64>() > 0 && log.trouble().is_some());
+        disk.set_away(false);
+        let (mut seen, mut now) = (Vec::new(), 10_000);
+        loop {
+            now += 400;
+            log.commit(at(now), None, true);
+            let taken = take(&mut log);
+            if taken.is_empty() {
+                break;
+            }
+            seen.extend(taken);
+            log.done(at(now));
+        }
+        assert!(log.trouble().is_none(), "{:?}", log.trouble());
+        let dropped: u64 = log.tally().dropped.iter().sum();
+        assert_eq!(
+            seen.len() as u64 + dropped,
+            prelude + 1500,
+            "prelude {prelude}: each event once, or counted"
+        );
+        seen.sort_unstable();
+        assert!(seen.windows(2).all(|pair| pair[0] < pair[1]));
+        assert_eq!(log.tally().damaged_events, 0);
+    }
+}
+
+/// An outage longer than the age that events may have: what is old goes, what is young stays, also in one segment with it.
+#[test]
+fn age_is_that_of_the_newest_event_of_a_segment() {
+    let quota = Quota { age_max: Some(Duration::from_secs(86_400)), ..params().quota };
+    let params = Params { segment_bytes: 64 << 10, quota, ..params() };
+    let disk = FaultDisk::new(5);
+    let mut log = open(&disk, 1, params);
+    let clock = |seconds: u64| {
+        let unix_nanos = 1_795_392_000_000_000_000 + seconds as i64 * 1_000_000_000;
+        Some(ClockMap { mono: at(seconds), wall: Wall { unix_nanos, synchronised: true } })
+    };
+    let hours = 24 * 20;
+    for hour in 0..hours {
+        for minute in 0..10 {
+            let now = hour * 3600 + minute * 360;
+            log.append(at(now), &event(Class::Counts, hour * 10 + minute));
+            log.commit(at(now) + SECOND, clock(now), true);
+        }
+        log.retain(clock(hour * 3600 + 3599), 0);
+    }
+    let mut seen = Vec::new();
+    loop {
+        let taken = take(&mut log);
+        if taken.is_empty() {
+            break;
+        }
+        seen.extend(taken);
+    }
+    let first = seen[0];
+    assert_eq!(seen, (first..hours * 10).collect::<Vec<_>>());
+    assert!(first > 0 && first <= (hours - 24) * 10, "the last day is all there: from {first}");
+    assert_eq!(log.tally().dropped[Class::Counts as usize], first);
+}
+
+/// A record that was delivered is damaged: those behind it are not taken for it.
+#[test]
+fn damage_among_what_is_delivered_costs_nothing() {
+    let disk = FaultDisk::new(6);
+    let mut log = open(&disk, 1, params());
+    for seq in 0..100 {
+        log.append(at(seq), &event(Class::Counts, seq));
+    }
+    log.commit(at(100), None, true);
+    let mut out = Vec::new();
+    log.take(90, &mut out);
+    log.done(at(101));
+    log.commit(at(101), None, true);
+    drop(log);
+    disk.reboot(false);
+    let name = disk.names().into_iter().find(|name| name.starts_with("counts-")).unwrap();
+    let mut file = flytrap::spool::disk::Disk::open(&mut disk.clone(), &name).unwrap();
+    for record in 0..5 {
+        file.write_at(&[0xff], 4096 + 20 + record * 300).unwrap();
+    }
+    file.sync().unwrap();
+    let mut log = open(&disk, 2, params());
+    assert_eq!(take(&mut log), (90..100).collect::<Vec<_>>());
+    log.done(at(102));
+    assert_eq!((take(&mut log), log.waiting()), (vec![], 0));
+}
