@@ -216,7 +216,7 @@ impl Pipeline {
             }
             (Err(error), None) => return Err(corrupt(error)),
         };
-        let output = engine.run().map_err(Failure::Engine)?;
+        let output = engine.run(decoder.score_min()).map_err(Failure::Engine)?;
         Ok(decoder.decode(output, &placement, detections))
     }
 

@@ -107,7 +107,8 @@ fn pictures_that_are_none_cost_themselves() {
     {
         assert!(stderr.contains(words), "{stderr}");
     }
-    assert_eq!(stderr.lines().count(), 4, "{stderr}");
+    let lines = stderr.lines().filter(|line| !line.contains("runs on tract"));
+    assert_eq!(lines.count(), 4, "{stderr}");
     refused(detect(&squares, &[&good]).args(["--out", &text]), 1, &["text.jpg", "rights"]);
 }
 

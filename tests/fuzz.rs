@@ -217,7 +217,8 @@ fn segments() {
         assert_eq!(log.waiting(), 0, "{recovered:?}");
         log.append(Mono::ZERO, &event(random, 99));
         log.commit(Mono::ZERO, None, true);
-        assert!(log.trouble().is_none() && log.take(5, &mut out).is_some());
+        assert!(log.trouble().is_none(), "{:?}", log.trouble());
+        assert!(log.take(5, &mut out).is_some(), "{} wait", log.waiting());
     });
 }
 

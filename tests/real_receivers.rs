@@ -125,6 +125,10 @@ fn account(
         "MEASURED {receiver}: sent {EVENTS}, faults {faults}, sends that failed {failures}, stored {}, duplicates by id {twice}, lost {lost}",
         tracks.len()
     );
+    if lost > 0 {
+        let missing: Vec<u64> = (0..EVENTS).filter(|track| !tracks.contains_key(track)).collect();
+        println!("missing: {missing:?}");
+    }
     assert_eq!(report, Report { delivered: EVENTS, undelivered: 0, refused: 0, dropped: 0 });
     assert!(faults > 5 && failures > 5, "{receiver}: {faults} faults, {failures} failures are no test");
     (twice, lost)
@@ -220,7 +224,9 @@ fn victoriametrics_holds_every_event_once() {
     let proxy = Proxy::start(port, 2, 600);
     let mut ends = 0;
     let (report, failures) = stream(influx(proxy.port(), "road"), || {
-        // Its own promise does not cover a kill: what it has confirmed is in memory for some seconds.
+        // Its own promise does not cover a kill: what it has confirmed is in memory for some seconds. And it listens before it
+        // knows what SIGTERM means, which then is a kill.
+        pause(Duration::from_secs(1));
         vm.end();
         pause(Duration::from_millis(300));
         vm.start_again();

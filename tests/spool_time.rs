@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use fault_disk::{FaultDisk, Random};
-use flytrap::calendar::{Bounds, Calendar, Stamp, Timekeeper};
+use flytrap::calendar::{Bounds, Stamp, Timekeeper};
 use flytrap::clock::{BUILD_UNIX_NANOS, Clock, Mono, Wall};
 use flytrap::event::{Body, Event, Origin, Stats, fixed};
 use flytrap::spool::{Log, Params};

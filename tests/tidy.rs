@@ -63,7 +63,7 @@ const TOPS: &[&str] = &["app", "cli"];
 
 /// Words that may stand in one file (or folder) only, below src/.
 const HOMES: &[(&str, &[&str])] = &[
-    ("tract_", &["detect/engine/tract.rs"]),
+    ("tract_", &["detect/engine/tract.rs", "detect/engine/import.rs"]),
     ("ureq", &["uplink/http/"]),
     ("rustls", &["uplink/http/tls.rs"]),
     ("v4l::", &["capture/v4l2/device.rs"]),
@@ -76,7 +76,16 @@ const HOMES: &[(&str, &[&str])] = &[
     ("Instant::now", &["clock.rs"]),
     ("SystemTime::now", &["clock.rs"]),
     ("clock_gettime", &["clock.rs"]),
-    ("unsafe", &["clock.rs", "capture/v4l2/device.rs", "watchdog/device.rs"]),
+    (
+        "unsafe",
+        &[
+            "clock.rs",
+            "capture/v4l2/device.rs",
+            "watchdog/device.rs",
+            "detect/engine/kernels/",
+            "detect/engine/plan/",
+        ],
+    ),
     ("println!", &["cli/"]),
     ("std::process::exit", &[]),
 ];

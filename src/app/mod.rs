@@ -12,6 +12,7 @@
 //! posted; the outbox closes; the spool makes everything durable; the uplink delivers what it can within its drain time, and
 //! reports what it could not.
 
+pub mod bench;
 mod capture;
 mod guard;
 mod keep;

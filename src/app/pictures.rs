@@ -76,7 +76,8 @@ impl Detector {
         let input = with_planes(&picture, path, |planes, color| {
             let stage = self.stage_for(Size { width: planes.width(), height: planes.height() })?;
             let placement = stage.letterbox.fill(planes, color, stage.engine.input());
-            let _room_for_all = stage.decoder.decode(stage.engine.run()?, &placement, &mut detections);
+            let output = stage.engine.run(stage.decoder.score_min())?;
+            let _room_for_all = stage.decoder.decode(output, &placement, &mut detections);
             Ok(stage.engine.size())
         })?;
         Ok(Found { input, detections, picture })

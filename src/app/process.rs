@@ -39,7 +39,7 @@ pub(super) fn build(
     // Once before the first frame: proves that the network runs, and shows what it takes while it does.
     system::reset_peak();
     engine.input().fill(PADDING);
-    engine.run()?;
+    engine.run(config.track.score_low)?;
     let resident = system::peak_resident_bytes() as usize;
     let params = Params {
         gate: config.gate.clone(),

@@ -1,8 +1,9 @@
-//! The command line: `run`, `detect`, `cameras`, `pins`, `spool`, `check`. Settings come from the configuration; options override single ones.
+//! The command line: `run`, `detect`, `bench`, `cameras`, `pins`, `spool`, `check`. Settings come from the configuration; options override single ones.
 //!
 //! Exit codes: 0 all went well; 1 the machine (memory, threads, disk); 2 command line or configuration; 3 model; 4 source or
 //! picture; 5 events that could not be delivered. Results go to stdout, everything else to stderr.
 
+mod bench;
 mod cameras;
 mod check;
 mod decode;
@@ -30,7 +31,7 @@ use crate::error::{Error, Kind, Result};
 #[derive(Debug, Parser)]
 #[command(name = "flytrap", version)]
 struct Cli {
-    /// Machine-readable: `detect` prints JSON lines, logs on stderr are JSON lines.
+    /// Machine-readable: `detect` prints JSON lines, `bench` an object, logs on stderr are JSON lines.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -63,6 +64,20 @@ enum Command {
         /// Write each picture with its boxes into this folder, as NAME.jpg.
         #[arg(long, value_name = "FOLDER")]
         out: Option<PathBuf>,
+    },
+    /// Measure how long each stage of a frame takes on this machine.
+    Bench {
+        #[command(flatten)]
+        settings: Settings,
+        /// Threads that run the network (model.threads).
+        #[arg(long, value_name = "N")]
+        threads: Option<i64>,
+        /// Frames that are timed.
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        frames: usize,
+        /// Time each layer too, on one thread.
+        #[arg(long)]
+        layers: bool,
     },
     /// List the cameras of this machine, and what they can deliver.
     Cameras,
@@ -169,6 +184,9 @@ pub fn main() -> ExitCode {
         }
         Command::Detect { settings, pictures, out } => {
             ("detect", detect::detect(&settings, &pictures, out.as_deref(), json))
+        }
+        Command::Bench { settings, threads, frames, layers } => {
+            ("bench", bench::bench(&settings, (threads, frames, layers), json))
         }
         Command::Cameras => ("cameras", cameras::cameras(json)),
         Command::Pins { pin, set, chip } => ("pins", pins::pins(&chip, pin, set, json)),

@@ -211,7 +211,7 @@ fn from_values(values: &mut Values) -> Config {
         capture: capture(values),
         pins: pins(values),
         fps,
-        model: text_path(values, "model.path").map(|path| model::Params { path, sha256: sha256(values) }),
+        model: model(values),
         decode: decode::Params {
             score_min: values.float("detect.score_min", 0.01..=0.99) as f32,
             iou_max: values.float("detect.iou_max", 0.1..=0.95) as f32,
@@ -312,6 +312,18 @@ fn capture(values: &mut Values) -> CaptureParams {
 
 fn seconds(seconds: i64) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+/// Most threads that are taken without being asked for.
+const THREADS_MAX: usize = 4;
+
+fn model(values: &mut Values) -> Option<model::Params> {
+    let threads = values.int("model.threads", 0..=8) as usize;
+    let others = std::thread::available_parallelism().map_or(1, |cores| cores.get() - 1);
+    let threads = if threads == 0 { others.clamp(1, THREADS_MAX) } else { threads };
+    let sha256 = sha256(values);
+    let path = values.text("model.path");
+    (!path.is_empty()).then(|| model::Params { path: PathBuf::from(path), sha256, threads })
 }
 
 fn sha256(values: &mut Values) -> Option<String> {

@@ -5,6 +5,7 @@
 //! strongest box stays, what overlaps it by more than `iou_max` goes (torchvision `nms`). Proved against a brute-force
 //! oracle, because the snippets in circulation are wrong.
 
+use super::engine::Output;
 use super::letterbox::Placement;
 use super::{ClassId, Detection, Detections};
 use crate::error::{Error, Kind, Result};
@@ -108,23 +109,33 @@ impl Decoder {
     /// Bytes on the heap, for the sum of I1.
     pub fn heap_bytes(&self) -> usize {
         self.wanted.capacity()
-            + size_of_val(&*self.best)
+            + self.best.capacity() * size_of::<(f32, u16)>()
             + self.candidates.capacity() * size_of::<Candidate>()
     }
 
-    /// Decodes `output` (`4 + classes` rows of `anchors` numbers) into `out`, strongest first, in frame pixels.
+    /// The least score that counts: an engine need not bring what is below it.
+    pub fn score_min(&self) -> f32 {
+        self.params.score_min
+    }
+
+    /// Decodes `output` into `out`, strongest first, in frame pixels.
     ///
     /// Numbers that are not finite are no detections. What did not fit is returned.
     ///
     /// # Panics
     /// If `output` has another size than the head.
-    pub fn decode(&mut self, output: &[f32], placement: &Placement, out: &mut Detections) -> Dropped {
+    pub fn decode(&mut self, output: Output<'_>, placement: &Placement, out: &mut Detections) -> Dropped {
+        let Output { numbers, columns } = output;
         let HeadShape { classes, anchors } = self.head;
-        assert_eq!(output.len(), (4 + classes) * anchors, "the output of a head of this shape");
+        assert!(
+            columns <= anchors && numbers.len() == (4 + classes) * columns,
+            "the output of a head of this shape"
+        );
         let mut dropped = Dropped::default();
         out.clear();
-        self.find_best_classes(&output[4 * anchors..]);
-        self.collect_candidates(&output[..4 * anchors]);
+        let (boxes, scores) = numbers.split_at(4 * columns);
+        self.find_best_classes(scores, columns);
+        self.collect_candidates(boxes, columns);
         if self.candidates.len() > CANDIDATES_MAX {
             dropped.candidates = (self.candidates.len() - CANDIDATES_MAX) as u32;
             self.candidates.select_nth_unstable_by(CANDIDATES_MAX, stronger_first);
@@ -136,9 +147,10 @@ impl Decoder {
     }
 
     /// The strongest class of every anchor. Row by row, as the numbers lie in memory.
-    fn find_best_classes(&mut self, scores: &[f32]) {
-        self.best.fill((0.0, 0));
-        for (class, row) in scores.chunks_exact(self.head.anchors).enumerate() {
+    fn find_best_classes(&mut self, scores: &[f32], columns: usize) {
+        self.best.clear();
+        self.best.resize(columns, (0.0, 0));
+        for (class, row) in scores.chunks_exact(columns.max(1)).enumerate() {
             for (best, &score) in self.best.iter_mut().zip(row) {
                 if score > best.0 {
                     *best = (score, class as u16);
@@ -147,15 +159,14 @@ impl Decoder {
         }
     }
 
-    fn collect_candidates(&mut self, boxes: &[f32]) {
-        let anchors = self.head.anchors;
+    fn collect_candidates(&mut self, boxes: &[f32], columns: usize) {
         self.candidates.clear();
         for (anchor, &(score, class)) in self.best.iter().enumerate() {
             // An unwanted class must not hide behind the threshold: the anchor belongs to its strongest class.
             if !(score >= self.params.score_min && score.is_finite() && self.wanted[usize::from(class)]) {
                 continue;
             }
-            let [cx, cy, w, h] = [0, 1, 2, 3].map(|row| boxes[row * anchors + anchor]);
+            let [cx, cy, w, h] = [0, 1, 2, 3].map(|row| boxes[row * columns + anchor]);
             let bbox = BoxPx::from_centre(cx, cy, w, h);
             if bbox.is_finite() {
                 self.candidates.push(Candidate { bbox, score, class, anchor: anchor as u32 });
@@ -209,6 +220,10 @@ mod tests {
     }
 
     type Anchor = ([f32; 4], Vec<f32>);
+
+    fn whole(numbers: &[f32], columns: usize) -> Output<'_> {
+        Output { numbers, columns }
+    }
 
     fn output(anchors: &[Anchor]) -> Vec<f32> {
         let rows = 4 + anchors[0].1.len();
@@ -264,7 +279,7 @@ mod tests {
             let head = HeadShape { classes: 3, anchors: anchors.len() };
             let mut decoder = Decoder::new(head, params, |class| wanted[usize::from(class.0)]);
             let mut out = Detections::new();
-            prop_assert_eq!(decoder.decode(&output(&anchors), &unit(), &mut out), Dropped::default());
+            prop_assert_eq!(decoder.decode(whole(&output(&anchors), anchors.len()), &unit(), &mut out), Dropped::default());
             let expected = oracle(&anchors, params, &wanted);
             let ours: Vec<_> = out.iter().map(|d| (d.score, usize::from(d.class.0))).collect();
             let theirs: Vec<_> = expected.iter().map(|&(_, score, class)| (score, class)).collect();
@@ -281,7 +296,7 @@ mod tests {
         fn any_numbers_never_panic_and_stay_in_the_frame(values in proptest::collection::vec(any::<f32>(), 6 * 20)) {
             let mut decoder = Decoder::new(HeadShape { classes: 2, anchors: 20 }, Params { score_min: 0.0, iou_max: 0.5 }, |_| true);
             let mut out = Detections::new();
-            decoder.decode(&values, &unit(), &mut out);
+            decoder.decode(whole(&values, 20), &unit(), &mut out);
             for detection in &out {
                 let [x1, y1, x2, y2] = detection.bbox.to_array();
                 prop_assert!(x1 >= 0.0 && y1 >= 0.0 && x2 <= 64.0 && y2 <= 64.0 && x1 < x2 && y1 < y2);
@@ -308,7 +323,7 @@ mod tests {
             |_| true,
         );
         let mut out = Detections::new();
-        let dropped = decoder.decode(&output(&anchors), &unit(), &mut out);
+        let dropped = decoder.decode(whole(&output(&anchors), many), &unit(), &mut out);
         assert_eq!(dropped.candidates, 500);
         assert_eq!(out.len(), DETECTIONS_MAX);
         assert!(dropped.detections > 0);

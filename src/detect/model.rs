@@ -25,6 +25,8 @@ pub struct Params {
     pub path: PathBuf,
     /// The hash that the user vouches for, lower-case hex; `None`: only what the manifest lists.
     pub sha256: Option<String>,
+    /// Threads that run it, 1 or more.
+    pub threads: usize,
 }
 
 /// The names of a model's classes.
@@ -129,6 +131,7 @@ pub struct Loaded {
     stride: usize,
     sha256: String,
     name: String,
+    threads: usize,
 }
 
 impl Loaded {
@@ -167,7 +170,16 @@ impl Loaded {
         let size_in_metadata = parsed.metadata("imgsz").and_then(size_from_metadata);
         let stride =
             parsed.metadata("stride").and_then(|text| text.parse().ok()).filter(|s| (1..=256).contains(s));
-        Ok(Loaded { parsed, classes, sides, size_in_metadata, stride: stride.unwrap_or(32), sha256, name })
+        Ok(Loaded {
+            parsed,
+            classes,
+            sides,
+            size_in_metadata,
+            stride: stride.unwrap_or(32),
+            sha256,
+            name,
+            threads: params.threads,
+        })
     }
 
     /// The classes it knows.
@@ -217,7 +229,17 @@ impl Loaded {
     /// `Kind::Model` if it cannot run or its head is of another kind.
     pub fn into_engine(self, frame: Size) -> Result<(Box<dyn Engine>, Classes)> {
         let size = self.size_for(frame)?;
-        let engine = self.parsed.into_engine(size, self.classes.count())?;
+        let engine = self.parsed.into_engine(size, self.classes.count(), self.threads.max(1))?;
+        Ok((engine, self.classes))
+    }
+
+    /// The same on tract in any case: what our own executor is held against.
+    ///
+    /// # Errors
+    /// As [`Self::into_engine`].
+    pub fn into_tract(self, frame: Size) -> Result<(Box<dyn Engine>, Classes)> {
+        let size = self.size_for(frame)?;
+        let engine = self.parsed.into_tract(size, self.classes.count())?;
         Ok((Box::new(engine), self.classes))
     }
 }
@@ -340,7 +362,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
         let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        let opened = Loaded::open(&Params { path: file.path().into(), sha256: Some(sha256) });
+        let opened = Loaded::open(&Params { path: file.path().into(), sha256: Some(sha256), threads: 1 });
         opened.err().expect("refused").to_string()
     }
 
@@ -350,7 +372,8 @@ mod tests {
             let text = refusal(bytes);
             assert!(text.contains("format=onnx") && !text.contains('\n'), "{text}");
         }
-        let missing = Loaded::open(&Params { path: "/nowhere/x.onnx".into(), sha256: None }).err().unwrap();
+        let missing =
+            Loaded::open(&Params { path: "/nowhere/x.onnx".into(), sha256: None, threads: 1 }).err().unwrap();
         assert!(
             missing.to_string().contains("/nowhere/x.onnx") && missing.to_string().contains("--model"),
             "{missing}"

@@ -30,7 +30,7 @@ const COMMIT_ROOM: usize = 128;
 const START: Acked = Acked { place: Place { segment: 0, offset: DATA }, events: 0 };
 
 /// After so many bytes the sums are noted in the seal: the most that a start has to read through.
-const NOTE_BYTES: u32 = 128 << 10;
+const NOTE_BYTES: u32 = 64 << 10;
 
 /// What the disk cannot read is tried again for so long before it counts as lost: a card that lost its contact, a bus that is
 /// being reset.
@@ -108,7 +108,10 @@ struct Stalled {
 }
 
 /// What was found behind the last event.
-#[allow(clippy::large_enum_variant, reason = "it lives for a moment, and a box would be a heap call for each event")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it lives for a moment, and a box would be a heap call for each event"
+)]
 enum Look {
     /// A record.
     Found(heapless::Vec<u8, { record::PAYLOAD_BYTES_MAX }>, Place, Run),

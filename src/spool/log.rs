@@ -666,12 +666,13 @@ fn create(
 ) -> io::Result<(Box<dyn DiskFile>, u64)> {
     let name = Named::Segment(class, id).file();
     let blocks = segment::header_blocks(id, header);
-    let file = match free.pop() {
-        Some(old) => {
-            disk.rename(&Named::Free(old).file(), &name)?;
-            disk.open(&name)
+    let file = loop {
+        let Some(old) = free.pop() else { break disk.create(&name, u64::from(segment_bytes)) };
+        match disk.rename(&Named::Free(old).file(), &name) {
+            Ok(()) => break disk.open(&name),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {} // Somebody took it away.
+            Err(error) => return Err(error),
         }
-        None => disk.create(&name, u64::from(segment_bytes)),
     };
     let durable = file.and_then(|mut file| {
         // First the name: a file that is used again must not be written over while a cut can give its old name back.

@@ -1,10 +1,78 @@
-//! What runs the network. One trait; [`tract`] is the reference behind it.
+//! What runs the network: our own executor ([`planned`]) where it knows every operation of the model, else tract.
+//!
+//! ```text
+//!   ONNX ─► tract.rs ─► import.rs ─► graph.rs ─► plan/ ─► kernels/
+//!           reads,      typed model   plain data,  steps,   vector
+//!           checks      to ours       fused        arena    instructions
+//! ```
 
+// What is public in these is so for the engine; what leaves it is public here.
+#[allow(unreachable_pub, reason = "see above")]
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "each pass looks at some operations; those that it does not know stay"
+)]
+mod graph;
+#[allow(unreachable_pub, reason = "see above")]
+#[allow(clippy::wildcard_enum_match_arm, reason = "what is not known is refused")]
+mod import;
+#[allow(unreachable_pub, reason = "see above")]
+mod kernels;
+#[allow(unreachable_pub, reason = "see above")]
+#[allow(clippy::wildcard_enum_match_arm, reason = "what is not known is refused, or stays as it is")]
+mod plan;
+pub mod planned;
+#[cfg(test)]
+mod reference;
 pub mod tract;
 
 use super::decode::HeadShape;
 use super::letterbox::Size;
 use crate::error::Result;
+
+/// What a network found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Output<'a> {
+    /// `4 + classes` rows of `columns` numbers.
+    pub numbers: &'a [f32],
+    /// Places of the picture: all of the head's anchors, or those that matter, in the head's order.
+    pub columns: usize,
+}
+
+/// What a network takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Costs {
+    /// The arena, bytes.
+    pub arena_bytes: usize,
+    /// What all that is needed in one step comes to: no arena can be smaller.
+    pub arena_least_bytes: usize,
+    /// Packed weights, bytes.
+    pub weights_bytes: usize,
+    /// Memory of the threads, bytes.
+    pub scratch_bytes: usize,
+    /// Multiplications that the network asks for.
+    pub macs: u64,
+}
+
+/// How long a step took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepTime {
+    /// Which nodes of the network it stands for.
+    pub name: String,
+    /// What does it.
+    pub kernel: &'static str,
+    /// How long it took.
+    pub nanos: u64,
+    /// Multiplications that the network asks for here.
+    pub macs: u64,
+    /// Numbers that are read and written, each once: weights, input, output.
+    pub numbers: u64,
+}
+
+/// What one core multiplies and adds at most, 10^9 a second, by a clock of nanoseconds.
+pub fn peak_macs_per_nano(now: &mut dyn FnMut() -> u64) -> f64 {
+    kernels::peak_macs_per_nano(kernels::Isa::best(), now)
+}
 
 /// A loaded network of one input size. Input and output live in the engine, so that nobody copies them.
 pub trait Engine: Send {
@@ -17,12 +85,24 @@ pub trait Engine: Send {
     /// The input: planar R, G, B, row by row, 0..=1, `3 * width * height` numbers. Keeps no promise about what was in it before.
     fn input(&mut self) -> &mut [f32];
 
-    /// Runs the network on the input. The output has `4 + classes` rows of `anchors` numbers and is valid until the next run.
+    /// Runs the network on the input. Anchors none of whose scores reaches `score_min` may be missing in the output, which is
+    /// valid until the next run.
     ///
     /// # Errors
     /// `Kind::Model` if the network fails; it does so for every input or for none.
-    fn run(&mut self) -> Result<&[f32]>;
+    fn run(&mut self, score_min: f32) -> Result<Output<'_>>;
 
-    /// What it is, for people: `tract 0.23, 320, 2100 anchors`.
+    /// What it takes, if that is known.
+    fn costs(&self) -> Option<Costs> {
+        None
+    }
+
+    /// Runs the network once on one thread and tells how long each step took, by a clock of nanoseconds. Empty: it has no steps.
+    fn step_times(&mut self, now: &mut dyn FnMut() -> u64) -> Vec<StepTime> {
+        let _ = now;
+        Vec::new()
+    }
+
+    /// What it is, for people: `AVX2, input 320, 80 classes, 2100 anchors`.
     fn describe(&self) -> String;
 }

@@ -1,14 +1,16 @@
-//! The engine on tract: importer, optimiser and executor in one crate. The only file that names `tract_*`.
+//! What tract does for us: reads and checks model files, and runs those that our own executor does not know.
 //!
-//! The optimised plan and one spawned state are kept; per run tract allocates each node's output (its crate has no arena
-//! hook). The count per frame is recorded by `tests/no_alloc.rs` and does not grow.
+//! As an engine the optimised plan and one spawned state are kept; per run tract allocates each node's output (its crate has no
+//! arena hook). The count per frame is recorded by `tests/no_alloc.rs` and does not grow.
 
 use std::sync::Arc;
 
 use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
 
-use super::Engine;
+use super::import::import;
+use super::planned::PlannedEngine;
+use super::{Engine, Output};
 use crate::detect::decode::HeadShape;
 use crate::detect::letterbox::Size;
 use crate::error::{Error, Kind, Result};
@@ -89,35 +91,50 @@ impl Parsed {
         Ok(InputSides { channels: side(1), height: side(2), width: side(3) })
     }
 
-    /// Optimises the network for one input size; the parsed form is used up. `classes`: how many the file names.
+    /// Makes the network ready for one input size, with `threads` threads; the parsed form is used up. `classes`: how many the
+    /// file names. If it has operations that our executor does not know, tract runs it, and the log says why.
     ///
     /// # Errors
-    /// `Kind::Model` if tract cannot run it, or its output is not a detection head's.
-    pub fn into_engine(self, size: Size, classes: usize) -> Result<TractEngine> {
-        let Parsed { proto, place } = self;
-        let failed = |doing: &str, error: &TractError| {
-            Error::fatal(Kind::Model, format!("'{place}': {doing} at {size}"))
-                .caused_by(error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": "))
-        };
-        let model = onnx()
-            .model_for_proto_model(&proto)
-            .map_err(|e| failed("cannot read the network", &e))?
-            .with_input_fact(0, f32::fact([1, 3, size.height, size.width]).into())
-            .map_err(|e| failed("cannot set the input", &e))?;
-        drop(proto);
-        let model = model.into_optimized().map_err(|e| failed("cannot optimise the network", &e))?;
-        let dims = model
-            .output_fact(0)
-            .map(|fact| fact.shape.as_concrete().map(<[usize]>::to_vec).unwrap_or_default())
-            .map_err(|e| failed("has no output", &e))?;
-        let head = HeadShape::from_output(&dims, classes)
-            .map_err(|error| Error::fatal(Kind::Model, format!("'{place}'")).caused_by(error))?;
-        let plan = model.into_runnable().map_err(|e| failed("cannot plan the network", &e))?;
-        let state = plan.spawn().map_err(|e| failed("cannot start the network", &e))?;
-        let input = Tensor::zero::<f32>(&[1, 3, size.height, size.width])
-            .map_err(|e| failed("cannot take memory for the input", &e))?;
-        Ok(TractEngine { state, input: Arc::new(input), output: None, size, head })
+    /// `Kind::Model` if tract cannot run it either, or its output is not a detection head's.
+    pub fn into_engine(self, size: Size, classes: usize, threads: usize) -> Result<Box<dyn Engine>> {
+        let place = self.place.clone();
+        let model = self.typed(size)?;
+        let planned = import(&model).and_then(|graph| PlannedEngine::new(graph, size, classes, threads));
+        match planned {
+            Ok(engine) => Ok(Box::new(engine)),
+            Err(why) => {
+                let engine = TractEngine::new(&place, model, size, classes)?;
+                tracing::info!("'{place}' runs on tract, some times slower: {why}");
+                Ok(Box::new(engine))
+            }
+        }
     }
+
+    /// The same, on tract in any case.
+    ///
+    /// # Errors
+    /// As [`Self::into_engine`].
+    pub fn into_tract(self, size: Size, classes: usize) -> Result<TractEngine> {
+        let place = self.place.clone();
+        TractEngine::new(&place, self.typed(size)?, size, classes)
+    }
+
+    /// Reads and checks the network for one input size.
+    fn typed(self, size: Size) -> Result<TypedModel> {
+        let Parsed { proto, place } = self;
+        onnx()
+            .model_for_proto_model(&proto)
+            .map_err(|e| failed(&place, size, "cannot read the network", &e))?
+            .with_input_fact(0, f32::fact([1, 3, size.height, size.width]).into())
+            .map_err(|e| failed(&place, size, "cannot set the input", &e))?
+            .into_typed()
+            .map_err(|e| failed(&place, size, "cannot understand the network", &e))
+    }
+}
+
+fn failed(place: &str, size: Size, doing: &str, error: &TractError) -> Error {
+    Error::fatal(Kind::Model, format!("'{place}': {doing} at {size}"))
+        .caused_by(error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": "))
 }
 
 /// The importer. Shapes written in the file are ignored and worked out anew: exports with free sides contradict themselves
@@ -134,6 +151,24 @@ pub struct TractEngine {
     output: Option<TValue>,
     size: Size,
     head: HeadShape,
+}
+
+impl TractEngine {
+    fn new(place: &str, model: TypedModel, size: Size, classes: usize) -> Result<Self> {
+        let failed = |doing: &str, error: &TractError| failed(place, size, doing, error);
+        let model = model.into_optimized().map_err(|e| failed("cannot optimise the network", &e))?;
+        let dims = model
+            .output_fact(0)
+            .map(|fact| fact.shape.as_concrete().map(<[usize]>::to_vec).unwrap_or_default())
+            .map_err(|e| failed("has no output", &e))?;
+        let head = HeadShape::from_output(&dims, classes)
+            .map_err(|error| Error::fatal(Kind::Model, format!("'{place}'")).caused_by(error))?;
+        let plan = model.into_runnable().map_err(|e| failed("cannot plan the network", &e))?;
+        let state = plan.spawn().map_err(|e| failed("cannot start the network", &e))?;
+        let input = Tensor::zero::<f32>(&[1, 3, size.height, size.width])
+            .map_err(|e| failed("cannot take memory for the input", &e))?;
+        Ok(TractEngine { state, input: Arc::new(input), output: None, size, head })
+    }
 }
 
 impl Engine for TractEngine {
@@ -155,7 +190,7 @@ impl Engine for TractEngine {
         view.into_slice().expect("a whole tensor lies in one piece")
     }
 
-    fn run(&mut self) -> Result<&[f32]> {
+    fn run(&mut self, _: f32) -> Result<Output<'_>> {
         // The old output goes first: tract's allocator then gives the new one the same memory.
         self.output = None;
         let failed = |error: TractError| {
@@ -173,7 +208,7 @@ impl Engine for TractEngine {
                 format!("the network gave {} numbers where its shape promised {expected}", numbers.len()),
             ));
         }
-        Ok(numbers)
+        Ok(Output { numbers, columns: self.head.anchors })
     }
 
     fn describe(&self) -> String {

@@ -261,7 +261,9 @@ impl HttpSink {
         }
         let mut text = format!("POST {}: {status}{quote}: {remedy}", self.name);
         if let Some(to) = response.headers().get(header::LOCATION).filter(|_| status.is_redirection()) {
-            let to = redacted(&hint_of(String::from_utf8_lossy(to.as_bytes()).chars()));
+            // A user and a password may stand in it, also in one that is no URL.
+            let to = hint_of(String::from_utf8_lossy(to.as_bytes()).chars());
+            let to = redacted(to.rsplit('@').next().unwrap_or_default());
             text = format!("{text} (it points to {to})");
         }
         SendError { failure, status: Some(status.as_u16()), text, kept_here: false }

@@ -1,0 +1,57 @@
+//! `flytrap bench`: how long each stage takes on this machine, in one run.
+
+use std::fmt::Write as _;
+
+use super::{Failed, Settings, print};
+use crate::app::bench::{Figures, Layer, Params, Times, measure};
+use crate::config::values::Value;
+use crate::error::{Error, Kind};
+
+/// Measures, and prints a table or (`json`) one object.
+pub(super) fn bench(
+    settings: &Settings,
+    (threads, frames, layers): (Option<i64>, usize, bool),
+    json: bool,
+) -> Result<(), Failed> {
+    let threads = threads.map(|threads| ("model.threads", Value::Int(threads), "--threads"));
+    let config = settings.load(threads.into_iter().collect(), json)?;
+    super::start_log(&config);
+    let Some(model) = config.model.clone() else {
+        let text = "no model: give --model or set model.path";
+        return Err(Error::fatal(Kind::Config, text).into());
+    };
+    let figures = measure(&Params { model, decode: config.decode, frames, layers })?;
+    if json {
+        let line = serde_json::to_string(&figures).map_err(|error| {
+            Error::fatal(Kind::System, "a line of JSON could not be written").caused_by(error)
+        })?;
+        return Ok(print(&line)?);
+    }
+    Ok(print(table(&figures).trim_end())?)
+}
+
+fn table(figures: &Figures) -> String {
+    let mut out = String::new();
+    let Figures { engine, frames, start_ms, rss_mb, .. } = figures;
+    let _fits =
+        writeln!(out, "{engine}\n{frames} frames, ready after {start_ms:.0} ms, {rss_mb:.1} MB resident\n");
+    let _fits = writeln!(out, "{:<10} {:>9} {:>9} {:>9} {:>9}  ms", "", "min", "p50", "p95", "p99");
+    for (name, times) in figures.stages.rows() {
+        let Times { min, p50, p95, p99 } = times;
+        let _fits = writeln!(out, "{name:<10} {min:>9.3} {p50:>9.3} {p95:>9.3} {p99:>9.3}");
+    }
+    if let (Some(rate), Some(peak)) = (figures.gmac_per_s, figures.peak_gmac_per_s) {
+        let share = 100.0 * rate / peak;
+        let _fits = writeln!(
+            out,
+            "\n{rate:.1} GMAC/s, {share:.0} % of the {peak:.1} that one core multiplies and adds at most"
+        );
+    }
+    if !figures.layers.is_empty() {
+        let _fits = writeln!(out, "\n{:>9} {:>8} {:>8} {:<11} layer", "us", "GMAC/s", "MB", "kernel");
+        for Layer { us, gmac_per_s, mb, kernel, name } in &figures.layers {
+            let _fits = writeln!(out, "{us:>9.1} {gmac_per_s:>8.1} {mb:>8.2} {kernel:<11} {name}");
+        }
+    }
+    out
+}

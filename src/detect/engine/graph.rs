@@ -1,0 +1,291 @@
+//! A network as plain data: what the importer makes of a model file, and what a plan is made from.
+
+/// A network with one input and one output. Each node's inputs come before it.
+#[derive(Debug, Clone)]
+pub struct Graph {
+    /// The operations, in an order in which they can be run.
+    pub nodes: Vec<Node>,
+    /// Whose result is the output.
+    pub output: usize,
+}
+
+/// An operation and its result.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// For people.
+    pub name: String,
+    /// What it does.
+    pub op: Op,
+    /// With the results of which nodes.
+    pub inputs: Vec<usize>,
+    /// Sides of the result; it lies row by row.
+    pub shape: Vec<usize>,
+}
+
+/// What is done. All numbers are `f32`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Op {
+    /// The picture.
+    Input,
+    /// Numbers of the file.
+    Const(Vec<f32>),
+    /// A convolution in two dimensions of `[1, channels, rows, columns]`.
+    Conv(Conv),
+    /// `1 / (1 + e^-x)`.
+    Sigmoid,
+    /// `x / (1 + e^-x)`.
+    Silu,
+    /// Number by number; a side of 1 is repeated.
+    Binary(Binary),
+    /// One behind the other along an axis.
+    Concat {
+        /// Which.
+        axis: usize,
+    },
+    /// A part along an axis.
+    Slice {
+        /// Which.
+        axis: usize,
+        /// The first that stays; as many as the result has.
+        start: usize,
+    },
+    /// The same numbers with other sides.
+    Reshape,
+    /// Axis `i` of the result is axis `[i]` of the input.
+    Transpose(Vec<usize>),
+    /// `[…, m, k]` times `[…, k, n]`.
+    MatMul,
+    /// `e^x`, divided by their sum along an axis.
+    Softmax {
+        /// Which.
+        axis: usize,
+    },
+    /// The greatest of a square window at stride 1, of `2 * reach + 1` pixels a side.
+    MaxPool {
+        /// How far the window reaches to each side.
+        reach: usize,
+    },
+    /// Each pixel twice in both directions.
+    Upsample,
+}
+
+/// A convolution; the second input, if there is one, is added to its result after the activation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Conv {
+    /// `[output channel][input channel of the group][row][column]`.
+    pub weights: Vec<f32>,
+    /// One per output channel.
+    pub bias: Vec<f32>,
+    /// Rows and columns of the kernel.
+    pub kernel: [usize; 2],
+    /// Down and across.
+    pub stride: [usize; 2],
+    /// Zeros around the picture: above and left of it, and as many on the other sides.
+    pub pad: [usize; 2],
+    /// Groups of channels that do not mix.
+    pub groups: usize,
+    /// Whether `x / (1 + e^-x)` is applied to the sums.
+    pub silu: bool,
+}
+
+/// An operation on two numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binary {
+    /// `a + b`
+    Add,
+    /// `a - b`
+    Sub,
+    /// `a * b`
+    Mul,
+    /// `a / b`
+    Div,
+    /// The greater.
+    Max,
+    /// The lesser.
+    Min,
+}
+
+impl Binary {
+    /// The result.
+    pub fn of(self, a: f32, b: f32) -> f32 {
+        match self {
+            Binary::Add => a + b,
+            Binary::Sub => a - b,
+            Binary::Mul => a * b,
+            Binary::Div => a / b,
+            Binary::Max => a.max(b),
+            Binary::Min => a.min(b),
+        }
+    }
+}
+
+impl Graph {
+    /// The nodes that use the result of each.
+    pub fn users(&self) -> Vec<Vec<usize>> {
+        let mut users = vec![Vec::new(); self.nodes.len()];
+        for (id, node) in self.nodes.iter().enumerate() {
+            for input in &node.inputs {
+                users[*input].push(id);
+            }
+        }
+        users
+    }
+
+    /// Multiplications with weights for one picture.
+    pub fn macs(&self) -> u64 {
+        let one = |node: &Node| match &node.op {
+            Op::Conv(conv) => {
+                let pixels: usize = node.shape[2..].iter().product();
+                (conv.weights.len() * pixels) as u64
+            }
+            Op::MatMul => {
+                let k = self.nodes[node.inputs[0]].shape.last().copied().unwrap_or(0);
+                (node.shape.iter().product::<usize>() * k) as u64
+            }
+            _ => 0,
+        };
+        self.nodes.iter().map(one).sum()
+    }
+
+    /// Puts what can be done in one go into one node: an activation behind a convolution, and a sum behind that. A
+    /// convolution whose result is only used in slices becomes one for each. Nodes that nobody needs any more are gone.
+    pub fn fuse(&mut self) {
+        self.find_silu();
+        self.silu_into_conv();
+        self.split_sliced();
+        self.add_into_conv();
+        self.sweep();
+    }
+
+    /// `x * sigmoid(x)`.
+    fn find_silu(&mut self) {
+        for id in 0..self.nodes.len() {
+            if self.nodes[id].op != Op::Binary(Binary::Mul) {
+                continue;
+            }
+            let [a, b] = self.nodes[id].inputs[..] else { continue };
+            for (x, gate) in [(a, b), (b, a)] {
+                if self.nodes[gate].op == Op::Sigmoid && self.nodes[gate].inputs == [x] {
+                    (self.nodes[id].op, self.nodes[id].inputs) = (Op::Silu, vec![x]);
+                    break;
+                }
+            }
+        }
+        self.sweep();
+    }
+
+    fn silu_into_conv(&mut self) {
+        let users = self.users();
+        for (id, users) in users.iter().enumerate() {
+            let Op::Conv(conv) = &self.nodes[id].op else { continue };
+            let [user] = users[..] else { continue };
+            if self.nodes[user].op == Op::Silu && !conv.silu && id != self.output {
+                let mut conv = conv.clone();
+                conv.silu = true;
+                let inputs = self.nodes[id].inputs.clone();
+                (self.nodes[user].op, self.nodes[user].inputs) = (Op::Conv(conv), inputs);
+            }
+        }
+        self.sweep();
+    }
+
+    /// Each slice of the result of a convolution along its channels, unless they are put together again in the same order.
+    fn split_sliced(&mut self) {
+        let users = self.users();
+        for id in 0..self.nodes.len() {
+            let Op::Conv(conv) = &self.nodes[id].op else { continue };
+            let slices = &users[id];
+            let start = |id: &usize| match self.nodes[*id].op {
+                Op::Slice { axis: 1, start } if start % 8 == 0 => Some(start),
+                _ => None,
+            };
+            if conv.groups != 1
+                || self.nodes[id].inputs.len() != 1
+                || slices.is_empty()
+                || !slices.iter().all(|slice| start(slice).is_some())
+                || self.joined_again(slices, &users)
+            {
+                continue;
+            }
+            let conv = conv.clone();
+            let per_channel = conv.weights.len() / conv.bias.len();
+            let starts: Vec<_> = slices.iter().map(|slice| (*slice, start(slice).unwrap_or(0))).collect();
+            for (slice, start) in starts {
+                let end = start + self.nodes[slice].shape[1];
+                let part = Conv {
+                    weights: conv.weights[start * per_channel..end * per_channel].to_vec(),
+                    bias: conv.bias[start..end].to_vec(),
+                    ..conv.clone()
+                };
+                (self.nodes[slice].op, self.nodes[slice].inputs) =
+                    (Op::Conv(part), self.nodes[id].inputs.clone());
+            }
+        }
+        self.sweep();
+    }
+
+    /// Whether a concatenation has all of `slices` in their order, one behind the other.
+    fn joined_again(&self, slices: &[usize], users: &[Vec<usize>]) -> bool {
+        let mut sorted = slices.to_vec();
+        sorted.sort_by_key(|slice| match self.nodes[*slice].op {
+            Op::Slice { start, .. } => start,
+            _ => 0,
+        });
+        users[sorted[0]].iter().any(|user| {
+            let node = &self.nodes[*user];
+            node.op == Op::Concat { axis: 1 }
+                && node.inputs.windows(sorted.len()).any(|inputs| inputs == sorted)
+        })
+    }
+
+    /// `a + conv`, where `a` is there before.
+    fn add_into_conv(&mut self) {
+        let users = self.users();
+        for id in 0..self.nodes.len() {
+            if self.nodes[id].op != Op::Binary(Binary::Add) || self.nodes[id].shape.len() != 4 {
+                continue;
+            }
+            let [a, b] = self.nodes[id].inputs[..] else { continue };
+            for (other, conv) in [(a, b), (b, a)] {
+                let same = self.nodes[other].shape == self.nodes[id].shape
+                    && self.nodes[conv].shape == self.nodes[id].shape;
+                if matches!(self.nodes[conv].op, Op::Conv(_))
+                    && self.nodes[conv].inputs.len() == 1
+                    && users[conv] == [id]
+                    && same
+                    && conv != other
+                {
+                    // The sum's place is behind both.
+                    let inputs = vec![self.nodes[conv].inputs[0], other];
+                    (self.nodes[id].op, self.nodes[id].inputs) = (self.nodes[conv].op.clone(), inputs);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Takes out what the output does not need.
+    fn sweep(&mut self) {
+        let mut needed = vec![false; self.nodes.len()];
+        needed[self.output] = true;
+        for id in (0..self.nodes.len()).rev() {
+            if needed[id] {
+                for input in &self.nodes[id].inputs {
+                    needed[*input] = true;
+                }
+            }
+        }
+        let mut place = vec![usize::MAX; self.nodes.len()];
+        let mut kept = Vec::with_capacity(self.nodes.len());
+        for (id, mut node) in std::mem::take(&mut self.nodes).into_iter().enumerate() {
+            if needed[id] || node.op == Op::Input {
+                for input in &mut node.inputs {
+                    *input = place[*input];
+                }
+                place[id] = kept.len();
+                kept.push(node);
+            }
+        }
+        (self.nodes, self.output) = (kept, place[self.output]);
+    }
+}

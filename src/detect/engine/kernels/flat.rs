@@ -1,0 +1,199 @@
+//! Arithmetic on tensors that lie row by row, as in the file: attention, the head's tail.
+
+use super::simd::Simd;
+
+/// A product of matrices, all row by row.
+#[derive(Debug, Clone, Copy)]
+pub struct MatMul {
+    /// `[m][k]`.
+    pub a: *const f32,
+    /// `[k][n]`.
+    pub b: *const f32,
+    /// `[m][n]`.
+    pub out: *mut f32,
+    /// Columns of `a`, rows of `b`.
+    pub k: usize,
+    /// Columns of `b`.
+    pub n: usize,
+}
+
+// SAFETY: as `Conv`.
+unsafe impl Send for MatMul {}
+// SAFETY: as `Conv`.
+unsafe impl Sync for MatMul {}
+
+/// Rows `rows` of the product.
+///
+/// # Safety
+/// The CPU has `S`; the places are valid for the sizes; nobody else writes these rows.
+#[inline(always)]
+pub unsafe fn matmul_rows<S: Simd>(mul: &MatMul, rows: std::ops::Range<usize>) {
+    let wide = 2 * S::LANES;
+    let whole = mul.n / wide * wide;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut column = 0;
+        while column < whole {
+            let mut row = rows.start;
+            while row + 4 <= rows.end {
+                matmul_tile::<S, 4, 2>(mul, row, column);
+                row += 4;
+            }
+            while row < rows.end {
+                matmul_tile::<S, 1, 2>(mul, row, column);
+                row += 1;
+            }
+            column += wide;
+        }
+        for row in rows {
+            let a = mul.a.add(row * mul.k);
+            for column in whole..mul.n {
+                let mut sum = 0.0;
+                for k in 0..mul.k {
+                    sum += *a.add(k) * *mul.b.add(k * mul.n + column);
+                }
+                *mul.out.add(row * mul.n + column) = sum;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn matmul_tile<S: Simd, const P: usize, const N: usize>(mul: &MatMul, row: usize, column: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut acc = [[S::splat(0.0); N]; P];
+        let a = mul.a.add(row * mul.k);
+        let b = mul.b.add(column);
+        for k in 0..mul.k {
+            let mut line = [S::load(b.add(k * mul.n)); N];
+            for n in 1..N {
+                line[n] = S::load(b.add(k * mul.n + n * S::LANES));
+            }
+            for p in 0..P {
+                let x = S::splat(*a.add(p * mul.k + k));
+                for n in 0..N {
+                    acc[p][n] = S::fma(x, line[n], acc[p][n]);
+                }
+            }
+        }
+        for p in 0..P {
+            for n in 0..N {
+                S::store(mul.out.add((row + p) * mul.n + column + n * S::LANES), acc[p][n]);
+            }
+        }
+    }
+}
+
+/// `e^(x - greatest)` of a row, divided by their sum, in place.
+///
+/// # Safety
+/// The CPU has `S`; `row` is valid for `len` numbers, and this thread's.
+#[inline(always)]
+pub unsafe fn softmax_row<S: Simd>(row: *mut f32, len: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let whole = len / S::LANES * S::LANES;
+        let mut greatest = f32::NEG_INFINITY;
+        for i in 0..len {
+            greatest = greatest.max(*row.add(i));
+        }
+        let top = S::splat(greatest);
+        let mut sum = 0.0f32;
+        let mut at = 0;
+        let mut sums = S::splat(0.0);
+        while at < whole {
+            let e = S::exp(S::sub(S::load(row.add(at)), top));
+            sums = S::add(sums, e);
+            S::store(row.add(at), e);
+            at += S::LANES;
+        }
+        let mut lanes = [0.0f32; 16];
+        S::store(lanes.as_mut_ptr(), sums);
+        for lane in &lanes[..S::LANES] {
+            sum += lane;
+        }
+        for i in whole..len {
+            let e = (*row.add(i) - greatest).exp();
+            *row.add(i) = e;
+            sum += e;
+        }
+        let share = 1.0 / sum;
+        let share_all = S::splat(share);
+        at = 0;
+        while at < whole {
+            S::store(row.add(at), S::mul(S::load(row.add(at)), share_all));
+            at += S::LANES;
+        }
+        for i in whole..len {
+            *row.add(i) *= share;
+        }
+    }
+}
+
+/// `1 / (1 + e^-x)`.
+///
+/// # Safety
+/// The CPU has `S`; both are valid for `len` numbers; `to` is this thread's.
+#[inline(always)]
+pub unsafe fn sigmoid<S: Simd>(from: *const f32, to: *mut f32, len: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let whole = len / S::LANES * S::LANES;
+        let mut at = 0;
+        while at < whole {
+            S::store(to.add(at), S::sigmoid(S::load(from.add(at))));
+            at += S::LANES;
+        }
+        for i in whole..len {
+            *to.add(i) = 1.0 / (1.0 + (-*from.add(i)).exp());
+        }
+    }
+}
+
+/// `x / (1 + e^-x)`.
+///
+/// # Safety
+/// As [`sigmoid`].
+#[inline(always)]
+pub unsafe fn silu<S: Simd>(from: *const f32, to: *mut f32, len: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let whole = len / S::LANES * S::LANES;
+        let mut at = 0;
+        while at < whole {
+            S::store(to.add(at), S::silu(S::load(from.add(at))));
+            at += S::LANES;
+        }
+        for i in whole..len {
+            let x = *from.add(i);
+            *to.add(i) = x / (1.0 + (-x).exp());
+        }
+    }
+}
+
+/// Sums that [`multiply_and_add`] keeps: enough to hide how long one takes.
+pub const SUMS: usize = 12;
+
+/// Nothing but multiplications and additions in registers: what the CPU can do.
+///
+/// # Safety
+/// The CPU has `S`; `out` takes a vector.
+#[inline(always)]
+pub unsafe fn multiply_and_add<S: Simd>(rounds: usize, out: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (a, b) = (S::splat(0.999_9), S::splat(1e-6));
+        let mut sums = [b; SUMS];
+        for _ in 0..rounds {
+            for sum in &mut sums {
+                *sum = S::fma(a, *sum, b);
+            }
+        }
+        let mut all = sums[0];
+        for sum in &sums[1..] {
+            all = S::add(all, *sum);
+        }
+        S::store(out, all);
+    }
+}

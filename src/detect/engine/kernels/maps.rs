@@ -1,0 +1,190 @@
+//! What else is done to pictures in blocks of 8 channels: depth-wise convolution, pooling, enlarging.
+
+use super::simd::Simd;
+use super::{Act, Place};
+
+/// A 3x3 convolution of each channel by itself, at stride 1 and with a border of one zero.
+#[derive(Debug, Clone, Copy)]
+pub struct Depthwise {
+    /// Input pixel (0, 0); the border is zero.
+    pub x: Place,
+    /// `[block][tap row][tap][8]`.
+    pub w: *const f32,
+    /// One per channel.
+    pub bias: *const f32,
+    /// Output pixel (0, 0).
+    pub out: Place,
+    /// Columns and rows.
+    pub size: (usize, usize),
+    /// What is done to the sums.
+    pub act: Act,
+    /// What is added to that.
+    pub residual: Option<Place>,
+}
+
+// SAFETY: as `Conv`.
+unsafe impl Send for Depthwise {}
+// SAFETY: as `Conv`.
+unsafe impl Sync for Depthwise {}
+
+/// Output rows `rows` of one block of channels.
+///
+/// # Safety
+/// The CPU has `S`; the places are valid for the sizes; nobody else writes these rows or what they read.
+#[inline(always)]
+pub unsafe fn depthwise_rows<S: Simd>(conv: &Depthwise, block: usize, rows: std::ops::Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut part = 0;
+        while part < 8 {
+            let w = conv.w.add(block * 72 + part);
+            let mut weights = [[S::splat(0.0); 3]; 3];
+            for y in 0..3 {
+                for x in 0..3 {
+                    weights[y][x] = S::load(w.add((y * 3 + x) * 8));
+                }
+            }
+            let bias = S::load(conv.bias.add(block * 8 + part));
+            for row in rows.clone() {
+                let x = conv.x.pixel(block, 0, row).sub(conv.x.line + 8).add(part);
+                let to = conv.out.pixel(block, 0, row).add(part);
+                let residual = match &conv.residual {
+                    Some(residual) => residual.pixel(block, 0, row).add(part),
+                    None => std::ptr::null_mut(),
+                };
+                let mut column = 0;
+                while column < conv.size.0 {
+                    let pair = column + 2 <= conv.size.0;
+                    // Two pixels share six of the nine columns that they read.
+                    let mut sums = [bias; 2];
+                    for y in 0..3 {
+                        let line = x.add(y * conv.x.line + column * 8);
+                        let mut d = [S::load(line); 4];
+                        for x in 1..3 {
+                            d[x] = S::load(line.add(x * 8));
+                        }
+                        if pair {
+                            d[3] = S::load(line.add(24));
+                        }
+                        for x in 0..3 {
+                            sums[0] = S::fma(d[x], weights[y][x], sums[0]);
+                            sums[1] = S::fma(d[x + 1], weights[y][x], sums[1]);
+                        }
+                    }
+                    for p in 0..2 {
+                        if p == 0 || pair {
+                            let at = (column + p) * 8;
+                            let mut v = sums[p];
+                            if conv.act == Act::Silu {
+                                v = S::silu(v);
+                            }
+                            if !residual.is_null() {
+                                v = S::add(v, S::load(residual.add(at)));
+                            }
+                            S::store(to.add(at), v);
+                        }
+                    }
+                    column += 2;
+                }
+            }
+            part += S::LANES;
+        }
+    }
+}
+
+/// The greatest of a square window around each pixel, at stride 1; what is outside does not count.
+#[derive(Debug, Clone, Copy)]
+pub struct MaxPool {
+    /// Input pixel (0, 0).
+    pub x: Place,
+    /// Output pixel (0, 0).
+    pub out: Place,
+    /// Columns and rows.
+    pub size: (usize, usize),
+    /// The window reaches so far to each side.
+    pub reach: usize,
+}
+
+// SAFETY: as `Conv`.
+unsafe impl Send for MaxPool {}
+// SAFETY: as `Conv`.
+unsafe impl Sync for MaxPool {}
+
+/// One block of channels: the greatest in rows, then in columns.
+///
+/// # Safety
+/// The CPU has `S`; the places are valid for the sizes; `scratch` has room for 8 numbers a pixel and is this thread's; nobody
+/// else writes this block.
+#[inline(always)]
+pub unsafe fn max_pool_block<S: Simd>(pool: &MaxPool, block: usize, scratch: *mut f32) {
+    let (wide, high) = pool.size;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut part = 0;
+        while part < 8 {
+            for row in 0..high {
+                let x = pool.x.pixel(block, 0, row).add(part);
+                for column in 0..wide {
+                    let (from, to) = (column.saturating_sub(pool.reach), (column + pool.reach).min(wide - 1));
+                    let mut v = S::load(x.add(from * 8));
+                    for near in from + 1..=to {
+                        v = S::max(v, S::load(x.add(near * 8)));
+                    }
+                    S::store(scratch.add((row * wide + column) * 8), v);
+                }
+            }
+            for row in 0..high {
+                let (from, to) = (row.saturating_sub(pool.reach), (row + pool.reach).min(high - 1));
+                let out = pool.out.pixel(block, 0, row).add(part);
+                for column in 0..wide {
+                    let mut v = S::load(scratch.add((from * wide + column) * 8));
+                    for near in from + 1..=to {
+                        v = S::max(v, S::load(scratch.add((near * wide + column) * 8)));
+                    }
+                    S::store(out.add(column * 8), v);
+                }
+            }
+            part += S::LANES;
+        }
+    }
+}
+
+/// Each pixel twice in each direction.
+#[derive(Debug, Clone, Copy)]
+pub struct Upsample {
+    /// Input pixel (0, 0).
+    pub x: Place,
+    /// Output pixel (0, 0).
+    pub out: Place,
+    /// Columns and rows of the input.
+    pub size: (usize, usize),
+}
+
+// SAFETY: as `Conv`.
+unsafe impl Send for Upsample {}
+// SAFETY: as `Conv`.
+unsafe impl Sync for Upsample {}
+
+/// The two output rows of an input row of one block of channels.
+///
+/// # Safety
+/// The CPU has `S`; the places are valid for the sizes; nobody else writes these rows.
+#[inline(always)]
+pub unsafe fn upsample_row<S: Simd>(up: &Upsample, block: usize, row: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let x = up.x.pixel(block, 0, row);
+        let to = [up.out.pixel(block, 0, 2 * row), up.out.pixel(block, 0, 2 * row + 1)];
+        for column in 0..up.size.0 {
+            let mut part = 0;
+            while part < 8 {
+                let v = S::load(x.add(column * 8 + part));
+                for to in to {
+                    S::store(to.add(column * 16 + part), v);
+                    S::store(to.add(column * 16 + 8 + part), v);
+                }
+                part += S::LANES;
+            }
+        }
+    }
+}

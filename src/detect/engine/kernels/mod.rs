@@ -1,0 +1,224 @@
+//! The arithmetic of a network: each kernel a generic function over a set of vector operations ([`simd`]), beside a scalar
+//! reference in the tests.
+//!
+//! Pictures inside the network lie in blocks of 8 channels: `[channel / 8][row][column][channel % 8]`, with a border of one
+//! pixel around each block of rows, which is zero where a 3x3 kernel reads it. A concatenation is then a number of blocks one
+//! behind the other, and a slice some of them.
+
+#![allow(unsafe_code, reason = "kernels and the memory that they share; each block argues its safety")]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "an index is several arrays' place here, and the compiler unrolls these loops"
+)]
+
+pub mod conv;
+pub mod flat;
+pub mod maps;
+pub mod simd;
+pub mod winograd;
+
+/// Where a tensor lies, in numbers of `f32`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Pixel (0, 0) of the first block.
+    pub first: *mut f32,
+    /// From a row to the next.
+    pub line: usize,
+    /// From a block of 8 channels to the next.
+    pub plane: usize,
+}
+
+impl Place {
+    /// No place.
+    pub const NOWHERE: Place = Place { first: std::ptr::null_mut(), line: 0, plane: 0 };
+
+    /// The 8 channels of `block` of a pixel.
+    ///
+    /// # Safety
+    /// The pixel is inside the tensor or its border.
+    #[inline(always)]
+    pub unsafe fn pixel(&self, block: usize, column: usize, row: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.first.add(block * self.plane + row * self.line + column * 8) }
+    }
+}
+
+/// What is done to each sum of a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Nothing.
+    None,
+    /// `x / (1 + e^-x)`.
+    Silu,
+}
+
+/// A set of vector instructions that has kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isa {
+    /// Plain Rust.
+    Portable,
+    /// x86-64 with AVX2 and FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// 64-bit ARM.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+}
+
+impl Isa {
+    /// The best that this CPU has.
+    pub fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+            return Isa::Avx2;
+        }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            return Isa::Neon;
+        }
+        Isa::Portable
+    }
+
+    /// All that this CPU has.
+    #[cfg(test)]
+    pub fn all() -> Vec<Self> {
+        let best = Self::best();
+        if best == Isa::Portable { vec![best] } else { vec![best, Isa::Portable] }
+    }
+
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => "AVX2",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => "NEON",
+        }
+    }
+
+    /// Numbers in a vector.
+    pub const fn lanes(self) -> usize {
+        use simd::Simd as _;
+        match self {
+            Isa::Portable => simd::Portable::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => simd::Avx2::LANES,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => simd::Neon::LANES,
+        }
+    }
+
+    /// Tallest tile of 16 channels.
+    pub const fn tile_16(self) -> usize {
+        use simd::Simd as _;
+        match self {
+            Isa::Portable => simd::Portable::TILE_16,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => simd::Avx2::TILE_16,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => simd::Neon::TILE_16,
+        }
+    }
+}
+
+/// Makes `$name($isa, …)` of a kernel: the instance of that instruction set, inside a function that has it switched on.
+macro_rules! instances {
+    ($(#[$doc:meta])* $name:ident = $module:ident :: $kernel:ident [$($extra:tt)*] ($($arg:ident: $kind:ty),* $(,)?)) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// The CPU has `isa`, and as the kernel says.
+        pub unsafe fn $name(isa: Isa, $($arg: $kind),*) {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            unsafe fn avx2($($arg: $kind),*) {
+                // SAFETY: the caller's promise.
+                unsafe { $module::$kernel::<simd::Avx2 $($extra)*>($($arg),*) }
+            }
+            #[cfg(target_arch = "aarch64")]
+            unsafe fn neon($($arg: $kind),*) {
+                // SAFETY: the caller's promise.
+                unsafe { $module::$kernel::<simd::Neon $($extra)*>($($arg),*) }
+            }
+            unsafe fn portable($($arg: $kind),*) {
+                // SAFETY: the caller's promise.
+                unsafe { $module::$kernel::<simd::Portable $($extra)*>($($arg),*) }
+            }
+            // SAFETY: the caller's promise.
+            unsafe {
+                match isa {
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx2 => avx2($($arg),*),
+                    #[cfg(target_arch = "aarch64")]
+                    Isa::Neon => neon($($arg),*),
+                    Isa::Portable => portable($($arg),*),
+                }
+            }
+        }
+    };
+}
+
+instances! {
+    /// [`conv::rows`] with 8 channels a block.
+    conv_rows = conv::rows [, 8] (conv: &conv::Conv, rows: std::ops::Range<usize>)
+}
+instances! {
+    /// [`conv::rows`] with 3 channels a block: the first layer.
+    first_rows = conv::rows [, 3] (conv: &conv::Conv, rows: std::ops::Range<usize>)
+}
+instances! {
+    /// [`winograd::tiles`].
+    winograd_tiles = winograd::tiles [] (conv: &winograd::Winograd, tiles: std::ops::Range<usize>, scratch: *mut f32)
+}
+instances! {
+    /// [`maps::depthwise_rows`].
+    depthwise_rows = maps::depthwise_rows [] (conv: &maps::Depthwise, block: usize, rows: std::ops::Range<usize>)
+}
+instances! {
+    /// [`maps::max_pool_block`].
+    max_pool_block = maps::max_pool_block [] (pool: &maps::MaxPool, block: usize, scratch: *mut f32)
+}
+instances! {
+    /// [`maps::upsample_row`].
+    upsample_row = maps::upsample_row [] (up: &maps::Upsample, block: usize, row: usize)
+}
+instances! {
+    /// [`flat::matmul_rows`].
+    matmul_rows = flat::matmul_rows [] (mul: &flat::MatMul, rows: std::ops::Range<usize>)
+}
+instances! {
+    /// [`flat::softmax_row`].
+    softmax_row = flat::softmax_row [] (row: *mut f32, len: usize)
+}
+instances! {
+    /// [`flat::sigmoid`].
+    sigmoid = flat::sigmoid [] (from: *const f32, to: *mut f32, len: usize)
+}
+instances! {
+    /// [`flat::silu`].
+    silu = flat::silu [] (from: *const f32, to: *mut f32, len: usize)
+}
+
+instances! {
+    /// [`flat::multiply_and_add`].
+    multiply_and_add = flat::multiply_and_add [] (rounds: usize, out: *mut f32)
+}
+
+/// What one core multiplies and adds at most, 10^9 a second, by a clock of nanoseconds: the best of some tries.
+pub fn peak_macs_per_nano(isa: Isa, now: &mut dyn FnMut() -> u64) -> f64 {
+    const ROUNDS: usize = 200_000;
+    let mut out = [0.0; 16];
+    let mut best = u64::MAX;
+    for _ in 0..20 {
+        let begun = now();
+        // SAFETY: the CPU has what `best` said, and there is room for a vector.
+        unsafe { multiply_and_add(isa, ROUNDS, out.as_mut_ptr()) };
+        best = best.min(now() - begun);
+    }
+    std::hint::black_box(out);
+    (ROUNDS * flat::SUMS * isa.lanes()) as f64 / best.max(1) as f64
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,320 @@
+//! Convolutions: which kernel for which, in how many tasks, and how its weights lie.
+
+use super::super::super::graph::{self, Op};
+use super::super::super::kernels::Act;
+use super::super::super::kernels::conv::Conv;
+use super::super::super::kernels::maps::Depthwise;
+use super::super::super::kernels::winograd::{self, Winograd};
+use super::super::step::Kind;
+use super::{At, Bind, Blocks, Build, bound, picture_sides};
+
+/// Numbers of input that a task of a direct convolution should not pass: they are read once for each block of output channels,
+/// and so should stay in a second-level cache. 128 kB.
+const TASK_INPUT: usize = 32 << 10;
+
+/// A convolution that was looked at.
+struct Shape<'a> {
+    id: usize,
+    conv: &'a graph::Conv,
+    /// Channels, rows and columns that go in.
+    from: (usize, usize, usize),
+    /// Channels, rows and columns that come out.
+    to: (usize, usize, usize),
+    act: Act,
+    residual: Option<Blocks>,
+    /// With as many zeros behind as a block of 16 needs.
+    bias: At,
+    macs: u64,
+    numbers: usize,
+}
+
+impl Shape<'_> {
+    /// Columns and rows of the result.
+    fn size(&self) -> (usize, usize) {
+        (self.to.2, self.to.1)
+    }
+
+    fn weights(&self) -> &[f32] {
+        &self.conv.weights
+    }
+}
+
+impl Build<'_> {
+    pub(super) fn conv(&mut self, id: usize, conv: &graph::Conv) -> Result<(), String> {
+        let node = &self.graph.nodes[id];
+        let input = &self.graph.nodes[node.inputs[0]];
+        let from = picture_sides(&input.shape).ok_or("a convolution of no picture")?;
+        let to = picture_sides(&node.shape).ok_or("a convolution to no picture")?;
+        fits(conv, from, to)?;
+        let residual = match node.inputs.get(1) {
+            Some(other) => Some(self.in_blocks(*other)?),
+            None => None,
+        };
+        let mut bias = conv.bias.clone();
+        bias.resize(to.0.next_multiple_of(16), 0.0);
+        let shape = Shape {
+            id,
+            conv,
+            from,
+            to,
+            act: if conv.silu { Act::Silu } else { Act::None },
+            residual,
+            bias: self.keep(&bias),
+            macs: (conv.weights.len() * to.1 * to.2) as u64,
+            numbers: from.0 * from.1 * from.2 + to.0 * to.1 * to.2 + conv.weights.len(),
+        };
+        if conv.groups > 1 {
+            return self.depthwise(&shape);
+        }
+        if input.op == Op::Input && from.0 == 3 && residual.is_none() {
+            return self.first(&shape);
+        }
+        let x = self.in_blocks(node.inputs[0])?;
+        if conv.pad != [0, 0] {
+            self.border(x);
+        }
+        let straight = conv.kernel == [3, 3] && conv.stride == [1, 1] && conv.pad == [1, 1];
+        if straight && self.options.winograd {
+            self.winograd(&shape, x);
+        } else {
+            self.direct(&shape, x);
+        }
+        Ok(())
+    }
+
+    /// A place for the result, in a step that also reads `x`.
+    fn place_for(&mut self, shape: &Shape<'_>, x: usize) -> Blocks {
+        self.output_of(shape.id, &[Some(x), shape.residual.map(|residual| residual.buffer)])
+    }
+
+    /// Rows of the result that a task does, if it reads `line` numbers for each row of the input: as many tasks for each thread.
+    fn task_rows(&self, shape: &Shape<'_>, line: usize) -> usize {
+        let rows = shape.to.1;
+        let most = (TASK_INPUT / (shape.conv.stride[0] * line)).clamp(1, rows);
+        rows.div_ceil(rows.div_ceil(most).next_multiple_of(self.options.threads).min(rows))
+    }
+
+    fn depthwise(&mut self, shape: &Shape<'_>) -> Result<(), String> {
+        let (conv, channels) = (shape.conv, shape.to.0);
+        if conv.groups != channels || channels != shape.from.0 || conv.kernel != [3, 3] {
+            return Err(format!("{} groups of {} channels", conv.groups, shape.from.0));
+        }
+        if conv.stride != [1, 1] || conv.pad != [1, 1] {
+            return Err("a convolution of each channel with a stride or without a border".into());
+        }
+        let node = &self.graph.nodes[shape.id];
+        let x = self.in_blocks(node.inputs[0])?;
+        self.border(x);
+        let w = self.keep(&pack_depthwise(shape.weights(), channels));
+        let out = self.place_for(shape, x.buffer);
+        let (bias, size, act, residual) = (shape.bias, shape.size(), shape.act, shape.residual);
+        self.step(
+            &node.name,
+            x.blocks,
+            shape.macs,
+            shape.numbers,
+            Box::new(move |bind| Kind::Depthwise {
+                conv: Depthwise {
+                    x: bound(x, bind),
+                    w: bind(w),
+                    bias: bind(bias),
+                    out: bound(out, bind),
+                    size,
+                    act,
+                    residual: residual.map(|r| bound(r, bind)),
+                },
+            }),
+        );
+        Ok(())
+    }
+
+    fn winograd(&mut self, shape: &Shape<'_>, x: Blocks) {
+        let w = self.keep(&pack_winograd(shape.weights(), shape.to.0, shape.from.0));
+        let out = self.place_for(shape, x.buffer);
+        let (bias, size, act, residual) = (shape.bias, shape.size(), shape.act, shape.residual);
+        let make = move |bind: Bind<'_>| Winograd {
+            x: bound(x, bind),
+            blocks: x.blocks,
+            w: bind(w),
+            bias: bind(bias),
+            out: bound(out, bind),
+            size,
+            out_blocks: out.blocks,
+            act,
+            residual: residual.map(|r| bound(r, bind)),
+        };
+        let nowhere = make(&|_| std::ptr::null_mut());
+        let all = nowhere.tiles().0 * nowhere.tiles().1;
+        let most = nowhere.tiles_a_block(self.options.isa.tile_16());
+        let tasks = all.div_ceil(most).next_multiple_of(self.options.threads).min(all);
+        let tiles = all.div_ceil(tasks);
+        self.scratch_len = self.scratch_len.max(nowhere.scratch_len(tiles));
+        self.step(
+            &self.graph.nodes[shape.id].name,
+            all.div_ceil(tiles),
+            shape.macs,
+            shape.numbers,
+            Box::new(move |bind| Kind::Winograd { conv: make(bind), tiles }),
+        );
+    }
+
+    fn direct(&mut self, shape: &Shape<'_>, x: Blocks) {
+        let [high, wide] = shape.conv.kernel;
+        let ([down, across], [above, left]) = (shape.conv.stride, shape.conv.pad);
+        let w = self.keep(&pack_direct(shape.weights(), shape.to.0, shape.from.0, 8, wide * high));
+        let out = self.place_for(shape, x.buffer);
+        let (bias, size, act, residual) = (shape.bias, shape.size(), shape.act, shape.residual);
+        let rows = self.task_rows(shape, x.line() * x.blocks);
+        let make = move |bind: Bind<'_>| Conv {
+            x: bound(x, bind).first.wrapping_sub(above * x.line() + left * 8),
+            step: (across * 8, down * x.line()),
+            tap: (8, x.line()),
+            taps: (wide, high),
+            blocks: (x.blocks, x.plane()),
+            w: bind(w),
+            bias: bind(bias),
+            out: bound(out, bind),
+            size,
+            out_blocks: out.blocks,
+            act,
+            residual: residual.map(|r| bound(r, bind)),
+        };
+        self.step(
+            &self.graph.nodes[shape.id].name,
+            size.1.div_ceil(rows),
+            shape.macs,
+            shape.numbers,
+            Box::new(move |bind| Kind::Direct { conv: make(bind), rows }),
+        );
+    }
+
+    /// A convolution of the picture itself.
+    fn first(&mut self, shape: &Shape<'_>) -> Result<(), String> {
+        let [high, wide] = shape.conv.kernel;
+        let ([down, across], [above, left]) = (shape.conv.stride, shape.conv.pad);
+        let line = (shape.from.2 + 2) * 4;
+        let pixels = self.pixels(shape)?;
+        let w = self.keep(&pack_direct(shape.weights(), shape.to.0, 3, 3, wide * high));
+        let out = self.place_for(shape, pixels.buffer);
+        let (bias, size, act) = (shape.bias, shape.size(), shape.act);
+        let rows = self.task_rows(shape, line);
+        let make = move |bind: Bind<'_>| Conv {
+            x: bind(At { offset: (1 - above) * line + (1 - left) * 4, ..pixels }),
+            step: (across * 4, down * line),
+            tap: (4, line),
+            taps: (wide, high),
+            blocks: (1, 0),
+            w: bind(w),
+            bias: bind(bias),
+            out: bound(out, bind),
+            size,
+            out_blocks: out.blocks,
+            act,
+            residual: None,
+        };
+        self.step(
+            &self.graph.nodes[shape.id].name,
+            size.1.div_ceil(rows),
+            shape.macs,
+            shape.numbers,
+            Box::new(move |bind| Kind::First { conv: make(bind), rows }),
+        );
+        Ok(())
+    }
+
+    /// The picture with a border, four numbers a pixel; made once.
+    fn pixels(&mut self, shape: &Shape<'_>) -> Result<At, String> {
+        if let Some(pixels) = self.pixels {
+            return Ok(pixels);
+        }
+        let (_, rows, columns) = shape.from;
+        let from = self.in_rows(self.graph.nodes[shape.id].inputs[0])?;
+        let to = At { buffer: self.buffer((columns + 2) * 4 * (rows + 2)), offset: 0 };
+        self.uses(from.buffer);
+        self.uses(to.buffer);
+        self.step(
+            "the picture into pixels",
+            1,
+            0,
+            7 * rows * columns,
+            Box::new(move |bind| Kind::Picture { from: bind(from), to: bind(to), size: (columns, rows) }),
+        );
+        self.pixels = Some(to);
+        Ok(to)
+    }
+}
+
+/// Whether the sides fit together, and the border is one that we have.
+fn fits(conv: &graph::Conv, from: (usize, usize, usize), to: (usize, usize, usize)) -> Result<(), String> {
+    let ([high, wide], [down, across], [above, left]) = (conv.kernel, conv.stride, conv.pad);
+    if above > 1 || left > 1 || from.1 + 2 * above < high || from.2 + 2 * left < wide {
+        return Err(format!("a border of {above} x {left}"));
+    }
+    let rows = (from.1 + 2 * above - high) / down + 1;
+    let columns = (from.2 + 2 * left - wide) / across + 1;
+    if (rows, columns) != (to.1, to.2) {
+        return Err("a convolution whose result has other sides than it should".into());
+    }
+    Ok(())
+}
+
+/// `[output block of 16, the last perhaps of 8][input block][tap][channel][output channel]` of `[output][input][tap]`.
+fn pack_direct(
+    weights: &[f32],
+    channels: usize,
+    in_channels: usize,
+    a_block: usize,
+    taps: usize,
+) -> Vec<f32> {
+    let in_blocks = in_channels.div_ceil(a_block);
+    let out_blocks = channels.div_ceil(8);
+    let mut packed = Vec::with_capacity(out_blocks * 8 * in_blocks * a_block * taps);
+    let mut block = 0;
+    while block < out_blocks {
+        let wide = if out_blocks - block >= 2 { 16 } else { 8 };
+        for in_block in 0..in_blocks {
+            for tap in 0..taps {
+                for lane in 0..a_block {
+                    for out in block * 8..block * 8 + wide {
+                        let channel = in_block * a_block + lane;
+                        let inside = out < channels && channel < in_channels;
+                        packed.push(if inside {
+                            weights[(out * in_channels + channel) * taps + tap]
+                        } else {
+                            0.0
+                        });
+                    }
+                }
+            }
+        }
+        block += wide / 8;
+    }
+    packed
+}
+
+/// `[output block of 16][36][input channel][16]` of `[output][input][9]`.
+fn pack_winograd(weights: &[f32], channels: usize, in_channels: usize) -> Vec<f32> {
+    let (out_blocks, in_wide) = (channels.div_ceil(16), in_channels.next_multiple_of(8));
+    let mut packed = vec![0.0; out_blocks * winograd::PLACES * in_wide * 16];
+    for out in 0..channels {
+        for channel in 0..in_channels {
+            let kernel = weights[(out * in_channels + channel) * 9..][..9].try_into().expect("nine of them");
+            for (place, number) in winograd::transform_weights(kernel).into_iter().enumerate() {
+                let at = ((out / 16 * winograd::PLACES + place) * in_wide + channel) * 16 + out % 16;
+                packed[at] = number;
+            }
+        }
+    }
+    packed
+}
+
+/// `[block][tap][8]` of `[channel][9]`.
+fn pack_depthwise(weights: &[f32], channels: usize) -> Vec<f32> {
+    let mut packed = vec![0.0; channels.next_multiple_of(8) * 9];
+    for channel in 0..channels {
+        for tap in 0..9 {
+            packed[(channel / 8 * 9 + tap) * 8 + channel % 8] = weights[channel * 9 + tap];
+        }
+    }
+    packed
+}

@@ -1,0 +1,547 @@
+//! From a graph to steps: which kernel does what, which tensors are views of others, and where each buffer lies.
+//!
+//! Pictures inside the network lie in blocks of 8 channels ([`super::super::kernels`]), everything else row by row. What is
+//! wanted in the other form is converted once. A concatenation along channels is one buffer that its parts are written into; a
+//! slice is a part of one.
+
+mod conv;
+mod rows;
+
+use std::collections::HashMap;
+
+use super::super::graph::{self, Graph, Op};
+use super::super::kernels::Place;
+use super::super::kernels::maps::{MaxPool, Upsample};
+use super::Options;
+use super::memory::{Memory, Need, least, place};
+use super::step::{Border, Kind, Step};
+use super::tail::Map;
+use rows::pitches;
+
+/// Numbers that one task of something simple works on.
+const TASK_NUMBERS: usize = 16 << 10;
+
+/// What [`build`] made.
+pub(super) struct Built {
+    pub(super) steps: Vec<Step>,
+    /// The arena, then the weights.
+    pub(super) memory: Vec<Memory>,
+    pub(super) scratch_len: usize,
+    pub(super) least_len: usize,
+    /// The inputs in their order, and how many numbers each has.
+    pub(super) inputs: Vec<(*mut f32, usize)>,
+    /// The results that were asked for in blocks.
+    pub(super) maps: Vec<Map>,
+    /// The output, unless those were asked for.
+    pub(super) output: (*mut f32, usize),
+}
+
+/// Plans `graph`, which is fused: up to its output, or up to `maps`, whose results stay in blocks.
+///
+/// # Errors
+/// One line: what has no kernel.
+pub(super) fn build(graph: &Graph, options: Options, maps: &[usize]) -> Result<Built, String> {
+    let mut build = Build::new(graph, options);
+    let mut needed = vec![maps.is_empty(); graph.nodes.len()];
+    for map in maps {
+        needed[*map] = true;
+    }
+    for id in (0..graph.nodes.len()).rev().filter(|_| !maps.is_empty()) {
+        if needed[id] {
+            graph.nodes[id].inputs.iter().for_each(|input| needed[*input] = true);
+        }
+    }
+    build.place_concats(&needed);
+    for id in (0..graph.nodes.len()).filter(|id| needed[*id]) {
+        build.node(id).map_err(|what| format!("{}: {what}", graph.nodes[id].name))?;
+    }
+    build.finish(maps)
+}
+
+/// Where a tensor is, before the arena has a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct At {
+    buffer: usize,
+    offset: usize,
+}
+
+/// A tensor in blocks of 8 channels with a border.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Blocks {
+    buffer: usize,
+    /// Its first block in the buffer.
+    first: usize,
+    blocks: usize,
+    /// Columns and rows.
+    size: (usize, usize),
+}
+
+impl Blocks {
+    fn line(&self) -> usize {
+        (self.size.0 + 2) * 8
+    }
+
+    fn plane(&self) -> usize {
+        self.line() * (self.size.1 + 2)
+    }
+
+    /// Of pixel (0, 0) in the buffer.
+    fn offset(&self) -> usize {
+        self.first * self.plane() + self.line() + 8
+    }
+}
+
+/// Makes a pointer of a place in a buffer. `usize::MAX` as a buffer: the weights.
+type Bind<'a> = &'a dyn Fn(At) -> *mut f32;
+
+/// A step whose memory has no place yet.
+type Draft = Box<dyn Fn(Bind<'_>) -> Kind>;
+
+struct Drafted {
+    name: String,
+    draft: Draft,
+    tasks: usize,
+    borders: Vec<Blocks>,
+    macs: u64,
+    numbers: u64,
+}
+
+const WEIGHTS: usize = usize::MAX;
+
+struct Build<'g> {
+    graph: &'g Graph,
+    options: Options,
+    /// Nodes whose result lies in blocks.
+    blocked: Vec<bool>,
+    /// Where concatenations want their parts.
+    wanted: HashMap<usize, (usize, usize)>,
+    blocks: Vec<Option<Blocks>>,
+    flat: Vec<Option<At>>,
+    /// The picture with a border, four numbers a pixel.
+    pixels: Option<At>,
+    needs: Vec<Need>,
+    drafts: Vec<Drafted>,
+    weights: Vec<f32>,
+    /// Borders that are zero already: buffer, first block, blocks.
+    bordered: Vec<(usize, usize, usize)>,
+    scratch_len: usize,
+}
+
+fn picture_sides(shape: &[usize]) -> Option<(usize, usize, usize)> {
+    match *shape {
+        [1, channels, rows, columns] => Some((channels, rows, columns)),
+        _ => None,
+    }
+}
+
+impl<'g> Build<'g> {
+    fn new(graph: &'g Graph, options: Options) -> Self {
+        let count = graph.nodes.len();
+        let mut build = Build {
+            graph,
+            options,
+            blocked: vec![false; count],
+            wanted: HashMap::new(),
+            blocks: vec![None; count],
+            flat: vec![None; count],
+            pixels: None,
+            needs: Vec::new(),
+            drafts: Vec::new(),
+            weights: Vec::new(),
+            bordered: Vec::new(),
+            scratch_len: 0,
+        };
+        for id in 0..count {
+            build.blocked[id] = build.is_blocked(id);
+        }
+        build
+    }
+
+    /// Whether the result of a node is made in blocks.
+    fn is_blocked(&self, id: usize) -> bool {
+        let node = &self.graph.nodes[id];
+        let Some((channels, ..)) = picture_sides(&node.shape) else { return false };
+        let whole =
+            |input: &usize| self.blocked[*input] && self.graph.nodes[*input].shape[1].is_multiple_of(8);
+        match &node.op {
+            Op::Conv(_) | Op::MaxPool { .. } | Op::Upsample => true,
+            Op::Concat { axis: 1 } => {
+                let (last, rest) = node.inputs.split_last().expect("a concatenation of something");
+                rest.iter().all(whole) && self.blocked[*last]
+            }
+            Op::Slice { axis: 1, start } => {
+                let input = node.inputs[0];
+                let to_the_end = start + channels == self.graph.nodes[input].shape[1];
+                self.blocked[input] && start.is_multiple_of(8) && (channels.is_multiple_of(8) || to_the_end)
+            }
+            _ => false,
+        }
+    }
+
+    /// Gives each concatenation in blocks a buffer, and each of its parts that nobody else wants elsewhere a place in it.
+    fn place_concats(&mut self, needed: &[bool]) {
+        for id in (0..self.graph.nodes.len()).filter(|id| needed[*id]) {
+            let node = &self.graph.nodes[id];
+            if !(self.blocked[id] && matches!(node.op, Op::Concat { .. })) {
+                continue;
+            }
+            let (channels, rows, columns) = picture_sides(&node.shape).expect("it is blocked");
+            let whole = Blocks { buffer: 0, first: 0, blocks: channels.div_ceil(8), size: (columns, rows) };
+            let buffer = self.buffer(whole.plane() * whole.blocks);
+            self.wanted.insert(id, (buffer, 0));
+            // What is taken in the buffer so far: first block and the one behind the last.
+            let mut taken: Vec<(usize, usize)> = Vec::new();
+            let mut at: usize = 0;
+            for input in &node.inputs {
+                let blocks = self.graph.nodes[*input].shape[1].div_ceil(8);
+                let (root, inside) = self.root(*input);
+                let root_blocks = self.graph.nodes[root].shape[1].div_ceil(8);
+                if let Some(first) = at.checked_sub(inside)
+                    && !self.wanted.contains_key(&root)
+                    && self.blocked[root]
+                    && !matches!(self.graph.nodes[root].op, Op::Concat { .. })
+                    && first + root_blocks <= whole.blocks
+                    && taken.iter().all(|(from, to)| first + root_blocks <= *from || *to <= first)
+                    && self.only_its_slices(node, root, first)
+                {
+                    self.wanted.insert(root, (buffer, first));
+                    taken.push((first, first + root_blocks));
+                }
+                at += blocks;
+            }
+        }
+    }
+
+    /// Whether every part of concatenation `concat` that would lie in `root`, placed at block `first`, is a slice of it at its
+    /// place, or itself.
+    fn only_its_slices(&self, concat: &graph::Node, root: usize, first: usize) -> bool {
+        let root_blocks = self.graph.nodes[root].shape[1].div_ceil(8);
+        let mut at = 0;
+        concat.inputs.iter().all(|input| {
+            let blocks = self.graph.nodes[*input].shape[1].div_ceil(8);
+            let apart = at + blocks <= first || first + root_blocks <= at;
+            let ours = self.root(*input) == (root, at.wrapping_sub(first));
+            at += blocks;
+            apart || ours
+        })
+    }
+
+    /// The node whose result a slice is a part of, and at which block.
+    fn root(&self, mut id: usize) -> (usize, usize) {
+        let mut inside = 0;
+        while let Op::Slice { axis: 1, start } = self.graph.nodes[id].op
+            && self.blocked[id]
+        {
+            inside += start / 8;
+            id = self.graph.nodes[id].inputs[0];
+        }
+        (id, inside)
+    }
+
+    fn buffer(&mut self, len: usize) -> usize {
+        self.needs.push(Need { len, first: usize::MAX, last: 0 });
+        self.needs.len() - 1
+    }
+
+    /// The buffer is used by the step that comes next.
+    fn uses(&mut self, buffer: usize) {
+        let step = self.drafts.len();
+        let need = &mut self.needs[buffer];
+        (need.first, need.last) = (need.first.min(step), need.last.max(step));
+    }
+
+    fn step(&mut self, name: &str, tasks: usize, macs: u64, numbers: usize, draft: Draft) {
+        self.drafts.push(Drafted {
+            name: name.to_owned(),
+            draft,
+            tasks,
+            borders: Vec::new(),
+            macs,
+            numbers: numbers as u64,
+        });
+    }
+
+    fn keep(&mut self, weights: &[f32]) -> At {
+        let offset = self.weights.len();
+        self.weights.extend_from_slice(weights);
+        self.weights.resize(self.weights.len().next_multiple_of(16), 0.0);
+        At { buffer: WEIGHTS, offset }
+    }
+
+    /// Where the result of `id` is to be in blocks.
+    fn blocks_for(&mut self, id: usize) -> Blocks {
+        let (channels, rows, columns) = picture_sides(&self.graph.nodes[id].shape).expect("looked at before");
+        let mut blocks = Blocks { buffer: 0, first: 0, blocks: channels.div_ceil(8), size: (columns, rows) };
+        (blocks.buffer, blocks.first) = match self.wanted.get(&id) {
+            Some(place) => *place,
+            None => (self.buffer(blocks.plane() * blocks.blocks), 0),
+        };
+        self.blocks[id] = Some(blocks);
+        blocks
+    }
+
+    fn flat_for(&mut self, id: usize) -> At {
+        let len = self.graph.nodes[id].shape.iter().product();
+        let at = At { buffer: self.buffer(len), offset: 0 };
+        self.flat[id] = Some(at);
+        at
+    }
+
+    /// The result of `id` in blocks; converted if it is not.
+    fn in_blocks(&mut self, id: usize) -> Result<Blocks, String> {
+        if let Some(blocks) = self.blocks[id] {
+            return Ok(blocks);
+        }
+        let (channels, rows, columns) = picture_sides(&self.graph.nodes[id].shape)
+            .ok_or("a picture of other sides than [1, channels, rows, columns]")?;
+        let from = self.in_rows(id)?;
+        let to = self.blocks_for(id);
+        self.uses(from.buffer);
+        self.uses(to.buffer);
+        let name = format!("{}: into blocks", self.graph.nodes[id].name);
+        let numbers = 2 * channels * rows * columns;
+        self.step(
+            &name,
+            to.blocks,
+            0,
+            numbers,
+            Box::new(move |bind| Kind::Pack {
+                from: bind(from),
+                to: bound(to, bind),
+                channels,
+                size: (columns, rows),
+            }),
+        );
+        Ok(to)
+    }
+
+    /// The result of `id` row by row; converted if it is not.
+    fn in_rows(&mut self, id: usize) -> Result<At, String> {
+        if let Some(at) = self.flat[id] {
+            return Ok(at);
+        }
+        let from = self.blocks[id].ok_or("a result that is nowhere")?;
+        let to = self.flat_for(id);
+        self.uses(from.buffer);
+        self.uses(to.buffer);
+        let channels = self.graph.nodes[id].shape[1];
+        let name = format!("{}: into rows", self.graph.nodes[id].name);
+        let numbers = 2 * channels * from.size.0 * from.size.1;
+        self.step(
+            &name,
+            from.blocks,
+            0,
+            numbers,
+            Box::new(move |bind| Kind::Unpack {
+                from: bound(from, bind),
+                to: bind(to),
+                channels,
+                size: from.size,
+            }),
+        );
+        Ok(to)
+    }
+
+    /// Sees to it that the border of `blocks` is zero before the next step.
+    fn border(&mut self, blocks: Blocks) {
+        let ours = (blocks.buffer, blocks.first, blocks.blocks);
+        let there = self.bordered.iter().any(|(buffer, first, count)| {
+            *buffer == ours.0 && *first <= ours.1 && ours.1 + ours.2 <= first + count
+        });
+        if !there {
+            self.bordered.push(ours);
+            self.drafts.last_mut().expect("somebody wrote it").borders.push(blocks);
+        }
+    }
+
+    fn node(&mut self, id: usize) -> Result<(), String> {
+        let node = &self.graph.nodes[id];
+        match &node.op {
+            Op::Input => {
+                self.flat_for(id);
+                // The caller writes it before the first step.
+                self.uses(self.needs.len() - 1);
+                Ok(())
+            }
+            Op::Const(numbers) => {
+                self.flat[id] = Some(self.keep(numbers));
+                Ok(())
+            }
+            Op::Conv(conv) => self.conv(id, conv),
+            Op::MaxPool { reach } => self.max_pool(id, *reach),
+            Op::Upsample => self.upsample(id),
+            Op::Concat { .. } if self.blocked[id] => self.concat_blocks(id),
+            Op::Slice { start, .. } if self.blocked[id] => {
+                let input = self.in_blocks(node.inputs[0])?;
+                let blocks = node.shape[1].div_ceil(8);
+                self.blocks[id] = Some(Blocks { first: input.first + start / 8, blocks, ..input });
+                Ok(())
+            }
+            Op::Reshape => {
+                self.flat[id] = Some(self.in_rows(node.inputs[0])?);
+                Ok(())
+            }
+            Op::Concat { axis } => self.concat_rows(id, *axis),
+            Op::Slice { axis, start } => {
+                let (from, shape) = (self.in_rows(node.inputs[0])?, &self.graph.nodes[node.inputs[0]].shape);
+                let pitch = pitches(shape);
+                let from = At { offset: from.offset + start * pitch[*axis], ..from };
+                self.gather(id, from, &pitch)
+            }
+            Op::Transpose(axes) => {
+                let from = self.in_rows(node.inputs[0])?;
+                let pitch = pitches(&self.graph.nodes[node.inputs[0]].shape);
+                let pitch: Vec<usize> = axes.iter().map(|axis| pitch[*axis]).collect();
+                self.gather(id, from, &pitch)
+            }
+            Op::MatMul => self.matmul(id),
+            Op::Softmax { axis } => self.softmax(id, *axis),
+            Op::Sigmoid | Op::Silu => self.gate(id),
+            Op::Binary(op) => self.binary(id, *op),
+        }
+    }
+
+    /// A place for the result of `id`, in a step that also reads `buffers`.
+    fn output_of(&mut self, id: usize, buffers: &[Option<usize>]) -> Blocks {
+        let out = self.blocks_for(id);
+        for buffer in buffers.iter().flatten() {
+            self.uses(*buffer);
+        }
+        self.uses(out.buffer);
+        out
+    }
+
+    fn max_pool(&mut self, id: usize, reach: usize) -> Result<(), String> {
+        let node = &self.graph.nodes[id];
+        let x = self.in_blocks(node.inputs[0])?;
+        let out = self.output_of(id, &[Some(x.buffer)]);
+        let (wide, high) = x.size;
+        self.scratch_len = self.scratch_len.max(8 * wide * high);
+        let numbers = 16 * x.blocks * wide * high;
+        self.step(
+            &node.name,
+            x.blocks,
+            0,
+            numbers,
+            Box::new(move |bind| Kind::MaxPool {
+                pool: MaxPool { x: bound(x, bind), out: bound(out, bind), size: (wide, high), reach },
+            }),
+        );
+        Ok(())
+    }
+
+    fn upsample(&mut self, id: usize) -> Result<(), String> {
+        let node = &self.graph.nodes[id];
+        let x = self.in_blocks(node.inputs[0])?;
+        let out = self.output_of(id, &[Some(x.buffer)]);
+        let numbers = 40 * x.blocks * x.size.0 * x.size.1;
+        self.step(
+            &node.name,
+            x.blocks,
+            0,
+            numbers,
+            Box::new(move |bind| Kind::Upsample {
+                up: Upsample { x: bound(x, bind), out: bound(out, bind), size: x.size },
+            }),
+        );
+        Ok(())
+    }
+
+    /// The parts that are not there already are copied.
+    fn concat_blocks(&mut self, id: usize) -> Result<(), String> {
+        let node = &self.graph.nodes[id];
+        let whole = self.blocks_for(id);
+        let mut first = whole.first;
+        for input in &node.inputs {
+            let from = self.in_blocks(*input)?;
+            let to = Blocks { buffer: whole.buffer, first, ..from };
+            if from != to {
+                self.uses(from.buffer);
+                self.uses(to.buffer);
+                let numbers = 16 * from.blocks * from.size.0 * from.size.1;
+                self.step(
+                    &node.name,
+                    from.blocks,
+                    0,
+                    numbers,
+                    Box::new(move |bind| Kind::Copy {
+                        from: bound(from, bind),
+                        to: bound(to, bind),
+                        size: from.size,
+                    }),
+                );
+            }
+            first += from.blocks;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, maps: &[usize]) -> Result<Built, String> {
+        let graph = self.graph;
+        let kept = maps.iter().map(|id| self.in_blocks(*id)).collect::<Result<Vec<_>, _>>()?;
+        let output = if maps.is_empty() { Some(self.in_rows(graph.output)?) } else { None };
+        let is_input = |id: &usize| graph.nodes[*id].op == Op::Input;
+        let inputs = (0..graph.nodes.len()).filter(is_input).filter_map(|id| Some((id, self.flat[id]?)));
+        let inputs: Vec<(usize, At)> = inputs.collect();
+        if inputs.is_empty() || output.is_some_and(|output| output.buffer == WEIGHTS) {
+            return Err("its output does not depend on the picture".into());
+        }
+        let end = self.drafts.len();
+        for buffer in kept.iter().map(|map| map.buffer).chain(output.map(|output| output.buffer)) {
+            self.needs[buffer].last = end;
+        }
+        for need in &mut self.needs {
+            need.first = need.first.min(end);
+            need.last = need.last.max(need.first);
+        }
+        let (places, len) = place(&self.needs);
+        let least_len = least(&self.needs);
+        let (mut arena, mut weights) = (Memory::zeroed(len), Memory::zeroed(self.weights.len()));
+        let (arena_first, weights_first) = (arena.first(), weights.first());
+        // SAFETY: it has room for that many, and nobody else has it.
+        unsafe { std::ptr::copy_nonoverlapping(self.weights.as_ptr(), weights_first, self.weights.len()) };
+        let bind = |at: At| match at.buffer {
+            WEIGHTS => weights_first.wrapping_add(at.offset),
+            buffer => arena_first.wrapping_add(places[buffer] + at.offset),
+        };
+        let steps = self.drafts.iter().map(|drafted| Step {
+            name: drafted.name.clone(),
+            kind: (drafted.draft)(&bind),
+            tasks: drafted.tasks,
+            borders: drafted
+                .borders
+                .iter()
+                .map(|blocks| Border {
+                    place: bound(*blocks, &bind),
+                    blocks: blocks.blocks,
+                    size: blocks.size,
+                })
+                .collect(),
+            macs: drafted.macs,
+            numbers: drafted.numbers,
+        });
+        let numbers = |id: usize| graph.nodes[id].shape.iter().product();
+        let map = |(id, blocks): (&usize, &Blocks)| Map {
+            place: bound(*blocks, &bind),
+            rows: graph.nodes[*id].shape[1],
+            size: blocks.size,
+        };
+        Ok(Built {
+            steps: steps.collect(),
+            inputs: inputs.into_iter().map(|(id, at)| (bind(at), numbers(id))).collect(),
+            maps: maps.iter().zip(&kept).map(map).collect(),
+            output: output.map_or((std::ptr::null_mut(), 0), |output| (bind(output), numbers(graph.output))),
+            memory: vec![arena, weights],
+            scratch_len: self.scratch_len,
+            least_len,
+        })
+    }
+}
+
+fn bound(blocks: Blocks, bind: Bind<'_>) -> Place {
+    Place {
+        first: bind(At { buffer: blocks.buffer, offset: blocks.offset() }),
+        line: blocks.line(),
+        plane: blocks.plane(),
+    }
+}

@@ -1,0 +1,208 @@
+//! What lies row by row: concatenations, slices and transpositions are copies, the rest is arithmetic number by number.
+
+use super::super::super::graph::{Binary, Op};
+use super::super::super::kernels::flat::MatMul;
+use super::super::step::{AXES_MAX, Kind, Sides};
+use super::{At, Build, TASK_NUMBERS, WEIGHTS};
+
+impl Build<'_> {
+    fn uses_if_buffer(&mut self, at: At) {
+        if at.buffer != WEIGHTS {
+            self.uses(at.buffer);
+        }
+    }
+
+    pub(super) fn concat_rows(&mut self, id: usize, axis: usize) -> Result<(), String> {
+        let node = &self.graph.nodes[id];
+        let to_pitch = pitches(&node.shape);
+        let to = self.flat_for(id);
+        let mut start = 0;
+        for input in &node.inputs {
+            let shape = &self.graph.nodes[*input].shape;
+            let from = self.in_rows(*input)?;
+            let to = At { offset: to.offset + start * to_pitch[axis], ..to };
+            self.gather_to(&node.name, from, &pitches(shape), to, &to_pitch, shape)?;
+            start += shape[axis];
+        }
+        Ok(())
+    }
+
+    pub(super) fn gather(&mut self, id: usize, from: At, pitch: &[usize]) -> Result<(), String> {
+        let node = &self.graph.nodes[id];
+        let to = self.flat_for(id);
+        self.gather_to(&node.name, from, pitch, to, &pitches(&node.shape), &node.shape)
+    }
+
+    fn gather_to(
+        &mut self,
+        name: &str,
+        from: At,
+        from_pitch: &[usize],
+        to: At,
+        to_pitch: &[usize],
+        shape: &[usize],
+    ) -> Result<(), String> {
+        let (sides, from_pitch, to_pitch) = (sides(shape, 1)?, sides(from_pitch, 0)?, sides(to_pitch, 0)?);
+        self.uses_if_buffer(from);
+        self.uses(to.buffer);
+        let numbers = 2 * shape.iter().product::<usize>();
+        self.step(
+            name,
+            1,
+            0,
+            numbers,
+            Box::new(move |bind| Kind::Gather {
+                from: bind(from),
+                to: bind(to),
+                sides,
+                from_pitch,
+                to_pitch,
+            }),
+        );
+        Ok(())
+    }
+
+    pub(super) fn matmul(&mut self, id: usize) -> Result<(), String> {
+        let node = &self.graph.nodes[id];
+        let [a, b] = node.inputs[..] else { return Err("a product of one".into()) };
+        let (a_shape, b_shape) = (&self.graph.nodes[a].shape, &self.graph.nodes[b].shape);
+        let ([a_batch @ .., m, k], [b_batch @ .., k2, n]) = (&a_shape[..], &b_shape[..]) else {
+            return Err("a product of vectors".into());
+        };
+        if a_batch != b_batch || k != k2 {
+            return Err(format!("a product of {a_shape:?} and {b_shape:?}"));
+        }
+        let (m, k, n, batch) = (*m, *k, *n, a_batch.iter().product::<usize>());
+        let (a, b) = (self.in_rows(a)?, self.in_rows(b)?);
+        let out = self.flat_for(id);
+        [a, b, out].into_iter().for_each(|at| self.uses_if_buffer(at));
+        let rows = (4 * TASK_NUMBERS / n.max(1)).next_multiple_of(4).clamp(4, m.next_multiple_of(4));
+        let numbers = batch * (m * k + k * n + m * n);
+        let macs = (batch * m * k * n) as u64;
+        self.step(
+            &node.name,
+            batch * m.div_ceil(rows),
+            macs,
+            numbers,
+            Box::new(move |bind| Kind::MatMul {
+                mul: MatMul { a: bind(a), b: bind(b), out: bind(out), k, n },
+                m,
+                rows,
+            }),
+        );
+        Ok(())
+    }
+
+    /// In the place of its input, if nobody else needs that.
+    pub(super) fn softmax(&mut self, id: usize, axis: usize) -> Result<(), String> {
+        let node = &self.graph.nodes[id];
+        let from = self.in_rows(node.inputs[0])?;
+        let pitch = pitches(&node.shape);
+        self.gather(id, from, &pitch)?;
+        let at = self.flat[id].ok_or("a result that is nowhere")?;
+        self.uses(at.buffer);
+        let len = node.shape[axis];
+        let inner: usize = node.shape[axis + 1..].iter().product();
+        let outer: usize = node.shape[..axis].iter().product();
+        let numbers = 2 * len * inner * outer;
+        if inner == 1 {
+            let rows = (TASK_NUMBERS / len.max(1)).clamp(1, outer);
+            self.step(
+                &node.name,
+                outer.div_ceil(rows),
+                0,
+                numbers,
+                Box::new(move |bind| Kind::SoftmaxRows { first: bind(at), len, count: outer, rows }),
+            );
+        } else {
+            self.step(
+                &node.name,
+                1,
+                0,
+                numbers,
+                Box::new(move |bind| Kind::SoftmaxColumns { first: bind(at), len, inner, outer }),
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn gate(&mut self, id: usize) -> Result<(), String> {
+        let node = &self.graph.nodes[id];
+        let silu = node.op == Op::Silu;
+        let from = self.in_rows(node.inputs[0])?;
+        let to = self.flat_for(id);
+        self.uses_if_buffer(from);
+        self.uses(to.buffer);
+        let len: usize = node.shape.iter().product();
+        self.step(
+            &node.name,
+            len.div_ceil(TASK_NUMBERS),
+            0,
+            2 * len,
+            Box::new(move |bind| {
+                let (from, to, part) = (bind(from).cast_const(), bind(to), TASK_NUMBERS);
+                if silu { Kind::Silu { from, to, len, part } } else { Kind::Sigmoid { from, to, len, part } }
+            }),
+        );
+        Ok(())
+    }
+
+    pub(super) fn binary(&mut self, id: usize, op: Binary) -> Result<(), String> {
+        let node = &self.graph.nodes[id];
+        let [a, b] = node.inputs[..] else { return Err("an operation on one".into()) };
+        let pitch = |id: usize| -> Result<Sides, String> {
+            let shape = &self.graph.nodes[id].shape;
+            let mut pitch = pitches(shape);
+            for (axis, side) in shape.iter().enumerate() {
+                let whole = node.shape.len() - shape.len() + axis;
+                if *side == 1 && node.shape[whole] != 1 {
+                    pitch[axis] = 0;
+                } else if *side != node.shape[whole] {
+                    return Err(format!("{shape:?} repeated to {:?}", node.shape));
+                }
+            }
+            sides(&pitch, 0)
+        };
+        if node.shape.len() < self.graph.nodes[a].shape.len().max(self.graph.nodes[b].shape.len()) {
+            return Err("an operation with fewer sides than its inputs".into());
+        }
+        let (a_pitch, b_pitch, sides) = (pitch(a)?, pitch(b)?, sides(&node.shape, 1)?);
+        let (a, b) = (self.in_rows(a)?, self.in_rows(b)?);
+        let to = self.flat_for(id);
+        [a, b, to].into_iter().for_each(|at| self.uses_if_buffer(at));
+        let numbers = 3 * node.shape.iter().product::<usize>();
+        self.step(
+            &node.name,
+            1,
+            0,
+            numbers,
+            Box::new(move |bind| Kind::Binary {
+                op,
+                a: bind(a),
+                b: bind(b),
+                to: bind(to),
+                sides,
+                a_pitch,
+                b_pitch,
+            }),
+        );
+        Ok(())
+    }
+}
+
+/// From each neighbour to the next along each axis, in a tensor that lies row by row.
+pub(super) fn pitches(shape: &[usize]) -> Vec<usize> {
+    let mut pitch = vec![1; shape.len()];
+    for axis in (1..shape.len()).rev() {
+        pitch[axis - 1] = pitch[axis] * shape[axis];
+    }
+    pitch
+}
+
+/// Padded in front with `with`.
+fn sides(shape: &[usize], with: usize) -> Result<Sides, String> {
+    let front = AXES_MAX.checked_sub(shape.len()).ok_or_else(|| format!("{} axes", shape.len()))?;
+    let mut sides = [with; AXES_MAX];
+    sides[front..].copy_from_slice(shape);
+    Ok(sides)
+}

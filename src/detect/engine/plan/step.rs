@@ -1,0 +1,341 @@
+//! The steps of a plan: which kernel, on which memory, in how many tasks.
+
+use super::super::graph::Binary;
+use super::super::kernels::conv::Conv;
+use super::super::kernels::flat::MatMul;
+use super::super::kernels::maps::{Depthwise, MaxPool, Upsample};
+use super::super::kernels::winograd::Winograd;
+use super::super::kernels::{self, Isa, Place};
+
+/// Most axes of a tensor that is copied or combined number by number.
+pub const AXES_MAX: usize = 5;
+
+/// Sides of a tensor, padded in front with 1.
+pub type Sides = [usize; AXES_MAX];
+
+/// What a step does.
+#[derive(Debug, Clone)]
+pub enum Kind {
+    /// The picture, plane by plane, becomes pixels of four numbers with a border of zeros.
+    Picture { from: *const f32, to: *mut f32, size: (usize, usize) },
+    /// A convolution of that.
+    First { conv: Conv, rows: usize },
+    /// A convolution of blocks of 8 channels.
+    Direct { conv: Conv, rows: usize },
+    /// The same by Winograd's method.
+    Winograd { conv: Winograd, tiles: usize },
+    /// A convolution of each channel by itself.
+    Depthwise { conv: Depthwise },
+    /// The greatest of a window.
+    MaxPool { pool: MaxPool },
+    /// Twice the size.
+    Upsample { up: Upsample },
+    /// Rows into blocks of 8 channels.
+    Pack { from: *const f32, to: Place, channels: usize, size: (usize, usize) },
+    /// Blocks of 8 channels into rows.
+    Unpack { from: Place, to: *mut f32, channels: usize, size: (usize, usize) },
+    /// Blocks of 8 channels into others.
+    Copy { from: Place, to: Place, size: (usize, usize) },
+    /// Products of matrices, `batch` of them.
+    MatMul { mul: MatMul, m: usize, rows: usize },
+    /// Along the last axis.
+    SoftmaxRows { first: *mut f32, len: usize, count: usize, rows: usize },
+    /// Along an axis with `inner` numbers between neighbours, `outer` times.
+    SoftmaxColumns { first: *mut f32, len: usize, inner: usize, outer: usize },
+    /// Number by number.
+    Sigmoid { from: *const f32, to: *mut f32, len: usize, part: usize },
+    /// Number by number.
+    Silu { from: *const f32, to: *mut f32, len: usize, part: usize },
+    /// Number by number, with repeated sides.
+    Binary {
+        op: Binary,
+        a: *const f32,
+        b: *const f32,
+        to: *mut f32,
+        sides: Sides,
+        a_pitch: Sides,
+        b_pitch: Sides,
+    },
+    /// A copy with other distances between neighbours.
+    Gather { from: *const f32, to: *mut f32, sides: Sides, from_pitch: Sides, to_pitch: Sides },
+}
+
+impl Kind {
+    /// For people.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Kind::Picture { .. } => "picture",
+            Kind::First { .. } => "first",
+            Kind::Direct { .. } => "direct",
+            Kind::Winograd { .. } => "winograd",
+            Kind::Depthwise { .. } => "depthwise",
+            Kind::MaxPool { .. } => "max-pool",
+            Kind::Upsample { .. } => "upsample",
+            Kind::Pack { .. } => "pack",
+            Kind::Unpack { .. } => "unpack",
+            Kind::Copy { .. } => "copy",
+            Kind::MatMul { .. } => "matmul",
+            Kind::SoftmaxRows { .. } | Kind::SoftmaxColumns { .. } => "softmax",
+            Kind::Sigmoid { .. } => "sigmoid",
+            Kind::Silu { .. } => "silu",
+            Kind::Binary { .. } => "binary",
+            Kind::Gather { .. } => "gather",
+        }
+    }
+}
+
+/// The border of a tensor, to be zero before somebody reads it.
+#[derive(Debug, Clone, Copy)]
+pub struct Border {
+    /// Pixel (0, 0) of the first block.
+    pub place: Place,
+    /// Blocks.
+    pub blocks: usize,
+    /// Columns and rows.
+    pub size: (usize, usize),
+}
+
+/// A step, ready to run.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Which nodes of the network it stands for.
+    pub name: String,
+    /// What it does.
+    pub kind: Kind,
+    /// In how many tasks.
+    pub tasks: usize,
+    /// What is to be zero when it is done, a task each.
+    pub borders: Vec<Border>,
+    /// Multiplications that the network asks for here.
+    pub macs: u64,
+    /// Numbers that are read and written, each once: weights, input, output.
+    pub numbers: u64,
+}
+
+// SAFETY: the pointers are into the plan's memory, which outlives its steps; tasks of a step write different places.
+unsafe impl Send for Step {}
+// SAFETY: as above.
+unsafe impl Sync for Step {}
+
+impl Step {
+    /// Does task `task` of `tasks + borders`.
+    ///
+    /// # Safety
+    /// The memory that the plan gave the step is there, all steps before it are done, no other thread does the same task, the CPU
+    /// has `isa`, and `scratch` is this thread's and large enough for the plan.
+    pub unsafe fn run(&self, isa: Isa, task: usize, scratch: *mut f32) {
+        if let Some(border) = task.checked_sub(self.tasks) {
+            // SAFETY: the caller's promise.
+            unsafe { zero(&self.borders[border]) };
+            return;
+        }
+        let part = |per_task: usize, all: usize| task * per_task..((task + 1) * per_task).min(all);
+        // SAFETY: the caller's promise; each arm's tasks write different rows, tiles, blocks or numbers.
+        unsafe {
+            match &self.kind {
+                Kind::Picture { from, to, size } => picture(*from, *to, *size),
+                Kind::First { conv, rows } => kernels::first_rows(isa, conv, part(*rows, conv.size.1)),
+                Kind::Direct { conv, rows } => kernels::conv_rows(isa, conv, part(*rows, conv.size.1)),
+                Kind::Winograd { conv, tiles } => {
+                    let all = conv.tiles().0 * conv.tiles().1;
+                    kernels::winograd_tiles(isa, conv, part(*tiles, all), scratch);
+                }
+                Kind::Depthwise { conv } => kernels::depthwise_rows(isa, conv, task, 0..conv.size.1),
+                Kind::MaxPool { pool } => kernels::max_pool_block(isa, pool, task, scratch),
+                Kind::Upsample { up } => {
+                    for row in 0..up.size.1 {
+                        kernels::upsample_row(isa, up, task, row);
+                    }
+                }
+                Kind::Pack { from, to, channels, size } => pack(*from, to, *channels, *size, task),
+                Kind::Unpack { from, to, channels, size } => unpack(from, *to, *channels, *size, task),
+                Kind::Copy { from, to, size } => {
+                    for row in 0..size.1 {
+                        std::ptr::copy_nonoverlapping(
+                            from.pixel(task, 0, row),
+                            to.pixel(task, 0, row),
+                            size.0 * 8,
+                        );
+                    }
+                }
+                Kind::MatMul { mul, m, rows } => {
+                    let chunks = m.div_ceil(*rows);
+                    let (batch, chunk) = (task / chunks, task % chunks);
+                    let mul = MatMul {
+                        a: mul.a.add(batch * m * mul.k),
+                        b: mul.b.add(batch * mul.k * mul.n),
+                        out: mul.out.add(batch * m * mul.n),
+                        ..*mul
+                    };
+                    kernels::matmul_rows(isa, &mul, chunk * rows..((chunk + 1) * rows).min(*m));
+                }
+                Kind::SoftmaxRows { first, len, count, rows } => {
+                    for row in part(*rows, *count) {
+                        kernels::softmax_row(isa, first.add(row * len), *len);
+                    }
+                }
+                Kind::SoftmaxColumns { first, len, inner, outer } => {
+                    for outer in 0..*outer {
+                        softmax_columns(first.add(outer * len * inner), *len, *inner);
+                    }
+                }
+                Kind::Sigmoid { from, to, len, part: size } => {
+                    let part = part(*size, *len);
+                    kernels::sigmoid(isa, from.add(part.start), to.add(part.start), part.len());
+                }
+                Kind::Silu { from, to, len, part: size } => {
+                    let part = part(*size, *len);
+                    kernels::silu(isa, from.add(part.start), to.add(part.start), part.len());
+                }
+                Kind::Binary { op, a, b, to, sides, a_pitch, b_pitch } => {
+                    let mut at = *to;
+                    each_row(sides, |index| {
+                        let (a, b) = (a.add(dot(index, a_pitch)), b.add(dot(index, b_pitch)));
+                        let (a_step, b_step) = (a_pitch[AXES_MAX - 1], b_pitch[AXES_MAX - 1]);
+                        for i in 0..sides[AXES_MAX - 1] {
+                            *at.add(i) = op.of(*a.add(i * a_step), *b.add(i * b_step));
+                        }
+                        at = at.add(sides[AXES_MAX - 1]);
+                    });
+                }
+                Kind::Gather { from, to, sides, from_pitch, to_pitch } => {
+                    let (len, last) = (sides[AXES_MAX - 1], AXES_MAX - 1);
+                    each_row(sides, |index| {
+                        let (from, to) = (from.add(dot(index, from_pitch)), to.add(dot(index, to_pitch)));
+                        if from_pitch[last] == 1 && to_pitch[last] == 1 {
+                            std::ptr::copy_nonoverlapping(from, to, len);
+                        } else {
+                            for i in 0..len {
+                                *to.add(i * to_pitch[last]) = *from.add(i * from_pitch[last]);
+                            }
+                        }
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn dot(index: &Sides, pitch: &Sides) -> usize {
+    index.iter().zip(pitch).map(|(index, pitch)| index * pitch).sum()
+}
+
+/// Calls `each` with the index of the first number of each row.
+fn each_row(sides: &Sides, mut each: impl FnMut(&Sides)) {
+    let mut index = [0; AXES_MAX];
+    if sides.contains(&0) {
+        return;
+    }
+    loop {
+        each(&index);
+        let mut axis = AXES_MAX - 1;
+        loop {
+            if axis == 0 {
+                return;
+            }
+            axis -= 1;
+            index[axis] += 1;
+            if index[axis] < sides[axis] {
+                break;
+            }
+            index[axis] = 0;
+        }
+    }
+}
+
+/// # Safety
+/// The border is inside the tensor's memory.
+unsafe fn zero(border: &Border) {
+    let (wide, high) = border.size;
+    // SAFETY: the caller's promise.
+    unsafe {
+        for block in 0..border.blocks {
+            let first = border.place.pixel(block, 0, 0).sub(border.place.line + 8);
+            std::ptr::write_bytes(first, 0, (wide + 2) * 8);
+            std::ptr::write_bytes(first.add((high + 1) * border.place.line), 0, (wide + 2) * 8);
+            for row in 1..=high {
+                std::ptr::write_bytes(first.add(row * border.place.line), 0, 8);
+                std::ptr::write_bytes(first.add(row * border.place.line + (wide + 1) * 8), 0, 8);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `from` has three planes of the size, `to` room for it with a border, four numbers a pixel.
+unsafe fn picture(from: *const f32, to: *mut f32, (wide, high): (usize, usize)) {
+    let (line, plane) = ((wide + 2) * 4, wide * high);
+    // SAFETY: the caller's promise.
+    unsafe {
+        std::ptr::write_bytes(to, 0, line);
+        std::ptr::write_bytes(to.add((high + 1) * line), 0, line);
+        for row in 0..high {
+            let (from, to) = (from.add(row * wide), to.add((row + 1) * line));
+            std::ptr::write_bytes(to, 0, 4);
+            std::ptr::write_bytes(to.add((wide + 1) * 4), 0, 4);
+            for column in 0..wide {
+                let at = to.add((column + 1) * 4);
+                *at = *from.add(column);
+                *at.add(1) = *from.add(plane + column);
+                *at.add(2) = *from.add(2 * plane + column);
+                *at.add(3) = 0.0;
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The places have room for the sizes.
+unsafe fn pack(from: *const f32, to: &Place, channels: usize, (wide, high): (usize, usize), block: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for row in 0..high {
+            let line = to.pixel(block, 0, row);
+            for lane in 0..8 {
+                let channel = block * 8 + lane;
+                let from = from.add((channel.min(channels - 1) * high + row) * wide);
+                for column in 0..wide {
+                    *line.add(column * 8 + lane) = if channel < channels { *from.add(column) } else { 0.0 };
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The places have room for the sizes.
+unsafe fn unpack(from: &Place, to: *mut f32, channels: usize, (wide, high): (usize, usize), block: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for row in 0..high {
+            let line = from.pixel(block, 0, row);
+            for lane in 0..8.min(channels - block * 8) {
+                let to = to.add(((block * 8 + lane) * high + row) * wide);
+                for column in 0..wide {
+                    *to.add(column) = *line.add(column * 8 + lane);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `first` is valid for `len * inner` numbers.
+unsafe fn softmax_columns(first: *mut f32, len: usize, inner: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for column in 0..inner {
+            let at = |i: usize| first.add(i * inner + column);
+            let greatest = (0..len).map(|i| *at(i)).fold(f32::NEG_INFINITY, f32::max);
+            let mut sum = 0.0;
+            for i in 0..len {
+                let e = (*at(i) - greatest).exp();
+                *at(i) = e;
+                sum += e;
+            }
+            for i in 0..len {
+                *at(i) /= sum;
+            }
+        }
+    }
+}

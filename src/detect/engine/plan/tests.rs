@@ -1,0 +1,303 @@
+use super::super::graph::{Binary, Conv, Graph, Node, Op};
+use super::super::reference;
+use super::*;
+use proptest::prelude::*;
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, below: usize) -> usize {
+        (self.next() % below as u64) as usize
+    }
+
+    /// -1..=1.
+    fn number(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn numbers(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.number()).collect()
+    }
+}
+
+/// Puts graphs together.
+struct Draw {
+    graph: Graph,
+    random: Random,
+}
+
+impl Draw {
+    fn new(seed: u64, channels: usize, rows: usize, columns: usize) -> Self {
+        let input =
+            Node { name: "0".into(), op: Op::Input, inputs: vec![], shape: vec![1, channels, rows, columns] };
+        Draw { graph: Graph { nodes: vec![input], output: 0 }, random: Random(seed) }
+    }
+
+    fn add(&mut self, op: Op, inputs: &[usize], shape: Vec<usize>) -> usize {
+        let id = self.graph.nodes.len();
+        self.graph.nodes.push(Node { name: id.to_string(), op, inputs: inputs.to_vec(), shape });
+        self.graph.output = id;
+        id
+    }
+
+    fn shape(&self, id: usize) -> Vec<usize> {
+        self.graph.nodes[id].shape.clone()
+    }
+
+    fn conv(&mut self, x: usize, channels: usize, kernel: usize, stride: usize, groups: usize) -> usize {
+        let shape = self.shape(x);
+        let (pad, in_group) = (kernel / 2, shape[1] / groups);
+        let scale = 1.5 / ((in_group * kernel * kernel) as f32).sqrt();
+        let weights = self.random.numbers(channels * in_group * kernel * kernel);
+        let conv = Conv {
+            weights: weights.into_iter().map(|w| w * scale).collect(),
+            bias: self.random.numbers(channels),
+            kernel: [kernel; 2],
+            stride: [stride; 2],
+            pad: [pad; 2],
+            groups,
+            silu: false,
+        };
+        let side = |side: usize| (side + 2 * pad - kernel) / stride + 1;
+        let shape = vec![1, channels, side(shape[2]), side(shape[3])];
+        self.add(Op::Conv(conv), &[x], shape)
+    }
+
+    fn silu(&mut self, x: usize) -> usize {
+        let gate = self.add(Op::Sigmoid, &[x], self.shape(x));
+        self.add(Op::Binary(Binary::Mul), &[x, gate], self.shape(x))
+    }
+
+    fn slice(&mut self, x: usize, axis: usize, start: usize, len: usize) -> usize {
+        let mut shape = self.shape(x);
+        shape[axis] = len;
+        self.add(Op::Slice { axis, start }, &[x], shape)
+    }
+
+    fn concat(&mut self, parts: &[usize], axis: usize) -> usize {
+        let mut shape = self.shape(parts[0]);
+        shape[axis] = parts.iter().map(|part| self.graph.nodes[*part].shape[axis]).sum();
+        self.add(Op::Concat { axis }, parts, shape)
+    }
+
+    fn sum(&mut self, a: usize, b: usize) -> usize {
+        self.add(Op::Binary(Binary::Add), &[a, b], self.shape(a))
+    }
+
+    /// The block that YOLO11 is made of: split, convolve a half, add, put all together.
+    fn c3k2(&mut self, x: usize, half: usize) -> usize {
+        let whole = self.conv(x, 2 * half, 1, 1, 1);
+        let whole = self.silu(whole);
+        let (a, b) = (self.slice(whole, 1, 0, half), self.slice(whole, 1, half, half));
+        let inner = self.conv(b, half, 3, 1, 1);
+        let inner = self.silu(inner);
+        let inner = self.conv(inner, half, 3, 1, 1);
+        let inner = self.silu(inner);
+        let c = self.sum(b, inner);
+        let all = self.concat(&[a, b, c], 1);
+        self.conv(all, half, 1, 1, 1)
+    }
+
+    /// Attention as in YOLO11, with one axis too many and the transpositions of the export.
+    fn attention(&mut self, x: usize) -> usize {
+        let [_, channels, rows, columns] = self.shape(x)[..] else { unreachable!("a picture") };
+        let (heads, tokens) = (2, rows * columns);
+        let all = self.conv(x, 2 * channels, 1, 1, 1);
+        let per_head = 2 * channels / heads;
+        let flat = self.add(Op::Reshape, &[all], vec![1, heads, per_head, tokens]);
+        let (q, k) = (self.slice(flat, 2, 0, per_head / 4), self.slice(flat, 2, per_head / 4, per_head / 4));
+        let v = self.slice(flat, 2, per_head / 2, per_head / 2);
+        let q = self.add(Op::Transpose(vec![0, 1, 3, 2]), &[q], vec![1, heads, tokens, per_head / 4]);
+        let scale = self.add(Op::Const(vec![0.3]), &[], vec![1, 1, 1, 1]);
+        let q = self.add(Op::Binary(Binary::Mul), &[q, scale], self.shape(q));
+        let near = self.add(Op::MatMul, &[q, k], vec![1, heads, tokens, tokens]);
+        let near = self.add(Op::Softmax { axis: 3 }, &[near], self.shape(near));
+        let near = self.add(Op::Transpose(vec![0, 1, 3, 2]), &[near], self.shape(near));
+        let seen = self.add(Op::MatMul, &[v, near], vec![1, heads, per_head / 2, tokens]);
+        let seen = self.add(Op::Reshape, &[seen], vec![1, channels, rows, columns]);
+        let v = self.add(Op::Reshape, &[v], vec![1, channels, rows, columns]);
+        let place = self.conv(v, channels, 3, 1, channels);
+        let sum = self.sum(seen, place);
+        let out = self.conv(sum, channels, 1, 1, 1);
+        self.sum(x, out)
+    }
+}
+
+fn every_way() -> Vec<Options> {
+    let mut all = Vec::new();
+    for isa in Isa::all() {
+        for (threads, winograd) in [(1, true), (1, false), (3, true)] {
+            all.push(Options { isa, threads, winograd });
+        }
+    }
+    all
+}
+
+/// Runs `graph` in every way that there is, twice, and compares with the definitions.
+fn check(draw: Draw) {
+    let Draw { graph, mut random } = draw;
+    let pictures: Vec<Vec<f32>> =
+        (0..2).map(|_| random.numbers(graph.nodes[0].shape.iter().product())).collect();
+    let expected: Vec<Vec<f32>> = pictures.iter().map(|picture| reference::run(&graph, picture)).collect();
+    for options in every_way() {
+        let mut plan = Plan::new(graph.clone(), options).unwrap();
+        assert_eq!(plan.output_shape(), graph.nodes[graph.output].shape);
+        for (picture, expected) in pictures.iter().zip(&expected) {
+            plan.input().copy_from_slice(picture);
+            let (out, _) = plan.run(0.5);
+            assert_eq!(out.len(), expected.len());
+            let size = (expected.iter().map(|x| x * x).sum::<f32>() / expected.len() as f32).sqrt();
+            for (at, (ours, theirs)) in out.iter().zip(expected).enumerate() {
+                let off = (ours - theirs).abs();
+                assert!(off <= 2e-4 * (size + theirs.abs()), "{options:?} at {at}: {ours} for {theirs}");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn convolutions_at_any_size(
+        seed: u64, channels in 1usize..40, out in 1usize..40, rows in 1usize..30, columns in 1usize..30,
+        kernel in prop_oneof![Just(1usize), Just(3)], stride in 1usize..3, silu: bool, residual: bool
+    ) {
+        let mut draw = Draw::new(seed, channels, rows, columns);
+        let other = draw.conv(0, out, 1, stride, 1);
+        let mut x = draw.conv(0, out, kernel, stride, 1);
+        if silu {
+            x = draw.silu(x);
+        }
+        if residual {
+            draw.sum(other, x);
+        }
+        check(draw);
+    }
+
+    #[test]
+    fn each_channel_by_itself(seed: u64, channels in 1usize..40, rows in 1usize..20, columns in 1usize..20) {
+        let mut draw = Draw::new(seed, channels, rows, columns);
+        let x = draw.conv(0, channels, 3, 1, channels);
+        draw.silu(x);
+        check(draw);
+    }
+
+    #[test]
+    fn pools_and_enlarging(seed: u64, channels in 1usize..20, rows in 1usize..15, columns in 1usize..15, reach in 1usize..4) {
+        let mut draw = Draw::new(seed, channels, rows, columns);
+        let pooled = draw.add(Op::MaxPool { reach }, &[0], vec![1, channels, rows, columns]);
+        draw.add(Op::Upsample, &[pooled], vec![1, channels, 2 * rows, 2 * columns]);
+        check(draw);
+    }
+
+    #[test]
+    fn blocks_of_the_network(seed: u64, half in 1usize..4, rows in 2usize..14, columns in 2usize..14, more in 0usize..3) {
+        let mut draw = Draw::new(seed, 3, 2 * rows, 2 * columns);
+        let x = draw.conv(0, 8 * (1 + more), 3, 2, 1);
+        let x = draw.silu(x);
+        let x = draw.c3k2(x, 8 * half);
+        let shape = draw.shape(x);
+        let p1 = draw.add(Op::MaxPool { reach: 2 }, &[x], shape.clone());
+        let p2 = draw.add(Op::MaxPool { reach: 2 }, &[p1], shape);
+        let all = draw.concat(&[x, p1, p2], 1);
+        let small = draw.conv(all, 16, 3, 2, 1);
+        let near = draw.attention(small);
+        let shape = draw.shape(near);
+        let big = draw.add(Op::Upsample, &[near], vec![1, 16, 2 * shape[2], 2 * shape[3]]);
+        // Only where an even side was halved do both fit together.
+        if draw.shape(big)[2..] == draw.shape(x)[2..] {
+            let both = draw.concat(&[big, x], 1);
+            draw.c3k2(both, 8);
+        }
+        check(draw);
+    }
+
+    #[test]
+    fn rows_of_numbers(seed: u64, a in 1usize..7, b in 1usize..30, c in 1usize..30) {
+        let mut draw = Draw::new(seed, a, b, c);
+        let k = 1 + draw.random.below(30);
+        let numbers = draw.random.numbers(a * c * k);
+        let other = draw.add(Op::Const(numbers), &[], vec![1, a, c, k]);
+        let product = draw.add(Op::MatMul, &[0, other], vec![1, a, b, k]);
+        let axis = draw.random.below(4);
+        let soft = draw.add(Op::Softmax { axis }, &[product], draw.shape(product));
+        let turned = draw.add(Op::Transpose(vec![0, 2, 1, 3]), &[soft], vec![1, b, a, k]);
+        let both = draw.concat(&[turned, turned], 3);
+        let half = draw.slice(both, 3, k / 2, k);
+        let numbers = draw.random.numbers(k);
+        let line = draw.add(Op::Const(numbers.iter().map(|x| x + 2.0).collect()), &[], vec![k]);
+        let all = [Binary::Add, Binary::Sub, Binary::Mul, Binary::Div, Binary::Max, Binary::Min];
+        let op = all[draw.random.below(all.len())];
+        let out = draw.add(Op::Binary(op), &[half, line], draw.shape(half));
+        let gate = [Op::Sigmoid, Op::Silu][draw.random.below(2)].clone();
+        draw.add(gate, &[out], draw.shape(out));
+        check(draw);
+    }
+}
+
+/// Slices that a concatenation does not take as they are: in another order, twice, overlapping, or only some of them.
+#[test]
+fn parts_in_any_order() {
+    for seed in 0..60 {
+        let mut draw = Draw::new(seed, 8, 5, 6);
+        let whole = draw.conv(0, 32, 1, 1, 1);
+        let other = draw.conv(0, 16, 3, 1, 1);
+        let mut parts = Vec::new();
+        for _ in 0..2 + draw.random.below(4) {
+            let start = 8 * draw.random.below(4);
+            let len = 8 * (1 + draw.random.below(4 - start / 8));
+            parts.push(match draw.random.below(4) {
+                0 => other,
+                1 => whole,
+                _ => draw.slice(whole, 1, start, len),
+            });
+        }
+        let all = draw.concat(&parts, 1);
+        let used_again = draw.random.below(2) == 0;
+        let mut x = draw.conv(all, 8, 3, 1, 1);
+        if used_again {
+            let again = draw.concat(&[parts[0], x, parts[1]], 1);
+            x = draw.conv(again, 8, 3, 2, 1);
+        }
+        let _ = x;
+        check(draw);
+    }
+}
+
+#[test]
+fn what_has_no_kernel_is_named() {
+    let mut draw = Draw::new(1, 8, 9, 9);
+    let x = draw.conv(0, 8, 3, 1, 1);
+    let Op::Conv(conv) = &mut draw.graph.nodes[x].op else { unreachable!("just added") };
+    (conv.pad, draw.graph.nodes[x].shape) = ([2, 2], vec![1, 8, 11, 11]);
+    let options = Options { isa: Isa::best(), threads: 1, winograd: true };
+    let error = Plan::new(draw.graph, options).err().unwrap();
+    assert!(error.contains("1: a border of 2 x 2"), "{error}");
+}
+
+/// The check can fail.
+#[test]
+#[should_panic(expected = "at ")]
+fn a_wrong_weight_is_seen() {
+    let mut draw = Draw::new(1, 16, 9, 9);
+    let x = draw.conv(0, 16, 3, 1, 1);
+    let expected = draw.graph.clone();
+    let Op::Conv(conv) = &mut draw.graph.nodes[x].op else { unreachable!("just added") };
+    conv.weights[40] += 0.01;
+    let picture = draw.random.numbers(16 * 81);
+    let mut plan = Plan::new(draw.graph, every_way()[0]).unwrap();
+    plan.input().copy_from_slice(&picture);
+    for (at, (ours, theirs)) in plan.run(0.5).0.iter().zip(reference::run(&expected, &picture)).enumerate() {
+        assert!((ours - theirs).abs() < 2e-4, "at {at}");
+    }
+}

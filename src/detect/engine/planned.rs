@@ -1,0 +1,79 @@
+//! Our own executor as an [`Engine`].
+
+use super::graph::Graph;
+use super::kernels::Isa;
+use super::plan::{Options, Plan};
+use super::{Costs, Engine, Output, StepTime};
+use crate::detect::decode::HeadShape;
+use crate::detect::letterbox::Size;
+use crate::error::Result;
+
+/// A planned network.
+pub struct PlannedEngine {
+    plan: Plan,
+    size: Size,
+    head: HeadShape,
+    isa: Isa,
+    threads: usize,
+}
+
+impl PlannedEngine {
+    /// Plans `graph`, whose head names `classes` classes, for `threads` threads.
+    ///
+    /// # Errors
+    /// One line: what in it has no kernel.
+    pub(super) fn new(
+        graph: Graph,
+        size: Size,
+        classes: usize,
+        threads: usize,
+    ) -> std::result::Result<Self, String> {
+        let isa = Isa::best();
+        let plan = Plan::new(graph, Options { isa, threads, winograd: true })?;
+        let head = HeadShape::from_output(plan.output_shape(), classes).map_err(|error| error.to_string())?;
+        Ok(PlannedEngine { plan, size, head, isa, threads })
+    }
+}
+
+impl Engine for PlannedEngine {
+    fn size(&self) -> Size {
+        self.size
+    }
+
+    fn head(&self) -> HeadShape {
+        self.head
+    }
+
+    fn input(&mut self) -> &mut [f32] {
+        self.plan.input()
+    }
+
+    fn run(&mut self, score_min: f32) -> Result<Output<'_>> {
+        let (numbers, columns) = self.plan.run(score_min);
+        Ok(Output { numbers, columns })
+    }
+
+    fn costs(&self) -> Option<Costs> {
+        Some(self.plan.costs())
+    }
+
+    fn step_times(&mut self, now: &mut dyn FnMut() -> u64) -> Vec<StepTime> {
+        self.plan.step_times(now)
+    }
+
+    fn describe(&self) -> String {
+        let (costs, threads) = (self.plan.costs(), self.threads);
+        let threads = if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
+        format!(
+            "{}, {threads}, input {}, {} classes, {} anchors{}, {:.2} GMAC, arena {:.1} MB, weights {:.1} MB",
+            self.isa.name(),
+            self.size,
+            self.head.classes,
+            self.head.anchors,
+            if self.plan.is_sparse() { "" } else { " (all of them each time)" },
+            costs.macs as f64 / 1e9,
+            costs.arena_bytes as f64 / 1e6,
+            costs.weights_bytes as f64 / 1e6,
+        )
+    }
+}
