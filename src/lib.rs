@@ -11,7 +11,7 @@
 //! ```
 //! Read it from top to bottom: [`capture`] announces frames, [`sample`] chooses those that the target rate wants, [`ring`]
 //! carries them to the [`pipeline`], which asks the [`gate`] whether anything moved, runs [`detect`] if so (JPEGs through
-//! [`jpeg`]), follows what was found in [`track`] and counts it in [`count`]. What happens becomes an [`event`], waits in
+//! [`jpeg`]; the network on an executor of our own, [`detect::engine`]), follows what was found in [`track`] and counts it in [`count`]. What happens becomes an [`event`], waits in
 //! [`batch`], is kept by the [`spool`] until a receiver has confirmed it, and leaves through [`uplink`].
 //!
 //! Around it: the [`watchdog`] is fed while every stage finishes work, [`power`] knows the board's pins (LED, motion sensor,
@@ -22,11 +22,12 @@
 //! spool ◄ uplink`. [`pipeline`] knows the pure stages only; [`app`] is the only wiring; [`config`] turns the user's file into each
 //! stage's `Params`; nobody imports [`app`] or [`cli`]. No stage knows the configuration or the counters: it takes `Params` and
 //! returns outcomes, which [`app`] adds up in [`metrics`]. `tests/tidy.rs` enforces this, and names the one home of each
-//! outside crate that matters (`tract`, `ureq`, `rustls`, clocks, `unsafe`).
+//! outside crate that matters (`tract`, `ureq`, `rustls`, clocks), and of `unsafe`: one call in [`clock`], cameras, the watchdog's
+//! device, and the engine's kernels and memory.
 //!
 //! # What holds
 //! - **Memory is fixed.** It is taken before the first frame, [`app`] prints who has how much and refuses to start above the
-//!   budget. After that our own stages make no heap call per frame (`tests/no_alloc.rs` counts them).
+//!   budget. After that no stage makes a heap call per frame, the network included (`tests/no_alloc.rs` counts them).
 //! - **The newest frame wins.** A slow detector costs old frames, counted, never latency that grows. A frame that is not wanted
 //!   is not decoded, converted or copied.
 //! - **Dropping is allowed, silently dropping is not.** Each limit is in [`limits`], each drop in [`event::Stats`].

@@ -334,3 +334,29 @@ fn decode_makes_cloudevents_of_packed_batches() {
         told(&out)
     );
 }
+
+#[test]
+fn bench_measures_each_stage() {
+    let squares = data("squares.onnx");
+    let bench =
+        |more: &[&str]| output(flytrap().args(["bench", "--model", &squares, "--frames", "2"]).args(more));
+    let found = bench(&["--json"]);
+    assert!(found.status.success(), "{}", told(&found));
+    let lines = json_lines(&found);
+    let object = &lines[0];
+    for stage in ["letterbox_ms", "infer_ms", "decode_ms", "whole_ms"] {
+        let times = &object["stages"][stage];
+        let [min, p50, p99] = ["min", "p50", "p99"].map(|part| times[part].as_f64().unwrap());
+        assert!(0.0 < min && min <= p50 && p50 <= p99, "{stage}: {times}");
+    }
+    assert!(
+        object["rss_mb"].as_f64().unwrap() > 1.0 && object["start_ms"].as_f64().unwrap() > 0.0,
+        "{object}"
+    );
+    let table = bench(&[]);
+    let text = String::from_utf8(table.stdout).unwrap();
+    assert!(text.contains("letterbox") && text.contains("p99"), "{text}");
+    refused(flytrap().args(["bench", "--model", &squares, "--frames", "0"]), 2, &["--frames", "1 or more"]);
+    refused(flytrap().args(["bench", "--model", &squares, "--threads", "99"]), 2, &["model.threads"]);
+    refused(flytrap().args(["bench"]), 2, &["--model"]);
+}

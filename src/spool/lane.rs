@@ -489,6 +489,13 @@ impl Lane {
 
     /// Everything that was taken is done. Returns the segments that nobody needs any more.
     pub(super) fn ack(&mut self) -> Vec<Finished> {
+        let (read, finished) = (self.read, &self.finished);
+        let at_its_end = |segment: &&Finished| segment.id == read.segment && read.offset >= segment.sums.used;
+        if let Some(events) = finished.iter().find(at_its_end).map(|segment| segment.sums.events) {
+            // It goes now: what it promised and nobody found is not looked for any more.
+            self.lose_to_damage(events);
+            self.read_events = self.read_events.max(events);
+        }
         self.news |= self.in_hand > 0 && self.hand_is_in_files();
         self.confirmed |= self.in_hand > 0;
         self.acked = Acked { place: self.read, events: self.read_events };
