@@ -30,7 +30,7 @@ const COMMIT_ROOM: usize = 128;
 const START: Acked = Acked { place: Place { segment: 0, offset: DATA }, events: 0 };
 
 /// After so many bytes the sums are noted in the seal: the most that a start has to read through.
-const NOTE_BYTES: u32 = 64 << 10;
+const NOTE_BYTES: u32 = 32 << 10;
 
 /// What the disk cannot read is tried again for so long before it counts as lost: a card that lost its contact, a bus that is
 /// being reset.
