@@ -15,7 +15,7 @@
 //! [`batch`], is kept by the [`spool`] until a receiver has confirmed it, and leaves through [`uplink`].
 //!
 //! Around it: the [`watchdog`] is fed while every stage finishes work, [`power`] knows the board's pins (LED, motion sensor,
-//! light).
+//! light), [`eval`] scores a model on labelled pictures.
 //!
 //! # Who knows whom
 //! Imports point one way: `limits, error, clock ◄ frame ◄ ring, gate, capture, detect ◄ track ◄ count ◄ event ◄ batch ◄
@@ -58,6 +58,7 @@ pub mod count;
 pub mod detect;
 pub mod draw;
 pub mod error;
+pub mod eval;
 pub mod event;
 pub mod frame;
 pub mod gate;

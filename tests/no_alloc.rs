@@ -18,7 +18,7 @@ use flytrap::capture::{Advance, AtEnd, CaptureParams, FrameRate, FrameSource, So
 use flytrap::clock::SystemClock;
 use flytrap::config::Config;
 use flytrap::detect::decode::HeadShape;
-use flytrap::detect::engine::{Engine, Output};
+use flytrap::detect::engine::{Engine, EngineParams, Output};
 use flytrap::detect::letterbox::Size;
 use flytrap::detect::model::{Classes, Loaded, Params as ModelParams};
 use flytrap::event::fixed;
@@ -317,7 +317,8 @@ fn a_camera_of_the_kernel_makes_no_heap_call_and_no_copy() {
 
 /// Heap calls of five runs, of our own executor and of tract.
 fn engine_calls(path: &std::path::Path) -> [Vec<u64>; 2] {
-    let open = || Loaded::open(&ModelParams { path: path.into(), sha256: None, threads: 2 }).unwrap();
+    let engine = EngineParams { threads: 2, ..EngineParams::default() };
+    let open = || Loaded::open(&ModelParams { path: path.into(), sha256: None, engine }).unwrap();
     let size = Size { width: 1280, height: 720 };
     [open().into_engine(size), open().into_tract(size)].map(|engine| {
         let (mut engine, _) = engine.unwrap();

@@ -24,6 +24,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("gate", &["clock", "error", "frame", "geometry", "limits"]),
     ("capture", &["clock", "error", "frame", "limits", "retry", "stop"]),
     ("detect", &["error", "event", "frame", "geometry", "limits"]),
+    ("eval", &["error"]),
     ("draw", &["detect", "frame", "geometry"]),
     ("track", &["clock", "detect", "error", "event", "geometry", "limits"]),
     ("count", &["clock", "detect", "error", "event", "geometry", "limits", "track"]),
@@ -79,6 +80,7 @@ const HOMES: &[(&str, &[&str])] = &[
     (
         "unsafe",
         &[
+            "main.rs",
             "clock.rs",
             "capture/v4l2/device.rs",
             "watchdog/device.rs",
@@ -86,6 +88,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "detect/engine/plan/",
         ],
     ),
+    ("indicatif", &["cli/"]),
     ("println!", &["cli/"]),
     ("std::process::exit", &[]),
 ];

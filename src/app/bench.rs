@@ -1,8 +1,13 @@
 //! How long the stages of a frame take on this machine: what `flytrap bench` does.
 
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use serde::Serialize;
 
+use super::pictures::with_planes;
 use super::system;
+use crate::capture::picture::{self, Picture};
 use crate::clock::{Clock, SystemClock};
 use crate::detect::Detections;
 use crate::detect::decode::{self, Decoder};
@@ -10,9 +15,12 @@ use crate::detect::engine::{self, StepTime};
 use crate::detect::letterbox::{Letterbox, Size};
 use crate::detect::model::{self, Loaded};
 use crate::error::{Error, Kind, Result};
-use crate::frame::{Color, FrameFormat, FrameView, PixelFormat};
+use crate::frame::{Color, FrameFormat, FrameView, PixelFormat, Planes};
 
-/// The frame that is looked at: what most cameras are set to.
+/// Heap calls of the whole program, if its allocator counts them here.
+pub static HEAP_CALLS: AtomicU64 = AtomicU64::new(0);
+
+/// The frame of noise that is looked at without pictures: what most cameras are set to.
 const FRAME: (u32, u32) = (1280, 720);
 
 /// Frames before the first that counts.
@@ -21,7 +29,7 @@ const WARM_UP: usize = 3;
 /// What is measured.
 #[derive(Debug, Clone)]
 pub struct Params {
-    /// The model, and with how many threads.
+    /// The model, and how it runs.
     pub model: model::Params,
     /// Thresholds of the decoder.
     pub decode: decode::Params,
@@ -29,6 +37,8 @@ pub struct Params {
     pub frames: usize,
     /// Whether each layer is timed too.
     pub layers: bool,
+    /// What is looked at, in turn; the network's input is made for the first. Empty: a frame of noise.
+    pub pictures: Vec<PathBuf>,
 }
 
 /// What was measured. Times in milliseconds, sizes in 10^6 bytes.
@@ -44,6 +54,8 @@ pub struct Figures {
     pub start_ms: f64,
     /// Resident memory at the end.
     pub rss_mb: f64,
+    /// Allocations and releases of a frame, the most of all frames that were timed; none if nobody counts.
+    pub heap_calls_per_frame: Option<u64>,
     /// The arena of our own executor.
     pub arena_mb: Option<f64>,
     /// The least that any arena would need.
@@ -122,46 +134,76 @@ pub struct Layer {
     pub mb: f64,
 }
 
-/// Runs the stages on a frame of noise.
+/// What is looked at.
+enum Scene {
+    Noise(FrameFormat, Vec<u8>),
+    Picture(PathBuf, Picture),
+}
+
+impl Scene {
+    fn all(pictures: &[PathBuf]) -> Result<Vec<Self>> {
+        let wrong = |error: &dyn std::fmt::Display| Error::fatal(Kind::System, error.to_string());
+        if pictures.is_empty() {
+            let color = Color::guess_for_video(FRAME.0, FRAME.1);
+            let format = FrameFormat::packed(PixelFormat::I420, FRAME.0, FRAME.1, color);
+            let format = format.map_err(|error| wrong(&error))?;
+            return Ok(vec![Scene::Noise(format, noise(format.frame_bytes().unwrap_or_default()))]);
+        }
+        pictures.iter().map(|path| Ok(Scene::Picture(path.clone(), picture::load(path)?))).collect()
+    }
+
+    /// Lends its planes to `look`.
+    fn with<T>(&self, look: impl FnOnce(&Planes<'_>, Color) -> Result<T>) -> Result<T> {
+        let wrong = |error: &dyn std::fmt::Display| Error::fatal(Kind::System, error.to_string());
+        match self {
+            Scene::Noise(format, bytes) => {
+                let view = FrameView::new(*format, bytes).map_err(|error| wrong(&error))?;
+                look(&view.planes().map_err(|error| wrong(&error))?, format.color)
+            }
+            Scene::Picture(path, picture) => with_planes(picture, path, look),
+        }
+    }
+}
+
+/// Runs the stages on frames, one after the other.
 ///
 /// # Errors
-/// As [`Loaded::open`]; `Kind::Config`: no frames.
+/// As [`Loaded::open`] and [`picture::load`]; `Kind::Config`: no frames.
 pub fn measure(params: &Params) -> Result<Figures> {
     if params.frames == 0 {
         return Err(Error::fatal(Kind::Config, "--frames must be 1 or more"));
     }
     let now = || SystemClock.mono().as_nanos();
+    let scenes = Scene::all(&params.pictures)?;
+    let size = scenes[0].with(|planes, _| Ok(Size { width: planes.width(), height: planes.height() }))?;
     let begun = now();
-    let size = Size { width: FRAME.0 as usize, height: FRAME.1 as usize };
     let (mut engine, _) = Loaded::open(&params.model)?.into_engine(size)?;
     let mut letterbox = Letterbox::new(engine.size());
     let mut decoder = Decoder::new(engine.head(), params.decode, |_| true);
     let mut detections = Detections::new();
-    let format =
-        FrameFormat::packed(PixelFormat::I420, FRAME.0, FRAME.1, Color::guess_for_video(FRAME.0, FRAME.1))
-            .map_err(|error| Error::fatal(Kind::System, error.to_string()))?;
-    let noise = noise(format.frame_bytes().unwrap_or_default());
-    let view =
-        FrameView::new(format, &noise).map_err(|error| Error::fatal(Kind::System, error.to_string()))?;
-    let planes = view.planes().map_err(|error| Error::fatal(Kind::System, error.to_string()))?;
-    let (mut start, mut times) = (0, [const { Vec::new() }; 4]);
+    let mut times = [const { Vec::new() }; 4];
+    times.iter_mut().for_each(|times| times.reserve(params.frames));
+    let (mut start, mut heap_calls) = (0, 0);
     for frame in 0..WARM_UP + params.frames {
-        let first = now();
-        let placement = letterbox.fill(&planes, format.color, engine.input());
-        let second = now();
-        let output = engine.run(decoder.score_min())?;
-        let third = now();
-        let _room_for_all = decoder.decode(output, &placement, &mut detections);
-        let last = now();
+        let heap_before = HEAP_CALLS.load(Ordering::Relaxed);
+        let moments = scenes[frame % scenes.len()].with(|planes, color| {
+            let first = now();
+            let placement = letterbox.fill(planes, color, engine.input());
+            let second = now();
+            let output = engine.run(decoder.score_min())?;
+            let third = now();
+            let _room_for_all = decoder.decode(output, &placement, &mut detections);
+            Ok([first, second, third, now()])
+        })?;
+        let heap_now = HEAP_CALLS.load(Ordering::Relaxed);
+        let [first, second, third, last] = moments;
         if frame == 0 {
             start = last - begun;
         }
         if frame >= WARM_UP {
-            for (times, time) in
-                times.iter_mut().zip([second - first, third - second, last - third, last - first])
-            {
-                times.push(time);
-            }
+            heap_calls = heap_calls.max(heap_now - heap_before);
+            let spans = [second - first, third - second, last - third, last - first];
+            times.iter_mut().zip(spans).for_each(|(times, span)| times.push(span));
         }
     }
     let [letterbox_ms, infer_ms, decode_ms, whole_ms] = times.map(Times::of);
@@ -178,16 +220,17 @@ pub fn measure(params: &Params) -> Result<Figures> {
     let mb = |bytes: usize| bytes as f64 / 1e6;
     Ok(Figures {
         engine: engine.describe(),
-        threads: params.model.threads,
+        threads: params.model.engine.threads,
         frames: params.frames,
         start_ms: start as f64 / 1e6,
         rss_mb: mb(system::resident_bytes() as usize),
+        heap_calls_per_frame: (HEAP_CALLS.load(Ordering::Relaxed) > 0).then_some(heap_calls),
         arena_mb: costs.map(|costs| mb(costs.arena_bytes)),
         arena_least_mb: costs.map(|costs| mb(costs.arena_least_bytes)),
         weights_mb: costs.map(|costs| mb(costs.weights_bytes)),
         stages: Stages { letterbox_ms, infer_ms, decode_ms, whole_ms },
         gmac_per_s: costs.map(|costs| costs.macs as f64 / 1e6 / infer_ms.min),
-        peak_gmac_per_s: costs.map(|_| engine::peak_macs_per_nano(&mut || now())),
+        peak_gmac_per_s: costs.map(|_| engine::peak_macs_per_nano(params.model.engine.isa, &mut || now())),
         layers: layers.into_iter().map(Layer::from).collect(),
     })
 }

@@ -14,6 +14,7 @@
 
 pub mod bench;
 mod capture;
+pub mod eval;
 mod guard;
 mod keep;
 mod memory;

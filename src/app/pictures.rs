@@ -8,8 +8,8 @@ use serde::Serialize;
 use crate::capture::picture::{self, Picture};
 use crate::config::Config;
 use crate::detect::decode::{Decoder, Params};
-use crate::detect::engine::Engine;
-use crate::detect::letterbox::{Letterbox, Size};
+use crate::detect::engine::{Engine, Output};
+use crate::detect::letterbox::{Letterbox, Placement, Size};
 use crate::detect::model::{self, Classes, Loaded};
 use crate::detect::{Detection, Detections};
 use crate::draw::Canvas;
@@ -20,7 +20,7 @@ use crate::jpeg::JpegDecoder;
 /// Input rectangles that are kept ready at once: a model with free sides gets one for each aspect of picture.
 const STAGES_MAX: usize = 4;
 
-/// A model ready for pictures of any size.
+/// A model ready for pictures of any size, one at a time.
 pub struct Detector {
     model: model::Params,
     params: Params,
@@ -66,6 +66,11 @@ impl Detector {
         &self.classes
     }
 
+    /// What runs the network, once it has run.
+    pub fn describe(&self) -> Option<String> {
+        self.stages.last().map(|stage| stage.engine.describe())
+    }
+
     /// Finds everything that the model knows in the picture `path`.
     ///
     /// # Errors
@@ -73,14 +78,31 @@ impl Detector {
     pub fn detect(&mut self, path: &Path) -> Result<Found> {
         let picture = picture::load(path)?;
         let mut detections = Detections::new();
-        let input = with_planes(&picture, path, |planes, color| {
-            let stage = self.stage_for(Size { width: planes.width(), height: planes.height() })?;
-            let placement = stage.letterbox.fill(planes, color, stage.engine.input());
-            let output = stage.engine.run(stage.decoder.score_min())?;
-            let _room_for_all = stage.decoder.decode(output, &placement, &mut detections);
-            Ok(stage.engine.size())
+        let score_min = self.params.score_min;
+        let input = self.run(&picture, path, score_min, |output, placement, stage| {
+            let _room_for_all = stage.decode(output, placement, &mut detections);
         })?;
         Ok(Found { input, detections, picture })
+    }
+
+    /// Runs the network on a picture, and shows what it found where a score reaches `score_min`. Tells the input rectangle.
+    ///
+    /// # Errors
+    /// As [`Self::detect`].
+    pub(super) fn run(
+        &mut self,
+        picture: &Picture,
+        path: &Path,
+        score_min: f32,
+        look: impl FnOnce(Output<'_>, &Placement, &mut Decoder),
+    ) -> Result<Size> {
+        with_planes(picture, path, |planes, color| {
+            let stage = self.stage_for(Size { width: planes.width(), height: planes.height() })?;
+            let placement = stage.letterbox.fill(planes, color, stage.engine.input());
+            let input = stage.engine.size();
+            look(stage.engine.run(score_min)?, &placement, &mut stage.decoder);
+            Ok(input)
+        })
     }
 
     /// The stage for pictures of that size, made if there is none yet.
@@ -175,7 +197,7 @@ fn rounded(value: f32, scale: f64) -> f64 {
 }
 
 /// Decodes the picture, if it is a JPEG still, and shows its planes to `use_them`.
-fn with_planes<T>(
+pub(super) fn with_planes<T>(
     picture: &Picture,
     path: &Path,
     use_them: impl FnOnce(&Planes<'_>, Color) -> Result<T>,

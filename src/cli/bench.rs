@@ -2,25 +2,59 @@
 
 use std::fmt::Write as _;
 
+use std::path::PathBuf;
+
+use clap::Args;
+
 use super::{Failed, Settings, print};
 use crate::app::bench::{Figures, Layer, Params, Times, measure};
 use crate::config::values::Value;
+use crate::detect::engine::Isa;
 use crate::error::{Error, Kind};
 
+/// What `flytrap bench` is told.
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    #[command(flatten)]
+    settings: Settings,
+    /// Threads that run the network (model.threads).
+    #[arg(long, value_name = "N")]
+    threads: Option<i64>,
+    /// Frames that are timed.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    frames: usize,
+    /// Time each layer too, on one thread.
+    #[arg(long)]
+    layers: bool,
+    /// Vector instructions to use instead of the best that this CPU has: avx-512, avx2, neon, portable.
+    #[arg(long, value_name = "NAME", value_parser = instructions)]
+    instructions: Option<Isa>,
+    /// JPEG or PNG files to look at in turn; without them a frame of noise, 1280x720.
+    #[arg(value_name = "PICTURE")]
+    pictures: Vec<PathBuf>,
+}
+
+fn instructions(name: &str) -> Result<Isa, String> {
+    Isa::named(name).ok_or_else(|| {
+        let names: Vec<_> = Isa::all().into_iter().map(Isa::name).collect();
+        format!("this CPU has {}", names.join(", "))
+    })
+}
+
 /// Measures, and prints a table or (`json`) one object.
-pub(super) fn bench(
-    settings: &Settings,
-    (threads, frames, layers): (Option<i64>, usize, bool),
-    json: bool,
-) -> Result<(), Failed> {
+pub(super) fn bench(args: BenchArgs, json: bool) -> Result<(), Failed> {
+    let BenchArgs { settings, threads, frames, layers, instructions, pictures } = args;
     let threads = threads.map(|threads| ("model.threads", Value::Int(threads), "--threads"));
     let config = settings.load(threads.into_iter().collect(), json)?;
     super::start_log(&config);
-    let Some(model) = config.model.clone() else {
+    let Some(mut model) = config.model.clone() else {
         let text = "no model: give --model or set model.path";
         return Err(Error::fatal(Kind::Config, text).into());
     };
-    let figures = measure(&Params { model, decode: config.decode, frames, layers })?;
+    if let Some(isa) = instructions {
+        model.engine.isa = isa;
+    }
+    let figures = measure(&Params { model, decode: config.decode, frames, layers, pictures })?;
     if json {
         let line = serde_json::to_string(&figures).map_err(|error| {
             Error::fatal(Kind::System, "a line of JSON could not be written").caused_by(error)
@@ -33,8 +67,13 @@ pub(super) fn bench(
 fn table(figures: &Figures) -> String {
     let mut out = String::new();
     let Figures { engine, frames, start_ms, rss_mb, .. } = figures;
-    let _fits =
-        writeln!(out, "{engine}\n{frames} frames, ready after {start_ms:.0} ms, {rss_mb:.1} MB resident\n");
+    let heap = figures
+        .heap_calls_per_frame
+        .map_or_else(String::new, |calls| format!(", {calls} heap calls a frame"));
+    let _fits = writeln!(
+        out,
+        "{engine}\n{frames} frames, ready after {start_ms:.0} ms, {rss_mb:.1} MB resident{heap}\n"
+    );
     let _fits = writeln!(out, "{:<10} {:>9} {:>9} {:>9} {:>9}  ms", "", "min", "p50", "p95", "p99");
     for (name, times) in figures.stages.rows() {
         let Times { min, p50, p95, p99 } = times;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Failed, Settings, print, say, start_log};
+use super::{Failed, Settings, cannot_write, print, say, start_log};
 use crate::app::pictures::{Detector, Found};
 use crate::detect::model::Classes;
 use crate::error::{Class, Error, Kind, Result};
@@ -62,12 +62,4 @@ fn show(found: &Found, path: &Path, classes: &Classes, out: Option<&Path>, json:
         return Err(Error::fatal(Kind::Config, text));
     }
     std::fs::write(&place, found.drawn(path, classes)?).map_err(|error| cannot_write(&place, error))
-}
-
-fn cannot_write(place: &Path, error: std::io::Error) -> Error {
-    Error::fatal(
-        Kind::System,
-        format!("'{}' cannot be written: check the path and its rights", place.display()),
-    )
-    .caused_by(error)
 }

@@ -8,6 +8,7 @@ mod cameras;
 mod check;
 mod decode;
 mod detect;
+mod eval;
 mod pins;
 mod spool;
 
@@ -66,19 +67,9 @@ enum Command {
         out: Option<PathBuf>,
     },
     /// Measure how long each stage of a frame takes on this machine.
-    Bench {
-        #[command(flatten)]
-        settings: Settings,
-        /// Threads that run the network (model.threads).
-        #[arg(long, value_name = "N")]
-        threads: Option<i64>,
-        /// Frames that are timed.
-        #[arg(long, value_name = "N", default_value_t = 50)]
-        frames: usize,
-        /// Time each layer too, on one thread.
-        #[arg(long)]
-        layers: bool,
-    },
+    Bench(bench::BenchArgs),
+    /// Measure how well a model finds what is in labelled pictures: COCO's average precision.
+    Eval(eval::EvalArgs),
     /// List the cameras of this machine, and what they can deliver.
     Cameras,
     /// Try the wiring of a pin: read it, or drive it and read it back.
@@ -185,9 +176,8 @@ pub fn main() -> ExitCode {
         Command::Detect { settings, pictures, out } => {
             ("detect", detect::detect(&settings, &pictures, out.as_deref(), json))
         }
-        Command::Bench { settings, threads, frames, layers } => {
-            ("bench", bench::bench(&settings, (threads, frames, layers), json))
-        }
+        Command::Bench(args) => ("bench", bench::bench(args, json)),
+        Command::Eval(args) => ("eval", eval::eval(&args, json)),
         Command::Cameras => ("cameras", cameras::cameras(json)),
         Command::Pins { pin, set, chip } => ("pins", pins::pins(&chip, pin, set, json)),
         Command::Spool { what } => (
@@ -285,4 +275,12 @@ fn print(line: &str) -> Result<()> {
     writeln!(out, "{line}").map_err(|error| {
         Error::fatal(Kind::System, "stdout cannot be written: is the disk full?").caused_by(error)
     })
+}
+
+fn cannot_write(place: &std::path::Path, error: std::io::Error) -> Error {
+    Error::fatal(
+        Kind::System,
+        format!("'{}' cannot be written: check the path and its rights", place.display()),
+    )
+    .caused_by(error)
 }

@@ -19,6 +19,7 @@ use crate::batch::BatchParams;
 use crate::capture::v4l2::Setting;
 use crate::capture::{AtEnd, CaptureParams, ColorOverride, FrameRate, SourceSpec, command};
 use crate::count::{self, Line};
+use crate::detect::engine::EngineParams;
 use crate::detect::{decode, model};
 use crate::error::{Error, Kind};
 use crate::event::{Name, fixed};
@@ -323,7 +324,8 @@ fn model(values: &mut Values) -> Option<model::Params> {
     let threads = if threads == 0 { others.clamp(1, THREADS_MAX) } else { threads };
     let sha256 = sha256(values);
     let path = values.text("model.path");
-    (!path.is_empty()).then(|| model::Params { path: PathBuf::from(path), sha256, threads })
+    let engine = EngineParams { threads, ..EngineParams::default() };
+    (!path.is_empty()).then(|| model::Params { path: PathBuf::from(path), sha256, engine })
 }
 
 fn sha256(values: &mut Values) -> Option<String> {

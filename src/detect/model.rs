@@ -11,8 +11,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::ClassId;
-use super::engine::Engine;
 use super::engine::tract::{InputSides, Parsed};
+use super::engine::{Engine, EngineParams};
 use super::letterbox::{Size, rectangle_for};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Name, fixed};
@@ -25,8 +25,8 @@ pub struct Params {
     pub path: PathBuf,
     /// The hash that the user vouches for, lower-case hex; `None`: only what the manifest lists.
     pub sha256: Option<String>,
-    /// Threads that run it, 1 or more.
-    pub threads: usize,
+    /// How it runs.
+    pub engine: EngineParams,
 }
 
 /// The names of a model's classes.
@@ -131,7 +131,7 @@ pub struct Loaded {
     stride: usize,
     sha256: String,
     name: String,
-    threads: usize,
+    engine: EngineParams,
 }
 
 impl Loaded {
@@ -178,7 +178,7 @@ impl Loaded {
             stride: stride.unwrap_or(32),
             sha256,
             name,
-            threads: params.threads,
+            engine: params.engine,
         })
     }
 
@@ -229,7 +229,7 @@ impl Loaded {
     /// `Kind::Model` if it cannot run or its head is of another kind.
     pub fn into_engine(self, frame: Size) -> Result<(Box<dyn Engine>, Classes)> {
         let size = self.size_for(frame)?;
-        let engine = self.parsed.into_engine(size, self.classes.count(), self.threads.max(1))?;
+        let engine = self.parsed.into_engine(size, self.classes.count(), self.engine)?;
         Ok((engine, self.classes))
     }
 
@@ -362,7 +362,11 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
         let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        let opened = Loaded::open(&Params { path: file.path().into(), sha256: Some(sha256), threads: 1 });
+        let opened = Loaded::open(&Params {
+            path: file.path().into(),
+            sha256: Some(sha256),
+            engine: EngineParams::default(),
+        });
         opened.err().expect("refused").to_string()
     }
 
@@ -372,8 +376,13 @@ mod tests {
             let text = refusal(bytes);
             assert!(text.contains("format=onnx") && !text.contains('\n'), "{text}");
         }
-        let missing =
-            Loaded::open(&Params { path: "/nowhere/x.onnx".into(), sha256: None, threads: 1 }).err().unwrap();
+        let missing = Loaded::open(&Params {
+            path: "/nowhere/x.onnx".into(),
+            sha256: None,
+            engine: EngineParams::default(),
+        })
+        .err()
+        .unwrap();
         assert!(
             missing.to_string().contains("/nowhere/x.onnx") && missing.to_string().contains("--model"),
             "{missing}"

@@ -26,9 +26,26 @@ pub mod planned;
 mod reference;
 pub mod tract;
 
+pub use kernels::Isa;
+
 use super::decode::HeadShape;
 use super::letterbox::Size;
 use crate::error::Result;
+
+/// What an engine is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineParams {
+    /// Threads that run it, 1 or more.
+    pub threads: usize,
+    /// The vector instructions of its kernels, which this CPU has.
+    pub isa: Isa,
+}
+
+impl Default for EngineParams {
+    fn default() -> Self {
+        EngineParams { threads: 1, isa: Isa::best() }
+    }
+}
 
 /// What a network found.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -69,9 +86,9 @@ pub struct StepTime {
     pub numbers: u64,
 }
 
-/// What one core multiplies and adds at most, 10^9 a second, by a clock of nanoseconds.
-pub fn peak_macs_per_nano(now: &mut dyn FnMut() -> u64) -> f64 {
-    kernels::peak_macs_per_nano(kernels::Isa::best(), now)
+/// What one core multiplies and adds at most with `isa`, which this CPU has: 10^9 a second, by a clock of nanoseconds.
+pub fn peak_macs_per_nano(isa: Isa, now: &mut dyn FnMut() -> u64) -> f64 {
+    kernels::peak_macs_per_nano(isa, now)
 }
 
 /// A loaded network of one input size. Input and output live in the engine, so that nobody copies them.

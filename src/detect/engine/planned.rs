@@ -1,9 +1,8 @@
 //! Our own executor as an [`Engine`].
 
 use super::graph::Graph;
-use super::kernels::Isa;
 use super::plan::{Options, Plan};
-use super::{Costs, Engine, Output, StepTime};
+use super::{Costs, Engine, EngineParams, Output, StepTime};
 use crate::detect::decode::HeadShape;
 use crate::detect::letterbox::Size;
 use crate::error::Result;
@@ -13,12 +12,11 @@ pub struct PlannedEngine {
     plan: Plan,
     size: Size,
     head: HeadShape,
-    isa: Isa,
-    threads: usize,
+    params: EngineParams,
 }
 
 impl PlannedEngine {
-    /// Plans `graph`, whose head names `classes` classes, for `threads` threads.
+    /// Plans `graph`, whose head names `classes` classes.
     ///
     /// # Errors
     /// One line: what in it has no kernel.
@@ -26,12 +24,12 @@ impl PlannedEngine {
         graph: Graph,
         size: Size,
         classes: usize,
-        threads: usize,
+        params: EngineParams,
     ) -> std::result::Result<Self, String> {
-        let isa = Isa::best();
+        let EngineParams { threads, isa } = params;
         let plan = Plan::new(graph, Options { isa, threads, winograd: true })?;
         let head = HeadShape::from_output(plan.output_shape(), classes).map_err(|error| error.to_string())?;
-        Ok(PlannedEngine { plan, size, head, isa, threads })
+        Ok(PlannedEngine { plan, size, head, params })
     }
 }
 
@@ -62,11 +60,11 @@ impl Engine for PlannedEngine {
     }
 
     fn describe(&self) -> String {
-        let (costs, threads) = (self.plan.costs(), self.threads);
+        let (costs, threads) = (self.plan.costs(), self.params.threads);
         let threads = if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
         format!(
             "{}, {threads}, input {}, {} classes, {} anchors{}, {:.2} GMAC, arena {:.1} MB, weights {:.1} MB",
-            self.isa.name(),
+            self.params.isa.name(),
             self.size,
             self.head.classes,
             self.head.anchors,

@@ -10,7 +10,7 @@ use tract_onnx::prelude::*;
 
 use super::import::import;
 use super::planned::PlannedEngine;
-use super::{Engine, Output};
+use super::{Engine, EngineParams, Output};
 use crate::detect::decode::HeadShape;
 use crate::detect::letterbox::Size;
 use crate::error::{Error, Kind, Result};
@@ -91,15 +91,15 @@ impl Parsed {
         Ok(InputSides { channels: side(1), height: side(2), width: side(3) })
     }
 
-    /// Makes the network ready for one input size, with `threads` threads; the parsed form is used up. `classes`: how many the
+    /// Makes the network ready for one input size; the parsed form is used up. `classes`: how many the
     /// file names. If it has operations that our executor does not know, tract runs it, and the log says why.
     ///
     /// # Errors
     /// `Kind::Model` if tract cannot run it either, or its output is not a detection head's.
-    pub fn into_engine(self, size: Size, classes: usize, threads: usize) -> Result<Box<dyn Engine>> {
+    pub fn into_engine(self, size: Size, classes: usize, params: EngineParams) -> Result<Box<dyn Engine>> {
         let place = self.place.clone();
         let model = self.typed(size)?;
-        let planned = import(&model).and_then(|graph| PlannedEngine::new(graph, size, classes, threads));
+        let planned = import(&model).and_then(|graph| PlannedEngine::new(graph, size, classes, params));
         match planned {
             Ok(engine) => Ok(Box::new(engine)),
             Err(why) => {

@@ -47,29 +47,69 @@ unsafe impl Sync for Conv {}
 /// The CPU has `S`; the places of `conv` are valid for its sizes, and nobody else writes these rows or what they read.
 #[inline(always)]
 pub unsafe fn rows<S: Simd, const C: usize>(conv: &Conv, rows: std::ops::Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // What is known beforehand needs no arithmetic: 1x1 convolutions, stride 2, the first layer.
+        match conv.step.0 {
+            8 if C == 8 && conv.taps == (1, 1) => rows_at::<S, C, 8, 1>(conv, rows),
+            8 if C == 3 => rows_at::<S, C, 8, 0>(conv, rows),
+            16 if C == 8 => rows_at::<S, C, 16, 0>(conv, rows),
+            _ => rows_at::<S, C, 0, 0>(conv, rows),
+        }
+    }
+}
+
+/// [`rows`] with pixels that are `A` apart and `T` taps; 0: as `conv` says.
+#[inline(always)]
+unsafe fn rows_at<S: Simd, const C: usize, const A: usize, const T: usize>(
+    conv: &Conv,
+    rows: std::ops::Range<usize>,
+) {
     // SAFETY: the caller's promise, for each tile.
     unsafe {
         let per_channel = conv.blocks.0 * conv.taps.0 * conv.taps.1 * C;
         let mut block = 0;
         while block < conv.out_blocks {
             let w = conv.w.add(block * 8 * per_channel);
-            if conv.out_blocks - block >= 2 {
+            let left = conv.out_blocks - block;
+            if S::GROUP == 32 && left >= 4 {
+                let to = To { w, next: 16 * per_channel, block };
                 for row in rows.clone() {
-                    for (column, p) in Tiles::of(conv.size.0, S::TILE_16) {
-                        dispatch_16::<S, C>(conv, p, w, block, column, row);
+                    for (column, p) in Tiles::of(conv.size.0, S::TILE) {
+                        dispatch_32::<S, C, A, T>(conv, p, to, column, row);
+                    }
+                }
+                block += 4;
+            } else if left >= 2 {
+                let to = To { w, next: S::LANES, block };
+                for row in rows.clone() {
+                    for (column, p) in Tiles::of(conv.size.0, S::TILE) {
+                        dispatch_16::<S, C, A, T>(conv, p, to, column, row);
                     }
                 }
                 block += 2;
             } else {
+                let to = To { w, next: S::Eight::LANES, block };
                 for row in rows.clone() {
                     for (column, p) in Tiles::of(conv.size.0, S::TILE_8) {
-                        dispatch_8::<S, C>(conv, p, w, block, column, row);
+                        dispatch_8::<S::Eight, C, A, T>(conv, p, to, column, row);
                     }
                 }
                 block += 1;
             }
         }
     }
+}
+
+/// Where a tile's weights are, and where its sums go.
+#[derive(Debug, Clone, Copy)]
+struct To {
+    /// Weights of the first vector.
+    w: *const f32,
+    /// From a vector of weights to the next.
+    next: usize,
+    /// First block of output channels.
+    block: usize,
 }
 
 /// A row cut into tiles of nearly the same width.
@@ -105,74 +145,93 @@ impl Iterator for Tiles {
     }
 }
 
-#[inline(always)]
-unsafe fn dispatch_16<S: Simd, const C: usize>(
-    conv: &Conv,
-    p: usize,
-    w: *const f32,
-    block: usize,
-    column: usize,
-    row: usize,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        // One of these is 16 / LANES.
-        macro_rules! go {
-            ($p:literal) => {
-                match S::LANES {
-                    4 => tile::<S, $p, 4, C>(conv, w, block, column, row),
-                    8 => tile::<S, $p, 2, C>(conv, w, block, column, row),
-                    _ => tile::<S, $p, 1, C>(conv, w, block, column, row),
-                }
-            };
-        }
-        match p {
-            1 => go!(1),
-            2 => go!(2),
-            3 => go!(3),
-            4 if S::TILE_16 >= 4 => go!(4),
-            5 if S::TILE_16 >= 5 => go!(5),
-            6 if S::TILE_16 >= 6 => go!(6),
+/// Calls `$go` with the literal that `$p` is, none greater than the tallest tile.
+macro_rules! tiles_of {
+    ($go:ident, $p:expr, $tallest:expr) => {
+        match $p {
+            1 => $go!(1),
+            2 => $go!(2),
+            3 => $go!(3),
+            4 if $tallest >= 4 => $go!(4),
+            5 if $tallest >= 5 => $go!(5),
+            6 if $tallest >= 6 => $go!(6),
+            7 if $tallest >= 7 => $go!(7),
+            8 if $tallest >= 8 => $go!(8),
+            9 if $tallest >= 9 => $go!(9),
+            10 if $tallest >= 10 => $go!(10),
+            11 if $tallest >= 11 => $go!(11),
+            12 if $tallest >= 12 => $go!(12),
             _ => unreachable!("no tile is wider"),
         }
-    }
+    };
 }
 
+/// # Safety
+/// As [`rows`].
 #[inline(always)]
-unsafe fn dispatch_8<S: Simd, const C: usize>(
+unsafe fn dispatch_32<S: Simd, const C: usize, const A: usize, const T: usize>(
     conv: &Conv,
     p: usize,
-    w: *const f32,
-    block: usize,
+    to: To,
     column: usize,
     row: usize,
 ) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        macro_rules! go {
-            ($p:literal) => {
-                match S::LANES {
-                    4 => tile::<S, $p, 2, C>(conv, w, block, column, row),
-                    _ => tile::<S, $p, 1, C>(conv, w, block, column, row),
-                }
-            };
-        }
-        match p {
-            1 => go!(1),
-            2 => go!(2),
-            3 => go!(3),
-            4 => go!(4),
-            5 if S::TILE_8 >= 5 => go!(5),
-            6 if S::TILE_8 >= 6 => go!(6),
-            7 if S::TILE_8 >= 7 => go!(7),
-            8 if S::TILE_8 >= 8 => go!(8),
-            9 if S::TILE_8 >= 9 => go!(9),
-            10 if S::TILE_8 >= 10 => go!(10),
-            11 if S::TILE_8 >= 11 => go!(11),
-            12 if S::TILE_8 >= 12 => go!(12),
-            _ => unreachable!("no tile is wider"),
-        }
+    macro_rules! go {
+        ($p:literal) => {
+            // SAFETY: the caller's promise.
+            unsafe { tile::<S, $p, 2, C, A, T>(conv, to, column, row) }
+        };
     }
+    tiles_of!(go, p, S::TILE);
+}
+
+/// # Safety
+/// As [`rows`].
+#[inline(always)]
+unsafe fn dispatch_16<S: Simd, const C: usize, const A: usize, const T: usize>(
+    conv: &Conv,
+    p: usize,
+    to: To,
+    column: usize,
+    row: usize,
+) {
+    macro_rules! go {
+        ($p:literal) => {
+            // SAFETY: the caller's promise.
+            unsafe {
+                match S::LANES {
+                    4 => tile::<S, $p, 4, C, A, T>(conv, to, column, row),
+                    8 => tile::<S, $p, 2, C, A, T>(conv, to, column, row),
+                    _ => tile::<S, $p, 1, C, A, T>(conv, to, column, row),
+                }
+            }
+        };
+    }
+    tiles_of!(go, p, S::TILE);
+}
+
+/// # Safety
+/// As [`rows`].
+#[inline(always)]
+unsafe fn dispatch_8<S: Simd, const C: usize, const A: usize, const T: usize>(
+    conv: &Conv,
+    p: usize,
+    to: To,
+    column: usize,
+    row: usize,
+) {
+    macro_rules! go {
+        ($p:literal) => {
+            // SAFETY: the caller's promise.
+            unsafe {
+                match S::LANES {
+                    4 => tile::<S, $p, 2, C, A, T>(conv, to, column, row),
+                    _ => tile::<S, $p, 1, C, A, T>(conv, to, column, row),
+                }
+            }
+        };
+    }
+    tiles_of!(go, p, S::TILE_8);
 }
 
 /// Sums of one tile, from `start`: `acc[p][n] += sum of x[p] * w[n]` over all taps and input channels.
@@ -180,34 +239,35 @@ unsafe fn dispatch_8<S: Simd, const C: usize>(
 /// # Safety
 /// The CPU has `S`; `x` and `w` are valid for what `conv` says is read.
 #[inline(always)]
-unsafe fn sums<S: Simd, const P: usize, const N: usize, const C: usize>(
+unsafe fn sums<S: Simd, const P: usize, const N: usize, const C: usize, const A: usize, const T: usize>(
     conv: &Conv,
-    mut w: *const f32,
+    (mut w, next): (*const f32, usize),
     x: *const f32,
     acc: &mut [[S::V; N]; P],
 ) {
-    let lanes = S::LANES;
+    // From the weights of an input channel to the next one's.
+    let step = if S::LANES == 16 { 16 } else { N * S::LANES };
     // SAFETY: the caller's promise.
     unsafe {
-        let pixel = conv.step.0;
+        let pixel = if A == 0 { conv.step.0 } else { A };
+        let taps = if T == 1 { (1, 1) } else { conv.taps };
         for block in 0..conv.blocks.0 {
-            for tap_row in 0..conv.taps.1 {
+            for tap_row in 0..taps.1 {
                 let mut x = x.add(block * conv.blocks.1 + tap_row * conv.tap.1);
-                for _ in 0..conv.taps.0 {
+                for _ in 0..taps.0 {
                     let mut part = 0;
                     while part < C {
-                        let mut quads = [S::quad(x.add(part)); P];
+                        // Four channels at a time: more would not fit into the registers.
+                        let x = S::forget(x.add(part));
+                        let mut quads = [S::quad(x); P];
                         for p in 1..P {
-                            quads[p] = S::quad(x.add(p * pixel + part));
+                            quads[p] = S::quad(x.add(p * pixel));
                         }
                         macro_rules! lane {
                             ($l:literal) => {
                                 if part + $l < C {
-                                    let mut weights = [S::load(w); N];
-                                    for n in 1..N {
-                                        weights[n] = S::load(w.add(n * lanes));
-                                    }
-                                    w = w.add(N * lanes);
+                                    let weights = S::load_some::<N>(w, next);
+                                    w = w.add(step);
                                     for p in 0..P {
                                         S::fma_lane::<$l, N>(&mut acc[p], &weights, quads[p]);
                                     }
@@ -228,14 +288,13 @@ unsafe fn sums<S: Simd, const P: usize, const N: usize, const C: usize>(
 }
 
 #[inline(always)]
-unsafe fn tile<S: Simd, const P: usize, const N: usize, const C: usize>(
+unsafe fn tile<S: Simd, const P: usize, const N: usize, const C: usize, const A: usize, const T: usize>(
     conv: &Conv,
-    w: *const f32,
-    block: usize,
+    to: To,
     column: usize,
     row: usize,
 ) {
-    let lanes = S::LANES;
+    let (lanes, block) = (S::LANES, to.block);
     // SAFETY: the caller's promise.
     unsafe {
         let x = conv.x.add(row * conv.step.1 + column * conv.step.0);
@@ -244,53 +303,65 @@ unsafe fn tile<S: Simd, const P: usize, const N: usize, const C: usize>(
             bias[n] = S::load(conv.bias.add(block * 8 + n * lanes));
         }
         let mut acc = [bias; P];
-        sums::<S, P, N, C>(conv, w, x, &mut acc);
-        for n in 0..N {
-            let channel = n * lanes;
-            let at = conv.out.pixel(block + channel / 8, column, row).add(channel % 8);
-            let residual = match &conv.residual {
-                Some(residual) => residual.pixel(block + channel / 8, column, row).add(channel % 8),
-                None => std::ptr::null_mut(),
+        sums::<S, P, N, C, A, T>(conv, (to.w, to.next), x, &mut acc);
+        // With a constant number, so that the sums are never in memory while they grow.
+        macro_rules! column {
+            ($n:literal) => {
+                if $n < N {
+                    let mut sums = [acc[0][$n % N]; P];
+                    for p in 1..P {
+                        sums[p] = acc[p][$n % N];
+                    }
+                    let channel = $n * lanes;
+                    let (block, channel) = (block + channel / 8, channel % 8);
+                    let at = conv.out.pixel(block, column, row).add(channel);
+                    let residual = conv.residual.map(|residual| {
+                        (residual.pixel(block, column, row).add(channel).cast_const(), residual.plane)
+                    });
+                    finish::<S, P>(&sums, conv.act, residual, (at, conv.out.plane));
+                }
             };
-            finish::<S, P, N>(&acc, n, conv.act, residual, at);
         }
+        column!(0);
+        column!(1);
+        column!(2);
+        column!(3);
     }
 }
 
-/// Activation, residual, store: vector `n` of `P` neighbouring pixels.
+/// Activation, residual, store: a vector of channels of `P` neighbouring pixels. Places come with the distance to the next block.
 #[inline(always)]
-unsafe fn finish<S: Simd, const P: usize, const N: usize>(
-    acc: &[[S::V; N]; P],
-    n: usize,
+unsafe fn finish<S: Simd, const P: usize>(
+    sums: &[S::V; P],
     act: Act,
-    residual: *const f32,
-    at: *mut f32,
+    residual: Option<(*const f32, usize)>,
+    (at, plane): (*mut f32, usize),
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         for p in 0..P {
-            let mut v = acc[p][n];
+            let mut v = sums[p];
             if act == Act::Silu {
                 v = S::silu(v);
             }
-            if !residual.is_null() {
-                v = S::add(v, S::load(residual.add(p * 8)));
+            if let Some((residual, plane)) = residual {
+                v = S::add(v, S::load_blocks(residual.add(p * 8), plane));
             }
-            S::store(at.add(p * 8), v);
+            S::store_blocks(at.add(p * 8), plane, v);
         }
     }
 }
 
-/// Plain sums of a row of `count` pixels, 8 numbers apart, for 16 output channels, stored 16 numbers apart at `out`: the
-/// multiplications of Winograd's method.
+/// Plain sums of a row of `count` pixels, 8 numbers apart, for `N` vectors of output channels, stored one pixel behind the other
+/// at `out`: the multiplications of Winograd's method. From a vector of weights to the next it is `next`.
 ///
 /// # Safety
-/// As [`rows`]; `w` is the output block's, `out` takes `16 * count` numbers.
+/// As [`rows`]; `w` is the output block's, `out` takes `N * LANES * count` numbers.
 #[inline(always)]
-pub unsafe fn products<S: Simd>(
+pub unsafe fn products<S: Simd, const N: usize>(
     x: *const f32,
     blocks: (usize, usize),
-    w: *const f32,
+    (w, next): (*const f32, usize),
     count: usize,
     out: *mut f32,
 ) {
@@ -309,39 +380,30 @@ pub unsafe fn products<S: Simd>(
         residual: None,
     };
     #[inline(always)]
-    unsafe fn one<S: Simd, const P: usize, const N: usize>(conv: &Conv, column: usize, out: *mut f32) {
+    unsafe fn one<S: Simd, const P: usize, const N: usize>(
+        conv: &Conv,
+        next: usize,
+        column: usize,
+        out: *mut f32,
+    ) {
         // SAFETY: the caller's promise.
         unsafe {
             let mut acc = [[S::splat(0.0); N]; P];
-            sums::<S, P, N, 8>(conv, conv.w, conv.x.add(column * 8), &mut acc);
+            sums::<S, P, N, 8, 8, 1>(conv, (conv.w, next), conv.x.add(column * 8), &mut acc);
             for p in 0..P {
                 for n in 0..N {
-                    S::store(out.add((column + p) * 16 + n * S::LANES), acc[p][n]);
+                    S::store(out.add(((column + p) * N + n) * S::LANES), acc[p][n]);
                 }
             }
         }
     }
-    for (column, p) in Tiles::of(count, S::TILE_16) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            macro_rules! go {
-                ($p:literal) => {
-                    match S::LANES {
-                        4 => one::<S, $p, 4>(&conv, column, out),
-                        8 => one::<S, $p, 2>(&conv, column, out),
-                        _ => one::<S, $p, 1>(&conv, column, out),
-                    }
-                };
-            }
-            match p {
-                1 => go!(1),
-                2 => go!(2),
-                3 => go!(3),
-                4 if S::TILE_16 >= 4 => go!(4),
-                5 if S::TILE_16 >= 5 => go!(5),
-                6 if S::TILE_16 >= 6 => go!(6),
-                _ => unreachable!("no tile is wider"),
-            }
+    for (column, p) in Tiles::of(count, S::TILE) {
+        macro_rules! go {
+            ($p:literal) => {
+                // SAFETY: the caller's promise.
+                unsafe { one::<S, $p, N>(&conv, next, column, out) }
+            };
         }
+        tiles_of!(go, p, S::TILE);
     }
 }

@@ -60,6 +60,9 @@ pub enum Isa {
     /// x86-64 with AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// x86-64 with AVX-512 F, VL, DQ and BW as well.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
     /// 64-bit ARM.
     #[cfg(target_arch = "aarch64")]
     Neon,
@@ -68,22 +71,34 @@ pub enum Isa {
 impl Isa {
     /// The best that this CPU has.
     pub fn best() -> Self {
+        Self::all()[0]
+    }
+
+    /// All that this CPU has, the best first.
+    pub fn all() -> heapless::Vec<Self, 3> {
+        let mut all = heapless::Vec::new();
         #[cfg(target_arch = "x86_64")]
         if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-            return Isa::Avx2;
+            let wide = std::is_x86_feature_detected!("avx512f")
+                && std::is_x86_feature_detected!("avx512vl")
+                && std::is_x86_feature_detected!("avx512dq")
+                && std::is_x86_feature_detected!("avx512bw");
+            if wide {
+                all.extend([Isa::Avx512]);
+            }
+            all.extend([Isa::Avx2]);
         }
         #[cfg(target_arch = "aarch64")]
         if std::arch::is_aarch64_feature_detected!("neon") {
-            return Isa::Neon;
+            all.extend([Isa::Neon]);
         }
-        Isa::Portable
+        all.extend([Isa::Portable]);
+        all
     }
 
-    /// All that this CPU has.
-    #[cfg(test)]
-    pub fn all() -> Vec<Self> {
-        let best = Self::best();
-        if best == Isa::Portable { vec![best] } else { vec![best, Isa::Portable] }
+    /// The one that this CPU has and people call so, in any case of letters.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::all().into_iter().find(|isa| isa.name().eq_ignore_ascii_case(name))
     }
 
     /// For people.
@@ -92,6 +107,8 @@ impl Isa {
             Isa::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => "AVX2",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => "AVX-512",
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => "NEON",
         }
@@ -99,32 +116,43 @@ impl Isa {
 
     /// Numbers in a vector.
     pub const fn lanes(self) -> usize {
-        use simd::Simd as _;
-        match self {
-            Isa::Portable => simd::Portable::LANES,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => simd::Avx2::LANES,
-            #[cfg(target_arch = "aarch64")]
-            Isa::Neon => simd::Neon::LANES,
-        }
+        self.sides().0
     }
 
-    /// Tallest tile of 16 channels.
-    pub const fn tile_16(self) -> usize {
-        use simd::Simd as _;
+    /// Tallest tile, in pixels, and its channels.
+    pub const fn tile(self) -> (usize, usize) {
+        (self.sides().1, self.sides().2)
+    }
+
+    const fn sides(self) -> (usize, usize, usize) {
+        const fn of<S: simd::Simd>() -> (usize, usize, usize) {
+            (S::LANES, S::TILE, S::GROUP)
+        }
         match self {
-            Isa::Portable => simd::Portable::TILE_16,
+            Isa::Portable => of::<simd::Portable>(),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => simd::Avx2::TILE_16,
+            Isa::Avx2 => of::<simd::Avx2>(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => of::<simd::Avx512>(),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => simd::Neon::TILE_16,
+            Isa::Neon => of::<simd::Neon>(),
         }
     }
 }
 
+/// An instruction set's vectors: its widest, or those that fit into a block of 8 channels.
+macro_rules! vectors {
+    (wide, $simd:ident) => {
+        simd::$simd
+    };
+    (eight, $simd:ident) => {
+        <simd::$simd as simd::Simd>::Eight
+    };
+}
+
 /// Makes `$name($isa, …)` of a kernel: the instance of that instruction set, inside a function that has it switched on.
 macro_rules! instances {
-    ($(#[$doc:meta])* $name:ident = $module:ident :: $kernel:ident [$($extra:tt)*] ($($arg:ident: $kind:ty),* $(,)?)) => {
+    ($(#[$doc:meta])* $name:ident = $width:ident $module:ident :: $kernel:ident [$($extra:tt)*] ($($arg:ident: $kind:ty),* $(,)?)) => {
         $(#[$doc])*
         ///
         /// # Safety
@@ -134,22 +162,30 @@ macro_rules! instances {
             #[target_feature(enable = "avx2,fma")]
             unsafe fn avx2($($arg: $kind),*) {
                 // SAFETY: the caller's promise.
-                unsafe { $module::$kernel::<simd::Avx2 $($extra)*>($($arg),*) }
+                unsafe { $module::$kernel::<vectors!($width, Avx2) $($extra)*>($($arg),*) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw")]
+            unsafe fn avx512($($arg: $kind),*) {
+                // SAFETY: the caller's promise.
+                unsafe { $module::$kernel::<vectors!($width, Avx512) $($extra)*>($($arg),*) }
             }
             #[cfg(target_arch = "aarch64")]
             unsafe fn neon($($arg: $kind),*) {
                 // SAFETY: the caller's promise.
-                unsafe { $module::$kernel::<simd::Neon $($extra)*>($($arg),*) }
+                unsafe { $module::$kernel::<vectors!($width, Neon) $($extra)*>($($arg),*) }
             }
             unsafe fn portable($($arg: $kind),*) {
                 // SAFETY: the caller's promise.
-                unsafe { $module::$kernel::<simd::Portable $($extra)*>($($arg),*) }
+                unsafe { $module::$kernel::<vectors!($width, Portable) $($extra)*>($($arg),*) }
             }
             // SAFETY: the caller's promise.
             unsafe {
                 match isa {
                     #[cfg(target_arch = "x86_64")]
                     Isa::Avx2 => avx2($($arg),*),
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512 => avx512($($arg),*),
                     #[cfg(target_arch = "aarch64")]
                     Isa::Neon => neon($($arg),*),
                     Isa::Portable => portable($($arg),*),
@@ -161,48 +197,48 @@ macro_rules! instances {
 
 instances! {
     /// [`conv::rows`] with 8 channels a block.
-    conv_rows = conv::rows [, 8] (conv: &conv::Conv, rows: std::ops::Range<usize>)
+    conv_rows = wide conv::rows [, 8] (conv: &conv::Conv, rows: std::ops::Range<usize>)
 }
 instances! {
     /// [`conv::rows`] with 3 channels a block: the first layer.
-    first_rows = conv::rows [, 3] (conv: &conv::Conv, rows: std::ops::Range<usize>)
+    first_rows = wide conv::rows [, 3] (conv: &conv::Conv, rows: std::ops::Range<usize>)
 }
 instances! {
     /// [`winograd::tiles`].
-    winograd_tiles = winograd::tiles [] (conv: &winograd::Winograd, tiles: std::ops::Range<usize>, scratch: *mut f32)
+    winograd_tiles = wide winograd::tiles [] (conv: &winograd::Winograd, tiles: &[u32], scratch: *mut f32)
 }
 instances! {
     /// [`maps::depthwise_rows`].
-    depthwise_rows = maps::depthwise_rows [] (conv: &maps::Depthwise, block: usize, rows: std::ops::Range<usize>)
+    depthwise_rows = eight maps::depthwise_rows [] (conv: &maps::Depthwise, block: usize, rows: std::ops::Range<usize>)
 }
 instances! {
     /// [`maps::max_pool_block`].
-    max_pool_block = maps::max_pool_block [] (pool: &maps::MaxPool, block: usize, scratch: *mut f32)
+    max_pool_block = eight maps::max_pool_block [] (pool: &maps::MaxPool, block: usize, scratch: *mut f32)
 }
 instances! {
     /// [`maps::upsample_row`].
-    upsample_row = maps::upsample_row [] (up: &maps::Upsample, block: usize, row: usize)
+    upsample_row = eight maps::upsample_row [] (up: &maps::Upsample, block: usize, row: usize)
 }
 instances! {
     /// [`flat::matmul_rows`].
-    matmul_rows = flat::matmul_rows [] (mul: &flat::MatMul, rows: std::ops::Range<usize>)
+    matmul_rows = wide flat::matmul_rows [] (mul: &flat::MatMul, rows: std::ops::Range<usize>)
 }
 instances! {
     /// [`flat::softmax_row`].
-    softmax_row = flat::softmax_row [] (row: *mut f32, len: usize)
+    softmax_row = wide flat::softmax_row [] (row: *mut f32, len: usize)
 }
 instances! {
     /// [`flat::sigmoid`].
-    sigmoid = flat::sigmoid [] (from: *const f32, to: *mut f32, len: usize)
+    sigmoid = wide flat::sigmoid [] (from: *const f32, to: *mut f32, len: usize)
 }
 instances! {
     /// [`flat::silu`].
-    silu = flat::silu [] (from: *const f32, to: *mut f32, len: usize)
+    silu = wide flat::silu [] (from: *const f32, to: *mut f32, len: usize)
 }
 
 instances! {
     /// [`flat::multiply_and_add`].
-    multiply_and_add = flat::multiply_and_add [] (rounds: usize, out: *mut f32)
+    multiply_and_add = wide flat::multiply_and_add [] (rounds: usize, out: *mut f32)
 }
 
 /// What one core multiplies and adds at most, 10^9 a second, by a clock of nanoseconds: the best of some tries.

@@ -6,12 +6,16 @@
 
 /// Vector operations on `f32`.
 pub trait Simd: Copy {
-    /// Numbers in a vector.
+    /// The same instruction set with vectors that a block of 8 channels is a whole number of.
+    type Eight: Simd;
+    /// Numbers in a vector: 4, 8 or 16.
     const LANES: usize;
-    /// Tallest tile of 16 channels, in pixels, whose sums stay in registers.
-    const TILE_16: usize;
-    /// The same for 8 channels.
+    /// Tallest tile of [`Self::GROUP`] channels, in pixels, whose sums stay in registers.
+    const TILE: usize;
+    /// The same for 8 channels, of [`Self::Eight`].
     const TILE_8: usize;
+    /// Channels of a tile: 16, or 32 where a vector has 16.
+    const GROUP: usize = if Self::LANES == 16 { 32 } else { 16 };
     /// A vector.
     type V: Copy;
     /// Four neighbouring numbers that are multiplied one by one: a register where the CPU has "by element", else their place.
@@ -21,6 +25,37 @@ pub trait Simd: Copy {
     unsafe fn load(from: *const f32) -> Self::V;
     /// `LANES` numbers, at any alignment.
     unsafe fn store(to: *mut f32, v: Self::V);
+    /// A vector of neighbouring channels of a pixel, from blocks of 8 that are `plane` apart.
+    #[inline(always)]
+    unsafe fn load_blocks(from: *const f32, plane: usize) -> Self::V {
+        let _ = plane;
+        // SAFETY: the caller's promise.
+        unsafe { Self::load(from) }
+    }
+    /// The same way back.
+    #[inline(always)]
+    unsafe fn store_blocks(to: *mut f32, plane: usize, v: Self::V) {
+        let _ = plane;
+        // SAFETY: the caller's promise.
+        unsafe { Self::store(to, v) }
+    }
+    /// `N` vectors that are `next` apart: 16 numbers in a row, or others' places.
+    #[inline(always)]
+    unsafe fn load_some<const N: usize>(from: *const f32, next: usize) -> [Self::V; N] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut some = [Self::load(from); N];
+            for n in 1..N {
+                some[n] = Self::load(from.add(n * next));
+            }
+            some
+        }
+    }
+    /// The same place, of which the compiler does not know that it is: it then puts no loads together that lie side by side.
+    #[inline(always)]
+    unsafe fn forget(place: *const f32) -> *const f32 {
+        place
+    }
     /// The same number everywhere.
     unsafe fn splat(x: f32) -> Self::V;
     /// `a * b + c`.
@@ -118,8 +153,9 @@ pub struct Portable;
 
 #[allow(clippy::missing_safety_doc, reason = "the trait says it")]
 impl Simd for Portable {
+    type Eight = Portable;
     const LANES: usize = 4;
-    const TILE_16: usize = 3;
+    const TILE: usize = 3;
     const TILE_8: usize = 4;
     type V = [f32; 4];
     type Quad = [f32; 4];
@@ -209,8 +245,9 @@ mod avx2 {
         reason = "the trait says it: AVX2 and valid pointers"
     )]
     impl Simd for Avx2 {
+        type Eight = Avx2;
         const LANES: usize = 8;
-        const TILE_16: usize = 5;
+        const TILE: usize = 5;
         const TILE_8: usize = 12;
         type V = __m256;
         type Quad = *const f32;
@@ -286,6 +323,115 @@ mod avx2 {
     }
 }
 
+/// AVX-512 with the parts that every CPU has which has it today: F, VL, DQ and BW.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy)]
+pub struct Avx512;
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::{Avx2, Avx512, Simd};
+
+    #[allow(
+        clippy::missing_safety_doc,
+        clippy::undocumented_unsafe_blocks,
+        reason = "the trait says it: AVX-512 and valid pointers"
+    )]
+    impl Simd for Avx512 {
+        type Eight = Avx2;
+        const LANES: usize = 16;
+        const TILE: usize = 10;
+        const TILE_8: usize = 12;
+        type V = __m512;
+        type Quad = *const f32;
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m512 {
+            unsafe { _mm512_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, v: __m512) {
+            unsafe { _mm512_storeu_ps(to, v) }
+        }
+        #[inline(always)]
+        unsafe fn load_blocks(from: *const f32, plane: usize) -> __m512 {
+            unsafe {
+                let low = _mm512_castps256_ps512(_mm256_loadu_ps(from));
+                _mm512_insertf32x8::<1>(low, _mm256_loadu_ps(from.add(plane)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_blocks(to: *mut f32, plane: usize, v: __m512) {
+            unsafe {
+                _mm256_storeu_ps(to, _mm512_castps512_ps256(v));
+                _mm256_storeu_ps(to.add(plane), _mm512_extractf32x8_ps::<1>(v));
+            }
+        }
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> __m512 {
+            unsafe { _mm512_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn fnma(a: __m512, b: __m512, c: __m512) -> __m512 {
+            unsafe { _mm512_fnmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn div(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_div_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn max(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_max_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn min(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_min_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn scale(p: __m512, t: __m512) -> __m512 {
+            unsafe {
+                let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(t));
+                _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), n))
+            }
+        }
+        #[inline(always)]
+        unsafe fn quad(from: *const f32) -> *const f32 {
+            from
+        }
+        #[inline(always)]
+        unsafe fn fma_lane<const L: i32, const N: usize>(
+            acc: &mut [__m512; N],
+            w: &[__m512; N],
+            quad: *const f32,
+        ) {
+            unsafe {
+                let x = _mm512_set1_ps(*quad.add(L as usize));
+                for (acc, w) in acc.iter_mut().zip(w) {
+                    *acc = _mm512_fmadd_ps(*w, x, *acc);
+                }
+            }
+        }
+    }
+}
+
 /// NEON: every 64-bit ARM CPU.
 #[cfg(target_arch = "aarch64")]
 #[derive(Debug, Clone, Copy)]
@@ -303,8 +449,9 @@ mod neon {
         reason = "the trait says it: valid pointers"
     )]
     impl Simd for Neon {
+        type Eight = Neon;
         const LANES: usize = 4;
-        const TILE_16: usize = 6;
+        const TILE: usize = 5;
         const TILE_8: usize = 10;
         type V = float32x4_t;
         type Quad = float32x4_t;
@@ -316,6 +463,13 @@ mod neon {
         #[inline(always)]
         unsafe fn store(to: *mut f32, v: float32x4_t) {
             unsafe { vst1q_f32(to, v) }
+        }
+        #[inline(always)]
+        unsafe fn forget(mut place: *const f32) -> *const f32 {
+            unsafe {
+                std::arch::asm!("/* {0} */", inout(reg) place, options(pure, nomem, nostack, preserves_flags));
+            }
+            place
         }
         #[inline(always)]
         unsafe fn splat(x: f32) -> float32x4_t {

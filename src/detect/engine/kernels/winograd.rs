@@ -46,17 +46,17 @@ impl Winograd {
     }
 
     /// Tiles that go through the stages together, so that what they need stays in a second-level cache, in nearly equal blocks.
-    pub fn tiles_a_block(&self, tile_16: usize) -> usize {
+    pub fn tiles_a_block(&self, tile: usize) -> usize {
         /// Numbers of transformed input of a block: 384 kB.
         const INPUT: usize = 96 << 10;
         let all = self.tiles().0 * self.tiles().1;
-        let most = (INPUT / (PLACES * 8 * self.blocks)).clamp(tile_16, 48) / tile_16 * tile_16;
+        let most = (INPUT / (PLACES * 8 * self.blocks)).clamp(tile, 48) / tile * tile;
         all.div_ceil(all.div_ceil(most))
     }
 
-    /// Numbers of memory that a thread needs for a block of `tiles`.
-    pub fn scratch_len(&self, tiles: usize) -> usize {
-        PLACES * tiles * (8 * self.blocks + 16) + 8 * PLACES
+    /// Numbers of memory that a thread needs for a block of `tiles`, with `group` channels of products at once.
+    pub fn scratch_len(&self, tiles: usize, group: usize) -> usize {
+        PLACES * tiles * (8 * self.blocks + group) + 16 * PLACES
     }
 }
 
@@ -82,71 +82,132 @@ pub fn transform_weights(kernel: &[f32; 9]) -> [f32; PLACES] {
     })
 }
 
-/// Tiles `tiles` (numbered row by row) of all output channels.
+/// Tiles `tiles` (their numbers, row by row) of all output channels.
 ///
 /// # Safety
-/// The CPU has `S`; the places are valid for the sizes; `scratch` has room for `scratch_len(tiles.len())` numbers and is this
-/// thread's; nobody else writes these tiles or what they read.
+/// The CPU has `S`; the places are valid for the sizes; `scratch` has room for `scratch_len(tiles.len(), GROUP)` numbers and is
+/// this thread's; nobody else writes these tiles or what they read.
 #[inline(always)]
-pub unsafe fn tiles<S: Simd>(conv: &Winograd, tiles: std::ops::Range<usize>, scratch: *mut f32) {
-    let (across, _) = conv.tiles();
+pub unsafe fn tiles<S: Simd>(conv: &Winograd, tiles: &[u32], scratch: *mut f32) {
     let count = tiles.len();
     // SAFETY: the caller's promise.
     unsafe {
         let input = scratch;
         let output = input.add(PLACES * count * 8 * conv.blocks);
-        let edge = output.add(PLACES * count * 16);
-        for block in 0..conv.blocks {
-            for (index, tile) in tiles.clone().enumerate() {
-                let (column, row) = (tile % across * 4, tile / across * 4);
-                let to = input.add((block * count + index) * 8);
-                // The tile's first pixel is in the border, or the pixel before.
-                let from = conv.x.pixel(block, column, row).sub(conv.x.line + 8);
-                let inside = (conv.size.0 + 2 - column, conv.size.1 + 2 - row);
-                if inside.0 >= 6 && inside.1 >= 6 {
-                    input_tile::<S>(from, conv.x.line, to, conv.blocks * count * 8);
-                } else {
-                    // What is outside the picture and its border is zero as well.
-                    for y in 0..6 {
-                        for x in 0..6 {
-                            let to = edge.add((y * 6 + x) * 8);
-                            if x < inside.0 && y < inside.1 {
-                                std::ptr::copy_nonoverlapping(from.add(y * conv.x.line + x * 8), to, 8);
-                            } else {
-                                std::ptr::write_bytes(to, 0, 8);
-                            }
-                        }
-                    }
-                    input_tile::<S>(edge, 48, to, conv.blocks * count * 8);
-                }
+        let edge = output.add(PLACES * count * S::GROUP);
+        let at_once = S::LANES.div_ceil(8);
+        let mut block = 0;
+        while block < conv.blocks {
+            let to = input.add(block * count * 8);
+            if conv.blocks - block >= at_once {
+                input_tiles::<S>(conv, block, tiles, to, edge);
+                block += at_once;
+            } else {
+                input_tiles::<S::Eight>(conv, block, tiles, to, edge);
+                block += 1;
             }
         }
-        for pair in 0..conv.out_blocks.div_ceil(2) {
-            let w = conv.w.add(pair * PLACES * conv.blocks * 8 * 16);
-            for place in 0..PLACES {
-                products::<S>(
-                    input.add(place * conv.blocks * count * 8),
-                    (conv.blocks, count * 8),
-                    w.add(place * conv.blocks * 8 * 16),
-                    count,
-                    output.add(place * count * 16),
-                );
+        let mut block = 0;
+        while block < conv.out_blocks {
+            let left = conv.out_blocks - block;
+            if S::GROUP == 32 && left >= 4 {
+                multiply::<S, 2>(conv, block, count, input, output);
+                output_tiles::<S>(conv, block, tiles, (output, 32));
+                output_tiles::<S>(conv, block + 2, tiles, (output.add(16), 32));
+                block += 4;
+                continue;
             }
-            for half in 0..(conv.out_blocks - pair * 2).min(2) {
-                let block = pair * 2 + half;
-                for (index, tile) in tiles.clone().enumerate() {
-                    let (column, row) = (tile % across * 4, tile / across * 4);
-                    let from = output.add(index * 16 + half * 8);
-                    output_tile::<S>(conv, from, count * 16, block, column, row);
+            match S::LANES {
+                4 => multiply::<S, 4>(conv, block, count, input, output),
+                8 => multiply::<S, 2>(conv, block, count, input, output),
+                _ => multiply::<S, 1>(conv, block, count, input, output),
+            }
+            if left >= 2 && S::LANES == 16 {
+                output_tiles::<S>(conv, block, tiles, (output, 16));
+            } else {
+                output_tiles::<S::Eight>(conv, block, tiles, (output, 16));
+                if left >= 2 {
+                    output_tiles::<S::Eight>(conv, block + 1, tiles, (output.add(8), 16));
                 }
             }
+            block += 2;
         }
     }
 }
 
-/// `B' d B` of a tile of 8 channels, each place to one of 36 arrays that are `pitch` numbers apart.
+/// The products of all places for `N` vectors of output channels from `block` on: `[place][tile][N * LANES]`.
 #[inline(always)]
-unsafe fn input_tile<S: Simd>(from: *const f32, line: usize, to: *mut f32, pitch: usize) {
+unsafe fn multiply<S: Simd, const N: usize>(
+    conv: &Winograd,
+    block: usize,
+    count: usize,
+    input: *const f32,
+    output: *mut f32,
+) {
+    let a_place = conv.blocks * 8 * 16;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let w = conv.w.add(block / 2 * PLACES * a_place);
+        let next = if S::LANES == 16 { PLACES * a_place } else { S::LANES };
+        for place in 0..PLACES {
+            products::<S, N>(
+                input.add(place * conv.blocks * count * 8),
+                (conv.blocks, count * 8),
+                (w.add(place * a_place), next),
+                count,
+                output.add(place * count * N * S::LANES),
+            );
+        }
+    }
+}
+
+/// Transforms `tiles` of the block of input channels, or of the two if a vector takes two.
+#[inline(always)]
+unsafe fn input_tiles<S: Simd>(conv: &Winograd, block: usize, tiles: &[u32], to: *mut f32, edge: *mut f32) {
+    let (across, _) = conv.tiles();
+    let count = tiles.len();
+    let pitch = (conv.blocks * count * 8, count * 8);
+    // SAFETY: the caller's promise.
+    unsafe {
+        for (index, tile) in tiles.iter().enumerate() {
+            let tile = *tile as usize;
+            let (column, row) = (tile % across * 4, tile / across * 4);
+            // The tile's first pixel is in the border, or the pixel before.
+            let from = conv.x.pixel(block, column, row).sub(conv.x.line + 8);
+            let inside = (conv.size.0 + 2 - column, conv.size.1 + 2 - row);
+            let to = to.add(index * 8);
+            if inside.0 >= 6 && inside.1 >= 6 {
+                input_tile::<S>(from, (conv.x.line, conv.x.plane), to, pitch);
+                continue;
+            }
+            // What is outside the picture and its border is zero as well.
+            for half in 0..S::LANES.div_ceil(8) {
+                for y in 0..6 {
+                    for x in 0..6 {
+                        let to = edge.add((half * PLACES + y * 6 + x) * 8);
+                        if x < inside.0 && y < inside.1 {
+                            let from = from.add(half * conv.x.plane + y * conv.x.line + x * 8);
+                            std::ptr::copy_nonoverlapping(from, to, 8);
+                        } else {
+                            std::ptr::write_bytes(to, 0, 8);
+                        }
+                    }
+                }
+            }
+            input_tile::<S>(edge, (48, PLACES * 8), to, pitch);
+        }
+    }
+}
+
+/// `B' d B` of a tile of 8 or 16 channels, each place to one of 36 arrays that are `pitch.0` numbers apart; blocks are `plane`
+/// and `pitch.1` apart.
+#[inline(always)]
+unsafe fn input_tile<S: Simd>(
+    from: *const f32,
+    (line, plane): (usize, usize),
+    to: *mut f32,
+    pitch: (usize, usize),
+) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut part = 0;
@@ -155,7 +216,7 @@ unsafe fn input_tile<S: Simd>(from: *const f32, line: usize, to: *mut f32, pitch
             for x in 0..6 {
                 let mut d = [S::splat(0.0); 6];
                 for y in 0..6 {
-                    d[y] = S::load(from.add(y * line + x * 8 + part));
+                    d[y] = S::load_blocks(from.add(y * line + x * 8 + part), plane);
                 }
                 let t = input_row::<S>(d);
                 for y in 0..6 {
@@ -165,7 +226,7 @@ unsafe fn input_tile<S: Simd>(from: *const f32, line: usize, to: *mut f32, pitch
             for y in 0..6 {
                 let t = input_row::<S>(columns[y]);
                 for x in 0..6 {
-                    S::store(to.add((y * 6 + x) * pitch + part), t[x]);
+                    S::store_blocks(to.add((y * 6 + x) * pitch.0 + part), pitch.1, t[x]);
                 }
             }
             part += S::LANES;
@@ -194,7 +255,26 @@ unsafe fn input_row<S: Simd>(d: [S::V; 6]) -> [S::V; 6] {
     }
 }
 
-/// `A' m A` of a tile of 8 channels, bias, activation, residual, and the store of what is inside the picture.
+/// Makes `tiles` of the block of output channels, or of the two if a vector takes two, of products that lie `group` channels
+/// to a tile.
+#[inline(always)]
+unsafe fn output_tiles<S: Simd>(
+    conv: &Winograd,
+    block: usize,
+    tiles: &[u32],
+    (from, group): (*const f32, usize),
+) {
+    let (across, _) = conv.tiles();
+    let pitch = tiles.len() * group;
+    for (index, tile) in tiles.iter().enumerate() {
+        let tile = *tile as usize;
+        let (column, row) = (tile % across * 4, tile / across * 4);
+        // SAFETY: the caller's promise.
+        unsafe { output_tile::<S>(conv, from.add(index * group), pitch, block, column, row) };
+    }
+}
+
+/// `A' m A` of a tile of 8 or 16 channels, bias, activation, residual, and the store of what is inside the picture.
 #[inline(always)]
 unsafe fn output_tile<S: Simd>(
     conv: &Winograd,
@@ -224,8 +304,8 @@ unsafe fn output_tile<S: Simd>(
             for y in 0..high {
                 let to = conv.out.pixel(block, column, row + y).add(part);
                 let residual = match &conv.residual {
-                    Some(residual) => residual.pixel(block, column, row + y).add(part),
-                    None => std::ptr::null_mut(),
+                    Some(residual) => (residual.pixel(block, column, row + y).add(part), residual.plane),
+                    None => (std::ptr::null_mut(), 0),
                 };
                 let t = output_row::<S>(columns[y]);
                 for x in 0..4 {
@@ -234,10 +314,10 @@ unsafe fn output_tile<S: Simd>(
                         if conv.act == Act::Silu {
                             v = S::silu(v);
                         }
-                        if !residual.is_null() {
-                            v = S::add(v, S::load(residual.add(x * 8)));
+                        if !residual.0.is_null() {
+                            v = S::add(v, S::load_blocks(residual.0.add(x * 8), residual.1));
                         }
-                        S::store(to.add(x * 8), v);
+                        S::store_blocks(to.add(x * 8), conv.out.plane, v);
                     }
                 }
             }

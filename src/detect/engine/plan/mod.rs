@@ -11,13 +11,18 @@ mod tail;
 
 use std::cell::UnsafeCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::graph::Graph;
 use super::kernels::Isa;
+use super::kernels::Place;
+use super::kernels::conv::Conv;
 use super::{Costs, StepTime};
+use build::{Built, Last, Wanted};
 use crew::{Crew, Work};
 use memory::Memory;
-use step::Step;
+use step::{Chosen, Kind, Step, Which};
+use tail::{COLUMNS, Map, Piece};
 
 /// How a plan is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,31 +35,79 @@ pub struct Options {
     pub winograd: bool,
 }
 
-/// The steps and their memory, which all threads share during a run.
-struct Body {
+/// Some steps in a row.
+struct Part {
     steps: Vec<Step>,
     /// See [`Work::begins`].
     begins: Vec<u64>,
+}
+
+/// The steps and their memory, which all threads share during a run.
+struct Body {
+    /// All of the picture; then what is done only around picked columns.
+    parts: UnsafeCell<[Part; 2]>,
+    /// Which of them is run.
+    part: AtomicUsize,
+    /// The tiles that the second part does; its steps point here.
+    chosen: UnsafeCell<Box<[Chosen]>>,
     isa: Isa,
     /// The arena, the weights; steps point into them.
     _memory: UnsafeCell<Vec<Memory>>,
+    _numbers: Box<[u32]>,
     /// One a thread.
     scratch: Vec<*mut f32>,
 }
 
-// SAFETY: the memory is only touched through the steps, whose tasks write different places, and by the plan's owner between runs.
+// SAFETY: the memory is only touched through the steps, whose tasks write different places, and by the plan's owner between runs;
+// so are the parts and what is chosen.
 unsafe impl Send for Body {}
 // SAFETY: as above.
 unsafe impl Sync for Body {}
 
+impl Body {
+    /// The part that is run.
+    fn now(&self) -> &Part {
+        // SAFETY: it is changed between runs only, and the crew looks at it only during a run.
+        unsafe { &(*self.parts.get())[self.part.load(Ordering::Relaxed)] }
+    }
+}
+
 impl Work for Body {
     fn begins(&self) -> &[u64] {
-        &self.begins
+        &self.now().begins
     }
 
     fn task(&self, step: usize, task: u64, worker: usize) {
         // SAFETY: the crew gives each task to one worker, after all of the steps before; the rest is as the plan was built.
-        unsafe { self.steps[step].run(self.isa, task as usize, self.scratch[worker]) };
+        unsafe { self.now().steps[step].run(self.isa, task as usize, self.scratch[worker]) };
+    }
+}
+
+impl Part {
+    fn new(steps: Vec<Step>) -> Self {
+        let begins = vec![0; steps.len() + 1];
+        let mut part = Part { steps, begins };
+        part.count();
+        part
+    }
+
+    /// Gives steps on chosen tiles as many tasks as those are worth.
+    fn set_tasks(&mut self) {
+        for step in &mut self.steps {
+            if let Kind::Winograd { which: Which::Chosen(chosen), .. } = step.kind {
+                // SAFETY: it is the body's, and nobody changes it now.
+                let Chosen { tiles, per_task } = unsafe { &*chosen };
+                step.tasks = tiles.len().div_ceil(*per_task);
+            }
+        }
+        self.count();
+    }
+
+    /// Works out where each step begins, after its tasks became more or fewer.
+    fn count(&mut self) {
+        for (at, step) in self.steps.iter().enumerate() {
+            self.begins[at + 1] = self.begins[at] + (step.tasks + step.borders.len()) as u64;
+        }
     }
 }
 
@@ -63,8 +116,10 @@ struct Tail {
     steps: Vec<Step>,
     _memory: Vec<Memory>,
     scratch: Memory,
+    /// Input and output of the convolutions that are done for picked columns only.
+    _lines: Memory,
     /// For each source its maps.
-    sources: Vec<Vec<tail::Map>>,
+    sources: Vec<Vec<Map>>,
     /// Where the columns of each source go, then those of each of `constants`.
     inputs: Vec<(*mut f32, usize)>,
     constants: Vec<Vec<f32>>,
@@ -72,6 +127,10 @@ struct Tail {
     scores: (usize, usize, usize),
     columns: usize,
     picked: Vec<u32>,
+    /// How many of them are in each map.
+    in_map: Vec<usize>,
+    /// Room for [`tail::choose`].
+    marks: Vec<bool>,
     /// The result: rows of as many numbers as there are picked columns.
     result: Vec<f32>,
 }
@@ -80,6 +139,7 @@ struct Tail {
 pub struct Plan {
     body: Arc<Body>,
     crew: Crew,
+    threads: usize,
     input: (*mut f32, usize),
     output: (*mut f32, usize),
     output_shape: Vec<usize>,
@@ -98,16 +158,12 @@ impl Plan {
     pub fn new(mut graph: Graph, options: Options) -> Result<Self, String> {
         let macs = graph.macs();
         graph.fuse();
-        let cut = tail::cut(&graph);
-        let maps: Vec<usize> = cut.iter().flat_map(|cut| cut.sources.iter().flatten().copied()).collect();
-        let built = build::build(&graph, options, &maps)?;
+        let cut = tail::cut(&graph, options.winograd);
+        let wanted = cut.as_ref().map(tail::Cut::wanted).unwrap_or_default();
+        let mut built = build::build(&graph, options, &wanted)?;
         let output_shape = graph.nodes[graph.output].shape.clone();
         drop(graph);
-        let tail = cut.map(|cut| Tail::new(cut, options, &built.maps)).transpose()?;
-        let mut begins = vec![0];
-        for step in &built.steps {
-            begins.push(begins[begins.len() - 1] + (step.tasks + step.borders.len()) as u64);
-        }
+        let tail = cut.map(|cut| Tail::new(cut, options, &built)).transpose()?;
         let mut scratch: Vec<Memory> =
             (0..options.threads).map(|_| Memory::zeroed(built.scratch_len.max(16))).collect();
         let costs = Costs {
@@ -118,18 +174,29 @@ impl Plan {
             macs,
         };
         let firsts = scratch.iter_mut().map(Memory::first).collect();
-        let mut memory = built.memory;
-        memory.extend(scratch);
+        built.memory.extend(scratch);
         let body = Arc::new(Body {
-            steps: built.steps,
-            begins,
+            parts: UnsafeCell::new([Part::new(built.steps), Part::new(built.later)]),
+            part: AtomicUsize::new(0),
+            chosen: UnsafeCell::new(built.chosen),
             isa: options.isa,
-            _memory: UnsafeCell::new(memory),
+            _memory: UnsafeCell::new(built.memory),
+            _numbers: built._numbers,
             scratch: firsts,
         });
         let crew = Crew::new(&body, options.threads)
             .map_err(|error| format!("no thread for the engine: {error}"))?;
-        Ok(Plan { body, crew, input: built.inputs[0], output: built.output, output_shape, tail, costs })
+        let threads = options.threads;
+        Ok(Plan {
+            body,
+            crew,
+            threads,
+            input: built.inputs[0],
+            output: built.output,
+            output_shape,
+            tail,
+            costs,
+        })
     }
 
     /// The picture: three planes, row by row.
@@ -141,15 +208,34 @@ impl Plan {
     /// Runs all steps: the output row by row, with so many columns. Of a head's only those columns whose best score can reach
     /// `score_min` (above 0, below 1), in their order. Valid until the next run.
     pub fn run(&mut self, score_min: f32) -> (&[f32], usize) {
+        self.body.part.store(0, Ordering::Relaxed);
         self.crew.run(&*self.body);
         match &mut self.tail {
-            Some(tail) => tail.run(self.body.isa, score_min),
+            Some(tail) => {
+                tail.pick(score_min);
+                if !tail.picked.is_empty() {
+                    // SAFETY: no run is on, and nobody else begins one.
+                    let chosen = unsafe { &mut *self.body.chosen.get() };
+                    tail.choose(chosen, self.threads);
+                    self.run_later();
+                }
+                self.tail.as_mut().expect("looked at above").run(self.body.isa)
+            }
             None => {
                 let columns = self.output_shape.last().copied().unwrap_or(1);
                 // SAFETY: it lies in the arena, the run is over, and nobody runs while we are borrowed mutably.
                 (unsafe { std::slice::from_raw_parts(self.output.0, self.output.1) }, columns)
             }
         }
+    }
+
+    /// Runs the steps of the second part on the tiles that are chosen.
+    fn run_later(&mut self) {
+        // SAFETY: no run is on, and nobody else begins one.
+        let part = unsafe { &mut (*self.body.parts.get())[1] };
+        part.set_tasks();
+        self.body.part.store(1, Ordering::Relaxed);
+        self.crew.run(&*self.body);
     }
 
     /// Sides of the output if every column is in it.
@@ -167,8 +253,16 @@ impl Plan {
         self.costs
     }
 
-    /// Runs all steps on this thread and tells how long each took.
+    /// Runs all steps on this thread, as if every column were picked, and tells how long each took.
     pub fn step_times(&mut self, now: &mut dyn FnMut() -> u64) -> Vec<StepTime> {
+        // SAFETY: no run is on, and nobody else begins one.
+        let parts = unsafe { &mut *self.body.parts.get() };
+        if let Some(tail) = &mut self.tail {
+            tail.pick_all();
+            // SAFETY: as above.
+            tail.choose(unsafe { &mut *self.body.chosen.get() }, 1);
+        }
+        parts[1].set_tasks();
         let time = |step: &Step| {
             let begun = now();
             for task in 0..step.tasks + step.borders.len() {
@@ -179,26 +273,85 @@ impl Plan {
             let Step { name, macs, numbers, .. } = step;
             StepTime { name: name.clone(), kernel: step.kind.name(), nanos, macs: *macs, numbers: *numbers }
         };
-        self.body.steps.iter().map(time).collect()
+        parts.iter().flat_map(|part| &part.steps).map(time).collect()
+    }
+}
+
+impl tail::Cut {
+    /// What the steps are to make.
+    fn wanted(&self) -> Wanted {
+        let maps = || self.sources.iter().flatten();
+        let pieces = || maps().flat_map(|map| &map.pieces);
+        // All that is near the picture before what comes out of it.
+        let chain_len = maps().map(|map| map.chain.len()).max().unwrap_or(0);
+        let later = (0..chain_len).flat_map(|at| maps().filter_map(move |map| map.chain.get(at).copied()));
+        Wanted {
+            maps: pieces().map(|piece| piece.node).collect(),
+            later: later.collect(),
+            lasts: pieces().filter_map(|piece| piece.last).collect(),
+        }
+    }
+
+    /// The maps of each source as they were built, with `lines` for the convolutions of their pieces.
+    fn maps(&self, built: &Built, lines: *mut f32) -> Vec<Vec<Map>> {
+        let wanted = self.wanted();
+        let (mut places, mut lasts) = (built.maps.iter(), built.lasts.iter());
+        let mut map_of = |map: &tail::MapOf| {
+            let mut size = (0, 0);
+            let pieces = map.pieces.iter().map(|piece| {
+                let (place, of_place) = *places.next().expect("one each");
+                size = of_place;
+                let last = piece.last.map(|_| last_conv(lasts.next().expect("one each"), lines));
+                Piece { place, rows: piece.rows, last }
+            });
+            let pieces = pieces.collect();
+            let chosen = map.chain.iter().filter_map(|id| wanted.later.iter().position(|other| other == id));
+            Map { pieces, size, chosen: chosen.collect() }
+        };
+        self.sources.iter().map(|maps| maps.iter().map(&mut map_of).collect()).collect()
+    }
+}
+
+/// A convolution of [`COLUMNS`] pixels at `lines`.
+fn last_conv(last: &Last, lines: *mut f32) -> Conv {
+    let plane = COLUMNS * 8;
+    Conv {
+        x: lines,
+        step: (8, 0),
+        tap: (0, 0),
+        taps: (1, 1),
+        blocks: (last.blocks.0, plane),
+        w: last.w,
+        bias: last.bias,
+        out: Place { first: lines.wrapping_add(last.blocks.0 * plane), line: 0, plane },
+        size: (COLUMNS, 1),
+        out_blocks: last.blocks.1,
+        act: last.act,
+        residual: None,
     }
 }
 
 impl Tail {
-    fn new(cut: tail::Cut, options: Options, maps: &[tail::Map]) -> Result<Self, String> {
+    fn new(cut: tail::Cut, options: Options, body: &Built) -> Result<Self, String> {
+        let most = body.lasts.iter().map(|last| last.blocks.0 + last.blocks.1).max().unwrap_or(0);
+        let mut lines = Memory::zeroed(most * COLUMNS * 8);
+        let sources = cut.maps(body, lines.first());
         let mut rest = cut.rest;
         rest.fuse();
-        let built = build::build(&rest, Options { threads: 1, ..options }, &[])?;
-        let mut maps = maps.iter().copied();
-        let sources: Vec<Vec<tail::Map>> =
-            cut.sources.iter().map(|parts| maps.by_ref().take(parts.len()).collect()).collect();
+        let built = build::build(&rest, Options { threads: 1, ..options }, &Wanted::default())?;
         if built.inputs.len() != sources.len() + cut.constants.len() {
             return Err("a head that does not use all of its inputs".into());
         }
         let rows = cut.scores.2 + 4;
+        let maps = &sources[cut.scores.0];
+        let tiles = maps.iter().map(|map| map.size.0.div_ceil(4) * map.size.1.div_ceil(4)).max();
         Ok(Tail {
             steps: built.steps,
             _memory: built.memory,
             scratch: Memory::zeroed(built.scratch_len.max(16)),
+            _lines: lines,
+            in_map: vec![0; maps.len()],
+            marks: vec![false; 2 * tiles.unwrap_or(0)],
             sources,
             inputs: built.inputs,
             constants: cut.constants,
@@ -211,38 +364,83 @@ impl Tail {
         })
     }
 
-    fn run(&mut self, isa: Isa, score_min: f32) -> (&[f32], usize) {
+    /// Picks the columns that can reach `score_min`.
+    fn pick(&mut self, score_min: f32) {
         let (source, first, count) = self.scores;
-        let rows = count + 4;
         // SAFETY: the maps are in the arena of the body, whose run is over.
         unsafe { tail::pick(&self.sources[source], (first, count), score_min, &mut self.picked) };
+        self.count();
+    }
+
+    fn pick_all(&mut self) {
+        self.picked.clear();
+        self.picked.extend(0..self.columns as u32);
+        self.count();
+    }
+
+    /// How many of the picked columns are in each map.
+    fn count(&mut self) {
+        let (mut begin, mut before) = (0, 0);
+        for (map, count) in self.sources[self.scores.0].iter().zip(&mut self.in_map) {
+            before += map.size.0 * map.size.1;
+            let end = self.picked.partition_point(|column| (*column as usize) < before);
+            *count = end - begin;
+            // From here on they are the map's own.
+            let first = (before - map.size.0 * map.size.1) as u32;
+            self.picked[begin..end].iter_mut().for_each(|column| *column -= first);
+            begin = end;
+        }
+    }
+
+    /// Chooses the tiles that the picked columns need.
+    fn choose(&mut self, chosen: &mut [Chosen], threads: usize) {
+        for maps in &self.sources {
+            let mut columns = &self.picked[..];
+            for (map, count) in maps.iter().zip(&self.in_map) {
+                let (ours, others) = columns.split_at(*count);
+                columns = others;
+                tail::choose(map, ours, chosen, threads, &mut self.marks);
+            }
+        }
+    }
+
+    /// Finishes the picked columns.
+    fn run(&mut self, isa: Isa) -> (&[f32], usize) {
+        let rows = self.scores.2 + 4;
         let all = self.picked.len();
         let scratch = self.scratch.first();
-        for (chunk, columns) in self.picked.chunks(tail::COLUMNS).enumerate() {
-            for (maps, input) in self.sources.iter().zip(&self.inputs) {
-                // SAFETY: as above; the input has a row for each of the maps'.
-                unsafe { tail::gather(maps, columns, input.0) };
-            }
-            for (numbers, input) in self.constants.iter().zip(&self.inputs[self.sources.len()..]) {
-                // SAFETY: it lies in the tail's arena, and nobody else is there.
-                let input = unsafe { std::slice::from_raw_parts_mut(input.0, input.1) };
-                let lines = numbers.chunks_exact(self.columns).zip(input.chunks_exact_mut(tail::COLUMNS));
-                for (from, to) in lines {
-                    columns.iter().zip(to).for_each(|(column, to)| *to = from[*column as usize]);
+        let (mut done, mut before) = (0, 0);
+        for (index, count) in self.in_map.iter().enumerate() {
+            for columns in self.picked[done..][..*count].chunks(COLUMNS) {
+                for (maps, input) in self.sources.iter().zip(&self.inputs) {
+                    // SAFETY: the maps are in the arena of the body, whose run is over; the input has a row for each of theirs.
+                    unsafe { tail::gather(&maps[index], columns, isa, input.0) };
                 }
-            }
-            for step in &self.steps {
-                for task in 0..step.tasks + step.borders.len() {
-                    // SAFETY: all before it are done, on this thread, in the tail's own memory.
-                    unsafe { step.run(isa, task, scratch) };
+                for (numbers, input) in self.constants.iter().zip(&self.inputs[self.sources.len()..]) {
+                    // SAFETY: it lies in the tail's arena, and nobody else is there.
+                    let input = unsafe { std::slice::from_raw_parts_mut(input.0, input.1) };
+                    let lines = numbers.chunks_exact(self.columns).zip(input.chunks_exact_mut(COLUMNS));
+                    for (from, to) in lines {
+                        let from = &from[before..];
+                        columns.iter().zip(to).for_each(|(column, to)| *to = from[*column as usize]);
+                    }
                 }
+                for step in &self.steps {
+                    for task in 0..step.tasks + step.borders.len() {
+                        // SAFETY: all before it are done, on this thread, in the tail's own memory.
+                        unsafe { step.run(isa, task, scratch) };
+                    }
+                }
+                // SAFETY: as above.
+                let out = unsafe { std::slice::from_raw_parts(self.output.0, self.output.1) };
+                for (row, numbers) in out.chunks_exact(COLUMNS).enumerate() {
+                    let at = row * all + done;
+                    self.result[at..at + columns.len()].copy_from_slice(&numbers[..columns.len()]);
+                }
+                done += columns.len();
             }
-            // SAFETY: as above.
-            let out = unsafe { std::slice::from_raw_parts(self.output.0, self.output.1) };
-            for (row, numbers) in out.chunks_exact(tail::COLUMNS).enumerate() {
-                let at = row * all + chunk * tail::COLUMNS;
-                self.result[at..at + columns.len()].copy_from_slice(&numbers[..columns.len()]);
-            }
+            let map = &self.sources[self.scores.0][index];
+            before += map.size.0 * map.size.1;
         }
         (&self.result[..rows * all], all)
     }

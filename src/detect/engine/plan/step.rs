@@ -13,6 +13,24 @@ pub const AXES_MAX: usize = 5;
 /// Sides of a tensor, padded in front with 1.
 pub type Sides = [usize; AXES_MAX];
 
+/// Tiles that are done, chosen anew in each run.
+#[derive(Debug, Clone, Default)]
+pub struct Chosen {
+    /// Their numbers, in order.
+    pub tiles: Vec<u32>,
+    /// How many a task does.
+    pub per_task: usize,
+}
+
+/// Which tiles a step does.
+#[derive(Debug, Clone, Copy)]
+pub enum Which {
+    /// All: their numbers in a row, and how many a task does.
+    All { numbers: *const u32, per_task: usize },
+    /// Those that the plan chose.
+    Chosen(*const Chosen),
+}
+
 /// What a step does.
 #[derive(Debug, Clone)]
 pub enum Kind {
@@ -23,7 +41,7 @@ pub enum Kind {
     /// A convolution of blocks of 8 channels.
     Direct { conv: Conv, rows: usize },
     /// The same by Winograd's method.
-    Winograd { conv: Winograd, tiles: usize },
+    Winograd { conv: Winograd, which: Which },
     /// A convolution of each channel by itself.
     Depthwise { conv: Depthwise },
     /// The greatest of a window.
@@ -136,9 +154,18 @@ impl Step {
                 Kind::Picture { from, to, size } => picture(*from, *to, *size),
                 Kind::First { conv, rows } => kernels::first_rows(isa, conv, part(*rows, conv.size.1)),
                 Kind::Direct { conv, rows } => kernels::conv_rows(isa, conv, part(*rows, conv.size.1)),
-                Kind::Winograd { conv, tiles } => {
-                    let all = conv.tiles().0 * conv.tiles().1;
-                    kernels::winograd_tiles(isa, conv, part(*tiles, all), scratch);
+                Kind::Winograd { conv, which } => {
+                    let tiles = match which {
+                        Which::All { numbers, per_task } => {
+                            let part = part(*per_task, conv.tiles().0 * conv.tiles().1);
+                            std::slice::from_raw_parts(numbers.add(part.start), part.len())
+                        }
+                        Which::Chosen(chosen) => {
+                            let Chosen { tiles, per_task } = &**chosen;
+                            &tiles[part(*per_task, tiles.len())]
+                        }
+                    };
+                    kernels::winograd_tiles(isa, conv, tiles, scratch);
                 }
                 Kind::Depthwise { conv } => kernels::depthwise_rows(isa, conv, task, 0..conv.size.1),
                 Kind::MaxPool { pool } => kernels::max_pool_block(isa, pool, task, scratch),

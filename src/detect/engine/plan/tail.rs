@@ -1,12 +1,19 @@
 //! The end of a detection head, done only for the places of the picture that may hold something.
 //!
 //! Behind the last convolutions a head turns each of thousands of places ("anchors", a column each) into a box and scores, every
-//! column by itself. Nearly all of them score next to nothing. So the graph is cut there: the plan ends with the maps of the
-//! convolutions, those columns whose best class can reach the wanted score are picked out of them, and the rest of the graph runs
-//! on a few columns at a time.
+//! column by itself. Nearly all of them score next to nothing. So the graph is cut there:
+//!
+//! ```text
+//!   …─┬─► convolutions ─► scores ────────► pick the columns whose best class can reach the wanted score
+//!     └─► 3x3 ─► 3x3 ─► 1x1 ─► boxes           │
+//!          ▲      ▲      ▲                     │
+//!          └──────┴──────┴── only around them ─┘ ─► the rest of the graph, a few columns at a time
+//! ```
+//! What makes the boxes is a fifth of YOLO11n's multiplications; where nothing is, none of it is done.
 
 use super::super::graph::{Conv, Graph, Node, Op};
-use super::super::kernels::Place;
+use super::super::kernels::{self, Isa, Place};
+use super::step::Chosen;
 
 /// Columns that are done at a time.
 pub(super) const COLUMNS: usize = 32;
@@ -17,8 +24,8 @@ const MARGIN: f32 = 1e-3;
 /// Where a graph is cut.
 #[derive(Debug)]
 pub(super) struct Cut {
-    /// The maps: for each source of columns its parts, nodes whose result is `[1, rows, height, width]`.
-    pub(super) sources: Vec<Vec<usize>>,
+    /// For each source of columns its maps.
+    pub(super) sources: Vec<Vec<MapOf>>,
     /// The rest, for [`COLUMNS`] columns. Its inputs are the sources, then `constants`.
     pub(super) rest: Graph,
     /// Rows of numbers that belong to the columns: where an object can be, how large it is.
@@ -29,8 +36,28 @@ pub(super) struct Cut {
     pub(super) columns: usize,
 }
 
-/// The cut of `graph`, if its output is a head's: boxes and sigmoid scores, one above the other, each column by itself.
-pub(super) fn cut(graph: &Graph) -> Option<Cut> {
+/// A map, nodes whose results are `[1, rows, height, width]` one above the other.
+#[derive(Debug, Clone, Default)]
+pub(super) struct MapOf {
+    pub(super) pieces: Vec<PieceOf>,
+    /// 3x3 convolutions that are done only around picked columns, each on the result of the one before.
+    pub(super) chain: Vec<usize>,
+}
+
+/// Some rows of a map.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PieceOf {
+    /// Whose result.
+    pub(super) node: usize,
+    /// The 1x1 convolution on it, which is done only for picked columns, and makes the rows.
+    pub(super) last: Option<usize>,
+    /// The first row of the map, and how many.
+    pub(super) rows: (usize, usize),
+}
+
+/// The cut of `graph`, if its output is a head's: boxes and sigmoid scores, one above the other, each column by itself. `later`:
+/// whether convolutions can be done in part.
+pub(super) fn cut(graph: &Graph, later: bool) -> Option<Cut> {
     let output = &graph.nodes[graph.output];
     let [1, rows, columns] = output.shape[..] else { return None };
     let (Op::Concat { axis: 1 }, [boxes, scores]) = (&output.op, &output.inputs[..]) else { return None };
@@ -45,16 +72,33 @@ pub(super) fn cut(graph: &Graph) -> Option<Cut> {
     let mut cutter = Cutter { graph, columns, sources: Vec::new(), constants: Vec::new(), inner: Vec::new() };
     cutter.take(graph.output)?;
     let which = cutter.sources.iter().position(|id| *id == source)?;
-    let sources = cutter.sources.iter().map(|id| parts(graph, columns, *id)).collect::<Option<_>>()?;
+    let sources = cutter.sources.iter().map(|id| parts(graph, columns, *id)).collect::<Option<Vec<_>>>()?;
+    // Column by column the same place in all of them.
+    let sides = |maps: &Vec<usize>| -> Vec<Vec<usize>> {
+        maps.iter().map(|id| graph.nodes[*id].shape[2..].to_vec()).collect()
+    };
+    if sources.iter().any(|maps| sides(maps) != sides(&sources[which])) {
+        return None;
+    }
+    let whole = |id: &usize| {
+        let rows = (0, graph.nodes[*id].shape[1]);
+        MapOf { pieces: vec![PieceOf { node: *id, last: None, rows }], chain: Vec::new() }
+    };
+    let mut sources: Vec<Vec<MapOf>> =
+        sources.iter().map(|parts| parts.iter().map(whole).collect()).collect();
     let constants = cutter.constants.iter().map(|id| match &graph.nodes[*id].op {
         Op::Const(numbers) => Some(numbers.clone()),
         _ => None,
     });
     let constants = constants.collect::<Option<_>>()?;
-    Some(Cut { sources, constants, scores: (which, first, rows - 4), columns, rest: cutter.rest() })
+    let scores = (which, first, rows - 4);
+    if later && let Some(maps) = done_later(graph, &sources, scores) {
+        sources = maps;
+    }
+    Some(Cut { sources, constants, scores, columns, rest: cutter.rest() })
 }
 
-/// The maps that a concatenation of columns is made of: `[1, rows, height, width]` each, made flat, one behind the other.
+/// The maps of a concatenation of columns: `[1, rows, height, width]` each, made flat, one behind the other.
 fn parts(graph: &Graph, columns: usize, id: usize) -> Option<Vec<usize>> {
     let node = &graph.nodes[id];
     let ([1, rows, all], Op::Concat { axis: 2 }) = (&node.shape[..], &node.op) else { return None };
@@ -66,6 +110,55 @@ fn parts(graph: &Graph, columns: usize, id: usize) -> Option<Vec<usize>> {
         (flat.op == Op::Reshape && fits).then_some(map)
     };
     node.inputs.iter().map(part).collect::<Option<_>>().filter(|_| *all == columns)
+}
+
+/// The maps with all that is no score done later, if it comes out of 3x3 convolutions and a 1x1 one which nothing else needs. A map
+/// that is a concatenation is taken apart for that.
+fn done_later(
+    graph: &Graph,
+    sources: &[Vec<MapOf>],
+    scores: (usize, usize, usize),
+) -> Option<Vec<Vec<MapOf>>> {
+    let (which, first, count) = scores;
+    let mut users = vec![0usize; graph.nodes.len()];
+    graph.nodes.iter().flat_map(|node| &node.inputs).for_each(|input| users[*input] += 1);
+    let plain = |id: usize, kernel: usize| match &graph.nodes[id].op {
+        Op::Conv(conv) => {
+            let alone = graph.nodes[id].inputs.len() == 1 && users[id] == 1 && conv.groups == 1;
+            alone && (conv.kernel, conv.stride, conv.pad) == ([kernel; 2], [1, 1], [kernel / 2; 2])
+        }
+        _ => false,
+    };
+    let apart = |source: usize, map: &MapOf| {
+        let node = map.pieces[0].node;
+        let parts = match &graph.nodes[node] {
+            Node { op: Op::Concat { axis: 1 }, inputs, .. } => inputs.clone(),
+            _ => vec![node],
+        };
+        let (mut taken, mut row) = (MapOf::default(), 0);
+        for part in parts {
+            let rows = (row, graph.nodes[part].shape[1]);
+            row += rows.1;
+            if source == which && rows.0 < first + count && first < row {
+                let all = rows.0 <= first && first + count <= row;
+                taken.pieces.push(PieceOf { node: part, last: None, rows });
+                if all { continue } else { return None }
+            }
+            if !plain(part, 1) || !taken.chain.is_empty() {
+                return None;
+            }
+            let mut from = graph.nodes[part].inputs[0];
+            taken.pieces.push(PieceOf { node: from, last: Some(part), rows });
+            while plain(from, 3) {
+                taken.chain.insert(0, from);
+                from = graph.nodes[from].inputs[0];
+            }
+        }
+        Some(taken)
+    };
+    let maps_of = |(source, maps): (usize, &Vec<MapOf>)| maps.iter().map(|map| apart(source, map)).collect();
+    let all: Vec<Vec<MapOf>> = sources.iter().enumerate().map(maps_of).collect::<Option<_>>()?;
+    all.iter().flatten().any(|map| !map.chain.is_empty()).then_some(all)
 }
 
 struct Cutter<'g> {
@@ -144,18 +237,31 @@ impl Cutter<'_> {
     }
 }
 
-/// A map whose columns are picked: where it lies, its rows and its size.
-#[derive(Debug, Clone, Copy)]
+/// A map whose columns are picked.
+#[derive(Debug, Clone)]
 pub(super) struct Map {
-    pub(super) place: Place,
-    pub(super) rows: usize,
+    pub(super) pieces: Vec<Piece>,
+    /// Columns and rows.
     pub(super) size: (usize, usize),
+    /// Those of the plan's chosen tiles that are this map's, in the order of its chain.
+    pub(super) chosen: Vec<usize>,
+}
+
+/// Some rows of a map.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece {
+    /// What is read.
+    pub(super) place: Place,
+    /// The first row of the map, and how many.
+    pub(super) rows: (usize, usize),
+    /// What is done to it for picked columns: a convolution of [`COLUMNS`] pixels, from its own input to its own output.
+    pub(super) last: Option<kernels::conv::Conv>,
 }
 
 /// The columns of `maps` (one behind the other) whose greatest score, of `count` rows from `first`, can reach `score_min`.
 ///
 /// # Safety
-/// The maps are there, and nobody writes them.
+/// The maps are there, and nobody writes them; the rows are those of one piece.
 pub(super) unsafe fn pick(
     maps: &[Map],
     (first, count): (usize, usize),
@@ -166,25 +272,14 @@ pub(super) unsafe fn pick(
     picked.clear();
     let mut before = 0;
     for map in maps {
+        let piece =
+            map.pieces.iter().find(|piece| piece.rows.0 <= first && first < piece.rows.0 + piece.rows.1);
+        let piece = piece.expect("the scores are some rows of the map");
+        let first = first - piece.rows.0;
         for row in 0..map.size.1 {
             for column in 0..map.size.0 {
                 // SAFETY: the caller's promise; rows beyond the map's are not looked at.
-                let is_good = unsafe {
-                    let block = |block: usize| {
-                        map.place.pixel(block, column, row).cast::<[f32; 8]>().read_unaligned()
-                    };
-                    let (mut at, end, mut good) = (first, first + count, false);
-                    while at < end {
-                        let numbers = block(at / 8);
-                        let upto = (end - at / 8 * 8).min(8);
-                        // Counted are those below: what is not a number goes on, the decoder throws it away.
-                        let rows = &numbers[at % 8..upto];
-                        good |= rows.iter().filter(|x| **x < least).count() < rows.len();
-                        at = at / 8 * 8 + 8;
-                    }
-                    good
-                };
-                if is_good {
+                if unsafe { reaches(&piece.place, (column, row), first..first + count, least) } {
                     picked.push((before + row * map.size.0 + column) as u32);
                 }
             }
@@ -193,25 +288,100 @@ pub(super) unsafe fn pick(
     }
 }
 
-/// Copies some columns of `maps` to `to`, row by row, [`COLUMNS`] numbers a row.
+/// Whether one of the numbers is not below `least`: what is not a number goes on, the decoder throws it away.
 ///
 /// # Safety
-/// The maps are there, and nobody writes them; `to` has room for their rows; the columns are theirs.
-pub(super) unsafe fn gather(maps: &[Map], columns: &[u32], to: *mut f32) {
-    for (index, column) in columns.iter().enumerate() {
-        let mut column = *column as usize;
-        for map in maps {
-            let count = map.size.0 * map.size.1;
-            if column >= count {
-                column -= count;
-                continue;
+/// The place is there, and nobody writes it.
+unsafe fn reaches(
+    place: &Place,
+    (column, row): (usize, usize),
+    rows: std::ops::Range<usize>,
+    least: f32,
+) -> bool {
+    let below = |numbers: &[f32]| numbers.iter().filter(|x| **x < least).count();
+    let (mut at, mut good) = (rows.start, false);
+    while at < rows.end {
+        // SAFETY: the caller's promise.
+        let numbers = unsafe { place.pixel(at / 8, column, row).cast::<[f32; 8]>().read_unaligned() };
+        let upto = (rows.end - at / 8 * 8).min(8);
+        // Eight at once where they all count.
+        good |= if at.is_multiple_of(8) && upto == 8 {
+            below(&numbers) < 8
+        } else {
+            below(&numbers[at % 8..upto]) < upto - at % 8
+        };
+        at = at / 8 * 8 + 8;
+    }
+    good
+}
+
+/// Chooses the tiles of 4x4 pixels that picked columns of a map need: of the last convolution of its chain those that the columns
+/// are in, of each one before those around.
+///
+/// `columns` are the map's own, from 0; `marks` has room for a mark a tile, twice.
+pub(super) fn choose(map: &Map, columns: &[u32], chosen: &mut [Chosen], threads: usize, marks: &mut [bool]) {
+    let (wide, high) = (map.size.0.div_ceil(4), map.size.1.div_ceil(4));
+    let (marks, around) = marks.split_at_mut(wide * high);
+    marks.fill(false);
+    for column in columns {
+        let (x, y) = (*column as usize % map.size.0, *column as usize / map.size.0);
+        marks[y / 4 * wide + x / 4] = true;
+    }
+    for (index, which) in map.chosen.iter().enumerate().rev() {
+        let Chosen { tiles, per_task } = &mut chosen[*which];
+        tiles.clear();
+        tiles.extend((0..wide * high).filter(|tile| marks[*tile]).map(|tile| tile as u32));
+        // All threads at work, but tasks that are worth their beginning.
+        *per_task = tiles.len().div_ceil(threads).clamp(TILES_LEAST, TILES_MOST);
+        if index > 0 {
+            let around = &mut around[..wide * high];
+            around.fill(false);
+            for tile in (0..wide * high).filter(|tile| marks[*tile]) {
+                let (x, y) = (tile % wide, tile / wide);
+                for y in y.saturating_sub(1)..(y + 2).min(high) {
+                    around[y * wide + x.saturating_sub(1)..y * wide + (x + 2).min(wide)].fill(true);
+                }
             }
-            let (x, y) = (column % map.size.0, column / map.size.0);
-            for row in 0..map.rows {
-                // SAFETY: the caller's promise.
-                unsafe { *to.add(row * COLUMNS + index) = *map.place.pixel(row / 8, x, y).add(row % 8) };
+            marks.copy_from_slice(around);
+        }
+    }
+}
+
+/// Fewest tiles of a task.
+const TILES_LEAST: usize = 6;
+/// Most tiles of a task: what the threads' memory has room for.
+pub(super) const TILES_MOST: usize = 40;
+
+/// Copies some columns of a map to `to`, row by row, [`COLUMNS`] numbers a row. `columns` are the map's own, from 0.
+///
+/// # Safety
+/// The map is there, and nobody writes it; `to` has room for its rows; the CPU has `isa`; the convolutions of its pieces are the
+/// caller's alone.
+pub(super) unsafe fn gather(map: &Map, columns: &[u32], isa: Isa, to: *mut f32) {
+    let at = |column: u32| (column as usize % map.size.0, column as usize / map.size.0);
+    for piece in &map.pieces {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if let Some(conv) = &piece.last {
+                for (index, column) in columns.iter().enumerate() {
+                    let (x, y) = at(*column);
+                    for block in 0..conv.blocks.0 {
+                        let to = conv.x.cast_mut().add(block * conv.blocks.1 + index * 8);
+                        std::ptr::copy_nonoverlapping(piece.place.pixel(block, x, y), to, 8);
+                    }
+                }
+                kernels::conv_rows(isa, conv, 0..1);
             }
-            break;
+            for (index, column) in columns.iter().enumerate() {
+                let (place, (x, y)) = match &piece.last {
+                    Some(conv) => (&conv.out, (index, 0)),
+                    None => (&piece.place, at(*column)),
+                };
+                for row in 0..piece.rows.1 {
+                    let number = *place.pixel(row / 8, x, y).add(row % 8);
+                    *to.add((piece.rows.0 + row) * COLUMNS + index) = number;
+                }
+            }
         }
     }
 }

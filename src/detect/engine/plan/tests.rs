@@ -245,6 +245,84 @@ proptest! {
     }
 }
 
+impl Draw {
+    /// A head on the maps `on`, as YOLO11's: boxes by 3x3 convolutions and a 1x1 one, scores by a 1x1 one. `together`: boxes and
+    /// scores of a map lie one above the other before they are made flat.
+    fn head(&mut self, on: &[usize], classes: usize, together: bool) {
+        let (mut boxes, mut scores, mut both, mut columns) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        for map in on {
+            let shape = self.shape(*map);
+            let channels = 8 + 8 * self.random.below(2);
+            let x = self.conv(*map, channels, 3, 1, 1);
+            let x = self.silu(x);
+            let x = self.conv(x, 16, 3, 1, 1);
+            let x = self.silu(x);
+            let x = self.conv(x, 4, 1, 1, 1);
+            let s = self.conv(*map, classes, 1, 1, 1);
+            let count = shape[2] * shape[3];
+            columns += count;
+            if together {
+                let one = self.concat(&[x, s], 1);
+                both.push(self.add(Op::Reshape, &[one], vec![1, 4 + classes, count]));
+            } else {
+                boxes.push(self.add(Op::Reshape, &[x], vec![1, 4, count]));
+                scores.push(self.add(Op::Reshape, &[s], vec![1, classes, count]));
+            }
+        }
+        let (x, s) = if together {
+            let all = self.concat(&both, 2);
+            (self.slice(all, 1, 0, 4), self.slice(all, 1, 4, classes))
+        } else {
+            (self.concat(&boxes, 2), self.concat(&scores, 2))
+        };
+        let numbers = self.random.numbers(columns);
+        let places = self.add(Op::Const(numbers), &[], vec![1, 1, columns]);
+        let x = self.add(Op::Binary(Binary::Add), &[x, places], vec![1, 4, columns]);
+        let s = self.add(Op::Sigmoid, &[s], vec![1, classes, columns]);
+        self.concat(&[x, s], 1);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// A column is there if one of its scores reaches what is wanted, with the numbers that the definitions give, whatever was
+    /// picked in the run before.
+    #[test]
+    fn heads_are_finished_where_something_is(
+        seed: u64, rows in 1usize..20, columns in 1usize..20, classes in 1usize..20, together: bool
+    ) {
+        let mut draw = Draw::new(seed, 8, rows, columns);
+        let near = draw.conv(0, 16, 1, 1, 1);
+        let far = draw.conv(near, 16, 3, 2, 1);
+        draw.head(&[near, far], classes, together);
+        let Draw { graph, mut random } = draw;
+        for options in every_way() {
+            let mut plan = Plan::new(graph.clone(), options).unwrap();
+            prop_assert!(plan.is_sparse());
+            for score_min in [0.3, 0.9, 0.6, 1e-6, 0.999_999] {
+                let picture = random.numbers(8 * rows * columns);
+                let expected = reference::run(&graph, &picture);
+                let all = expected.len() / (4 + classes);
+                plan.input().copy_from_slice(&picture);
+                let (out, picked) = plan.run(score_min);
+                prop_assert_eq!(out.len(), (4 + classes) * picked);
+                let mut at = 0;
+                for column in 0..all {
+                    let number = |row: usize| expected[row * all + column];
+                    let best = (4..4 + classes).map(number).fold(0.0, f32::max);
+                    let same = at < picked
+                        && (0..4 + classes).all(|row| (out[row * picked + at] - number(row)).abs() < 2e-3);
+                    prop_assert!(same || best < score_min + 1e-4, "{options:?} {score_min}: column {column}");
+                    prop_assert!(!same || best > score_min - 1e-2, "{options:?} {score_min}: column {column}");
+                    at += usize::from(same);
+                }
+                prop_assert_eq!(at, picked, "{:?} {}", options, score_min);
+            }
+        }
+    }
+}
+
 /// Slices that a concatenation does not take as they are: in another order, twice, overlapping, or only some of them.
 #[test]
 fn parts_in_any_order() {

@@ -5,7 +5,8 @@ use super::super::super::kernels::Act;
 use super::super::super::kernels::conv::Conv;
 use super::super::super::kernels::maps::Depthwise;
 use super::super::super::kernels::winograd::{self, Winograd};
-use super::super::step::Kind;
+use super::super::step::{Kind, Which};
+use super::super::tail::TILES_MOST;
 use super::{At, Bind, Blocks, Build, bound, picture_sides};
 
 /// Numbers of input that a task of a direct convolution should not pass: they are read once for each block of output channels,
@@ -113,7 +114,7 @@ impl Build<'_> {
             x.blocks,
             shape.macs,
             shape.numbers,
-            Box::new(move |bind| Kind::Depthwise {
+            Box::new(move |bind, _| Kind::Depthwise {
                 conv: Depthwise {
                     x: bound(x, bind),
                     w: bind(w),
@@ -145,17 +146,45 @@ impl Build<'_> {
         };
         let nowhere = make(&|_| std::ptr::null_mut());
         let all = nowhere.tiles().0 * nowhere.tiles().1;
-        let most = nowhere.tiles_a_block(self.options.isa.tile_16());
+        let (tile, group) = self.options.isa.tile();
+        let most = nowhere.tiles_a_block(tile);
         let tasks = all.div_ceil(most).next_multiple_of(self.options.threads).min(all);
-        let tiles = all.div_ceil(tasks);
-        self.scratch_len = self.scratch_len.max(nowhere.scratch_len(tiles));
+        let per_task = all.div_ceil(tasks);
+        self.tiles_most = self.tiles_most.max(all);
+        let later = self.is_later.then_some(self.later_tiles.len());
+        if later.is_some() {
+            self.later_tiles.push(all);
+        }
+        let tiles = if later.is_some() { TILES_MOST } else { per_task };
+        self.scratch_len = self.scratch_len.max(nowhere.scratch_len(tiles, group));
         self.step(
             &self.graph.nodes[shape.id].name,
-            all.div_ceil(tiles),
+            all.div_ceil(per_task),
             shape.macs,
             shape.numbers,
-            Box::new(move |bind| Kind::Winograd { conv: make(bind), tiles }),
+            Box::new(move |bind, tables| Kind::Winograd {
+                conv: make(bind),
+                which: match later {
+                    Some(later) => Which::Chosen(&raw const tables.chosen[later]),
+                    None => Which::All { numbers: tables.numbers, per_task },
+                },
+            }),
         );
+    }
+
+    /// Weights and biases as the direct kernel wants them, `a_block` input channels at a time.
+    pub(super) fn keep_direct(
+        &mut self,
+        conv: &graph::Conv,
+        channels: usize,
+        in_channels: usize,
+        a_block: usize,
+    ) -> (At, At) {
+        let taps = conv.kernel[0] * conv.kernel[1];
+        let w = self.keep(&pack_direct(&conv.weights, channels, in_channels, a_block, taps));
+        let mut bias = conv.bias.clone();
+        bias.resize(channels.next_multiple_of(16), 0.0);
+        (w, self.keep(&bias))
     }
 
     fn direct(&mut self, shape: &Shape<'_>, x: Blocks) {
@@ -184,7 +213,7 @@ impl Build<'_> {
             size.1.div_ceil(rows),
             shape.macs,
             shape.numbers,
-            Box::new(move |bind| Kind::Direct { conv: make(bind), rows }),
+            Box::new(move |bind, _| Kind::Direct { conv: make(bind), rows }),
         );
     }
 
@@ -217,7 +246,7 @@ impl Build<'_> {
             size.1.div_ceil(rows),
             shape.macs,
             shape.numbers,
-            Box::new(move |bind| Kind::First { conv: make(bind), rows }),
+            Box::new(move |bind, _| Kind::First { conv: make(bind), rows }),
         );
         Ok(())
     }
@@ -237,7 +266,7 @@ impl Build<'_> {
             1,
             0,
             7 * rows * columns,
-            Box::new(move |bind| Kind::Picture { from: bind(from), to: bind(to), size: (columns, rows) }),
+            Box::new(move |bind, _| Kind::Picture { from: bind(from), to: bind(to), size: (columns, rows) }),
         );
         self.pixels = Some(to);
         Ok(to)

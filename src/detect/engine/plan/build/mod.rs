@@ -10,38 +10,67 @@ mod rows;
 use std::collections::HashMap;
 
 use super::super::graph::{self, Graph, Op};
-use super::super::kernels::Place;
 use super::super::kernels::maps::{MaxPool, Upsample};
+use super::super::kernels::{Act, Place};
 use super::Options;
 use super::memory::{Memory, Need, least, place};
-use super::step::{Border, Kind, Step};
-use super::tail::Map;
+use super::step::{Border, Chosen, Kind, Step};
 use rows::pitches;
 
 /// Numbers that one task of something simple works on.
 const TASK_NUMBERS: usize = 16 << 10;
 
+/// What is wanted of a graph instead of its output.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wanted {
+    /// Nodes whose results stay in blocks.
+    pub(super) maps: Vec<usize>,
+    /// 3x3 convolutions that are done in a second part, of which only some tiles.
+    pub(super) later: Vec<usize>,
+    /// 1x1 convolutions whose weights are wanted, but no step.
+    pub(super) lasts: Vec<usize>,
+}
+
+/// A 1x1 convolution without a step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Last {
+    pub(super) w: *const f32,
+    pub(super) bias: *const f32,
+    /// Blocks of channels that go in and come out.
+    pub(super) blocks: (usize, usize),
+    pub(super) act: Act,
+}
+
 /// What [`build`] made.
 pub(super) struct Built {
     pub(super) steps: Vec<Step>,
+    /// Those of the second part.
+    pub(super) later: Vec<Step>,
+    /// The numbers of all tiles that any step has; steps point into it.
+    pub(super) _numbers: Box<[u32]>,
+    /// Which tiles the second part's steps do, one each; steps point into it.
+    pub(super) chosen: Box<[Chosen]>,
+    /// As they were wanted.
+    pub(super) lasts: Vec<Last>,
     /// The arena, then the weights.
     pub(super) memory: Vec<Memory>,
     pub(super) scratch_len: usize,
     pub(super) least_len: usize,
     /// The inputs in their order, and how many numbers each has.
     pub(super) inputs: Vec<(*mut f32, usize)>,
-    /// The results that were asked for in blocks.
-    pub(super) maps: Vec<Map>,
+    /// The results that were asked for in blocks: places and sizes.
+    pub(super) maps: Vec<(Place, (usize, usize))>,
     /// The output, unless those were asked for.
     pub(super) output: (*mut f32, usize),
 }
 
-/// Plans `graph`, which is fused: up to its output, or up to `maps`, whose results stay in blocks.
+/// Plans `graph`, which is fused: up to its output, or up to `wanted`.
 ///
 /// # Errors
 /// One line: what has no kernel.
-pub(super) fn build(graph: &Graph, options: Options, maps: &[usize]) -> Result<Built, String> {
+pub(super) fn build(graph: &Graph, options: Options, wanted: &Wanted) -> Result<Built, String> {
     let mut build = Build::new(graph, options);
+    let Wanted { maps, later, lasts } = wanted;
     let mut needed = vec![maps.is_empty(); graph.nodes.len()];
     for map in maps {
         needed[*map] = true;
@@ -52,10 +81,13 @@ pub(super) fn build(graph: &Graph, options: Options, maps: &[usize]) -> Result<B
         }
     }
     build.place_concats(&needed);
-    for id in (0..graph.nodes.len()).filter(|id| needed[*id]) {
-        build.node(id).map_err(|what| format!("{}: {what}", graph.nodes[id].name))?;
-    }
-    build.finish(maps)
+    let mut node = |id: usize| {
+        build.is_later = later.contains(&id);
+        build.node(id).map_err(|what| format!("{}: {what}", graph.nodes[id].name))
+    };
+    (0..graph.nodes.len()).filter(|id| needed[*id] && !later.contains(id)).try_for_each(&mut node)?;
+    later.iter().copied().try_for_each(node)?;
+    build.finish(maps, lasts)
 }
 
 /// Where a tensor is, before the arena has a place.
@@ -94,12 +126,20 @@ impl Blocks {
 /// Makes a pointer of a place in a buffer. `usize::MAX` as a buffer: the weights.
 type Bind<'a> = &'a dyn Fn(At) -> *mut f32;
 
+/// What steps point to besides tensors.
+struct Tables<'a> {
+    /// The numbers of tiles, from 0.
+    numbers: *const u32,
+    chosen: &'a [Chosen],
+}
+
 /// A step whose memory has no place yet.
-type Draft = Box<dyn Fn(Bind<'_>) -> Kind>;
+type Draft = Box<dyn Fn(Bind<'_>, &Tables<'_>) -> Kind>;
 
 struct Drafted {
     name: String,
     draft: Draft,
+    is_later: bool,
     tasks: usize,
     borders: Vec<Blocks>,
     macs: u64,
@@ -125,6 +165,12 @@ struct Build<'g> {
     /// Borders that are zero already: buffer, first block, blocks.
     bordered: Vec<(usize, usize, usize)>,
     scratch_len: usize,
+    /// Whether the node at hand belongs to the second part.
+    is_later: bool,
+    /// Tiles of each step of that.
+    later_tiles: Vec<usize>,
+    /// Most tiles of any step.
+    tiles_most: usize,
 }
 
 fn picture_sides(shape: &[usize]) -> Option<(usize, usize, usize)> {
@@ -150,6 +196,9 @@ impl<'g> Build<'g> {
             weights: Vec::new(),
             bordered: Vec::new(),
             scratch_len: 0,
+            is_later: false,
+            later_tiles: Vec::new(),
+            tiles_most: 0,
         };
         for id in 0..count {
             build.blocked[id] = build.is_blocked(id);
@@ -254,6 +303,7 @@ impl<'g> Build<'g> {
         self.drafts.push(Drafted {
             name: name.to_owned(),
             draft,
+            is_later: self.is_later,
             tasks,
             borders: Vec::new(),
             macs,
@@ -305,7 +355,7 @@ impl<'g> Build<'g> {
             to.blocks,
             0,
             numbers,
-            Box::new(move |bind| Kind::Pack {
+            Box::new(move |bind, _| Kind::Pack {
                 from: bind(from),
                 to: bound(to, bind),
                 channels,
@@ -332,7 +382,7 @@ impl<'g> Build<'g> {
             from.blocks,
             0,
             numbers,
-            Box::new(move |bind| Kind::Unpack {
+            Box::new(move |bind, _| Kind::Unpack {
                 from: bound(from, bind),
                 to: bind(to),
                 channels,
@@ -423,7 +473,7 @@ impl<'g> Build<'g> {
             x.blocks,
             0,
             numbers,
-            Box::new(move |bind| Kind::MaxPool {
+            Box::new(move |bind, _| Kind::MaxPool {
                 pool: MaxPool { x: bound(x, bind), out: bound(out, bind), size: (wide, high), reach },
             }),
         );
@@ -440,7 +490,7 @@ impl<'g> Build<'g> {
             x.blocks,
             0,
             numbers,
-            Box::new(move |bind| Kind::Upsample {
+            Box::new(move |bind, _| Kind::Upsample {
                 up: Upsample { x: bound(x, bind), out: bound(out, bind), size: x.size },
             }),
         );
@@ -464,7 +514,7 @@ impl<'g> Build<'g> {
                     from.blocks,
                     0,
                     numbers,
-                    Box::new(move |bind| Kind::Copy {
+                    Box::new(move |bind, _| Kind::Copy {
                         from: bound(from, bind),
                         to: bound(to, bind),
                         size: from.size,
@@ -476,9 +526,22 @@ impl<'g> Build<'g> {
         Ok(())
     }
 
-    fn finish(mut self, maps: &[usize]) -> Result<Built, String> {
+    /// The 1x1 convolution `id`, whose weights are kept.
+    fn last(&mut self, id: usize) -> Result<(At, At, (usize, usize), Act), String> {
+        let node = &self.graph.nodes[id];
+        let (Op::Conv(conv), Some((channels, ..))) = (&node.op, picture_sides(&node.shape)) else {
+            return Err("no convolution of a picture".into());
+        };
+        let from = self.graph.nodes[node.inputs[0]].shape[1];
+        let (w, bias) = self.keep_direct(conv, channels, from, 8);
+        let act = if conv.silu { Act::Silu } else { Act::None };
+        Ok((w, bias, (from.div_ceil(8), channels.div_ceil(8)), act))
+    }
+
+    fn finish(mut self, maps: &[usize], lasts: &[usize]) -> Result<Built, String> {
         let graph = self.graph;
         let kept = maps.iter().map(|id| self.in_blocks(*id)).collect::<Result<Vec<_>, _>>()?;
+        let lasts = lasts.iter().map(|id| self.last(*id)).collect::<Result<Vec<_>, _>>()?;
         let output = if maps.is_empty() { Some(self.in_rows(graph.output)?) } else { None };
         let is_input = |id: &usize| graph.nodes[*id].op == Op::Input;
         let inputs = (0..graph.nodes.len()).filter(is_input).filter_map(|id| Some((id, self.flat[id]?)));
@@ -504,34 +567,40 @@ impl<'g> Build<'g> {
             WEIGHTS => weights_first.wrapping_add(at.offset),
             buffer => arena_first.wrapping_add(places[buffer] + at.offset),
         };
-        let steps = self.drafts.iter().map(|drafted| Step {
-            name: drafted.name.clone(),
-            kind: (drafted.draft)(&bind),
-            tasks: drafted.tasks,
-            borders: drafted
-                .borders
-                .iter()
-                .map(|blocks| Border {
-                    place: bound(*blocks, &bind),
-                    blocks: blocks.blocks,
-                    size: blocks.size,
-                })
-                .collect(),
-            macs: drafted.macs,
-            numbers: drafted.numbers,
-        });
-        let numbers = |id: usize| graph.nodes[id].shape.iter().product();
-        let map = |(id, blocks): (&usize, &Blocks)| Map {
+        let numbers: Box<[u32]> = (0..self.tiles_most as u32).collect();
+        let room = |tiles: &usize| Chosen { tiles: Vec::with_capacity(*tiles), per_task: 1 };
+        let chosen: Box<[Chosen]> = self.later_tiles.iter().map(room).collect();
+        let tables = Tables { numbers: numbers.as_ptr(), chosen: &chosen };
+        let border = |blocks: &Blocks| Border {
             place: bound(*blocks, &bind),
-            rows: graph.nodes[*id].shape[1],
+            blocks: blocks.blocks,
             size: blocks.size,
         };
+        let (mut steps, mut later) = (Vec::new(), Vec::new());
+        for drafted in &self.drafts {
+            let part = if drafted.is_later { &mut later } else { &mut steps };
+            part.push(Step {
+                name: drafted.name.clone(),
+                kind: (drafted.draft)(&bind, &tables),
+                tasks: drafted.tasks,
+                borders: drafted.borders.iter().map(border).collect(),
+                macs: drafted.macs,
+                numbers: drafted.numbers,
+            });
+        }
+        let numbers_of = |id: usize| graph.nodes[id].shape.iter().product();
+        let last = |(w, bias, blocks, act)| Last { w: bind(w), bias: bind(bias), blocks, act };
         Ok(Built {
-            steps: steps.collect(),
-            inputs: inputs.into_iter().map(|(id, at)| (bind(at), numbers(id))).collect(),
-            maps: maps.iter().zip(&kept).map(map).collect(),
-            output: output.map_or((std::ptr::null_mut(), 0), |output| (bind(output), numbers(graph.output))),
+            steps,
+            later,
+            inputs: inputs.into_iter().map(|(id, at)| (bind(at), numbers_of(id))).collect(),
+            maps: kept.iter().map(|blocks| (bound(*blocks, &bind), blocks.size)).collect(),
+            lasts: lasts.into_iter().map(last).collect(),
+            output: output
+                .map_or((std::ptr::null_mut(), 0), |output| (bind(output), numbers_of(graph.output))),
             memory: vec![arena, weights],
+            _numbers: numbers,
+            chosen,
             scratch_len: self.scratch_len,
             least_len,
         })

@@ -51,7 +51,7 @@ impl Build<'_> {
             1,
             0,
             numbers,
-            Box::new(move |bind| Kind::Gather {
+            Box::new(move |bind, _| Kind::Gather {
                 from: bind(from),
                 to: bind(to),
                 sides,
@@ -84,7 +84,7 @@ impl Build<'_> {
             batch * m.div_ceil(rows),
             macs,
             numbers,
-            Box::new(move |bind| Kind::MatMul {
+            Box::new(move |bind, _| Kind::MatMul {
                 mul: MatMul { a: bind(a), b: bind(b), out: bind(out), k, n },
                 m,
                 rows,
@@ -112,7 +112,7 @@ impl Build<'_> {
                 outer.div_ceil(rows),
                 0,
                 numbers,
-                Box::new(move |bind| Kind::SoftmaxRows { first: bind(at), len, count: outer, rows }),
+                Box::new(move |bind, _| Kind::SoftmaxRows { first: bind(at), len, count: outer, rows }),
             );
         } else {
             self.step(
@@ -120,7 +120,7 @@ impl Build<'_> {
                 1,
                 0,
                 numbers,
-                Box::new(move |bind| Kind::SoftmaxColumns { first: bind(at), len, inner, outer }),
+                Box::new(move |bind, _| Kind::SoftmaxColumns { first: bind(at), len, inner, outer }),
             );
         }
         Ok(())
@@ -139,7 +139,7 @@ impl Build<'_> {
             len.div_ceil(TASK_NUMBERS),
             0,
             2 * len,
-            Box::new(move |bind| {
+            Box::new(move |bind, _| {
                 let (from, to, part) = (bind(from).cast_const(), bind(to), TASK_NUMBERS);
                 if silu { Kind::Silu { from, to, len, part } } else { Kind::Sigmoid { from, to, len, part } }
             }),
@@ -176,7 +176,7 @@ impl Build<'_> {
             1,
             0,
             numbers,
-            Box::new(move |bind| Kind::Binary {
+            Box::new(move |bind, _| Kind::Binary {
                 op,
                 a: bind(a),
                 b: bind(b),

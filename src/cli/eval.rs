@@ -1,0 +1,93 @@
+//! `flytrap eval`: how well a model finds what is in labelled pictures.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Failed, Settings, cannot_write, print, start_log};
+use crate::app::eval::{Evaluation, Figures, Params};
+use crate::error::{Error, Kind};
+
+/// What `flytrap eval` is told.
+#[derive(Debug, Args)]
+pub(super) struct EvalArgs {
+    #[command(flatten)]
+    settings: Settings,
+    /// Folder of the pictures.
+    #[arg(long, value_name = "FOLDER")]
+    images: Option<PathBuf>,
+    /// What is in them: COCO's instances.json, or a folder of YOLO's text files, NAME.txt for NAME.jpg.
+    #[arg(long, value_name = "FILE_OR_FOLDER")]
+    labels: PathBuf,
+    /// Score these COCO results of another program instead of running a model.
+    #[arg(long, value_name = "FILE")]
+    detections: Option<PathBuf>,
+    /// Write what was found into this file, as COCO results.
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+}
+
+/// Scores, and prints a table or (`json`) one object.
+pub(super) fn eval(args: &EvalArgs, json: bool) -> Result<(), Failed> {
+    let EvalArgs { settings, images, labels, detections, save } = args;
+    let config = settings.load(Vec::new(), json)?;
+    start_log(&config);
+    let params = Params { images: images.clone(), labels: labels.clone(), detections: detections.clone() };
+    // On a terminal only; it draws to stderr.
+    let bar = ProgressBar::no_length();
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of {len} pictures, {eta} left") {
+        bar.set_style(style);
+    }
+    let evaluation = Evaluation::run(&config, &params, &mut |done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    let evaluation = evaluation?;
+    if let Some(place) = save {
+        std::fs::write(place, evaluation.results()?).map_err(|error| cannot_write(place, error))?;
+    }
+    let figures = evaluation.figures();
+    if json {
+        let line = serde_json::to_string(&figures).map_err(|error| {
+            Error::fatal(Kind::System, "a line of JSON could not be written").caused_by(error)
+        })?;
+        return Ok(print(&line)?);
+    }
+    Ok(print(table(&figures).trim_end())?)
+}
+
+fn table(figures: &Figures) -> String {
+    let mut out = String::new();
+    let points = |part: Option<f64>| part.map_or_else(|| "-".to_owned(), |part| format!("{part:.2}"));
+    if let Some(engine) = &figures.engine {
+        let _fits = writeln!(out, "{engine}");
+    }
+    let Figures { pictures, objects, detections, .. } = figures;
+    let _fits = writeln!(out, "{objects} objects in {pictures} pictures, {detections} detections\n");
+    let _fits = writeln!(out, "{:<20} {:>8} {:>10} {:>8}", "", "objects", "mAP50-95", "mAP50");
+    let _fits = writeln!(
+        out,
+        "{:<20} {:>8} {:>10} {:>8}",
+        "all",
+        objects,
+        points(figures.map50_95),
+        points(figures.map50)
+    );
+    let sizes = [
+        ("  up to 32 x 32", figures.map50_95_small),
+        ("  to 96 x 96", figures.map50_95_medium),
+        ("  greater", figures.map50_95_large),
+    ];
+    for (name, part) in sizes {
+        let _fits = writeln!(out, "{name:<20} {:>8} {:>10}", "", points(part));
+    }
+    let _fits = writeln!(out);
+    for class in &figures.classes {
+        let (all, at_half) = (points(class.ap50_95), points(class.ap50));
+        let _fits = writeln!(out, "{:<20} {:>8} {all:>10} {at_half:>8}", class.name, class.objects);
+    }
+    out
+}

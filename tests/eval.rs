@@ -1,0 +1,128 @@
+//! `flytrap eval`: the scores against pycocotools' on made-up cases (`data/eval/make.py`), and the models' on labelled pictures
+//! against the reference program's.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod common;
+
+use std::process::Command;
+
+use flytrap::eval::{Area, coco, score};
+use serde_json::Value;
+
+/// Points that ours may be off, for the rounding of sums.
+const POINTS: f64 = 1e-4;
+
+#[test]
+fn scores_are_those_of_pycocotools() {
+    let mut cases = 0;
+    for entry in std::fs::read_dir(common::data("eval")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|kind| kind != "json") {
+            continue;
+        }
+        let case: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let (truth, ids) = coco::truth(&case["truth"].to_string(), &path).unwrap();
+        let found = coco::found(&case["results"].to_string(), &path, &ids).unwrap();
+        let all = score(&truth, &found, Area::All).mean;
+        let of = |area| score(&truth, &found, area).mean.ap50_95;
+        let ours = [all.ap50_95, all.ap50, of(Area::Small), of(Area::Medium), of(Area::Large)];
+        for (ours, theirs) in ours.into_iter().zip(case["pycocotools"].as_array().unwrap()) {
+            match (ours, theirs.as_f64()) {
+                (None, None) => {}
+                (Some(ours), Some(theirs)) if (100.0 * ours - theirs).abs() < POINTS => {}
+                (ours, theirs) => panic!("{}: {ours:?}, pycocotools {theirs:?}", path.display()),
+            }
+        }
+        cases += 1;
+    }
+    assert_eq!(cases, 9);
+}
+
+fn eval(args: &[&str]) -> (Value, String, Option<i32>) {
+    let output = Command::new(env!("CARGO_BIN_EXE_flytrap")).arg("eval").args(args).output().unwrap();
+    let value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    (value, String::from_utf8_lossy(&output.stderr).into_owned(), output.status.code())
+}
+
+#[test]
+fn models_score_as_the_reference_program_has_them() {
+    let Some(shared) = common::shared("models_score_as_the_reference_program_has_them") else { return };
+    let (images, labels) = (shared.join("coco-val/images"), shared.join("coco-val/instances.json"));
+    // What ../shared/reference/coco_eval.py prints with ONNX Runtime.
+    for (size, map50_95, map50) in [("640", 44.20, 60.16), ("320", 35.67, 52.38), ("384x640", 40.73, 55.77)] {
+        let model = shared.join(format!("models/yolo11n-{size}.onnx"));
+        let paths = [&model, &images, &labels].map(|path| path.to_str().unwrap());
+        let (figures, errors, code) =
+            eval(&["--json", "--model", paths[0], "--images", paths[1], "--labels", paths[2]]);
+        assert_eq!(code, Some(0), "{errors}");
+        let ours = ["map50_95", "map50"].map(|key| figures[key].as_f64().unwrap());
+        common::say(&format!(
+            "MEASURED eval, fp32, {size}: {:.2}/{:.2}, the reference {map50_95:.2}/{map50:.2}",
+            ours[0], ours[1]
+        ));
+        assert!((ours[0] - map50_95).abs() <= 0.1 && (ours[1] - map50).abs() <= 0.1, "{size}: {ours:?}");
+    }
+}
+
+#[test]
+fn results_of_another_program_need_no_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let case: Value =
+        serde_json::from_str(&std::fs::read_to_string(common::data("eval/plain.json")).unwrap()).unwrap();
+    let put = |name: &str, text: String| {
+        let place = folder.path().join(name);
+        std::fs::write(&place, text).unwrap();
+        place.to_str().unwrap().to_owned()
+    };
+    let labels = put("instances.json", case["truth"].to_string());
+    let results = put("results.json", case["results"].to_string());
+    let saved = folder.path().join("saved.json");
+    let args = ["--json", "--labels", &labels, "--detections", &results, "--save", saved.to_str().unwrap()];
+    let (figures, errors, code) = eval(&args);
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(
+        (figures["map50_95"].as_f64().unwrap() - case["pycocotools"][0].as_f64().unwrap()).abs() < POINTS
+    );
+    assert_eq!(figures["classes"].as_array().unwrap().len(), 3);
+    let again: Value = serde_json::from_str(&std::fs::read_to_string(saved).unwrap()).unwrap();
+    assert_eq!(again.as_array().unwrap().len(), case["results"].as_array().unwrap().len());
+
+    // What is wrong is told with its place, before a model is asked for.
+    let broken = put("broken.json", r#"[{"image_id": 1}]"#.into());
+    let (_, errors, code) = eval(&["--labels", &labels, "--detections", &broken]);
+    assert!(code == Some(2) && errors.contains("broken.json") && errors.contains("category_id"), "{errors}");
+    let (_, errors, code) = eval(&["--labels", "/nowhere.json", "--detections", &results]);
+    assert!(code == Some(2) && errors.contains("/nowhere.json"), "{errors}");
+    let (_, errors, code) = eval(&["--labels", &labels]);
+    assert!(code == Some(2) && errors.contains("--model"), "{errors}");
+}
+
+#[test]
+fn labels_may_be_a_folder_of_text_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, labels) = (folder.path().join("images"), folder.path().join("labels"));
+    std::fs::create_dir(&images).unwrap();
+    std::fs::create_dir(&labels).unwrap();
+    let model = common::data("squares.onnx");
+    let args = |extra: &[&str]| {
+        let mut args = vec!["--json", "--model", &model];
+        args.extend(["--images", images.to_str().unwrap(), "--labels", labels.to_str().unwrap()]);
+        args.extend(extra);
+        eval(&args)
+    };
+    let (_, errors, code) = args(&[]);
+    assert!(code == Some(2) && errors.contains("holds no .jpg"), "{errors}");
+    std::fs::copy(common::data("pixels/420.jpg"), images.join("a.jpg")).unwrap();
+    let (_, errors, code) = args(&[]);
+    assert!(code == Some(2) && errors.contains("no label for any picture"), "{errors}");
+    std::fs::write(labels.join("a.txt"), "0 0.5 0.5 0.1").unwrap();
+    let (_, errors, code) = args(&[]);
+    assert!(code == Some(2) && errors.contains("a.txt', line 1"), "{errors}");
+    // A second picture without a file has nothing in it.
+    std::fs::copy(common::data("pixels/420.jpg"), images.join("b.jpg")).unwrap();
+    std::fs::write(labels.join("a.txt"), "0 0.5 0.5 0.01 0.01\n").unwrap();
+    let (figures, errors, code) = args(&[]);
+    assert_eq!(code, Some(0), "{errors}");
+    assert_eq!((&figures["pictures"], &figures["objects"]), (&2.into(), &1.into()));
+    assert!(figures["map50"].as_f64().unwrap() < 100.0);
+}
