@@ -6,6 +6,13 @@ mod common;
 use std::path::Path;
 
 use common::{data, flytrap, json_lines, output, shared, told};
+use flytrap::capture::picture::{self, Picture};
+use flytrap::detect::Detections;
+use flytrap::detect::decode::{Decoder, Params as DecodeParams};
+use flytrap::detect::engine::{Engine, EngineParams, Precision};
+use flytrap::detect::letterbox::{Letterbox, Size};
+use flytrap::detect::model::{Loaded, Params as ModelParams};
+use flytrap::frame::FrameView;
 use serde_json::Value;
 
 /// Reference boxes below this score are not compared: they come and go with the last bit.
@@ -106,6 +113,84 @@ fn the_model_of_free_sides_fits_each_photo() {
     reference.retain(|line| line["photo"] != "bus.jpg");
     reference.extend(lines(data("bus-dynamic-640x480.jsonl")));
     hold(&shared, "yolo11n-dynamic.onnx", &reference);
+}
+
+/// Detections of a frame by an engine: class, score, box.
+type Seen = Vec<(u16, f32, [f64; 4])>;
+
+/// What an engine finds in all of `frames`.
+fn seen(engine: &mut dyn Engine, frames: &[Picture]) -> Vec<Seen> {
+    let mut letterbox = Letterbox::new(engine.size());
+    let params = DecodeParams { score_min: 0.25, iou_max: 0.7 };
+    let mut decoder = Decoder::new(engine.head(), params, |_| true);
+    let mut detections = Detections::new();
+    let mut see = |frame: &Picture| {
+        let view = FrameView::new(frame.format, &frame.bytes).unwrap();
+        let placement = letterbox.fill(&view.planes().unwrap(), frame.format.color, engine.input());
+        let output = engine.run(decoder.score_min()).unwrap();
+        decoder.decode(output, &placement, &mut detections);
+        detections.iter().map(|d| (d.class.0, d.score, d.bbox.to_array().map(f64::from))).collect()
+    };
+    frames.iter().map(&mut see).collect()
+}
+
+/// Of the boxes of `wanted` with a score of 0.3 and more: how many there are, how many of them `ours` has with an overlap of
+/// `iou_min` and a score within `off_max`, and the greatest difference of a score among those.
+fn share(wanted: &[Seen], ours: &[Seen], iou_min: f64, off_max: f32) -> (usize, usize, f32) {
+    let (mut all, mut same, mut off) = (0, 0, 0.0f32);
+    for (wanted, ours) in wanted.iter().zip(ours) {
+        for (class, score, bbox) in wanted.iter().filter(|(_, score, _)| f64::from(*score) >= SCORE_MIN) {
+            all += 1;
+            let near =
+                ours.iter().filter(|(other, _, sides)| other == class && iou(*sides, *bbox) >= iou_min);
+            let near = near.map(|(_, other, _)| (other - score).abs()).min_by(f32::total_cmp);
+            if let Some(near) = near.filter(|near| *near <= off_max) {
+                (same, off) = (same + 1, off.max(near));
+            }
+        }
+    }
+    (all, same, off)
+}
+
+/// 60 frames of a road, evenly from the clip: our executor against tract, which the photos above hold against ONNX Runtime.
+#[test]
+fn frames_of_a_road_are_seen_as_tract_sees_them() {
+    let test = "frames_of_a_road_are_seen_as_tract_sees_them";
+    let (Some(shared), true) = (shared(test), common::ffmpeg(test)) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let clip = shared.join("video/traffic.mp4");
+    let mut ffmpeg = std::process::Command::new("ffmpeg");
+    ffmpeg.args(["-v", "error", "-i"]).arg(clip).args(["-vf", "select=not(mod(n\\,2))", "-vsync", "vfr"]);
+    assert!(ffmpeg.args(["-frames:v", "60"]).arg(folder.path().join("%03d.png")).status().unwrap().success());
+    let frames: Vec<Picture> =
+        (1..=60).map(|n| picture::load(&folder.path().join(format!("{n:03}.png"))).unwrap()).collect();
+    let size = Size { width: frames[0].format.width as usize, height: frames[0].format.height as usize };
+    let open = |precision| {
+        let engine = EngineParams { precision, ..EngineParams::default() };
+        let path = shared.join("models/yolo11n-384x640.onnx");
+        Loaded::open(&ModelParams { path, sha256: None, engine }).unwrap()
+    };
+    let (mut tract, _) = open(Precision::Fp32).into_tract(size).unwrap();
+    let wanted = seen(&mut *tract, &frames);
+    let (mut ours, _) = open(Precision::Fp32).into_engine(size).unwrap();
+    let (all, same, off) = share(&wanted, &seen(&mut *ours, &frames), 0.99, 0.005);
+    common::say(&format!(
+        "MEASURED fp32 on 60 frames: {same} of {all} boxes, scores off by {off:.5} at most"
+    ));
+    assert!(all > 200 && same * 1000 >= all * 995, "{same} of {all}");
+    if !EngineParams::default().isa.has_half() {
+        return common::skip(test, "this CPU has neither fp16 nor F16C (the rest of it ran)");
+    }
+    let (mut half, _) = open(Precision::Fp16).into_engine(size).unwrap();
+    let half = seen(&mut *half, &frames);
+    let (all, same, off) = share(&wanted, &half, 0.95, 1.0);
+    common::say(&format!(
+        "MEASURED fp16 on 60 frames: {same} of {all} boxes, scores off by {off:.5} at most"
+    ));
+    assert!(same * 100 >= all * 99, "{same} of {all}");
+    // The comparison can fail: what is a box of another frame is none of this one.
+    let (_, elsewhere, _) = share(&wanted[..30], &wanted[30..], 0.99, 0.005);
+    assert!(elsewhere * 2 < all, "{elsewhere}");
 }
 
 #[test]

@@ -140,6 +140,9 @@ struct Settings {
     /// Vouch for a model file that flytrap does not know (model.sha256).
     #[arg(long, value_name = "HEX")]
     model_sha256: Option<String>,
+    /// How precisely the network computes: fp32, or fp16 where the CPU has it (model.precision).
+    #[arg(long, value_name = "NAME")]
+    precision: Option<String>,
 }
 
 impl Settings {
@@ -147,9 +150,11 @@ impl Settings {
     fn load(&self, more: Vec<Override>, json: bool) -> Result<Config, Mistakes> {
         let model = self.model.as_ref().map(|path| path.to_string_lossy().into_owned());
         let mut overrides = vec![];
-        for (key, value, option) in
-            [("model.path", model, "--model"), ("model.sha256", self.model_sha256.clone(), "--model-sha256")]
-        {
+        for (key, value, option) in [
+            ("model.path", model, "--model"),
+            ("model.sha256", self.model_sha256.clone(), "--model-sha256"),
+            ("model.precision", self.precision.clone(), "--precision"),
+        ] {
             overrides.extend(value.map(|text| (key, Value::Text(text), option)));
         }
         overrides.extend(json.then_some(("log.json", Value::Bool(true), "--json")));

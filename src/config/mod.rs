@@ -19,7 +19,7 @@ use crate::batch::BatchParams;
 use crate::capture::v4l2::Setting;
 use crate::capture::{AtEnd, CaptureParams, ColorOverride, FrameRate, SourceSpec, command};
 use crate::count::{self, Line};
-use crate::detect::engine::EngineParams;
+use crate::detect::engine::{EngineParams, Precision};
 use crate::detect::{decode, model};
 use crate::error::{Error, Kind};
 use crate::event::{Name, fixed};
@@ -322,9 +322,11 @@ fn model(values: &mut Values) -> Option<model::Params> {
     let threads = values.int("model.threads", 0..=8) as usize;
     let others = std::thread::available_parallelism().map_or(1, |cores| cores.get() - 1);
     let threads = if threads == 0 { others.clamp(1, THREADS_MAX) } else { threads };
+    let precision =
+        values.choice("model.precision", &Precision::ALL.map(|precision| (precision.name(), precision)));
+    let engine = EngineParams { threads, precision, ..EngineParams::default() };
     let sha256 = sha256(values);
     let path = values.text("model.path");
-    let engine = EngineParams { threads, ..EngineParams::default() };
     (!path.is_empty()).then(|| model::Params { path: PathBuf::from(path), sha256, engine })
 }
 

@@ -32,6 +32,29 @@ use super::decode::HeadShape;
 use super::letterbox::Size;
 use crate::error::Result;
 
+/// How precisely a network computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// Numbers of 32 bits.
+    #[default]
+    Fp32,
+    /// Numbers of 16 bits in all convolutions: half the memory, twice the numbers in a vector.
+    Fp16,
+}
+
+impl Precision {
+    /// All, the most precise first.
+    pub const ALL: [Precision; 2] = [Precision::Fp32, Precision::Fp16];
+
+    /// As users write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Precision::Fp32 => "fp32",
+            Precision::Fp16 => "fp16",
+        }
+    }
+}
+
 /// What an engine is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineParams {
@@ -39,11 +62,13 @@ pub struct EngineParams {
     pub threads: usize,
     /// The vector instructions of its kernels, which this CPU has.
     pub isa: Isa,
+    /// How precisely it computes.
+    pub precision: Precision,
 }
 
 impl Default for EngineParams {
     fn default() -> Self {
-        EngineParams { threads: 1, isa: Isa::best() }
+        EngineParams { threads: 1, isa: Isa::best(), precision: Precision::default() }
     }
 }
 

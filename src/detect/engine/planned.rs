@@ -1,6 +1,7 @@
 //! Our own executor as an [`Engine`].
 
 use super::graph::Graph;
+use super::kernels::Kernels;
 use super::plan::{Options, Plan};
 use super::{Costs, Engine, EngineParams, Output, StepTime};
 use crate::detect::decode::HeadShape;
@@ -8,14 +9,14 @@ use crate::detect::letterbox::Size;
 use crate::error::Result;
 
 /// A planned network.
-pub struct PlannedEngine {
-    plan: Plan,
+pub struct PlannedEngine<E> {
+    plan: Plan<E>,
     size: Size,
     head: HeadShape,
     params: EngineParams,
 }
 
-impl PlannedEngine {
+impl<E: Kernels> PlannedEngine<E> {
     /// Plans `graph`, whose head names `classes` classes.
     ///
     /// # Errors
@@ -26,14 +27,14 @@ impl PlannedEngine {
         classes: usize,
         params: EngineParams,
     ) -> std::result::Result<Self, String> {
-        let EngineParams { threads, isa } = params;
+        let EngineParams { threads, isa, .. } = params;
         let plan = Plan::new(graph, Options { isa, threads, winograd: true })?;
         let head = HeadShape::from_output(plan.output_shape(), classes).map_err(|error| error.to_string())?;
         Ok(PlannedEngine { plan, size, head, params })
     }
 }
 
-impl Engine for PlannedEngine {
+impl<E: Kernels> Engine for PlannedEngine<E> {
     fn size(&self) -> Size {
         self.size
     }
@@ -63,8 +64,9 @@ impl Engine for PlannedEngine {
         let (costs, threads) = (self.plan.costs(), self.params.threads);
         let threads = if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
         format!(
-            "{}, {threads}, input {}, {} classes, {} anchors{}, {:.2} GMAC, arena {:.1} MB, weights {:.1} MB",
+            "{} {}, {threads}, input {}, {} classes, {} anchors{}, {:.2} GMAC, arena {:.1} MB, weights {:.1} MB",
             self.params.isa.name(),
+            self.params.precision.name(),
             self.size,
             self.head.classes,
             self.head.anchors,

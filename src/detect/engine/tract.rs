@@ -9,8 +9,9 @@ use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
 
 use super::import::import;
+use super::kernels::half::Half;
 use super::planned::PlannedEngine;
-use super::{Engine, EngineParams, Output};
+use super::{Engine, EngineParams, Output, Precision};
 use crate::detect::decode::HeadShape;
 use crate::detect::letterbox::Size;
 use crate::error::{Error, Kind, Result};
@@ -98,13 +99,27 @@ impl Parsed {
     /// `Kind::Model` if tract cannot run it either, or its output is not a detection head's.
     pub fn into_engine(self, size: Size, classes: usize, params: EngineParams) -> Result<Box<dyn Engine>> {
         let place = self.place.clone();
+        let half = params.precision == Precision::Fp16;
+        if half && !params.isa.has_half() {
+            let text = format!(
+                "{} on this CPU has no fp16 (Cortex-A76 and later have it); set model.precision to fp32",
+                params.isa.name()
+            );
+            return Err(Error::fatal(Kind::Config, text));
+        }
         let model = self.typed(size)?;
-        let planned = import(&model).and_then(|graph| PlannedEngine::new(graph, size, classes, params));
+        let planned = import(&model).and_then(|graph| -> std::result::Result<Box<dyn Engine>, String> {
+            Ok(match params.precision {
+                Precision::Fp32 => Box::new(PlannedEngine::<f32>::new(graph, size, classes, params)?),
+                Precision::Fp16 => Box::new(PlannedEngine::<Half>::new(graph, size, classes, params)?),
+            })
+        });
         match planned {
-            Ok(engine) => Ok(Box::new(engine)),
+            Ok(engine) => Ok(engine),
             Err(why) => {
                 let engine = TractEngine::new(&place, model, size, classes)?;
-                tracing::info!("'{place}' runs on tract, some times slower: {why}");
+                let loses = if half { ", and in fp32" } else { "" };
+                tracing::info!("'{place}' runs on tract, some times slower{loses}: {why}");
                 Ok(Box::new(engine))
             }
         }

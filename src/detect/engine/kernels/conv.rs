@@ -4,14 +4,14 @@
 //! whole input of the tile passes by. Per input number the tile loads one vector of weights a lane group and multiplies it
 //! with each of `P` pixels, so the arithmetic outweighs the loads.
 
-use super::simd::Simd;
+use super::simd::{Number, Simd};
 use super::{Act, Place};
 
 /// One convolution, ready to run: all places and sizes in numbers of `f32`.
 #[derive(Debug, Clone, Copy)]
-pub struct Conv {
+pub struct Conv<E> {
     /// Input pixel of the first tap of output pixel (0, 0).
-    pub x: *const f32,
+    pub x: *const E,
     /// From a pixel of the input to the one that the next output pixel needs, in its row and down.
     pub step: (usize, usize),
     /// From one tap to the next, in its row and down.
@@ -21,11 +21,11 @@ pub struct Conv {
     /// Blocks of input channels, and from one to the next.
     pub blocks: (usize, usize),
     /// `[output block of 16 or 8][input block][tap row][tap][input channel][output channel]`.
-    pub w: *const f32,
+    pub w: *const E,
     /// One per output channel.
-    pub bias: *const f32,
+    pub bias: *const E,
     /// Output pixel (0, 0) of the first output channel.
-    pub out: Place,
+    pub out: Place<E>,
     /// Columns and rows of the output.
     pub size: (usize, usize),
     /// Blocks of 8 output channels.
@@ -33,20 +33,20 @@ pub struct Conv {
     /// What is done to the sums.
     pub act: Act,
     /// What is added to that: a tensor with the output's sizes.
-    pub residual: Option<Place>,
+    pub residual: Option<Place<E>>,
 }
 
 // SAFETY: the pointers are into the plan's memory, which outlives its steps; who writes where is the plan's business.
-unsafe impl Send for Conv {}
+unsafe impl<E: Number> Send for Conv<E> {}
 // SAFETY: as above.
-unsafe impl Sync for Conv {}
+unsafe impl<E: Number> Sync for Conv<E> {}
 
 /// Output rows `rows` of all output channels. `C`: channels of an input block that count, 8 or 3.
 ///
 /// # Safety
 /// The CPU has `S`; the places of `conv` are valid for its sizes, and nobody else writes these rows or what they read.
 #[inline(always)]
-pub unsafe fn rows<S: Simd, const C: usize>(conv: &Conv, rows: std::ops::Range<usize>) {
+pub unsafe fn rows<S: Simd, const C: usize>(conv: &Conv<S::E>, rows: std::ops::Range<usize>) {
     // SAFETY: the caller's promise.
     unsafe {
         // What is known beforehand needs no arithmetic: 1x1 convolutions, stride 2, the first layer.
@@ -62,7 +62,7 @@ pub unsafe fn rows<S: Simd, const C: usize>(conv: &Conv, rows: std::ops::Range<u
 /// [`rows`] with pixels that are `A` apart and `T` taps; 0: as `conv` says.
 #[inline(always)]
 unsafe fn rows_at<S: Simd, const C: usize, const A: usize, const T: usize>(
-    conv: &Conv,
+    conv: &Conv<S::E>,
     rows: std::ops::Range<usize>,
 ) {
     // SAFETY: the caller's promise, for each tile.
@@ -103,9 +103,9 @@ unsafe fn rows_at<S: Simd, const C: usize, const A: usize, const T: usize>(
 
 /// Where a tile's weights are, and where its sums go.
 #[derive(Debug, Clone, Copy)]
-struct To {
+struct To<E> {
     /// Weights of the first vector.
-    w: *const f32,
+    w: *const E,
     /// From a vector of weights to the next.
     next: usize,
     /// First block of output channels.
@@ -170,9 +170,9 @@ macro_rules! tiles_of {
 /// As [`rows`].
 #[inline(always)]
 unsafe fn dispatch_32<S: Simd, const C: usize, const A: usize, const T: usize>(
-    conv: &Conv,
+    conv: &Conv<S::E>,
     p: usize,
-    to: To,
+    to: To<S::E>,
     column: usize,
     row: usize,
 ) {
@@ -189,9 +189,9 @@ unsafe fn dispatch_32<S: Simd, const C: usize, const A: usize, const T: usize>(
 /// As [`rows`].
 #[inline(always)]
 unsafe fn dispatch_16<S: Simd, const C: usize, const A: usize, const T: usize>(
-    conv: &Conv,
+    conv: &Conv<S::E>,
     p: usize,
-    to: To,
+    to: To<S::E>,
     column: usize,
     row: usize,
 ) {
@@ -214,9 +214,9 @@ unsafe fn dispatch_16<S: Simd, const C: usize, const A: usize, const T: usize>(
 /// As [`rows`].
 #[inline(always)]
 unsafe fn dispatch_8<S: Simd, const C: usize, const A: usize, const T: usize>(
-    conv: &Conv,
+    conv: &Conv<S::E>,
     p: usize,
-    to: To,
+    to: To<S::E>,
     column: usize,
     row: usize,
 ) {
@@ -234,15 +234,17 @@ unsafe fn dispatch_8<S: Simd, const C: usize, const A: usize, const T: usize>(
     tiles_of!(go, p, S::TILE_8);
 }
 
-/// Sums of one tile, from `start`: `acc[p][n] += sum of x[p] * w[n]` over all taps and input channels.
+/// Sums of one tile: `acc[p][n] += sum of x[p] * w[n]` over all taps and the input channels of `blocks`, for which the weights
+/// are those from `w` on.
 ///
 /// # Safety
 /// The CPU has `S`; `x` and `w` are valid for what `conv` says is read.
 #[inline(always)]
 unsafe fn sums<S: Simd, const P: usize, const N: usize, const C: usize, const A: usize, const T: usize>(
-    conv: &Conv,
-    (mut w, next): (*const f32, usize),
-    x: *const f32,
+    conv: &Conv<S::E>,
+    blocks: std::ops::Range<usize>,
+    (mut w, next): (*const S::E, usize),
+    x: *const S::E,
     acc: &mut [[S::V; N]; P],
 ) {
     // From the weights of an input channel to the next one's.
@@ -251,13 +253,13 @@ unsafe fn sums<S: Simd, const P: usize, const N: usize, const C: usize, const A:
     unsafe {
         let pixel = if A == 0 { conv.step.0 } else { A };
         let taps = if T == 1 { (1, 1) } else { conv.taps };
-        for block in 0..conv.blocks.0 {
+        for block in blocks {
             for tap_row in 0..taps.1 {
                 let mut x = x.add(block * conv.blocks.1 + tap_row * conv.tap.1);
                 for _ in 0..taps.0 {
                     let mut part = 0;
                     while part < C {
-                        // Four channels at a time: more would not fit into the registers.
+                        // A quad at a time: more would not fit into the registers.
                         let x = S::forget(x.add(part));
                         let mut quads = [S::quad(x); P];
                         for p in 1..P {
@@ -265,7 +267,7 @@ unsafe fn sums<S: Simd, const P: usize, const N: usize, const C: usize, const A:
                         }
                         macro_rules! lane {
                             ($l:literal) => {
-                                if part + $l < C {
+                                if $l < S::QUAD && part + $l < C {
                                     let weights = S::load_some::<N>(w, next);
                                     w = w.add(step);
                                     for p in 0..P {
@@ -278,7 +280,11 @@ unsafe fn sums<S: Simd, const P: usize, const N: usize, const C: usize, const A:
                         lane!(1);
                         lane!(2);
                         lane!(3);
-                        part += 4;
+                        lane!(4);
+                        lane!(5);
+                        lane!(6);
+                        lane!(7);
+                        part += S::QUAD;
                     }
                     x = x.add(conv.tap.0);
                 }
@@ -289,8 +295,8 @@ unsafe fn sums<S: Simd, const P: usize, const N: usize, const C: usize, const A:
 
 #[inline(always)]
 unsafe fn tile<S: Simd, const P: usize, const N: usize, const C: usize, const A: usize, const T: usize>(
-    conv: &Conv,
-    to: To,
+    conv: &Conv<S::E>,
+    to: To<S::E>,
     column: usize,
     row: usize,
 ) {
@@ -303,7 +309,26 @@ unsafe fn tile<S: Simd, const P: usize, const N: usize, const C: usize, const A:
             bias[n] = S::load(conv.bias.add(block * 8 + n * lanes));
         }
         let mut acc = [bias; P];
-        sums::<S, P, N, C, A, T>(conv, (to.w, to.next), x, &mut acc);
+        let taps = if T == 1 { 1 } else { conv.taps.0 * conv.taps.1 };
+        let together = (S::SUM_MOST / (taps * C)).max(1);
+        if size_of::<S::E>() == 4 || conv.blocks.0 <= together {
+            sums::<S, P, N, C, A, T>(conv, 0..conv.blocks.0, (to.w, to.next), x, &mut acc);
+        } else {
+            let step = if S::LANES == 16 { 16 } else { N * S::LANES };
+            let mut begin = 0;
+            while begin < conv.blocks.0 {
+                let end = (begin + together).min(conv.blocks.0);
+                let w = to.w.add(begin * taps * C * step);
+                let mut part = [[S::splat(0.0); N]; P];
+                sums::<S, P, N, C, A, T>(conv, begin..end, (w, to.next), x, &mut part);
+                for p in 0..P {
+                    for n in 0..N {
+                        acc[p][n] = S::add(acc[p][n], part[p][n]);
+                    }
+                }
+                begin = end;
+            }
+        }
         // With a constant number, so that the sums are never in memory while they grow.
         macro_rules! column {
             ($n:literal) => {
@@ -334,8 +359,8 @@ unsafe fn tile<S: Simd, const P: usize, const N: usize, const C: usize, const A:
 unsafe fn finish<S: Simd, const P: usize>(
     sums: &[S::V; P],
     act: Act,
-    residual: Option<(*const f32, usize)>,
-    (at, plane): (*mut f32, usize),
+    residual: Option<(*const S::E, usize)>,
+    (at, plane): (*mut S::E, usize),
 ) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -359,11 +384,11 @@ unsafe fn finish<S: Simd, const P: usize>(
 /// As [`rows`]; `w` is the output block's, `out` takes `N * LANES * count` numbers.
 #[inline(always)]
 pub unsafe fn products<S: Simd, const N: usize>(
-    x: *const f32,
+    x: *const S::E,
     blocks: (usize, usize),
-    (w, next): (*const f32, usize),
+    (w, next): (*const S::E, usize),
     count: usize,
-    out: *mut f32,
+    out: *mut S::E,
 ) {
     let conv = Conv {
         x,
@@ -381,15 +406,21 @@ pub unsafe fn products<S: Simd, const N: usize>(
     };
     #[inline(always)]
     unsafe fn one<S: Simd, const P: usize, const N: usize>(
-        conv: &Conv,
+        conv: &Conv<S::E>,
         next: usize,
         column: usize,
-        out: *mut f32,
+        out: *mut S::E,
     ) {
         // SAFETY: the caller's promise.
         unsafe {
             let mut acc = [[S::splat(0.0); N]; P];
-            sums::<S, P, N, 8, 8, 1>(conv, (conv.w, next), conv.x.add(column * 8), &mut acc);
+            sums::<S, P, N, 8, 8, 1>(
+                conv,
+                0..conv.blocks.0,
+                (conv.w, next),
+                conv.x.add(column * 8),
+                &mut acc,
+            );
             for p in 0..P {
                 for n in 0..N {
                     S::store(out.add(((column + p) * N + n) * S::LANES), acc[p][n]);

@@ -27,7 +27,7 @@ unsafe impl Sync for MatMul {}
 /// # Safety
 /// The CPU has `S`; the places are valid for the sizes; nobody else writes these rows.
 #[inline(always)]
-pub unsafe fn matmul_rows<S: Simd>(mul: &MatMul, rows: std::ops::Range<usize>) {
+pub unsafe fn matmul_rows<S: Simd<E = f32>>(mul: &MatMul, rows: std::ops::Range<usize>) {
     let wide = 2 * S::LANES;
     let whole = mul.n / wide * wide;
     // SAFETY: the caller's promise.
@@ -59,7 +59,11 @@ pub unsafe fn matmul_rows<S: Simd>(mul: &MatMul, rows: std::ops::Range<usize>) {
 }
 
 #[inline(always)]
-unsafe fn matmul_tile<S: Simd, const P: usize, const N: usize>(mul: &MatMul, row: usize, column: usize) {
+unsafe fn matmul_tile<S: Simd<E = f32>, const P: usize, const N: usize>(
+    mul: &MatMul,
+    row: usize,
+    column: usize,
+) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut acc = [[S::splat(0.0); N]; P];
@@ -90,7 +94,7 @@ unsafe fn matmul_tile<S: Simd, const P: usize, const N: usize>(mul: &MatMul, row
 /// # Safety
 /// The CPU has `S`; `row` is valid for `len` numbers, and this thread's.
 #[inline(always)]
-pub unsafe fn softmax_row<S: Simd>(row: *mut f32, len: usize) {
+pub unsafe fn softmax_row<S: Simd<E = f32>>(row: *mut f32, len: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         let whole = len / S::LANES * S::LANES;
@@ -136,7 +140,7 @@ pub unsafe fn softmax_row<S: Simd>(row: *mut f32, len: usize) {
 /// # Safety
 /// The CPU has `S`; both are valid for `len` numbers; `to` is this thread's.
 #[inline(always)]
-pub unsafe fn sigmoid<S: Simd>(from: *const f32, to: *mut f32, len: usize) {
+pub unsafe fn sigmoid<S: Simd<E = f32>>(from: *const f32, to: *mut f32, len: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         let whole = len / S::LANES * S::LANES;
@@ -156,7 +160,7 @@ pub unsafe fn sigmoid<S: Simd>(from: *const f32, to: *mut f32, len: usize) {
 /// # Safety
 /// As [`sigmoid`].
 #[inline(always)]
-pub unsafe fn silu<S: Simd>(from: *const f32, to: *mut f32, len: usize) {
+pub unsafe fn silu<S: Simd<E = f32>>(from: *const f32, to: *mut f32, len: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         let whole = len / S::LANES * S::LANES;
@@ -180,7 +184,7 @@ pub const SUMS: usize = 12;
 /// # Safety
 /// The CPU has `S`; `out` takes a vector.
 #[inline(always)]
-pub unsafe fn multiply_and_add<S: Simd>(rounds: usize, out: *mut f32) {
+pub unsafe fn multiply_and_add<S: Simd<E = f32>>(rounds: usize, out: *mut f32) {
     // SAFETY: the caller's promise.
     unsafe {
         let (a, b) = (S::splat(0.999_9), S::splat(1e-6));

@@ -1,38 +1,38 @@
 //! What else is done to pictures in blocks of 8 channels: depth-wise convolution, pooling, enlarging.
 
-use super::simd::Simd;
+use super::simd::{Number, Simd};
 use super::{Act, Place};
 
 /// A 3x3 convolution of each channel by itself, at stride 1 and with a border of one zero.
 #[derive(Debug, Clone, Copy)]
-pub struct Depthwise {
+pub struct Depthwise<E> {
     /// Input pixel (0, 0); the border is zero.
-    pub x: Place,
+    pub x: Place<E>,
     /// `[block][tap row][tap][8]`.
-    pub w: *const f32,
+    pub w: *const E,
     /// One per channel.
-    pub bias: *const f32,
+    pub bias: *const E,
     /// Output pixel (0, 0).
-    pub out: Place,
+    pub out: Place<E>,
     /// Columns and rows.
     pub size: (usize, usize),
     /// What is done to the sums.
     pub act: Act,
     /// What is added to that.
-    pub residual: Option<Place>,
+    pub residual: Option<Place<E>>,
 }
 
 // SAFETY: as `Conv`.
-unsafe impl Send for Depthwise {}
+unsafe impl<E: Number> Send for Depthwise<E> {}
 // SAFETY: as `Conv`.
-unsafe impl Sync for Depthwise {}
+unsafe impl<E: Number> Sync for Depthwise<E> {}
 
 /// Output rows `rows` of one block of channels.
 ///
 /// # Safety
 /// The CPU has `S`; the places are valid for the sizes; nobody else writes these rows or what they read.
 #[inline(always)]
-pub unsafe fn depthwise_rows<S: Simd>(conv: &Depthwise, block: usize, rows: std::ops::Range<usize>) {
+pub unsafe fn depthwise_rows<S: Simd>(conv: &Depthwise<S::E>, block: usize, rows: std::ops::Range<usize>) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut part = 0;
@@ -94,11 +94,11 @@ pub unsafe fn depthwise_rows<S: Simd>(conv: &Depthwise, block: usize, rows: std:
 
 /// The greatest of a square window around each pixel, at stride 1; what is outside does not count.
 #[derive(Debug, Clone, Copy)]
-pub struct MaxPool {
+pub struct MaxPool<E> {
     /// Input pixel (0, 0).
-    pub x: Place,
+    pub x: Place<E>,
     /// Output pixel (0, 0).
-    pub out: Place,
+    pub out: Place<E>,
     /// Columns and rows.
     pub size: (usize, usize),
     /// The window reaches so far to each side.
@@ -106,9 +106,9 @@ pub struct MaxPool {
 }
 
 // SAFETY: as `Conv`.
-unsafe impl Send for MaxPool {}
+unsafe impl<E: Number> Send for MaxPool<E> {}
 // SAFETY: as `Conv`.
-unsafe impl Sync for MaxPool {}
+unsafe impl<E: Number> Sync for MaxPool<E> {}
 
 /// One block of channels: the greatest in rows, then in columns.
 ///
@@ -116,7 +116,7 @@ unsafe impl Sync for MaxPool {}
 /// The CPU has `S`; the places are valid for the sizes; `scratch` has room for 8 numbers a pixel and is this thread's; nobody
 /// else writes this block.
 #[inline(always)]
-pub unsafe fn max_pool_block<S: Simd>(pool: &MaxPool, block: usize, scratch: *mut f32) {
+pub unsafe fn max_pool_block<S: Simd>(pool: &MaxPool<S::E>, block: usize, scratch: *mut S::E) {
     let (wide, high) = pool.size;
     // SAFETY: the caller's promise.
     unsafe {
@@ -151,26 +151,26 @@ pub unsafe fn max_pool_block<S: Simd>(pool: &MaxPool, block: usize, scratch: *mu
 
 /// Each pixel twice in each direction.
 #[derive(Debug, Clone, Copy)]
-pub struct Upsample {
+pub struct Upsample<E> {
     /// Input pixel (0, 0).
-    pub x: Place,
+    pub x: Place<E>,
     /// Output pixel (0, 0).
-    pub out: Place,
+    pub out: Place<E>,
     /// Columns and rows of the input.
     pub size: (usize, usize),
 }
 
 // SAFETY: as `Conv`.
-unsafe impl Send for Upsample {}
+unsafe impl<E: Number> Send for Upsample<E> {}
 // SAFETY: as `Conv`.
-unsafe impl Sync for Upsample {}
+unsafe impl<E: Number> Sync for Upsample<E> {}
 
 /// The two output rows of an input row of one block of channels.
 ///
 /// # Safety
 /// The CPU has `S`; the places are valid for the sizes; nobody else writes these rows.
 #[inline(always)]
-pub unsafe fn upsample_row<S: Simd>(up: &Upsample, block: usize, row: usize) {
+pub unsafe fn upsample_row<S: Simd>(up: &Upsample<S::E>, block: usize, row: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         let x = up.x.pixel(block, 0, row);
@@ -185,6 +185,23 @@ pub unsafe fn upsample_row<S: Simd>(up: &Upsample, block: usize, row: usize) {
                 }
                 part += S::LANES;
             }
+        }
+    }
+}
+
+/// A row of the picture: pixels of four numbers, the last 0, of three planes.
+///
+/// # Safety
+/// The CPU has `S`; the planes have `count` numbers, `to` takes four times as many; nobody else writes them.
+#[inline(always)]
+pub unsafe fn pixels<S: Simd>(planes: [*const f32; 3], to: *mut S::E, count: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for column in S::pixels(planes, to, count)..count {
+            for plane in 0..3 {
+                *to.add(column * 4 + plane) = S::E::of(*planes[plane].add(column));
+            }
+            *to.add(column * 4 + 3) = S::E::default();
         }
     }
 }

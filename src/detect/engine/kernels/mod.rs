@@ -13,31 +13,37 @@
 
 pub mod conv;
 pub mod flat;
+pub mod half;
 pub mod maps;
 pub mod simd;
 pub mod winograd;
 
-/// Where a tensor lies, in numbers of `f32`.
+use std::ops::Range;
+
+use half::Half;
+use simd::Number;
+
+/// Where a tensor lies, counted in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct Place<E> {
     /// Pixel (0, 0) of the first block.
-    pub first: *mut f32,
+    pub first: *mut E,
     /// From a row to the next.
     pub line: usize,
     /// From a block of 8 channels to the next.
     pub plane: usize,
 }
 
-impl Place {
+impl<E> Place<E> {
     /// No place.
-    pub const NOWHERE: Place = Place { first: std::ptr::null_mut(), line: 0, plane: 0 };
+    pub const NOWHERE: Self = Place { first: std::ptr::null_mut(), line: 0, plane: 0 };
 
     /// The 8 channels of `block` of a pixel.
     ///
     /// # Safety
     /// The pixel is inside the tensor or its border.
     #[inline(always)]
-    pub unsafe fn pixel(&self, block: usize, column: usize, row: usize) -> *mut f32 {
+    pub unsafe fn pixel(&self, block: usize, column: usize, row: usize) -> *mut E {
         // SAFETY: the caller's promise.
         unsafe { self.first.add(block * self.plane + row * self.line + column * 8) }
     }
@@ -114,28 +120,14 @@ impl Isa {
         }
     }
 
-    /// Numbers in a vector.
-    pub const fn lanes(self) -> usize {
-        self.sides().0
-    }
-
-    /// Tallest tile, in pixels, and its channels.
-    pub const fn tile(self) -> (usize, usize) {
-        (self.sides().1, self.sides().2)
-    }
-
-    const fn sides(self) -> (usize, usize, usize) {
-        const fn of<S: simd::Simd>() -> (usize, usize, usize) {
-            (S::LANES, S::TILE, S::GROUP)
-        }
+    /// Whether it has kernels for numbers of 16 bits: ARM from v8.2 on; AVX2 goes through the same steps, slowly.
+    pub fn has_half(self) -> bool {
         match self {
-            Isa::Portable => of::<simd::Portable>(),
+            Isa::Portable => false,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => of::<simd::Avx2>(),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => of::<simd::Avx512>(),
+            Isa::Avx2 | Isa::Avx512 => std::is_x86_feature_detected!("f16c"),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => of::<simd::Neon>(),
+            Isa::Neon => std::arch::is_aarch64_feature_detected!("fp16"),
         }
     }
 }
@@ -150,7 +142,156 @@ macro_rules! vectors {
     };
 }
 
-/// Makes `$name($isa, …)` of a kernel: the instance of that instruction set, inside a function that has it switched on.
+/// Calls the instance of a kernel on `f32` for the instruction set `$isa`, inside a function that has it switched on.
+macro_rules! single {
+    ($isa:ident, $width:ident $module:ident :: $kernel:ident [$($extra:tt)*] ($($arg:ident: $kind:ty),* $(,)?)) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn avx2($($arg: $kind),*) {
+            // SAFETY: the caller's promise.
+            unsafe { $module::$kernel::<vectors!($width, Avx2) $($extra)*>($($arg),*) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw")]
+        unsafe fn avx512($($arg: $kind),*) {
+            // SAFETY: the caller's promise.
+            unsafe { $module::$kernel::<vectors!($width, Avx512) $($extra)*>($($arg),*) }
+        }
+        #[cfg(target_arch = "aarch64")]
+        unsafe fn neon($($arg: $kind),*) {
+            // SAFETY: the caller's promise.
+            unsafe { $module::$kernel::<vectors!($width, Neon) $($extra)*>($($arg),*) }
+        }
+        unsafe fn portable($($arg: $kind),*) {
+            // SAFETY: the caller's promise.
+            unsafe { $module::$kernel::<vectors!($width, Portable) $($extra)*>($($arg),*) }
+        }
+        // SAFETY: the caller's promise.
+        unsafe {
+            match $isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => avx2($($arg),*),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => avx512($($arg),*),
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon => neon($($arg),*),
+                Isa::Portable => portable($($arg),*),
+            }
+        }
+    }};
+}
+
+/// The same on numbers of 16 bits, for instruction sets that have them.
+macro_rules! halved {
+    ($isa:ident, $width:ident $module:ident :: $kernel:ident [$($extra:tt)*] ($($arg:ident: $kind:ty),* $(,)?)) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn avx2($($arg: $kind),*) {
+            // SAFETY: the caller's promise.
+            unsafe { $module::$kernel::<simd::Avx2Half $($extra)*>($($arg),*) }
+        }
+        #[cfg(target_arch = "aarch64")]
+        #[target_feature(enable = "neon,fp16")]
+        unsafe fn neon($($arg: $kind),*) {
+            // SAFETY: the caller's promise.
+            unsafe { $module::$kernel::<simd::NeonHalf $($extra)*>($($arg),*) }
+        }
+        // SAFETY: the caller's promise.
+        unsafe {
+            match $isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 | Isa::Avx512 => avx2($($arg),*),
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon => neon($($arg),*),
+                Isa::Portable => unreachable!("it has no half: {:?}", ($($arg),*)),
+            }
+        }
+    }};
+}
+
+/// Numbers that have kernels for pictures in blocks.
+///
+/// # Safety
+/// Of all functions: the CPU has `isa`, and that has the numbers; for the rest as the kernel says.
+#[allow(clippy::missing_safety_doc, reason = "see above")]
+pub trait Kernels: Number {
+    /// Numbers in a vector, the tallest tile in pixels, and its channels.
+    fn sides(isa: Isa) -> (usize, usize, usize);
+    /// [`conv::rows`] with 8 channels a block.
+    unsafe fn conv_rows(isa: Isa, conv: &conv::Conv<Self>, rows: Range<usize>);
+    /// [`conv::rows`] with 3 channels a block: the first layer.
+    unsafe fn first_rows(isa: Isa, conv: &conv::Conv<Self>, rows: Range<usize>);
+    /// [`winograd::tiles`].
+    unsafe fn winograd_tiles(isa: Isa, conv: &winograd::Winograd<Self>, tiles: &[u32], scratch: *mut Self);
+    /// [`maps::depthwise_rows`].
+    unsafe fn depthwise_rows(isa: Isa, conv: &maps::Depthwise<Self>, block: usize, rows: Range<usize>);
+    /// [`maps::max_pool_block`].
+    unsafe fn max_pool_block(isa: Isa, pool: &maps::MaxPool<Self>, block: usize, scratch: *mut Self);
+    /// [`maps::upsample_row`].
+    unsafe fn upsample_row(isa: Isa, up: &maps::Upsample<Self>, block: usize, row: usize);
+    /// [`maps::pixels`].
+    unsafe fn pixels(isa: Isa, planes: [*const f32; 3], to: *mut Self, count: usize);
+}
+
+const fn sides_of<S: simd::Simd>() -> (usize, usize, usize) {
+    (S::LANES, S::TILE, S::GROUP)
+}
+
+macro_rules! kernels {
+    ($E:ty, $on:ident) => {
+        unsafe fn conv_rows(isa: Isa, conv: &conv::Conv<$E>, rows: Range<usize>) {
+            $on!(isa, wide conv::rows [, 8] (conv: &conv::Conv<$E>, rows: Range<usize>))
+        }
+        unsafe fn first_rows(isa: Isa, conv: &conv::Conv<$E>, rows: Range<usize>) {
+            $on!(isa, wide conv::rows [, 3] (conv: &conv::Conv<$E>, rows: Range<usize>))
+        }
+        unsafe fn winograd_tiles(isa: Isa, conv: &winograd::Winograd<$E>, tiles: &[u32], scratch: *mut $E) {
+            $on!(isa, wide winograd::tiles [] (conv: &winograd::Winograd<$E>, tiles: &[u32], scratch: *mut $E))
+        }
+        unsafe fn depthwise_rows(isa: Isa, conv: &maps::Depthwise<$E>, block: usize, rows: Range<usize>) {
+            $on!(isa, eight maps::depthwise_rows [] (conv: &maps::Depthwise<$E>, block: usize, rows: Range<usize>))
+        }
+        unsafe fn max_pool_block(isa: Isa, pool: &maps::MaxPool<$E>, block: usize, scratch: *mut $E) {
+            $on!(isa, eight maps::max_pool_block [] (pool: &maps::MaxPool<$E>, block: usize, scratch: *mut $E))
+        }
+        unsafe fn upsample_row(isa: Isa, up: &maps::Upsample<$E>, block: usize, row: usize) {
+            $on!(isa, eight maps::upsample_row [] (up: &maps::Upsample<$E>, block: usize, row: usize))
+        }
+        unsafe fn pixels(isa: Isa, planes: [*const f32; 3], to: *mut $E, count: usize) {
+            $on!(isa, eight maps::pixels [] (planes: [*const f32; 3], to: *mut $E, count: usize))
+        }
+    };
+}
+
+impl Kernels for f32 {
+    fn sides(isa: Isa) -> (usize, usize, usize) {
+        match isa {
+            Isa::Portable => sides_of::<simd::Portable>(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => sides_of::<simd::Avx2>(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => sides_of::<simd::Avx512>(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => sides_of::<simd::Neon>(),
+        }
+    }
+    kernels!(f32, single);
+}
+
+impl Kernels for Half {
+    fn sides(isa: Isa) -> (usize, usize, usize) {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 | Isa::Avx512 => sides_of::<simd::Avx2Half>(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => sides_of::<simd::NeonHalf>(),
+            Isa::Portable => (8, 1, 16),
+        }
+    }
+    kernels!(Half, halved);
+}
+
+/// Makes `$name($isa, …)` of a kernel on `f32`.
 macro_rules! instances {
     ($(#[$doc:meta])* $name:ident = $width:ident $module:ident :: $kernel:ident [$($extra:tt)*] ($($arg:ident: $kind:ty),* $(,)?)) => {
         $(#[$doc])*
@@ -158,67 +299,11 @@ macro_rules! instances {
         /// # Safety
         /// The CPU has `isa`, and as the kernel says.
         pub unsafe fn $name(isa: Isa, $($arg: $kind),*) {
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
-            unsafe fn avx2($($arg: $kind),*) {
-                // SAFETY: the caller's promise.
-                unsafe { $module::$kernel::<vectors!($width, Avx2) $($extra)*>($($arg),*) }
-            }
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw")]
-            unsafe fn avx512($($arg: $kind),*) {
-                // SAFETY: the caller's promise.
-                unsafe { $module::$kernel::<vectors!($width, Avx512) $($extra)*>($($arg),*) }
-            }
-            #[cfg(target_arch = "aarch64")]
-            unsafe fn neon($($arg: $kind),*) {
-                // SAFETY: the caller's promise.
-                unsafe { $module::$kernel::<vectors!($width, Neon) $($extra)*>($($arg),*) }
-            }
-            unsafe fn portable($($arg: $kind),*) {
-                // SAFETY: the caller's promise.
-                unsafe { $module::$kernel::<vectors!($width, Portable) $($extra)*>($($arg),*) }
-            }
-            // SAFETY: the caller's promise.
-            unsafe {
-                match isa {
-                    #[cfg(target_arch = "x86_64")]
-                    Isa::Avx2 => avx2($($arg),*),
-                    #[cfg(target_arch = "x86_64")]
-                    Isa::Avx512 => avx512($($arg),*),
-                    #[cfg(target_arch = "aarch64")]
-                    Isa::Neon => neon($($arg),*),
-                    Isa::Portable => portable($($arg),*),
-                }
-            }
+            single!(isa, $width $module::$kernel [$($extra)*] ($($arg: $kind),*))
         }
     };
 }
 
-instances! {
-    /// [`conv::rows`] with 8 channels a block.
-    conv_rows = wide conv::rows [, 8] (conv: &conv::Conv, rows: std::ops::Range<usize>)
-}
-instances! {
-    /// [`conv::rows`] with 3 channels a block: the first layer.
-    first_rows = wide conv::rows [, 3] (conv: &conv::Conv, rows: std::ops::Range<usize>)
-}
-instances! {
-    /// [`winograd::tiles`].
-    winograd_tiles = wide winograd::tiles [] (conv: &winograd::Winograd, tiles: &[u32], scratch: *mut f32)
-}
-instances! {
-    /// [`maps::depthwise_rows`].
-    depthwise_rows = eight maps::depthwise_rows [] (conv: &maps::Depthwise, block: usize, rows: std::ops::Range<usize>)
-}
-instances! {
-    /// [`maps::max_pool_block`].
-    max_pool_block = eight maps::max_pool_block [] (pool: &maps::MaxPool, block: usize, scratch: *mut f32)
-}
-instances! {
-    /// [`maps::upsample_row`].
-    upsample_row = eight maps::upsample_row [] (up: &maps::Upsample, block: usize, row: usize)
-}
 instances! {
     /// [`flat::matmul_rows`].
     matmul_rows = wide flat::matmul_rows [] (mul: &flat::MatMul, rows: std::ops::Range<usize>)
@@ -253,7 +338,7 @@ pub fn peak_macs_per_nano(isa: Isa, now: &mut dyn FnMut() -> u64) -> f64 {
         best = best.min(now() - begun);
     }
     std::hint::black_box(out);
-    (ROUNDS * flat::SUMS * isa.lanes()) as f64 / best.max(1) as f64
+    (ROUNDS * flat::SUMS * f32::sides(isa).0) as f64 / best.max(1) as f64
 }
 
 #[cfg(test)]

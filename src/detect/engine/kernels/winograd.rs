@@ -5,22 +5,22 @@
 //! channels are multiplied as a 1x1 convolution would, and the products are transformed to tiles of 4x4.
 
 use super::conv::products;
-use super::simd::Simd;
+use super::simd::{Number, Simd};
 use super::{Act, Place};
 
 /// One convolution, ready to run.
 #[derive(Debug, Clone, Copy)]
-pub struct Winograd {
+pub struct Winograd<E> {
     /// Input pixel (0, 0) of the first block of channels; there is a border of zeros one pixel wide.
-    pub x: Place,
+    pub x: Place<E>,
     /// Blocks of 8 input channels.
     pub blocks: usize,
     /// `[output block of 16][36][input channel][16]`.
-    pub w: *const f32,
+    pub w: *const E,
     /// One per output channel.
-    pub bias: *const f32,
+    pub bias: *const E,
     /// Output pixel (0, 0) of the first output channel.
-    pub out: Place,
+    pub out: Place<E>,
     /// Columns and rows.
     pub size: (usize, usize),
     /// Blocks of 8 output channels.
@@ -28,18 +28,18 @@ pub struct Winograd {
     /// What is done to the sums.
     pub act: Act,
     /// What is added to that.
-    pub residual: Option<Place>,
+    pub residual: Option<Place<E>>,
 }
 
 // SAFETY: as `Conv`.
-unsafe impl Send for Winograd {}
+unsafe impl<E: Number> Send for Winograd<E> {}
 // SAFETY: as `Conv`.
-unsafe impl Sync for Winograd {}
+unsafe impl<E: Number> Sync for Winograd<E> {}
 
 /// Places of a transformed tile.
 pub const PLACES: usize = 36;
 
-impl Winograd {
+impl<E: Number> Winograd<E> {
     /// Tiles in a row and rows of them.
     pub fn tiles(&self) -> (usize, usize) {
         (self.size.0.div_ceil(4), self.size.1.div_ceil(4))
@@ -88,7 +88,7 @@ pub fn transform_weights(kernel: &[f32; 9]) -> [f32; PLACES] {
 /// The CPU has `S`; the places are valid for the sizes; `scratch` has room for `scratch_len(tiles.len(), GROUP)` numbers and is
 /// this thread's; nobody else writes these tiles or what they read.
 #[inline(always)]
-pub unsafe fn tiles<S: Simd>(conv: &Winograd, tiles: &[u32], scratch: *mut f32) {
+pub unsafe fn tiles<S: Simd>(conv: &Winograd<S::E>, tiles: &[u32], scratch: *mut S::E) {
     let count = tiles.len();
     // SAFETY: the caller's promise.
     unsafe {
@@ -138,11 +138,11 @@ pub unsafe fn tiles<S: Simd>(conv: &Winograd, tiles: &[u32], scratch: *mut f32) 
 /// The products of all places for `N` vectors of output channels from `block` on: `[place][tile][N * LANES]`.
 #[inline(always)]
 unsafe fn multiply<S: Simd, const N: usize>(
-    conv: &Winograd,
+    conv: &Winograd<S::E>,
     block: usize,
     count: usize,
-    input: *const f32,
-    output: *mut f32,
+    input: *const S::E,
+    output: *mut S::E,
 ) {
     let a_place = conv.blocks * 8 * 16;
     // SAFETY: the caller's promise.
@@ -163,7 +163,13 @@ unsafe fn multiply<S: Simd, const N: usize>(
 
 /// Transforms `tiles` of the block of input channels, or of the two if a vector takes two.
 #[inline(always)]
-unsafe fn input_tiles<S: Simd>(conv: &Winograd, block: usize, tiles: &[u32], to: *mut f32, edge: *mut f32) {
+unsafe fn input_tiles<S: Simd>(
+    conv: &Winograd<S::E>,
+    block: usize,
+    tiles: &[u32],
+    to: *mut S::E,
+    edge: *mut S::E,
+) {
     let (across, _) = conv.tiles();
     let count = tiles.len();
     let pitch = (conv.blocks * count * 8, count * 8);
@@ -203,9 +209,9 @@ unsafe fn input_tiles<S: Simd>(conv: &Winograd, block: usize, tiles: &[u32], to:
 /// and `pitch.1` apart.
 #[inline(always)]
 unsafe fn input_tile<S: Simd>(
-    from: *const f32,
+    from: *const S::E,
     (line, plane): (usize, usize),
-    to: *mut f32,
+    to: *mut S::E,
     pitch: (usize, usize),
 ) {
     // SAFETY: the caller's promise.
@@ -259,10 +265,10 @@ unsafe fn input_row<S: Simd>(d: [S::V; 6]) -> [S::V; 6] {
 /// to a tile.
 #[inline(always)]
 unsafe fn output_tiles<S: Simd>(
-    conv: &Winograd,
+    conv: &Winograd<S::E>,
     block: usize,
     tiles: &[u32],
-    (from, group): (*const f32, usize),
+    (from, group): (*const S::E, usize),
 ) {
     let (across, _) = conv.tiles();
     let pitch = tiles.len() * group;
@@ -277,8 +283,8 @@ unsafe fn output_tiles<S: Simd>(
 /// `A' m A` of a tile of 8 or 16 channels, bias, activation, residual, and the store of what is inside the picture.
 #[inline(always)]
 unsafe fn output_tile<S: Simd>(
-    conv: &Winograd,
-    from: *const f32,
+    conv: &Winograd<S::E>,
+    from: *const S::E,
     pitch: usize,
     block: usize,
     column: usize,

@@ -14,9 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::graph::Graph;
-use super::kernels::Isa;
-use super::kernels::Place;
 use super::kernels::conv::Conv;
+use super::kernels::{Isa, Kernels, Place};
 use super::{Costs, StepTime};
 use build::{Built, Last, Wanted};
 use crew::{Crew, Work};
@@ -36,16 +35,16 @@ pub struct Options {
 }
 
 /// Some steps in a row.
-struct Part {
-    steps: Vec<Step>,
+struct Part<E> {
+    steps: Vec<Step<E>>,
     /// See [`Work::begins`].
     begins: Vec<u64>,
 }
 
 /// The steps and their memory, which all threads share during a run.
-struct Body {
+struct Body<E> {
     /// All of the picture; then what is done only around picked columns.
-    parts: UnsafeCell<[Part; 2]>,
+    parts: UnsafeCell<[Part<E>; 2]>,
     /// Which of them is run.
     part: AtomicUsize,
     /// The tiles that the second part does; its steps point here.
@@ -55,24 +54,24 @@ struct Body {
     _memory: UnsafeCell<Vec<Memory>>,
     _numbers: Box<[u32]>,
     /// One a thread.
-    scratch: Vec<*mut f32>,
+    scratch: Vec<*mut E>,
 }
 
 // SAFETY: the memory is only touched through the steps, whose tasks write different places, and by the plan's owner between runs;
 // so are the parts and what is chosen.
-unsafe impl Send for Body {}
+unsafe impl<E: Kernels> Send for Body<E> {}
 // SAFETY: as above.
-unsafe impl Sync for Body {}
+unsafe impl<E: Kernels> Sync for Body<E> {}
 
-impl Body {
+impl<E: Kernels> Body<E> {
     /// The part that is run.
-    fn now(&self) -> &Part {
+    fn now(&self) -> &Part<E> {
         // SAFETY: it is changed between runs only, and the crew looks at it only during a run.
         unsafe { &(*self.parts.get())[self.part.load(Ordering::Relaxed)] }
     }
 }
 
-impl Work for Body {
+impl<E: Kernels> Work for Body<E> {
     fn begins(&self) -> &[u64] {
         &self.now().begins
     }
@@ -83,8 +82,8 @@ impl Work for Body {
     }
 }
 
-impl Part {
-    fn new(steps: Vec<Step>) -> Self {
+impl<E: Kernels> Part<E> {
+    fn new(steps: Vec<Step<E>>) -> Self {
         let begins = vec![0; steps.len() + 1];
         let mut part = Part { steps, begins };
         part.count();
@@ -112,14 +111,14 @@ impl Part {
 }
 
 /// The end of the network, for a few columns at a time. See `tail.rs`.
-struct Tail {
-    steps: Vec<Step>,
+struct Tail<E> {
+    steps: Vec<Step<E>>,
     _memory: Vec<Memory>,
     scratch: Memory,
     /// Input and output of the convolutions that are done for picked columns only.
     _lines: Memory,
     /// For each source its maps.
-    sources: Vec<Vec<Map>>,
+    sources: Vec<Vec<Map<E>>>,
     /// Where the columns of each source go, then those of each of `constants`.
     inputs: Vec<(*mut f32, usize)>,
     constants: Vec<Vec<f32>>,
@@ -136,21 +135,21 @@ struct Tail {
 }
 
 /// A network of one input size, ready to run.
-pub struct Plan {
-    body: Arc<Body>,
+pub struct Plan<E> {
+    body: Arc<Body<E>>,
     crew: Crew,
     threads: usize,
     input: (*mut f32, usize),
     output: (*mut f32, usize),
     output_shape: Vec<usize>,
-    tail: Option<Tail>,
+    tail: Option<Tail<E>>,
     costs: Costs,
 }
 
 // SAFETY: the pointers are into memory that the body and the tail own.
-unsafe impl Send for Plan {}
+unsafe impl<E: Kernels> Send for Plan<E> {}
 
-impl Plan {
+impl<E: Kernels> Plan<E> {
     /// Plans `graph`.
     ///
     /// # Errors
@@ -165,15 +164,15 @@ impl Plan {
         drop(graph);
         let tail = cut.map(|cut| Tail::new(cut, options, &built)).transpose()?;
         let mut scratch: Vec<Memory> =
-            (0..options.threads).map(|_| Memory::zeroed(built.scratch_len.max(16))).collect();
+            (0..options.threads).map(|_| Memory::zeroed(scratch_len::<E>(built.scratch_len))).collect();
         let costs = Costs {
             arena_bytes: built.memory[0].bytes(),
             arena_least_bytes: 4 * built.least_len,
-            weights_bytes: built.memory[1].bytes(),
+            weights_bytes: built.memory[1].bytes() + built.memory[2].bytes(),
             scratch_bytes: scratch.iter().map(Memory::bytes).sum(),
             macs,
         };
-        let firsts = scratch.iter_mut().map(Memory::first).collect();
+        let firsts = scratch.iter_mut().map(|scratch| scratch.first().cast::<E>()).collect();
         built.memory.extend(scratch);
         let body = Arc::new(Body {
             parts: UnsafeCell::new([Part::new(built.steps), Part::new(built.later)]),
@@ -263,7 +262,7 @@ impl Plan {
             tail.choose(unsafe { &mut *self.body.chosen.get() }, 1);
         }
         parts[1].set_tasks();
-        let time = |step: &Step| {
+        let time = |step: &Step<E>| {
             let begun = now();
             for task in 0..step.tasks + step.borders.len() {
                 // SAFETY: one thread does all tasks in order; nobody else runs while we are borrowed mutably.
@@ -293,7 +292,7 @@ impl tail::Cut {
     }
 
     /// The maps of each source as they were built, with `lines` for the convolutions of their pieces.
-    fn maps(&self, built: &Built, lines: *mut f32) -> Vec<Vec<Map>> {
+    fn maps<E: Kernels>(&self, built: &Built<E>, lines: *mut E) -> Vec<Vec<Map<E>>> {
         let wanted = self.wanted();
         let (mut places, mut lasts) = (built.maps.iter(), built.lasts.iter());
         let mut map_of = |map: &tail::MapOf| {
@@ -312,8 +311,13 @@ impl tail::Cut {
     }
 }
 
+/// Memory for `len` numbers of a thread's own, in `f32`.
+fn scratch_len<E>(len: usize) -> usize {
+    (len * size_of::<E>()).div_ceil(4).max(16)
+}
+
 /// A convolution of [`COLUMNS`] pixels at `lines`.
-fn last_conv(last: &Last, lines: *mut f32) -> Conv {
+fn last_conv<E: Kernels>(last: &Last<E>, lines: *mut E) -> Conv<E> {
     let plane = COLUMNS * 8;
     Conv {
         x: lines,
@@ -331,11 +335,11 @@ fn last_conv(last: &Last, lines: *mut f32) -> Conv {
     }
 }
 
-impl Tail {
-    fn new(cut: tail::Cut, options: Options, body: &Built) -> Result<Self, String> {
+impl<E: Kernels> Tail<E> {
+    fn new(cut: tail::Cut, options: Options, body: &Built<E>) -> Result<Self, String> {
         let most = body.lasts.iter().map(|last| last.blocks.0 + last.blocks.1).max().unwrap_or(0);
         let mut lines = Memory::zeroed(most * COLUMNS * 8);
-        let sources = cut.maps(body, lines.first());
+        let sources = cut.maps(body, lines.first().cast());
         let mut rest = cut.rest;
         rest.fuse();
         let built = build::build(&rest, Options { threads: 1, ..options }, &Wanted::default())?;
@@ -348,7 +352,7 @@ impl Tail {
         Ok(Tail {
             steps: built.steps,
             _memory: built.memory,
-            scratch: Memory::zeroed(built.scratch_len.max(16)),
+            scratch: Memory::zeroed(scratch_len::<E>(built.scratch_len)),
             _lines: lines,
             in_map: vec![0; maps.len()],
             marks: vec![false; 2 * tiles.unwrap_or(0)],
@@ -408,7 +412,7 @@ impl Tail {
     fn run(&mut self, isa: Isa) -> (&[f32], usize) {
         let rows = self.scores.2 + 4;
         let all = self.picked.len();
-        let scratch = self.scratch.first();
+        let scratch = self.scratch.first().cast::<E>();
         let (mut done, mut before) = (0, 0);
         for (index, count) in self.in_map.iter().enumerate() {
             for columns in self.picked[done..][..*count].chunks(COLUMNS) {

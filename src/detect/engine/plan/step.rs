@@ -5,7 +5,7 @@ use super::super::kernels::conv::Conv;
 use super::super::kernels::flat::MatMul;
 use super::super::kernels::maps::{Depthwise, MaxPool, Upsample};
 use super::super::kernels::winograd::Winograd;
-use super::super::kernels::{self, Isa, Place};
+use super::super::kernels::{self, Isa, Kernels, Place};
 
 /// Most axes of a tensor that is copied or combined number by number.
 pub const AXES_MAX: usize = 5;
@@ -33,27 +33,27 @@ pub enum Which {
 
 /// What a step does.
 #[derive(Debug, Clone)]
-pub enum Kind {
+pub enum Kind<E> {
     /// The picture, plane by plane, becomes pixels of four numbers with a border of zeros.
-    Picture { from: *const f32, to: *mut f32, size: (usize, usize) },
+    Picture { from: *const f32, to: *mut E, size: (usize, usize) },
     /// A convolution of that.
-    First { conv: Conv, rows: usize },
+    First { conv: Conv<E>, rows: usize },
     /// A convolution of blocks of 8 channels.
-    Direct { conv: Conv, rows: usize },
+    Direct { conv: Conv<E>, rows: usize },
     /// The same by Winograd's method.
-    Winograd { conv: Winograd, which: Which },
+    Winograd { conv: Winograd<E>, which: Which },
     /// A convolution of each channel by itself.
-    Depthwise { conv: Depthwise },
+    Depthwise { conv: Depthwise<E> },
     /// The greatest of a window.
-    MaxPool { pool: MaxPool },
+    MaxPool { pool: MaxPool<E> },
     /// Twice the size.
-    Upsample { up: Upsample },
+    Upsample { up: Upsample<E> },
     /// Rows into blocks of 8 channels.
-    Pack { from: *const f32, to: Place, channels: usize, size: (usize, usize) },
+    Pack { from: *const f32, to: Place<E>, channels: usize, size: (usize, usize) },
     /// Blocks of 8 channels into rows.
-    Unpack { from: Place, to: *mut f32, channels: usize, size: (usize, usize) },
+    Unpack { from: Place<E>, to: *mut f32, channels: usize, size: (usize, usize) },
     /// Blocks of 8 channels into others.
-    Copy { from: Place, to: Place, size: (usize, usize) },
+    Copy { from: Place<E>, to: Place<E>, size: (usize, usize) },
     /// Products of matrices, `batch` of them.
     MatMul { mul: MatMul, m: usize, rows: usize },
     /// Along the last axis.
@@ -78,7 +78,7 @@ pub enum Kind {
     Gather { from: *const f32, to: *mut f32, sides: Sides, from_pitch: Sides, to_pitch: Sides },
 }
 
-impl Kind {
+impl<E> Kind<E> {
     /// For people.
     pub const fn name(&self) -> &'static str {
         match self {
@@ -104,9 +104,9 @@ impl Kind {
 
 /// The border of a tensor, to be zero before somebody reads it.
 #[derive(Debug, Clone, Copy)]
-pub struct Border {
+pub struct Border<E> {
     /// Pixel (0, 0) of the first block.
-    pub place: Place,
+    pub place: Place<E>,
     /// Blocks.
     pub blocks: usize,
     /// Columns and rows.
@@ -115,15 +115,15 @@ pub struct Border {
 
 /// A step, ready to run.
 #[derive(Debug, Clone)]
-pub struct Step {
+pub struct Step<E> {
     /// Which nodes of the network it stands for.
     pub name: String,
     /// What it does.
-    pub kind: Kind,
+    pub kind: Kind<E>,
     /// In how many tasks.
     pub tasks: usize,
     /// What is to be zero when it is done, a task each.
-    pub borders: Vec<Border>,
+    pub borders: Vec<Border<E>>,
     /// Multiplications that the network asks for here.
     pub macs: u64,
     /// Numbers that are read and written, each once: weights, input, output.
@@ -131,17 +131,17 @@ pub struct Step {
 }
 
 // SAFETY: the pointers are into the plan's memory, which outlives its steps; tasks of a step write different places.
-unsafe impl Send for Step {}
+unsafe impl<E: Kernels> Send for Step<E> {}
 // SAFETY: as above.
-unsafe impl Sync for Step {}
+unsafe impl<E: Kernels> Sync for Step<E> {}
 
-impl Step {
+impl<E: Kernels> Step<E> {
     /// Does task `task` of `tasks + borders`.
     ///
     /// # Safety
     /// The memory that the plan gave the step is there, all steps before it are done, no other thread does the same task, the CPU
     /// has `isa`, and `scratch` is this thread's and large enough for the plan.
-    pub unsafe fn run(&self, isa: Isa, task: usize, scratch: *mut f32) {
+    pub unsafe fn run(&self, isa: Isa, task: usize, scratch: *mut E) {
         if let Some(border) = task.checked_sub(self.tasks) {
             // SAFETY: the caller's promise.
             unsafe { zero(&self.borders[border]) };
@@ -151,9 +151,9 @@ impl Step {
         // SAFETY: the caller's promise; each arm's tasks write different rows, tiles, blocks or numbers.
         unsafe {
             match &self.kind {
-                Kind::Picture { from, to, size } => picture(*from, *to, *size),
-                Kind::First { conv, rows } => kernels::first_rows(isa, conv, part(*rows, conv.size.1)),
-                Kind::Direct { conv, rows } => kernels::conv_rows(isa, conv, part(*rows, conv.size.1)),
+                Kind::Picture { from, to, size } => picture(isa, *from, *to, *size),
+                Kind::First { conv, rows } => E::first_rows(isa, conv, part(*rows, conv.size.1)),
+                Kind::Direct { conv, rows } => E::conv_rows(isa, conv, part(*rows, conv.size.1)),
                 Kind::Winograd { conv, which } => {
                     let tiles = match which {
                         Which::All { numbers, per_task } => {
@@ -165,13 +165,13 @@ impl Step {
                             &tiles[part(*per_task, tiles.len())]
                         }
                     };
-                    kernels::winograd_tiles(isa, conv, tiles, scratch);
+                    E::winograd_tiles(isa, conv, tiles, scratch);
                 }
-                Kind::Depthwise { conv } => kernels::depthwise_rows(isa, conv, task, 0..conv.size.1),
-                Kind::MaxPool { pool } => kernels::max_pool_block(isa, pool, task, scratch),
+                Kind::Depthwise { conv } => E::depthwise_rows(isa, conv, task, 0..conv.size.1),
+                Kind::MaxPool { pool } => E::max_pool_block(isa, pool, task, scratch),
                 Kind::Upsample { up } => {
                     for row in 0..up.size.1 {
-                        kernels::upsample_row(isa, up, task, row);
+                        E::upsample_row(isa, up, task, row);
                     }
                 }
                 Kind::Pack { from, to, channels, size } => pack(*from, to, *channels, *size, task),
@@ -272,7 +272,7 @@ fn each_row(sides: &Sides, mut each: impl FnMut(&Sides)) {
 
 /// # Safety
 /// The border is inside the tensor's memory.
-unsafe fn zero(border: &Border) {
+unsafe fn zero<E>(border: &Border<E>) {
     let (wide, high) = border.size;
     // SAFETY: the caller's promise.
     unsafe {
@@ -290,7 +290,7 @@ unsafe fn zero(border: &Border) {
 
 /// # Safety
 /// `from` has three planes of the size, `to` room for it with a border, four numbers a pixel.
-unsafe fn picture(from: *const f32, to: *mut f32, (wide, high): (usize, usize)) {
+unsafe fn picture<E: Kernels>(isa: Isa, from: *const f32, to: *mut E, (wide, high): (usize, usize)) {
     let (line, plane) = ((wide + 2) * 4, wide * high);
     // SAFETY: the caller's promise.
     unsafe {
@@ -300,30 +300,31 @@ unsafe fn picture(from: *const f32, to: *mut f32, (wide, high): (usize, usize)) 
             let (from, to) = (from.add(row * wide), to.add((row + 1) * line));
             std::ptr::write_bytes(to, 0, 4);
             std::ptr::write_bytes(to.add((wide + 1) * 4), 0, 4);
+            let planes = [0, plane, 2 * plane].map(|plane| from.wrapping_add(plane));
+            E::pixels(isa, planes, to.add(4), wide);
+        }
+    }
+}
+
+/// # Safety
+/// The places have room for the sizes.
+unsafe fn pack<E: Kernels>(
+    from: *const f32,
+    to: &Place<E>,
+    channels: usize,
+    (wide, high): (usize, usize),
+    block: usize,
+) {
+    let count = 8.min(channels - block * 8);
+    // SAFETY: the caller's promise.
+    unsafe {
+        for row in 0..high {
             for column in 0..wide {
-                let at = to.add((column + 1) * 4);
-                *at = *from.add(column);
-                *at.add(1) = *from.add(plane + column);
-                *at.add(2) = *from.add(2 * plane + column);
-                *at.add(3) = 0.0;
-            }
-        }
-    }
-}
-
-/// # Safety
-/// The places have room for the sizes.
-unsafe fn pack(from: *const f32, to: &Place, channels: usize, (wide, high): (usize, usize), block: usize) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        for row in 0..high {
-            let line = to.pixel(block, 0, row);
-            for lane in 0..8 {
-                let channel = block * 8 + lane;
-                let from = from.add((channel.min(channels - 1) * high + row) * wide);
-                for column in 0..wide {
-                    *line.add(column * 8 + lane) = if channel < channels { *from.add(column) } else { 0.0 };
+                let mut eight = [0.0; 8];
+                for (lane, number) in eight[..count].iter_mut().enumerate() {
+                    *number = *from.add(((block * 8 + lane) * high + row) * wide + column);
                 }
+                to.pixel(block, column, row).cast::<[E; 8]>().write_unaligned(E::eight_of(eight));
             }
         }
     }
@@ -331,15 +332,21 @@ unsafe fn pack(from: *const f32, to: &Place, channels: usize, (wide, high): (usi
 
 /// # Safety
 /// The places have room for the sizes.
-unsafe fn unpack(from: &Place, to: *mut f32, channels: usize, (wide, high): (usize, usize), block: usize) {
+unsafe fn unpack<E: Kernels>(
+    from: &Place<E>,
+    to: *mut f32,
+    channels: usize,
+    (wide, high): (usize, usize),
+    block: usize,
+) {
+    let count = 8.min(channels - block * 8);
     // SAFETY: the caller's promise.
     unsafe {
         for row in 0..high {
-            let line = from.pixel(block, 0, row);
-            for lane in 0..8.min(channels - block * 8) {
-                let to = to.add(((block * 8 + lane) * high + row) * wide);
-                for column in 0..wide {
-                    *to.add(column) = *line.add(column * 8 + lane);
+            for column in 0..wide {
+                let eight = from.pixel(block, column, row).cast::<[E; 8]>().read_unaligned();
+                for (lane, number) in E::eight_to(eight)[..count].iter().enumerate() {
+                    *to.add(((block * 8 + lane) * high + row) * wide + column) = *number;
                 }
             }
         }

@@ -12,7 +12,7 @@
 //! What makes the boxes is a fifth of YOLO11n's multiplications; where nothing is, none of it is done.
 
 use super::super::graph::{Conv, Graph, Node, Op};
-use super::super::kernels::{self, Isa, Place};
+use super::super::kernels::{Isa, Kernels, Place, conv};
 use super::step::Chosen;
 
 /// Columns that are done at a time.
@@ -239,8 +239,8 @@ impl Cutter<'_> {
 
 /// A map whose columns are picked.
 #[derive(Debug, Clone)]
-pub(super) struct Map {
-    pub(super) pieces: Vec<Piece>,
+pub(super) struct Map<E> {
+    pub(super) pieces: Vec<Piece<E>>,
     /// Columns and rows.
     pub(super) size: (usize, usize),
     /// Those of the plan's chosen tiles that are this map's, in the order of its chain.
@@ -249,26 +249,26 @@ pub(super) struct Map {
 
 /// Some rows of a map.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Piece {
+pub(super) struct Piece<E> {
     /// What is read.
-    pub(super) place: Place,
+    pub(super) place: Place<E>,
     /// The first row of the map, and how many.
     pub(super) rows: (usize, usize),
     /// What is done to it for picked columns: a convolution of [`COLUMNS`] pixels, from its own input to its own output.
-    pub(super) last: Option<kernels::conv::Conv>,
+    pub(super) last: Option<conv::Conv<E>>,
 }
 
 /// The columns of `maps` (one behind the other) whose greatest score, of `count` rows from `first`, can reach `score_min`.
 ///
 /// # Safety
 /// The maps are there, and nobody writes them; the rows are those of one piece.
-pub(super) unsafe fn pick(
-    maps: &[Map],
+pub(super) unsafe fn pick<E: Kernels>(
+    maps: &[Map<E>],
     (first, count): (usize, usize),
     score_min: f32,
     picked: &mut Vec<u32>,
 ) {
-    let least = (score_min / (1.0 - score_min)).ln() - MARGIN;
+    let least = E::of((score_min / (1.0 - score_min)).ln() - MARGIN);
     picked.clear();
     let mut before = 0;
     for map in maps {
@@ -292,17 +292,17 @@ pub(super) unsafe fn pick(
 ///
 /// # Safety
 /// The place is there, and nobody writes it.
-unsafe fn reaches(
-    place: &Place,
+unsafe fn reaches<E: Kernels>(
+    place: &Place<E>,
     (column, row): (usize, usize),
     rows: std::ops::Range<usize>,
-    least: f32,
+    least: E,
 ) -> bool {
-    let below = |numbers: &[f32]| numbers.iter().filter(|x| **x < least).count();
+    let below = |numbers: &[E]| numbers.iter().filter(|x| x.is_below(least)).count();
     let (mut at, mut good) = (rows.start, false);
     while at < rows.end {
         // SAFETY: the caller's promise.
-        let numbers = unsafe { place.pixel(at / 8, column, row).cast::<[f32; 8]>().read_unaligned() };
+        let numbers = unsafe { place.pixel(at / 8, column, row).cast::<[E; 8]>().read_unaligned() };
         let upto = (rows.end - at / 8 * 8).min(8);
         // Eight at once where they all count.
         good |= if at.is_multiple_of(8) && upto == 8 {
@@ -319,7 +319,13 @@ unsafe fn reaches(
 /// are in, of each one before those around.
 ///
 /// `columns` are the map's own, from 0; `marks` has room for a mark a tile, twice.
-pub(super) fn choose(map: &Map, columns: &[u32], chosen: &mut [Chosen], threads: usize, marks: &mut [bool]) {
+pub(super) fn choose<E>(
+    map: &Map<E>,
+    columns: &[u32],
+    chosen: &mut [Chosen],
+    threads: usize,
+    marks: &mut [bool],
+) {
     let (wide, high) = (map.size.0.div_ceil(4), map.size.1.div_ceil(4));
     let (marks, around) = marks.split_at_mut(wide * high);
     marks.fill(false);
@@ -357,7 +363,7 @@ pub(super) const TILES_MOST: usize = 40;
 /// # Safety
 /// The map is there, and nobody writes it; `to` has room for its rows; the CPU has `isa`; the convolutions of its pieces are the
 /// caller's alone.
-pub(super) unsafe fn gather(map: &Map, columns: &[u32], isa: Isa, to: *mut f32) {
+pub(super) unsafe fn gather<E: Kernels>(map: &Map<E>, columns: &[u32], isa: Isa, to: *mut f32) {
     let at = |column: u32| (column as usize % map.size.0, column as usize / map.size.0);
     for piece in &map.pieces {
         // SAFETY: the caller's promise.
@@ -370,7 +376,7 @@ pub(super) unsafe fn gather(map: &Map, columns: &[u32], isa: Isa, to: *mut f32) 
                         std::ptr::copy_nonoverlapping(piece.place.pixel(block, x, y), to, 8);
                     }
                 }
-                kernels::conv_rows(isa, conv, 0..1);
+                E::conv_rows(isa, conv, 0..1);
             }
             for (index, column) in columns.iter().enumerate() {
                 let (place, (x, y)) = match &piece.last {
@@ -379,7 +385,7 @@ pub(super) unsafe fn gather(map: &Map, columns: &[u32], isa: Isa, to: *mut f32) 
                 };
                 for row in 0..piece.rows.1 {
                     let number = *place.pixel(row / 8, x, y).add(row % 8);
-                    *to.add((piece.rows.0 + row) * COLUMNS + index) = number;
+                    *to.add((piece.rows.0 + row) * COLUMNS + index) = number.to();
                 }
             }
         }

@@ -1,13 +1,13 @@
 //! Convolutions: which kernel for which, in how many tasks, and how its weights lie.
 
 use super::super::super::graph::{self, Op};
-use super::super::super::kernels::Act;
 use super::super::super::kernels::conv::Conv;
 use super::super::super::kernels::maps::Depthwise;
 use super::super::super::kernels::winograd::{self, Winograd};
+use super::super::super::kernels::{Act, Kernels};
 use super::super::step::{Kind, Which};
 use super::super::tail::TILES_MOST;
-use super::{At, Bind, Blocks, Build, bound, picture_sides};
+use super::{At, Bind, Blocks, Build, picture_sides};
 
 /// Numbers of input that a task of a direct convolution should not pass: they are read once for each block of output channels,
 /// and so should stay in a second-level cache. 128 kB.
@@ -40,7 +40,7 @@ impl Shape<'_> {
     }
 }
 
-impl Build<'_> {
+impl<E: Kernels> Build<'_, E> {
     pub(super) fn conv(&mut self, id: usize, conv: &graph::Conv) -> Result<(), String> {
         let node = &self.graph.nodes[id];
         let input = &self.graph.nodes[node.inputs[0]];
@@ -116,13 +116,13 @@ impl Build<'_> {
             shape.numbers,
             Box::new(move |bind, _| Kind::Depthwise {
                 conv: Depthwise {
-                    x: bound(x, bind),
-                    w: bind(w),
-                    bias: bind(bias),
-                    out: bound(out, bind),
+                    x: bind.blocks(x),
+                    w: bind.numbers(w),
+                    bias: bind.numbers(bias),
+                    out: bind.blocks(out),
                     size,
                     act,
-                    residual: residual.map(|r| bound(r, bind)),
+                    residual: residual.map(|r| bind.blocks(r)),
                 },
             }),
         );
@@ -133,20 +133,20 @@ impl Build<'_> {
         let w = self.keep(&pack_winograd(shape.weights(), shape.to.0, shape.from.0));
         let out = self.place_for(shape, x.buffer);
         let (bias, size, act, residual) = (shape.bias, shape.size(), shape.act, shape.residual);
-        let make = move |bind: Bind<'_>| Winograd {
-            x: bound(x, bind),
+        let make = move |bind: &Bind<'_, E>| Winograd {
+            x: bind.blocks(x),
             blocks: x.blocks,
-            w: bind(w),
-            bias: bind(bias),
-            out: bound(out, bind),
+            w: bind.numbers(w),
+            bias: bind.numbers(bias),
+            out: bind.blocks(out),
             size,
             out_blocks: out.blocks,
             act,
-            residual: residual.map(|r| bound(r, bind)),
+            residual: residual.map(|r| bind.blocks(r)),
         };
-        let nowhere = make(&|_| std::ptr::null_mut());
+        let nowhere = make(&Bind::nowhere());
         let all = nowhere.tiles().0 * nowhere.tiles().1;
-        let (tile, group) = self.options.isa.tile();
+        let (_, tile, group) = E::sides(self.options.isa);
         let most = nowhere.tiles_a_block(tile);
         let tasks = all.div_ceil(most).next_multiple_of(self.options.threads).min(all);
         let per_task = all.div_ceil(tasks);
@@ -194,19 +194,19 @@ impl Build<'_> {
         let out = self.place_for(shape, x.buffer);
         let (bias, size, act, residual) = (shape.bias, shape.size(), shape.act, shape.residual);
         let rows = self.task_rows(shape, x.line() * x.blocks);
-        let make = move |bind: Bind<'_>| Conv {
-            x: bound(x, bind).first.wrapping_sub(above * x.line() + left * 8),
+        let make = move |bind: &Bind<'_, E>| Conv {
+            x: bind.blocks(x).first.wrapping_sub(above * x.line() + left * 8),
             step: (across * 8, down * x.line()),
             tap: (8, x.line()),
             taps: (wide, high),
             blocks: (x.blocks, x.plane()),
-            w: bind(w),
-            bias: bind(bias),
-            out: bound(out, bind),
+            w: bind.numbers(w),
+            bias: bind.numbers(bias),
+            out: bind.blocks(out),
             size,
             out_blocks: out.blocks,
             act,
-            residual: residual.map(|r| bound(r, bind)),
+            residual: residual.map(|r| bind.blocks(r)),
         };
         self.step(
             &self.graph.nodes[shape.id].name,
@@ -227,15 +227,15 @@ impl Build<'_> {
         let out = self.place_for(shape, pixels.buffer);
         let (bias, size, act) = (shape.bias, shape.size(), shape.act);
         let rows = self.task_rows(shape, line);
-        let make = move |bind: Bind<'_>| Conv {
-            x: bind(At { offset: (1 - above) * line + (1 - left) * 4, ..pixels }),
+        let make = move |bind: &Bind<'_, E>| Conv {
+            x: bind.numbers(At { offset: (1 - above) * line + (1 - left) * 4, ..pixels }),
             step: (across * 4, down * line),
             tap: (4, line),
             taps: (wide, high),
             blocks: (1, 0),
-            w: bind(w),
-            bias: bind(bias),
-            out: bound(out, bind),
+            w: bind.numbers(w),
+            bias: bind.numbers(bias),
+            out: bind.blocks(out),
             size,
             out_blocks: out.blocks,
             act,
@@ -258,7 +258,7 @@ impl Build<'_> {
         }
         let (_, rows, columns) = shape.from;
         let from = self.in_rows(self.graph.nodes[shape.id].inputs[0])?;
-        let to = At { buffer: self.buffer((columns + 2) * 4 * (rows + 2)), offset: 0 };
+        let to = At { buffer: self.picture_buffer((columns + 2) * 4 * (rows + 2)), offset: 0 };
         self.uses(from.buffer);
         self.uses(to.buffer);
         self.step(
@@ -266,7 +266,11 @@ impl Build<'_> {
             1,
             0,
             7 * rows * columns,
-            Box::new(move |bind, _| Kind::Picture { from: bind(from), to: bind(to), size: (columns, rows) }),
+            Box::new(move |bind, _| Kind::Picture {
+                from: bind.rows(from),
+                to: bind.numbers(to),
+                size: (columns, rows),
+            }),
         );
         self.pixels = Some(to);
         Ok(to)

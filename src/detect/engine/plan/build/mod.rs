@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use super::super::graph::{self, Graph, Op};
 use super::super::kernels::maps::{MaxPool, Upsample};
-use super::super::kernels::{Act, Place};
+use super::super::kernels::{Act, Kernels, Place};
 use super::Options;
 use super::memory::{Memory, Need, least, place};
 use super::step::{Border, Chosen, Kind, Step};
@@ -33,33 +33,33 @@ pub(super) struct Wanted {
 
 /// A 1x1 convolution without a step.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Last {
-    pub(super) w: *const f32,
-    pub(super) bias: *const f32,
+pub(super) struct Last<E> {
+    pub(super) w: *const E,
+    pub(super) bias: *const E,
     /// Blocks of channels that go in and come out.
     pub(super) blocks: (usize, usize),
     pub(super) act: Act,
 }
 
 /// What [`build`] made.
-pub(super) struct Built {
-    pub(super) steps: Vec<Step>,
+pub(super) struct Built<E> {
+    pub(super) steps: Vec<Step<E>>,
     /// Those of the second part.
-    pub(super) later: Vec<Step>,
+    pub(super) later: Vec<Step<E>>,
     /// The numbers of all tiles that any step has; steps point into it.
     pub(super) _numbers: Box<[u32]>,
     /// Which tiles the second part's steps do, one each; steps point into it.
     pub(super) chosen: Box<[Chosen]>,
     /// As they were wanted.
-    pub(super) lasts: Vec<Last>,
-    /// The arena, then the weights.
+    pub(super) lasts: Vec<Last<E>>,
+    /// The arena, the weights, and numbers of the file that are none.
     pub(super) memory: Vec<Memory>,
     pub(super) scratch_len: usize,
     pub(super) least_len: usize,
     /// The inputs in their order, and how many numbers each has.
     pub(super) inputs: Vec<(*mut f32, usize)>,
     /// The results that were asked for in blocks: places and sizes.
-    pub(super) maps: Vec<(Place, (usize, usize))>,
+    pub(super) maps: Vec<(Place<E>, (usize, usize))>,
     /// The output, unless those were asked for.
     pub(super) output: (*mut f32, usize),
 }
@@ -68,7 +68,11 @@ pub(super) struct Built {
 ///
 /// # Errors
 /// One line: what has no kernel.
-pub(super) fn build(graph: &Graph, options: Options, wanted: &Wanted) -> Result<Built, String> {
+pub(super) fn build<E: Kernels>(
+    graph: &Graph,
+    options: Options,
+    wanted: &Wanted,
+) -> Result<Built<E>, String> {
     let mut build = Build::new(graph, options);
     let Wanted { maps, later, lasts } = wanted;
     let mut needed = vec![maps.is_empty(); graph.nodes.len()];
@@ -123,8 +127,49 @@ impl Blocks {
     }
 }
 
-/// Makes a pointer of a place in a buffer. `usize::MAX` as a buffer: the weights.
-type Bind<'a> = &'a dyn Fn(At) -> *mut f32;
+/// Where everything lies.
+struct Bind<'a, E> {
+    /// By buffer, in `f32` from the begin of the arena.
+    places: &'a [usize],
+    arena: *mut f32,
+    constants: *mut f32,
+    weights: *mut E,
+}
+
+impl<E: Kernels> Bind<'_, E> {
+    /// To see a step's sizes.
+    const fn nowhere() -> Self {
+        let null = std::ptr::null_mut();
+        Bind { places: &[], arena: null, constants: null, weights: std::ptr::null_mut() }
+    }
+
+    /// A tensor row by row.
+    fn rows(&self, at: At) -> *mut f32 {
+        match at.buffer {
+            CONSTANTS => self.constants.wrapping_add(at.offset),
+            buffer => self.arena.wrapping_add(self.places[buffer] + at.offset),
+        }
+    }
+
+    /// Numbers of the kind that pictures are made of.
+    fn numbers(&self, at: At) -> *mut E {
+        match at.buffer {
+            WEIGHTS => self.weights.wrapping_add(at.offset),
+            buffer => {
+                let place = self.places.get(buffer).copied().unwrap_or(0);
+                self.arena.wrapping_add(place).cast::<E>().wrapping_add(at.offset)
+            }
+        }
+    }
+
+    fn blocks(&self, blocks: Blocks) -> Place<E> {
+        Place {
+            first: self.numbers(At { buffer: blocks.buffer, offset: blocks.offset() }),
+            line: blocks.line(),
+            plane: blocks.plane(),
+        }
+    }
+}
 
 /// What steps point to besides tensors.
 struct Tables<'a> {
@@ -134,11 +179,11 @@ struct Tables<'a> {
 }
 
 /// A step whose memory has no place yet.
-type Draft = Box<dyn Fn(Bind<'_>, &Tables<'_>) -> Kind>;
+type Draft<E> = Box<dyn Fn(&Bind<'_, E>, &Tables<'_>) -> Kind<E>>;
 
-struct Drafted {
+struct Drafted<E> {
     name: String,
-    draft: Draft,
+    draft: Draft<E>,
     is_later: bool,
     tasks: usize,
     borders: Vec<Blocks>,
@@ -146,9 +191,12 @@ struct Drafted {
     numbers: u64,
 }
 
+/// The buffer of the weights.
 const WEIGHTS: usize = usize::MAX;
+/// The buffer of the file's other numbers.
+const CONSTANTS: usize = usize::MAX - 1;
 
-struct Build<'g> {
+struct Build<'g, E> {
     graph: &'g Graph,
     options: Options,
     /// Nodes whose result lies in blocks.
@@ -160,8 +208,9 @@ struct Build<'g> {
     /// The picture with a border, four numbers a pixel.
     pixels: Option<At>,
     needs: Vec<Need>,
-    drafts: Vec<Drafted>,
-    weights: Vec<f32>,
+    drafts: Vec<Drafted<E>>,
+    weights: Vec<E>,
+    constants: Vec<f32>,
     /// Borders that are zero already: buffer, first block, blocks.
     bordered: Vec<(usize, usize, usize)>,
     scratch_len: usize,
@@ -180,7 +229,7 @@ fn picture_sides(shape: &[usize]) -> Option<(usize, usize, usize)> {
     }
 }
 
-impl<'g> Build<'g> {
+impl<'g, E: Kernels> Build<'g, E> {
     fn new(graph: &'g Graph, options: Options) -> Self {
         let count = graph.nodes.len();
         let mut build = Build {
@@ -194,6 +243,7 @@ impl<'g> Build<'g> {
             needs: Vec::new(),
             drafts: Vec::new(),
             weights: Vec::new(),
+            constants: Vec::new(),
             bordered: Vec::new(),
             scratch_len: 0,
             is_later: false,
@@ -236,7 +286,7 @@ impl<'g> Build<'g> {
             }
             let (channels, rows, columns) = picture_sides(&node.shape).expect("it is blocked");
             let whole = Blocks { buffer: 0, first: 0, blocks: channels.div_ceil(8), size: (columns, rows) };
-            let buffer = self.buffer(whole.plane() * whole.blocks);
+            let buffer = self.picture_buffer(whole.plane() * whole.blocks);
             self.wanted.insert(id, (buffer, 0));
             // What is taken in the buffer so far: first block and the one behind the last.
             let mut taken: Vec<(usize, usize)> = Vec::new();
@@ -287,6 +337,12 @@ impl<'g> Build<'g> {
         (id, inside)
     }
 
+    /// A buffer for a picture of that many numbers.
+    fn picture_buffer(&mut self, len: usize) -> usize {
+        // The first layer reads a vector where it needs a pixel.
+        self.buffer((len * size_of::<E>()).div_ceil(4) + 16)
+    }
+
     fn buffer(&mut self, len: usize) -> usize {
         self.needs.push(Need { len, first: usize::MAX, last: 0 });
         self.needs.len() - 1
@@ -299,7 +355,7 @@ impl<'g> Build<'g> {
         (need.first, need.last) = (need.first.min(step), need.last.max(step));
     }
 
-    fn step(&mut self, name: &str, tasks: usize, macs: u64, numbers: usize, draft: Draft) {
+    fn step(&mut self, name: &str, tasks: usize, macs: u64, numbers: usize, draft: Draft<E>) {
         self.drafts.push(Drafted {
             name: name.to_owned(),
             draft,
@@ -313,9 +369,16 @@ impl<'g> Build<'g> {
 
     fn keep(&mut self, weights: &[f32]) -> At {
         let offset = self.weights.len();
-        self.weights.extend_from_slice(weights);
-        self.weights.resize(self.weights.len().next_multiple_of(16), 0.0);
+        self.weights.extend(weights.iter().map(|weight| E::of(*weight)));
+        self.weights.resize(self.weights.len().next_multiple_of(64 / size_of::<E>()), E::default());
         At { buffer: WEIGHTS, offset }
+    }
+
+    fn keep_rows(&mut self, numbers: &[f32]) -> At {
+        let offset = self.constants.len();
+        self.constants.extend_from_slice(numbers);
+        self.constants.resize(self.constants.len().next_multiple_of(16), 0.0);
+        At { buffer: CONSTANTS, offset }
     }
 
     /// Where the result of `id` is to be in blocks.
@@ -324,7 +387,7 @@ impl<'g> Build<'g> {
         let mut blocks = Blocks { buffer: 0, first: 0, blocks: channels.div_ceil(8), size: (columns, rows) };
         (blocks.buffer, blocks.first) = match self.wanted.get(&id) {
             Some(place) => *place,
-            None => (self.buffer(blocks.plane() * blocks.blocks), 0),
+            None => (self.picture_buffer(blocks.plane() * blocks.blocks), 0),
         };
         self.blocks[id] = Some(blocks);
         blocks
@@ -356,8 +419,8 @@ impl<'g> Build<'g> {
             0,
             numbers,
             Box::new(move |bind, _| Kind::Pack {
-                from: bind(from),
-                to: bound(to, bind),
+                from: bind.rows(from),
+                to: bind.blocks(to),
                 channels,
                 size: (columns, rows),
             }),
@@ -383,8 +446,8 @@ impl<'g> Build<'g> {
             0,
             numbers,
             Box::new(move |bind, _| Kind::Unpack {
-                from: bound(from, bind),
-                to: bind(to),
+                from: bind.blocks(from),
+                to: bind.rows(to),
                 channels,
                 size: from.size,
             }),
@@ -414,7 +477,7 @@ impl<'g> Build<'g> {
                 Ok(())
             }
             Op::Const(numbers) => {
-                self.flat[id] = Some(self.keep(numbers));
+                self.flat[id] = Some(self.keep_rows(numbers));
                 Ok(())
             }
             Op::Conv(conv) => self.conv(id, conv),
@@ -474,7 +537,7 @@ impl<'g> Build<'g> {
             0,
             numbers,
             Box::new(move |bind, _| Kind::MaxPool {
-                pool: MaxPool { x: bound(x, bind), out: bound(out, bind), size: (wide, high), reach },
+                pool: MaxPool { x: bind.blocks(x), out: bind.blocks(out), size: (wide, high), reach },
             }),
         );
         Ok(())
@@ -491,7 +554,7 @@ impl<'g> Build<'g> {
             0,
             numbers,
             Box::new(move |bind, _| Kind::Upsample {
-                up: Upsample { x: bound(x, bind), out: bound(out, bind), size: x.size },
+                up: Upsample { x: bind.blocks(x), out: bind.blocks(out), size: x.size },
             }),
         );
         Ok(())
@@ -515,8 +578,8 @@ impl<'g> Build<'g> {
                     0,
                     numbers,
                     Box::new(move |bind, _| Kind::Copy {
-                        from: bound(from, bind),
-                        to: bound(to, bind),
+                        from: bind.blocks(from),
+                        to: bind.blocks(to),
                         size: from.size,
                     }),
                 );
@@ -538,7 +601,7 @@ impl<'g> Build<'g> {
         Ok((w, bias, (from.div_ceil(8), channels.div_ceil(8)), act))
     }
 
-    fn finish(mut self, maps: &[usize], lasts: &[usize]) -> Result<Built, String> {
+    fn finish(mut self, maps: &[usize], lasts: &[usize]) -> Result<Built<E>, String> {
         let graph = self.graph;
         let kept = maps.iter().map(|id| self.in_blocks(*id)).collect::<Result<Vec<_>, _>>()?;
         let lasts = lasts.iter().map(|id| self.last(*id)).collect::<Result<Vec<_>, _>>()?;
@@ -546,7 +609,7 @@ impl<'g> Build<'g> {
         let is_input = |id: &usize| graph.nodes[*id].op == Op::Input;
         let inputs = (0..graph.nodes.len()).filter(is_input).filter_map(|id| Some((id, self.flat[id]?)));
         let inputs: Vec<(usize, At)> = inputs.collect();
-        if inputs.is_empty() || output.is_some_and(|output| output.buffer == WEIGHTS) {
+        if inputs.is_empty() || output.is_some_and(|output| output.buffer == CONSTANTS) {
             return Err("its output does not depend on the picture".into());
         }
         let end = self.drafts.len();
@@ -559,20 +622,21 @@ impl<'g> Build<'g> {
         }
         let (places, len) = place(&self.needs);
         let least_len = least(&self.needs);
-        let (mut arena, mut weights) = (Memory::zeroed(len), Memory::zeroed(self.weights.len()));
-        let (arena_first, weights_first) = (arena.first(), weights.first());
-        // SAFETY: it has room for that many, and nobody else has it.
-        unsafe { std::ptr::copy_nonoverlapping(self.weights.as_ptr(), weights_first, self.weights.len()) };
-        let bind = |at: At| match at.buffer {
-            WEIGHTS => weights_first.wrapping_add(at.offset),
-            buffer => arena_first.wrapping_add(places[buffer] + at.offset),
-        };
+        let weights_len = (self.weights.len() * size_of::<E>()).div_ceil(4);
+        let mut memory = [len, weights_len, self.constants.len()].map(Memory::zeroed);
+        let [arena, weights, constants] = memory.each_mut().map(Memory::first);
+        let bind = Bind { places: &places, arena, constants, weights: weights.cast::<E>() };
+        // SAFETY: they have room for that many, and nobody else has them.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.weights.as_ptr(), bind.weights, self.weights.len());
+            std::ptr::copy_nonoverlapping(self.constants.as_ptr(), constants, self.constants.len());
+        }
         let numbers: Box<[u32]> = (0..self.tiles_most as u32).collect();
         let room = |tiles: &usize| Chosen { tiles: Vec::with_capacity(*tiles), per_task: 1 };
         let chosen: Box<[Chosen]> = self.later_tiles.iter().map(room).collect();
         let tables = Tables { numbers: numbers.as_ptr(), chosen: &chosen };
         let border = |blocks: &Blocks| Border {
-            place: bound(*blocks, &bind),
+            place: bind.blocks(*blocks),
             blocks: blocks.blocks,
             size: blocks.size,
         };
@@ -589,28 +653,21 @@ impl<'g> Build<'g> {
             });
         }
         let numbers_of = |id: usize| graph.nodes[id].shape.iter().product();
-        let last = |(w, bias, blocks, act)| Last { w: bind(w), bias: bind(bias), blocks, act };
+        let last =
+            |(w, bias, blocks, act)| Last { w: bind.numbers(w), bias: bind.numbers(bias), blocks, act };
         Ok(Built {
             steps,
             later,
-            inputs: inputs.into_iter().map(|(id, at)| (bind(at), numbers_of(id))).collect(),
-            maps: kept.iter().map(|blocks| (bound(*blocks, &bind), blocks.size)).collect(),
+            inputs: inputs.into_iter().map(|(id, at)| (bind.rows(at), numbers_of(id))).collect(),
+            maps: kept.iter().map(|blocks| (bind.blocks(*blocks), blocks.size)).collect(),
             lasts: lasts.into_iter().map(last).collect(),
             output: output
-                .map_or((std::ptr::null_mut(), 0), |output| (bind(output), numbers_of(graph.output))),
-            memory: vec![arena, weights],
+                .map_or((std::ptr::null_mut(), 0), |output| (bind.rows(output), numbers_of(graph.output))),
+            memory: Vec::from(memory),
             _numbers: numbers,
             chosen,
             scratch_len: self.scratch_len,
             least_len,
         })
-    }
-}
-
-fn bound(blocks: Blocks, bind: Bind<'_>) -> Place {
-    Place {
-        first: bind(At { buffer: blocks.buffer, offset: blocks.offset() }),
-        line: blocks.line(),
-        plane: blocks.plane(),
     }
 }

@@ -1,13 +1,14 @@
 //! What lies row by row: concatenations, slices and transpositions are copies, the rest is arithmetic number by number.
 
 use super::super::super::graph::{Binary, Op};
+use super::super::super::kernels::Kernels;
 use super::super::super::kernels::flat::MatMul;
 use super::super::step::{AXES_MAX, Kind, Sides};
-use super::{At, Build, TASK_NUMBERS, WEIGHTS};
+use super::{At, Build, CONSTANTS, TASK_NUMBERS};
 
-impl Build<'_> {
+impl<E: Kernels> Build<'_, E> {
     fn uses_if_buffer(&mut self, at: At) {
-        if at.buffer != WEIGHTS {
+        if at.buffer != CONSTANTS {
             self.uses(at.buffer);
         }
     }
@@ -52,8 +53,8 @@ impl Build<'_> {
             0,
             numbers,
             Box::new(move |bind, _| Kind::Gather {
-                from: bind(from),
-                to: bind(to),
+                from: bind.rows(from),
+                to: bind.rows(to),
                 sides,
                 from_pitch,
                 to_pitch,
@@ -85,7 +86,7 @@ impl Build<'_> {
             macs,
             numbers,
             Box::new(move |bind, _| Kind::MatMul {
-                mul: MatMul { a: bind(a), b: bind(b), out: bind(out), k, n },
+                mul: MatMul { a: bind.rows(a), b: bind.rows(b), out: bind.rows(out), k, n },
                 m,
                 rows,
             }),
@@ -112,7 +113,7 @@ impl Build<'_> {
                 outer.div_ceil(rows),
                 0,
                 numbers,
-                Box::new(move |bind, _| Kind::SoftmaxRows { first: bind(at), len, count: outer, rows }),
+                Box::new(move |bind, _| Kind::SoftmaxRows { first: bind.rows(at), len, count: outer, rows }),
             );
         } else {
             self.step(
@@ -120,7 +121,7 @@ impl Build<'_> {
                 1,
                 0,
                 numbers,
-                Box::new(move |bind, _| Kind::SoftmaxColumns { first: bind(at), len, inner, outer }),
+                Box::new(move |bind, _| Kind::SoftmaxColumns { first: bind.rows(at), len, inner, outer }),
             );
         }
         Ok(())
@@ -140,7 +141,7 @@ impl Build<'_> {
             0,
             2 * len,
             Box::new(move |bind, _| {
-                let (from, to, part) = (bind(from).cast_const(), bind(to), TASK_NUMBERS);
+                let (from, to, part) = (bind.rows(from).cast_const(), bind.rows(to), TASK_NUMBERS);
                 if silu { Kind::Silu { from, to, len, part } } else { Kind::Sigmoid { from, to, len, part } }
             }),
         );
@@ -178,9 +179,9 @@ impl Build<'_> {
             numbers,
             Box::new(move |bind, _| Kind::Binary {
                 op,
-                a: bind(a),
-                b: bind(b),
-                to: bind(to),
+                a: bind.rows(a),
+                b: bind.rows(b),
+                to: bind.rows(to),
                 sides,
                 a_pitch,
                 b_pitch,
