@@ -17,21 +17,38 @@ pub struct PlannedEngine<E> {
 }
 
 impl<E: Kernels> PlannedEngine<E> {
-    /// Plans `graph`, whose head names `classes` classes.
+    /// Whether `graph`, which is fused and whose head names `classes` classes, can be planned.
     ///
     /// # Errors
     /// One line: what in it has no kernel.
+    pub(super) fn check(
+        graph: &Graph,
+        classes: usize,
+        params: EngineParams,
+    ) -> std::result::Result<(), String> {
+        let shape = &graph.nodes[graph.output].shape;
+        HeadShape::from_output(shape, classes).map_err(|error| error.to_string())?;
+        Plan::<E>::check(graph, options(params))
+    }
+
+    /// Plans what [`Self::check`] looked at.
+    ///
+    /// # Errors
+    /// One line: the system has no more threads; otherwise as [`Self::check`].
     pub(super) fn new(
         graph: Graph,
         size: Size,
         classes: usize,
         params: EngineParams,
     ) -> std::result::Result<Self, String> {
-        let EngineParams { threads, isa, .. } = params;
-        let plan = Plan::new(graph, Options { isa, threads, winograd: true })?;
+        let plan = Plan::new(graph, options(params))?;
         let head = HeadShape::from_output(plan.output_shape(), classes).map_err(|error| error.to_string())?;
         Ok(PlannedEngine { plan, size, head, params })
     }
+}
+
+fn options(EngineParams { threads, isa, .. }: EngineParams) -> Options {
+    Options { isa, threads, winograd: true }
 }
 
 impl<E: Kernels> Engine for PlannedEngine<E> {

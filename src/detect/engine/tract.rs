@@ -108,14 +108,30 @@ impl Parsed {
             return Err(Error::fatal(Kind::Config, text));
         }
         let model = self.typed(size)?;
-        let planned = import(&model).and_then(|graph| -> std::result::Result<Box<dyn Engine>, String> {
-            Ok(match params.precision {
-                Precision::Fp32 => Box::new(PlannedEngine::<f32>::new(graph, size, classes, params)?),
-                Precision::Fp16 => Box::new(PlannedEngine::<Half>::new(graph, size, classes, params)?),
-            })
+        let graph = import(&model).and_then(|mut graph| {
+            graph.fuse();
+            match params.precision {
+                Precision::Fp32 => PlannedEngine::<f32>::check(&graph, classes, params)?,
+                Precision::Fp16 => PlannedEngine::<Half>::check(&graph, classes, params)?,
+            }
+            Ok(graph)
         });
-        match planned {
-            Ok(engine) => Ok(engine),
+        match graph {
+            Ok(graph) => {
+                // What it took is needed for the plan.
+                drop(model);
+                let failed = |why| {
+                    Error::fatal(Kind::System, format!("'{place}': no engine of our own")).caused_by(why)
+                };
+                Ok(match params.precision {
+                    Precision::Fp32 => {
+                        Box::new(PlannedEngine::<f32>::new(graph, size, classes, params).map_err(failed)?)
+                    }
+                    Precision::Fp16 => {
+                        Box::new(PlannedEngine::<Half>::new(graph, size, classes, params).map_err(failed)?)
+                    }
+                })
+            }
             Err(why) => {
                 let engine = TractEngine::new(&place, model, size, classes)?;
                 let loses = if half { ", and in fp32" } else { "" };
@@ -137,9 +153,12 @@ impl Parsed {
     /// Reads and checks the network for one input size.
     fn typed(self, size: Size) -> Result<TypedModel> {
         let Parsed { proto, place } = self;
-        onnx()
+        let model = onnx()
             .model_for_proto_model(&proto)
-            .map_err(|e| failed(&place, size, "cannot read the network", &e))?
+            .map_err(|e| failed(&place, size, "cannot read the network", &e))?;
+        // Its numbers have been copied.
+        drop(proto);
+        model
             .with_input_fact(0, f32::fact([1, 3, size.height, size.width]).into())
             .map_err(|e| failed(&place, size, "cannot set the input", &e))?
             .into_typed()

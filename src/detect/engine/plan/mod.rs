@@ -150,16 +150,28 @@ pub struct Plan<E> {
 unsafe impl<E: Kernels> Send for Plan<E> {}
 
 impl<E: Kernels> Plan<E> {
-    /// Plans `graph`.
+    /// Whether `graph`, which is fused, can be planned.
+    ///
+    /// # Errors
+    /// One line: what has no kernel.
+    pub fn check(graph: &Graph, options: Options) -> Result<(), String> {
+        let cut = tail::cut(graph, options.winograd);
+        let wanted = cut.as_ref().map(tail::Cut::wanted).unwrap_or_default();
+        build::draft::<E>(graph, options, &wanted)?;
+        let Some(tail::Cut { mut rest, .. }) = cut else { return Ok(()) };
+        rest.fuse();
+        build::draft::<E>(&rest, options, &Wanted::default()).map(|_| ())
+    }
+
+    /// Plans `graph`, which is fused.
     ///
     /// # Errors
     /// One line: what has no kernel, or that the system has no more threads.
     pub fn new(mut graph: Graph, options: Options) -> Result<Self, String> {
         let macs = graph.macs();
-        graph.fuse();
         let cut = tail::cut(&graph, options.winograd);
         let wanted = cut.as_ref().map(tail::Cut::wanted).unwrap_or_default();
-        let mut built = build::build(&graph, options, &wanted)?;
+        let mut built = build::build(&mut graph, options, &wanted)?;
         let output_shape = graph.nodes[graph.output].shape.clone();
         drop(graph);
         let tail = cut.map(|cut| Tail::new(cut, options, &built)).transpose()?;
@@ -342,7 +354,7 @@ impl<E: Kernels> Tail<E> {
         let sources = cut.maps(body, lines.first().cast());
         let mut rest = cut.rest;
         rest.fuse();
-        let built = build::build(&rest, Options { threads: 1, ..options }, &Wanted::default())?;
+        let built = build::build(&mut rest, Options { threads: 1, ..options }, &Wanted::default())?;
         if built.inputs.len() != sources.len() + cut.constants.len() {
             return Err("a head that does not use all of its inputs".into());
         }

@@ -133,6 +133,12 @@ impl Draw {
     }
 }
 
+fn plan<E: Kernels>(mut graph: Graph, options: Options) -> Result<Plan<E>, String> {
+    graph.fuse();
+    Plan::<E>::check(&graph, options)?;
+    Plan::new(graph, options)
+}
+
 fn every_way() -> Vec<Options> {
     let mut all = Vec::new();
     for isa in Isa::all() {
@@ -155,7 +161,7 @@ fn check_as<E: Kernels>(graph: &Graph, random: &mut Random, error: f32) {
         (0..2).map(|_| random.numbers(graph.nodes[0].shape.iter().product())).collect();
     let expected: Vec<Vec<f32>> = pictures.iter().map(|picture| reference::run(graph, picture)).collect();
     for options in every_way().into_iter().filter(|way| size_of::<E>() == 4 || way.isa.has_half()) {
-        let mut plan = Plan::<E>::new(graph.clone(), options).unwrap();
+        let mut plan = plan::<E>(graph.clone(), options).unwrap();
         assert_eq!(plan.output_shape(), graph.nodes[graph.output].shape);
         for (picture, expected) in pictures.iter().zip(&expected) {
             plan.input().copy_from_slice(picture);
@@ -304,7 +310,7 @@ proptest! {
         draw.head(&[near, far], classes, together);
         let Draw { graph, mut random } = draw;
         for options in every_way() {
-            let mut plan = Plan::<f32>::new(graph.clone(), options).unwrap();
+            let mut plan = plan::<f32>(graph.clone(), options).unwrap();
             prop_assert!(plan.is_sparse());
             for score_min in [0.3, 0.9, 0.6, 1e-6, 0.999_999] {
                 let picture = random.numbers(8 * rows * columns);
@@ -365,7 +371,7 @@ fn what_has_no_kernel_is_named() {
     let Op::Conv(conv) = &mut draw.graph.nodes[x].op else { unreachable!("just added") };
     (conv.pad, draw.graph.nodes[x].shape) = ([2, 2], vec![1, 8, 11, 11]);
     let options = Options { isa: Isa::best(), threads: 1, winograd: true };
-    let error = Plan::<f32>::new(draw.graph, options).err().unwrap();
+    let error = plan::<f32>(draw.graph, options).err().unwrap();
     assert!(error.contains("1: a border of 2 x 2"), "{error}");
 }
 
@@ -379,7 +385,7 @@ fn a_wrong_weight_is_seen() {
     let Op::Conv(conv) = &mut draw.graph.nodes[x].op else { unreachable!("just added") };
     conv.weights[40] += 0.01;
     let picture = draw.random.numbers(16 * 81);
-    let mut plan = Plan::<f32>::new(draw.graph, every_way()[0]).unwrap();
+    let mut plan = plan::<f32>(draw.graph, every_way()[0]).unwrap();
     plan.input().copy_from_slice(&picture);
     for (at, (ours, theirs)) in plan.run(0.5).0.iter().zip(reference::run(&expected, &picture)).enumerate() {
         assert!((ours - theirs).abs() < 2e-4, "at {at}");

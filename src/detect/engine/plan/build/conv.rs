@@ -3,11 +3,11 @@
 use super::super::super::graph::{self, Op};
 use super::super::super::kernels::conv::Conv;
 use super::super::super::kernels::maps::Depthwise;
-use super::super::super::kernels::winograd::{self, Winograd};
+use super::super::super::kernels::winograd::Winograd;
 use super::super::super::kernels::{Act, Kernels};
 use super::super::step::{Kind, Which};
 use super::super::tail::TILES_MOST;
-use super::{At, Bind, Blocks, Build, picture_sides};
+use super::{At, Bind, Blocks, Build, What, picture_sides};
 
 /// Numbers of input that a task of a direct convolution should not pass: they are read once for each block of output channels,
 /// and so should stay in a second-level cache. 128 kB.
@@ -60,7 +60,7 @@ impl<E: Kernels> Build<'_, E> {
             to,
             act: if conv.silu { Act::Silu } else { Act::None },
             residual,
-            bias: self.keep(&bias),
+            bias: self.keep(bias),
             macs: (conv.weights.len() * to.1 * to.2) as u64,
             numbers: from.0 * from.1 * from.2 + to.0 * to.1 * to.2 + conv.weights.len(),
         };
@@ -106,7 +106,7 @@ impl<E: Kernels> Build<'_, E> {
         let node = &self.graph.nodes[shape.id];
         let x = self.in_blocks(node.inputs[0])?;
         self.border(x);
-        let w = self.keep(&pack_depthwise(shape.weights(), channels));
+        let w = self.keep(pack_depthwise(shape.weights(), channels));
         let out = self.place_for(shape, x.buffer);
         let (bias, size, act, residual) = (shape.bias, shape.size(), shape.act, shape.residual);
         self.step(
@@ -130,7 +130,8 @@ impl<E: Kernels> Build<'_, E> {
     }
 
     fn winograd(&mut self, shape: &Shape<'_>, x: Blocks) {
-        let w = self.keep(&pack_winograd(shape.weights(), shape.to.0, shape.from.0));
+        let how = What::Winograd { node: shape.id, channels: shape.to.0, in_channels: shape.from.0 };
+        let w = self.weights.keep::<E>(how.len(), how);
         let out = self.place_for(shape, x.buffer);
         let (bias, size, act, residual) = (shape.bias, shape.size(), shape.act, shape.residual);
         let make = move |bind: &Bind<'_, E>| Winograd {
@@ -172,25 +173,25 @@ impl<E: Kernels> Build<'_, E> {
         );
     }
 
-    /// Weights and biases as the direct kernel wants them, `a_block` input channels at a time.
+    /// Weights and biases of the 1x1 convolution `id`.
     pub(super) fn keep_direct(
         &mut self,
+        id: usize,
         conv: &graph::Conv,
         channels: usize,
         in_channels: usize,
-        a_block: usize,
     ) -> (At, At) {
-        let taps = conv.kernel[0] * conv.kernel[1];
-        let w = self.keep(&pack_direct(&conv.weights, channels, in_channels, a_block, taps));
+        let w = self.weights.direct::<E>((id, 1), channels, (in_channels, 8));
         let mut bias = conv.bias.clone();
         bias.resize(channels.next_multiple_of(16), 0.0);
-        (w, self.keep(&bias))
+        (w, self.keep(bias))
     }
 
     fn direct(&mut self, shape: &Shape<'_>, x: Blocks) {
         let [high, wide] = shape.conv.kernel;
         let ([down, across], [above, left]) = (shape.conv.stride, shape.conv.pad);
-        let w = self.keep(&pack_direct(shape.weights(), shape.to.0, shape.from.0, 8, wide * high));
+        let taps = wide * high;
+        let w = self.weights.direct::<E>((shape.id, taps), shape.to.0, (shape.from.0, 8));
         let out = self.place_for(shape, x.buffer);
         let (bias, size, act, residual) = (shape.bias, shape.size(), shape.act, shape.residual);
         let rows = self.task_rows(shape, x.line() * x.blocks);
@@ -223,7 +224,7 @@ impl<E: Kernels> Build<'_, E> {
         let ([down, across], [above, left]) = (shape.conv.stride, shape.conv.pad);
         let line = (shape.from.2 + 2) * 4;
         let pixels = self.pixels(shape)?;
-        let w = self.keep(&pack_direct(shape.weights(), shape.to.0, 3, 3, wide * high));
+        let w = self.weights.direct::<E>((shape.id, wide * high), shape.to.0, (3, 3));
         let out = self.place_for(shape, pixels.buffer);
         let (bias, size, act) = (shape.bias, shape.size(), shape.act);
         let rows = self.task_rows(shape, line);
@@ -289,56 +290,6 @@ fn fits(conv: &graph::Conv, from: (usize, usize, usize), to: (usize, usize, usiz
         return Err("a convolution whose result has other sides than it should".into());
     }
     Ok(())
-}
-
-/// `[output block of 16, the last perhaps of 8][input block][tap][channel][output channel]` of `[output][input][tap]`.
-fn pack_direct(
-    weights: &[f32],
-    channels: usize,
-    in_channels: usize,
-    a_block: usize,
-    taps: usize,
-) -> Vec<f32> {
-    let in_blocks = in_channels.div_ceil(a_block);
-    let out_blocks = channels.div_ceil(8);
-    let mut packed = Vec::with_capacity(out_blocks * 8 * in_blocks * a_block * taps);
-    let mut block = 0;
-    while block < out_blocks {
-        let wide = if out_blocks - block >= 2 { 16 } else { 8 };
-        for in_block in 0..in_blocks {
-            for tap in 0..taps {
-                for lane in 0..a_block {
-                    for out in block * 8..block * 8 + wide {
-                        let channel = in_block * a_block + lane;
-                        let inside = out < channels && channel < in_channels;
-                        packed.push(if inside {
-                            weights[(out * in_channels + channel) * taps + tap]
-                        } else {
-                            0.0
-                        });
-                    }
-                }
-            }
-        }
-        block += wide / 8;
-    }
-    packed
-}
-
-/// `[output block of 16][36][input channel][16]` of `[output][input][9]`.
-fn pack_winograd(weights: &[f32], channels: usize, in_channels: usize) -> Vec<f32> {
-    let (out_blocks, in_wide) = (channels.div_ceil(16), in_channels.next_multiple_of(8));
-    let mut packed = vec![0.0; out_blocks * winograd::PLACES * in_wide * 16];
-    for out in 0..channels {
-        for channel in 0..in_channels {
-            let kernel = weights[(out * in_channels + channel) * 9..][..9].try_into().expect("nine of them");
-            for (place, number) in winograd::transform_weights(kernel).into_iter().enumerate() {
-                let at = ((out / 16 * winograd::PLACES + place) * in_wide + channel) * 16 + out % 16;
-                packed[at] = number;
-            }
-        }
-    }
-    packed
 }
 
 /// `[block][tap][8]` of `[channel][9]`.

@@ -6,6 +6,7 @@
 
 mod conv;
 mod rows;
+mod weights;
 
 use std::collections::HashMap;
 
@@ -16,6 +17,7 @@ use super::Options;
 use super::memory::{Memory, Need, least, place};
 use super::step::{Border, Chosen, Kind, Step};
 use rows::pitches;
+use weights::{Weights, What};
 
 /// Numbers that one task of something simple works on.
 const TASK_NUMBERS: usize = 16 << 10;
@@ -69,10 +71,22 @@ pub(super) struct Built<E> {
 /// # Errors
 /// One line: what has no kernel.
 pub(super) fn build<E: Kernels>(
-    graph: &Graph,
+    graph: &mut Graph,
     options: Options,
     wanted: &Wanted,
 ) -> Result<Built<E>, String> {
+    Ok(draft(graph, options, wanted)?.bind(graph))
+}
+
+/// What there is to do, without memory for it: whether `graph` can be built costs no more than this.
+///
+/// # Errors
+/// As [`build`].
+pub(super) fn draft<E: Kernels>(
+    graph: &Graph,
+    options: Options,
+    wanted: &Wanted,
+) -> Result<Draft<E>, String> {
     let mut build = Build::new(graph, options);
     let Wanted { maps, later, lasts } = wanted;
     let mut needed = vec![maps.is_empty(); graph.nodes.len()];
@@ -179,11 +193,11 @@ struct Tables<'a> {
 }
 
 /// A step whose memory has no place yet.
-type Draft<E> = Box<dyn Fn(&Bind<'_, E>, &Tables<'_>) -> Kind<E>>;
+type MakeKind<E> = Box<dyn Fn(&Bind<'_, E>, &Tables<'_>) -> Kind<E>>;
 
 struct Drafted<E> {
     name: String,
-    draft: Draft<E>,
+    draft: MakeKind<E>,
     is_later: bool,
     tasks: usize,
     borders: Vec<Blocks>,
@@ -209,7 +223,7 @@ struct Build<'g, E> {
     pixels: Option<At>,
     needs: Vec<Need>,
     drafts: Vec<Drafted<E>>,
-    weights: Vec<E>,
+    weights: Weights,
     constants: Vec<f32>,
     /// Borders that are zero already: buffer, first block, blocks.
     bordered: Vec<(usize, usize, usize)>,
@@ -242,7 +256,7 @@ impl<'g, E: Kernels> Build<'g, E> {
             pixels: None,
             needs: Vec::new(),
             drafts: Vec::new(),
-            weights: Vec::new(),
+            weights: Weights::default(),
             constants: Vec::new(),
             bordered: Vec::new(),
             scratch_len: 0,
@@ -355,7 +369,7 @@ impl<'g, E: Kernels> Build<'g, E> {
         (need.first, need.last) = (need.first.min(step), need.last.max(step));
     }
 
-    fn step(&mut self, name: &str, tasks: usize, macs: u64, numbers: usize, draft: Draft<E>) {
+    fn step(&mut self, name: &str, tasks: usize, macs: u64, numbers: usize, draft: MakeKind<E>) {
         self.drafts.push(Drafted {
             name: name.to_owned(),
             draft,
@@ -367,11 +381,8 @@ impl<'g, E: Kernels> Build<'g, E> {
         });
     }
 
-    fn keep(&mut self, weights: &[f32]) -> At {
-        let offset = self.weights.len();
-        self.weights.extend(weights.iter().map(|weight| E::of(*weight)));
-        self.weights.resize(self.weights.len().next_multiple_of(64 / size_of::<E>()), E::default());
-        At { buffer: WEIGHTS, offset }
+    fn keep(&mut self, numbers: Vec<f32>) -> At {
+        self.weights.keep::<E>(numbers.len(), What::Numbers(numbers))
     }
 
     fn keep_rows(&mut self, numbers: &[f32]) -> At {
@@ -596,19 +607,22 @@ impl<'g, E: Kernels> Build<'g, E> {
             return Err("no convolution of a picture".into());
         };
         let from = self.graph.nodes[node.inputs[0]].shape[1];
-        let (w, bias) = self.keep_direct(conv, channels, from, 8);
+        let (w, bias) = self.keep_direct(id, conv, channels, from);
         let act = if conv.silu { Act::Silu } else { Act::None };
         Ok((w, bias, (from.div_ceil(8), channels.div_ceil(8)), act))
     }
 
-    fn finish(mut self, maps: &[usize], lasts: &[usize]) -> Result<Built<E>, String> {
+    fn finish(mut self, maps: &[usize], lasts: &[usize]) -> Result<Draft<E>, String> {
         let graph = self.graph;
         let kept = maps.iter().map(|id| self.in_blocks(*id)).collect::<Result<Vec<_>, _>>()?;
         let lasts = lasts.iter().map(|id| self.last(*id)).collect::<Result<Vec<_>, _>>()?;
         let output = if maps.is_empty() { Some(self.in_rows(graph.output)?) } else { None };
         let is_input = |id: &usize| graph.nodes[*id].op == Op::Input;
-        let inputs = (0..graph.nodes.len()).filter(is_input).filter_map(|id| Some((id, self.flat[id]?)));
-        let inputs: Vec<(usize, At)> = inputs.collect();
+        let numbers_of = |id: usize| graph.nodes[id].shape.iter().product();
+        let inputs: Vec<(At, usize)> = (0..graph.nodes.len())
+            .filter(is_input)
+            .filter_map(|id| Some((self.flat[id]?, numbers_of(id))))
+            .collect();
         if inputs.is_empty() || output.is_some_and(|output| output.buffer == CONSTANTS) {
             return Err("its output does not depend on the picture".into());
         }
@@ -620,15 +634,48 @@ impl<'g, E: Kernels> Build<'g, E> {
             need.first = need.first.min(end);
             need.last = need.last.max(need.first);
         }
+        Ok(Draft {
+            drafted: self.drafts,
+            needs: self.needs,
+            weights: self.weights,
+            constants: self.constants,
+            inputs,
+            output: output.map(|output| (output, numbers_of(graph.output))),
+            kept,
+            lasts,
+            later_tiles: self.later_tiles,
+            tiles_most: self.tiles_most,
+            scratch_len: self.scratch_len,
+        })
+    }
+}
+
+/// A plan without memory.
+pub(super) struct Draft<E> {
+    drafted: Vec<Drafted<E>>,
+    needs: Vec<Need>,
+    weights: Weights,
+    constants: Vec<f32>,
+    inputs: Vec<(At, usize)>,
+    output: Option<(At, usize)>,
+    kept: Vec<Blocks>,
+    lasts: Vec<(At, At, (usize, usize), Act)>,
+    later_tiles: Vec<usize>,
+    tiles_most: usize,
+    scratch_len: usize,
+}
+
+impl<E: Kernels> Draft<E> {
+    /// Takes the memory and packs the weights, which `graph` loses on the way, so that both are never there as a whole.
+    fn bind(self, graph: &mut Graph) -> Built<E> {
         let (places, len) = place(&self.needs);
-        let least_len = least(&self.needs);
-        let weights_len = (self.weights.len() * size_of::<E>()).div_ceil(4);
+        let weights_len = (self.weights.len * size_of::<E>()).div_ceil(4);
         let mut memory = [len, weights_len, self.constants.len()].map(Memory::zeroed);
         let [arena, weights, constants] = memory.each_mut().map(Memory::first);
         let bind = Bind { places: &places, arena, constants, weights: weights.cast::<E>() };
         // SAFETY: they have room for that many, and nobody else has them.
         unsafe {
-            std::ptr::copy_nonoverlapping(self.weights.as_ptr(), bind.weights, self.weights.len());
+            self.weights.pack(graph, bind.weights);
             std::ptr::copy_nonoverlapping(self.constants.as_ptr(), constants, self.constants.len());
         }
         let numbers: Box<[u32]> = (0..self.tiles_most as u32).collect();
@@ -641,33 +688,31 @@ impl<'g, E: Kernels> Build<'g, E> {
             size: blocks.size,
         };
         let (mut steps, mut later) = (Vec::new(), Vec::new());
-        for drafted in &self.drafts {
+        for drafted in self.drafted {
             let part = if drafted.is_later { &mut later } else { &mut steps };
             part.push(Step {
-                name: drafted.name.clone(),
                 kind: (drafted.draft)(&bind, &tables),
+                name: drafted.name,
                 tasks: drafted.tasks,
                 borders: drafted.borders.iter().map(border).collect(),
                 macs: drafted.macs,
                 numbers: drafted.numbers,
             });
         }
-        let numbers_of = |id: usize| graph.nodes[id].shape.iter().product();
         let last =
             |(w, bias, blocks, act)| Last { w: bind.numbers(w), bias: bind.numbers(bias), blocks, act };
-        Ok(Built {
+        Built {
             steps,
             later,
-            inputs: inputs.into_iter().map(|(id, at)| (bind.rows(at), numbers_of(id))).collect(),
-            maps: kept.iter().map(|blocks| (bind.blocks(*blocks), blocks.size)).collect(),
-            lasts: lasts.into_iter().map(last).collect(),
-            output: output
-                .map_or((std::ptr::null_mut(), 0), |output| (bind.rows(output), numbers_of(graph.output))),
+            inputs: self.inputs.into_iter().map(|(at, len)| (bind.rows(at), len)).collect(),
+            maps: self.kept.iter().map(|blocks| (bind.blocks(*blocks), blocks.size)).collect(),
+            lasts: self.lasts.into_iter().map(last).collect(),
+            output: self.output.map_or((std::ptr::null_mut(), 0), |(at, len)| (bind.rows(at), len)),
+            least_len: least(&self.needs),
             memory: Vec::from(memory),
             _numbers: numbers,
             chosen,
             scratch_len: self.scratch_len,
-            least_len,
-        })
+        }
     }
 }
