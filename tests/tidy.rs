@@ -81,6 +81,7 @@ const HOMES: &[(&str, &[&str])] = &[
         "unsafe",
         &[
             "main.rs",
+            "app/system.rs",
             "clock.rs",
             "capture/v4l2/device.rs",
             "watchdog/device.rs",

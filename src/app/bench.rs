@@ -178,6 +178,7 @@ pub fn measure(params: &Params) -> Result<Figures> {
     let size = scenes[0].with(|planes, _| Ok(Size { width: planes.width(), height: planes.height() }))?;
     let begun = now();
     let (mut engine, _) = Loaded::open(&params.model)?.into_engine(size)?;
+    system::give_back_memory();
     let mut letterbox = Letterbox::new(engine.size());
     let mut decoder = Decoder::new(engine.head(), params.decode, |_| true);
     let mut detections = Detections::new();

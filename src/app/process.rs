@@ -36,6 +36,7 @@ pub(super) fn build(
     let config = &shared.config;
     let size = Size { width: format.width as usize, height: format.height as usize };
     let (mut engine, classes) = model.into_engine(size)?;
+    system::give_back_memory();
     // Once before the first frame: proves that the network runs, and shows what it takes while it does.
     system::reset_peak();
     engine.input().fill(PADDING);
@@ -65,6 +66,8 @@ pub(super) fn build(
                 );
                 Error::fatal(Kind::Config, text)
             })?;
+            // A recording waits for us: more than the next frames are memory for nothing.
+            let slots = if shared.options.until_end { RING_SLOTS_MIN } else { slots };
             (slots, slot_bytes, slots * slot_bytes)
         }
     };

@@ -29,6 +29,16 @@ pub fn reset_peak() {
     let _refused = std::fs::write("/proc/self/clear_refs", "5");
 }
 
+/// Gives free memory back to the system that the C library would keep: loading a model takes several times what is kept of it.
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    #[allow(unsafe_code, reason = "a call of the C library that takes no pointer")]
+    // SAFETY: it may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Memory of the machine, bytes.
 #[allow(clippy::useless_conversion, reason = "32 bits on 32-bit boards")]
 pub fn memory_bytes() -> u64 {
