@@ -48,6 +48,9 @@ arm() {
         CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -cpu $cpu" \
             scripts/build-arm --run test --locked --lib --quiet || return
     done
+    step "aarch64: the engine on an emulated CPU that has everything"
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -cpu max" \
+        scripts/build-arm --run test --locked --lib --quiet engine || return
     step "virtual machines: cameras, watchdogs, a Raspberry Pi"
     # The name of a test's binary has a hash in it; the newest is the one just built.
     scripts/build-arm --run test --locked --test no_alloc --no-run --quiet || return

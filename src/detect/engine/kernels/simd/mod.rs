@@ -1,0 +1,219 @@
+//! One set of vector operations per instruction set, so that each kernel is written once.
+//!
+//! A kernel is a generic function that is always inlined; [`super::on!`] instantiates it inside a function which has the
+//! instruction set switched on. Nothing here may be called where the CPU does not have it: that is the contract of every
+//! `unsafe fn` below, besides valid pointers.
+
+#[cfg(target_arch = "aarch64")]
+mod arm;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+#[cfg(target_arch = "aarch64")]
+pub use arm::{Neon, NeonHalf};
+pub use portable::Portable;
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx2Half, Avx512};
+
+/// How a number lies in memory.
+pub trait Number: Copy + Default + Send + Sync + std::fmt::Debug + 'static {
+    /// The nearest that there is.
+    fn of(number: f32) -> Self;
+    /// Exactly.
+    fn to(self) -> f32;
+    /// `self < other`; what is not a number is below nothing.
+    fn is_below(self, other: Self) -> bool;
+    /// [`Self::of`] of eight.
+    #[inline(always)]
+    fn eight_of(numbers: [f32; 8]) -> [Self; 8] {
+        numbers.map(Self::of)
+    }
+    /// [`Self::to`] of eight.
+    #[inline(always)]
+    fn eight_to(numbers: [Self; 8]) -> [f32; 8] {
+        numbers.map(Self::to)
+    }
+}
+
+impl Number for f32 {
+    fn of(number: f32) -> Self {
+        number
+    }
+    fn to(self) -> f32 {
+        self
+    }
+    fn is_below(self, other: Self) -> bool {
+        self < other
+    }
+}
+
+/// Vector operations on numbers of one kind.
+pub trait Simd: Copy {
+    /// How a number lies in memory.
+    type E: Number;
+    /// The same instruction set with vectors that a block of 8 channels is a whole number of.
+    type Eight: Simd<E = Self::E>;
+    /// Numbers in a vector: 4, 8 or 16.
+    const LANES: usize;
+    /// Tallest tile of [`Self::GROUP`] channels, in pixels, whose sums stay in registers.
+    const TILE: usize;
+    /// The same for 8 channels, of [`Self::Eight`].
+    const TILE_8: usize;
+    /// Channels of a tile: 16, or 32 where a vector has 16.
+    const GROUP: usize = if Self::LANES == 16 { 32 } else { 16 };
+    /// Neighbouring numbers that are multiplied one by one: so many.
+    const QUAD: usize = 4;
+    /// Products that are added up before the sum goes to the others: a long sum of short numbers loses its last bits.
+    const SUM_MOST: usize = usize::MAX;
+    /// What `x` of `e^x` is clamped to, on both sides: where the result is a number still.
+    const EXP_MOST: f32 = 87.0;
+    /// Added to a number it leaves that rounded in the lowest bits: 1.5 times the first number whose neighbour is 1 away.
+    const MAGIC: f32 = 12_582_912.0;
+    /// A vector.
+    type V: Copy;
+    /// `QUAD` neighbouring numbers: a register where the CPU has "by element", else their place.
+    type Quad: Copy;
+
+    /// `LANES` numbers, at any alignment.
+    unsafe fn load(from: *const Self::E) -> Self::V;
+    /// `LANES` numbers, at any alignment.
+    unsafe fn store(to: *mut Self::E, v: Self::V);
+    /// A vector of neighbouring channels of a pixel, from blocks of 8 that are `plane` apart.
+    #[inline(always)]
+    unsafe fn load_blocks(from: *const Self::E, plane: usize) -> Self::V {
+        let _ = plane;
+        // SAFETY: the caller's promise.
+        unsafe { Self::load(from) }
+    }
+    /// The same way back.
+    #[inline(always)]
+    unsafe fn store_blocks(to: *mut Self::E, plane: usize, v: Self::V) {
+        let _ = plane;
+        // SAFETY: the caller's promise.
+        unsafe { Self::store(to, v) }
+    }
+    /// `N` vectors that are `next` apart: 16 numbers in a row, or others' places.
+    #[inline(always)]
+    unsafe fn load_some<const N: usize>(from: *const Self::E, next: usize) -> [Self::V; N] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut some = [Self::load(from); N];
+            for n in 1..N {
+                some[n] = Self::load(from.add(n * next));
+            }
+            some
+        }
+    }
+    /// The same place, of which the compiler does not know that it is: it then puts no loads together that lie side by side.
+    #[inline(always)]
+    unsafe fn forget(place: *const Self::E) -> *const Self::E {
+        place
+    }
+    /// The same number everywhere.
+    unsafe fn splat(x: f32) -> Self::V;
+    /// `a * b + c`.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `c - a * b`.
+    unsafe fn fnma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a + b`.
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`.
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`.
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// The greater.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// The lesser.
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    /// `p * 2^n`, where `t` is `n + MAGIC` and so has `n` in its lowest bits; `p` in 0.5..2, the product a normal number.
+    unsafe fn scale(p: Self::V, t: Self::V) -> Self::V;
+    /// `QUAD` numbers, at any alignment.
+    unsafe fn quad(from: *const Self::E) -> Self::Quad;
+    /// `acc[i] += w[i] * quad[L]`.
+    unsafe fn fma_lane<const L: i32, const N: usize>(
+        acc: &mut [Self::V; N],
+        w: &[Self::V; N],
+        quad: Self::Quad,
+    );
+
+    /// Pixels of four numbers, the last 0, of a row of three planes. Tells how many were made: all that are left are less than a
+    /// vector.
+    #[inline(always)]
+    unsafe fn pixels(planes: [*const f32; 3], to: *mut Self::E, count: usize) -> usize {
+        let _ = (planes, to, count);
+        0
+    }
+
+    /// `e^x`, clamped to what [`Self::EXP_MOST`] gives; `f32`: to 3 units in the last place.
+    #[inline(always)]
+    unsafe fn exp(x: Self::V) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { Self::exp_scaled(Self::clamp(x), std::f32::consts::LOG2_E) }
+    }
+
+    /// `x` in ±[`Self::EXP_MOST`].
+    #[inline(always)]
+    unsafe fn clamp(x: Self::V) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { Self::max(Self::min(x, Self::splat(Self::EXP_MOST)), Self::splat(-Self::EXP_MOST)) }
+    }
+
+    /// `2^(x * scale)`, where that is a normal number.
+    #[inline(always)]
+    unsafe fn exp_scaled(x: Self::V, scale: f32) -> Self::V {
+        // 2^f for f in -0.5..=0.5: least greatest relative error (Lawson), 2.3e-7 with its rounding.
+        const C: [f32; 6] =
+            [1.000_000_1, 0.693_146_94, 0.240_221_2, 0.055_507_13, 0.009_675_541, 0.001_327_647_2];
+        // The same with three factors, for numbers of 11 bits: 7.5e-5.
+        const SHORT: [f32; 4] = [0.999_928, 0.693_261, 0.242_611, 0.055_171_7];
+        // SAFETY: the caller's promise.
+        unsafe {
+            let scale = Self::splat(scale);
+            let t = Self::fma(x, scale, Self::splat(Self::MAGIC));
+            let n = Self::sub(t, Self::splat(Self::MAGIC));
+            let f = Self::fma(x, scale, Self::sub(Self::splat(0.0), n));
+            let mut p;
+            if size_of::<Self::E>() == 2 {
+                p = Self::splat(SHORT[3]);
+                p = Self::fma(p, f, Self::splat(SHORT[2]));
+                p = Self::fma(p, f, Self::splat(SHORT[1]));
+                p = Self::fma(p, f, Self::splat(SHORT[0]));
+            } else {
+                p = Self::splat(C[5]);
+                p = Self::fma(p, f, Self::splat(C[4]));
+                p = Self::fma(p, f, Self::splat(C[3]));
+                p = Self::fma(p, f, Self::splat(C[2]));
+                p = Self::fma(p, f, Self::splat(C[1]));
+                p = Self::fma(p, f, Self::splat(C[0]));
+            }
+            Self::scale(p, t)
+        }
+    }
+
+    /// `1 / (1 + e^-x)`.
+    #[inline(always)]
+    unsafe fn sigmoid(x: Self::V) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let one = Self::splat(1.0);
+            Self::div(one, Self::add(one, Self::exp_minus(x)))
+        }
+    }
+
+    /// `x / (1 + e^-x)`.
+    #[inline(always)]
+    unsafe fn silu(x: Self::V) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { Self::div(x, Self::add(Self::splat(1.0), Self::exp_minus(x))) }
+    }
+
+    /// `e^-x`, as [`Self::exp`].
+    #[inline(always)]
+    unsafe fn exp_minus(x: Self::V) -> Self::V {
+        // SAFETY: the caller's promise.
+        unsafe { Self::exp_scaled(Self::clamp(x), -std::f32::consts::LOG2_E) }
+    }
+}
