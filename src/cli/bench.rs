@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Failed, Settings, print};
+use super::{Failed, Settings, print, print_json};
 use crate::app::bench::{Figures, Layer, Params, Times, measure};
 use crate::config::values::Value;
 use crate::detect::engine::Isa;
@@ -56,10 +56,7 @@ pub(super) fn bench(args: BenchArgs, json: bool) -> Result<(), Failed> {
     }
     let figures = measure(&Params { model, decode: config.decode, frames, layers, pictures })?;
     if json {
-        let line = serde_json::to_string(&figures).map_err(|error| {
-            Error::fatal(Kind::System, "a line of JSON could not be written").caused_by(error)
-        })?;
-        return Ok(print(&line)?);
+        return print_json(&figures);
     }
     Ok(print(table(&figures).trim_end())?)
 }

@@ -6,9 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Failed, Settings, cannot_write, print, start_log};
+use super::{Failed, Settings, cannot_write, print, print_json, start_log};
 use crate::app::eval::{Evaluation, Figures, Params};
-use crate::error::{Error, Kind};
 
 /// What `flytrap eval` is told.
 #[derive(Debug, Args)]
@@ -51,10 +50,7 @@ pub(super) fn eval(args: &EvalArgs, json: bool) -> Result<(), Failed> {
     }
     let figures = evaluation.figures();
     if json {
-        let line = serde_json::to_string(&figures).map_err(|error| {
-            Error::fatal(Kind::System, "a line of JSON could not be written").caused_by(error)
-        })?;
-        return Ok(print(&line)?);
+        return print_json(&figures);
     }
     Ok(print(table(&figures).trim_end())?)
 }

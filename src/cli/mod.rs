@@ -282,6 +282,14 @@ fn print(line: &str) -> Result<()> {
     })
 }
 
+/// One object on a line of its own.
+fn print_json(object: &impl serde::Serialize) -> Result<(), Failed> {
+    let line = serde_json::to_string(object).map_err(|error| {
+        Error::fatal(Kind::System, "a line of JSON could not be written").caused_by(error)
+    })?;
+    Ok(print(&line)?)
+}
+
 fn cannot_write(place: &std::path::Path, error: std::io::Error) -> Error {
     Error::fatal(
         Kind::System,
