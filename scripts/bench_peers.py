@@ -1,5 +1,5 @@
 """The rounds of scripts/bench-peers: each engine is a process of its own, so that none has another's threads or memory."""
-import argparse, json, os, re, subprocess, sys
+import argparse, hashlib, json, os, re, subprocess, sys
 
 PEER = r'''
 import sys, time
@@ -72,7 +72,10 @@ def main():
     for model in args.models:
         sides = [d.dim_value for d in onnx.load(model, load_external_data=False).graph.input[0].type.tensor_type.shape.dim]
         height, width = sides[2:]
-        copy = os.path.join(args.work, os.path.basename(model))
+        if not (height and width):
+            sys.exit(f"{model}: its sides are free; export it with fixed ones")
+        kind = hashlib.sha256(open(model, "rb").read()).hexdigest()[:8]
+        copy = os.path.join(args.work, os.path.basename(model).removesuffix(".onnx") + f"-{kind}.onnx")
         if not os.path.exists(copy + ".ncnn.param"):
             subprocess.run(["cp", model, copy])
             os.chmod(copy, 0o644)
@@ -118,7 +121,7 @@ def main():
         peers = [best[n] for n in best if n not in ours]
         cells = [f"{best[n]:.2f}" if n in best else "-" for n in names]
         ratio = f"{mine / best['onnxruntime']:.2f}" if "onnxruntime" in best else "-"
-        print(f"| {model} | {threads} | " + " | ".join(cells) + f" | {ratio} | {mine / min(peers):.2f} |")
+        print(f"| {model} | {threads} | " + " | ".join(cells) + f" | {ratio} | {mine / min(peers, default=float("nan")):.2f} |")
 
 
 main()

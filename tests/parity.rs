@@ -189,8 +189,8 @@ fn frames_of_a_road_are_seen_as_tract_sees_them() {
     ));
     assert!(same * 100 >= all * 99, "{same} of {all}");
     // The comparison can fail: what is a box of another frame is none of this one.
-    let (_, elsewhere, _) = share(&wanted[..30], &wanted[30..], 0.99, 0.005);
-    assert!(elsewhere * 2 < all, "{elsewhere}");
+    let (some, elsewhere, _) = share(&wanted[..30], &wanted[30..], 0.99, 0.005);
+    assert!(elsewhere * 2 < some, "{elsewhere} of {some}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::capture::picture::{self, Picture};
 use crate::clock::{Clock, SystemClock};
 use crate::detect::Detections;
 use crate::detect::decode::{self, Decoder};
-use crate::detect::engine::{self, StepTime};
+use crate::detect::engine::{self, Precision, StepTime};
 use crate::detect::letterbox::{Letterbox, Size};
 use crate::detect::model::{self, Loaded};
 use crate::error::{Error, Kind, Result};
@@ -64,9 +64,9 @@ pub struct Figures {
     pub weights_mb: Option<f64>,
     /// By stage.
     pub stages: Stages,
-    /// Multiplications of the network a second, 10^9.
+    /// Multiplications that the network asks for a second, 10^9: those of boxes that nobody needed were not done.
     pub gmac_per_s: Option<f64>,
-    /// What one core multiplies and adds a second at most, measured in registers, 10^9.
+    /// What one core multiplies and adds a second at most in fp32, measured in registers, 10^9; none in other precisions.
     pub peak_gmac_per_s: Option<f64>,
     /// The shortest time of each layer, on one thread.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -186,23 +186,22 @@ pub fn measure(params: &Params) -> Result<Figures> {
     times.iter_mut().for_each(|times| times.reserve(params.frames));
     let (mut start, mut heap_calls) = (0, 0);
     for frame in 0..WARM_UP + params.frames {
-        let heap_before = HEAP_CALLS.load(Ordering::Relaxed);
         let moments = scenes[frame % scenes.len()].with(|planes, color| {
+            let heap_before = HEAP_CALLS.load(Ordering::Relaxed);
             let first = now();
             let placement = letterbox.fill(planes, color, engine.input());
             let second = now();
             let output = engine.run(decoder.score_min())?;
             let third = now();
             let _room_for_all = decoder.decode(output, &placement, &mut detections);
-            Ok([first, second, third, now()])
+            Ok([first, second, third, now(), HEAP_CALLS.load(Ordering::Relaxed) - heap_before])
         })?;
-        let heap_now = HEAP_CALLS.load(Ordering::Relaxed);
-        let [first, second, third, last] = moments;
+        let [first, second, third, last, calls] = moments;
         if frame == 0 {
             start = last - begun;
         }
         if frame >= WARM_UP {
-            heap_calls = heap_calls.max(heap_now - heap_before);
+            heap_calls = heap_calls.max(calls);
             let spans = [second - first, third - second, last - third, last - first];
             times.iter_mut().zip(spans).for_each(|(times, span)| times.push(span));
         }
@@ -218,6 +217,7 @@ pub fn measure(params: &Params) -> Result<Figures> {
         }
     }
     let costs = engine.costs();
+    let is_half = costs.is_some() && params.model.engine.precision == Precision::Fp16;
     let mb = |bytes: usize| bytes as f64 / 1e6;
     Ok(Figures {
         engine: engine.describe(),
@@ -231,20 +231,23 @@ pub fn measure(params: &Params) -> Result<Figures> {
         weights_mb: costs.map(|costs| mb(costs.weights_bytes)),
         stages: Stages { letterbox_ms, infer_ms, decode_ms, whole_ms },
         gmac_per_s: costs.map(|costs| costs.macs as f64 / 1e6 / infer_ms.min),
-        peak_gmac_per_s: costs.map(|_| engine::peak_macs_per_nano(params.model.engine.isa, &mut || now())),
-        layers: layers.into_iter().map(Layer::from).collect(),
+        peak_gmac_per_s: costs
+            .filter(|_| !is_half)
+            .map(|_| engine::peak_macs_per_nano(params.model.engine.isa, &mut || now())),
+        layers: layers.into_iter().map(|step| Layer::new(step, if is_half { 2.0 } else { 4.0 })).collect(),
     })
 }
 
-impl From<StepTime> for Layer {
-    fn from(step: StepTime) -> Self {
+impl Layer {
+    /// `bytes`: of a number.
+    fn new(step: StepTime, bytes: f64) -> Self {
         let nanos = step.nanos.max(1) as f64;
         Layer {
             name: step.name,
             kernel: step.kernel,
             us: nanos / 1e3,
             gmac_per_s: step.macs as f64 / nanos,
-            mb: step.numbers as f64 * 4.0 / 1e6,
+            mb: step.numbers as f64 * bytes / 1e6,
         }
     }
 }

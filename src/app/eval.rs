@@ -1,7 +1,7 @@
 //! How well a model finds what is in labelled pictures: what `flytrap eval` does.
 //!
 //! The protocol is that of Ultralytics' `val`: each class score above 0.001 is a candidate, so that one box may stand for several
-//! classes; suppression per class at an overlap of 0.7; the 300 strongest of a picture; boxes clipped to the picture.
+//! classes; boxes are clipped to the picture; suppression per class at an overlap of 0.7; the 300 strongest of a picture.
 
 use std::path::{Path, PathBuf};
 
@@ -152,6 +152,10 @@ fn truth(params: &Params, classes: Option<&Classes>) -> Result<(Truth, Ids)> {
     if !params.labels.is_dir() {
         return coco::truth(&read(&params.labels)?, &params.labels);
     }
+    if params.detections.is_some() {
+        let text = "a folder of labels has no ids that --detections could name: give --labels in COCO's form, instances.json";
+        return Err(Error::fatal(Kind::Config, text));
+    }
     let (Some(classes), Some(images)) = (classes, &params.images) else {
         let text = "a folder of labels says neither which pictures there are nor what the classes are called: give --model \
                     and --images, or labels in COCO's form";
@@ -221,7 +225,14 @@ fn look(
     let classes: Vec<Option<usize>> =
         detector.classes().names().map(|name| truth.classes.iter().position(|class| class == name)).collect();
     if classes.iter().all(Option::is_none) {
-        return Err(Error::fatal(Kind::Config, "the labels have none of the model's classes"));
+        let names: Vec<&str> = truth.classes.iter().take(5).map(String::as_str).collect();
+        let text = format!(
+            "'{}' has none of the model's classes (it has {} …): name them as the model does, {} …",
+            params.labels.display(),
+            names.join(", "),
+            detector.classes().names().take(5).collect::<Vec<_>>().join(", ")
+        );
+        return Err(Error::fatal(Kind::Config, text));
     }
     let mut found = Vec::new();
     for (index, name) in truth.pictures.iter().enumerate() {
@@ -258,12 +269,13 @@ fn strongest(output: Output<'_>, classes: usize, placement: &Placement) -> Vec<C
     for class in 0..classes {
         let row = &scores[class * columns..(class + 1) * columns];
         let mut of_class: Vec<Candidate> = (0..columns)
-            .filter(|anchor| row[*anchor] > SCORE_MIN)
+            .filter(|anchor| row[*anchor] > SCORE_MIN && row[*anchor].is_finite())
             .map(|anchor| {
                 let [cx, cy, w, h] = [0, 1, 2, 3].map(|row| boxes[row * columns + anchor]);
                 let bbox = placement.to_frame(&BoxPx::<Model>::from_centre(cx, cy, w, h));
                 Candidate { class, bbox, score: row[anchor] }
             })
+            .filter(|candidate| candidate.bbox.is_finite())
             .collect();
         of_class.sort_by(|a, b| b.score.total_cmp(&a.score));
         let first = kept.len();

@@ -36,6 +36,8 @@ pub fn give_back_memory() {
     // SAFETY: it may be called at any time.
     unsafe {
         libc::malloc_trim(0);
+        // From here on large pieces are kept: those who take them in each frame would pay for fresh pages each time.
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
     }
 }
 

@@ -69,6 +69,15 @@ pub fn truth(text: &str, place: &Path) -> Result<(Truth, Ids)> {
     if let Some(twice) = file.images.windows(2).find(|pair| pair[0].id == pair[1].id) {
         return Err(wrong(format!("two images have the id {}", twice[0].id)));
     }
+    if file.images.is_empty() {
+        return Err(wrong("it lists no images".into()));
+    }
+    for (at, category) in file.categories.iter().enumerate() {
+        let same = |other: &&Category| other.id == category.id || other.name == category.name;
+        if let Some(other) = file.categories[..at].iter().find(same) {
+            return Err(wrong(format!("two categories are {} '{}'", other.id, other.name)));
+        }
+    }
     let ids = Ids {
         pictures: file.images.iter().map(|image| image.id).collect(),
         classes: file.categories.iter().map(|category| category.id).collect(),
@@ -194,6 +203,10 @@ mod tests {
         assert!(of("\"category_id\": 3", "\"category_id\": 5").contains("annotation 0: no category 5"));
         assert!(of("\"image_id\": 9", "\"image_id\": 8").contains("annotation 0: no image 8"));
         assert!(of("\"id\": 9", "\"id\": 4").contains("two images have the id 4"));
+        let twice = r#"[{"id": 3, "name": "car"}, {"id": 4, "name": "car"}]"#;
+        assert!(of(r#"[{"id": 3, "name": "car"}]"#, twice).contains("two categories are 3 'car'"));
+        let none = GOOD.find("\"annotations\"").unwrap();
+        assert!(of(&GOOD[..none], "{\"images\": [], ").contains("no images"));
         assert!(of("[1, 2, 3, 4]", "[1, 2, -3, 4]").contains("is no box"));
         let (_, ids) = truth(GOOD, Path::new("x.json")).unwrap();
         let text = r#"[{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 1}]"#;

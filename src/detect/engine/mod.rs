@@ -127,8 +127,8 @@ pub trait Engine: Send {
     /// The input: planar R, G, B, row by row, 0..=1, `3 * width * height` numbers. Keeps no promise about what was in it before.
     fn input(&mut self) -> &mut [f32];
 
-    /// Runs the network on the input. Anchors none of whose scores reaches `score_min` may be missing in the output, which is
-    /// valid until the next run.
+    /// Runs the network on the input. Anchors none of whose scores reaches `score_min` (0 to below 1) may be missing in the output,
+    /// which is valid until the next run.
     ///
     /// # Errors
     /// `Kind::Model` if the network fails; it does so for every input or for none.

@@ -54,7 +54,7 @@ impl Number for Half {
     }
 
     fn is_below(self, other: Self) -> bool {
-        self.key() < other.key()
+        self.0 & 0x7FFF <= 0x7C00 && self.key() < other.key()
     }
 
     #[cfg(target_arch = "aarch64")]
@@ -115,5 +115,6 @@ mod tests {
         assert_eq!(Half::eight_to(some.map(Half::of)), some.map(Half::of).map(Half::to));
         assert_eq!((Half::of(65519.0).0, Half::of(65520.0).0, Half::of(1e9).0), (0x7BFF, 0x7C00, 0x7C00));
         assert!(Half::of(f32::NAN).to().is_nan() && !Half::of(f32::NAN).is_below(Half(0x7C00)));
+        assert!(!Half(0xFE00).is_below(Half(0x7C00)));
     }
 }

@@ -16,6 +16,10 @@ fn the_gates_are_those_of_the_definitions() {
             let exact = 1.0 / (1.0 + (-f64::from(*x)).exp());
             assert!((f64::from(*y) - exact).abs() <= error * exact + 1e-30, "{isa:?} sigmoid({x}) = {y}");
         }
+        let none = [f32::NAN; 17];
+        // SAFETY: as above.
+        unsafe { sigmoid(isa, none.as_ptr(), out.as_mut_ptr(), none.len()) };
+        assert!(out[..none.len()].iter().all(|y| y.is_nan()), "{isa:?}");
         // SAFETY: as above.
         unsafe { silu(isa, numbers.as_ptr(), out.as_mut_ptr(), numbers.len()) };
         for (x, y) in numbers.iter().zip(&out) {

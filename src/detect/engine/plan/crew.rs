@@ -19,7 +19,8 @@ const LOOKS: u32 = 4000;
 
 /// What is run: a list of steps of tasks.
 pub trait Work: Sync {
-    /// Where each step begins in the row of tasks; the last number is how many tasks there are.
+    /// Where each step begins in the row of tasks; the last number is how many tasks there are. Another list between runs is
+    /// allowed.
     fn begins(&self) -> &[u64];
 
     /// Does a task of a step, as worker `worker`.
@@ -136,6 +137,8 @@ fn take<W: Work>(work: &W, counters: &Counters, worker: usize, step: &mut usize)
     }
     let base = counters.base.load(Ordering::Relaxed);
     let (begins, task) = (work.begins(), ticket - base);
+    // The last task may have been one of another, longer list.
+    *step = (*step).min(begins.len() - 2);
     while begins[*step + 1] <= task {
         *step += 1;
     }
@@ -157,6 +160,9 @@ mod tests {
     /// Each task notes itself, and that all tasks of the steps before have.
     struct Notes {
         begins: Vec<u64>,
+        /// Every other run has these.
+        short: Vec<u64>,
+        is_short: AtomicBool,
         done: Vec<AtomicU64>,
         early: AtomicU64,
         workers: Mutex<Vec<usize>>,
@@ -164,10 +170,15 @@ mod tests {
 
     impl Work for Notes {
         fn begins(&self) -> &[u64] {
-            &self.begins
+            if self.is_short.load(Ordering::Relaxed) { &self.short } else { &self.begins }
         }
 
         fn task(&self, step: usize, task: u64, worker: usize) {
+            if self.is_short.load(Ordering::Relaxed) {
+                self.early
+                    .fetch_add(u64::from(self.short[step] + task >= self.short[step + 1]), Ordering::SeqCst);
+                return;
+            }
             let place = self.begins[step] + task;
             let run = self.done[place as usize].fetch_add(1, Ordering::SeqCst);
             for before in &self.done[..self.begins[step] as usize] {
@@ -185,11 +196,16 @@ mod tests {
         for workers in [1, 2, 3, 4] {
             let begins = vec![0, 5, 6, 6, 20, 21, 50];
             let done = (0..50).map(|_| AtomicU64::new(0)).collect();
-            let notes = Notes { begins, done, early: AtomicU64::new(0), workers: Mutex::default() };
+            let (short, is_short) = (vec![0, 2, 4], AtomicBool::new(false));
+            let notes =
+                Notes { begins, short, is_short, done, early: AtomicU64::new(0), workers: Mutex::default() };
             let work = Arc::new(notes);
             let crew = Crew::new(&work, workers).unwrap();
             for run in 1..=200 {
                 crew.run(&*work);
+                work.is_short.store(true, Ordering::Relaxed);
+                crew.run(&*work);
+                work.is_short.store(false, Ordering::Relaxed);
                 assert!(work.done.iter().all(|count| count.load(Ordering::SeqCst) == run), "{workers} {run}");
                 if run % 50 == 0 {
                     std::thread::park_timeout(std::time::Duration::from_millis(5)); // The others fall asleep.

@@ -217,7 +217,7 @@ impl<E: Kernels> Plan<E> {
     }
 
     /// Runs all steps: the output row by row, with so many columns. Of a head's only those columns whose best score can reach
-    /// `score_min` (above 0, below 1), in their order. Valid until the next run.
+    /// `score_min` (0: all; below 1), in their order. Valid until the next run.
     pub fn run(&mut self, score_min: f32) -> (&[f32], usize) {
         self.body.part.store(0, Ordering::Relaxed);
         self.crew.run(&*self.body);

@@ -132,7 +132,7 @@ fn done_later(
     let apart = |source: usize, map: &MapOf| {
         let node = map.pieces[0].node;
         let parts = match &graph.nodes[node] {
-            Node { op: Op::Concat { axis: 1 }, inputs, .. } => inputs.clone(),
+            Node { op: Op::Concat { axis: 1 }, inputs, .. } if users[node] == 1 => inputs.clone(),
             _ => vec![node],
         };
         let (mut taken, mut row) = (MapOf::default(), 0);
@@ -149,7 +149,8 @@ fn done_later(
             }
             let mut from = graph.nodes[part].inputs[0];
             taken.pieces.push(PieceOf { node: from, last: Some(part), rows });
-            while plain(from, 3) {
+            // The picture itself has kernels of its own.
+            while plain(from, 3) && graph.nodes[graph.nodes[from].inputs[0]].op != Op::Input {
                 taken.chain.insert(0, from);
                 from = graph.nodes[from].inputs[0];
             }
@@ -158,7 +159,14 @@ fn done_later(
     };
     let maps_of = |(source, maps): (usize, &Vec<MapOf>)| maps.iter().map(|map| apart(source, map)).collect();
     let all: Vec<Vec<MapOf>> = sources.iter().enumerate().map(maps_of).collect::<Option<_>>()?;
-    all.iter().flatten().any(|map| !map.chain.is_empty()).then_some(all)
+    // Nothing is made twice.
+    let maps = || all.iter().flatten();
+    let lasts = maps().flat_map(|map| &map.pieces).filter_map(|piece| piece.last);
+    let mut made: Vec<usize> = lasts.chain(maps().flat_map(|map| map.chain.iter().copied())).collect();
+    let count = made.len();
+    made.sort_unstable();
+    made.dedup();
+    (made.len() == count && maps().any(|map| !map.chain.is_empty())).then_some(all)
 }
 
 struct Cutter<'g> {

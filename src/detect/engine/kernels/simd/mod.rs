@@ -154,11 +154,11 @@ pub trait Simd: Copy {
         unsafe { Self::exp_scaled(Self::clamp(x), std::f32::consts::LOG2_E) }
     }
 
-    /// `x` in ±[`Self::EXP_MOST`].
+    /// `x` in ±[`Self::EXP_MOST`]. What is not a number stays none: x86 returns the second of two in that case.
     #[inline(always)]
     unsafe fn clamp(x: Self::V) -> Self::V {
         // SAFETY: the caller's promise.
-        unsafe { Self::max(Self::min(x, Self::splat(Self::EXP_MOST)), Self::splat(-Self::EXP_MOST)) }
+        unsafe { Self::max(Self::splat(-Self::EXP_MOST), Self::min(Self::splat(Self::EXP_MOST), x)) }
     }
 
     /// `2^(x * scale)`, where that is a normal number.

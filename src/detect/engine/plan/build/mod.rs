@@ -104,7 +104,15 @@ pub(super) fn draft<E: Kernels>(
         build.node(id).map_err(|what| format!("{}: {what}", graph.nodes[id].name))
     };
     (0..graph.nodes.len()).filter(|id| needed[*id] && !later.contains(id)).try_for_each(&mut node)?;
-    later.iter().copied().try_for_each(node)?;
+    // What is looked at between the parts is there before the second.
+    build.is_later = false;
+    for map in maps.iter().filter(|map| !later.contains(map)) {
+        build.in_blocks(*map)?;
+    }
+    for id in later {
+        build.is_later = true;
+        build.node(*id).map_err(|what| format!("{}: {what}", graph.nodes[*id].name))?;
+    }
     build.finish(maps, lasts)
 }
 
