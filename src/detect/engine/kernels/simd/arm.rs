@@ -1,5 +1,11 @@
 //! 64-bit ARM.
 
+#![allow(
+    unknown_lints,
+    inline_always_mismatching_target_features,
+    reason = "all of this is inlined into functions that have the instructions switched on"
+)]
+
 use std::arch::aarch64::*;
 
 use super::super::half::Half;
