@@ -36,18 +36,6 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// Large pieces go back to the system as soon as they are free: what loading a model takes is several times what is kept of it, and
-/// the C library would keep the rest for the next time.
-fn give_back_large_pieces() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: no other thread is there yet; both are documented parameters.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 128 << 10);
-    }
-}
-
 fn main() -> std::process::ExitCode {
-    give_back_large_pieces();
     flytrap::cli::main()
 }

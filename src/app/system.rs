@@ -29,14 +29,26 @@ pub fn reset_peak() {
     let _refused = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-/// Gives free memory back to the system that the C library would keep: loading a model takes several times what is kept of it.
+/// From here on large pieces go back to the system as soon as they are free: loading a model takes several times what is kept of it,
+/// and the C library would keep the rest for the next time. To be called before other threads are there.
+pub fn map_large_pieces() {
+    #[cfg(target_env = "gnu")]
+    #[allow(unsafe_code, reason = "a call of the C library that takes no pointer")]
+    // SAFETY: no other thread is there yet; both are documented parameters.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 128 << 10);
+    }
+}
+
+/// Gives free memory back to the system, once the model is loaded.
 pub fn give_back_memory() {
     #[cfg(target_env = "gnu")]
     #[allow(unsafe_code, reason = "a call of the C library that takes no pointer")]
     // SAFETY: it may be called at any time.
     unsafe {
         libc::malloc_trim(0);
-        // From here on large pieces are kept: those who take them in each frame would pay for fresh pages each time.
+        // From here on large pieces are kept again: those who take them in each frame would pay for fresh pages each time.
         libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
     }
 }

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::app::system;
 use crate::app::{self, RunOptions};
 use crate::config::values::Value;
 use crate::config::{Config, Mistakes, Override};
@@ -32,7 +33,7 @@ use crate::error::{Error, Kind, Result};
 #[derive(Debug, Parser)]
 #[command(name = "flytrap", version)]
 struct Cli {
-    /// Machine-readable: `detect` prints JSON lines, `bench` an object, logs on stderr are JSON lines.
+    /// Machine-readable: `detect` prints JSON lines, `bench` and `eval` an object, logs on stderr are JSON lines.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -165,6 +166,7 @@ impl Settings {
 
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
+    system::map_large_pieces();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

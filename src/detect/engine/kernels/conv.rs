@@ -234,6 +234,11 @@ unsafe fn dispatch_8<S: Simd, const C: usize, const A: usize, const T: usize>(
     tiles_of!(go, p, S::TILE_8);
 }
 
+/// From the weights of an input channel to the next one's, in a tile of `n` vectors: a vector of 16 is a block of its own.
+const fn weights_step<S: Simd>(n: usize) -> usize {
+    if S::LANES == 16 { 16 } else { n * S::LANES }
+}
+
 /// Sums of one tile: `acc[p][n] += sum of x[p] * w[n]` over all taps and the input channels of `blocks`, for which the weights
 /// are those from `w` on.
 ///
@@ -247,8 +252,7 @@ unsafe fn sums<S: Simd, const P: usize, const N: usize, const C: usize, const A:
     x: *const S::E,
     acc: &mut [[S::V; N]; P],
 ) {
-    // From the weights of an input channel to the next one's.
-    let step = if S::LANES == 16 { 16 } else { N * S::LANES };
+    let step = weights_step::<S>(N);
     // SAFETY: the caller's promise.
     unsafe {
         let pixel = if A == 0 { conv.step.0 } else { A };
@@ -314,7 +318,7 @@ unsafe fn tile<S: Simd, const P: usize, const N: usize, const C: usize, const A:
         if size_of::<S::E>() == 4 || conv.blocks.0 <= together {
             sums::<S, P, N, C, A, T>(conv, 0..conv.blocks.0, (to.w, to.next), x, &mut acc);
         } else {
-            let step = if S::LANES == 16 { 16 } else { N * S::LANES };
+            let step = weights_step::<S>(N);
             let mut begin = 0;
             while begin < conv.blocks.0 {
                 let end = (begin + together).min(conv.blocks.0);

@@ -51,8 +51,6 @@ impl<E: Kernels> Build<'_, E> {
             Some(other) => Some(self.in_blocks(*other)?),
             None => None,
         };
-        let mut bias = conv.bias.clone();
-        bias.resize(to.0.next_multiple_of(16), 0.0);
         let shape = Shape {
             id,
             conv,
@@ -60,7 +58,7 @@ impl<E: Kernels> Build<'_, E> {
             to,
             act: if conv.silu { Act::Silu } else { Act::None },
             residual,
-            bias: self.keep(bias),
+            bias: self.keep_bias(conv),
             macs: (conv.weights.len() * to.1 * to.2) as u64,
             numbers: from.0 * from.1 * from.2 + to.0 * to.1 * to.2 + conv.weights.len(),
         };
@@ -182,9 +180,14 @@ impl<E: Kernels> Build<'_, E> {
         in_channels: usize,
     ) -> (At, At) {
         let w = self.weights.direct::<E>((id, 1), channels, (in_channels, 8));
+        (w, self.keep_bias(conv))
+    }
+
+    /// Biases with as many zeros behind as a block of 16 needs.
+    fn keep_bias(&mut self, conv: &graph::Conv) -> At {
         let mut bias = conv.bias.clone();
-        bias.resize(channels.next_multiple_of(16), 0.0);
-        (w, self.keep(bias))
+        bias.resize(bias.len().next_multiple_of(16), 0.0);
+        self.keep(bias)
     }
 
     fn direct(&mut self, shape: &Shape<'_>, x: Blocks) {
