@@ -215,4 +215,25 @@ mod tests {
             assert!(work.workers.lock().unwrap().len() <= workers);
         }
     }
+
+    /// A worker that was stopped between two runs comes back with the last step of a longer list.
+    #[test]
+    fn a_step_of_another_list_is_forgotten() {
+        let notes = Notes {
+            begins: vec![0],
+            short: vec![0, 2, 4],
+            is_short: AtomicBool::new(true),
+            done: Vec::new(),
+            early: AtomicU64::new(0),
+            workers: Mutex::default(),
+        };
+        let counters = Counters { limit: AtomicU64::new(4), ..Counters::default() };
+        let mut step = 90;
+        for expected in [0, 0, 1, 1] {
+            assert!(take(&notes, &counters, 1, &mut step));
+            assert_eq!(step, expected);
+        }
+        assert!(!take(&notes, &counters, 1, &mut step));
+        assert_eq!(notes.early.load(Ordering::SeqCst), 0);
+    }
 }
