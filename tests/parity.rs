@@ -168,7 +168,7 @@ fn frames_of_a_road_are_seen_as_tract_sees_them() {
     let open = |precision| {
         let engine = EngineParams { precision, ..EngineParams::default() };
         let path = shared.join("models/yolo11n-384x640.onnx");
-        Loaded::open(&ModelParams { path, sha256: None, engine }).unwrap()
+        Loaded::open(&ModelParams { path, sha256: None, engine, ranges: None }).unwrap()
     };
     let (mut tract, _) = open(Precision::Fp32).into_tract(size).unwrap();
     let wanted = seen(&mut *tract, &frames);

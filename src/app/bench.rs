@@ -217,7 +217,7 @@ pub fn measure(params: &Params) -> Result<Figures> {
         }
     }
     let costs = engine.costs();
-    let is_half = costs.is_some() && params.model.engine.precision == Precision::Fp16;
+    let is_half = costs.is_some() && params.model.engine.precision != Precision::Fp32;
     let mb = |bytes: usize| bytes as f64 / 1e6;
     Ok(Figures {
         engine: engine.describe(),

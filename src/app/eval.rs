@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::pictures::{Detector, with_planes};
+use super::pictures::{Detector, picture_names, with_planes};
 use crate::capture::picture;
 use crate::config::Config;
 use crate::detect::engine::Output;
@@ -189,27 +189,6 @@ fn truth(params: &Params, classes: Option<&Classes>) -> Result<(Truth, Ids)> {
     }
     let ids = Ids::counted(&truth);
     Ok((truth, ids))
-}
-
-/// The pictures of a folder by name.
-fn picture_names(folder: &Path) -> Result<Vec<String>> {
-    let failed = |error: std::io::Error| {
-        Error::fatal(Kind::Config, format!("cannot read the folder '{}'", folder.display())).caused_by(error)
-    };
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
-        let kind = Path::new(&name).extension().map(|kind| kind.to_string_lossy().to_ascii_lowercase());
-        if kind.is_some_and(|kind| ["jpg", "jpeg", "png"].contains(&kind.as_str())) {
-            names.push(name);
-        }
-    }
-    if names.is_empty() {
-        let text = format!("'{}' holds no .jpg, .jpeg or .png", folder.display());
-        return Err(Error::fatal(Kind::Config, text));
-    }
-    names.sort_unstable();
-    Ok(names)
 }
 
 fn look(

@@ -13,6 +13,7 @@
 //! reports what it could not.
 
 pub mod bench;
+pub mod calibrate;
 mod capture;
 pub mod eval;
 mod guard;

@@ -25,6 +25,7 @@ pub struct Detector {
     model: model::Params,
     params: Params,
     classes: Classes,
+    model_sha256: String,
     /// The model as it was checked, until the first picture makes it concrete.
     loaded: Option<Loaded>,
     /// Newest last.
@@ -57,13 +58,19 @@ impl Detector {
             Error::fatal(Kind::Config, "no model: set model.path in the configuration, or give --model")
         })?;
         let loaded = Loaded::open(&model)?;
-        let classes = loaded.classes().clone();
-        Ok(Detector { model, params: config.decode, classes, loaded: Some(loaded), stages: Vec::new() })
+        let (classes, model_sha256) = (loaded.classes().clone(), loaded.sha256().to_owned());
+        let (loaded, stages) = (Some(loaded), Vec::new());
+        Ok(Detector { model, params: config.decode, classes, model_sha256, loaded, stages })
     }
 
     /// The model's classes.
     pub fn classes(&self) -> &Classes {
         &self.classes
+    }
+
+    /// Hash of the model's file, lower-case hex.
+    pub fn model_sha256(&self) -> &str {
+        &self.model_sha256
     }
 
     /// What runs the network, once it has run.
@@ -102,6 +109,22 @@ impl Detector {
             let input = stage.engine.size();
             look(stage.engine.run(score_min)?, &placement, &mut stage.decoder);
             Ok(input)
+        })
+    }
+
+    /// Runs the network on the picture `path` and shows what goes into its convolutions; see [`Engine::observe`].
+    ///
+    /// # Errors
+    /// As [`Self::detect`]; fatal if our own executor does not know the model.
+    pub(super) fn observe(&mut self, path: &Path, each: &mut dyn FnMut(&str, [f32; 8])) -> Result<()> {
+        with_planes(&picture::load(path)?, path, |planes, color| {
+            let stage = self.stage_for(Size { width: planes.width(), height: planes.height() })?;
+            stage.letterbox.fill(planes, color, stage.engine.input());
+            if stage.engine.observe(each) {
+                return Ok(());
+            }
+            let text = "only tract can run this model, in fp32: nothing to calibrate; set model.precision to fp32";
+            Err(Error::fatal(Kind::Model, text))
         })
     }
 
@@ -210,4 +233,25 @@ pub(super) fn with_planes<T>(
     let mut decoder = JpegDecoder::new(picture.format.width, picture.format.height);
     let decoded = decoder.decode(&picture.bytes).map_err(|error| damaged(error.to_string()))?;
     use_them(&decoded.planes, decoded.color)
+}
+
+/// The pictures of a folder by name.
+pub(super) fn picture_names(folder: &Path) -> Result<Vec<String>> {
+    let failed = |error: std::io::Error| {
+        Error::fatal(Kind::Config, format!("cannot read the folder '{}'", folder.display())).caused_by(error)
+    };
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+        let kind = Path::new(&name).extension().map(|kind| kind.to_string_lossy().to_ascii_lowercase());
+        if kind.is_some_and(|kind| ["jpg", "jpeg", "png"].contains(&kind.as_str())) {
+            names.push(name);
+        }
+    }
+    if names.is_empty() {
+        let text = format!("'{}' holds no .jpg, .jpeg or .png", folder.display());
+        return Err(Error::fatal(Kind::Config, text));
+    }
+    names.sort_unstable();
+    Ok(names)
 }

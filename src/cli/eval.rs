@@ -4,9 +4,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Failed, Settings, cannot_write, print, print_json, start_log};
+use super::{Failed, PictureBar, Settings, cannot_write, print, print_json, start_log};
 use crate::app::eval::{Evaluation, Figures, Params};
 
 /// What `flytrap eval` is told.
@@ -34,16 +33,9 @@ pub(super) fn eval(args: &EvalArgs, json: bool) -> Result<(), Failed> {
     let config = settings.load(Vec::new(), json)?;
     start_log(&config);
     let params = Params { images: images.clone(), labels: labels.clone(), detections: detections.clone() };
-    // On a terminal only; it draws to stderr.
-    let bar = ProgressBar::no_length();
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of {len} pictures, {eta} left") {
-        bar.set_style(style);
-    }
-    let evaluation = Evaluation::run(&config, &params, &mut |done, all| {
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
-    });
-    bar.finish_and_clear();
+    let bar = PictureBar::new();
+    let evaluation = Evaluation::run(&config, &params, &mut |done, all| bar.show(done, all));
+    bar.end();
     let evaluation = evaluation?;
     if let Some(place) = save {
         std::fs::write(place, evaluation.results()?).map_err(|error| cannot_write(place, error))?;

@@ -4,6 +4,7 @@
 //! picture; 5 events that could not be delivered. Results go to stdout, everything else to stderr.
 
 mod bench;
+mod calibrate;
 mod cameras;
 mod check;
 mod decode;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::app::system;
 use crate::app::{self, RunOptions};
@@ -71,6 +73,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Measure how well a model finds what is in labelled pictures: COCO's average precision.
     Eval(eval::EvalArgs),
+    /// Measure on pictures what --precision int8 needs to know of a model, and write it beside the model.
+    Calibrate(calibrate::CalibrateArgs),
     /// List the cameras of this machine, and what they can deliver.
     Cameras,
     /// Try the wiring of a pin: read it, or drive it and read it back.
@@ -141,20 +145,24 @@ struct Settings {
     /// Vouch for a model file that flytrap does not know (model.sha256).
     #[arg(long, value_name = "HEX")]
     model_sha256: Option<String>,
-    /// How precisely the network computes: fp32, or fp16 where the CPU has it (model.precision).
+    /// How precisely the network computes: fp32, or fp16 or int8 where the CPU has it (model.precision).
     #[arg(long, value_name = "NAME")]
     precision: Option<String>,
+    /// What flytrap calibrate made, for int8 (model.ranges).
+    #[arg(long, value_name = "FILE")]
+    ranges: Option<PathBuf>,
 }
 
 impl Settings {
     /// The configuration with these options and `more` over it.
     fn load(&self, more: Vec<Override>, json: bool) -> Result<Config, Mistakes> {
-        let model = self.model.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
         let mut overrides = vec![];
         for (key, value, option) in [
-            ("model.path", model, "--model"),
+            ("model.path", text(&self.model), "--model"),
             ("model.sha256", self.model_sha256.clone(), "--model-sha256"),
             ("model.precision", self.precision.clone(), "--precision"),
+            ("model.ranges", text(&self.ranges), "--ranges"),
         ] {
             overrides.extend(value.map(|text| (key, Value::Text(text), option)));
         }
@@ -185,6 +193,7 @@ pub fn main() -> ExitCode {
         }
         Command::Bench(args) => ("bench", bench::bench(args, json)),
         Command::Eval(args) => ("eval", eval::eval(&args, json)),
+        Command::Calibrate(args) => ("calibrate", calibrate::calibrate(&args, json)),
         Command::Cameras => ("cameras", cameras::cameras(json)),
         Command::Pins { pin, set, chip } => ("pins", pins::pins(&chip, pin, set, json)),
         Command::Spool { what } => (
@@ -298,4 +307,26 @@ fn cannot_write(place: &std::path::Path, error: std::io::Error) -> Error {
         format!("'{}' cannot be written: check the path and its rights", place.display()),
     )
     .caused_by(error)
+}
+
+/// How many pictures are done: on a terminal only; it draws to stderr.
+struct PictureBar(ProgressBar);
+
+impl PictureBar {
+    fn new() -> Self {
+        let bar = ProgressBar::no_length();
+        if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of {len} pictures, {eta} left") {
+            bar.set_style(style);
+        }
+        PictureBar(bar)
+    }
+
+    fn show(&self, done: usize, all: usize) {
+        self.0.set_length(all as u64);
+        self.0.set_position(done as u64);
+    }
+
+    fn end(&self) {
+        self.0.finish_and_clear();
+    }
 }

@@ -327,7 +327,8 @@ fn model(values: &mut Values) -> Option<model::Params> {
     let engine = EngineParams { threads, precision, ..EngineParams::default() };
     let sha256 = sha256(values);
     let path = values.text("model.path");
-    (!path.is_empty()).then(|| model::Params { path: PathBuf::from(path), sha256, engine })
+    let ranges = Some(values.text("model.ranges")).filter(|place| !place.is_empty()).map(PathBuf::from);
+    (!path.is_empty()).then(|| model::Params { path: PathBuf::from(path), sha256, engine, ranges })
 }
 
 fn sha256(values: &mut Values) -> Option<String> {

@@ -1,5 +1,6 @@
 //! From pixels to road users: letterbox → engine → decode.
 
+pub mod calibration;
 pub mod decode;
 pub mod engine;
 pub mod letterbox;

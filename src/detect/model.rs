@@ -12,7 +12,8 @@ use sha2::{Digest, Sha256};
 
 use super::ClassId;
 use super::engine::tract::{InputSides, Parsed};
-use super::engine::{Engine, EngineParams};
+use super::calibration::Calibration;
+use super::engine::{Engine, EngineParams, Precision};
 use super::letterbox::{Size, rectangle_for};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Name, fixed};
@@ -27,6 +28,15 @@ pub struct Params {
     pub sha256: Option<String>,
     /// How it runs.
     pub engine: EngineParams,
+    /// What [`Precision::Int8`] needs to know: a file of `flytrap calibrate`; `None`: the one beside the model.
+    pub ranges: Option<PathBuf>,
+}
+
+impl Params {
+    /// Where the ranges are.
+    pub fn ranges(&self) -> PathBuf {
+        self.ranges.clone().unwrap_or_else(|| self.path.with_extension("int8.toml"))
+    }
 }
 
 /// The names of a model's classes.
@@ -132,6 +142,7 @@ pub struct Loaded {
     sha256: String,
     name: String,
     engine: EngineParams,
+    ranges: PathBuf,
 }
 
 impl Loaded {
@@ -179,6 +190,7 @@ impl Loaded {
             sha256,
             name,
             engine: params.engine,
+            ranges: params.ranges(),
         })
     }
 
@@ -229,7 +241,12 @@ impl Loaded {
     /// `Kind::Model` if it cannot run or its head is of another kind.
     pub fn into_engine(self, frame: Size) -> Result<(Box<dyn Engine>, Classes)> {
         let size = self.size_for(frame)?;
-        let engine = self.parsed.into_engine(size, self.classes.count(), self.engine)?;
+        let calibration = match self.engine.precision {
+            Precision::Fp32 | Precision::Fp16 => None,
+            Precision::Int8 => Some(Calibration::load(&self.ranges, &self.sha256)?),
+        };
+        let ranges = calibration.as_ref().map(Calibration::ranges);
+        let engine = self.parsed.into_engine(size, self.classes.count(), self.engine, ranges)?;
         Ok((engine, self.classes))
     }
 
@@ -366,6 +383,7 @@ mod tests {
             path: file.path().into(),
             sha256: Some(sha256),
             engine: EngineParams::default(),
+            ranges: None,
         });
         opened.err().expect("refused").to_string()
     }
@@ -380,6 +398,7 @@ mod tests {
             path: "/nowhere/x.onnx".into(),
             sha256: None,
             engine: EngineParams::default(),
+            ranges: None,
         })
         .err()
         .unwrap();

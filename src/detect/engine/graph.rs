@@ -1,5 +1,14 @@
 //! A network as plain data: what the importer makes of a model file, and what a plan is made from.
 
+use std::collections::BTreeMap;
+
+use super::kernels::half::Half;
+use super::kernels::int8;
+use super::kernels::simd::Number as _;
+
+/// Least and greatest input of convolutions, by their names.
+pub type Ranges = BTreeMap<String, [f32; 2]>;
+
 /// A network with one input and one output. Each node's inputs come before it.
 #[derive(Debug, Clone)]
 pub struct Graph {
@@ -86,6 +95,41 @@ pub struct Conv {
     pub groups: usize,
     /// Whether `x / (1 + e^-x)` is applied to the sums.
     pub silu: bool,
+    /// How its input becomes bytes, if it is done on numbers of 8 bits.
+    pub int8: Option<Bytes>,
+}
+
+/// How numbers become bytes: `byte = round(x * per_one) + zero`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bytes {
+    /// Steps of a byte in 1.0; a number of 16 bits, so that nothing is lost where they are multiplied.
+    pub per_one: f32,
+    /// The byte that stands for 0.
+    pub zero: i16,
+}
+
+impl Bytes {
+    /// What spreads `low..=high`, widened to have 0, over all bytes.
+    pub fn over(low: f32, high: f32) -> Self {
+        let (low, high) = (low.min(0.0), high.max(0.0));
+        let per_one = Half::of(255.0 / (high - low).clamp(0.01, 60_000.0)).to();
+        Bytes { per_one, zero: -128 - (low * per_one).round() as i16 }
+    }
+}
+
+impl Conv {
+    /// Whether it can be done on numbers of 8 bits, and should be: not at stride 1 in 3x3, where Winograd's method on 16 bits is as
+    /// fast; not without an activation, where attention and the head add up what they found.
+    pub fn is_for_int8(&self, in_channels: usize) -> bool {
+        let (channels, small) = (self.bias.len(), self.pad[0] <= 1 && self.pad[1] <= 1);
+        let straight = self.kernel == [3, 3] && self.stride == [1, 1];
+        self.groups == 1
+            && self.silu
+            && small
+            && !straight
+            && channels.is_multiple_of(int8::BLOCK)
+            && in_channels.is_multiple_of(int8::BLOCK)
+    }
 }
 
 /// An operation on two numbers.
@@ -236,6 +280,30 @@ impl Graph {
             node.op == Op::Concat { axis: 1 }
                 && node.inputs.windows(sorted.len()).any(|inputs| inputs == sorted)
         })
+    }
+
+    /// The convolutions that are for numbers of 8 bits.
+    pub fn for_int8(&self) -> Vec<usize> {
+        let is_one = |id: &usize| match &self.nodes[*id] {
+            Node { op: Op::Conv(conv), inputs, .. } => {
+                self.nodes[inputs[0]].shape.get(1).is_some_and(|channels| conv.is_for_int8(*channels))
+            }
+            _ => false,
+        };
+        (0..self.nodes.len()).filter(is_one).collect()
+    }
+
+    /// Has them done so, with the ranges of their inputs; the graph is fused.
+    ///
+    /// # Errors
+    /// The first that has no range.
+    pub fn set_int8(&mut self, ranges: &Ranges) -> Result<(), String> {
+        for id in self.for_int8() {
+            let Node { name, op: Op::Conv(conv), .. } = &mut self.nodes[id] else { continue };
+            let [low, high] = ranges.get(name).ok_or_else(|| name.clone())?;
+            conv.int8 = Some(Bytes::over(*low, *high));
+        }
+        Ok(())
     }
 
     /// `a + conv`, where `a` is there before.

@@ -159,7 +159,8 @@ impl Import<'_> {
         if !plain || weights.len() != expected || bias.len() != channels {
             return Err("a convolution of another form".into());
         }
-        Ok(Conv { weights, bias, kernel: [rows, columns], stride, pad, groups: conv.group, silu: false })
+        let (groups, kernel) = (conv.group, [rows, columns]);
+        Ok(Conv { weights, bias, kernel, stride, pad, groups, silu: false, int8: None })
     }
 
     fn strided_slice(&self, slice: &StridedSlice, shape: &[usize]) -> Result<Op, String> {

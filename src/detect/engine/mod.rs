@@ -26,6 +26,7 @@ pub mod planned;
 mod reference;
 pub mod tract;
 
+pub use graph::Ranges;
 pub use kernels::Isa;
 
 use super::decode::HeadShape;
@@ -40,17 +41,20 @@ pub enum Precision {
     Fp32,
     /// Numbers of 16 bits in all convolutions: half the memory, twice the numbers in a vector.
     Fp16,
+    /// Numbers of 8 bits in those convolutions that are the most work and take it best, of 16 bits in the others.
+    Int8,
 }
 
 impl Precision {
     /// All, the most precise first.
-    pub const ALL: [Precision; 2] = [Precision::Fp32, Precision::Fp16];
+    pub const ALL: [Precision; 3] = [Precision::Fp32, Precision::Fp16, Precision::Int8];
 
     /// As users write it.
     pub const fn name(self) -> &'static str {
         match self {
             Precision::Fp32 => "fp32",
             Precision::Fp16 => "fp16",
+            Precision::Int8 => "int8",
         }
     }
 }
@@ -143,6 +147,13 @@ pub trait Engine: Send {
     fn step_times(&mut self, now: &mut dyn FnMut() -> u64) -> Vec<StepTime> {
         let _ = now;
         Vec::new()
+    }
+
+    /// Runs the network once on one thread and shows the numbers that go into each convolution whose input can become bytes, with
+    /// its name, eight at a time. Tells whether it can.
+    fn observe(&mut self, each: &mut dyn FnMut(&str, [f32; 8])) -> bool {
+        let _ = each;
+        false
     }
 
     /// What it is, for people: `AVX2, input 320, 80 classes, 2100 anchors`.

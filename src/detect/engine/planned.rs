@@ -77,6 +77,11 @@ impl<E: Kernels> Engine for PlannedEngine<E> {
         self.plan.step_times(now)
     }
 
+    fn observe(&mut self, each: &mut dyn FnMut(&str, [f32; 8])) -> bool {
+        self.plan.observe(each);
+        true
+    }
+
     fn describe(&self) -> String {
         let (costs, threads) = (self.plan.costs(), self.params.threads);
         let threads = if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };

@@ -1,6 +1,6 @@
 //! A graph by its definitions, number by number: slow, and what the plan is held against.
 
-use super::graph::{Conv, Graph, Node, Op};
+use super::graph::{Bytes, Conv, Graph, Node, Op};
 
 /// The output of `graph` for `picture`.
 pub(super) fn run(graph: &Graph, picture: &[f32]) -> Vec<f32> {
@@ -119,6 +119,10 @@ fn place_of(index: &[usize], shape: &[usize]) -> usize {
 }
 
 fn convolution(conv: &Conv, x: &[f32], from: &[usize], to: &[usize]) -> Vec<f32> {
+    if let Some(bytes) = conv.int8 {
+        let (x, weights) = (x.iter().map(|x| as_byte(bytes, *x)).collect::<Vec<_>>(), weights_as_bytes(conv));
+        return convolution(&Conv { int8: None, weights, ..conv.clone() }, &x, from, to);
+    }
     let [high, wide] = conv.kernel;
     let (in_group, out_group) = (from[1] / conv.groups, to[1] / conv.groups);
     let mut sums = Vec::with_capacity(to.iter().product());
@@ -147,4 +151,19 @@ fn convolution(conv: &Conv, x: &[f32], from: &[usize], to: &[usize]) -> Vec<f32>
         }
     }
     sums
+}
+
+/// What is left of a number in a byte.
+fn as_byte(bytes: Bytes, x: f32) -> f32 {
+    let byte = (x * bytes.per_one).round_ties_even() + f32::from(bytes.zero);
+    (byte.clamp(-128.0, 127.0) - f32::from(bytes.zero)) / bytes.per_one
+}
+
+/// The same of weights: 127 steps to the greatest of an output channel.
+fn weights_as_bytes(conv: &Conv) -> Vec<f32> {
+    let of_channel = |weights: &[f32]| {
+        let step = weights.iter().fold(0.0f32, |most, w| most.max(w.abs())) / 127.0;
+        weights.iter().map(|w| (w / step).round_ties_even() * step).collect::<Vec<_>>()
+    };
+    conv.weights.chunks(conv.weights.len() / conv.bias.len()).flat_map(of_channel).collect()
 }

@@ -11,7 +11,7 @@ use tract_onnx::prelude::*;
 use super::import::import;
 use super::kernels::half::Half;
 use super::planned::PlannedEngine;
-use super::{Engine, EngineParams, Output, Precision};
+use super::{Engine, EngineParams, Output, Precision, Ranges};
 use crate::detect::decode::HeadShape;
 use crate::detect::letterbox::Size;
 use crate::error::{Error, Kind, Result};
@@ -97,48 +97,50 @@ impl Parsed {
     ///
     /// # Errors
     /// `Kind::Model` if tract cannot run it either, or its output is not a detection head's.
-    pub fn into_engine(self, size: Size, classes: usize, params: EngineParams) -> Result<Box<dyn Engine>> {
+    pub fn into_engine(
+        self,
+        size: Size,
+        classes: usize,
+        params: EngineParams,
+        ranges: Option<&Ranges>,
+    ) -> Result<Box<dyn Engine>> {
         let place = self.place.clone();
-        let half = params.precision == Precision::Fp16;
-        if half && !params.isa.has_half() {
-            let text = format!(
-                "{} on this CPU has no fp16 (Cortex-A76 and later have it); set model.precision to fp32",
-                params.isa.name()
-            );
-            return Err(Error::fatal(Kind::Config, text));
-        }
+        can(params)?;
         let model = self.typed(size)?;
-        let graph = import(&model).and_then(|mut graph| {
+        let graph = import(&model).map(|mut graph| {
             graph.fuse();
-            match params.precision {
-                Precision::Fp32 => PlannedEngine::<f32>::check(&graph, classes, params)?,
-                Precision::Fp16 => PlannedEngine::<Half>::check(&graph, classes, params)?,
-            }
-            Ok(graph)
+            graph
         });
-        match graph {
-            Ok(graph) => {
-                // What it took is needed for the plan.
-                drop(model);
-                let failed = |why| {
-                    Error::fatal(Kind::System, format!("'{place}': no engine of our own")).caused_by(why)
-                };
-                Ok(match params.precision {
-                    Precision::Fp32 => {
-                        Box::new(PlannedEngine::<f32>::new(graph, size, classes, params).map_err(failed)?)
-                    }
-                    Precision::Fp16 => {
-                        Box::new(PlannedEngine::<Half>::new(graph, size, classes, params).map_err(failed)?)
-                    }
-                })
-            }
-            Err(why) => {
-                let engine = TractEngine::new(&place, model, size, classes)?;
-                let loses = if half { ", and in fp32" } else { "" };
-                tracing::info!("'{place}' runs on tract, some times slower{loses}: {why}");
-                Ok(Box::new(engine))
-            }
+        let mut graph = match graph {
+            Ok(graph) => graph,
+            Err(why) => return on_tract(&place, model, size, classes, params, &why),
+        };
+        if params.precision == Precision::Int8 {
+            let no_ranges = Ranges::new();
+            graph.set_int8(ranges.unwrap_or(&no_ranges)).map_err(|name| {
+                let text = format!("'{place}': no range for '{name}', which int8 needs: run flytrap calibrate");
+                Error::fatal(Kind::Model, text)
+            })?;
         }
+        let check = match params.precision {
+            Precision::Fp32 => PlannedEngine::<f32>::check(&graph, classes, params),
+            Precision::Fp16 | Precision::Int8 => PlannedEngine::<Half>::check(&graph, classes, params),
+        };
+        if let Err(why) = check {
+            return on_tract(&place, model, size, classes, params, &why);
+        }
+        // What it took is needed for the plan.
+        drop(model);
+        let failed =
+            |why| Error::fatal(Kind::System, format!("'{place}': no engine of our own")).caused_by(why);
+        Ok(match params.precision {
+            Precision::Fp32 => {
+                Box::new(PlannedEngine::<f32>::new(graph, size, classes, params).map_err(failed)?)
+            }
+            Precision::Fp16 | Precision::Int8 => {
+                Box::new(PlannedEngine::<Half>::new(graph, size, classes, params).map_err(failed)?)
+            }
+        })
     }
 
     /// The same, on tract in any case.
@@ -164,6 +166,38 @@ impl Parsed {
             .into_typed()
             .map_err(|e| failed(&place, size, "cannot understand the network", &e))
     }
+}
+
+/// Whether the CPU has what `params` asks for.
+fn can(params: EngineParams) -> Result<()> {
+    let (has, what, instead) = match params.precision {
+        Precision::Fp32 => return Ok(()),
+        Precision::Fp16 => (params.isa.has_half(), "fp16", "fp32"),
+        Precision::Int8 => (params.isa.has_int8(), "int8 dot product", "fp16 or fp32"),
+    };
+    if has {
+        return Ok(());
+    }
+    let text = format!(
+        "{} on this CPU has no {what} (Cortex-A76 and later have it); set model.precision to {instead}",
+        params.isa.name()
+    );
+    Err(Error::fatal(Kind::Config, text))
+}
+
+/// The fall-back, and why it is.
+fn on_tract(
+    place: &str,
+    model: TypedModel,
+    size: Size,
+    classes: usize,
+    params: EngineParams,
+    why: &str,
+) -> Result<Box<dyn Engine>> {
+    let engine = TractEngine::new(place, model, size, classes)?;
+    let loses = if params.precision == Precision::Fp32 { "" } else { ", and in fp32" };
+    tracing::info!("'{place}' runs on tract, some times slower{loses}: {why}");
+    Ok(Box::new(engine))
 }
 
 fn failed(place: &str, size: Size, doing: &str, error: &TractError) -> Error {

@@ -4,7 +4,7 @@
 //! whole input of the tile passes by. Per input number the tile loads one vector of weights a lane group and multiplies it
 //! with each of `P` pixels, so the arithmetic outweighs the loads.
 
-use super::simd::{Number, Simd};
+use super::simd::{MulAdd, Number, Simd};
 use super::{Act, Place};
 
 /// One convolution, ready to run: all places and sizes in numbers of `f32`.
@@ -40,6 +40,26 @@ pub struct Conv<E> {
 unsafe impl<E: Number> Send for Conv<E> {}
 // SAFETY: as above.
 unsafe impl<E: Number> Sync for Conv<E> {}
+
+/// How the input of a tile lies: distances in what is multiplied.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Walk {
+    /// From a pixel to the one that the next output pixel needs.
+    pub(super) pixel: usize,
+    /// From one tap to the next, in its row and down.
+    pub(super) tap: (usize, usize),
+    /// Taps in a row, and rows.
+    pub(super) taps: (usize, usize),
+    /// From a block of channels to the next.
+    pub(super) plane: usize,
+}
+
+impl<E> Conv<E> {
+    #[inline(always)]
+    const fn walk(&self) -> Walk {
+        Walk { pixel: self.step.0, tap: self.tap, taps: self.taps, plane: self.blocks.1 }
+    }
+}
 
 /// Output rows `rows` of all output channels. `C`: channels of an input block that count, 8 or 3.
 ///
@@ -89,7 +109,7 @@ unsafe fn rows_at<S: Simd, const C: usize, const A: usize, const T: usize>(
                 }
                 block += 2;
             } else {
-                let to = To { w, next: S::Eight::LANES, block };
+                let to = To { w, next: <S::Eight as MulAdd>::LANES, block };
                 for row in rows.clone() {
                     for (column, p) in Tiles::of(conv.size.0, S::TILE_8) {
                         dispatch_8::<S::Eight, C, A, T>(conv, p, to, column, row);
@@ -113,7 +133,7 @@ struct To<E> {
 }
 
 /// A row cut into tiles of nearly the same width.
-struct Tiles {
+pub(super) struct Tiles {
     column: usize,
     width: usize,
     least: usize,
@@ -122,7 +142,7 @@ struct Tiles {
 
 impl Tiles {
     #[inline(always)]
-    fn of(width: usize, widest: usize) -> Self {
+    pub(super) fn of(width: usize, widest: usize) -> Self {
         let count = width.div_ceil(widest).max(1);
         Tiles { column: 0, width, least: width / count, more: width % count }
     }
@@ -165,6 +185,7 @@ macro_rules! tiles_of {
         }
     };
 }
+pub(super) use tiles_of;
 
 /// # Safety
 /// As [`rows`].
@@ -235,7 +256,7 @@ unsafe fn dispatch_8<S: Simd, const C: usize, const A: usize, const T: usize>(
 }
 
 /// From the weights of an input channel to the next one's, in a tile of `n` vectors: a vector of 16 is a block of its own.
-const fn weights_step<S: Simd>(n: usize) -> usize {
+const fn weights_step<S: MulAdd>(n: usize) -> usize {
     if S::LANES == 16 { 16 } else { n * S::LANES }
 }
 
@@ -243,10 +264,17 @@ const fn weights_step<S: Simd>(n: usize) -> usize {
 /// are those from `w` on.
 ///
 /// # Safety
-/// The CPU has `S`; `x` and `w` are valid for what `conv` says is read.
+/// The CPU has `S`; `x` and `w` are valid for what `walk` says is read.
 #[inline(always)]
-unsafe fn sums<S: Simd, const P: usize, const N: usize, const C: usize, const A: usize, const T: usize>(
-    conv: &Conv<S::E>,
+pub(super) unsafe fn sums<
+    S: MulAdd,
+    const P: usize,
+    const N: usize,
+    const C: usize,
+    const A: usize,
+    const T: usize,
+>(
+    walk: Walk,
     blocks: std::ops::Range<usize>,
     (mut w, next): (*const S::E, usize),
     x: *const S::E,
@@ -255,11 +283,11 @@ unsafe fn sums<S: Simd, const P: usize, const N: usize, const C: usize, const A:
     let step = weights_step::<S>(N);
     // SAFETY: the caller's promise.
     unsafe {
-        let pixel = if A == 0 { conv.step.0 } else { A };
-        let taps = if T == 1 { (1, 1) } else { conv.taps };
+        let pixel = if A == 0 { walk.pixel } else { A };
+        let taps = if T == 1 { (1, 1) } else { walk.taps };
         for block in blocks {
             for tap_row in 0..taps.1 {
-                let mut x = x.add(block * conv.blocks.1 + tap_row * conv.tap.1);
+                let mut x = x.add(block * walk.plane + tap_row * walk.tap.1);
                 for _ in 0..taps.0 {
                     let mut part = 0;
                     while part < C {
@@ -290,7 +318,7 @@ unsafe fn sums<S: Simd, const P: usize, const N: usize, const C: usize, const A:
                         lane!(7);
                         part += S::QUAD;
                     }
-                    x = x.add(conv.tap.0);
+                    x = x.add(walk.tap.0);
                 }
             }
         }
@@ -316,7 +344,7 @@ unsafe fn tile<S: Simd, const P: usize, const N: usize, const C: usize, const A:
         let taps = if T == 1 { 1 } else { conv.taps.0 * conv.taps.1 };
         let together = (S::SUM_MOST / (taps * C)).max(1);
         if size_of::<S::E>() == 4 || conv.blocks.0 <= together {
-            sums::<S, P, N, C, A, T>(conv, 0..conv.blocks.0, (to.w, to.next), x, &mut acc);
+            sums::<S, P, N, C, A, T>(conv.walk(), 0..conv.blocks.0, (to.w, to.next), x, &mut acc);
         } else {
             let step = weights_step::<S>(N);
             let mut begin = 0;
@@ -324,7 +352,7 @@ unsafe fn tile<S: Simd, const P: usize, const N: usize, const C: usize, const A:
                 let end = (begin + together).min(conv.blocks.0);
                 let w = to.w.add(begin * taps * C * step);
                 let mut part = [[S::splat(0.0); N]; P];
-                sums::<S, P, N, C, A, T>(conv, begin..end, (w, to.next), x, &mut part);
+                sums::<S, P, N, C, A, T>(conv.walk(), begin..end, (w, to.next), x, &mut part);
                 for p in 0..P {
                     for n in 0..N {
                         acc[p][n] = S::add(acc[p][n], part[p][n]);
@@ -360,7 +388,7 @@ unsafe fn tile<S: Simd, const P: usize, const N: usize, const C: usize, const A:
 
 /// Activation, residual, store: a vector of channels of `P` neighbouring pixels. Places come with the distance to the next block.
 #[inline(always)]
-unsafe fn finish<S: Simd, const P: usize>(
+pub(super) unsafe fn finish<S: Simd, const P: usize>(
     sums: &[S::V; P],
     act: Act,
     residual: Option<(*const S::E, usize)>,
@@ -419,7 +447,7 @@ pub unsafe fn products<S: Simd, const N: usize>(
         unsafe {
             let mut acc = [[S::splat(0.0); N]; P];
             sums::<S, P, N, 8, 8, 1>(
-                conv,
+                conv.walk(),
                 0..conv.blocks.0,
                 (conv.w, next),
                 conv.x.add(column * 8),

@@ -14,6 +14,7 @@
 pub mod conv;
 pub mod flat;
 pub mod half;
+pub mod int8;
 pub mod maps;
 pub mod simd;
 pub mod winograd;
@@ -132,6 +133,17 @@ impl Isa {
     }
 }
 
+impl Isa {
+    /// Whether it has kernels for numbers of 8 bits: ARM with `dotprod`, which come with 16 bits.
+    pub fn has_int8(self) -> bool {
+        #[cfg(target_arch = "aarch64")]
+        let has_dot = std::arch::is_aarch64_feature_detected!("dotprod");
+        #[cfg(not(target_arch = "aarch64"))]
+        let has_dot = true;
+        self.has_half() && has_dot
+    }
+}
+
 /// An instruction set's vectors: its widest, or those that fit into a block of 8 channels.
 macro_rules! vectors {
     (wide, $simd:ident) => {
@@ -183,7 +195,7 @@ macro_rules! single {
 
 /// The same on numbers of 16 bits, for instruction sets that have them.
 macro_rules! halved {
-    ($isa:ident, $width:ident $module:ident :: $kernel:ident [$($extra:tt)*] ($($arg:ident: $kind:ty),* $(,)?)) => {{
+    ($isa:ident, $width:ident $module:ident :: $kernel:ident [$($extra:tt)*] ($($arg:ident: $kind:ty),* $(,)?) $(, $more:literal)?) => {{
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn avx2($($arg: $kind),*) {
@@ -192,6 +204,7 @@ macro_rules! halved {
         }
         #[cfg(target_arch = "aarch64")]
         #[target_feature(enable = "neon,fp16")]
+        $(#[target_feature(enable = $more)])?
         unsafe fn neon($($arg: $kind),*) {
             // SAFETY: the caller's promise.
             unsafe { $module::$kernel::<simd::NeonHalf $($extra)*>($($arg),*) }
@@ -229,6 +242,15 @@ pub trait Kernels: Number {
     unsafe fn max_pool_block(isa: Isa, pool: &maps::MaxPool<Self>, block: usize, scratch: *mut Self);
     /// [`maps::upsample_row`].
     unsafe fn upsample_row(isa: Isa, up: &maps::Upsample<Self>, block: usize, row: usize);
+    /// Whether there is `int8_rows`.
+    fn has_int8(isa: Isa) -> bool {
+        let _ = isa;
+        false
+    }
+    /// [`int8::rows`], if there is one.
+    unsafe fn int8_rows(isa: Isa, conv: &int8::Int8Conv<Self>, rows: Range<usize>, scratch: *mut Self) {
+        unreachable!("{isa:?} has none: {conv:?}, {rows:?}, {scratch:?}");
+    }
     /// [`maps::pixels`].
     unsafe fn pixels(isa: Isa, planes: [*const f32; 3], to: *mut Self, count: usize);
 }
@@ -289,6 +311,12 @@ impl Kernels for Half {
         }
     }
     kernels!(Half, halved);
+    fn has_int8(isa: Isa) -> bool {
+        isa.has_int8()
+    }
+    unsafe fn int8_rows(isa: Isa, conv: &int8::Int8Conv<Half>, rows: Range<usize>, scratch: *mut Half) {
+        halved!(isa, wide int8::rows [] (conv: &int8::Int8Conv<Half>, rows: Range<usize>, scratch: *mut Half), "dotprod")
+    }
 }
 
 /// Makes `$name($isa, …)` of a kernel on `f32`.

@@ -264,8 +264,44 @@ impl<E: Kernels> Plan<E> {
         self.costs
     }
 
-    /// Runs all steps on this thread, as if every column were picked, and tells how long each took.
+    /// Runs all steps on this thread and tells how long each took.
     pub fn step_times(&mut self, now: &mut dyn FnMut() -> u64) -> Vec<StepTime> {
+        let mut times = Vec::new();
+        let mut begun = 0;
+        self.walk(&mut |step, is_done| match is_done {
+            false => begun = now(),
+            true => {
+                let nanos = now() - begun;
+                let Step { name, kind, macs, numbers, .. } = step;
+                let (name, kernel) = (name.clone(), kind.name());
+                times.push(StepTime { name, kernel, nanos, macs: *macs, numbers: *numbers });
+            }
+        });
+        times
+    }
+
+    /// Runs all steps on this thread and shows what goes into direct convolutions, eight channels of a pixel at a time.
+    pub fn observe(&mut self, each: &mut dyn FnMut(&str, [f32; 8])) {
+        self.walk(&mut |step, is_done| {
+            let Kind::Direct { conv, .. } = &step.kind else { return };
+            if is_done {
+                return;
+            }
+            // The middle tap is never in the border.
+            let middle = conv.taps.0 / 2 * conv.tap.0 + conv.taps.1 / 2 * conv.tap.1;
+            for block in 0..conv.blocks.0 {
+                for (row, column) in (0..conv.size.1).flat_map(|row| (0..conv.size.0).map(move |c| (row, c))) {
+                    let at = middle + block * conv.blocks.1 + row * conv.step.1 + column * conv.step.0;
+                    // SAFETY: the convolution reads it next; nobody else runs while we are borrowed mutably.
+                    let eight = unsafe { conv.x.add(at).cast::<[E; 8]>().read_unaligned() };
+                    each(&step.name, E::eight_to(eight));
+                }
+            }
+        });
+    }
+
+    /// Runs all steps on this thread, as if every column were picked, and shows each before and after.
+    fn walk(&mut self, show: &mut dyn FnMut(&Step<E>, bool)) {
         // SAFETY: no run is on, and nobody else begins one.
         let parts = unsafe { &mut *self.body.parts.get() };
         if let Some(tail) = &mut self.tail {
@@ -274,17 +310,14 @@ impl<E: Kernels> Plan<E> {
             tail.choose(unsafe { &mut *self.body.chosen.get() }, 1);
         }
         parts[1].set_tasks();
-        let time = |step: &Step<E>| {
-            let begun = now();
+        for step in parts.iter().flat_map(|part| &part.steps) {
+            show(step, false);
             for task in 0..step.tasks + step.borders.len() {
                 // SAFETY: one thread does all tasks in order; nobody else runs while we are borrowed mutably.
                 unsafe { step.run(self.body.isa, task, self.body.scratch[0]) };
             }
-            let nanos = now() - begun;
-            let Step { name, macs, numbers, .. } = step;
-            StepTime { name: name.clone(), kernel: step.kind.name(), nanos, macs: *macs, numbers: *numbers }
-        };
-        parts.iter().flat_map(|part| &part.steps).map(time).collect()
+            show(step, true);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::super::graph::Binary;
 use super::super::kernels::conv::Conv;
 use super::super::kernels::flat::MatMul;
+use super::super::kernels::int8::Int8Conv;
 use super::super::kernels::maps::{Depthwise, MaxPool, Upsample};
 use super::super::kernels::winograd::Winograd;
 use super::super::kernels::{self, Isa, Kernels, Place};
@@ -40,6 +41,8 @@ pub enum Kind<E> {
     First { conv: Conv<E>, rows: usize },
     /// A convolution of blocks of 8 channels.
     Direct { conv: Conv<E>, rows: usize },
+    /// The same on numbers of 8 bits.
+    Int8 { conv: Int8Conv<E>, rows: usize },
     /// The same by Winograd's method.
     Winograd { conv: Winograd<E>, which: Which },
     /// A convolution of each channel by itself.
@@ -85,6 +88,7 @@ impl<E> Kind<E> {
             Kind::Picture { .. } => "picture",
             Kind::First { .. } => "first",
             Kind::Direct { .. } => "direct",
+            Kind::Int8 { .. } => "int8",
             Kind::Winograd { .. } => "winograd",
             Kind::Depthwise { .. } => "depthwise",
             Kind::MaxPool { .. } => "max-pool",
@@ -154,6 +158,7 @@ impl<E: Kernels> Step<E> {
                 Kind::Picture { from, to, size } => picture(isa, *from, *to, *size),
                 Kind::First { conv, rows } => E::first_rows(isa, conv, part(*rows, conv.size.1)),
                 Kind::Direct { conv, rows } => E::conv_rows(isa, conv, part(*rows, conv.size.1)),
+                Kind::Int8 { conv, rows } => E::int8_rows(isa, conv, part(*rows, conv.size.1), scratch),
                 Kind::Winograd { conv, which } => {
                     let tiles = match which {
                         Which::All { numbers, per_task } => {

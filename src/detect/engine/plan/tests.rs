@@ -1,4 +1,4 @@
-use super::super::graph::{Binary, Conv, Graph, Node, Op};
+use super::super::graph::{Binary, Conv, Graph, Node, Op, Ranges};
 use super::super::kernels::half::Half;
 use super::super::reference;
 use super::*;
@@ -67,6 +67,7 @@ impl Draw {
             pad: [pad; 2],
             groups,
             silu: false,
+            int8: None,
         };
         let side = |side: usize| (side + 2 * pad - kernel) / stride + 1;
         let shape = vec![1, channels, side(shape[2]), side(shape[3])];
@@ -258,6 +259,93 @@ proptest! {
         let gate = [Op::Sigmoid, Op::Silu][draw.random.below(2)].clone();
         draw.add(gate, &[out], draw.shape(out));
         check(draw);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Bytes are multiplied as the definition says; an input that lies between two steps may go either way in 16 bits.
+    #[test]
+    fn convolutions_of_bytes(
+        seed: u64, blocks in 1usize..5, out in 1usize..5, rows in 1usize..30, columns in 1usize..30,
+        (kernel, stride) in prop_oneof![Just((1usize, 1usize)), Just((1, 2)), Just((3, 2)), Just((3, 3))],
+        residual: bool, low in -1.0f32..0.0, high in 0.0f32..1.0
+    ) {
+        let mut draw = Draw::new(seed, 16 * blocks, rows, columns);
+        let other = draw.conv(0, 16 * out, 1, stride, 1);
+        let x = draw.conv(0, 16 * out, kernel, stride, 1);
+        let x = draw.silu(x);
+        if residual {
+            draw.sum(other, x);
+        }
+        let Draw { mut graph, mut random } = draw;
+        graph.fuse();
+        let ids = graph.for_int8();
+        prop_assert_eq!(ids.len(), 1);
+        prop_assert_eq!(graph.set_int8(&Ranges::new()).unwrap_err(), graph.nodes[ids[0]].name.clone());
+        graph.set_int8(&Ranges::from([(graph.nodes[ids[0]].name.clone(), [low, high])])).unwrap();
+        let picture = random.numbers(graph.nodes[0].shape.iter().product());
+        let expected = reference::run(&graph, &picture);
+        for options in every_way().into_iter().filter(|way| way.isa.has_int8()) {
+            let mut plan = plan::<Half>(graph.clone(), options).unwrap();
+            plan.input().copy_from_slice(&picture);
+            let off = off(plan.run(0.5).0, &expected);
+            prop_assert!(off < 0.005, "{options:?}: off by {off}");
+        }
+        let way = Options { isa: Isa::Portable, ..every_way()[0] };
+        let refusal = plan::<Half>(graph, way).err().unwrap_or_default();
+        prop_assert!(refusal.contains("8 bits"), "{refusal}");
+    }
+}
+
+/// Mean difference in terms of the mean size.
+fn off(ours: &[f32], theirs: &[f32]) -> f32 {
+    let mean = |numbers: &mut dyn Iterator<Item = f32>| numbers.map(|x| x * x).sum::<f32>().sqrt();
+    mean(&mut ours.iter().zip(theirs).map(|(a, b)| a - b)) / mean(&mut theirs.iter().copied())
+}
+
+/// What is observed is what int8 needs: with it a network gives nearly what it gives in 16 bits, with a tenth of it something else.
+#[test]
+fn what_was_observed_serves_bytes() {
+    let mut draw = Draw::new(5, 3, 40, 36);
+    let x = draw.conv(0, 16, 3, 2, 1);
+    let x = draw.silu(x);
+    let x = draw.conv(x, 32, 3, 2, 1);
+    let x = draw.silu(x);
+    let x = draw.c3k2(x, 16);
+    draw.conv(x, 16, 1, 1, 1);
+    let Draw { mut graph, mut random } = draw;
+    graph.fuse();
+    let picture = random.numbers(3 * 40 * 36);
+    let mut observer = plan::<f32>(graph.clone(), every_way()[0]).unwrap();
+    observer.input().copy_from_slice(&picture);
+    let mut ranges = Ranges::new();
+    observer.observe(&mut |name, numbers| {
+        let [low, high] = ranges.entry(name.to_owned()).or_default();
+        for x in numbers {
+            (*low, *high) = (low.min(x), high.max(x));
+        }
+    });
+    let ids = graph.for_int8();
+    assert_eq!(ids.len(), 2, "the second one and that of the block: the others have no activation");
+    assert!(ids.iter().all(|id| ranges.contains_key(&graph.nodes[*id].name)), "{ranges:?}");
+    let tenth = ranges.iter().map(|(name, range)| (name.clone(), range.map(|x| x / 10.0))).collect();
+    for options in every_way().into_iter().filter(|way| way.isa.has_int8()) {
+        let mut plain = plan::<Half>(graph.clone(), options).unwrap();
+        plain.input().copy_from_slice(&picture);
+        let (expected, _) = plain.run(0.5);
+        let run = |ranges: &Ranges| {
+            let mut graph = graph.clone();
+            graph.set_int8(ranges).unwrap();
+            let mut plan = plan::<Half>(graph, options).unwrap();
+            let steps = plan.step_times(&mut || 0);
+            assert_eq!(steps.iter().filter(|step| step.kernel == "int8").count(), ids.len());
+            plan.input().copy_from_slice(&picture);
+            off(plan.run(0.5).0, expected)
+        };
+        let (good, bad) = (run(&ranges), run(&tenth));
+        assert!(good < 0.01 && bad > 5.0 * good, "{options:?}: off by {good}, with a tenth of the ranges by {bad}");
     }
 }
 

@@ -9,7 +9,7 @@
 use std::arch::aarch64::*;
 
 use super::super::half::Half;
-use super::Simd;
+use super::{Four, Int8, MulAdd, Simd};
 
 /// NEON: every 64-bit ARM CPU.
 #[derive(Debug, Clone, Copy)]
@@ -20,12 +20,10 @@ pub struct Neon;
     clippy::undocumented_unsafe_blocks,
     reason = "the trait says it: valid pointers"
 )]
-impl Simd for Neon {
+impl MulAdd for Neon {
     type E = f32;
-    type Eight = Neon;
     const LANES: usize = 4;
     const TILE: usize = 5;
-    const TILE_8: usize = 10;
     type V = float32x4_t;
     type Quad = float32x4_t;
 
@@ -34,15 +32,48 @@ impl Simd for Neon {
         unsafe { vld1q_f32(from) }
     }
     #[inline(always)]
-    unsafe fn store(to: *mut f32, v: float32x4_t) {
-        unsafe { vst1q_f32(to, v) }
-    }
-    #[inline(always)]
     unsafe fn forget(mut place: *const f32) -> *const f32 {
         unsafe {
             std::arch::asm!("/* {0} */", inout(reg) place, options(pure, nomem, nostack, preserves_flags));
         }
         place
+    }
+    #[inline(always)]
+    unsafe fn quad(from: *const f32) -> float32x4_t {
+        unsafe { vld1q_f32(from) }
+    }
+    #[inline(always)]
+    unsafe fn fma_lane<const L: i32, const N: usize>(
+        acc: &mut [float32x4_t; N],
+        w: &[float32x4_t; N],
+        quad: float32x4_t,
+    ) {
+        for (acc, w) in acc.iter_mut().zip(w) {
+            // Lanes beyond the quad are asked for by nobody, but named.
+            *acc = unsafe {
+                match L {
+                    0 => vfmaq_laneq_f32::<0>(*acc, *w, quad),
+                    1 => vfmaq_laneq_f32::<1>(*acc, *w, quad),
+                    2 => vfmaq_laneq_f32::<2>(*acc, *w, quad),
+                    _ => vfmaq_laneq_f32::<3>(*acc, *w, quad),
+                }
+            };
+        }
+    }
+}
+
+#[allow(
+    clippy::missing_safety_doc,
+    clippy::undocumented_unsafe_blocks,
+    reason = "the trait says it: valid pointers"
+)]
+impl Simd for Neon {
+    type Eight = Neon;
+    const TILE_8: usize = 10;
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: float32x4_t) {
+        unsafe { vst1q_f32(to, v) }
     }
     #[inline(always)]
     unsafe fn splat(x: f32) -> float32x4_t {
@@ -99,28 +130,6 @@ impl Simd for Neon {
             at
         }
     }
-    #[inline(always)]
-    unsafe fn quad(from: *const f32) -> float32x4_t {
-        unsafe { vld1q_f32(from) }
-    }
-    #[inline(always)]
-    unsafe fn fma_lane<const L: i32, const N: usize>(
-        acc: &mut [float32x4_t; N],
-        w: &[float32x4_t; N],
-        quad: float32x4_t,
-    ) {
-        for (acc, w) in acc.iter_mut().zip(w) {
-            // Lanes beyond the quad are asked for by nobody, but named.
-            *acc = unsafe {
-                match L {
-                    0 => vfmaq_laneq_f32::<0>(*acc, *w, quad),
-                    1 => vfmaq_laneq_f32::<1>(*acc, *w, quad),
-                    2 => vfmaq_laneq_f32::<2>(*acc, *w, quad),
-                    _ => vfmaq_laneq_f32::<3>(*acc, *w, quad),
-                }
-            };
-        }
-    }
 }
 
 /// NEON on numbers of 16 bits: ARMv8.2 and later with `fp16` (Cortex-A76, not A72).
@@ -132,16 +141,11 @@ pub struct NeonHalf;
     clippy::undocumented_unsafe_blocks,
     reason = "the trait says it: fp16 and valid pointers"
 )]
-impl Simd for NeonHalf {
+impl MulAdd for NeonHalf {
     type E = Half;
-    type Eight = NeonHalf;
     const LANES: usize = 8;
     const TILE: usize = 8;
-    const TILE_8: usize = 10;
     const QUAD: usize = 8;
-    const SUM_MOST: usize = 64;
-    const EXP_MOST: f32 = 9.6;
-    const MAGIC: f32 = 1536.0;
     type V = float16x8_t;
     type Quad = float16x8_t;
 
@@ -150,15 +154,43 @@ impl Simd for NeonHalf {
         unsafe { vreinterpretq_f16_u16(vld1q_u16(from.cast())) }
     }
     #[inline(always)]
-    unsafe fn store(to: *mut Half, v: float16x8_t) {
-        unsafe { vst1q_u16(to.cast(), vreinterpretq_u16_f16(v)) }
-    }
-    #[inline(always)]
     unsafe fn forget(mut place: *const Half) -> *const Half {
         unsafe {
             std::arch::asm!("/* {0} */", inout(reg) place, options(pure, nomem, nostack, preserves_flags));
         }
         place
+    }
+    #[inline(always)]
+    unsafe fn quad(from: *const Half) -> float16x8_t {
+        unsafe { Self::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn fma_lane<const L: i32, const N: usize>(
+        acc: &mut [float16x8_t; N],
+        w: &[float16x8_t; N],
+        quad: float16x8_t,
+    ) {
+        for (acc, w) in acc.iter_mut().zip(w) {
+            *acc = unsafe { vfmaq_laneq_f16::<L>(*acc, *w, quad) };
+        }
+    }
+}
+
+#[allow(
+    clippy::missing_safety_doc,
+    clippy::undocumented_unsafe_blocks,
+    reason = "the trait says it: fp16 and valid pointers"
+)]
+impl Simd for NeonHalf {
+    type Eight = NeonHalf;
+    const TILE_8: usize = 10;
+    const SUM_MOST: usize = 64;
+    const EXP_MOST: f32 = 9.6;
+    const MAGIC: f32 = 1536.0;
+
+    #[inline(always)]
+    unsafe fn store(to: *mut Half, v: float16x8_t) {
+        unsafe { vst1q_u16(to.cast(), vreinterpretq_u16_f16(v)) }
     }
     #[inline(always)]
     unsafe fn splat(x: f32) -> float16x8_t {
@@ -219,18 +251,91 @@ impl Simd for NeonHalf {
             at
         }
     }
+}
+
+/// NEON on numbers of 8 bits, four at a time: `dotprod` of ARMv8.2 and later (Cortex-A55 and A76, not A53 and A72).
+#[derive(Debug, Clone, Copy)]
+pub struct NeonDot;
+
+#[allow(
+    clippy::missing_safety_doc,
+    clippy::undocumented_unsafe_blocks,
+    reason = "the trait says it: dotprod and valid pointers"
+)]
+impl MulAdd for NeonDot {
+    type E = Four;
+    const LANES: usize = 4;
+    const TILE: usize = 5;
+    type V = int32x4_t;
+    type Quad = int8x16_t;
+
     #[inline(always)]
-    unsafe fn quad(from: *const Half) -> float16x8_t {
-        unsafe { Self::load(from) }
+    unsafe fn load(from: *const Four) -> int32x4_t {
+        unsafe { vld1q_s32(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn forget(mut place: *const Four) -> *const Four {
+        unsafe {
+            std::arch::asm!("/* {0} */", inout(reg) place, options(pure, nomem, nostack, preserves_flags));
+        }
+        place
+    }
+    #[inline(always)]
+    unsafe fn quad(from: *const Four) -> int8x16_t {
+        unsafe { vld1q_s8(from.cast()) }
     }
     #[inline(always)]
     unsafe fn fma_lane<const L: i32, const N: usize>(
-        acc: &mut [float16x8_t; N],
-        w: &[float16x8_t; N],
-        quad: float16x8_t,
+        acc: &mut [int32x4_t; N],
+        w: &[int32x4_t; N],
+        quad: int8x16_t,
     ) {
+        // The compiler's own functions for it are not stable yet.
+        macro_rules! sdot {
+            ($acc:expr, $w:expr, $lane:literal) => {
+                std::arch::asm!(
+                    concat!("sdot {acc:v}.4s, {w:v}.16b, {x:v}.4b[", $lane, "]"),
+                    acc = inout(vreg) *$acc, w = in(vreg) *$w, x = in(vreg) quad,
+                    options(pure, nomem, nostack, preserves_flags)
+                )
+            };
+        }
         for (acc, w) in acc.iter_mut().zip(w) {
-            *acc = unsafe { vfmaq_laneq_f16::<L>(*acc, *w, quad) };
+            // Lanes beyond the quad are asked for by nobody, but named.
+            unsafe {
+                match L {
+                    0 => sdot!(acc, w, 0),
+                    1 => sdot!(acc, w, 1),
+                    2 => sdot!(acc, w, 2),
+                    _ => sdot!(acc, w, 3),
+                }
+            }
+        }
+    }
+}
+
+#[allow(
+    clippy::missing_safety_doc,
+    clippy::undocumented_unsafe_blocks,
+    reason = "the trait says it: fp16, dotprod and valid pointers"
+)]
+impl Int8 for NeonHalf {
+    type Dot = NeonDot;
+
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut i8, numbers: [float16x8_t; 2], per_one: float16x8_t, zero: i16) {
+        unsafe {
+            let zero = vdupq_n_s16(zero);
+            let [low, high] = numbers.map(|x| vqaddq_s16(vcvtnq_s16_f16(vmulq_f16(x, per_one)), zero));
+            vst1q_s8(to, vqmovn_high_s16(vqmovn_s16(low), high));
+        }
+    }
+    #[inline(always)]
+    unsafe fn of_sums<const N: usize>(sums: &[int32x4_t; N], scale: *const f32) -> [float16x8_t; 2] {
+        unsafe {
+            let four = |n: usize| vmulq_f32(vcvtq_f32_s32(sums[n % N]), vld1q_f32(scale.add(n * 4)));
+            let eight = |n: usize| vcvt_high_f16_f32(vcvt_f16_f32(four(n)), four(n + 1));
+            [eight(0), eight(2)]
         }
     }
 }

@@ -48,28 +48,21 @@ impl Number for f32 {
     }
 }
 
-/// Vector operations on numbers of one kind.
-pub trait Simd: Copy {
-    /// How a number lies in memory.
-    type E: Number;
-    /// The same instruction set with vectors that a block of 8 channels is a whole number of.
-    type Eight: Simd<E = Self::E>;
+/// Four numbers of 8 bits, which are multiplied and added up in one go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(transparent)]
+pub struct Four(pub [i8; 4]);
+
+/// What sums of products need.
+pub trait MulAdd: Copy {
+    /// What is multiplied, as it lies in memory.
+    type E: Copy;
     /// Numbers in a vector: 4, 8 or 16.
     const LANES: usize;
     /// Tallest tile of [`Self::GROUP`] channels, in pixels, whose sums stay in registers.
     const TILE: usize;
-    /// The same for 8 channels, of [`Self::Eight`].
-    const TILE_8: usize;
-    /// Channels of a tile: 16, or 32 where a vector has 16.
-    const GROUP: usize = if Self::LANES == 16 { 32 } else { 16 };
     /// Neighbouring numbers that are multiplied one by one: so many.
     const QUAD: usize = 4;
-    /// Products that are added up before the sum goes to the others: a long sum of short numbers loses its last bits.
-    const SUM_MOST: usize = usize::MAX;
-    /// What `x` of `e^x` is clamped to, on both sides: where the result is a number still.
-    const EXP_MOST: f32 = 87.0;
-    /// Added to a number it leaves that rounded in the lowest bits: 1.5 times the first number whose neighbour is 1 away.
-    const MAGIC: f32 = 12_582_912.0;
     /// A vector.
     type V: Copy;
     /// `QUAD` neighbouring numbers: a register where the CPU has "by element", else their place.
@@ -77,22 +70,6 @@ pub trait Simd: Copy {
 
     /// `LANES` numbers, at any alignment.
     unsafe fn load(from: *const Self::E) -> Self::V;
-    /// `LANES` numbers, at any alignment.
-    unsafe fn store(to: *mut Self::E, v: Self::V);
-    /// A vector of neighbouring channels of a pixel, from blocks of 8 that are `plane` apart.
-    #[inline(always)]
-    unsafe fn load_blocks(from: *const Self::E, plane: usize) -> Self::V {
-        let _ = plane;
-        // SAFETY: the caller's promise.
-        unsafe { Self::load(from) }
-    }
-    /// The same way back.
-    #[inline(always)]
-    unsafe fn store_blocks(to: *mut Self::E, plane: usize, v: Self::V) {
-        let _ = plane;
-        // SAFETY: the caller's promise.
-        unsafe { Self::store(to, v) }
-    }
     /// `N` vectors that are `next` apart: 16 numbers in a row, or others' places.
     #[inline(always)]
     unsafe fn load_some<const N: usize>(from: *const Self::E, next: usize) -> [Self::V; N] {
@@ -109,6 +86,47 @@ pub trait Simd: Copy {
     #[inline(always)]
     unsafe fn forget(place: *const Self::E) -> *const Self::E {
         place
+    }
+    /// `QUAD` numbers, at any alignment.
+    unsafe fn quad(from: *const Self::E) -> Self::Quad;
+    /// `acc[i] += w[i] * quad[L]`.
+    unsafe fn fma_lane<const L: i32, const N: usize>(
+        acc: &mut [Self::V; N],
+        w: &[Self::V; N],
+        quad: Self::Quad,
+    );
+}
+
+/// Vector operations on numbers of one kind.
+pub trait Simd: MulAdd<E: Number> {
+    /// The same instruction set with vectors that a block of 8 channels is a whole number of.
+    type Eight: Simd<E = Self::E>;
+    /// The same for 8 channels, of [`Self::Eight`].
+    const TILE_8: usize;
+    /// Channels of a tile: 16, or 32 where a vector has 16.
+    const GROUP: usize = if Self::LANES == 16 { 32 } else { 16 };
+    /// Products that are added up before the sum goes to the others: a long sum of short numbers loses its last bits.
+    const SUM_MOST: usize = usize::MAX;
+    /// What `x` of `e^x` is clamped to, on both sides: where the result is a number still.
+    const EXP_MOST: f32 = 87.0;
+    /// Added to a number it leaves that rounded in the lowest bits: 1.5 times the first number whose neighbour is 1 away.
+    const MAGIC: f32 = 12_582_912.0;
+
+    /// `LANES` numbers, at any alignment.
+    unsafe fn store(to: *mut Self::E, v: Self::V);
+    /// A vector of neighbouring channels of a pixel, from blocks of 8 that are `plane` apart.
+    #[inline(always)]
+    unsafe fn load_blocks(from: *const Self::E, plane: usize) -> Self::V {
+        let _ = plane;
+        // SAFETY: the caller's promise.
+        unsafe { Self::load(from) }
+    }
+    /// The same way back.
+    #[inline(always)]
+    unsafe fn store_blocks(to: *mut Self::E, plane: usize, v: Self::V) {
+        let _ = plane;
+        // SAFETY: the caller's promise.
+        unsafe { Self::store(to, v) }
     }
     /// The same number everywhere.
     unsafe fn splat(x: f32) -> Self::V;
@@ -130,15 +148,6 @@ pub trait Simd: Copy {
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// `p * 2^n`, where `t` is `n + MAGIC` and so has `n` in its lowest bits; `p` in 0.5..2, the product a normal number.
     unsafe fn scale(p: Self::V, t: Self::V) -> Self::V;
-    /// `QUAD` numbers, at any alignment.
-    unsafe fn quad(from: *const Self::E) -> Self::Quad;
-    /// `acc[i] += w[i] * quad[L]`.
-    unsafe fn fma_lane<const L: i32, const N: usize>(
-        acc: &mut [Self::V; N],
-        w: &[Self::V; N],
-        quad: Self::Quad,
-    );
-
     /// Pixels of four numbers, the last 0, of a row of three planes. Tells how many were made: all that are left are less than a
     /// vector.
     #[inline(always)]
@@ -146,21 +155,18 @@ pub trait Simd: Copy {
         let _ = (planes, to, count);
         0
     }
-
     /// `e^x`, clamped to what [`Self::EXP_MOST`] gives; `f32`: to 3 units in the last place.
     #[inline(always)]
     unsafe fn exp(x: Self::V) -> Self::V {
         // SAFETY: the caller's promise.
         unsafe { Self::exp_scaled(Self::clamp(x), std::f32::consts::LOG2_E) }
     }
-
     /// `x` in ±[`Self::EXP_MOST`]. What is not a number stays none: x86 returns the second of two in that case.
     #[inline(always)]
     unsafe fn clamp(x: Self::V) -> Self::V {
         // SAFETY: the caller's promise.
         unsafe { Self::max(Self::splat(-Self::EXP_MOST), Self::min(Self::splat(Self::EXP_MOST), x)) }
     }
-
     /// `2^(x * scale)`, where that is a normal number.
     #[inline(always)]
     unsafe fn exp_scaled(x: Self::V, scale: f32) -> Self::V {
@@ -192,7 +198,6 @@ pub trait Simd: Copy {
             Self::scale(p, t)
         }
     }
-
     /// `1 / (1 + e^-x)`.
     #[inline(always)]
     unsafe fn sigmoid(x: Self::V) -> Self::V {
@@ -202,18 +207,30 @@ pub trait Simd: Copy {
             Self::div(one, Self::add(one, Self::exp_minus(x)))
         }
     }
-
     /// `x / (1 + e^-x)`.
     #[inline(always)]
     unsafe fn silu(x: Self::V) -> Self::V {
         // SAFETY: the caller's promise.
         unsafe { Self::div(x, Self::add(Self::splat(1.0), Self::exp_minus(x))) }
     }
-
     /// `e^-x`, as [`Self::exp`].
     #[inline(always)]
     unsafe fn exp_minus(x: Self::V) -> Self::V {
         // SAFETY: the caller's promise.
         unsafe { Self::exp_scaled(Self::clamp(x), -std::f32::consts::LOG2_E) }
     }
+}
+
+/// Vectors of 8 numbers that become bytes, and come back from sums of their products.
+pub trait Int8: Simd {
+    /// What multiplies the bytes; its sums are of 32 bits.
+    type Dot: MulAdd<E = Four>;
+
+    /// `round(x * per_one) + zero` of 16 numbers, to the nearest of -128..=127.
+    unsafe fn store_bytes(to: *mut i8, numbers: [Self::V; 2], per_one: Self::V, zero: i16);
+    /// 16 sums, each times its scale.
+    unsafe fn of_sums<const N: usize>(
+        sums: &[<Self::Dot as MulAdd>::V; N],
+        scale: *const f32,
+    ) -> [Self::V; 2];
 }

@@ -1,18 +1,16 @@
 //! The fall-back.
 
-use super::Simd;
+use super::{MulAdd, Simd};
 
 /// Plain Rust: the fall-back, and what the others are held against. Four numbers, so that the compiler finds vectors.
 #[derive(Debug, Clone, Copy)]
 pub struct Portable;
 
 #[allow(clippy::missing_safety_doc, reason = "the trait says it")]
-impl Simd for Portable {
+impl MulAdd for Portable {
     type E = f32;
-    type Eight = Portable;
     const LANES: usize = 4;
     const TILE: usize = 3;
-    const TILE_8: usize = 4;
     type V = [f32; 4];
     type Quad = [f32; 4];
 
@@ -21,6 +19,29 @@ impl Simd for Portable {
         // SAFETY: the caller's promise.
         unsafe { from.cast::<[f32; 4]>().read_unaligned() }
     }
+    #[inline(always)]
+    unsafe fn quad(from: *const f32) -> [f32; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { Self::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn fma_lane<const L: i32, const N: usize>(
+        acc: &mut [[f32; 4]; N],
+        w: &[[f32; 4]; N],
+        quad: [f32; 4],
+    ) {
+        for (acc, w) in acc.iter_mut().zip(w) {
+            // SAFETY: the caller's promise.
+            *acc = unsafe { Self::fma(*w, [quad[L as usize]; 4], *acc) };
+        }
+    }
+}
+
+#[allow(clippy::missing_safety_doc, reason = "the trait says it")]
+impl Simd for Portable {
+    type Eight = Portable;
+    const TILE_8: usize = 4;
+
     #[inline(always)]
     unsafe fn store(to: *mut f32, v: [f32; 4]) {
         // SAFETY: the caller's promise.
@@ -65,21 +86,5 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn scale(p: [f32; 4], t: [f32; 4]) -> [f32; 4] {
         std::array::from_fn(|i| f32::from_bits(p[i].to_bits().wrapping_add(t[i].to_bits() << 23)))
-    }
-    #[inline(always)]
-    unsafe fn quad(from: *const f32) -> [f32; 4] {
-        // SAFETY: the caller's promise.
-        unsafe { Self::load(from) }
-    }
-    #[inline(always)]
-    unsafe fn fma_lane<const L: i32, const N: usize>(
-        acc: &mut [[f32; 4]; N],
-        w: &[[f32; 4]; N],
-        quad: [f32; 4],
-    ) {
-        for (acc, w) in acc.iter_mut().zip(w) {
-            // SAFETY: the caller's promise.
-            *acc = unsafe { Self::fma(*w, [quad[L as usize]; 4], *acc) };
-        }
     }
 }

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::super::half::Half;
-use super::Simd;
+use super::{Four, Int8, MulAdd, Simd};
 
 /// AVX2 with FMA: every x86-64 CPU since 2013 (Intel) and 2015 (AMD).
 #[derive(Debug, Clone, Copy)]
@@ -14,12 +14,10 @@ pub struct Avx2;
     clippy::undocumented_unsafe_blocks,
     reason = "the trait says it: AVX2 and valid pointers"
 )]
-impl Simd for Avx2 {
+impl MulAdd for Avx2 {
     type E = f32;
-    type Eight = Avx2;
     const LANES: usize = 8;
     const TILE: usize = 5;
-    const TILE_8: usize = 12;
     type V = __m256;
     type Quad = *const f32;
 
@@ -27,6 +25,34 @@ impl Simd for Avx2 {
     unsafe fn load(from: *const f32) -> __m256 {
         unsafe { _mm256_loadu_ps(from) }
     }
+    #[inline(always)]
+    unsafe fn quad(from: *const f32) -> *const f32 {
+        from
+    }
+    #[inline(always)]
+    unsafe fn fma_lane<const L: i32, const N: usize>(
+        acc: &mut [__m256; N],
+        w: &[__m256; N],
+        quad: *const f32,
+    ) {
+        unsafe {
+            let x = _mm256_broadcast_ss(&*quad.add(L as usize));
+            for (acc, w) in acc.iter_mut().zip(w) {
+                *acc = _mm256_fmadd_ps(*w, x, *acc);
+            }
+        }
+    }
+}
+
+#[allow(
+    clippy::missing_safety_doc,
+    clippy::undocumented_unsafe_blocks,
+    reason = "the trait says it: AVX2 and valid pointers"
+)]
+impl Simd for Avx2 {
+    type Eight = Avx2;
+    const TILE_8: usize = 12;
+
     #[inline(always)]
     unsafe fn store(to: *mut f32, v: __m256) {
         unsafe { _mm256_storeu_ps(to, v) }
@@ -99,23 +125,6 @@ impl Simd for Avx2 {
             at
         }
     }
-    #[inline(always)]
-    unsafe fn quad(from: *const f32) -> *const f32 {
-        from
-    }
-    #[inline(always)]
-    unsafe fn fma_lane<const L: i32, const N: usize>(
-        acc: &mut [__m256; N],
-        w: &[__m256; N],
-        quad: *const f32,
-    ) {
-        unsafe {
-            let x = _mm256_broadcast_ss(&*quad.add(L as usize));
-            for (acc, w) in acc.iter_mut().zip(w) {
-                *acc = _mm256_fmadd_ps(*w, x, *acc);
-            }
-        }
-    }
 }
 
 /// AVX-512 with the parts that every CPU has which has it today: F, VL, DQ and BW.
@@ -127,12 +136,10 @@ pub struct Avx512;
     clippy::undocumented_unsafe_blocks,
     reason = "the trait says it: AVX-512 and valid pointers"
 )]
-impl Simd for Avx512 {
+impl MulAdd for Avx512 {
     type E = f32;
-    type Eight = Avx2;
     const LANES: usize = 16;
     const TILE: usize = 10;
-    const TILE_8: usize = 12;
     type V = __m512;
     type Quad = *const f32;
 
@@ -140,6 +147,34 @@ impl Simd for Avx512 {
     unsafe fn load(from: *const f32) -> __m512 {
         unsafe { _mm512_loadu_ps(from) }
     }
+    #[inline(always)]
+    unsafe fn quad(from: *const f32) -> *const f32 {
+        from
+    }
+    #[inline(always)]
+    unsafe fn fma_lane<const L: i32, const N: usize>(
+        acc: &mut [__m512; N],
+        w: &[__m512; N],
+        quad: *const f32,
+    ) {
+        unsafe {
+            let x = _mm512_set1_ps(*quad.add(L as usize));
+            for (acc, w) in acc.iter_mut().zip(w) {
+                *acc = _mm512_fmadd_ps(*w, x, *acc);
+            }
+        }
+    }
+}
+
+#[allow(
+    clippy::missing_safety_doc,
+    clippy::undocumented_unsafe_blocks,
+    reason = "the trait says it: AVX-512 and valid pointers"
+)]
+impl Simd for Avx512 {
+    type Eight = Avx2;
+    const TILE_8: usize = 12;
+
     #[inline(always)]
     unsafe fn store(to: *mut f32, v: __m512) {
         unsafe { _mm512_storeu_ps(to, v) }
@@ -201,23 +236,6 @@ impl Simd for Avx512 {
             _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), n))
         }
     }
-    #[inline(always)]
-    unsafe fn quad(from: *const f32) -> *const f32 {
-        from
-    }
-    #[inline(always)]
-    unsafe fn fma_lane<const L: i32, const N: usize>(
-        acc: &mut [__m512; N],
-        w: &[__m512; N],
-        quad: *const f32,
-    ) {
-        unsafe {
-            let x = _mm512_set1_ps(*quad.add(L as usize));
-            for (acc, w) in acc.iter_mut().zip(w) {
-                *acc = _mm512_fmadd_ps(*w, x, *acc);
-            }
-        }
-    }
 }
 
 /// What [`NeonHalf`] computes, step by step with AVX2 and F16C: slow, to measure on a desk what a board would find.
@@ -237,16 +255,11 @@ unsafe fn rounded(v: __m256) -> __m256 {
     clippy::undocumented_unsafe_blocks,
     reason = "the trait says it: AVX2, F16C and valid pointers"
 )]
-impl Simd for Avx2Half {
+impl MulAdd for Avx2Half {
     type E = Half;
-    type Eight = Avx2Half;
     const LANES: usize = 8;
     const TILE: usize = 8;
-    const TILE_8: usize = 10;
     const QUAD: usize = 8;
-    const SUM_MOST: usize = 64;
-    const EXP_MOST: f32 = 9.6;
-    const MAGIC: f32 = 1536.0;
     type V = __m256;
     type Quad = *const Half;
 
@@ -254,6 +267,37 @@ impl Simd for Avx2Half {
     unsafe fn load(from: *const Half) -> __m256 {
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
     }
+    #[inline(always)]
+    unsafe fn quad(from: *const Half) -> *const Half {
+        from
+    }
+    #[inline(always)]
+    unsafe fn fma_lane<const L: i32, const N: usize>(
+        acc: &mut [__m256; N],
+        w: &[__m256; N],
+        quad: *const Half,
+    ) {
+        unsafe {
+            let x = _mm256_cvtph_ps(_mm_set1_epi16((*quad.add(L as usize)).0.cast_signed()));
+            for (acc, w) in acc.iter_mut().zip(w) {
+                *acc = rounded(_mm256_fmadd_ps(*w, x, *acc));
+            }
+        }
+    }
+}
+
+#[allow(
+    clippy::missing_safety_doc,
+    clippy::undocumented_unsafe_blocks,
+    reason = "the trait says it: AVX2, F16C and valid pointers"
+)]
+impl Simd for Avx2Half {
+    type Eight = Avx2Half;
+    const TILE_8: usize = 10;
+    const SUM_MOST: usize = 64;
+    const EXP_MOST: f32 = 9.6;
+    const MAGIC: f32 = 1536.0;
+
     #[inline(always)]
     unsafe fn store(to: *mut Half, v: __m256) {
         unsafe { _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
@@ -302,21 +346,88 @@ impl Simd for Avx2Half {
             rounded(_mm256_mul_ps(p, _mm256_castsi256_ps(power)))
         }
     }
+}
+
+/// The steps of `dotprod` on AVX2, slowly: to measure on x86-64 what numbers of 8 bits cost on ARM.
+#[derive(Debug, Clone, Copy)]
+pub struct Avx2Dot;
+
+/// The even and the odd bytes as numbers of 16 bits.
+#[inline(always)]
+unsafe fn halves(bytes: __m256i) -> [__m256i; 2] {
+    // SAFETY: the caller's promise: AVX2.
+    unsafe {
+        [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes)), _mm256_srai_epi16::<8>(bytes)]
+    }
+}
+
+#[allow(
+    clippy::missing_safety_doc,
+    clippy::undocumented_unsafe_blocks,
+    reason = "the trait says it: AVX2 and valid pointers"
+)]
+impl MulAdd for Avx2Dot {
+    type E = Four;
+    const LANES: usize = 8;
+    const TILE: usize = 5;
+    type V = __m256i;
+    type Quad = *const Four;
+
     #[inline(always)]
-    unsafe fn quad(from: *const Half) -> *const Half {
+    unsafe fn load(from: *const Four) -> __m256i {
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn quad(from: *const Four) -> *const Four {
         from
     }
     #[inline(always)]
     unsafe fn fma_lane<const L: i32, const N: usize>(
-        acc: &mut [__m256; N],
-        w: &[__m256; N],
-        quad: *const Half,
+        acc: &mut [__m256i; N],
+        w: &[__m256i; N],
+        quad: *const Four,
     ) {
         unsafe {
-            let x = _mm256_cvtph_ps(_mm_set1_epi16((*quad.add(L as usize)).0.cast_signed()));
+            let four = quad.add(L as usize).cast::<i32>().read_unaligned();
+            let x = halves(_mm256_set1_epi32(four));
             for (acc, w) in acc.iter_mut().zip(w) {
-                *acc = rounded(_mm256_fmadd_ps(*w, x, *acc));
+                let w = halves(*w);
+                let sums = _mm256_add_epi32(_mm256_madd_epi16(w[0], x[0]), _mm256_madd_epi16(w[1], x[1]));
+                *acc = _mm256_add_epi32(*acc, sums);
             }
+        }
+    }
+}
+
+#[allow(
+    clippy::missing_safety_doc,
+    clippy::undocumented_unsafe_blocks,
+    reason = "the trait says it: AVX2, F16C and valid pointers"
+)]
+impl Int8 for Avx2Half {
+    type Dot = Avx2Dot;
+
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut i8, numbers: [__m256; 2], per_one: __m256, zero: i16) {
+        unsafe {
+            let most = _mm256_set1_ps(1000.0);
+            let least = _mm256_set1_ps(-1000.0);
+            for (half, x) in numbers.into_iter().enumerate() {
+                let steps = _mm256_max_ps(least, _mm256_min_ps(most, Self::mul(x, per_one)));
+                let eight = _mm256_add_epi32(_mm256_cvtps_epi32(steps), _mm256_set1_epi32(i32::from(zero)));
+                let (low, high) = (_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
+                let eight = _mm_packs_epi32(low, high);
+                _mm_storel_epi64(to.add(8 * half).cast(), _mm_packs_epi16(eight, eight));
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn of_sums<const N: usize>(sums: &[__m256i; N], scale: *const f32) -> [__m256; 2] {
+        unsafe {
+            let eight = |n: usize| {
+                rounded(_mm256_mul_ps(_mm256_cvtepi32_ps(sums[n % N]), _mm256_loadu_ps(scale.add(n * 8))))
+            };
+            [eight(0), eight(1)]
         }
     }
 }

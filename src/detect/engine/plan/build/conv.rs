@@ -2,11 +2,13 @@
 
 use super::super::super::graph::{self, Op};
 use super::super::super::kernels::conv::Conv;
+use super::super::super::kernels::int8::{self, Int8Conv};
 use super::super::super::kernels::maps::Depthwise;
 use super::super::super::kernels::winograd::Winograd;
 use super::super::super::kernels::{Act, Kernels};
 use super::super::step::{Kind, Which};
 use super::super::tail::TILES_MOST;
+use super::weights::Int8Parts;
 use super::{At, Bind, Blocks, Build, What, picture_sides};
 
 /// Numbers of input that a task of a direct convolution should not pass: they are read once for each block of output channels,
@@ -23,8 +25,6 @@ struct Shape<'a> {
     to: (usize, usize, usize),
     act: Act,
     residual: Option<Blocks>,
-    /// With as many zeros behind as a block of 16 needs.
-    bias: At,
     macs: u64,
     numbers: usize,
 }
@@ -58,7 +58,6 @@ impl<E: Kernels> Build<'_, E> {
             to,
             act: if conv.silu { Act::Silu } else { Act::None },
             residual,
-            bias: self.keep_bias(conv),
             macs: (conv.weights.len() * to.1 * to.2) as u64,
             numbers: from.0 * from.1 * from.2 + to.0 * to.1 * to.2 + conv.weights.len(),
         };
@@ -73,7 +72,9 @@ impl<E: Kernels> Build<'_, E> {
             self.border(x);
         }
         let straight = conv.kernel == [3, 3] && conv.stride == [1, 1] && conv.pad == [1, 1];
-        if straight && self.options.winograd {
+        if let Some(bytes) = conv.int8 {
+            self.int8(&shape, x, bytes)?;
+        } else if straight && self.options.winograd {
             self.winograd(&shape, x);
         } else {
             self.direct(&shape, x);
@@ -106,7 +107,8 @@ impl<E: Kernels> Build<'_, E> {
         self.border(x);
         let w = self.keep(pack_depthwise(shape.weights(), channels));
         let out = self.place_for(shape, x.buffer);
-        let (bias, size, act, residual) = (shape.bias, shape.size(), shape.act, shape.residual);
+        let bias = self.keep_bias(shape.conv);
+        let (size, act, residual) = (shape.size(), shape.act, shape.residual);
         self.step(
             &node.name,
             x.blocks,
@@ -129,9 +131,10 @@ impl<E: Kernels> Build<'_, E> {
 
     fn winograd(&mut self, shape: &Shape<'_>, x: Blocks) {
         let how = What::Winograd { node: shape.id, channels: shape.to.0, in_channels: shape.from.0 };
-        let w = self.weights.keep::<E>(how.len(), how);
+        let w = self.weights.keep::<E>(how);
         let out = self.place_for(shape, x.buffer);
-        let (bias, size, act, residual) = (shape.bias, shape.size(), shape.act, shape.residual);
+        let bias = self.keep_bias(shape.conv);
+        let (size, act, residual) = (shape.size(), shape.act, shape.residual);
         let make = move |bind: &Bind<'_, E>| Winograd {
             x: bind.blocks(x),
             blocks: x.blocks,
@@ -196,7 +199,8 @@ impl<E: Kernels> Build<'_, E> {
         let taps = wide * high;
         let w = self.weights.direct::<E>((shape.id, taps), shape.to.0, (shape.from.0, 8));
         let out = self.place_for(shape, x.buffer);
-        let (bias, size, act, residual) = (shape.bias, shape.size(), shape.act, shape.residual);
+        let bias = self.keep_bias(shape.conv);
+        let (size, act, residual) = (shape.size(), shape.act, shape.residual);
         let rows = self.task_rows(shape, x.line() * x.blocks);
         let make = move |bind: &Bind<'_, E>| Conv {
             x: bind.blocks(x).first.wrapping_sub(above * x.line() + left * 8),
@@ -221,6 +225,47 @@ impl<E: Kernels> Build<'_, E> {
         );
     }
 
+    fn int8(&mut self, shape: &Shape<'_>, x: Blocks, bytes: graph::Bytes) -> Result<(), String> {
+        if !E::has_int8(self.options.isa) || !shape.conv.is_for_int8(shape.from.0) {
+            return Err("a convolution on numbers of 8 bits, for which there is no kernel".into());
+        }
+        let [high, wide] = shape.conv.kernel;
+        let ([down, across], [above, left]) = (shape.conv.stride, shape.conv.pad);
+        let parts = Int8Parts { channels: shape.to.0, in_channels: shape.from.0, taps: wide * high };
+        let w = self.weights.keep::<E>(What::Int8 { node: shape.id, parts });
+        let [bias, scale, _] = parts.places().map(|at| At { offset: w.offset + at / size_of::<E>(), ..w });
+        let out = self.place_for(shape, x.buffer);
+        let (size, act, residual) = (shape.size(), shape.act, shape.residual);
+        let rows = self.task_rows(shape, x.line() * x.blocks);
+        let make = move |bind: &Bind<'_, E>| Int8Conv {
+            x: bind.blocks(x),
+            blocks: parts.in_channels / int8::BLOCK,
+            per_one: bytes.per_one,
+            zero: bytes.zero,
+            stride: (across, down),
+            taps: (wide, high),
+            pad: (left, above),
+            w: bind.numbers(w).cast(),
+            bias: bind.numbers(bias).cast(),
+            scale: bind.numbers(scale).cast(),
+            out: bind.blocks(out),
+            size,
+            out_blocks: out.blocks,
+            act,
+            residual: residual.map(|r| bind.blocks(r)),
+        };
+        let scratch = make(&Bind::nowhere()).scratch_bytes(rows).div_ceil(size_of::<E>());
+        self.scratch_len = self.scratch_len.max(scratch);
+        self.step(
+            &self.graph.nodes[shape.id].name,
+            size.1.div_ceil(rows),
+            shape.macs,
+            shape.numbers,
+            Box::new(move |bind, _| Kind::Int8 { conv: make(bind), rows }),
+        );
+        Ok(())
+    }
+
     /// A convolution of the picture itself.
     fn first(&mut self, shape: &Shape<'_>) -> Result<(), String> {
         let [high, wide] = shape.conv.kernel;
@@ -229,7 +274,8 @@ impl<E: Kernels> Build<'_, E> {
         let pixels = self.pixels(shape)?;
         let w = self.weights.direct::<E>((shape.id, wide * high), shape.to.0, (3, 3));
         let out = self.place_for(shape, pixels.buffer);
-        let (bias, size, act) = (shape.bias, shape.size(), shape.act);
+        let bias = self.keep_bias(shape.conv);
+        let (size, act) = (shape.size(), shape.act);
         let rows = self.task_rows(shape, line);
         let make = move |bind: &Bind<'_, E>| Conv {
             x: bind.numbers(At { offset: (1 - above) * line + (1 - left) * 4, ..pixels }),

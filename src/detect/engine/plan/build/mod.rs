@@ -390,7 +390,7 @@ impl<'g, E: Kernels> Build<'g, E> {
     }
 
     fn keep(&mut self, numbers: Vec<f32>) -> At {
-        self.weights.keep::<E>(numbers.len(), What::Numbers(numbers))
+        self.weights.keep::<E>(What::Numbers(numbers))
     }
 
     fn keep_rows(&mut self, numbers: &[f32]) -> At {

@@ -1,8 +1,8 @@
 //! How weights lie for the kernels. They are packed when there is memory for them, convolution by convolution, and the graph loses
 //! them on the way.
 
-use super::super::super::graph::{Graph, Op};
-use super::super::super::kernels::{Kernels, winograd};
+use super::super::super::graph::{Bytes, Conv, Graph, Op};
+use super::super::super::kernels::{Kernels, int8, winograd};
 use super::{At, WEIGHTS};
 
 /// Numbers that are kept.
@@ -13,12 +13,41 @@ pub(super) enum What {
     Direct { node: usize, taps: usize, channels: usize, in_channels: usize, a_block: usize },
     /// A 3x3 convolution's for Winograd's method.
     Winograd { node: usize, channels: usize, in_channels: usize },
+    /// A convolution's on numbers of 8 bits, with its biases and scales: see [`Int8Parts`].
+    Int8 { node: usize, parts: Int8Parts },
+}
+
+/// What a convolution on numbers of 8 bits has, one behind the other.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Int8Parts {
+    pub(super) channels: usize,
+    pub(super) in_channels: usize,
+    pub(super) taps: usize,
+}
+
+impl Int8Parts {
+    const fn weights(self) -> usize {
+        self.channels * self.in_channels * self.taps
+    }
+
+    /// Where biases and scales begin, and the end, in bytes.
+    pub(super) const fn places(self) -> [usize; 3] {
+        let weights = self.weights();
+        [weights, weights + 4 * self.channels, weights + 8 * self.channels]
+    }
+}
+
+/// What is written.
+enum Packed {
+    Numbers(Vec<f32>),
+    Bytes(Vec<u8>),
 }
 
 impl What {
     /// How many they are when they are packed.
-    pub(super) fn len(&self) -> usize {
+    pub(super) fn len<E>(&self) -> usize {
         match self {
+            What::Int8 { parts, .. } => parts.places()[2] / size_of::<E>(),
             What::Numbers(numbers) => numbers.len(),
             What::Direct { taps, channels, in_channels, a_block, .. } => {
                 channels.next_multiple_of(8) * in_channels.next_multiple_of(*a_block) * taps
@@ -30,12 +59,12 @@ impl What {
     }
 
     /// Packs them. The node's weights are gone then.
-    fn packed(self, graph: &mut Graph) -> Vec<f32> {
+    fn packed(self, graph: &mut Graph) -> Packed {
         let mut take = |node: usize| match &mut graph.nodes[node].op {
             Op::Conv(conv) => std::mem::take(&mut conv.weights),
             _ => Vec::new(),
         };
-        match self {
+        Packed::Numbers(match self {
             What::Numbers(numbers) => numbers,
             What::Direct { node, taps, channels, in_channels, a_block } => {
                 pack_direct(&take(node), channels, in_channels, a_block, taps)
@@ -43,7 +72,14 @@ impl What {
             What::Winograd { node, channels, in_channels } => {
                 pack_winograd(&take(node), channels, in_channels)
             }
-        }
+            What::Int8 { node, parts } => {
+                let weights = take(node);
+                let Op::Conv(conv @ Conv { int8: Some(bytes), .. }) = &graph.nodes[node].op else {
+                    unreachable!("it was drafted so");
+                };
+                return Packed::Bytes(pack_int8(&weights, &conv.bias, *bytes, parts));
+            }
+        })
     }
 }
 
@@ -56,11 +92,11 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// A place for `what`, which are `len` numbers, at a cache line.
-    pub(super) fn keep<E: Kernels>(&mut self, len: usize, what: What) -> At {
+    /// A place for `what` at a cache line.
+    pub(super) fn keep<E: Kernels>(&mut self, what: What) -> At {
         let offset = self.len;
+        self.len = (offset + what.len::<E>()).next_multiple_of(64 / size_of::<E>());
         self.kept.push((offset, what));
-        self.len = (offset + len).next_multiple_of(64 / size_of::<E>());
         At { buffer: WEIGHTS, offset }
     }
 
@@ -72,8 +108,7 @@ impl Weights {
         channels: usize,
         (in_channels, a_block): (usize, usize),
     ) -> At {
-        let what = What::Direct { node, taps, channels, in_channels, a_block };
-        self.keep::<E>(what.len(), what)
+        self.keep::<E>(What::Direct { node, taps, channels, in_channels, a_block })
     }
 
     /// Packs all of them.
@@ -82,12 +117,20 @@ impl Weights {
     /// `to` has room for `len` numbers, and nobody else has it.
     pub(super) unsafe fn pack<E: Kernels>(self, graph: &mut Graph, to: *mut E) {
         for (offset, what) in self.kept {
-            let len = what.len();
-            let packed = what.packed(graph);
-            assert_eq!(packed.len(), len, "as many as there is room for");
-            for (at, number) in packed.into_iter().enumerate() {
-                // SAFETY: the caller's promise.
-                unsafe { to.add(offset + at).write(E::of(number)) };
+            let len = what.len::<E>();
+            match what.packed(graph) {
+                Packed::Numbers(numbers) => {
+                    assert_eq!(numbers.len(), len, "as many as there is room for");
+                    for (at, number) in numbers.into_iter().enumerate() {
+                        // SAFETY: the caller's promise.
+                        unsafe { to.add(offset + at).write(E::of(number)) };
+                    }
+                }
+                Packed::Bytes(bytes) => {
+                    assert_eq!(bytes.len(), len * size_of::<E>(), "as many as there is room for");
+                    // SAFETY: the caller's promise; they do not overlap.
+                    unsafe { to.add(offset).cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+                }
             }
         }
     }
@@ -140,5 +183,33 @@ fn pack_winograd(weights: &[f32], channels: usize, in_channels: usize) -> Vec<f3
             }
         }
     }
+    packed
+}
+
+/// See [`Int8Parts`]; the weights are `[output block of 16][input block of 16][tap][4][output channel][4 input channels]`.
+fn pack_int8(weights: &[f32], bias: &[f32], bytes: Bytes, parts: Int8Parts) -> Vec<u8> {
+    let Int8Parts { channels, in_channels, taps } = parts;
+    let per_channel = in_channels * taps;
+    let mut packed = vec![0; parts.weights()];
+    let (mut biases, mut scales) = (Vec::new(), Vec::new());
+    for out in 0..channels {
+        let (weights, bias) = (&weights[out * per_channel..][..per_channel], bias[out]);
+        let most = weights.iter().fold(0.0f32, |most, w| most.max(w.abs()));
+        // So that the bias fits as well, whatever the weights are.
+        let step = (most / 127.0).max(bias.abs() * bytes.per_one / (1 << 28) as f32).max(1e-30);
+        let mut sum = 0;
+        for (at, w) in weights.iter().enumerate() {
+            let (channel, tap) = (at / taps, at % taps);
+            let byte = (w / step).round_ties_even().clamp(-127.0, 127.0) as i8;
+            sum += i32::from(byte);
+            let block = out / int8::BLOCK * (in_channels / int8::BLOCK) + channel / int8::BLOCK;
+            let four = ((block * taps + tap) * 4 + channel % int8::BLOCK / 4) * int8::BLOCK + out % int8::BLOCK;
+            packed[four * 4 + channel % 4] = byte.cast_unsigned();
+        }
+        biases.push((bias * bytes.per_one / step).round() as i32 - i32::from(bytes.zero) * sum);
+        scales.push(step / bytes.per_one);
+    }
+    packed.extend(biases.into_iter().flat_map(i32::to_ne_bytes));
+    packed.extend(scales.into_iter().flat_map(f32::to_ne_bytes));
     packed
 }

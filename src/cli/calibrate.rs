@@ -1,0 +1,34 @@
+//! `flytrap calibrate`: what int8 needs to know of a model.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Failed, PictureBar, Settings, print, print_json, start_log};
+use crate::app::calibrate::{Params, calibrate as run};
+
+/// What `flytrap calibrate` is told.
+#[derive(Debug, Args)]
+pub(super) struct CalibrateArgs {
+    #[command(flatten)]
+    settings: Settings,
+    /// Folder of pictures such as the camera will see: some tens, by day and by night.
+    #[arg(long, value_name = "FOLDER")]
+    images: PathBuf,
+}
+
+/// Measures, writes the file, and says where.
+pub(super) fn calibrate(args: &CalibrateArgs, json: bool) -> Result<(), Failed> {
+    let config = args.settings.load(Vec::new(), json)?;
+    start_log(&config);
+    let bar = PictureBar::new();
+    let params = Params { images: args.images.clone() };
+    let done = run(&config, &params, &mut |done, all| bar.show(done, all));
+    bar.end();
+    let done = done?;
+    if json {
+        return print_json(&done);
+    }
+    let line = format!("{} convolutions on {} pictures: {}", done.convolutions, done.pictures, done.file);
+    Ok(print(&line)?)
+}

@@ -1,0 +1,186 @@
+//! Convolutions on numbers of 8 bits: 1x1, and 3x3 at stride 2. (At stride 1 Winograd's method on 16 bits needs no more
+//! multiplications, and loses less.)
+//!
+//! What a task reads becomes bytes in memory of the thread, `byte = round(x * per_one) + zero`; weights are bytes with a scale for
+//! each output channel. Products are summed up exactly, in 32 bits, from where the bias and what `zero` adds are in the sum
+//! already. Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (2018).
+
+use std::ops::Range;
+
+use super::conv::{Tiles, Walk, finish, sums, tiles_of};
+use super::simd::{Four, Int8, MulAdd, Number};
+use super::{Act, Place};
+
+/// Channels of a block of bytes.
+pub const BLOCK: usize = 16;
+
+/// One convolution, ready to run.
+#[derive(Debug, Clone, Copy)]
+pub struct Int8Conv<E> {
+    /// Input pixel (0, 0); the border is zero where it is read.
+    pub x: Place<E>,
+    /// Blocks of 16 input channels.
+    pub blocks: usize,
+    /// Steps of a byte in 1.0: a number of the kind `E`.
+    pub per_one: f32,
+    /// The byte that stands for 0.
+    pub zero: i16,
+    /// Pixels from one to the one that the next output pixel needs, in its row and down.
+    pub stride: (usize, usize),
+    /// Taps in a row, and rows.
+    pub taps: (usize, usize),
+    /// Columns of the border on the left, and rows of it above, that are read.
+    pub pad: (usize, usize),
+    /// `[output block of 16][input block of 16][tap row][tap][4][output channel][4 input channels]`.
+    pub w: *const Four,
+    /// One per output channel, as a sum of products.
+    pub bias: *const i32,
+    /// What a sum of each output channel is multiplied with.
+    pub scale: *const f32,
+    /// Output pixel (0, 0) of the first output channel.
+    pub out: Place<E>,
+    /// Columns and rows of the output.
+    pub size: (usize, usize),
+    /// Blocks of 8 output channels, an even number.
+    pub out_blocks: usize,
+    /// What is done to the sums.
+    pub act: Act,
+    /// What is added to that.
+    pub residual: Option<Place<E>>,
+}
+
+// SAFETY: as `Conv`.
+unsafe impl<E: Number> Send for Int8Conv<E> {}
+// SAFETY: as `Conv`.
+unsafe impl<E: Number> Sync for Int8Conv<E> {}
+
+impl<E> Int8Conv<E> {
+    /// Columns and rows of the input that `rows` rows of the output need.
+    const fn window(&self, rows: usize) -> (usize, usize) {
+        ((self.size.0 - 1) * self.stride.0 + self.taps.0, (rows - 1) * self.stride.1 + self.taps.1)
+    }
+
+    /// Bytes of memory that a thread needs for so many rows.
+    pub const fn scratch_bytes(&self, rows: usize) -> usize {
+        let (wide, high) = self.window(rows);
+        self.blocks * BLOCK * wide * high
+    }
+}
+
+/// Output rows `rows` of all output channels.
+///
+/// # Safety
+/// The CPU has `S` and its `Dot`; the places are valid for the sizes; `scratch` has room for `scratch_bytes(rows.len())` and is this
+/// thread's; nobody else writes these rows or what they read.
+#[inline(always)]
+pub unsafe fn rows<S: Int8>(conv: &Int8Conv<S::E>, rows: Range<usize>, scratch: *mut S::E) {
+    let bytes = scratch.cast::<Four>();
+    let (wide, high) = conv.window(rows.len());
+    let walk = Walk {
+        pixel: 4 * conv.stride.0,
+        tap: (4, 4 * wide),
+        taps: conv.taps,
+        plane: 4 * wide * high,
+    };
+    // SAFETY: the caller's promise.
+    unsafe {
+        into_bytes::<S>(conv, rows.start * conv.stride.1, (wide, high), bytes.cast());
+        // What is known beforehand needs no arithmetic.
+        match (conv.stride.0, conv.taps) {
+            (1, (1, 1)) => tiles::<S, 4, 1>(conv, rows, walk, bytes),
+            (2, _) => tiles::<S, 8, 0>(conv, rows, walk, bytes),
+            _ => tiles::<S, 0, 0>(conv, rows, walk, bytes),
+        }
+    }
+}
+
+/// The input from `row` on, as far as it is read.
+#[inline(always)]
+unsafe fn into_bytes<S: Int8>(
+    conv: &Int8Conv<S::E>,
+    row: usize,
+    (wide, high): (usize, usize),
+    mut to: *mut i8,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let per_one = S::splat(conv.per_one);
+        for block in 0..conv.blocks {
+            for line in row..row + high {
+                let first = conv.x.pixel(2 * block, 0, line).sub(conv.pad.1 * conv.x.line + conv.pad.0 * 8);
+                for column in 0..wide {
+                    let low = first.add(column * 8);
+                    let numbers = [S::load(low), S::load(low.add(conv.x.plane))];
+                    S::store_bytes(to, numbers, per_one, conv.zero);
+                    to = to.add(BLOCK);
+                }
+            }
+        }
+    }
+}
+
+/// All tiles, with pixels that are `A` apart and `T` taps; 0: as `walk` says.
+#[inline(always)]
+unsafe fn tiles<S: Int8, const A: usize, const T: usize>(
+    conv: &Int8Conv<S::E>,
+    rows: Range<usize>,
+    walk: Walk,
+    bytes: *const Four,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for block in (0..conv.out_blocks).step_by(2) {
+            for row in rows.clone() {
+                let line = bytes.add((row - rows.start) * conv.stride.1 * walk.tap.1);
+                for (column, p) in Tiles::of(conv.size.0, S::Dot::TILE) {
+                    let x = line.add(column * walk.pixel);
+                    macro_rules! go {
+                        ($p:literal) => {
+                            if S::Dot::LANES == 4 {
+                                tile::<S, $p, 4, A, T>(conv, walk, x, (block, column, row))
+                            } else {
+                                tile::<S, $p, 2, A, T>(conv, walk, x, (block, column, row))
+                            }
+                        };
+                    }
+                    tiles_of!(go, p, S::Dot::TILE);
+                }
+            }
+        }
+    }
+}
+
+/// `P` pixels of 16 output channels from `block` on.
+#[inline(always)]
+unsafe fn tile<S: Int8, const P: usize, const N: usize, const A: usize, const T: usize>(
+    conv: &Int8Conv<S::E>,
+    walk: Walk,
+    x: *const Four,
+    (block, column, row): (usize, usize, usize),
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let lanes = S::Dot::LANES;
+        let taps = walk.taps.0 * walk.taps.1;
+        let w = conv.w.add(block * 8 * conv.blocks * taps * 4);
+        let bias = S::Dot::load_some::<N>(conv.bias.add(block * 8).cast(), lanes);
+        let mut acc = [bias; P];
+        sums::<S::Dot, P, N, 4, A, T>(walk, 0..conv.blocks, (w, lanes), x, &mut acc);
+        let scale = conv.scale.add(block * 8);
+        let mut numbers = [S::of_sums(&acc[0], scale); P];
+        for p in 1..P {
+            numbers[p] = S::of_sums(&acc[p], scale);
+        }
+        for half in 0..2 {
+            let mut eights = [numbers[0][half]; P];
+            for p in 1..P {
+                eights[p] = numbers[p][half];
+            }
+            let at = conv.out.pixel(block + half, column, row);
+            let residual = conv
+                .residual
+                .map(|residual| (residual.pixel(block + half, column, row).cast_const(), residual.plane));
+            finish::<S, P>(&eights, conv.act, residual, (at, conv.out.plane));
+        }
+    }
+}
