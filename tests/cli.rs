@@ -62,6 +62,18 @@ fn models_that_are_none() {
     refused(none.args(["detect", &picture]), 2, &["model.path", "--model"]);
 }
 
+/// What int8 needs is asked for by name; a model that runs on tract has no use for it.
+#[test]
+fn int8_needs_ranges() {
+    let (squares, picture) = (data("squares.onnx"), data("pixels/420.jpg"));
+    let mut detect = detect(&squares, &[&picture]);
+    let words = ["squares.int8.toml", "flytrap calibrate", "fp16"];
+    refused(detect.args(["--precision", "int8"]), 3, &words);
+    let mut calibrate = flytrap();
+    calibrate.args(["calibrate", "--model", &squares, "--images", &data("pixels")]);
+    refused(&mut calibrate, 3, &["only tract", "fp32"]);
+}
+
 /// Networks of other kinds are told apart, each with its remedy.
 #[test]
 fn models_of_another_kind() {

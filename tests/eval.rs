@@ -6,6 +6,7 @@ mod common;
 
 use std::process::Command;
 
+use flytrap::detect::engine::EngineParams;
 use flytrap::eval::{Area, coco, score};
 use serde_json::Value;
 
@@ -44,23 +45,56 @@ fn eval(args: &[&str]) -> (Value, String, Option<i32>) {
     (value, String::from_utf8_lossy(&output.stderr).into_owned(), output.status.code())
 }
 
+/// The models against what ../shared/reference/coco_eval.py prints with ONNX Runtime; shorter numbers against our own fp32.
 #[test]
 fn models_score_as_the_reference_program_has_them() {
     let Some(shared) = common::shared("models_score_as_the_reference_program_has_them") else { return };
-    let (images, labels) = (shared.join("coco-val/images"), shared.join("coco-val/instances.json"));
-    // What ../shared/reference/coco_eval.py prints with ONNX Runtime.
+    let folder = tempfile::tempdir().unwrap();
+    let ranges = folder.path().join("ranges.toml").display().to_string();
+    let place = |name: &str| shared.join(name).display().to_string();
+    let (images, labels) = (place("coco-val/images"), place("coco-val/instances.json"));
     for (size, map50_95, map50) in [("640", 44.20, 60.16), ("320", 35.67, 52.38), ("384x640", 40.73, 55.77)] {
-        let model = shared.join(format!("models/yolo11n-{size}.onnx"));
-        let paths = [&model, &images, &labels].map(|path| path.to_str().unwrap());
-        let (figures, errors, code) =
-            eval(&["--json", "--model", paths[0], "--images", paths[1], "--labels", paths[2]]);
-        assert_eq!(code, Some(0), "{errors}");
-        let ours = ["map50_95", "map50"].map(|key| figures[key].as_f64().unwrap());
+        let model = place(&format!("models/yolo11n-{size}.onnx"));
+        let points = |precision: &str| {
+            let (figures, errors, code) = eval(&[
+                "--json",
+                "--model",
+                &model,
+                "--images",
+                &images,
+                "--labels",
+                &labels,
+                "--precision",
+                precision,
+                "--ranges",
+                &ranges,
+            ]);
+            assert_eq!(code, Some(0), "{errors}");
+            ["map50_95", "map50"].map(|key| figures[key].as_f64().unwrap())
+        };
+        let ours = points("fp32");
         common::say(&format!(
             "MEASURED eval, fp32, {size}: {:.2}/{:.2}, the reference {map50_95:.2}/{map50:.2}",
             ours[0], ours[1]
         ));
         assert!((ours[0] - map50_95).abs() <= 0.1 && (ours[1] - map50).abs() <= 0.1, "{size}: {ours:?}");
+        if !EngineParams::default().isa.has_int8() {
+            common::skip("models_score_as_the_reference_program_has_them", "fp16 and int8: not on this CPU");
+            continue;
+        }
+        // Other pictures than those of the measurement.
+        let mut calibrate = Command::new(env!("CARGO_BIN_EXE_flytrap"));
+        calibrate.args(["calibrate", "--model", &model, "--images", &place("photos"), "--ranges", &ranges]);
+        assert!(calibrate.status().unwrap().success());
+        for (precision, most) in [("fp16", 0.2), ("int8", 1.0)] {
+            let short = points(precision);
+            let loss = ours[0] - short[0];
+            common::say(&format!(
+                "MEASURED eval, {precision}, {size}: {:.2}/{:.2}, {loss:.2} points below fp32",
+                short[0], short[1]
+            ));
+            assert!(loss <= most, "{precision} {size}: {short:?}, fp32 {ours:?}");
+        }
     }
 }
 

@@ -318,7 +318,8 @@ fn a_camera_of_the_kernel_makes_no_heap_call_and_no_copy() {
 /// Heap calls of five runs, of our own executor and of tract.
 fn engine_calls(path: &std::path::Path) -> [Vec<u64>; 2] {
     let engine = EngineParams { threads: 2, ..EngineParams::default() };
-    let open = || Loaded::open(&ModelParams { path: path.into(), sha256: None, engine }).unwrap();
+    let open =
+        || Loaded::open(&ModelParams { path: path.into(), sha256: None, engine, ranges: None }).unwrap();
     let size = Size { width: 1280, height: 720 };
     [open().into_engine(size), open().into_tract(size)].map(|engine| {
         let (mut engine, _) = engine.unwrap();

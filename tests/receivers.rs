@@ -587,8 +587,8 @@ fn not_tls(answer: &'static [u8], pace: Duration) -> u16 {
                 if !pace.is_zero() {
                     stop.wait(BOUND);
                 } else if !answer.is_empty() {
-                    _ = stream.shutdown(std::net::Shutdown::Write);
-                    _ = std::io::copy(&mut stream, &mut std::io::sink());
+                    let _gone = stream.shutdown(std::net::Shutdown::Write);
+                    let _read = std::io::copy(&mut stream, &mut std::io::sink());
                 }
             });
         }

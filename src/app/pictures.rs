@@ -123,7 +123,8 @@ impl Detector {
             if stage.engine.observe(each) {
                 return Ok(());
             }
-            let text = "only tract can run this model, in fp32: nothing to calibrate; set model.precision to fp32";
+            let text =
+                "only tract can run this model, in fp32: nothing to calibrate; set model.precision to fp32";
             Err(Error::fatal(Kind::Model, text))
         })
     }

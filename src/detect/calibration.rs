@@ -33,9 +33,11 @@ impl Calibration {
     /// # Errors
     /// `Kind::Model`, one line with the file and the remedy: missing, malformed, made for another model.
     pub fn load(place: &Path, model_sha256: &str) -> Result<Self> {
-        let remedy = "run flytrap calibrate --model MODEL --images FOLDER, or set model.precision to fp16 or fp32";
-        let wrong =
-            |why: String| Error::fatal(Kind::Model, format!("ranges for int8, '{}': {why}; {remedy}", place.display()));
+        let remedy =
+            "run flytrap calibrate --model MODEL --images FOLDER, or set model.precision to fp16 or fp32";
+        let wrong = |why: String| {
+            Error::fatal(Kind::Model, format!("ranges for int8, '{}': {why}; {remedy}", place.display()))
+        };
         let text = std::fs::read_to_string(place).map_err(|error| wrong(error.to_string()))?;
         let calibration: Calibration =
             toml::from_str(&text).map_err(|error| wrong(error.message().to_owned()))?;

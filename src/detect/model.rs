@@ -11,8 +11,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::ClassId;
-use super::engine::tract::{InputSides, Parsed};
 use super::calibration::Calibration;
+use super::engine::tract::{InputSides, Parsed};
 use super::engine::{Engine, EngineParams, Precision};
 use super::letterbox::{Size, rectangle_for};
 use crate::error::{Error, Kind, Result};

@@ -118,7 +118,8 @@ impl Parsed {
         if params.precision == Precision::Int8 {
             let no_ranges = Ranges::new();
             graph.set_int8(ranges.unwrap_or(&no_ranges)).map_err(|name| {
-                let text = format!("'{place}': no range for '{name}', which int8 needs: run flytrap calibrate");
+                let text =
+                    format!("'{place}': no range for '{name}', which int8 needs: run flytrap calibrate");
                 Error::fatal(Kind::Model, text)
             })?;
         }

@@ -76,12 +76,7 @@ impl<E> Int8Conv<E> {
 pub unsafe fn rows<S: Int8>(conv: &Int8Conv<S::E>, rows: Range<usize>, scratch: *mut S::E) {
     let bytes = scratch.cast::<Four>();
     let (wide, high) = conv.window(rows.len());
-    let walk = Walk {
-        pixel: 4 * conv.stride.0,
-        tap: (4, 4 * wide),
-        taps: conv.taps,
-        plane: 4 * wide * high,
-    };
+    let walk = Walk { pixel: 4 * conv.stride.0, tap: (4, 4 * wide), taps: conv.taps, plane: 4 * wide * high };
     // SAFETY: the caller's promise.
     unsafe {
         into_bytes::<S>(conv, rows.start * conv.stride.1, (wide, high), bytes.cast());

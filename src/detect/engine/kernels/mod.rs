@@ -315,7 +315,7 @@ impl Kernels for Half {
         isa.has_int8()
     }
     unsafe fn int8_rows(isa: Isa, conv: &int8::Int8Conv<Half>, rows: Range<usize>, scratch: *mut Half) {
-        halved!(isa, wide int8::rows [] (conv: &int8::Int8Conv<Half>, rows: Range<usize>, scratch: *mut Half), "dotprod")
+        halved!(isa, wide int8::rows [] (conv: &int8::Int8Conv<Half>, rows: Range<usize>, scratch: *mut Half), "dotprod");
     }
 }
 

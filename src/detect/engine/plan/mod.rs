@@ -290,7 +290,8 @@ impl<E: Kernels> Plan<E> {
             // The middle tap is never in the border.
             let middle = conv.taps.0 / 2 * conv.tap.0 + conv.taps.1 / 2 * conv.tap.1;
             for block in 0..conv.blocks.0 {
-                for (row, column) in (0..conv.size.1).flat_map(|row| (0..conv.size.0).map(move |c| (row, c))) {
+                for (row, column) in (0..conv.size.1).flat_map(|row| (0..conv.size.0).map(move |c| (row, c)))
+                {
                     let at = middle + block * conv.blocks.1 + row * conv.step.1 + column * conv.step.0;
                     // SAFETY: the convolution reads it next; nobody else runs while we are borrowed mutably.
                     let eight = unsafe { conv.x.add(at).cast::<[E; 8]>().read_unaligned() };

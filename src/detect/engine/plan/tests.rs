@@ -345,7 +345,10 @@ fn what_was_observed_serves_bytes() {
             off(plan.run(0.5).0, expected)
         };
         let (good, bad) = (run(&ranges), run(&tenth));
-        assert!(good < 0.01 && bad > 5.0 * good, "{options:?}: off by {good}, with a tenth of the ranges by {bad}");
+        assert!(
+            good < 0.01 && bad > 5.0 * good,
+            "{options:?}: off by {good}, with a tenth of the ranges by {bad}"
+        );
     }
 }
 

@@ -356,9 +356,7 @@ pub struct Avx2Dot;
 #[inline(always)]
 unsafe fn halves(bytes: __m256i) -> [__m256i; 2] {
     // SAFETY: the caller's promise: AVX2.
-    unsafe {
-        [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes)), _mm256_srai_epi16::<8>(bytes)]
-    }
+    unsafe { [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes)), _mm256_srai_epi16::<8>(bytes)] }
 }
 
 #[allow(

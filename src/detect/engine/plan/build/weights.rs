@@ -129,7 +129,9 @@ impl Weights {
                 Packed::Bytes(bytes) => {
                     assert_eq!(bytes.len(), len * size_of::<E>(), "as many as there is room for");
                     // SAFETY: the caller's promise; they do not overlap.
-                    unsafe { to.add(offset).cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+                    unsafe {
+                        to.add(offset).cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+                    };
                 }
             }
         }
@@ -203,7 +205,8 @@ fn pack_int8(weights: &[f32], bias: &[f32], bytes: Bytes, parts: Int8Parts) -> V
             let byte = (w / step).round_ties_even().clamp(-127.0, 127.0) as i8;
             sum += i32::from(byte);
             let block = out / int8::BLOCK * (in_channels / int8::BLOCK) + channel / int8::BLOCK;
-            let four = ((block * taps + tap) * 4 + channel % int8::BLOCK / 4) * int8::BLOCK + out % int8::BLOCK;
+            let four =
+                ((block * taps + tap) * 4 + channel % int8::BLOCK / 4) * int8::BLOCK + out % int8::BLOCK;
             packed[four * 4 + channel % 4] = byte.cast_unsigned();
         }
         biases.push((bias * bytes.per_one / step).round() as i32 - i32::from(bytes.zero) * sum);
