@@ -10,6 +10,8 @@
 //! libjpeg: detectors are trained and measured on these very pixels, and a network's score moves by some hundredths for
 //! half a code value (see `decisions/0003-engine.md`).
 //!
+//! Sums are `wrapping` for the reason that `rgb.rs` gives: 8 bits times 11, and 15 times 11.
+//!
 //! The only place that converts between [`Frame`] and [`Model`] pixels.
 
 use super::rgb::RgbRow;
@@ -131,6 +133,65 @@ impl Tap {
     }
 }
 
+impl Tap {
+    /// What lies between two samples, with [`DROPPED_BITS`] fewer than the weights have.
+    #[inline(always)]
+    fn between(&self, near: u8, far: u8) -> u16 {
+        let near = u32::from(near).wrapping_mul(u32::from(self.near_weight));
+        let far = u32::from(far).wrapping_mul(u32::from(self.far_weight));
+        (near.wrapping_add(far) >> DROPPED_BITS) as u16
+    }
+}
+
+/// Taps that are all the same at one distance, as where 1280 pixels become 640: no table is needed, and vectors do it.
+#[derive(Debug, Clone, Copy)]
+struct Steady {
+    /// From one to the next, 1 to 4.
+    step: usize,
+    first: Tap,
+}
+
+impl Steady {
+    fn of(taps: &[Tap]) -> Option<Self> {
+        let first = *taps.first()?;
+        let step = usize::from(taps.get(1)?.near.checked_sub(first.near)?);
+        let reach = first.far.wrapping_sub(first.near);
+        let is_same = |(at, tap): (usize, &Tap)| {
+            usize::from(tap.near) == usize::from(first.near) + at * step
+                && (tap.far.wrapping_sub(tap.near) == reach || first.far_weight == 0)
+                && (tap.near_weight, tap.far_weight) == (first.near_weight, first.far_weight)
+        };
+        let fits = (1..=4).contains(&step) && (first.far_weight == 0 || (reach == 1 && step > 1));
+        (fits && taps.iter().enumerate().all(is_same)).then_some(Steady { step, first })
+    }
+
+    fn take(self, channel: &[u8], out: &mut [u16]) {
+        match self.step {
+            1 => self.take_each::<1>(channel, out),
+            2 => self.take_each::<2>(channel, out),
+            3 => self.take_each::<3>(channel, out),
+            _ => self.take_each::<4>(channel, out),
+        }
+    }
+
+    fn take_each<const STEP: usize>(self, channel: &[u8], out: &mut [u16]) {
+        let near = &channel[usize::from(self.first.near)..];
+        if self.first.far_weight == 0 {
+            for (out, samples) in out.iter_mut().zip(near.chunks(STEP)) {
+                *out = self.first.between(samples[0], 0);
+            }
+            return;
+        }
+        // The last pair may be all that is left of a row.
+        let (last, most) = out.split_last_mut().expect("a row has a pixel");
+        for (out, samples) in most.iter_mut().zip(near.chunks_exact(STEP)) {
+            *out = self.first.between(samples[0], samples[1 % STEP]);
+        }
+        let at = most.len() * STEP;
+        *last = self.first.between(near[at], near[at + 1]);
+    }
+}
+
 /// What a tap beyond the edge does. The same but for rounding; OpenCV does one along rows and the other across.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Edge {
@@ -153,12 +214,16 @@ impl Sampled {
         Sampled { row: None, values: vec![0; 3 * model.width].into_boxed_slice() }
     }
 
-    fn take(&mut self, row: usize, rgb: [&[u8]; 3], taps: &[Tap]) {
+    fn take(&mut self, row: usize, rgb: [&[u8]; 3], taps: &[Tap], steady: Option<Steady>) {
         for (out, channel) in self.values.chunks_exact_mut(taps.len()).zip(rgb) {
-            for (out, tap) in out.iter_mut().zip(taps) {
-                let near = u32::from(channel[usize::from(tap.near)]) * u32::from(tap.near_weight);
-                let far = u32::from(channel[usize::from(tap.far)]) * u32::from(tap.far_weight);
-                *out = ((near + far) >> DROPPED_BITS) as u16;
+            match steady {
+                Some(steady) => steady.take(channel, out),
+                None => {
+                    for (out, tap) in out.iter_mut().zip(taps) {
+                        let [near, far] = [tap.near, tap.far].map(|at| channel[usize::from(at)]);
+                        *out = tap.between(near, far);
+                    }
+                }
             }
         }
         self.row = Some(row);
@@ -170,6 +235,7 @@ impl Sampled {
 pub struct Letterbox {
     model: Size,
     taps: Vec<Tap>,
+    steady: Option<Steady>,
     /// What `taps` were made for.
     made_for: Option<Placement>,
     row: RgbRow,
@@ -182,6 +248,7 @@ impl Letterbox {
         Letterbox {
             model,
             taps: Vec::with_capacity(model.width),
+            steady: None,
             made_for: None,
             row: RgbRow::new(),
             sampled: [Sampled::new(model), Sampled::new(model)],
@@ -209,7 +276,9 @@ impl Letterbox {
         }
         for y in 0..high {
             let tap = Tap::new(y, high, placement.frame.height, Edge::Share);
-            let (near, far) = (usize::from(tap.near), usize::from(tap.far));
+            // A row without weight is not made.
+            let far = if tap.far_weight == 0 { tap.near } else { tap.far };
+            let (near, far) = (usize::from(tap.near), usize::from(far));
             let near_at = self.sample(planes, color, near, far);
             let far_at = self.sample(planes, color, far, near);
             let start = (placement.top + y) * self.model.width + placement.left;
@@ -228,6 +297,7 @@ impl Letterbox {
             let (wanted, have) = (placement.scaled.width, placement.frame.width);
             self.taps.clear();
             self.taps.extend((0..wanted).map(|x| Tap::new(x, wanted, have, Edge::Snap)));
+            self.steady = Steady::of(&self.taps);
             self.made_for = Some(*placement);
         }
     }
@@ -239,7 +309,7 @@ impl Letterbox {
         }
         let at = usize::from(self.sampled[0].row == Some(keep));
         let rgb = self.row.read(planes, color, row);
-        self.sampled[at].take(row, rgb, &self.taps);
+        self.sampled[at].take(row, rgb, &self.taps, self.steady);
         at
     }
 }
@@ -249,8 +319,9 @@ fn blend(near: &[u16], far: &[u16], tap: &Tap, out: &mut [f32]) {
     let (near_weight, far_weight) = (u32::from(tap.near_weight), u32::from(tap.far_weight));
     for (out, (near, far)) in out.iter_mut().zip(near.iter().zip(far)) {
         // Each product loses 16 bits by itself, as the vector instructions of OpenCV do it; two are left to round.
-        let sum = ((u32::from(*near) * near_weight) >> 16) + ((u32::from(*far) * far_weight) >> 16);
-        *out = ((sum + 2) >> 2) as f32 / 255.0;
+        let [near, far] = [(*near, near_weight), (*far, far_weight)]
+            .map(|(value, weight)| u32::from(value).wrapping_mul(weight) >> 16);
+        *out = (near.wrapping_add(far).wrapping_add(2) >> 2) as f32 / 255.0;
     }
 }
 
@@ -391,6 +462,27 @@ mod tests {
                 prop_assert!((a - b).abs() < 0.01, "{there:?} {back:?}");
             }
         }
+    }
+
+    /// Frames a whole number of times as large, and others: the vectors' way equals the table's.
+    #[test]
+    fn steady_taps_equal_the_table() {
+        let row: Vec<u8> = (0..2000).map(|at| noise(7, at)).collect();
+        let mut steadies = 0;
+        for have in [1, 2, 3, 5, 16, 64, 100, 120, 128, 160, 192, 320, 480, 641, 1280, 1920] {
+            for wanted in [1, 2, 16, 40, 64, 100, 128, 160, 320, 640] {
+                let taps: Vec<Tap> = (0..wanted).map(|x| Tap::new(x, wanted, have, Edge::Snap)).collect();
+                let Some(steady) = Steady::of(&taps) else { continue };
+                let mut out = vec![0; wanted];
+                steady.take(&row[..have], &mut out);
+                for (tap, out) in taps.iter().zip(out) {
+                    let [near, far] = [tap.near, tap.far].map(|at| row[usize::from(at)]);
+                    assert_eq!(out, tap.between(near, far), "{have} to {wanted}");
+                }
+                steadies += 1;
+            }
+        }
+        assert!(steadies >= 15, "{steadies}");
     }
 
     /// Flat colours through every YUV format, both matrices, both ranges, against the standards' formulas.
