@@ -83,6 +83,23 @@ impl<S> BoxPx<S> {
         )
     }
 
+    /// The smallest box that has both.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        Self::new(self.x1.min(other.x1), self.y1.min(other.y1), self.x2.max(other.x2), self.y2.max(other.y2))
+    }
+
+    /// With so many pixels more on each side.
+    #[must_use]
+    pub fn grown(&self, by: f32) -> Self {
+        Self::new(self.x1 - by, self.y1 - by, self.x2 + by, self.y2 + by)
+    }
+
+    /// Whether `other` lies wholly inside.
+    pub fn holds(&self, other: &Self) -> bool {
+        self.x1 <= other.x1 && self.y1 <= other.y1 && other.x2 <= self.x2 && other.y2 <= self.y2
+    }
+
     /// Whether all four numbers are finite.
     pub fn is_finite(&self) -> bool {
         self.x1.is_finite() && self.y1.is_finite() && self.x2.is_finite() && self.y2.is_finite()

@@ -4,7 +4,7 @@
 //!   frame ─► gate ──closed──► tracks stand still
 //!              │ open
 //!              ▼
-//!          (JPEG decode) ─► letterbox ─► engine ─► decode ─► track ─► count ─► events
+//!   focus ─► (JPEG decode) ─► letterbox ─► engine ─► decode ─► track ─► count ─► events
 //! ```
 //! No camera, no clock, no network, no disk: the same [`Pipeline`] runs from a camera, a recording, or a simulated street.
 //! After the first frame our own stages make no heap call (I1); what the engine does is its own affair.
@@ -13,13 +13,14 @@ use crate::clock::Mono;
 use crate::count::{self, Counter, Line};
 use crate::detect::decode::{self, Decoder, Dropped};
 use crate::detect::engine::Engine;
-use crate::detect::letterbox::Letterbox;
+use crate::detect::letterbox::{Letterbox, Part, Size};
 use crate::detect::model::Classes;
 use crate::detect::{ClassId, Detections};
 use crate::error::Result;
 use crate::event::{Body, Crossing, Name, TrackBegin, TrackEnd, fixed};
+use crate::focus::{self, Focus, Look};
 use crate::frame::{FrameFormat, FrameView, PixelFormat};
-use crate::gate::{self, Gate};
+use crate::gate::{self, Gate, Verdict};
 use crate::jpeg::JpegDecoder;
 use crate::track::{self, TrackEvent, Tracker};
 
@@ -38,6 +39,8 @@ pub struct Params {
     pub count: count::Params,
     /// Counting lines.
     pub lines: Vec<Line>,
+    /// Where to look, for an engine that has several sizes; `None`: always at the whole picture.
+    pub focus: Option<focus::Params>,
 }
 
 /// What was done with a frame, for the counters.
@@ -47,6 +50,8 @@ pub struct Outcome {
     pub gate: Option<gate::Reason>,
     /// Whether the network ran.
     pub inferred: bool,
+    /// Where it looked, if not at the whole picture.
+    pub look: Option<Look>,
     /// Detections of the wanted classes, weak ones included.
     pub detections: u32,
     /// What the decoder had no room for.
@@ -65,6 +70,9 @@ pub enum Failure {
 /// All stages of one camera.
 pub struct Pipeline {
     gate: Option<Gate>,
+    focus: Option<Focus>,
+    /// Detections from this score on begin tracks.
+    score_new: f32,
     jpeg: Option<JpegDecoder>,
     letterbox: Letterbox,
     engine: Box<dyn Engine>,
@@ -90,7 +98,13 @@ impl Pipeline {
         let FrameFormat { width, height, pixel, .. } = *format;
         let wanted = |class| params.wanted.is_empty() || params.wanted.contains(&class);
         let jpeg = (pixel == PixelFormat::Mjpeg).then(|| JpegDecoder::new(width, height));
+        let focus = match params.focus {
+            Some(focus) if params.gate.is_some() => Focus::new(focus, engine.rungs())?,
+            _ => None,
+        };
         Ok(Pipeline {
+            focus,
+            score_new: params.track.score_new,
             gate: params.gate.map(|gate| Gate::new(gate, width, height)).transpose()?,
             jpeg,
             letterbox: Letterbox::new(engine.size()),
@@ -142,17 +156,23 @@ impl Pipeline {
         on: &mut dyn FnMut(Body),
     ) -> std::result::Result<Outcome, Failure> {
         self.follow_size(frame.format(), at, on);
-        let gate = self.look(frame, at)?;
+        let verdict = self.look(frame, at)?;
+        let gate = verdict.as_ref().map(|verdict| verdict.reason);
         if gate.is_some_and(|reason| !reason.open()) {
             let names = &self.names;
             let counter = &mut self.counter;
             self.tracker.still(at, &mut |event| tell_track(event, names, counter, on));
             return Ok(Outcome { gate, ..Outcome::default() });
         }
-        let dropped = self.detect(frame)?;
-        self.follow(at, on);
+        let look = self.focus(at, verdict.as_ref());
+        let dropped = self.detect(frame, look)?;
+        if let (Some(look), Some(focus)) = (&look, &mut self.focus) {
+            let tracks = self.tracker.expected_at(at);
+            focus.drop_cut(look, &mut self.detections, &tracks, self.score_new, size_of_frame(self.size));
+        }
+        self.follow(at, look, on);
         let detections = self.detections.len() as u32;
-        Ok(Outcome { gate, inferred: true, detections, dropped })
+        Ok(Outcome { gate, inferred: true, look, detections, dropped })
     }
 
     /// Something else than the picture says that something moves, as of `at`: the gate opens.
@@ -183,6 +203,9 @@ impl Pipeline {
         self.finish(at, on);
         self.size = size;
         self.tracker.resize(size.0, size.1);
+        if let Some(focus) = &mut self.focus {
+            focus.reset();
+        }
         self.counter.resize(size.0, size.1);
         if let Some(gate) = &mut self.gate {
             // A mask that leaves nothing at this size makes the gate look everywhere; a size out of range is no frame.
@@ -191,28 +214,37 @@ impl Pipeline {
     }
 
     /// Asks the gate. A JPEG is not decoded for it: the block means are enough.
-    fn look(
-        &mut self,
-        frame: &FrameView<'_>,
-        at: Mono,
-    ) -> std::result::Result<Option<gate::Reason>, Failure> {
+    fn look(&mut self, frame: &FrameView<'_>, at: Mono) -> std::result::Result<Option<Verdict>, Failure> {
         let Some(gate) = &mut self.gate else { return Ok(None) };
         let verdict = match (frame.planes(), &mut self.jpeg) {
             (Ok(planes), _) => gate.look(at, &planes.luma()),
             (Err(_), Some(jpeg)) => gate.look(at, &jpeg.decode_dc_luma(frame.bytes()).map_err(corrupt)?),
             (Err(error), None) => return Err(corrupt(error)),
         };
-        Ok(Some(verdict.reason))
+        Ok(Some(verdict))
+    }
+
+    /// Asks where to look, and has the engine take a picture of that size.
+    fn focus(&mut self, at: Mono, verdict: Option<&Verdict>) -> Option<Look> {
+        let focus = self.focus.as_mut()?;
+        let tracks = self.tracker.expected_at(at);
+        let look = verdict.and_then(|verdict| focus.choose(at, verdict, &tracks, size_of_frame(self.size)));
+        self.engine.select(look.map_or(0, |look| look.rung));
+        look
     }
 
     /// Letterbox, network, decode: fills `detections`.
-    fn detect(&mut self, frame: &FrameView<'_>) -> std::result::Result<Dropped, Failure> {
+    fn detect(&mut self, frame: &FrameView<'_>, look: Option<Look>) -> std::result::Result<Dropped, Failure> {
+        let part = look.map_or(Part::whole(size_of_frame(self.size)), |look| look.part);
         let Pipeline { jpeg, letterbox, engine, decoder, detections, .. } = self;
+        let model = engine.size();
         let placement = match (frame.planes(), jpeg) {
-            (Ok(planes), _) => letterbox.fill(&planes, frame.format().color, engine.input()),
+            (Ok(planes), _) => {
+                letterbox.fill_part((&planes, frame.format().color), part, model, engine.input())
+            }
             (Err(_), Some(jpeg)) => {
                 let decoded = jpeg.decode(frame.bytes()).map_err(corrupt)?;
-                letterbox.fill(&decoded.planes, decoded.color, engine.input())
+                letterbox.fill_part((&decoded.planes, decoded.color), part, model, engine.input())
             }
             (Err(error), None) => return Err(corrupt(error)),
         };
@@ -221,9 +253,13 @@ impl Pipeline {
     }
 
     /// Track and count.
-    fn follow(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
+    fn follow(&mut self, at: Mono, look: Option<Look>, on: &mut dyn FnMut(Body)) {
         let Pipeline { tracker, counter, detections, names, .. } = self;
-        tracker.update(at, detections, &mut |event| tell_track(event, names, counter, on));
+        let mut tell = |event: TrackEvent<'_>| tell_track(event, names, counter, on);
+        match look {
+            Some(look) => tracker.update_part(at, &look.part.bbox(), detections, &mut tell),
+            None => tracker.update(at, detections, &mut tell),
+        }
         for track in tracker.seen() {
             counter.update(at, track, &mut |crossed| {
                 on(Body::Crossing(Crossing {
@@ -238,6 +274,10 @@ impl Pipeline {
             });
         }
     }
+}
+
+fn size_of_frame((width, height): (u32, u32)) -> Size {
+    Size { width: width as usize, height: height as usize }
 }
 
 fn corrupt(error: impl std::fmt::Display) -> Failure {

@@ -187,6 +187,7 @@ impl Way {
             wanted: Vec::new(),
             track: config.track,
             count: config.count,
+            focus: None,
             lines: config.lines,
         };
         let pipeline = Pipeline::new(params, source.format(), engine, classes).unwrap();
@@ -349,4 +350,30 @@ fn engines_take_no_more_with_each_frame() {
     if let Some(shared) = common::shared("engines_take_no_more_with_each_frame (YOLO11n)") {
         tell("YOLO11n 320", engine_calls(&shared.join("models/yolo11n-320.onnx")));
     }
+}
+
+/// One engine at several sizes, by turns: no heap call either.
+#[test]
+fn another_size_costs_no_heap_call() {
+    let Some(shared) = common::shared("another_size_costs_no_heap_call") else { return };
+    let engine = EngineParams { threads: 2, ..EngineParams::default() };
+    let path = shared.join("models/yolo11n-dynamic.onnx");
+    let model = Loaded::open(&ModelParams { path, sha256: None, engine, ranges: None }).unwrap();
+    let rungs = flytrap::focus::rungs(Size { width: 640, height: 384 }, model.stride());
+    let (mut engine, _) = model.into_rungs(&rungs).unwrap();
+    assert_eq!(engine.rungs(), rungs);
+    let mut round = || {
+        heap_calls(|| {
+            for rung in 0..rungs.len() {
+                engine.select(rung);
+                let (size, area) = (engine.size(), rungs[rung].width * rungs[rung].height);
+                assert_eq!((size, engine.input().len()), (rungs[rung], 3 * area));
+                engine.input().iter_mut().enumerate().for_each(|(at, x)| *x = (at * 37 % 101) as f32 / 101.0);
+                assert!(engine.run(1e-4).unwrap().columns > 0);
+            }
+        })
+        .0
+    };
+    round();
+    assert_eq!([round(), round()], [0, 0]);
 }

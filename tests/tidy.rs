@@ -15,6 +15,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("clock", &[]),
     ("calendar", &["clock"]),
+    ("cores", &["error"]),
     ("geometry", &["limits"]),
     ("frame", &["clock", "limits"]),
     ("jpeg", &["frame", "limits"]),
@@ -26,6 +27,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("detect", &["error", "event", "frame", "geometry", "limits"]),
     ("eval", &["error"]),
     ("draw", &["detect", "frame", "geometry"]),
+    ("focus", &["clock", "detect", "error", "gate", "geometry"]),
     ("track", &["clock", "detect", "error", "event", "geometry", "limits"]),
     ("count", &["clock", "detect", "error", "event", "geometry", "limits", "track"]),
     ("batch", &["clock", "error", "event", "limits"]),
@@ -41,16 +43,16 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "pipeline",
         &[
-            "clock", "count", "detect", "error", "event", "frame", "gate", "geometry", "jpeg", "limits",
-            "track",
+            "clock", "count", "detect", "error", "event", "focus", "frame", "gate", "geometry", "jpeg",
+            "limits", "track",
         ],
     ),
     // Turns the user's file into every stage's `Params`.
     (
         "config",
         &[
-            "batch", "capture", "count", "detect", "error", "event", "frame", "gate", "geometry", "limits",
-            "pipeline", "power", "sample", "spool", "track", "uplink", "watchdog",
+            "batch", "capture", "cores", "count", "detect", "error", "event", "focus", "frame", "gate",
+            "geometry", "limits", "pipeline", "power", "sample", "spool", "track", "uplink", "watchdog",
         ],
     ),
     ("app", &["*"]),

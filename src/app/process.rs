@@ -9,11 +9,15 @@ use super::{Shared, system};
 use crate::batch::Batcher;
 use crate::capture::Lending;
 use crate::clock::Mono;
+use crate::config::Config;
+use crate::cores;
 use crate::detect::ClassId;
+use crate::detect::engine::Engine;
 use crate::detect::letterbox::{PADDING, Size};
-use crate::detect::model::Loaded;
+use crate::detect::model::{Classes, Loaded};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Body, Event};
+use crate::focus;
 use crate::frame::{FrameFormat, FrameView};
 use crate::gate::Reason;
 use crate::limits::RING_SLOTS_MIN;
@@ -35,12 +39,7 @@ pub(super) fn build(
 ) -> Result<(Writer, Reader, Pipeline)> {
     let config = &shared.config;
     let size = Size { width: format.width as usize, height: format.height as usize };
-    let (mut engine, classes) = model.into_engine(size)?;
-    system::give_back_memory();
-    // Once before the first frame, as if something were everywhere: proves that the network runs, and shows what it takes at most.
-    system::reset_peak();
-    engine.input().fill(PADDING);
-    engine.run(0.0)?;
+    let (engine, classes) = engine(config, model, size)?;
     let resident = system::peak_resident_bytes() as usize;
     let params = Params {
         gate: config.gate.clone(),
@@ -50,6 +49,7 @@ pub(super) fn build(
         track: config.track,
         count: config.count,
         lines: config.lines.clone(),
+        focus: config.focus,
     };
     let queue = Batcher::bytes(config.uplink.batch.queue_events)
         + config.uplink.batch.batch_events_max * size_of::<Event>();
@@ -91,6 +91,32 @@ pub(super) fn build(
     Ok((writer, reader, pipeline))
 }
 
+/// The network for frames of that size, run once at each of its sizes as if something were everywhere: proves that it runs, and
+/// shows what it takes at most.
+fn engine(config: &Config, model: Loaded, size: Size) -> Result<(Box<dyn Engine>, Classes)> {
+    // The engine's threads, which begin here, stay there too.
+    cores::run_on(&config.cores)?;
+    let focuses = config.focus.is_some() && config.gate.is_some();
+    let (mut engine, classes) = if focuses && model.is_dynamic() {
+        let rungs = focus::rungs(model.size_for(size)?, model.stride());
+        model.into_rungs(&rungs)?
+    } else {
+        if focuses {
+            let why = "the model has one input size (export it with dynamic=True)";
+            tracing::info!("whole pictures are looked at, not parts: {why}");
+        }
+        model.into_engine(size)?
+    };
+    system::give_back_memory();
+    system::reset_peak();
+    for rung in (0..engine.rungs().len().max(1)).rev() {
+        engine.select(rung);
+        engine.input().fill(PADDING);
+        engine.run(0.0)?;
+    }
+    Ok((engine, classes))
+}
+
 /// The thread's state.
 pub(super) struct Processor {
     shared: Arc<Shared>,
@@ -99,11 +125,13 @@ pub(super) struct Processor {
     /// Stamp of the newest frame, and whether tracks may be open since.
     newest: Option<Mono>,
     first: bool,
+    /// Looks at a part of the picture.
+    in_part: u64,
 }
 
 impl Processor {
     pub(super) fn new(shared: Arc<Shared>, reader: Reader, pipeline: Pipeline) -> Self {
-        Processor { shared, reader, pipeline, newest: None, first: true }
+        Processor { shared, reader, pipeline, newest: None, first: true, in_part: 0 }
     }
 
     /// Processes until the ring is closed and empty.
@@ -121,6 +149,7 @@ impl Processor {
             }
         };
         self.end_tracks();
+        tracing::info!(in_part = self.in_part, "looks at a part of the picture");
         self.shared.ledger.ended(Stage::Pipeline);
         if outcome.is_err() {
             self.shared.stop.request();
@@ -164,6 +193,7 @@ impl Processor {
         metrics.frames_still.add(u64::from(!outcome.inferred));
         if outcome.inferred {
             metrics.inferences.add(1);
+            self.in_part += u64::from(outcome.look.is_some());
             metrics.detections.add(u64::from(outcome.detections));
             metrics.candidates_dropped.add(u64::from(outcome.dropped.candidates));
             metrics.detections_dropped.add(u64::from(outcome.dropped.detections));

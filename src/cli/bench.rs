@@ -9,6 +9,7 @@ use clap::Args;
 use super::{Failed, Settings, print, print_json};
 use crate::app::bench::{Figures, Layer, Params, Times, measure};
 use crate::config::values::Value;
+use crate::cores;
 use crate::detect::engine::Isa;
 use crate::error::{Error, Kind};
 
@@ -54,6 +55,7 @@ pub(super) fn bench(args: BenchArgs, json: bool) -> Result<(), Failed> {
     if let Some(isa) = instructions {
         model.engine.isa = isa;
     }
+    cores::run_on(&config.cores)?;
     let figures = measure(&Params { model, decode: config.decode, frames, layers, pictures })?;
     if json {
         return print_json(&figures);

@@ -18,11 +18,13 @@ use std::time::Duration;
 use crate::batch::BatchParams;
 use crate::capture::v4l2::Setting;
 use crate::capture::{AtEnd, CaptureParams, ColorOverride, FrameRate, SourceSpec, command};
+use crate::cores;
 use crate::count::{self, Line};
 use crate::detect::engine::{EngineParams, Precision};
 use crate::detect::{decode, model};
 use crate::error::{Error, Kind};
 use crate::event::{Name, fixed};
+use crate::focus;
 use crate::frame::{ColorMatrix, ColorRange, PixelFormat};
 use crate::gate;
 use crate::geometry::{PointRel, Polygon};
@@ -100,12 +102,16 @@ pub struct Config {
     pub fps: f32,
     /// The model, if anything names it.
     pub model: Option<model::Params>,
+    /// The cores that it runs on; none: wherever the system puts it.
+    pub cores: Vec<usize>,
     /// Thresholds for single pictures.
     pub decode: decode::Params,
     /// Names of the classes to follow; empty for all.
     pub classes: Vec<String>,
     /// The motion gate, if there is one.
     pub gate: Option<gate::Params>,
+    /// Where to look, if not always at the whole picture.
+    pub focus: Option<focus::Params>,
     /// The tracker.
     pub track: track::Params,
     /// Counting.
@@ -199,6 +205,7 @@ fn from_values(values: &mut Values) -> Config {
     let fps = values.float_or_auto("sampling.fps", fps_range).map_or(fps, |fps| fps as f32);
     let text_path =
         |values: &Values, key| Some(values.text(key)).filter(|t| !t.is_empty()).map(PathBuf::from);
+    let cores = cores(values);
     Config {
         device: name(values, "device.name"),
         state_folder: text_path(values, "device.state_folder"),
@@ -212,13 +219,15 @@ fn from_values(values: &mut Values) -> Config {
         capture: capture(values),
         pins: pins(values),
         fps,
-        model: model(values),
+        model: model(values, &cores),
+        cores,
         decode: decode::Params {
             score_min: values.float("detect.score_min", 0.01..=0.99) as f32,
             iou_max: values.float("detect.iou_max", 0.1..=0.95) as f32,
         },
         classes: texts(values, "track.classes"),
         gate: gate(values),
+        focus: focus(values),
         track: track(values),
         count: count::Params {
             band_min_px: values.float("count.band_min_px", 0.0..=100.0) as f32,
@@ -315,12 +324,38 @@ fn seconds(seconds: i64) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
+/// Those that the user names, else the large ones where there are small ones too.
+fn cores(values: &mut Values) -> Vec<usize> {
+    let list = values.list("model.cores").to_vec();
+    let core = |item: &Value| match item {
+        Value::Int(id) => usize::try_from(*id).ok().filter(|id| *id < cores::CORES_MAX),
+        Value::Bool(_) | Value::Float(_) | Value::Text(_) | Value::List(_) => None,
+    };
+    let asked: Option<Vec<usize>> = list.iter().map(core).collect();
+    match asked {
+        Some(asked) if asked.is_empty() => cores::large(&cores::of_system()).unwrap_or_default(),
+        Some(asked) => asked,
+        None => {
+            let most = cores::CORES_MAX - 1;
+            values.mistake(
+                "model.cores",
+                format_args!("must be a list of whole numbers, 0..={most}, such as [2, 3]"),
+            );
+            Vec::new()
+        }
+    }
+}
+
 /// Most threads that are taken without being asked for.
 const THREADS_MAX: usize = 4;
 
-fn model(values: &mut Values) -> Option<model::Params> {
+fn model(values: &mut Values, cores: &[usize]) -> Option<model::Params> {
     let threads = values.int("model.threads", 0..=8) as usize;
-    let others = std::thread::available_parallelism().map_or(1, |cores| cores.get() - 1);
+    // One is left to the camera; where there are small cores, those are.
+    let others = match cores.len() {
+        0 => std::thread::available_parallelism().map_or(1, |cores| cores.get() - 1),
+        some => some,
+    };
     let threads = if threads == 0 { others.clamp(1, THREADS_MAX) } else { threads };
     let precision =
         values.choice("model.precision", &Precision::ALL.map(|precision| (precision.name(), precision)));
@@ -399,6 +434,11 @@ fn gate(values: &mut Values) -> Option<gate::Params> {
         exclude: polygons(values, "gate.exclude"),
     };
     values.bool("gate.enabled").then_some(params)
+}
+
+fn focus(values: &mut Values) -> Option<focus::Params> {
+    let whole = Duration::from_secs_f64(values.float("focus.whole_s", 0.1..=600.0));
+    values.bool("focus.enabled").then_some(focus::Params { whole })
 }
 
 /// A list of polygons, each a list of points.

@@ -55,7 +55,8 @@ fn every_key_of_the_defaults_is_asked_for_and_wears_its_unit() {
             Value::Bool(value) => Value::Bool(!value),
             Value::Int(value) => Value::Int(value + 1_000_000),
             Value::Float(value) => Value::Float(value + 1e6),
-            Value::Text(_) if key == "model.sha256" => continue, // asked for where there is a model, see below
+            // Asked for where there is a model, see below.
+            Value::Text(_) if ["model.sha256", "model.ranges"].contains(&key.as_str()) => continue,
             Value::Text(value) => Value::Text(format!("{value}other")),
             Value::List(_) => Value::List(vec![Value::Text("other".into())]),
         };
@@ -69,6 +70,10 @@ fn every_key_of_the_defaults_is_asked_for_and_wears_its_unit() {
         }
     }
     assert!(mistakes("[model]\npath = \"x\"\nsha256 = \"abc\"\n")[0].contains("model.sha256"));
+    let ranges = |text: &str| load(text).unwrap().model.unwrap().ranges().display().to_string();
+    assert_eq!(ranges("[model]\npath = \"a/x.onnx\"\n"), "a/x.int8.toml");
+    assert_eq!(ranges("[model]\npath = \"x\"\nranges = \"y\"\n"), "y");
+    assert_eq!(load("[model]\ncores = [3, 1]\n").unwrap().cores, [3, 1]);
 }
 
 #[test]
@@ -78,6 +83,10 @@ fn mistakes_come_with_line_key_value_and_range() {
         (
             "[camera]\nfps = \"fast\"\n",
             "2: camera.fps = \"fast\": 'fast' is no frame rate: write 25, 29.97 or 30000/1001, within 0.001..=1000 a second",
+        ),
+        (
+            "[model]\ncores = [0, 64]\n",
+            "2: model.cores = [0, 64]: must be a list of whole numbers, 0..=63, such as [2, 3]",
         ),
         ("[device]\nname = \"a b\"\n", "2: device.name = \"a b\": must be 1 to 32 of letters, digits, - _ ."),
         (

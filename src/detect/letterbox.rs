@@ -41,10 +41,37 @@ impl std::fmt::Display for Size {
     }
 }
 
-/// Where the frame lies in the model's rectangle. Pure numbers; [`Letterbox`] does the work.
+/// A rectangle of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Columns to the left of it.
+    pub left: usize,
+    /// Rows above it.
+    pub top: usize,
+    /// Its sides.
+    pub size: Size,
+}
+
+impl Part {
+    /// All of a frame.
+    pub const fn whole(size: Size) -> Self {
+        Part { left: 0, top: 0, size }
+    }
+
+    /// As a box of the frame.
+    pub fn bbox(&self) -> BoxPx<Frame> {
+        let (left, top) = (self.left as f32, self.top as f32);
+        BoxPx::new(left, top, left + self.size.width as f32, top + self.size.height as f32)
+    }
+}
+
+/// Where the frame, or a part of it, lies in the model's rectangle. Pure numbers; [`Letterbox`] does the work.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Placement {
+    /// What is shown of the frame.
     frame: Size,
+    /// Where that begins.
+    origin: (usize, usize),
     model: Size,
     scaled: Size,
     left: usize,
@@ -52,8 +79,14 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// The placement of a `frame` in a `model` rectangle; sides of 0 count as 1.
+    /// The placement of a whole `frame` in a `model` rectangle; sides of 0 count as 1.
     pub fn new(frame: Size, model: Size) -> Self {
+        Self::of_part(Part::whole(frame), model)
+    }
+
+    /// The same of a part of a frame.
+    pub fn of_part(Part { left, top, size: frame }: Part, model: Size) -> Self {
+        let origin = (left, top);
         let frame = Size { width: frame.width.max(1), height: frame.height.max(1) };
         let ratio = (model.height as f64 / frame.height as f64).min(model.width as f64 / frame.width as f64);
         let scale = |side: usize, most: usize| {
@@ -67,11 +100,17 @@ impl Placement {
         };
         Placement {
             frame,
+            origin,
             model,
             scaled,
             left: margin(model.width, scaled.width),
             top: margin(model.height, scaled.height),
         }
+    }
+
+    /// How large the frame is shown: 1 is pixel by pixel.
+    pub fn pixels_per_frame_pixel(&self) -> f32 {
+        self.scaled.width as f32 / self.frame.width as f32
     }
 
     /// Frame pixels per model pixel, horizontally and vertically.
@@ -82,19 +121,32 @@ impl Placement {
         )
     }
 
-    /// A box of the model in the frame, clipped to the frame.
+    /// A box of the model in the frame, clipped to what is shown of it.
     pub fn to_frame(&self, bbox: &BoxPx<Model>) -> BoxPx<Frame> {
         let (sx, sy) = self.scale();
         let (left, top) = (self.left as f32, self.top as f32);
-        BoxPx::new((bbox.x1 - left) * sx, (bbox.y1 - top) * sy, (bbox.x2 - left) * sx, (bbox.y2 - top) * sy)
-            .clipped(self.frame.width as f32, self.frame.height as f32)
+        let (x, y) = (self.origin.0 as f32, self.origin.1 as f32);
+        let shown = BoxPx::<Frame>::new(
+            (bbox.x1 - left) * sx,
+            (bbox.y1 - top) * sy,
+            (bbox.x2 - left) * sx,
+            (bbox.y2 - top) * sy,
+        )
+        .clipped(self.frame.width as f32, self.frame.height as f32);
+        BoxPx::new(shown.x1 + x, shown.y1 + y, shown.x2 + x, shown.y2 + y)
     }
 
     /// A box of the frame in the model: the inverse, for boxes inside the frame.
     pub fn to_model(&self, bbox: &BoxPx<Frame>) -> BoxPx<Model> {
         let (sx, sy) = self.scale();
         let (left, top) = (self.left as f32, self.top as f32);
-        BoxPx::new(bbox.x1 / sx + left, bbox.y1 / sy + top, bbox.x2 / sx + left, bbox.y2 / sy + top)
+        let (x, y) = (self.origin.0 as f32, self.origin.1 as f32);
+        BoxPx::new(
+            (bbox.x1 - x) / sx + left,
+            (bbox.y1 - y) / sy + top,
+            (bbox.x2 - x) / sx + left,
+            (bbox.y2 - y) / sy + top,
+        )
     }
 }
 
@@ -134,6 +186,11 @@ impl Tap {
 }
 
 impl Tap {
+    /// So many samples further on.
+    const fn after(self, left: u16) -> Self {
+        Tap { near: self.near + left, far: self.far + left, ..self }
+    }
+
     /// What lies between two samples, with [`DROPPED_BITS`] fewer than the weights have.
     #[inline(always)]
     fn between(&self, near: u8, far: u8) -> u16 {
@@ -266,9 +323,25 @@ impl Letterbox {
     /// # Panics
     /// If `input` is not `3 * width * height` long, or the frame is wider than `FRAME_SIDE_MAX`.
     pub fn fill(&mut self, planes: &Planes<'_>, color: Color, input: &mut [f32]) -> Placement {
-        let area = self.model.width * self.model.height;
-        assert_eq!(input.len(), 3 * area, "the model's input is 3 planes of {}", self.model);
-        let placement = Placement::new(Size { width: planes.width(), height: planes.height() }, self.model);
+        let part = Part::whole(Size { width: planes.width(), height: planes.height() });
+        self.fill_part((planes, color), part, self.model, input)
+    }
+
+    /// The same with a part of the frame, which lies inside, for a rectangle that is no larger than the model's.
+    ///
+    /// # Panics
+    /// As [`Self::fill`]; if the part or the rectangle is too large.
+    pub fn fill_part(
+        &mut self,
+        (planes, color): (&Planes<'_>, Color),
+        part: Part,
+        model: Size,
+        input: &mut [f32],
+    ) -> Placement {
+        let area = model.width * model.height;
+        assert_eq!(input.len(), 3 * area, "the model's input is 3 planes of {model}");
+        assert!(model.width <= self.model.width, "{model} is wider than {}", self.model);
+        let placement = Placement::of_part(part, model);
         self.prepare(&placement);
         let (wide, high) = (placement.scaled.width, placement.scaled.height);
         for channel in input.chunks_exact_mut(area) {
@@ -278,10 +351,10 @@ impl Letterbox {
             let tap = Tap::new(y, high, placement.frame.height, Edge::Share);
             // A row without weight is not made.
             let far = if tap.far_weight == 0 { tap.near } else { tap.far };
-            let (near, far) = (usize::from(tap.near), usize::from(far));
+            let (near, far) = (part.top + usize::from(tap.near), part.top + usize::from(far));
             let near_at = self.sample(planes, color, near, far);
             let far_at = self.sample(planes, color, far, near);
-            let start = (placement.top + y) * self.model.width + placement.left;
+            let start = (placement.top + y) * model.width + placement.left;
             for (index, channel) in input.chunks_exact_mut(area).enumerate() {
                 let values = |at: usize| &self.sampled[at].values[index * wide..][..wide];
                 blend(values(near_at), values(far_at), &tap, &mut channel[start..][..wide]);
@@ -296,7 +369,8 @@ impl Letterbox {
         if self.made_for != Some(*placement) {
             let (wanted, have) = (placement.scaled.width, placement.frame.width);
             self.taps.clear();
-            self.taps.extend((0..wanted).map(|x| Tap::new(x, wanted, have, Edge::Snap)));
+            let left = placement.origin.0 as u16;
+            self.taps.extend((0..wanted).map(|x| Tap::new(x, wanted, have, Edge::Snap).after(left)));
             self.steady = Steady::of(&self.taps);
             self.made_for = Some(*placement);
         }
@@ -461,6 +535,33 @@ mod tests {
             for (a, b) in there.to_array().into_iter().zip(back.to_array()) {
                 prop_assert!((a - b).abs() < 0.01, "{there:?} {back:?}");
             }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        /// A part of a frame is what a frame would be that has nothing else.
+        #[test]
+        fn parts_equal_frames_of_their_own(
+            w in 1usize..70, h in 1usize..70, left in 0usize..30, top in 0usize..30, more in 0usize..9,
+            mw in 1usize..4, mh in 1usize..4, seed in any::<u64>()
+        ) {
+            let (width, height) = (left + w + more, top + h + more);
+            let bytes: Vec<u8> = (0..width * height).map(|i| noise(seed, i)).collect();
+            let plane = |at: usize, w: usize, h: usize| Planes::Grey(crate::frame::Plane::new(&bytes[at..], w, h, width, 1).unwrap());
+            let (whole, alone) = (plane(0, width, height), plane(top * width + left, w, h));
+            let model = size(32 * mw, 32 * mh);
+            let mut letterbox = Letterbox::new(size(96, 96));
+            let [mut ours, mut theirs] = [(); 2].map(|()| vec![f32::NAN; 3 * model.width * model.height]);
+            let color = Color::default();
+            let part = Part { left, top, size: size(w, h) };
+            let placement = letterbox.fill_part((&whole, color), part, model, &mut ours);
+            Letterbox::new(model).fill(&alone, color, &mut theirs);
+            prop_assert_eq!(ours, theirs);
+            let bbox = BoxPx::<Frame>::new(left as f32, top as f32, (left + w) as f32, (top + h) as f32);
+            prop_assert_eq!(part.bbox(), bbox);
+            let back = placement.to_frame(&placement.to_model(&bbox));
+            prop_assert!(bbox.grown(0.01).holds(&back) && back.grown(0.01).holds(&bbox), "{back:?} for {bbox:?}");
         }
     }
 

@@ -214,6 +214,11 @@ impl Loaded {
         self.sides.height.is_none() || self.sides.width.is_none()
     }
 
+    /// What the sides of an input rectangle are multiples of.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
     /// The input rectangle for frames of that size: the model's own, or (free sides) the multiple-of-stride rectangle that
     /// fits the frame's aspect, as long as the size in the metadata (640 without).
     ///
@@ -241,12 +246,21 @@ impl Loaded {
     /// `Kind::Model` if it cannot run or its head is of another kind.
     pub fn into_engine(self, frame: Size) -> Result<(Box<dyn Engine>, Classes)> {
         let size = self.size_for(frame)?;
+        self.into_rungs(&[size])
+    }
+
+    /// The same at several sizes, the largest first, so that parts of frames can be looked at. Only a file whose input sides are free
+    /// has more than one.
+    ///
+    /// # Errors
+    /// As [`Self::into_engine`].
+    pub fn into_rungs(self, rungs: &[Size]) -> Result<(Box<dyn Engine>, Classes)> {
         let calibration = match self.engine.precision {
             Precision::Fp32 | Precision::Fp16 => None,
             Precision::Int8 => Some(Calibration::load(&self.ranges, &self.sha256)?),
         };
         let ranges = calibration.as_ref().map(Calibration::ranges);
-        let engine = self.parsed.into_engine(size, self.classes.count(), self.engine, ranges)?;
+        let engine = self.parsed.into_engine(rungs, self.classes.count(), self.engine, ranges)?;
         Ok((engine, self.classes))
     }
 

@@ -191,9 +191,7 @@ fn upsample(
         }
     } else {
         let row = (y * plane.height() / full.1).min(plane.height() - 1);
-        sums.iter_mut()
-            .zip(samples(plane, row, first))
-            .for_each(|(sum, value)| *sum = u16::from(*value));
+        sums.iter_mut().zip(samples(plane, row, first)).for_each(|(sum, value)| *sum = u16::from(*value));
     }
     if halved(have, full.0) {
         return interpolate(sums, down, out);
@@ -284,10 +282,18 @@ pub(super) mod tests {
         let noise: Vec<u8> = (0..40_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 23) as u8).collect();
         let mut row = RgbRow::new();
         for (width, height) in [(1, 1), (2, 3), (17, 6), (40, 5), (131, 4)] {
-            for (step, across, down) in
-                [(1, 1, 1), (2, 1, 1), (3, 1, 1), (1, 2, 1), (4, 2, 1), (1, 2, 2), (2, 2, 2), (1, 1, 2), (5, 4, 1)]
-            {
-                let (wide, high) = ((width as usize).div_ceil(across), (height as usize).div_ceil(down));
+            for (step, across, down) in [
+                (1, 1, 1),
+                (2, 1, 1),
+                (3, 1, 1),
+                (1, 2, 1),
+                (4, 2, 1),
+                (1, 2, 2),
+                (2, 2, 2),
+                (1, 1, 2),
+                (5, 4, 1),
+            ] {
+                let (wide, high) = (usize::div_ceil(width, across), usize::div_ceil(height, down));
                 let plane = |at: usize, wide: usize, high: usize, step: usize| {
                     Plane::new(&noise[at..], wide, high, wide * step + 3, step).unwrap()
                 };
@@ -298,16 +304,22 @@ pub(super) mod tests {
                     let to_rgb = ToRgb::new(color);
                     for y in 0..height {
                         let ours = row.read(&planes, color, y).map(<[u8]>::to_vec);
-                        for x in 0..width {
+                        let pixels = ours[0].iter().zip(&ours[1]).zip(&ours[2]);
+                        for (x, ((red, green), blue)) in pixels.enumerate() {
                             let value = to_rgb.luma(luma.row(y)[x * luma.step()]);
-                            let [u, v] = [&u, &v].map(|plane| i32::from(chroma(plane, (x, y), (width, height))) - 128);
+                            let [u, v] =
+                                [&u, &v].map(|plane| i32::from(chroma(plane, (x, y), (width, height))) - 128);
                             let wanted = [
                                 value + to_rgb.red_v * v,
                                 value + to_rgb.green_u * u + to_rgb.green_v * v,
                                 value + to_rgb.blue_u * u,
                             ];
-                            let have = [0, 1, 2].map(|channel| ours[channel][x]);
-                            assert_eq!(have, wanted.map(code), "{width}x{height} {step} {across} {down} at {x}, {y}");
+                            let have = [*red, *green, *blue];
+                            assert_eq!(
+                                have,
+                                wanted.map(code),
+                                "{width}x{height} {step} {across} {down} at {x}, {y}"
+                            );
                         }
                     }
                 }
@@ -318,7 +330,8 @@ pub(super) mod tests {
     /// Chroma at a pixel (`jdsample.c`, `h2v2_fancy_upsample` and its kin).
     fn chroma(plane: &Plane<'_>, (x, y): (usize, usize), (width, height): (usize, usize)) -> u8 {
         let near = |at: usize, have: usize| {
-            let other = if at.is_multiple_of(2) { (at / 2).saturating_sub(1) } else { (at / 2 + 1).min(have - 1) };
+            let other =
+                if at.is_multiple_of(2) { (at / 2).saturating_sub(1) } else { (at / 2 + 1).min(have - 1) };
             (at / 2, other)
         };
         let sample = |x: usize, y: usize| u16::from(plane.row(y)[x * plane.step()]);
@@ -326,14 +339,20 @@ pub(super) mod tests {
         let (across, down) = (halved(wide, width), halved(high, height));
         let column = |x: usize| {
             let (here, other) = near(y, high);
-            if down { 3 * sample(x, here) + sample(x, other) } else { sample(x, (y * high / height).min(high - 1)) }
+            if down {
+                3 * sample(x, here) + sample(x, other)
+            } else {
+                sample(x, (y * high / height).min(high - 1))
+            }
         };
         let (here, other) = near(x, wide);
         let is_even = x.is_multiple_of(2);
         (match (across, down) {
             (true, true) => (3 * column(here) + column(other) + if is_even { 8 } else { 7 }) >> 4,
             (true, false) => (3 * column(here) + column(other) + if is_even { 1 } else { 2 }) >> 2,
-            (false, true) => (column(x / width.div_ceil(wide)) + if y.is_multiple_of(2) { 1 } else { 2 }) >> 2,
+            (false, true) => {
+                (column(x / width.div_ceil(wide)) + if y.is_multiple_of(2) { 1 } else { 2 }) >> 2
+            }
             (false, false) => column(x / width.div_ceil(wide)),
         }) as u8
     }

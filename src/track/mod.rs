@@ -176,6 +176,8 @@ pub struct Track {
     frames: u32,
     misses: u32,
     found: bool,
+    /// Whether the last update did not look where it is.
+    away: bool,
     first_seen: Mono,
     last_seen: Mono,
     /// The last moment at which it was certainly there: seen, or nothing in the picture moved.
@@ -280,6 +282,7 @@ impl Track {
             frames: 1,
             misses: 0,
             found: true,
+            away: false,
             first_seen: now,
             last_seen: now,
             sure_at: now,
@@ -355,6 +358,29 @@ enum Round {
     Strong,
     Weak,
     Near,
+}
+
+/// Where an update looks.
+#[derive(Debug, Clone, Copy)]
+enum View {
+    Whole,
+    Nothing,
+    Part(BoxPx<Frame>),
+}
+
+impl View {
+    /// Whether it does not look where the track will be in `dt` seconds. One that is sought is looked for wherever it may be in part.
+    fn misses(self, track: &Track, dt: f32) -> bool {
+        let View::Part(part) = self else { return matches!(self, View::Nothing) };
+        let mut ahead = track.filter;
+        ahead.predict(dt);
+        let expected = ahead.expected();
+        if track.misses > 0 {
+            part.intersection(&expected) <= 0.0
+        } else {
+            !part.grown(EDGE_PX).holds(&expected)
+        }
+    }
 }
 
 /// The tracker.
@@ -433,16 +459,43 @@ impl Tracker {
         self.tracks.iter().flatten()
     }
 
+    /// Where all tracks in sight, tentative ones included, are expected at `now`.
+    pub fn expected_at(&self, now: Mono) -> impl Iterator<Item = BoxPx<Frame>> + Clone {
+        let dt = now.since(self.now).min(self.params.lost_after).as_secs_f32();
+        let expected = move |track: &Track| {
+            let mut ahead = track.filter;
+            ahead.predict(dt);
+            ahead.expected()
+        };
+        self.tracks.iter().flatten().filter(|track| track.state != State::Lost).map(expected)
+    }
+
     /// Tracks that are confirmed and were seen in the last update: what the counter wants.
     pub fn seen(&self) -> impl Iterator<Item = &Track> {
-        self.tracks().filter(|track| track.state == State::Confirmed && track.found)
+        self.tracks().filter(|track| track.state == State::Confirmed && track.found && !track.away)
     }
 
     /// A frame was looked at: its detections in any order, in frame pixels. `on` hears what became of tracks.
     /// A `now` before the last one counts as the last one.
     pub fn update(&mut self, now: Mono, detections: &[Detection], on: &mut dyn FnMut(TrackEvent<'_>)) {
+        self.look(now, View::Whole, detections, on);
+    }
+
+    /// A part of a frame was looked at, because nothing moved elsewhere: tracks that are not wholly in it stand where they are and do
+    /// not age, as in [`Self::still`]; what is cut by its sides is none of `detections`.
+    pub fn update_part(
+        &mut self,
+        now: Mono,
+        part: &BoxPx<Frame>,
+        detections: &[Detection],
+        on: &mut dyn FnMut(TrackEvent<'_>),
+    ) {
+        self.look(now, View::Part(*part), detections, on);
+    }
+
+    fn look(&mut self, now: Mono, view: View, detections: &[Detection], on: &mut dyn FnMut(TrackEvent<'_>)) {
         self.take_in(detections);
-        let now = self.advance(now, false);
+        let now = self.advance(now, view);
         self.associate(now, Round::Strong);
         self.associate(now, Round::Weak);
         self.associate(now, Round::Near);
@@ -455,13 +508,18 @@ impl Tracker {
     /// A frame was not looked at because nothing in it moved. Visible tracks stand where they are and do not age;
     /// those out of sight do. For frames that were skipped for other reasons: no call at all.
     pub fn still(&mut self, now: Mono, on: &mut dyn FnMut(TrackEvent<'_>)) {
-        let now = self.advance(now, true);
+        let now = self.advance(now, View::Nothing);
         for slot in 0..self.tracks.len() {
-            let Some(track) = &self.tracks[slot] else { continue };
-            let unseen = now.since(track.sure_at) >= self.params.lost_after;
-            if track.state == State::Lost && unseen {
-                self.end(slot, EndReason::Lost, on);
-            }
+            self.stand(slot, now, on);
+        }
+    }
+
+    /// Nobody looked where the track in `slot` is.
+    fn stand(&mut self, slot: usize, now: Mono, on: &mut dyn FnMut(TrackEvent<'_>)) {
+        let Some(track) = &self.tracks[slot] else { return };
+        let unseen = now.since(track.sure_at) >= self.params.lost_after;
+        if track.state == State::Lost && unseen {
+            self.end(slot, EndReason::Lost, on);
         }
     }
 
@@ -491,13 +549,15 @@ impl Tracker {
         self.taken.fill(false);
     }
 
-    /// Predicts all tracks to `now`; `still` if nothing moved since the last frame.
-    fn advance(&mut self, now: Mono, still: bool) -> Mono {
+    /// Predicts all tracks to `now`; where `view` does not look nothing moved since the last frame.
+    fn advance(&mut self, now: Mono, view: View) -> Mono {
         let now = now.max(self.now);
         // Nobody's velocity is worth anything after `lost_after`; until then it is what we know.
         let dt = now.since(self.now).min(self.params.lost_after).as_secs_f32();
         self.now = now;
         for track in self.tracks.iter_mut().flatten() {
+            let still = view.misses(track, dt);
+            track.away = still;
             if still && track.misses == 0 {
                 track.filter.stand();
                 track.sure_at = now;
@@ -517,7 +577,8 @@ impl Tracker {
             (Round::Near, State::Tentative | State::Confirmed | State::Lost) => true,
             (Round::Strong | Round::Weak, State::Tentative) | (Round::Weak, State::Lost) => false,
         };
-        let playing = self.tracks.iter().flatten().filter(|track| !track.found && plays(track));
+        let waits = |track: &&Track| !track.found && !track.away && plays(track);
+        let playing = self.tracks.iter().flatten().filter(waits);
         self.rows.extend(playing.map(|track| track.slot));
         let strong = |score: f32| score >= self.params.score_high;
         let wanted =
@@ -635,6 +696,9 @@ impl Tracker {
     /// After association: the next state of the track in `slot`.
     fn settle(&mut self, slot: usize, now: Mono, on: &mut dyn FnMut(TrackEvent<'_>)) {
         let Some(track) = &mut self.tracks[slot] else { return };
+        if track.away {
+            return self.stand(slot, now, on);
+        }
         if track.found {
             match track.state {
                 State::Tentative => {

@@ -78,6 +78,42 @@ fn the_life_of_a_track() {
     assert_eq!(t.tracks().count(), 0);
 }
 
+/// A part of the picture is looked at: who is not in it stands and does not age, who is in it and not found is lost, and he who
+/// drives into the part keeps his number.
+#[test]
+fn parts_leave_the_others_where_they_are() {
+    let mut t = tracker();
+    let mut heard = Vec::new();
+    for frame in 0..4 {
+        let x = 300.0 + 20.0 * frame as f32;
+        t.update(
+            at(f64::from(frame) / 10.0),
+            &[car(x, 300.0), car(900.0, 300.0), car(320.0, 600.0)],
+            &mut |e| {
+                heard.push(words(e));
+            },
+        );
+    }
+    let part = BoxPx::new(200.0, 200.0, 700.0, 500.0);
+    for frame in 4..60 {
+        let x = (300.0 + 20.0 * frame as f32).min(600.0);
+        t.update_part(at(f64::from(frame) / 10.0), &part, &[car(x, 300.0)], &mut |e| heard.push(words(e)));
+        assert_eq!(ids(&t), [(1, x as i32)], "only what was looked at was seen");
+    }
+    assert_eq!(heard, ["+1", "+2", "+3"], "nobody aged");
+    t.update(at(6.0), &[car(600.0, 300.0), car(905.0, 300.0)], &mut |e| heard.push(words(e)));
+    assert_eq!(ids(&t), [(1, 600), (3, 905)]);
+    // The second is not there any more: it is sought where it was, and ends in its time.
+    let states = |t: &Tracker| t.tracks().map(Track::state).collect::<Vec<_>>();
+    assert_eq!(states(&t), [State::Confirmed, State::Lost, State::Confirmed]);
+    for frame in 61..90 {
+        t.update_part(at(f64::from(frame) / 10.0), &part, &[], &mut |e| heard.push(words(e)));
+    }
+    assert_eq!(heard[3..], ["-2 Lost", "-1 Lost"], "in the part and out of it; the third still stands");
+    t.update(at(9.1), &[car(905.0, 300.0)], &mut |e| heard.push(words(e)));
+    assert_eq!((ids(&t), heard.len()), (vec![(3, 905)], 5));
+}
+
 #[test]
 fn one_detection_is_no_track_however_strong() {
     let mut t = tracker();

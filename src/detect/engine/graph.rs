@@ -282,6 +282,15 @@ impl Graph {
         })
     }
 
+    /// Has no weights any more; what there is to know besides stays.
+    pub fn drop_weights(&mut self) {
+        for node in &mut self.nodes {
+            if let Op::Conv(conv) = &mut node.op {
+                conv.weights = Vec::new();
+            }
+        }
+    }
+
     /// The convolutions that are for numbers of 8 bits.
     pub fn for_int8(&self) -> Vec<usize> {
         let is_one = |id: &usize| match &self.nodes[*id] {

@@ -125,7 +125,17 @@ pub trait Engine: Send {
     /// The input rectangle.
     fn size(&self) -> Size;
 
-    /// Shape of the output.
+    /// All input rectangles that it can be run at, the largest, which is the first one's, first; empty if only at one.
+    fn rungs(&self) -> &[Size] {
+        &[]
+    }
+
+    /// Has [`Self::size`], [`Self::input`] and [`Self::run`] be those of a rung, an index into [`Self::rungs`], from now on.
+    fn select(&mut self, rung: usize) {
+        let _ = rung;
+    }
+
+    /// Shape of the output at the largest input rectangle.
     fn head(&self) -> HeadShape;
 
     /// The input: planar R, G, B, row by row, 0..=1, `3 * width * height` numbers. Keeps no promise about what was in it before.

@@ -2,7 +2,7 @@
 
 use super::graph::Graph;
 use super::kernels::Kernels;
-use super::plan::{Options, Plan};
+use super::plan::{Options, Plan, Sketch};
 use super::{Costs, Engine, EngineParams, Output, StepTime};
 use crate::detect::decode::HeadShape;
 use crate::detect::letterbox::Size;
@@ -11,39 +11,41 @@ use crate::error::Result;
 /// A planned network.
 pub struct PlannedEngine<E> {
     plan: Plan<E>,
-    size: Size,
+    /// What it can be run at; the first at first.
+    rungs: Vec<Size>,
+    at: usize,
     head: HeadShape,
     params: EngineParams,
 }
 
 impl<E: Kernels> PlannedEngine<E> {
-    /// Whether `graph`, which is fused and whose head names `classes` classes, can be planned.
+    /// Looks at `graph`, which is fused and whose head names `classes` classes.
     ///
     /// # Errors
     /// One line: what in it has no kernel.
-    pub(super) fn check(
-        graph: &Graph,
+    pub(super) fn sketch(
+        graph: Graph,
         classes: usize,
         params: EngineParams,
-    ) -> std::result::Result<(), String> {
+    ) -> std::result::Result<Sketch<E>, String> {
         let shape = &graph.nodes[graph.output].shape;
         HeadShape::from_output(shape, classes).map_err(|error| error.to_string())?;
-        Plan::<E>::check(graph, options(params))
+        Sketch::new(graph, options(params))
     }
 
-    /// Plans what [`Self::check`] looked at.
+    /// Plans what [`Self::sketch`] looked at, for each of `rungs`, the largest first; all after the first share its weights.
     ///
     /// # Errors
-    /// One line: the system has no more threads; otherwise as [`Self::check`].
+    /// One line: the system has no more threads; otherwise as [`Self::sketch`].
     pub(super) fn new(
-        graph: Graph,
-        size: Size,
+        sketches: Vec<Sketch<E>>,
+        rungs: Vec<Size>,
         classes: usize,
         params: EngineParams,
     ) -> std::result::Result<Self, String> {
-        let plan = Plan::new(graph, options(params))?;
+        let plan = Plan::new(sketches, options(params))?;
         let head = HeadShape::from_output(plan.output_shape(), classes).map_err(|error| error.to_string())?;
-        Ok(PlannedEngine { plan, size, head, params })
+        Ok(PlannedEngine { plan, rungs, at: 0, head, params })
     }
 }
 
@@ -53,7 +55,16 @@ fn options(EngineParams { threads, isa, .. }: EngineParams) -> Options {
 
 impl<E: Kernels> Engine for PlannedEngine<E> {
     fn size(&self) -> Size {
-        self.size
+        self.rungs[self.at]
+    }
+
+    fn rungs(&self) -> &[Size] {
+        &self.rungs
+    }
+
+    fn select(&mut self, rung: usize) {
+        self.plan.select(rung);
+        self.at = rung;
     }
 
     fn head(&self) -> HeadShape {
@@ -89,7 +100,7 @@ impl<E: Kernels> Engine for PlannedEngine<E> {
             "{} {}, {threads}, input {}, {} classes, {} anchors{}, {:.2} GMAC, arena {:.1} MB, weights {:.1} MB",
             self.params.isa.name(),
             self.params.precision.name(),
-            self.size,
+            self.size(),
             self.head.classes,
             self.head.anchors,
             if self.plan.is_sparse() { "" } else { " (all of them each time)" },

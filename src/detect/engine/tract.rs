@@ -9,6 +9,7 @@ use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
 
 use super::import::import;
+use super::kernels::Kernels;
 use super::kernels::half::Half;
 use super::planned::PlannedEngine;
 use super::{Engine, EngineParams, Output, Precision, Ranges};
@@ -92,56 +93,77 @@ impl Parsed {
         Ok(InputSides { channels: side(1), height: side(2), width: side(3) })
     }
 
-    /// Makes the network ready for one input size; the parsed form is used up. `classes`: how many the
-    /// file names. If it has operations that our executor does not know, tract runs it, and the log says why.
+    /// Makes the network ready for one input size or some (`rungs`, the largest first); the parsed form is used up. `classes`: how
+    /// many the file names. If it has operations that our executor does not know, tract runs it, at the first size only, and the log says why.
     ///
     /// # Errors
-    /// `Kind::Model` if tract cannot run it either, or its output is not a detection head's.
+    /// `Kind::Model` if tract cannot run it either, its output is not a detection head's, or int8 lacks a range; `Kind::Config` if the CPU
+    /// has not what `params` asks for.
     pub fn into_engine(
         self,
-        size: Size,
+        rungs: &[Size],
+        classes: usize,
+        params: EngineParams,
+        ranges: Option<&Ranges>,
+    ) -> Result<Box<dyn Engine>> {
+        can(params)?;
+        match params.precision {
+            Precision::Fp32 => self.into_planned::<f32>(rungs, classes, params, ranges),
+            Precision::Fp16 | Precision::Int8 => self.into_planned::<Half>(rungs, classes, params, ranges),
+        }
+    }
+
+    fn into_planned<E: Kernels>(
+        self,
+        rungs: &[Size],
         classes: usize,
         params: EngineParams,
         ranges: Option<&Ranges>,
     ) -> Result<Box<dyn Engine>> {
         let place = self.place.clone();
-        can(params)?;
-        let model = self.typed(size)?;
-        let graph = import(&model).map(|mut graph| {
+        let (mut parsed, mut sketches) = (Some(self), Vec::new());
+        for (at, size) in rungs.iter().enumerate() {
+            // What the file took is given back before the last size is worked out.
+            let model = match parsed.take() {
+                Some(last) if at + 1 == rungs.len() => last.typed(*size)?,
+                Some(more) => {
+                    let model = more.typed_again(*size)?;
+                    parsed = Some(more);
+                    model
+                }
+                None => break,
+            };
+            let mut graph = match import(&model) {
+                Ok(graph) => graph,
+                Err(why) => return on_tract(&place, model, *size, classes, params, &why),
+            };
             graph.fuse();
-            graph
-        });
-        let mut graph = match graph {
-            Ok(graph) => graph,
-            Err(why) => return on_tract(&place, model, size, classes, params, &why),
-        };
-        if params.precision == Precision::Int8 {
-            let no_ranges = Ranges::new();
-            graph.set_int8(ranges.unwrap_or(&no_ranges)).map_err(|name| {
-                let text =
-                    format!("'{place}': no range for '{name}', which int8 needs: run flytrap calibrate");
-                Error::fatal(Kind::Model, text)
-            })?;
-        }
-        let check = match params.precision {
-            Precision::Fp32 => PlannedEngine::<f32>::check(&graph, classes, params),
-            Precision::Fp16 | Precision::Int8 => PlannedEngine::<Half>::check(&graph, classes, params),
-        };
-        if let Err(why) = check {
-            return on_tract(&place, model, size, classes, params, &why);
-        }
-        // What it took is needed for the plan.
-        drop(model);
-        let failed =
-            |why| Error::fatal(Kind::System, format!("'{place}': no engine of our own")).caused_by(why);
-        Ok(match params.precision {
-            Precision::Fp32 => {
-                Box::new(PlannedEngine::<f32>::new(graph, size, classes, params).map_err(failed)?)
+            if params.precision == Precision::Int8 {
+                graph.set_int8(ranges.unwrap_or(&Ranges::new())).map_err(|name| {
+                    let text =
+                        format!("'{place}': no range for '{name}', which int8 needs: run flytrap calibrate");
+                    Error::fatal(Kind::Model, text)
+                })?;
             }
-            Precision::Fp16 | Precision::Int8 => {
-                Box::new(PlannedEngine::<Half>::new(graph, size, classes, params).map_err(failed)?)
+            let sketch = PlannedEngine::<E>::sketch(graph, classes, params);
+            let sketch = sketch.and_then(|sketch| match sketches.first() {
+                Some(first) => sketch.sharing(first),
+                None => Ok(sketch),
+            });
+            match sketch {
+                Ok(sketch) => sketches.push(sketch),
+                Err(why) if at == 0 => return on_tract(&place, model, *size, classes, params, &why),
+                Err(why) => {
+                    tracing::info!("'{place}' runs at one size only: {why}");
+                    break;
+                }
             }
-        })
+        }
+        let rungs = rungs[..sketches.len()].to_vec();
+        let engine = PlannedEngine::<E>::new(sketches, rungs, classes, params).map_err(|why| {
+            Error::fatal(Kind::System, format!("'{place}': no engine of our own")).caused_by(why)
+        })?;
+        Ok(Box::new(engine))
     }
 
     /// The same, on tract in any case.
@@ -155,18 +177,32 @@ impl Parsed {
 
     /// Reads and checks the network for one input size.
     fn typed(self, size: Size) -> Result<TypedModel> {
+        let read = self.read(size)?;
         let Parsed { proto, place } = self;
-        let model = onnx()
-            .model_for_proto_model(&proto)
-            .map_err(|e| failed(&place, size, "cannot read the network", &e))?;
         // Its numbers have been copied.
         drop(proto);
-        model
-            .with_input_fact(0, f32::fact([1, 3, size.height, size.width]).into())
-            .map_err(|e| failed(&place, size, "cannot set the input", &e))?
-            .into_typed()
-            .map_err(|e| failed(&place, size, "cannot understand the network", &e))
+        typed(read, &place, size)
     }
+
+    /// The same, for others to come.
+    fn typed_again(&self, size: Size) -> Result<TypedModel> {
+        typed(self.read(size)?, &self.place, size)
+    }
+
+    fn read(&self, size: Size) -> Result<InferenceModel> {
+        onnx()
+            .model_for_proto_model(&self.proto)
+            .map_err(|e| failed(&self.place, size, "cannot read the network", &e))
+    }
+}
+
+/// The network at an input size.
+fn typed(model: InferenceModel, place: &str, size: Size) -> Result<TypedModel> {
+    model
+        .with_input_fact(0, f32::fact([1, 3, size.height, size.width]).into())
+        .map_err(|e| failed(place, size, "cannot set the input", &e))?
+        .into_typed()
+        .map_err(|e| failed(place, size, "cannot understand the network", &e))
 }
 
 /// Whether the CPU has what `params` asks for.

@@ -43,16 +43,16 @@ struct Part<E> {
 
 /// The steps and their memory, which all threads share during a run.
 struct Body<E> {
-    /// All of the picture; then what is done only around picked columns.
-    parts: UnsafeCell<[Part<E>; 2]>,
+    /// For each size all of the picture, then what is done only around picked columns.
+    parts: UnsafeCell<Vec<Part<E>>>,
     /// Which of them is run.
     part: AtomicUsize,
-    /// The tiles that the second part does; its steps point here.
-    chosen: UnsafeCell<Box<[Chosen]>>,
+    /// For each size the tiles that its second part does; its steps point here.
+    chosen: UnsafeCell<Vec<Box<[Chosen]>>>,
     isa: Isa,
     /// The arena, the weights; steps point into them.
     _memory: UnsafeCell<Vec<Memory>>,
-    _numbers: Box<[u32]>,
+    _numbers: Vec<Box<[u32]>>,
     /// One a thread.
     scratch: Vec<*mut E>,
 }
@@ -67,7 +67,8 @@ impl<E: Kernels> Body<E> {
     /// The part that is run.
     fn now(&self) -> &Part<E> {
         // SAFETY: it is changed between runs only, and the crew looks at it only during a run.
-        unsafe { &(*self.parts.get())[self.part.load(Ordering::Relaxed)] }
+        let parts = unsafe { &*self.parts.get() };
+        &parts[self.part.load(Ordering::Relaxed)]
     }
 }
 
@@ -134,129 +135,165 @@ struct Tail<E> {
     result: Vec<f32>,
 }
 
-/// A network of one input size, ready to run.
-pub struct Plan<E> {
-    body: Arc<Body<E>>,
-    crew: Crew,
-    threads: usize,
+/// A network of one input size that was looked at, and what there is to do; no memory yet.
+pub struct Sketch<E> {
+    graph: Graph,
+    cut: Option<tail::Cut>,
+    draft: build::Draft<E>,
+}
+
+impl<E: Kernels> Sketch<E> {
+    /// Looks at `graph`, which is fused.
+    ///
+    /// # Errors
+    /// One line: what has no kernel.
+    pub fn new(graph: Graph, options: Options) -> Result<Self, String> {
+        let cut = tail::cut(&graph, options.winograd);
+        let wanted = cut.as_ref().map(tail::Cut::wanted).unwrap_or_default();
+        let draft = build::draft::<E>(&graph, options, &wanted)?;
+        if let Some(cut) = &cut {
+            let mut rest = cut.rest.clone();
+            rest.fuse();
+            build::draft::<E>(&rest, options, &Wanted::default())?;
+        }
+        Ok(Sketch { graph, cut, draft })
+    }
+
+    /// Drops the weights, which those of the same network at another size stand for.
+    ///
+    /// # Errors
+    /// One line: it is another network.
+    pub fn sharing(mut self, first: &Self) -> Result<Self, String> {
+        if !self.draft.shares_weights(&self.graph, &first.draft, &first.graph) {
+            return Err("the network has other weights at another size".into());
+        }
+        self.graph.drop_weights();
+        Ok(self)
+    }
+}
+
+/// The network at one size.
+struct Rung<E> {
     input: (*mut f32, usize),
     output: (*mut f32, usize),
     output_shape: Vec<usize>,
     tail: Option<Tail<E>>,
+}
+
+/// A network of one input size or some, ready to run at one of them at a time: they share the weights, the arena and the threads.
+pub struct Plan<E> {
+    body: Arc<Body<E>>,
+    crew: Crew,
+    threads: usize,
+    rungs: Vec<Rung<E>>,
+    /// Which of them is run.
+    at: usize,
     costs: Costs,
 }
 
-// SAFETY: the pointers are into memory that the body and the tail own.
+// SAFETY: the pointers are into memory that the body and the tails own.
 unsafe impl<E: Kernels> Send for Plan<E> {}
 
 impl<E: Kernels> Plan<E> {
-    /// Whether `graph`, which is fused, can be planned.
+    /// Plans `sketches`: one, and others that share its weights ([`Sketch::sharing`]). The first is run until another is chosen.
     ///
     /// # Errors
-    /// One line: what has no kernel.
-    pub fn check(graph: &Graph, options: Options) -> Result<(), String> {
-        let cut = tail::cut(graph, options.winograd);
-        let wanted = cut.as_ref().map(tail::Cut::wanted).unwrap_or_default();
-        build::draft::<E>(graph, options, &wanted)?;
-        let Some(tail::Cut { mut rest, .. }) = cut else { return Ok(()) };
-        rest.fuse();
-        build::draft::<E>(&rest, options, &Wanted::default()).map(|_| ())
-    }
-
-    /// Plans `graph`, which is fused.
-    ///
-    /// # Errors
-    /// One line: what has no kernel, or that the system has no more threads.
-    pub fn new(mut graph: Graph, options: Options) -> Result<Self, String> {
-        let macs = graph.macs();
-        let cut = tail::cut(&graph, options.winograd);
-        let wanted = cut.as_ref().map(tail::Cut::wanted).unwrap_or_default();
-        let mut built = build::build(&mut graph, options, &wanted)?;
-        let output_shape = graph.nodes[graph.output].shape.clone();
-        drop(graph);
-        let tail = cut.map(|cut| Tail::new(cut, options, &built)).transpose()?;
-        let mut scratch: Vec<Memory> =
-            (0..options.threads).map(|_| Memory::zeroed(scratch_len::<E>(built.scratch_len))).collect();
-        let costs = Costs {
-            arena_bytes: built.memory[0].bytes(),
-            arena_least_bytes: 4 * built.least_len,
-            weights_bytes: built.memory[1].bytes() + built.memory[2].bytes(),
-            scratch_bytes: scratch.iter().map(Memory::bytes).sum(),
+    /// One line: no more threads, or as [`Sketch::new`].
+    pub fn new(mut sketches: Vec<Sketch<E>>, options: Options) -> Result<Self, String> {
+        let first = sketches.first_mut().ok_or("no network")?;
+        let macs = first.graph.macs();
+        let mut weights = Memory::zeroed(first.draft.weights_len());
+        // SAFETY: there is room for them, and nobody else has it.
+        unsafe { first.draft.pack(&mut first.graph, weights.first().cast()) };
+        let lens = sketches.iter().map(|sketch| sketch.draft.arena_len());
+        let mut arena = Memory::zeroed(lens.max().unwrap_or(0));
+        let mut costs = Costs {
+            arena_bytes: arena.bytes(),
+            arena_least_bytes: 0,
+            weights_bytes: weights.bytes(),
+            scratch_bytes: 0,
             macs,
         };
+        let (mut parts, mut chosen, mut numbers, mut memory) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut rungs, mut most) = (Vec::new(), 0);
+        for Sketch { graph, cut, draft } in sketches {
+            let mut built = draft.bind(arena.first(), weights.first().cast());
+            let output_shape = graph.nodes[graph.output].shape.clone();
+            drop(graph);
+            let tail = cut.map(|cut| Tail::new(cut, options, &built)).transpose()?;
+            costs.arena_least_bytes = costs.arena_least_bytes.max(4 * built.least_len);
+            costs.weights_bytes += built.memory.iter().map(Memory::bytes).sum::<usize>();
+            most = most.max(built.scratch_len);
+            rungs.push(Rung { input: built.inputs[0], output: built.output, output_shape, tail });
+            parts.extend([Part::new(built.steps), Part::new(built.later)]);
+            chosen.push(built.chosen);
+            numbers.push(built._numbers);
+            memory.append(&mut built.memory);
+        }
+        let mut scratch: Vec<Memory> =
+            (0..options.threads).map(|_| Memory::zeroed(scratch_len::<E>(most))).collect();
+        costs.scratch_bytes = scratch.iter().map(Memory::bytes).sum();
         let firsts = scratch.iter_mut().map(|scratch| scratch.first().cast::<E>()).collect();
-        built.memory.extend(scratch);
+        memory.extend(scratch.into_iter().chain([arena, weights]));
         let body = Arc::new(Body {
-            parts: UnsafeCell::new([Part::new(built.steps), Part::new(built.later)]),
+            parts: UnsafeCell::new(parts),
             part: AtomicUsize::new(0),
-            chosen: UnsafeCell::new(built.chosen),
+            chosen: UnsafeCell::new(chosen),
             isa: options.isa,
-            _memory: UnsafeCell::new(built.memory),
-            _numbers: built._numbers,
+            _memory: UnsafeCell::new(memory),
+            _numbers: numbers,
             scratch: firsts,
         });
         let crew = Crew::new(&body, options.threads)
             .map_err(|error| format!("no thread for the engine: {error}"))?;
-        let threads = options.threads;
-        Ok(Plan {
-            body,
-            crew,
-            threads,
-            input: built.inputs[0],
-            output: built.output,
-            output_shape,
-            tail,
-            costs,
-        })
+        Ok(Plan { body, crew, threads: options.threads, rungs, at: 0, costs })
+    }
+
+    /// Has another size run from now on: that of sketch `rung`. What was written into the input is gone.
+    pub fn select(&mut self, rung: usize) {
+        assert!(rung < self.rungs.len(), "size {rung} of {}", self.rungs.len());
+        self.at = rung;
     }
 
     /// The picture: three planes, row by row.
     pub fn input(&mut self) -> &mut [f32] {
+        let (first, len) = self.rungs[self.at].input;
         // SAFETY: it lies in the arena, nobody runs while we are borrowed mutably.
-        unsafe { std::slice::from_raw_parts_mut(self.input.0, self.input.1) }
+        unsafe { std::slice::from_raw_parts_mut(first, len) }
     }
 
     /// Runs all steps: the output row by row, with so many columns. Of a head's only those columns whose best score can reach
     /// `score_min` (0: all; below 1), in their order. Valid until the next run.
     pub fn run(&mut self, score_min: f32) -> (&[f32], usize) {
-        self.body.part.store(0, Ordering::Relaxed);
+        self.body.part.store(2 * self.at, Ordering::Relaxed);
         self.crew.run(&*self.body);
-        match &mut self.tail {
-            Some(tail) => {
-                tail.pick(score_min);
-                if !tail.picked.is_empty() {
-                    // SAFETY: no run is on, and nobody else begins one.
-                    let chosen = unsafe { &mut *self.body.chosen.get() };
-                    tail.choose(chosen, self.threads);
-                    self.run_later();
-                }
-                self.tail.as_mut().expect("looked at above").run(self.body.isa)
-            }
-            None => {
-                let columns = self.output_shape.last().copied().unwrap_or(1);
-                // SAFETY: it lies in the arena, the run is over, and nobody runs while we are borrowed mutably.
-                (unsafe { std::slice::from_raw_parts(self.output.0, self.output.1) }, columns)
-            }
+        let rung = &mut self.rungs[self.at];
+        let Some(tail) = &mut rung.tail else {
+            let columns = rung.output_shape.last().copied().unwrap_or(1);
+            // SAFETY: it lies in the arena, the run is over, and nobody runs while we are borrowed mutably.
+            return (unsafe { std::slice::from_raw_parts(rung.output.0, rung.output.1) }, columns);
+        };
+        tail.pick(score_min);
+        if !tail.picked.is_empty() {
+            // SAFETY: no run is on, and nobody else begins one.
+            let (parts, chosen) = unsafe { (&mut *self.body.parts.get(), &mut *self.body.chosen.get()) };
+            tail.choose(&mut chosen[self.at], self.threads);
+            parts[2 * self.at + 1].set_tasks();
+            self.body.part.store(2 * self.at + 1, Ordering::Relaxed);
+            self.crew.run(&*self.body);
         }
-    }
-
-    /// Runs the steps of the second part on the tiles that are chosen.
-    fn run_later(&mut self) {
-        // SAFETY: no run is on, and nobody else begins one.
-        let part = unsafe { &mut (*self.body.parts.get())[1] };
-        part.set_tasks();
-        self.body.part.store(1, Ordering::Relaxed);
-        self.crew.run(&*self.body);
+        tail.run(self.body.isa)
     }
 
     /// Sides of the output if every column is in it.
     pub fn output_shape(&self) -> &[usize] {
-        &self.output_shape
+        &self.rungs[self.at].output_shape
     }
 
     /// Whether only the columns that matter are finished.
     pub fn is_sparse(&self) -> bool {
-        self.tail.is_some()
+        self.rungs[self.at].tail.is_some()
     }
 
     /// What it takes.
@@ -304,11 +341,11 @@ impl<E: Kernels> Plan<E> {
     /// Runs all steps on this thread, as if every column were picked, and shows each before and after.
     fn walk(&mut self, show: &mut dyn FnMut(&Step<E>, bool)) {
         // SAFETY: no run is on, and nobody else begins one.
-        let parts = unsafe { &mut *self.body.parts.get() };
-        if let Some(tail) = &mut self.tail {
+        let (parts, chosen) = unsafe { (&mut *self.body.parts.get(), &mut *self.body.chosen.get()) };
+        let parts = &mut parts[2 * self.at..][..2];
+        if let Some(tail) = &mut self.rungs[self.at].tail {
             tail.pick_all();
-            // SAFETY: as above.
-            tail.choose(unsafe { &mut *self.body.chosen.get() }, 1);
+            tail.choose(&mut chosen[self.at], 1);
         }
         parts[1].set_tasks();
         for step in parts.iter().flat_map(|part| &part.steps) {

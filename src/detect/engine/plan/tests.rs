@@ -136,8 +136,7 @@ impl Draw {
 
 fn plan<E: Kernels>(mut graph: Graph, options: Options) -> Result<Plan<E>, String> {
     graph.fuse();
-    Plan::<E>::check(&graph, options)?;
-    Plan::new(graph, options)
+    Plan::new(vec![Sketch::new(graph, options)?], options)
 }
 
 fn every_way() -> Vec<Options> {
@@ -349,6 +348,41 @@ fn what_was_observed_serves_bytes() {
             good < 0.01 && bad > 5.0 * good,
             "{options:?}: off by {good}, with a tenth of the ranges by {bad}"
         );
+    }
+}
+
+/// A network at several sizes in one plan gives at each what it gives alone, in any order; another network is refused.
+#[test]
+fn sizes_share_weights_and_memory() {
+    let network = |seed: u64, rows: usize, columns: usize| {
+        let mut draw = Draw::new(seed, 3, rows, columns);
+        let x = draw.conv(0, 16, 3, 2, 1);
+        let x = draw.silu(x);
+        let near = draw.c3k2(x, 16);
+        let far = draw.conv(near, 16, 3, 2, 1);
+        draw.head(&[near, far], 5, false);
+        let mut graph = draw.graph;
+        graph.fuse();
+        graph
+    };
+    let sides = [(32, 48), (16, 24), (20, 8)];
+    let graphs = sides.map(|(rows, columns)| network(9, rows, columns));
+    for options in every_way() {
+        let sketch = |graph: &Graph| Sketch::<f32>::new(graph.clone(), options).unwrap();
+        let first = sketch(&graphs[0]);
+        assert!(sketch(&network(10, 16, 24)).sharing(&first).is_err());
+        let others: Vec<_> = graphs[1..].iter().map(|graph| sketch(graph).sharing(&first).unwrap()).collect();
+        let mut plan = Plan::new([first].into_iter().chain(others).collect(), options).unwrap();
+        let mut random = Random(3);
+        for rung in [0, 2, 1, 1, 0, 2, 2, 0] {
+            plan.select(rung);
+            let picture = random.numbers(3 * sides[rung].0 * sides[rung].1);
+            let expected = reference::run(&graphs[rung], &picture);
+            plan.input().copy_from_slice(&picture);
+            let (out, columns) = plan.run(0.0);
+            assert_eq!(out.len(), expected.len());
+            assert!(off(out, &expected) < 1e-4 && columns == expected.len() / 9, "{options:?} {rung}");
+        }
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) struct Built<E> {
     pub(super) chosen: Box<[Chosen]>,
     /// As they were wanted.
     pub(super) lasts: Vec<Last<E>>,
-    /// The arena, the weights, and numbers of the file that are none.
+    /// Numbers of the file that are no weights; the arena and the weights, if they are this one's alone.
     pub(super) memory: Vec<Memory>,
     pub(super) scratch_len: usize,
     pub(super) least_len: usize,
@@ -75,7 +75,13 @@ pub(super) fn build<E: Kernels>(
     options: Options,
     wanted: &Wanted,
 ) -> Result<Built<E>, String> {
-    Ok(draft(graph, options, wanted)?.bind(graph))
+    let mut draft = draft(graph, options, wanted)?;
+    let [mut arena, mut weights] = [draft.arena_len(), draft.weights_len()].map(Memory::zeroed);
+    // SAFETY: there is room for them, and nobody else has it.
+    unsafe { draft.pack(graph, weights.first().cast()) };
+    let mut built = draft.bind(arena.first(), weights.first().cast());
+    built.memory.extend([arena, weights]);
+    Ok(built)
 }
 
 /// What there is to do, without memory for it: whether `graph` can be built costs no more than this.
@@ -644,7 +650,8 @@ impl<'g, E: Kernels> Build<'g, E> {
         }
         Ok(Draft {
             drafted: self.drafts,
-            needs: self.needs,
+            places: place(&self.needs),
+            least_len: least(&self.needs),
             weights: self.weights,
             constants: self.constants,
             inputs,
@@ -661,7 +668,9 @@ impl<'g, E: Kernels> Build<'g, E> {
 /// A plan without memory.
 pub(super) struct Draft<E> {
     drafted: Vec<Drafted<E>>,
-    needs: Vec<Need>,
+    /// Where each buffer lies in the arena, and how long that is.
+    places: (Vec<usize>, usize),
+    least_len: usize,
     weights: Weights,
     constants: Vec<f32>,
     inputs: Vec<(At, usize)>,
@@ -674,18 +683,38 @@ pub(super) struct Draft<E> {
 }
 
 impl<E: Kernels> Draft<E> {
-    /// Takes the memory and packs the weights, which `graph` loses on the way, so that both are never there as a whole.
-    fn bind(self, graph: &mut Graph) -> Built<E> {
-        let (places, len) = place(&self.needs);
-        let weights_len = (self.weights.len * size_of::<E>()).div_ceil(4);
-        let mut memory = [len, weights_len, self.constants.len()].map(Memory::zeroed);
-        let [arena, weights, constants] = memory.each_mut().map(Memory::first);
-        let bind = Bind { places: &places, arena, constants, weights: weights.cast::<E>() };
-        // SAFETY: they have room for that many, and nobody else has them.
+    /// Numbers of `f32` that the arena has.
+    pub(super) const fn arena_len(&self) -> usize {
+        self.places.1
+    }
+
+    /// Numbers of `f32` that have room for the weights.
+    pub(super) const fn weights_len(&self) -> usize {
+        (self.weights.len * size_of::<E>()).div_ceil(4)
+    }
+
+    /// Whether the weights of both, packed, are the same: the same network at another size.
+    pub(super) fn shares_weights(&self, graph: &Graph, other: &Self, other_graph: &Graph) -> bool {
+        self.weights.equal((graph, other_graph), &other.weights)
+    }
+
+    /// Packs the weights, which `graph` loses on the way, so that both are never there as a whole.
+    ///
+    /// # Safety
+    /// `to` has room for them, and nobody else has it.
+    pub(super) unsafe fn pack(&mut self, graph: &mut Graph, to: *mut E) {
+        // SAFETY: the caller's promise.
+        unsafe { std::mem::take(&mut self.weights).pack(graph, to) };
+    }
+
+    /// Gives it its places: an arena and weights that may be others' too, if they are not run at the same time.
+    pub(super) fn bind(self, arena: *mut f32, weights: *mut E) -> Built<E> {
+        let mut constants = Memory::zeroed(self.constants.len());
+        // SAFETY: it has room for that many, and nobody else has it.
         unsafe {
-            self.weights.pack(graph, bind.weights);
-            std::ptr::copy_nonoverlapping(self.constants.as_ptr(), constants, self.constants.len());
-        }
+            std::ptr::copy_nonoverlapping(self.constants.as_ptr(), constants.first(), self.constants.len());
+        };
+        let bind = Bind { places: &self.places.0, arena, constants: constants.first(), weights };
         let numbers: Box<[u32]> = (0..self.tiles_most as u32).collect();
         let room = |tiles: &usize| Chosen { tiles: Vec::with_capacity(*tiles), per_task: 1 };
         let chosen: Box<[Chosen]> = self.later_tiles.iter().map(room).collect();
@@ -716,8 +745,8 @@ impl<E: Kernels> Draft<E> {
             maps: self.kept.iter().map(|blocks| (bind.blocks(*blocks), blocks.size)).collect(),
             lasts: self.lasts.into_iter().map(last).collect(),
             output: self.output.map_or((std::ptr::null_mut(), 0), |(at, len)| (bind.rows(at), len)),
-            least_len: least(&self.needs),
-            memory: Vec::from(memory),
+            least_len: self.least_len,
+            memory: vec![constants],
             _numbers: numbers,
             chosen,
             scratch_len: self.scratch_len,

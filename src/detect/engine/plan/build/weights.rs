@@ -58,6 +58,26 @@ impl What {
         }
     }
 
+    /// Whose weights they are.
+    fn node(&self) -> usize {
+        match self {
+            What::Numbers(_) => usize::MAX,
+            What::Direct { node, .. } | What::Winograd { node, .. } | What::Int8 { node, .. } => *node,
+        }
+    }
+
+    /// How they are packed: which way, channels, taps, a block.
+    fn how(&self) -> (&'static str, [usize; 4]) {
+        match self {
+            What::Numbers(numbers) => ("numbers", [numbers.len(), 0, 0, 0]),
+            What::Direct { taps, channels, in_channels, a_block, .. } => {
+                ("direct", [*channels, *in_channels, *taps, *a_block])
+            }
+            What::Winograd { channels, in_channels, .. } => ("winograd", [*channels, *in_channels, 9, 8]),
+            What::Int8 { parts, .. } => ("int8", [parts.channels, parts.in_channels, parts.taps, 16]),
+        }
+    }
+
     /// Packs them. The node's weights are gone then.
     fn packed(self, graph: &mut Graph) -> Packed {
         let mut take = |node: usize| match &mut graph.nodes[node].op {
@@ -111,6 +131,22 @@ impl Weights {
         self.keep::<E>(What::Direct { node, taps, channels, in_channels, a_block })
     }
 
+    /// Whether `other` keeps the same at the same places. `graphs`: whose nodes they are.
+    pub(super) fn equal(&self, graphs: (&Graph, &Graph), other: &Self) -> bool {
+        let name = |(graph, node): (&Graph, usize)| graph.nodes[node].name.clone();
+        let same = |(ours, theirs): (&(usize, What), &(usize, What))| {
+            let is_same = match (&ours.1, &theirs.1) {
+                (What::Numbers(ours), What::Numbers(theirs)) => ours == theirs,
+                (What::Numbers(_), _) | (_, What::Numbers(_)) => false,
+                (a, b) => name((graphs.0, a.node())) == name((graphs.1, b.node())) && a.how() == b.how(),
+            };
+            ours.0 == theirs.0 && is_same
+        };
+        self.len == other.len
+            && self.kept.len() == other.kept.len()
+            && self.kept.iter().zip(&other.kept).all(same)
+    }
+
     /// Packs all of them.
     ///
     /// # Safety
@@ -130,7 +166,7 @@ impl Weights {
                     assert_eq!(bytes.len(), len * size_of::<E>(), "as many as there is room for");
                     // SAFETY: the caller's promise; they do not overlap.
                     unsafe {
-                        to.add(offset).cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+                        to.add(offset).cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
                     };
                 }
             }
