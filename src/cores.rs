@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::error::{Error, Kind, Result};
 
@@ -21,21 +21,26 @@ pub struct Core {
     pub capacity: u64,
 }
 
-/// All of them; empty where the system does not tell.
+/// Those that this program may run on; empty where the system does not tell of all of them.
 pub fn of_system() -> Vec<Core> {
-    read(Path::new("/sys/devices/system/cpu"))
+    let mut cores = read(Path::new("/sys/devices/system/cpu"));
+    if let Ok(allowed) = sched_getaffinity(None) {
+        cores.retain(|core| allowed.is_set(core.id));
+    }
+    cores
 }
 
-/// The kernel's own measure of capacity if there is one (ARM), else the highest clock rate, else all are the same.
+/// The kernel's own measure of capacity (ARM), else the highest clock rate, of all cores that are on. None where one has neither.
 fn read(folder: &Path) -> Vec<Core> {
-    let number = |path: &str| std::fs::read_to_string(folder.join(path)).ok()?.trim().parse::<u64>().ok();
-    let is_there = |id: &usize| folder.join(format!("cpu{id}")).is_dir();
-    let capacity = |id: usize| {
-        number(&format!("cpu{id}/cpu_capacity"))
-            .or_else(|| number(&format!("cpu{id}/cpufreq/cpuinfo_max_freq")))
-            .unwrap_or(1)
+    let number = |path: String| std::fs::read_to_string(folder.join(path)).ok()?.trim().parse::<u64>().ok();
+    let is_on =
+        |id: &usize| folder.join(format!("cpu{id}")).is_dir() && number(format!("cpu{id}/online")) != Some(0);
+    let core = |id: usize| {
+        let capacity = number(format!("cpu{id}/cpu_capacity"))
+            .or_else(|| number(format!("cpu{id}/cpufreq/cpuinfo_max_freq")))?;
+        Some(Core { id, capacity })
     };
-    (0..CORES_MAX).filter(is_there).map(|id| Core { id, capacity: capacity(id) }).collect()
+    (0..CORES_MAX).filter(is_on).map(core).collect::<Option<_>>().unwrap_or_default()
 }
 
 /// The large ones of `cores`, if there are small ones too.
@@ -93,6 +98,12 @@ mod tests {
             put(&format!("cpu{id}/cpufreq/cpuinfo_max_freq"), &rate.to_string());
         }
         assert_eq!(large(&read(folder.path())[..4]), Some(vec![0, 1, 2]));
+        // One that is off is none; one of which nobody knows anything makes all unknown.
+        put("cpu3/online", "0\n");
+        assert_eq!(large(&read(folder.path())[..3]), None);
+        std::fs::remove_dir_all(folder.path().join("cpu5")).unwrap();
+        put("cpu5/online", "1\n");
+        assert_eq!(read(folder.path()), []);
     }
 
     #[test]

@@ -18,7 +18,7 @@
 //! light), [`eval`] scores a model on labelled pictures.
 //!
 //! # Who knows whom
-//! Imports point one way: `limits, error, clock ◄ frame ◄ ring, gate, capture, detect ◄ focus, track ◄ count ◄ event ◄ batch ◄
+//! Imports point one way: `limits, error, clock ◄ frame ◄ ring, gate, capture, detect ◄ track ◄ focus, count ◄ event ◄ batch ◄
 //! spool ◄ uplink`. [`pipeline`] knows the pure stages only; [`app`] is the only wiring; [`config`] turns the user's file into each
 //! stage's `Params`; nobody imports [`app`] or [`cli`]. No stage knows the configuration or the counters: it takes `Params` and
 //! returns outcomes, which [`app`] adds up in [`metrics`]. `tests/tidy.rs` enforces this, and names the one home of each

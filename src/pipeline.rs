@@ -52,7 +52,7 @@ pub struct Outcome {
     pub inferred: bool,
     /// Where it looked, if not at the whole picture.
     pub look: Option<Look>,
-    /// Detections of the wanted classes, weak ones included.
+    /// Detections of the wanted classes, weak ones included; without those that a part's sides cut through.
     pub detections: u32,
     /// What the decoder had no room for.
     pub dropped: Dropped,
@@ -166,9 +166,12 @@ impl Pipeline {
         }
         let look = self.focus(at, verdict.as_ref());
         let dropped = self.detect(frame, look)?;
-        if let (Some(look), Some(focus)) = (&look, &mut self.focus) {
-            let tracks = self.tracker.expected_at(at);
-            focus.drop_cut(look, &mut self.detections, &tracks, self.score_new, size_of_frame(self.size));
+        if let Some(focus) = &mut self.focus {
+            focus.looked(at, look);
+            if let Some(look) = &look {
+                let tracks = self.tracker.outlook(at);
+                focus.drop_cut(look, &mut self.detections, &tracks, self.score_new, size_of_frame(self.size));
+            }
         }
         self.follow(at, look, on);
         let detections = self.detections.len() as u32;
@@ -227,7 +230,7 @@ impl Pipeline {
     /// Asks where to look, and has the engine take a picture of that size.
     fn focus(&mut self, at: Mono, verdict: Option<&Verdict>) -> Option<Look> {
         let focus = self.focus.as_mut()?;
-        let tracks = self.tracker.expected_at(at);
+        let tracks = self.tracker.outlook(at);
         let look = verdict.and_then(|verdict| focus.choose(at, verdict, &tracks, size_of_frame(self.size)));
         self.engine.select(look.map_or(0, |look| look.rung));
         look
@@ -235,7 +238,8 @@ impl Pipeline {
 
     /// Letterbox, network, decode: fills `detections`.
     fn detect(&mut self, frame: &FrameView<'_>, look: Option<Look>) -> std::result::Result<Dropped, Failure> {
-        let part = look.map_or(Part::whole(size_of_frame(self.size)), |look| look.part);
+        let size = size_of_frame(self.size);
+        let part = look.map_or(Part::whole(size), |look| look.part);
         let Pipeline { jpeg, letterbox, engine, decoder, detections, .. } = self;
         let model = engine.size();
         let placement = match (frame.planes(), jpeg) {
@@ -244,6 +248,13 @@ impl Pipeline {
             }
             (Err(_), Some(jpeg)) => {
                 let decoded = jpeg.decode(frame.bytes()).map_err(corrupt)?;
+                let have = Size { width: decoded.planes.width(), height: decoded.planes.height() };
+                if have != size {
+                    return Err(corrupt(format!(
+                        "a JPEG of {}x{} among those of {}x{}",
+                        have.width, have.height, size.width, size.height
+                    )));
+                }
                 letterbox.fill_part((&decoded.planes, decoded.color), part, model, engine.input())
             }
             (Err(error), None) => return Err(corrupt(error)),

@@ -67,11 +67,15 @@ fn models_that_are_none() {
 fn int8_needs_ranges() {
     let (squares, picture) = (data("squares.onnx"), data("pixels/420.jpg"));
     let mut detect = detect(&squares, &[&picture]);
-    let words = ["squares.int8.toml", "flytrap calibrate", "fp16"];
+    let words = ["squares.int8.toml", "flytrap calibrate", "--ranges", "fp16"];
     refused(detect.args(["--precision", "int8"]), 3, &words);
     let mut calibrate = flytrap();
-    calibrate.args(["calibrate", "--model", &squares, "--images", &data("pixels")]);
-    refused(&mut calibrate, 3, &["only tract", "fp32"]);
+    let folder = tempfile::tempdir().unwrap();
+    let ranges = file(folder.path(), "r.toml", b"what was there before");
+    calibrate.args(["calibrate", "--model", &squares, "--images", &data("pixels"), "--ranges", &ranges]);
+    refused(&mut calibrate, 3, &["squares.onnx", "only tract", "fp32"]);
+    assert_eq!(std::fs::read(&ranges).unwrap(), b"what was there before");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left behind");
 }
 
 /// Networks of other kinds are told apart, each with its remedy.

@@ -5,42 +5,67 @@
 mod common;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use flytrap::capture::picture::{self, Picture};
 use flytrap::clock::Mono;
 use flytrap::config::Config;
-use flytrap::detect::decode::{self, Decoder};
-use flytrap::detect::engine::EngineParams;
+use flytrap::detect::decode::{self, Decoder, HeadShape};
+use flytrap::detect::engine::{Engine, EngineParams, Output};
 use flytrap::detect::letterbox::{Letterbox, Size};
 use flytrap::detect::model::{Classes, Loaded, Params as ModelParams};
 use flytrap::detect::{Detection, Detections};
+use flytrap::event::Body;
 use flytrap::focus;
-use flytrap::frame::FrameView;
-use flytrap::geometry::PointRel;
+use flytrap::frame::{Color, FrameFormat, FrameView, PixelFormat};
 use flytrap::pipeline::{Params, Pipeline};
 
-/// Clips, and where motion counts: all of the picture, or polygons.
+/// Clips, and what lives in them: all of the picture, or a rectangle (left, top, right, bottom), around which it stands still as it
+/// was in the first frame.
 struct Case {
     name: &'static str,
     clip: &'static str,
-    include: &'static [(f32, f32)],
+    lives: Option<[usize; 4]>,
     /// At most so much of the work of whole pictures, and at least so many more points of what there is are found.
     work_max: f64,
     gain_min: f64,
+    /// Whether parts are looked at, and the network knows what is there.
+    in_part: bool,
+    is_known: bool,
 }
 
 const CASES: [Case; 3] = [
-    Case { name: "car park", clip: "car-detection.mp4", include: &[], work_max: 0.7, gain_min: -5.0 },
+    // The network does not know cars from above: only the work is compared.
+    Case {
+        name: "car park",
+        clip: "car-detection.mp4",
+        lives: None,
+        work_max: 0.75,
+        gain_min: 0.0,
+        in_part: true,
+        is_known: false,
+    },
     Case {
         name: "busy road, its far end",
         clip: "traffic.mp4",
-        include: &[(0.26, 0.0), (0.42, 0.0), (0.34, 0.34), (0.22, 0.34)],
-        work_max: 0.6,
-        gain_min: 5.0,
+        lives: Some([290, 0, 560, 250]),
+        work_max: 0.7,
+        gain_min: -4.0,
+        in_part: true,
+        is_known: true,
     },
     // Where everything moves whole pictures are looked at as ever.
-    Case { name: "busy road", clip: "traffic.mp4", include: &[], work_max: 1.0, gain_min: -1.0 },
+    Case {
+        name: "busy road",
+        clip: "traffic.mp4",
+        lives: None,
+        work_max: 1.0,
+        gain_min: 0.0,
+        in_part: false,
+        is_known: false,
+    },
 ];
 
 fn open(shared: &Path) -> Loaded {
@@ -49,23 +74,14 @@ fn open(shared: &Path) -> Loaded {
     Loaded::open(&ModelParams { path, sha256: None, engine, ranges: None }).unwrap()
 }
 
-fn pipeline(
-    case: &Case,
-    frame: &Picture,
-    shared: &Path,
-    focus: Option<focus::Params>,
-) -> (Pipeline, Vec<Size>, Classes) {
+fn pipeline(frame: &Picture, shared: &Path, focus: Option<focus::Params>) -> (Pipeline, Vec<Size>, Classes) {
     let config = Config::load(None, Vec::new()).unwrap();
-    let mut gate = config.gate.unwrap();
-    if !case.include.is_empty() {
-        gate.include.push(case.include.iter().map(|(x, y)| PointRel { x: *x, y: *y }).collect()).unwrap();
-    }
     let model = open(shared);
     let size = Size { width: frame.format.width as usize, height: frame.format.height as usize };
     let rungs: Vec<Size> = focus::rungs(model.size_for(size).unwrap(), model.stride()).to_vec();
     let (engine, classes) = model.into_rungs(&rungs).unwrap();
     let params = Params {
-        gate: Some(gate),
+        gate: config.gate,
         decode: decode::Params { score_min: config.track.score_low, ..config.decode },
         wanted: ["car", "truck", "bus"].iter().map(|name| classes.find(name).unwrap()).collect(),
         track: config.track,
@@ -74,6 +90,23 @@ fn pipeline(
         focus,
     };
     (Pipeline::new(params, &frame.format, engine, &classes).unwrap(), rungs, classes)
+}
+
+/// Has the frames be the first one outside of `lives`.
+fn freeze(frames: &mut [Picture], lives: Option<[usize; 4]>) {
+    let (Some([left, top, right, bottom]), Some((first, others))) = (lives, frames.split_first_mut()) else {
+        return;
+    };
+    let line = 3 * first.format.width as usize;
+    assert_eq!(first.format.pixel, PixelFormat::Rgb24);
+    for frame in others {
+        let mut bytes = first.bytes.clone();
+        for row in top..bottom {
+            let part = row * line + 3 * left..row * line + 3 * right;
+            bytes[part.clone()].copy_from_slice(&frame.bytes[part]);
+        }
+        frame.bytes = bytes;
+    }
 }
 
 /// What one way of looking found of what there was.
@@ -98,10 +131,11 @@ fn parts_cost_less_and_show_as_much() {
         ffmpeg.args(["-v", "error", "-i"]).arg(shared.join("video").join(case.clip)).args(["-vf", "fps=6"]);
         assert!(ffmpeg.arg(folder.path().join("%04d.png")).status().unwrap().success());
         let count = std::fs::read_dir(folder.path()).unwrap().count();
-        let frames: Vec<Picture> =
+        let mut frames: Vec<Picture> =
             (1..=count).map(|n| picture::load(&folder.path().join(format!("{n:04}.png"))).unwrap()).collect();
-        let (mut parts, rungs, classes) = pipeline(case, &frames[0], &shared, Some(focus::Params::default()));
-        let (mut wholes, ..) = pipeline(case, &frames[0], &shared, None);
+        freeze(&mut frames, case.lives);
+        let (mut parts, rungs, classes) = pipeline(&frames[0], &shared, Some(focus::Params::default()));
+        let (mut wholes, ..) = pipeline(&frames[0], &shared, None);
         // The same network with twice the pixels a side.
         let fine = Size { width: 2 * rungs[0].width, height: 2 * rungs[0].height };
         let (mut engine, _) = open(&shared).into_rungs(&[fine]).unwrap();
@@ -117,8 +151,7 @@ fn parts_cost_less_and_show_as_much() {
             let view = FrameView::new(frame.format, &frame.bytes).unwrap();
             let began = |tally: &mut Tally, pipeline: &mut Pipeline| {
                 let tracks = &mut tally.tracks;
-                let count =
-                    &mut |body| *tracks += usize::from(matches!(body, flytrap::event::Body::TrackBegin(_)));
+                let count = &mut |body| *tracks += usize::from(matches!(body, Body::TrackBegin(_)));
                 pipeline.process(&view, at, count).unwrap()
             };
             let outcome = began(&mut ours, &mut parts);
@@ -152,7 +185,205 @@ fn parts_cost_less_and_show_as_much() {
         ));
         assert!(work <= case.work_max, "{}: {work}", case.name);
         assert!(gain >= case.gain_min, "{}: {gain} points", case.name);
-        // Nobody gets a second number because he was looked at in another way.
-        assert!(ours.tracks <= theirs.tracks + 1, "{}: {} tracks", case.name, ours.tracks);
+        // Nobody gets a second number, or none, because he was looked at in another way.
+        let same = ours.tracks.abs_diff(theirs.tracks) <= 1;
+        assert!(same || !case.is_known, "{}: {} tracks", case.name, ours.tracks);
+        assert_eq!((in_part > 0, there > 0), (case.in_part, case.is_known), "{}", case.name);
+    }
+}
+
+/// An engine that sees rectangles by their colour, whole or what is in sight of them, at any of its sizes.
+struct Seeing {
+    rungs: Vec<Size>,
+    at: usize,
+    input: Vec<f32>,
+    output: Vec<f32>,
+    /// Looks at each rung.
+    looks: Arc<[AtomicUsize; 4]>,
+}
+
+/// The things of the drawn street: so that none is another where it is mixed with the road, and all are seen in green, which the gate
+/// looks at.
+const COLOURS: [[u8; 3]; 4] = [[230, 150, 80], [80, 150, 230], [230, 150, 230], [80, 230, 80]];
+
+impl Seeing {
+    fn new(whole: Size, looks: &Arc<[AtomicUsize; 4]>) -> Self {
+        let rungs = focus::rungs(whole, 32).to_vec();
+        let (input, output) = (vec![0.0; 3 * whole.width * whole.height], vec![0.0; 6 * COLOURS.len()]);
+        Seeing { rungs, at: 0, input, output, looks: Arc::clone(looks) }
+    }
+}
+
+impl Engine for Seeing {
+    fn size(&self) -> Size {
+        self.rungs[self.at]
+    }
+    fn rungs(&self) -> &[Size] {
+        &self.rungs
+    }
+    fn select(&mut self, rung: usize) {
+        self.at = rung;
+    }
+    fn head(&self) -> HeadShape {
+        HeadShape { classes: 2, anchors: COLOURS.len() }
+    }
+    fn input(&mut self) -> &mut [f32] {
+        let Size { width, height } = self.size();
+        &mut self.input[..3 * width * height]
+    }
+    fn run(&mut self, _: f32) -> flytrap::error::Result<Output<'_>> {
+        let Size { width, height } = self.size();
+        self.looks[self.at].fetch_add(1, Ordering::Relaxed);
+        for (anchor, colour) in COLOURS.into_iter().enumerate() {
+            let area = width * height;
+            let is_it = |at: &usize| {
+                (0..3).all(|channel| {
+                    let x = self.input[channel * area + at] * 255.0;
+                    (x - f32::from(colour[channel])).abs() < 35.0
+                })
+            };
+            let (mut left, mut right, mut top, mut bottom) = (usize::MAX, 0, usize::MAX, 0);
+            for at in (0..area).filter(is_it) {
+                let (x, y) = (at % width, at / width);
+                (left, right) = (left.min(x), right.max(x + 1));
+                (top, bottom) = (top.min(y), bottom.max(y + 1));
+            }
+            let is_there = right > left.saturating_add(2) && bottom > top.saturating_add(2);
+            let column = if is_there {
+                let [x1, y1, x2, y2] = [left, top, right, bottom].map(|side| side as f32);
+                [(x1 + x2) / 2.0, (y1 + y2) / 2.0, x2 - x1, y2 - y1, 0.0, 0.8]
+            } else {
+                [0.0; 6]
+            };
+            for (row, value) in column.into_iter().enumerate() {
+                self.output[row * COLOURS.len() + anchor] = value;
+            }
+        }
+        Ok(Output { numbers: &self.output, columns: COLOURS.len() })
+    }
+    fn describe(&self) -> String {
+        "seeing".into()
+    }
+}
+
+/// The drawn street, 640x360: where the left upper corner of each thing is at a time, seconds. 80x40 pixels each.
+fn street(time: f64) -> [Option<(f64, f64)>; 4] {
+    // From the left; one that stops behind the line and drives on; one that is parked there from the beginning; a fast one later.
+    let first = Some((-80.0 + 160.0 * (time - 3.0), 60.0)).filter(|_| time > 3.0);
+    let second = (time > 5.0).then(|| {
+        let driven = if time < 7.0 { time - 5.0 } else { 2.0 + (time - 15.0).max(0.0) };
+        (640.0 - 150.0 * driven, 160.0)
+    });
+    let fast = Some((-80.0 + 300.0 * (time - 20.0), 110.0)).filter(|_| time > 20.0);
+    [first, second, Some((90.0, 300.0)), fast]
+}
+
+fn drawn(time: f64) -> Vec<u8> {
+    let mut picture: Vec<u8> = (0..3 * 640 * 360).map(|at: usize| 80 + (at * 7 % 5) as u8).collect();
+    for (place, colour) in street(time).into_iter().zip(COLOURS) {
+        let Some((x, y)) = place else { continue };
+        let (from, to) = (x.clamp(0.0, 640.0) as usize, (x + 80.0).clamp(0.0, 640.0) as usize);
+        for row in y as usize..y as usize + 40 {
+            for pixel in picture[3 * (row * 640 + from)..3 * (row * 640 + to)].chunks_exact_mut(3) {
+                pixel.copy_from_slice(&colour);
+            }
+        }
+    }
+    picture
+}
+
+/// Begun tracks and crossings of the drawn street at a rate; how often was looked at each size.
+fn count_street(fps: f64, exclude: &str, focus: Option<focus::Params>) -> (usize, Vec<String>, [usize; 4]) {
+    let file = common::config(&format!(
+        "[gate]\nexclude = [{exclude}]\n[[line]]\nname = \"middle\"\nfrom = [0.5, 0.0]\nto = [0.5, 1.0]\n"
+    ));
+    let config = Config::load(Some(file.path()), Vec::new()).unwrap();
+    let format = FrameFormat::packed(PixelFormat::Rgb24, 640, 360, Color::JPEG).unwrap();
+    let looks = Arc::default();
+    let engine = Box::new(Seeing::new(Size { width: 320, height: 192 }, &looks));
+    let params = Params {
+        gate: config.gate,
+        decode: config.decode,
+        wanted: Vec::new(),
+        track: config.track,
+        count: config.count,
+        lines: config.lines,
+        focus,
+    };
+    let classes = Classes::from_metadata("{0: 'person', 1: 'car'}").unwrap();
+    let mut pipeline = Pipeline::new(params, &format, engine, &classes).unwrap();
+    let (mut began, mut crossings) = (0, Vec::new());
+    for index in 0..(26.0 * fps) as u32 {
+        let time = f64::from(index) / fps;
+        let picture = drawn(time);
+        let at = Mono::ZERO + Duration::from_secs_f64(1.0 + time);
+        pipeline
+            .process(&FrameView::new(format, &picture).unwrap(), at, &mut |body| {
+                if let Body::Crossing(crossing) = &body {
+                    crossings.push(format!("{:?}", crossing.direction));
+                }
+                began += usize::from(matches!(body, Body::TrackBegin(_)));
+            })
+            .unwrap();
+    }
+    crossings.sort_unstable();
+    (began, crossings, [0, 1, 2, 3].map(|rung| looks[rung].load(Ordering::Relaxed)))
+}
+
+/// Four road users, three of whom cross the line: the same with parts as with whole pictures, at any rate, and where the gate does not
+/// see all of the way.
+#[test]
+fn parts_count_what_whole_pictures_count() {
+    for exclude in [
+        "",
+        "[[0.3, 0.0], [0.45, 0.0], [0.45, 1.0], [0.3, 1.0]]",
+        "[[0.85, 0.0], [1.0, 0.0], [1.0, 1.0], [0.85, 1.0]]",
+    ] {
+        for fps in [10.0, 6.0, 4.0, 3.0] {
+            let (began, crossings, looks) = count_street(fps, exclude, Some(focus::Params::default()));
+            let (whole_began, whole_crossings, whole_looks) = count_street(fps, exclude, None);
+            let what = format!("{fps} a second, blind at {exclude:?}: {looks:?}, {whole_looks:?}");
+            assert_eq!((whole_began, whole_crossings.len()), (4, 3), "{what}: {whole_crossings:?}");
+            assert_eq!((began, &crossings), (whole_began, &whole_crossings), "{what}");
+            assert!(looks[1..].iter().sum::<usize>() > looks[0], "{what}");
+        }
+    }
+}
+
+/// A camera that sends a JPEG of another size than it promised: the frame is no picture, and the next one is.
+#[test]
+fn a_jpeg_of_another_size_is_a_corrupt_frame() {
+    let bytes = std::fs::read(common::data("pixels/420-even.jpg")).unwrap();
+    let (width, height) = (48, 32);
+    let mjpeg = |width, height| FrameFormat::packed(PixelFormat::Mjpeg, width, height, Color::JPEG).unwrap();
+    let format = mjpeg(width, height);
+    let config = Config::load(None, Vec::new()).unwrap();
+    let classes = Classes::from_metadata("{0: 'person', 1: 'car'}").unwrap();
+    for (wider, higher) in [(0, 0), (16, 0), (0, 16), (160, 160)] {
+        let promised = mjpeg(width + wider, height + higher);
+        let params = Params {
+            gate: config.gate.clone(),
+            decode: config.decode,
+            wanted: Vec::new(),
+            track: config.track,
+            count: config.count,
+            lines: config.lines.clone(),
+            focus: None,
+        };
+        let engine = Box::new(Seeing::new(Size { width: 64, height: 64 }, &Arc::default()));
+        let mut pipeline = Pipeline::new(params, &promised, engine, &classes).unwrap();
+        let mut process = |format, second| {
+            let view = FrameView::new(format, &bytes).unwrap();
+            pipeline.process(&view, Mono::ZERO + Duration::from_secs(second), &mut |_| {})
+        };
+        let outcome = process(promised, 1);
+        if (wider, higher) == (0, 0) {
+            assert!(outcome.unwrap().inferred);
+        } else {
+            let failure = format!("{:?}", outcome.unwrap_err());
+            assert!(failure.contains("Corrupt") && failure.contains("a JPEG of"), "{failure}");
+        }
+        // In its own size it is one, as in a folder of unlike pictures.
+        assert!(process(format, 2).unwrap().inferred);
     }
 }

@@ -85,7 +85,8 @@ fn the_counter_sees_a_single_call() {
 
 /// An engine without a network: two cars that drive to and fro, one to the right and one to the left.
 struct Scripted {
-    size: Size,
+    rungs: Vec<Size>,
+    at: usize,
     input: Vec<f32>,
     output: Vec<f32>,
     runs: u32,
@@ -96,23 +97,31 @@ const ANCHORS: usize = 100;
 impl Scripted {
     fn new(size: Size) -> Self {
         let input = vec![0.0; 3 * size.width * size.height];
-        Scripted { size, input, output: vec![0.0; 6 * ANCHORS], runs: 0 }
+        let rungs = flytrap::focus::rungs(size, 32).to_vec();
+        Scripted { rungs, at: 0, input, output: vec![0.0; 6 * ANCHORS], runs: 0 }
     }
 }
 
 impl Engine for Scripted {
     fn size(&self) -> Size {
-        self.size
+        self.rungs[self.at]
+    }
+    fn rungs(&self) -> &[Size] {
+        &self.rungs
+    }
+    fn select(&mut self, rung: usize) {
+        self.at = rung;
     }
     fn head(&self) -> HeadShape {
         HeadShape { classes: 2, anchors: ANCHORS }
     }
     fn input(&mut self) -> &mut [f32] {
-        &mut self.input
+        let Size { width, height } = self.size();
+        &mut self.input[..3 * width * height]
     }
     fn run(&mut self, _: f32) -> flytrap::error::Result<Output<'_>> {
         assert!(self.input.iter().any(|value| *value != self.input[0]), "the letterbox has drawn something");
-        let width = self.size.width as f32;
+        let width = self.size().width as f32;
         // Out of sight for a while after each passage, so that tracks begin and end.
         let part = (self.runs % 80) as f32 / 40.0;
         self.runs += 1;
@@ -121,7 +130,7 @@ impl Engine for Scripted {
             let x = if anchor < 50 { part } else { 1.0 - part };
             let y = if anchor < 50 { 0.4 } else { 0.7 };
             let score = visible - (anchor % 50) as f32 * 0.01;
-            let column = [x * width, y * self.size.height as f32, width / 8.0, width / 12.0, 0.0, score];
+            let column = [x * width, y * self.size().height as f32, width / 8.0, width / 12.0, 0.0, score];
             for (row, value) in column.into_iter().enumerate() {
                 self.output[row * ANCHORS + anchor] = value;
             }
@@ -156,6 +165,7 @@ struct Way {
     pipeline: Pipeline,
     outbox: Outbox,
     inferred: u64,
+    in_part: u64,
     still: u64,
     /// Frames not wanted, taken on loan, copied into a slot.
     skipped: u64,
@@ -170,6 +180,17 @@ impl Way {
         side: (u32, u32),
         engine: Box<dyn Engine>,
         classes: &Classes,
+    ) -> Self {
+        Way::focusing(source, pixel, side, engine, classes, None)
+    }
+
+    fn focusing(
+        source: &str,
+        pixel: Option<PixelFormat>,
+        side: (u32, u32),
+        engine: Box<dyn Engine>,
+        classes: &Classes,
+        focus: Option<flytrap::focus::Params>,
     ) -> Self {
         let capture = CaptureParams {
             width: Some(side.0),
@@ -187,7 +208,7 @@ impl Way {
             wanted: Vec::new(),
             track: config.track,
             count: config.count,
-            focus: None,
+            focus,
             lines: config.lines,
         };
         let pipeline = Pipeline::new(params, source.format(), engine, classes).unwrap();
@@ -197,7 +218,19 @@ impl Way {
         let batch = BatchParams { queue_events: 8, batch_events_max: 8, age_max: Duration::from_secs(1) };
         let outbox = Outbox::new(batch).unwrap();
         let sampler = Sampler::new(6.0);
-        Way { source, sampler, ring, pipeline, outbox, inferred: 0, still: 0, skipped: 0, lent: 0, copied: 0 }
+        Way {
+            source,
+            sampler,
+            ring,
+            pipeline,
+            outbox,
+            inferred: 0,
+            in_part: 0,
+            still: 0,
+            skipped: 0,
+            lent: 0,
+            copied: 0,
+        }
     }
 
     /// One frame from the source to the outbox.
@@ -236,6 +269,7 @@ impl Way {
         });
         let outcome = outcome.unwrap();
         self.inferred += u64::from(outcome.inferred);
+        self.in_part += u64::from(outcome.look.is_some());
         self.still += u64::from(!outcome.inferred);
     }
 }
@@ -265,6 +299,18 @@ fn raw_frames_make_no_heap_call_in_our_stages() {
         let calls = calls_after_warm_up(&mut way, 400);
         assert_eq!(calls.iter().sum::<u64>(), 0, "{pixel}: {calls:?}");
     }
+}
+
+/// Parts of pictures, of changing sizes and at changing places.
+#[test]
+fn parts_of_pictures_make_no_heap_call_in_our_stages() {
+    let source = format!("file:{}", common::data("squares.mjpeg"));
+    let engine = Box::new(Scripted::new(Size { width: 320, height: 192 }));
+    let focus = Some(flytrap::focus::Params::default());
+    let mut way = Way::focusing(&source, None, (240, 144), engine, &classes(), focus);
+    let calls = calls_after_warm_up(&mut way, 480);
+    assert_eq!(calls.iter().sum::<u64>(), 0, "{calls:?}");
+    assert!(way.in_part > 50, "{} of {} looks at a part", way.in_part, way.inferred);
 }
 
 #[test]

@@ -179,16 +179,17 @@ fn frames_of_a_road_are_seen_as_tract_sees_them() {
         "MEASURED fp32 on 60 frames: {same} of {all} boxes, scores off by {off:.5} at most"
     ));
     assert!(all > 200 && same * 1000 >= all * 995, "{same} of {all}");
-    if !EngineParams::default().isa.has_int8() {
-        return common::skip(test, "this CPU has neither fp16 nor F16C (the rest of it ran)");
-    }
     let mut calibrate = flytrap();
     calibrate.arg("calibrate").arg("--model").arg(&path).arg("--images").arg(shared.join("photos"));
     assert!(output(calibrate.arg("--ranges").arg(&ranges)).status.success());
     // Bytes move boxes by a pixel: what they cost is told by the average precision, in eval.rs.
     for (precision, iou, percent) in
-        [(Precision::Fp16, 0.95, 99), (Precision::Int8, 0.95, 0), (Precision::Int8, 0.8, 95)]
+        [(Precision::Fp16, 0.95, 99), (Precision::Int8, 0.95, 90), (Precision::Int8, 0.8, 98)]
     {
+        if (EngineParams { precision, ..EngineParams::default() }).check().is_err() {
+            common::skip(test, &format!("{}: not on this CPU (the rest of it ran)", precision.name()));
+            continue;
+        }
         let (mut short, _) = open(precision).into_engine(size).unwrap();
         let (all, same, off) = share(&wanted, &seen(&mut *short, &frames), iou, 1.0);
         common::say(&format!(

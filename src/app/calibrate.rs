@@ -1,6 +1,8 @@
 //! What goes into a network's convolutions on pictures: what `flytrap calibrate` measures, for int8.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -8,7 +10,8 @@ use super::pictures::{Detector, picture_names};
 use crate::config::Config;
 use crate::detect::calibration::{Calibration, Spreads};
 use crate::detect::engine::Precision;
-use crate::error::{Error, Kind, Result};
+use crate::detect::model;
+use crate::error::{Class, Error, Kind, Result};
 
 /// What it is measured on.
 #[derive(Debug, Clone)]
@@ -24,6 +27,8 @@ pub struct Done {
     pub convolutions: usize,
     /// On so many pictures.
     pub pictures: usize,
+    /// Damaged ones, which the log names.
+    pub skipped: usize,
     /// The file that was written.
     pub file: String,
 }
@@ -31,8 +36,8 @@ pub struct Done {
 /// Measures, and writes the file where `model.ranges` says. `progress` hears of each picture: how many there were, and of how many.
 ///
 /// # Errors
-/// `Kind::Config`: no model, a folder without pictures. `Kind::Source`: a damaged picture. `Kind::Model`: see `Loaded::open`; a
-/// model that our own executor does not know. `Kind::System`: the file cannot be written.
+/// `Kind::Config`: no model, a folder without pictures. `Kind::Source`: all of them are damaged. `Kind::Model`: see `Loaded::open`; a
+/// model that our own executor does not know. `Kind::System`: the file cannot be written; what was there before stays.
 pub fn calibrate(config: &Config, params: &Params, progress: &mut dyn FnMut(usize, usize)) -> Result<Done> {
     let mut config = config.clone();
     if let Some(model) = &mut config.model {
@@ -40,20 +45,62 @@ pub fn calibrate(config: &Config, params: &Params, progress: &mut dyn FnMut(usiz
     }
     let mut detector = Detector::open(&config)?;
     let names = picture_names(&params.images)?;
-    let mut spreads = Spreads::default();
-    for (index, name) in names.iter().enumerate() {
-        detector.observe(&params.images.join(name), &mut |name, numbers| spreads.add(name, numbers))?;
-        progress(index + 1, names.len());
-    }
-    let calibration = Calibration::new(detector.model_sha256(), names.len(), &spreads);
-    let place = config.model.as_ref().map(|model| model.ranges()).unwrap_or_default();
-    std::fs::write(&place, calibration.to_toml()).map_err(|error| {
-        let text = format!("'{}' cannot be written: check the path, or give --ranges FILE", place.display());
+    let place = config.model.as_ref().map(model::Params::ranges).unwrap_or_default();
+    // Beside the old file, which stays until the new one is whole; whether it can be is known before the work.
+    let new = place.with_extension("toml.new");
+    let cannot_write = |error: std::io::Error| {
+        let text = format!(
+            "'{}' cannot be written: check the path and its rights, or give --ranges FILE",
+            new.display()
+        );
         Error::fatal(Kind::System, text).caused_by(error)
+    };
+    let mut file = File::create(&new).map_err(cannot_write)?;
+    let measured = measure(&mut detector, &params.images, &names, progress);
+    let written = measured.and_then(|(calibration, pictures)| {
+        let mut write = || -> std::io::Result<()> {
+            file.write_all(calibration.to_toml().as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&new, &place)
+        };
+        write().map_err(cannot_write).map(|()| (calibration, pictures))
+    });
+    let (calibration, pictures) = written.inspect_err(|_| {
+        let _of_no_use = std::fs::remove_file(&new);
     })?;
     Ok(Done {
         convolutions: calibration.ranges().len(),
-        pictures: names.len(),
+        pictures,
+        skipped: names.len() - pictures,
         file: place.display().to_string(),
     })
+}
+
+/// What goes into the convolutions on all pictures that are whole, and how many those are.
+fn measure(
+    detector: &mut Detector,
+    images: &Path,
+    names: &[String],
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<(Calibration, usize)> {
+    let (mut spreads, mut whole, mut damaged) = (Spreads::default(), 0, None);
+    for (index, name) in names.iter().enumerate() {
+        match detector.observe(&images.join(name), &mut |name, numbers| spreads.add(name, numbers)) {
+            Ok(()) => whole += 1,
+            Err(error) if error.class() == Class::Fatal => return Err(error),
+            Err(error) => {
+                tracing::warn!("{error}");
+                damaged = Some(error);
+            }
+        }
+        progress(index + 1, names.len());
+    }
+    match damaged {
+        Some(error) if whole == 0 => Err(error),
+        _ if spreads.is_empty() => {
+            let text = "the model has no convolution for int8; set model.precision to fp16 or fp32";
+            Err(Error::fatal(Kind::Model, text))
+        }
+        _ => Ok((Calibration::new(detector.model_sha256(), whole, &spreads), whole)),
+    }
 }

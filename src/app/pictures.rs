@@ -117,14 +117,16 @@ impl Detector {
     /// # Errors
     /// As [`Self::detect`]; fatal if our own executor does not know the model.
     pub(super) fn observe(&mut self, path: &Path, each: &mut dyn FnMut(&str, [f32; 8])) -> Result<()> {
+        let place = self.model.path.display().to_string();
         with_planes(&picture::load(path)?, path, |planes, color| {
             let stage = self.stage_for(Size { width: planes.width(), height: planes.height() })?;
             stage.letterbox.fill(planes, color, stage.engine.input());
             if stage.engine.observe(each) {
                 return Ok(());
             }
-            let text =
-                "only tract can run this model, in fp32: nothing to calibrate; set model.precision to fp32";
+            let text = format!(
+                "model '{place}': only tract can run it, in fp32, so there is nothing to calibrate; set model.precision to fp32"
+            );
             Err(Error::fatal(Kind::Model, text))
         })
     }

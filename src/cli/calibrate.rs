@@ -29,6 +29,8 @@ pub(super) fn calibrate(args: &CalibrateArgs, json: bool) -> Result<(), Failed> 
     if json {
         return print_json(&done);
     }
-    let line = format!("{} convolutions on {} pictures: {}", done.convolutions, done.pictures, done.file);
+    let skipped = if done.skipped > 0 { format!(" ({} skipped)", done.skipped) } else { String::new() };
+    let line =
+        format!("{} convolutions on {} pictures{skipped}: {}", done.convolutions, done.pictures, done.file);
     Ok(print(&line)?)
 }

@@ -1,4 +1,4 @@
-//! The command line: `run`, `detect`, `bench`, `cameras`, `pins`, `spool`, `check`. Settings come from the configuration; options override single ones.
+//! The command line: `run`, `detect`, `bench`, `eval`, `calibrate`, `cameras`, `pins`, `spool`, `decode`, `check`. Settings come from the configuration; options override single ones.
 //!
 //! Exit codes: 0 all went well; 1 the machine (memory, threads, disk); 2 command line or configuration; 3 model; 4 source or
 //! picture; 5 events that could not be delivered. Results go to stdout, everything else to stderr.
@@ -35,7 +35,7 @@ use crate::error::{Error, Kind, Result};
 #[derive(Debug, Parser)]
 #[command(name = "flytrap", version)]
 struct Cli {
-    /// Machine-readable: `detect` prints JSON lines, `bench` and `eval` an object, logs on stderr are JSON lines.
+    /// Machine-readable: `detect` prints JSON lines, `bench`, `eval` and `calibrate` an object, logs on stderr are JSON lines.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]

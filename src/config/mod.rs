@@ -351,11 +351,9 @@ const THREADS_MAX: usize = 4;
 
 fn model(values: &mut Values, cores: &[usize]) -> Option<model::Params> {
     let threads = values.int("model.threads", 0..=8) as usize;
-    // One is left to the camera; where there are small cores, those are.
-    let others = match cores.len() {
-        0 => std::thread::available_parallelism().map_or(1, |cores| cores.get() - 1),
-        some => some,
-    };
+    // One is left to the camera, unless there are others than those.
+    let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let others = if (1..all).contains(&cores.len()) { cores.len() } else { all - 1 };
     let threads = if threads == 0 { others.clamp(1, THREADS_MAX) } else { threads };
     let precision =
         values.choice("model.precision", &Precision::ALL.map(|precision| (precision.name(), precision)));

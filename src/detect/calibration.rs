@@ -9,6 +9,9 @@ use serde::Deserialize;
 use super::engine::Ranges;
 use crate::error::{Error, Kind, Result};
 
+/// Numbers in a network that are larger are none that 16 bits could hold.
+const NUMBER_MAX: f32 = 30_000.0;
+
 /// The file of `flytrap calibrate`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,23 +36,29 @@ impl Calibration {
     /// # Errors
     /// `Kind::Model`, one line with the file and the remedy: missing, malformed, made for another model.
     pub fn load(place: &Path, model_sha256: &str) -> Result<Self> {
-        let remedy =
-            "run flytrap calibrate --model MODEL --images FOLDER, or set model.precision to fp16 or fp32";
+        let name = place.display();
         let wrong = |why: String| {
-            Error::fatal(Kind::Model, format!("ranges for int8, '{}': {why}; {remedy}", place.display()))
+            let remedy = format!(
+                "make them with flytrap calibrate --model MODEL --images FOLDER --ranges '{name}', or set model.precision to fp16 or fp32"
+            );
+            Error::fatal(Kind::Model, format!("ranges for int8, '{name}': {why}; {remedy}"))
         };
         let text = std::fs::read_to_string(place).map_err(|error| wrong(error.to_string()))?;
-        let calibration: Calibration =
-            toml::from_str(&text).map_err(|error| wrong(error.message().to_owned()))?;
+        let calibration: Calibration = toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+            wrong(format!("line {line}: {}", error.message()))
+        })?;
         if calibration.model_sha256 != model_sha256 {
             return Err(wrong(format!(
                 "made for the model {}, this one is {model_sha256}",
                 calibration.model_sha256
             )));
         }
-        let is_good = |[low, high]: &[f32; 2]| low.is_finite() && high.is_finite() && low <= high;
+        let is_good = |[low, high]: &[f32; 2]| (-NUMBER_MAX..=*high).contains(low) && *high <= NUMBER_MAX;
         match calibration.ranges.iter().find(|(_, range)| !is_good(range)) {
-            Some((name, range)) => Err(wrong(format!("'{name}' = {range:?} is no range"))),
+            Some((conv, range)) => {
+                Err(wrong(format!("'{conv}' = {range:?} is no range within ±{NUMBER_MAX}")))
+            }
             None => Ok(calibration),
         }
     }
@@ -118,6 +127,7 @@ impl Spread {
         if !x.is_finite() {
             return;
         }
+        let x = x.clamp(-NUMBER_MAX, NUMBER_MAX);
         (self.least, self.greatest) = (self.least.min(x), self.greatest.max(x));
         let mut cell = (x.max(0.0) / self.width) as usize;
         while cell >= CELLS {
@@ -197,7 +207,8 @@ mod tests {
             ("hello", "x.int8.toml"),
             ("model_sha256 = \"abc\"\npictures = 1\n[ranges]\na = [1.0, 0.0]\n", "'a' = [1.0, 0.0]"),
             ("model_sha256 = \"abc\"\npictures = 1\n[ranges]\na = [nan, 0.0]\n", "is no range"),
-            ("model_sha256 = \"abc\"\npictures = 1\n[ranges]\na = [1.0]\n", "x.int8.toml"),
+            ("model_sha256 = \"abc\"\npictures = 1\n[ranges]\na = [-1e9, 0.0]\n", "is no range"),
+            ("model_sha256 = \"abc\"\npictures = 1\n[ranges]\na = [1.0]\n", "line 4"),
             ("model_sha256 = \"abc\"\npictures = 1\nmore = 2\n[ranges]\n", "more"),
         ] {
             std::fs::write(&place, text).unwrap();

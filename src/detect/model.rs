@@ -209,9 +209,9 @@ impl Loaded {
         &self.name
     }
 
-    /// Whether the input's sides are free, so that each aspect of picture gets a rectangle of its own.
+    /// Whether both of the input's sides are free, so that any rectangle is one.
     pub fn is_dynamic(&self) -> bool {
-        self.sides.height.is_none() || self.sides.width.is_none()
+        self.sides.height.is_none() && self.sides.width.is_none()
     }
 
     /// What the sides of an input rectangle are multiples of.
@@ -255,6 +255,7 @@ impl Loaded {
     /// # Errors
     /// As [`Self::into_engine`].
     pub fn into_rungs(self, rungs: &[Size]) -> Result<(Box<dyn Engine>, Classes)> {
+        self.engine.check()?;
         let calibration = match self.engine.precision {
             Precision::Fp32 | Precision::Fp16 => None,
             Precision::Int8 => Some(Calibration::load(&self.ranges, &self.sha256)?),

@@ -32,18 +32,19 @@
 
 mod assign;
 mod kalman;
+mod params;
 
 use std::cmp::Ordering;
-use std::time::Duration;
 
 use crate::clock::Mono;
 use crate::detect::{ClassId, Detection};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::event::EndReason;
 use crate::geometry::{BoxPx, Frame, PointPx};
 use crate::limits::{DETECTIONS_MAX, TRACKS_MAX};
 use assign::Assignment;
 use kalman::BoxFilter;
+pub use params::Params;
 
 /// Shortest side of a box that is followed, pixels: less than a pixel is no picture of anything.
 const SIDE_MIN: f32 = 1.0;
@@ -68,75 +69,12 @@ const DOUBLE_COVER: f32 = 0.9;
 const DOUBLE_AREA: f32 = 0.4;
 /// A box this near to the frame's edge is cut by it, pixels.
 const EDGE_PX: f32 = 2.0;
+/// A track slower than this stands, sides a second along the faster axis: a car at walking pace, seen from the side.
+const STANDS_BELOW: f32 = 0.3;
+/// How far a road user gets that nobody knows yet, sides a second: a bicycle seen from the side, see [`Params::speed_max`].
+const REACH: f32 = 5.0;
 /// Classes that a track remembers; the one with the least weight makes room.
 const VOTES: usize = 4;
-
-/// Settings of the tracker. See [`Params::check`] for the ranges.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Params {
-    /// Detections below are ignored, score 0..=1. Default 0.1 (`track_low_thresh` of Ultralytics' bytetrack.yaml).
-    pub score_low: f32,
-    /// From here on a detection is strong, score `score_low`..=1. Default 0.25 (`track_high_thresh` there, set for
-    /// YOLO scores; the paper's 0.6 is for YOLOX).
-    pub score_high: f32,
-    /// From here on a detection may begin a track, score `score_high`..=1. Default 0.25 (`new_track_thresh` there).
-    pub score_new: f32,
-    /// Least IoU in round 1, above 0 and below 1. Default 0.2 (ByteTrack's `match_thresh` 0.8 is the distance). Ours gates the
-    /// IoU alone and uses the score for preference only: fused gating would ask a score of 0.25 for an IoU of 0.8.
-    pub iou_min: f32,
-    /// Least IoU in round 2, above 0 and below 1. Default 0.5 (ByteTrack).
-    pub iou_low_min: f32,
-    /// Cost of a class other than the track's within its group, 0..=0.5 of a cost that runs from 0 to 1. Default 0.1.
-    pub class_penalty: f32,
-    /// Sightings that confirm a track, 2..=20. Default 2.
-    pub hits_min: u32,
-    /// A track unseen for so long has ended, 100 ms..=60 s. Default 2 s.
-    pub lost_after: Duration,
-    /// Highest believable velocity, box sides a second along either axis, 1..=50. Default 12: a car at 50 km/h seen
-    /// from the side makes 3 a second, a bicycle 5, a motorcycle coming across at 90 km/h 12.
-    pub speed_max: f32,
-}
-
-impl Default for Params {
-    fn default() -> Self {
-        Params {
-            score_low: 0.1,
-            score_high: 0.25,
-            score_new: 0.25,
-            iou_min: 0.2,
-            iou_low_min: 0.5,
-            class_penalty: 0.1,
-            hits_min: 2,
-            lost_after: Duration::from_secs(2),
-            speed_max: 12.0,
-        }
-    }
-}
-
-fn within(name: &str, value: f32, least: f32, most: f32) -> Result<()> {
-    if (least..=most).contains(&value) {
-        return Ok(());
-    }
-    Err(Error::fatal(Kind::Config, format!("tracking: {name} is {value}, allowed is {least} to {most}")))
-}
-
-impl Params {
-    /// Whether the settings make sense.
-    ///
-    /// # Errors
-    /// `Kind::Config` with the name, the value and the range of the first one that does not.
-    pub fn check(&self) -> Result<()> {
-        within("score_low", self.score_low, 0.0, 1.0)?;
-        within("score_high", self.score_high, self.score_low, 1.0)?;
-        within("score_new", self.score_new, self.score_high, 1.0)?;
-        within("iou_min", self.iou_min, 0.01, 0.99)?;
-        within("iou_low_min", self.iou_low_min, 0.01, 0.99)?;
-        within("class_penalty", self.class_penalty, 0.0, 0.5)?;
-        within("hits_min", self.hits_min as f32, 2.0, 20.0)?;
-        within("lost_after (seconds)", self.lost_after.as_secs_f32(), 0.1, 60.0)?;
-        within("speed_max (sides per second)", self.speed_max, 1.0, 50.0)
-    }
-}
 
 /// Group of a class name: names of one group are one road user under a wavering model, names of two never are.
 /// `None` for a class that is alone in its group.
@@ -176,11 +114,9 @@ pub struct Track {
     frames: u32,
     misses: u32,
     found: bool,
-    /// Whether the last update did not look where it is.
-    away: bool,
     first_seen: Mono,
     last_seen: Mono,
-    /// The last moment at which it was certainly there: seen, or nothing in the picture moved.
+    /// The last moment at which it was certainly there: seen, or the gate saw nothing move where it stands.
     sure_at: Mono,
     first_point: PointPx,
 }
@@ -258,6 +194,13 @@ impl Track {
         (self.filter.cx.speed, self.filter.cy.speed)
     }
 
+    /// Whether its centre hardly moves.
+    fn stands(&self) -> bool {
+        let (across, down) = self.velocity();
+        let most = (across.abs() / self.bbox.width()).max(down.abs() / self.bbox.height());
+        most < STANDS_BELOW
+    }
+
     fn begin(
         slot: usize,
         id: u64,
@@ -282,7 +225,6 @@ impl Track {
             frames: 1,
             misses: 0,
             found: true,
-            away: false,
             first_seen: now,
             last_seen: now,
             sure_at: now,
@@ -360,27 +302,13 @@ enum Round {
     Near,
 }
 
-/// Where an update looks.
-#[derive(Debug, Clone, Copy)]
-enum View {
-    Whole,
-    Nothing,
-    Part(BoxPx<Frame>),
-}
-
-impl View {
-    /// Whether it does not look where the track will be in `dt` seconds. One that is sought is looked for wherever it may be in part.
-    fn misses(self, track: &Track, dt: f32) -> bool {
-        let View::Part(part) = self else { return matches!(self, View::Nothing) };
-        let mut ahead = track.filter;
-        ahead.predict(dt);
-        let expected = ahead.expected();
-        if track.misses > 0 {
-            part.intersection(&expected) <= 0.0
-        } else {
-            !part.grown(EDGE_PX).holds(&expected)
-        }
-    }
+/// How a track moves, for who wants to know where to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Motion {
+    /// It may be somewhere else at the next look.
+    Moves,
+    /// It stays.
+    Stands,
 }
 
 /// The tracker.
@@ -459,30 +387,39 @@ impl Tracker {
         self.tracks.iter().flatten()
     }
 
-    /// Where all tracks in sight, tentative ones included, are expected at `now`.
-    pub fn expected_at(&self, now: Mono) -> impl Iterator<Item = BoxPx<Frame>> + Clone {
+    /// Where tracks that were not given up are expected at `now`, in the frame, and how they move. One that was not seen often enough to
+    /// tell may be anywhere around.
+    pub fn outlook(&self, now: Mono) -> impl Iterator<Item = (BoxPx<Frame>, Motion)> + Clone {
         let dt = now.since(self.now).min(self.params.lost_after).as_secs_f32();
         let expected = move |track: &Track| {
             let mut ahead = track.filter;
             ahead.predict(dt);
-            ahead.expected()
+            let mut bbox = ahead.expected();
+            let is_new = track.state == State::Tentative
+                || (track.frames < KNOWN_FRAMES && now.since(track.first_seen) < self.params.lost_after);
+            if is_new {
+                bbox = bbox.grown(REACH * dt * bbox.width().max(bbox.height()));
+            }
+            let motion = if is_new || !track.stands() { Motion::Moves } else { Motion::Stands };
+            (bbox.clipped(self.width, self.height), motion)
         };
-        self.tracks.iter().flatten().filter(|track| track.state != State::Lost).map(expected)
+        self.tracks.iter().flatten().map(expected)
     }
 
     /// Tracks that are confirmed and were seen in the last update: what the counter wants.
     pub fn seen(&self) -> impl Iterator<Item = &Track> {
-        self.tracks().filter(|track| track.state == State::Confirmed && track.found && !track.away)
+        self.tracks().filter(|track| track.state == State::Confirmed && track.found)
     }
 
     /// A frame was looked at: its detections in any order, in frame pixels. `on` hears what became of tracks.
     /// A `now` before the last one counts as the last one.
     pub fn update(&mut self, now: Mono, detections: &[Detection], on: &mut dyn FnMut(TrackEvent<'_>)) {
-        self.look(now, View::Whole, detections, on);
+        self.look(now, None, detections, on);
     }
 
-    /// A part of a frame was looked at, because nothing moved elsewhere: tracks that are not wholly in it stand where they are and do
-    /// not age, as in [`Self::still`]; what is cut by its sides is none of `detections`.
+    /// A part of a frame was looked at, because the gate saw nothing move elsewhere; what the sides of the part cut through is none of
+    /// `detections`. Tracks that stand and are not wholly in the part stay as they are until somebody looks there; all others may be
+    /// found, and are missed, as in [`Self::update`].
     pub fn update_part(
         &mut self,
         now: Mono,
@@ -490,37 +427,71 @@ impl Tracker {
         detections: &[Detection],
         on: &mut dyn FnMut(TrackEvent<'_>),
     ) {
-        self.look(now, View::Part(*part), detections, on);
+        self.look(now, Some(*part), detections, on);
     }
 
-    fn look(&mut self, now: Mono, view: View, detections: &[Detection], on: &mut dyn FnMut(TrackEvent<'_>)) {
+    fn look(
+        &mut self,
+        now: Mono,
+        part: Option<BoxPx<Frame>>,
+        detections: &[Detection],
+        on: &mut dyn FnMut(TrackEvent<'_>),
+    ) {
         self.take_in(detections);
-        let now = self.advance(now, view);
+        let now = self.advance(now, false);
         self.associate(now, Round::Strong);
         self.associate(now, Round::Weak);
         self.associate(now, Round::Near);
         self.begin_tracks(now, on);
         for slot in 0..self.tracks.len() {
-            self.settle(slot, now, on);
+            if !part.is_some_and(|part| self.stands_outside(slot, now, &part, on)) {
+                self.settle(slot, now, on);
+            }
         }
     }
 
     /// A frame was not looked at because nothing in it moved. Visible tracks stand where they are and do not age;
     /// those out of sight do. For frames that were skipped for other reasons: no call at all.
     pub fn still(&mut self, now: Mono, on: &mut dyn FnMut(TrackEvent<'_>)) {
-        let now = self.advance(now, View::Nothing);
+        let now = self.advance(now, true);
         for slot in 0..self.tracks.len() {
-            self.stand(slot, now, on);
+            let Some(track) = &self.tracks[slot] else { continue };
+            let unseen = now.since(track.sure_at) >= self.params.lost_after;
+            if track.state == State::Lost && unseen {
+                self.end(slot, EndReason::Lost, on);
+            }
         }
     }
 
-    /// Nobody looked where the track in `slot` is.
-    fn stand(&mut self, slot: usize, now: Mono, on: &mut dyn FnMut(TrackEvent<'_>)) {
-        let Some(track) = &self.tracks[slot] else { return };
-        let unseen = now.since(track.sure_at) >= self.params.lost_after;
-        if track.state == State::Lost && unseen {
+    /// Whether the track in `slot` stands where a look at `part` says nothing of it; what becomes of it then is done. One that was not
+    /// found by a look before is not given up for want of looks; one that was seen only once is, as it may have been nothing.
+    fn stands_outside(
+        &mut self,
+        slot: usize,
+        now: Mono,
+        part: &BoxPx<Frame>,
+        on: &mut dyn FnMut(TrackEvent<'_>),
+    ) -> bool {
+        let Some(track) = &mut self.tracks[slot] else { return false };
+        let expected = track.filter.expected().clipped(self.width, self.height);
+        if track.found || !track.stands() || expected.area() <= 0.0 || part.grown(EDGE_PX).holds(&expected) {
+            return false;
+        }
+        let is_over = match track.state {
+            State::Tentative => now.since(track.last_seen) >= self.params.lost_after,
+            State::Confirmed | State::Lost if track.misses == 0 => {
+                track.filter.stand();
+                track.sure_at = now;
+                false
+            }
+            State::Confirmed | State::Lost => {
+                track.misses >= MISSES_MIN && now.since(track.sure_at) >= self.params.lost_after
+            }
+        };
+        if is_over {
             self.end(slot, EndReason::Lost, on);
         }
+        true
     }
 
     /// The source has ended or changes: so do all tracks.
@@ -549,15 +520,13 @@ impl Tracker {
         self.taken.fill(false);
     }
 
-    /// Predicts all tracks to `now`; where `view` does not look nothing moved since the last frame.
-    fn advance(&mut self, now: Mono, view: View) -> Mono {
+    /// Predicts all tracks to `now`; `still` if nothing moved since the last frame.
+    fn advance(&mut self, now: Mono, still: bool) -> Mono {
         let now = now.max(self.now);
         // Nobody's velocity is worth anything after `lost_after`; until then it is what we know.
         let dt = now.since(self.now).min(self.params.lost_after).as_secs_f32();
         self.now = now;
         for track in self.tracks.iter_mut().flatten() {
-            let still = view.misses(track, dt);
-            track.away = still;
             if still && track.misses == 0 {
                 track.filter.stand();
                 track.sure_at = now;
@@ -577,8 +546,7 @@ impl Tracker {
             (Round::Near, State::Tentative | State::Confirmed | State::Lost) => true,
             (Round::Strong | Round::Weak, State::Tentative) | (Round::Weak, State::Lost) => false,
         };
-        let waits = |track: &&Track| !track.found && !track.away && plays(track);
-        let playing = self.tracks.iter().flatten().filter(waits);
+        let playing = self.tracks.iter().flatten().filter(|track| !track.found && plays(track));
         self.rows.extend(playing.map(|track| track.slot));
         let strong = |score: f32| score >= self.params.score_high;
         let wanted =
@@ -696,9 +664,6 @@ impl Tracker {
     /// After association: the next state of the track in `slot`.
     fn settle(&mut self, slot: usize, now: Mono, on: &mut dyn FnMut(TrackEvent<'_>)) {
         let Some(track) = &mut self.tracks[slot] else { return };
-        if track.away {
-            return self.stand(slot, now, on);
-        }
         if track.found {
             match track.state {
                 State::Tentative => {

@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::count::{Counter, Line, Params as CountParams};
+use crate::error::Kind;
 use crate::event::Direction;
 use proptest::prelude::*;
+use std::time::Duration;
 
 const CLASSES: [&str; 8] = ["person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck"];
 const PERSON: u16 = 0;
@@ -109,9 +111,76 @@ fn parts_leave_the_others_where_they_are() {
     for frame in 61..90 {
         t.update_part(at(f64::from(frame) / 10.0), &part, &[], &mut |e| heard.push(words(e)));
     }
-    assert_eq!(heard[3..], ["-2 Lost", "-1 Lost"], "in the part and out of it; the third still stands");
+    assert_eq!(heard[3..], ["-1 Lost"], "nobody looked for the second; the third still stands");
     t.update(at(9.1), &[car(905.0, 300.0)], &mut |e| heard.push(words(e)));
-    assert_eq!((ids(&t), heard.len()), (vec![(3, 905)], 5));
+    assert_eq!((ids(&t), heard[4..].to_vec()), (vec![(3, 905)], vec!["-2 Lost".to_owned()]));
+}
+
+/// One miss in a look at everything does not end who stands; a guess that nobody looks at ends by itself.
+#[test]
+fn who_stands_outside_waits_for_two_looks() {
+    let mut t = tracker();
+    let mut heard = Vec::new();
+    let mut hear = |e: TrackEvent<'_>| heard.push(words(e));
+    for frame in 0..10 {
+        t.update(at(f64::from(frame) / 10.0), &[car(900.0, 300.0)], &mut hear);
+    }
+    let part = BoxPx::new(200.0, 200.0, 700.0, 500.0);
+    t.update(at(1.0), &[car(300.0, 600.0)], &mut hear);
+    for frame in 11..60 {
+        t.update_part(at(f64::from(frame) / 10.0), &part, &[], &mut hear);
+    }
+    assert_eq!(t.tracks().map(Track::id).collect::<Vec<_>>(), [1], "the guess at 300, 600 is gone");
+    t.update(at(6.0), &[car(900.0, 300.0)], &mut hear);
+    assert_eq!(ids(&t), [(1, 900)]);
+    assert_eq!(heard, ["+1"]);
+}
+
+/// A car that drives out of the picture, or out of the part and on, keeps its number.
+#[test]
+fn who_drives_out_of_the_part_is_one_car() {
+    let mut t = tracker();
+    let mut heard = Vec::new();
+    let mut drive = |t: &mut Tracker, step: u32, x: f32, part: Option<BoxPx<Frame>>| {
+        let bbox = car(x, 300.0).bbox.clipped(1280.0, 720.0);
+        let seen = [Detection { bbox, ..car(x, 300.0) }];
+        let seen: &[Detection] = if bbox.width() > 10.0 { &seen } else { &[] };
+        let hear = &mut |e: TrackEvent<'_>| heard.push(words(e));
+        match part {
+            Some(part) => t.update_part(at(f64::from(step) / 6.0), &part, seen, hear),
+            None => t.update(at(f64::from(step) / 6.0), seen, hear),
+        }
+    };
+    for step in 0..4 {
+        drive(&mut t, step, 900.0 + 30.0 * step as f32, None);
+    }
+    let outlook: Vec<_> = t.outlook(at(4.0 / 6.0)).collect();
+    assert!(matches!(outlook[..], [(_, Motion::Moves)]), "{outlook:?}");
+    // The part is behind it, but it is on its way and found where it is.
+    drive(&mut t, 4, 1020.0, Some(BoxPx::new(700.0, 200.0, 1000.0, 400.0)));
+    assert_eq!(ids(&t), [(1, 1020)]);
+    for step in 5..24 {
+        drive(&mut t, step, 900.0 + 30.0 * step as f32, Some(BoxPx::new(1000.0, 200.0, 1280.0, 400.0)));
+    }
+    assert_eq!(heard, ["+1", "-1 Lost"]);
+    // One that is looked for elsewhere is missed, not frozen: it goes on as it went.
+    let mut t = tracker();
+    for step in 0..4 {
+        t.update(at(f64::from(step) / 6.0), &[car(900.0 + 30.0 * step as f32, 300.0)], &mut quiet);
+    }
+    t.update_part(at(4.0 / 6.0), &BoxPx::new(0.0, 0.0, 400.0, 400.0), &[], &mut quiet);
+    let track = t.tracks().next().unwrap();
+    assert!(track.state() == State::Lost && track.velocity().0 > 100.0, "{track:?}");
+    // Seen once, it may be anywhere around; seen often and never elsewhere, it stands.
+    let mut t = tracker();
+    t.update(at(0.0), &[car(300.0, 300.0)], &mut quiet);
+    let (around, motion) = t.outlook(at(0.5)).next().unwrap();
+    assert!(motion == Motion::Moves && around.holds(&car(550.0, 300.0).bbox), "{around:?}");
+    for step in 1..20 {
+        t.update(at(f64::from(step) / 6.0), &[car(300.0, 300.0)], &mut quiet);
+    }
+    let (there, motion) = t.outlook(at(4.0)).next().unwrap();
+    assert!(motion == Motion::Stands && there.iou(&car(300.0, 300.0).bbox) > 0.9, "{there:?}");
 }
 
 #[test]

@@ -121,12 +121,13 @@ impl Conv {
     /// Whether it can be done on numbers of 8 bits, and should be: not at stride 1 in 3x3, where Winograd's method on 16 bits is as
     /// fast; not without an activation, where attention and the head add up what they found.
     pub fn is_for_int8(&self, in_channels: usize) -> bool {
-        let (channels, small) = (self.bias.len(), self.pad[0] <= 1 && self.pad[1] <= 1);
-        let straight = self.kernel == [3, 3] && self.stride == [1, 1];
+        let channels = self.bias.len();
+        let is_one = self.kernel == [1, 1] && self.pad == [0, 0];
+        let is_strided = self.kernel == [3, 3] && self.stride != [1, 1] && self.pad == [1, 1];
         self.groups == 1
             && self.silu
-            && small
-            && !straight
+            && (is_one || is_strided)
+            && in_channels * self.kernel[0] * self.kernel[1] <= int8::PRODUCTS_MAX
             && channels.is_multiple_of(int8::BLOCK)
             && in_channels.is_multiple_of(int8::BLOCK)
     }
@@ -302,17 +303,17 @@ impl Graph {
         (0..self.nodes.len()).filter(is_one).collect()
     }
 
-    /// Has them done so, with the ranges of their inputs; the graph is fused.
-    ///
-    /// # Errors
-    /// The first that has no range.
-    pub fn set_int8(&mut self, ranges: &Ranges) -> Result<(), String> {
+    /// Has them done so, with the ranges of their inputs; those without stay as they are. Tells how many have one. The graph is fused.
+    pub fn set_int8(&mut self, ranges: &Ranges) -> usize {
+        let mut count = 0;
         for id in self.for_int8() {
             let Node { name, op: Op::Conv(conv), .. } = &mut self.nodes[id] else { continue };
-            let [low, high] = ranges.get(name).ok_or_else(|| name.clone())?;
-            conv.int8 = Some(Bytes::over(*low, *high));
+            if let Some([low, high]) = ranges.get(name) {
+                conv.int8 = Some(Bytes::over(*low, *high));
+                count += 1;
+            }
         }
-        Ok(())
+        count
     }
 
     /// `a + conv`, where `a` is there before.

@@ -31,7 +31,7 @@ pub use kernels::Isa;
 
 use super::decode::HeadShape;
 use super::letterbox::Size;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 
 /// How precisely a network computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,6 +68,32 @@ pub struct EngineParams {
     pub isa: Isa,
     /// How precisely it computes.
     pub precision: Precision,
+}
+
+impl EngineParams {
+    /// Whether the CPU has what is asked for.
+    ///
+    /// # Errors
+    /// `Kind::Config`: it has not, and what it has instead.
+    pub fn check(&self) -> Result<()> {
+        let has = |precision| match precision {
+            Precision::Fp32 => true,
+            Precision::Fp16 => self.isa.has_half(),
+            Precision::Int8 => self.isa.has_int8(),
+        };
+        if has(self.precision) {
+            return Ok(());
+        }
+        let instead: Vec<&str> =
+            Precision::ALL.into_iter().filter(|other| has(*other)).map(Precision::name).collect();
+        let text = format!(
+            "{} on this CPU has no {} (Cortex-A76 and later have it); set model.precision to {}",
+            self.isa.name(),
+            self.precision.name(),
+            instead.join(" or ")
+        );
+        Err(Error::fatal(Kind::Config, text))
+    }
 }
 
 impl Default for EngineParams {
@@ -120,12 +146,12 @@ pub fn peak_macs_per_nano(isa: Isa, now: &mut dyn FnMut() -> u64) -> f64 {
     kernels::peak_macs_per_nano(isa, now)
 }
 
-/// A loaded network of one input size. Input and output live in the engine, so that nobody copies them.
+/// A loaded network of one input size or some. Input and output live in the engine, so that nobody copies them.
 pub trait Engine: Send {
     /// The input rectangle.
     fn size(&self) -> Size;
 
-    /// All input rectangles that it can be run at, the largest, which is the first one's, first; empty if only at one.
+    /// All input rectangles that it can be run at, the largest first; empty if it knows of none but [`Self::size`].
     fn rungs(&self) -> &[Size] {
         &[]
     }
@@ -159,8 +185,8 @@ pub trait Engine: Send {
         Vec::new()
     }
 
-    /// Runs the network once on one thread and shows the numbers that go into each convolution whose input can become bytes, with
-    /// its name, eight at a time. Tells whether it can.
+    /// Runs the network once on one thread and shows the numbers that go into each convolution which [`Precision::Int8`] does on bytes,
+    /// with its name, eight at a time. Tells whether it can.
     fn observe(&mut self, each: &mut dyn FnMut(&str, [f32; 8])) -> bool {
         let _ = each;
         false

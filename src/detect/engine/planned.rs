@@ -33,7 +33,7 @@ impl<E: Kernels> PlannedEngine<E> {
         Sketch::new(graph, options(params))
     }
 
-    /// Plans what [`Self::sketch`] looked at, for each of `rungs`, the largest first; all after the first share its weights.
+    /// Plans what [`Self::sketch`] looked at, for each of `rungs`, the largest first; the others share its weights.
     ///
     /// # Errors
     /// One line: the system has no more threads; otherwise as [`Self::sketch`].
@@ -43,7 +43,7 @@ impl<E: Kernels> PlannedEngine<E> {
         classes: usize,
         params: EngineParams,
     ) -> std::result::Result<Self, String> {
-        let plan = Plan::new(sketches, options(params))?;
+        let plan = Plan::new(sketches)?;
         let head = HeadShape::from_output(plan.output_shape(), classes).map_err(|error| error.to_string())?;
         Ok(PlannedEngine { plan, rungs, at: 0, head, params })
     }

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
 
+use super::graph::Graph;
 use super::import::import;
 use super::kernels::Kernels;
 use super::kernels::half::Half;
+use super::plan::Sketch;
 use super::planned::PlannedEngine;
 use super::{Engine, EngineParams, Output, Precision, Ranges};
 use crate::detect::decode::HeadShape;
@@ -94,11 +96,12 @@ impl Parsed {
     }
 
     /// Makes the network ready for one input size or some (`rungs`, the largest first); the parsed form is used up. `classes`: how
-    /// many the file names. If it has operations that our executor does not know, tract runs it, at the first size only, and the log says why.
+    /// many the file names. Sizes other than the first that it cannot have are left out; if it has operations that our executor does not
+    /// know, tract runs it, at the first size. The log says why.
     ///
     /// # Errors
-    /// `Kind::Model` if tract cannot run it either, its output is not a detection head's, or int8 lacks a range; `Kind::Config` if the CPU
-    /// has not what `params` asks for.
+    /// `Kind::Model` if tract cannot run it either, its output is not a detection head's, or int8 has no range for it; `Kind::Config`: see
+    /// [`EngineParams::check`].
     pub fn into_engine(
         self,
         rungs: &[Size],
@@ -106,7 +109,7 @@ impl Parsed {
         params: EngineParams,
         ranges: Option<&Ranges>,
     ) -> Result<Box<dyn Engine>> {
-        can(params)?;
+        params.check()?;
         match params.precision {
             Precision::Fp32 => self.into_planned::<f32>(rungs, classes, params, ranges),
             Precision::Fp16 | Precision::Int8 => self.into_planned::<Half>(rungs, classes, params, ranges),
@@ -121,49 +124,69 @@ impl Parsed {
         ranges: Option<&Ranges>,
     ) -> Result<Box<dyn Engine>> {
         let place = self.place.clone();
-        let (mut parsed, mut sketches) = (Some(self), Vec::new());
-        for (at, size) in rungs.iter().enumerate() {
-            // What the file took is given back before the last size is worked out.
-            let model = match parsed.take() {
-                Some(last) if at + 1 == rungs.len() => last.typed(*size)?,
-                Some(more) => {
-                    let model = more.typed_again(*size)?;
-                    parsed = Some(more);
-                    model
-                }
-                None => break,
-            };
-            let mut graph = match import(&model) {
-                Ok(graph) => graph,
-                Err(why) => return on_tract(&place, model, *size, classes, params, &why),
-            };
-            graph.fuse();
-            if params.precision == Precision::Int8 {
-                graph.set_int8(ranges.unwrap_or(&Ranges::new())).map_err(|name| {
-                    let text =
-                        format!("'{place}': no range for '{name}', which int8 needs: run flytrap calibrate");
-                    Error::fatal(Kind::Model, text)
-                })?;
-            }
-            let sketch = PlannedEngine::<E>::sketch(graph, classes, params);
-            let sketch = sketch.and_then(|sketch| match sketches.first() {
-                Some(first) => sketch.sharing(first),
-                None => Ok(sketch),
-            });
+        let Some((first, others)) = rungs.split_first() else {
+            return Err(Error::fatal(Kind::Model, format!("'{place}': no input size")));
+        };
+        // The smallest before the largest, each without its weights: they are there once.
+        let mut smaller: Vec<(Size, Sketch<E>)> = Vec::new();
+        for size in others.iter().rev() {
+            let sketch = self.sketch::<E>(*size, classes, params, ranges);
             match sketch {
-                Ok(sketch) => sketches.push(sketch),
-                Err(why) if at == 0 => return on_tract(&place, model, *size, classes, params, &why),
-                Err(why) => {
-                    tracing::info!("'{place}' runs at one size only: {why}");
-                    break;
-                }
+                Ok(sketch) => smaller.insert(0, (*size, sketch)),
+                Err(why) => tracing::info!("'{place}' is not run at {size}: {why}"),
             }
         }
-        let rungs = rungs[..sketches.len()].to_vec();
-        let engine = PlannedEngine::<E>::new(sketches, rungs, classes, params).map_err(|why| {
+        let model = self.typed(*first)?;
+        let graph = import(&model).map_err(Unfit::Plan);
+        let sketch = graph.and_then(|graph| sketched::<E>(graph, classes, params, ranges));
+        let first_one = match sketch {
+            Ok(sketch) => sketch,
+            Err(Unfit::Ranges) => {
+                let text = format!(
+                    "'{place}': the ranges have none of its convolutions; run flytrap calibrate again"
+                );
+                return Err(Error::fatal(Kind::Model, text));
+            }
+            Err(Unfit::Plan(why)) => {
+                let engine = TractEngine::new(&place, model, *first, classes)?;
+                let loses = if params.precision == Precision::Fp32 { "" } else { ", and in fp32" };
+                tracing::info!("'{place}' runs on tract, some times slower{loses}: {why}");
+                return Ok(Box::new(engine));
+            }
+        };
+        // What it took is needed for the plan.
+        drop(model);
+        let (mut sizes, mut sketches) = (vec![*first], vec![first_one]);
+        for (size, sketch) in smaller {
+            if sketch.shares_weights(&sketches[0]) {
+                sizes.push(size);
+                sketches.push(sketch);
+            } else {
+                tracing::info!("'{place}' is not run at {size}: it has other weights there");
+            }
+        }
+        let engine = PlannedEngine::<E>::new(sketches, sizes, classes, params).map_err(|why| {
             Error::fatal(Kind::System, format!("'{place}': no engine of our own")).caused_by(why)
         })?;
         Ok(Box::new(engine))
+    }
+
+    /// What there is to do at a size besides the first, without weights.
+    fn sketch<E: Kernels>(
+        &self,
+        size: Size,
+        classes: usize,
+        params: EngineParams,
+        ranges: Option<&Ranges>,
+    ) -> std::result::Result<Sketch<E>, String> {
+        let model = self.read(size).and_then(|model| typed(model, &self.place, size));
+        let graph = import(&model.map_err(|error| error.to_string())?)?;
+        let mut sketch = sketched(graph, classes, params, ranges).map_err(|unfit| match unfit {
+            Unfit::Plan(why) => why,
+            Unfit::Ranges => "no ranges".to_owned(),
+        })?;
+        sketch.drop_weights();
+        Ok(sketch)
     }
 
     /// The same, on tract in any case.
@@ -184,11 +207,6 @@ impl Parsed {
         typed(read, &place, size)
     }
 
-    /// The same, for others to come.
-    fn typed_again(&self, size: Size) -> Result<TypedModel> {
-        typed(self.read(size)?, &self.place, size)
-    }
-
     fn read(&self, size: Size) -> Result<InferenceModel> {
         onnx()
             .model_for_proto_model(&self.proto)
@@ -205,36 +223,31 @@ fn typed(model: InferenceModel, place: &str, size: Size) -> Result<TypedModel> {
         .map_err(|e| failed(place, size, "cannot understand the network", &e))
 }
 
-/// Whether the CPU has what `params` asks for.
-fn can(params: EngineParams) -> Result<()> {
-    let (has, what, instead) = match params.precision {
-        Precision::Fp32 => return Ok(()),
-        Precision::Fp16 => (params.isa.has_half(), "fp16", "fp32"),
-        Precision::Int8 => (params.isa.has_int8(), "int8 dot product", "fp16 or fp32"),
-    };
-    if has {
-        return Ok(());
-    }
-    let text = format!(
-        "{} on this CPU has no {what} (Cortex-A76 and later have it); set model.precision to {instead}",
-        params.isa.name()
-    );
-    Err(Error::fatal(Kind::Config, text))
+/// Why our own executor does not run a network.
+enum Unfit {
+    /// It has no kernel for something.
+    Plan(String),
+    /// int8 has no range for any of its convolutions.
+    Ranges,
 }
 
-/// The fall-back, and why it is.
-fn on_tract(
-    place: &str,
-    model: TypedModel,
-    size: Size,
+impl From<String> for Unfit {
+    fn from(why: String) -> Self {
+        Unfit::Plan(why)
+    }
+}
+
+fn sketched<E: Kernels>(
+    mut graph: Graph,
     classes: usize,
     params: EngineParams,
-    why: &str,
-) -> Result<Box<dyn Engine>> {
-    let engine = TractEngine::new(place, model, size, classes)?;
-    let loses = if params.precision == Precision::Fp32 { "" } else { ", and in fp32" };
-    tracing::info!("'{place}' runs on tract, some times slower{loses}: {why}");
-    Ok(Box::new(engine))
+    ranges: Option<&Ranges>,
+) -> std::result::Result<Sketch<E>, Unfit> {
+    graph.fuse();
+    if params.precision == Precision::Int8 && graph.set_int8(ranges.unwrap_or(&Ranges::new())) == 0 {
+        return Err(Unfit::Ranges);
+    }
+    Ok(PlannedEngine::<E>::sketch(graph, classes, params)?)
 }
 
 fn failed(place: &str, size: Size, doing: &str, error: &TractError) -> Error {

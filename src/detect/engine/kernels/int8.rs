@@ -13,6 +13,9 @@ use super::{Act, Place};
 
 /// Channels of a block of bytes.
 pub const BLOCK: usize = 16;
+/// Most products of a sum, so that no 32 bits overflow: 2^15 products of two bytes, as much again for what the zero point adds, and
+/// the bias, which the weights' scale keeps below 2^28.
+pub const PRODUCTS_MAX: usize = 32 << 10;
 
 /// One convolution, ready to run.
 #[derive(Debug, Clone, Copy)]

@@ -137,6 +137,7 @@ struct Tail<E> {
 
 /// A network of one input size that was looked at, and what there is to do; no memory yet.
 pub struct Sketch<E> {
+    options: Options,
     graph: Graph,
     cut: Option<tail::Cut>,
     draft: build::Draft<E>,
@@ -156,19 +157,17 @@ impl<E: Kernels> Sketch<E> {
             rest.fuse();
             build::draft::<E>(&rest, options, &Wanted::default())?;
         }
-        Ok(Sketch { graph, cut, draft })
+        Ok(Sketch { options, graph, cut, draft })
+    }
+
+    /// Whether it is the same network as `other`, perhaps at another size, so that one's packed weights are the other's.
+    pub fn shares_weights(&self, other: &Self) -> bool {
+        self.options == other.options && self.draft.shares_weights(&self.graph, &other.draft, &other.graph)
     }
 
     /// Drops the weights, which those of the same network at another size stand for.
-    ///
-    /// # Errors
-    /// One line: it is another network.
-    pub fn sharing(mut self, first: &Self) -> Result<Self, String> {
-        if !self.draft.shares_weights(&self.graph, &first.draft, &first.graph) {
-            return Err("the network has other weights at another size".into());
-        }
+    pub fn drop_weights(&mut self) {
         self.graph.drop_weights();
-        Ok(self)
     }
 }
 
@@ -195,12 +194,16 @@ pub struct Plan<E> {
 unsafe impl<E: Kernels> Send for Plan<E> {}
 
 impl<E: Kernels> Plan<E> {
-    /// Plans `sketches`: one, and others that share its weights ([`Sketch::sharing`]). The first is run until another is chosen.
+    /// Plans `sketches`: one with its weights, and others that share them. The first is run until another is chosen.
     ///
     /// # Errors
-    /// One line: no more threads, or as [`Sketch::new`].
-    pub fn new(mut sketches: Vec<Sketch<E>>, options: Options) -> Result<Self, String> {
-        let first = sketches.first_mut().ok_or("no network")?;
+    /// One line: others that do not share, or no more threads.
+    pub fn new(mut sketches: Vec<Sketch<E>>) -> Result<Self, String> {
+        let (first, others) = sketches.split_first_mut().ok_or("no network")?;
+        if others.iter().any(|other| !other.shares_weights(first)) {
+            return Err("the network has other weights at another size".into());
+        }
+        let options = first.options;
         let macs = first.graph.macs();
         let mut weights = Memory::zeroed(first.draft.weights_len());
         // SAFETY: there is room for them, and nobody else has it.
@@ -217,8 +220,9 @@ impl<E: Kernels> Plan<E> {
         let (mut parts, mut chosen, mut numbers, mut memory) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut rungs, mut most) = (Vec::new(), 0);
-        for Sketch { graph, cut, draft } in sketches {
-            let mut built = draft.bind(arena.first(), weights.first().cast());
+        for Sketch { graph, cut, draft, .. } in sketches {
+            // SAFETY: the arena is as long as the longest needs, the weights are those of all; both live as long as the body.
+            let mut built = unsafe { draft.bind(arena.first(), weights.first().cast()) };
             let output_shape = graph.nodes[graph.output].shape.clone();
             drop(graph);
             let tail = cut.map(|cut| Tail::new(cut, options, &built)).transpose()?;
@@ -317,22 +321,28 @@ impl<E: Kernels> Plan<E> {
         times
     }
 
-    /// Runs all steps on this thread and shows what goes into direct convolutions, eight channels of a pixel at a time.
+    /// Runs all steps on this thread and shows what goes into the convolutions that int8 does on bytes, eight channels of a pixel at a
+    /// time; what is read more than once is shown once.
     pub fn observe(&mut self, each: &mut dyn FnMut(&str, [f32; 8])) {
         self.walk(&mut |step, is_done| {
-            let Kind::Direct { conv, .. } = &step.kind else { return };
+            let Kind::Direct { conv, for_int8: true, .. } = &step.kind else { return };
             if is_done {
                 return;
             }
-            // The middle tap is never in the border.
-            let middle = conv.taps.0 / 2 * conv.tap.0 + conv.taps.1 / 2 * conv.tap.1;
-            for block in 0..conv.blocks.0 {
-                for (row, column) in (0..conv.size.1).flat_map(|row| (0..conv.size.0).map(move |c| (row, c)))
-                {
-                    let at = middle + block * conv.blocks.1 + row * conv.step.1 + column * conv.step.0;
-                    // SAFETY: the convolution reads it next; nobody else runs while we are borrowed mutably.
-                    let eight = unsafe { conv.x.add(at).cast::<[E; 8]>().read_unaligned() };
-                    each(&step.name, E::eight_to(eight));
+            // Of each output pixel those taps that the next one does not have: at a stride of 2 four of nine.
+            let pitch = (conv.step.0 / 8, conv.step.1 / conv.tap.1.max(1));
+            let taps =
+                (conv.taps.0.min(pitch.0), if conv.taps.1 == 1 { 1 } else { conv.taps.1.min(pitch.1) });
+            let pixels = (0..conv.size.1).flat_map(|row| (0..conv.size.0).map(move |column| (row, column)));
+            for (row, column) in pixels {
+                for tap in 0..taps.0 * taps.1 {
+                    let tap = tap / taps.0 * conv.tap.1 + tap % taps.0 * conv.tap.0;
+                    for block in 0..conv.blocks.0 {
+                        let at = tap + block * conv.blocks.1 + row * conv.step.1 + column * conv.step.0;
+                        // SAFETY: the convolution reads it next; nobody else runs while we are borrowed mutably.
+                        let eight = unsafe { conv.x.add(at).cast::<[E; 8]>().read_unaligned() };
+                        each(&step.name, E::eight_to(eight));
+                    }
                 }
             }
         });

@@ -39,8 +39,8 @@ pub enum Kind<E> {
     Picture { from: *const f32, to: *mut E, size: (usize, usize) },
     /// A convolution of that.
     First { conv: Conv<E>, rows: usize },
-    /// A convolution of blocks of 8 channels.
-    Direct { conv: Conv<E>, rows: usize },
+    /// A convolution of blocks of 8 channels; whether int8 does it on bytes.
+    Direct { conv: Conv<E>, rows: usize, for_int8: bool },
     /// The same on numbers of 8 bits.
     Int8 { conv: Int8Conv<E>, rows: usize },
     /// The same by Winograd's method.
@@ -157,7 +157,7 @@ impl<E: Kernels> Step<E> {
             match &self.kind {
                 Kind::Picture { from, to, size } => picture(isa, *from, *to, *size),
                 Kind::First { conv, rows } => E::first_rows(isa, conv, part(*rows, conv.size.1)),
-                Kind::Direct { conv, rows } => E::conv_rows(isa, conv, part(*rows, conv.size.1)),
+                Kind::Direct { conv, rows, .. } => E::conv_rows(isa, conv, part(*rows, conv.size.1)),
                 Kind::Int8 { conv, rows } => E::int8_rows(isa, conv, part(*rows, conv.size.1), scratch),
                 Kind::Winograd { conv, which } => {
                     let tiles = match which {

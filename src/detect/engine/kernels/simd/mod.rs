@@ -226,7 +226,7 @@ pub trait Int8: Simd {
     /// What multiplies the bytes; its sums are of 32 bits.
     type Dot: MulAdd<E = Four>;
 
-    /// `round(x * per_one) + zero` of 16 numbers, to the nearest of -128..=127.
+    /// `round(x * per_one) + zero` of 16 numbers, to the nearest of -128..=127. What is no number becomes `zero`: bytes have no other.
     unsafe fn store_bytes(to: *mut i8, numbers: [Self::V; 2], per_one: Self::V, zero: i16);
     /// 16 sums, each times its scale.
     unsafe fn of_sums<const N: usize>(

@@ -411,6 +411,7 @@ impl Int8 for Avx2Half {
             let most = _mm256_set1_ps(1000.0);
             let least = _mm256_set1_ps(-1000.0);
             for (half, x) in numbers.into_iter().enumerate() {
+                let x = _mm256_and_ps(x, _mm256_cmp_ps::<_CMP_ORD_Q>(x, x));
                 let steps = _mm256_max_ps(least, _mm256_min_ps(most, Self::mul(x, per_one)));
                 let eight = _mm256_add_epi32(_mm256_cvtps_epi32(steps), _mm256_set1_epi32(i32::from(zero)));
                 let (low, high) = (_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));

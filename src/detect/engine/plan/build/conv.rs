@@ -202,6 +202,7 @@ impl<E: Kernels> Build<'_, E> {
         let bias = self.keep_bias(shape.conv);
         let (size, act, residual) = (shape.size(), shape.act, shape.residual);
         let rows = self.task_rows(shape, x.line() * x.blocks);
+        let for_int8 = shape.conv.is_for_int8(shape.from.0);
         let make = move |bind: &Bind<'_, E>| Conv {
             x: bind.blocks(x).first.wrapping_sub(above * x.line() + left * 8),
             step: (across * 8, down * x.line()),
@@ -221,7 +222,7 @@ impl<E: Kernels> Build<'_, E> {
             size.1.div_ceil(rows),
             shape.macs,
             shape.numbers,
-            Box::new(move |bind, _| Kind::Direct { conv: make(bind), rows }),
+            Box::new(move |bind, _| Kind::Direct { conv: make(bind), rows, for_int8 }),
         );
     }
 

@@ -79,7 +79,8 @@ pub(super) fn build<E: Kernels>(
     let [mut arena, mut weights] = [draft.arena_len(), draft.weights_len()].map(Memory::zeroed);
     // SAFETY: there is room for them, and nobody else has it.
     unsafe { draft.pack(graph, weights.first().cast()) };
-    let mut built = draft.bind(arena.first(), weights.first().cast());
+    // SAFETY: as above; both go with the steps.
+    let mut built = unsafe { draft.bind(arena.first(), weights.first().cast()) };
     built.memory.extend([arena, weights]);
     Ok(built)
 }
@@ -708,7 +709,10 @@ impl<E: Kernels> Draft<E> {
     }
 
     /// Gives it its places: an arena and weights that may be others' too, if they are not run at the same time.
-    pub(super) fn bind(self, arena: *mut f32, weights: *mut E) -> Built<E> {
+    ///
+    /// # Safety
+    /// They have room for it, and stay as long as the steps.
+    pub(super) unsafe fn bind(self, arena: *mut f32, weights: *mut E) -> Built<E> {
         let mut constants = Memory::zeroed(self.constants.len());
         // SAFETY: it has room for that many, and nobody else has it.
         unsafe {

@@ -1,7 +1,7 @@
 //! How weights lie for the kernels. They are packed when there is memory for them, convolution by convolution, and the graph loses
 //! them on the way.
 
-use super::super::super::graph::{Bytes, Conv, Graph, Op};
+use super::super::super::graph::{Bytes, Conv, Graph, Node, Op};
 use super::super::super::kernels::{Kernels, int8, winograd};
 use super::{At, WEIGHTS};
 
@@ -58,24 +58,32 @@ impl What {
         }
     }
 
-    /// Whose weights they are.
-    fn node(&self) -> usize {
-        match self {
-            What::Numbers(_) => usize::MAX,
-            What::Direct { node, .. } | What::Winograd { node, .. } | What::Int8 { node, .. } => *node,
-        }
-    }
-
-    /// How they are packed: which way, channels, taps, a block.
-    fn how(&self) -> (&'static str, [usize; 4]) {
-        match self {
-            What::Numbers(numbers) => ("numbers", [numbers.len(), 0, 0, 0]),
-            What::Direct { taps, channels, in_channels, a_block, .. } => {
-                ("direct", [*channels, *in_channels, *taps, *a_block])
+    /// Whether both are packed to the same: of the same node, in the same way. `graphs`: whose nodes they are.
+    fn equals(&self, graphs: (&Graph, &Graph), other: &Self) -> bool {
+        let node = |(graph, what): (&Graph, &Self)| match what {
+            What::Numbers(_) => None,
+            What::Direct { node, .. } | What::Winograd { node, .. } | What::Int8 { node, .. } => {
+                let Node { name, op, .. } = &graph.nodes[*node];
+                let more = match op {
+                    Op::Conv(conv) => Some((conv.bias.clone(), conv.int8)),
+                    _ => None,
+                };
+                Some((name.clone(), more))
             }
-            What::Winograd { channels, in_channels, .. } => ("winograd", [*channels, *in_channels, 9, 8]),
-            What::Int8 { parts, .. } => ("int8", [parts.channels, parts.in_channels, parts.taps, 16]),
-        }
+        };
+        let how = |what: &Self| match what {
+            What::Numbers(numbers) => (0, [numbers.len(), 0, 0, 0]),
+            What::Direct { taps, channels, in_channels, a_block, .. } => {
+                (1, [*channels, *in_channels, *taps, *a_block])
+            }
+            What::Winograd { channels, in_channels, .. } => (2, [*channels, *in_channels, 0, 0]),
+            What::Int8 { parts, .. } => (3, [parts.channels, parts.in_channels, parts.taps, 0]),
+        };
+        let same_numbers = match (self, other) {
+            (What::Numbers(ours), What::Numbers(theirs)) => ours == theirs,
+            _ => true,
+        };
+        same_numbers && how(self) == how(other) && node((graphs.0, self)) == node((graphs.1, other))
     }
 
     /// Packs them. The node's weights are gone then.
@@ -133,18 +141,11 @@ impl Weights {
 
     /// Whether `other` keeps the same at the same places. `graphs`: whose nodes they are.
     pub(super) fn equal(&self, graphs: (&Graph, &Graph), other: &Self) -> bool {
-        let name = |(graph, node): (&Graph, usize)| graph.nodes[node].name.clone();
         let same = |(ours, theirs): (&(usize, What), &(usize, What))| {
-            let is_same = match (&ours.1, &theirs.1) {
-                (What::Numbers(ours), What::Numbers(theirs)) => ours == theirs,
-                (What::Numbers(_), _) | (_, What::Numbers(_)) => false,
-                (a, b) => name((graphs.0, a.node())) == name((graphs.1, b.node())) && a.how() == b.how(),
-            };
-            ours.0 == theirs.0 && is_same
+            ours.0 == theirs.0 && ours.1.equals(graphs, &theirs.1)
         };
-        self.len == other.len
-            && self.kept.len() == other.kept.len()
-            && self.kept.iter().zip(&other.kept).all(same)
+        let kept = (self.kept.len(), self.len) == (other.kept.len(), other.len);
+        kept && self.kept.iter().zip(&other.kept).all(same)
     }
 
     /// Packs all of them.
