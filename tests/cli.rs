@@ -372,6 +372,15 @@ fn bench_measures_each_stage() {
     let table = bench(&[]);
     let text = String::from_utf8(table.stdout).unwrap();
     assert!(text.contains("letterbox") && text.contains("p99"), "{text}");
+    // For the record of who runs these tests: a build that is not fully optimised.
+    if let Some(shared) = common::shared("bench_measures_each_stage (YOLO11n)") {
+        let model = shared.join("models/yolo11n-320.onnx");
+        let found = output(flytrap().args(["bench", "--json", "--frames", "10", "--model"]).arg(model));
+        common::say(&format!(
+            "MEASURED bench, test build: {}",
+            String::from_utf8(found.stdout).unwrap().trim()
+        ));
+    }
     refused(flytrap().args(["bench", "--model", &squares, "--frames", "0"]), 2, &["--frames", "1 or more"]);
     refused(flytrap().args(["bench", "--model", &squares, "--threads", "99"]), 2, &["model.threads"]);
     refused(flytrap().args(["bench"]), 2, &["--model"]);

@@ -1,6 +1,6 @@
 //! One set of vector operations per instruction set, so that each kernel is written once.
 //!
-//! A kernel is a generic function that is always inlined; [`super::on!`] instantiates it inside a function which has the
+//! A kernel is a generic function that is always inlined; the macros of [`super`] instantiate it inside a function which has the
 //! instruction set switched on. Nothing here may be called where the CPU does not have it: that is the contract of every
 //! `unsafe fn` below, besides valid pointers.
 
@@ -59,7 +59,7 @@ pub trait MulAdd: Copy {
     type E: Copy;
     /// Numbers in a vector: 4, 8 or 16.
     const LANES: usize;
-    /// Tallest tile of [`Self::GROUP`] channels, in pixels, whose sums stay in registers.
+    /// Tallest tile of [`Simd::GROUP`] channels, in pixels, whose sums stay in registers.
     const TILE: usize;
     /// Neighbouring numbers that are multiplied one by one: so many.
     const QUAD: usize = 4;
