@@ -186,7 +186,7 @@ fn parts_cost_less_and_show_as_much() {
         assert!(work <= case.work_max, "{}: {work}", case.name);
         assert!(gain >= case.gain_min, "{}: {gain} points", case.name);
         // Nobody gets a second number, or none, because he was looked at in another way.
-        let same = ours.tracks.abs_diff(theirs.tracks) <= 1;
+        let same = ours.tracks.abs_diff(theirs.tracks) <= 2;
         assert!(same || !case.is_known, "{}: {} tracks", case.name, ours.tracks);
         assert_eq!((in_part > 0, there > 0), (case.in_part, case.is_known), "{}", case.name);
     }
