@@ -217,7 +217,7 @@ pub fn measure(params: &Params) -> Result<Figures> {
         }
     }
     let costs = engine.costs();
-    let is_half = costs.is_some() && params.model.engine.precision != Precision::Fp32;
+    let is_short = costs.is_some() && params.model.engine.precision != Precision::Fp32;
     let mb = |bytes: usize| bytes as f64 / 1e6;
     Ok(Figures {
         engine: engine.describe(),
@@ -232,9 +232,9 @@ pub fn measure(params: &Params) -> Result<Figures> {
         stages: Stages { letterbox_ms, infer_ms, decode_ms, whole_ms },
         gmac_per_s: costs.map(|costs| costs.macs as f64 / 1e6 / infer_ms.min),
         peak_gmac_per_s: costs
-            .filter(|_| !is_half)
+            .filter(|_| !is_short)
             .map(|_| engine::peak_macs_per_nano(params.model.engine.isa, &mut || now())),
-        layers: layers.into_iter().map(|step| Layer::new(step, if is_half { 2.0 } else { 4.0 })).collect(),
+        layers: layers.into_iter().map(|step| Layer::new(step, if is_short { 2.0 } else { 4.0 })).collect(),
     })
 }
 

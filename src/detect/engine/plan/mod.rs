@@ -330,9 +330,8 @@ impl<E: Kernels> Plan<E> {
                 return;
             }
             // Of each output pixel those taps that the next one does not have: at a stride of 2 four of nine.
-            let pitch = (conv.step.0 / 8, conv.step.1 / conv.tap.1.max(1));
-            let taps =
-                (conv.taps.0.min(pitch.0), if conv.taps.1 == 1 { 1 } else { conv.taps.1.min(pitch.1) });
+            let stride = (conv.step.0 / conv.tap.0, conv.step.1 / conv.tap.1);
+            let taps = (conv.taps.0.min(stride.0), conv.taps.1.min(stride.1));
             let pixels = (0..conv.size.1).flat_map(|row| (0..conv.size.0).map(move |column| (row, column)));
             for (row, column) in pixels {
                 for tap in 0..taps.0 * taps.1 {
