@@ -63,6 +63,16 @@ impl Canvas {
         Canvas { width, height, rgb }
     }
 
+    /// A picture of rows of 3 bytes a pixel; none if their number is wrong.
+    pub fn from_rgb(width: usize, height: usize, rgb: Vec<u8>) -> Option<Self> {
+        (rgb.len() == width * height * 3).then_some(Canvas { width, height, rgb })
+    }
+
+    /// Its rows of 3 bytes a pixel.
+    pub fn rgb(&self) -> &[u8] {
+        &self.rgb
+    }
+
     /// Draws a detection: its box, and its class and score in per cent above it.
     pub fn detection(&mut self, detection: &Detection, class_name: &str) {
         let color = PALETTE[usize::from(detection.class.0) % PALETTE.len()];

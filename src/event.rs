@@ -264,7 +264,7 @@ pub struct TrackEnd {
 }
 
 /// Which way a line was crossed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// From the left side of the line to its right side, looking along it from its first point to its second.

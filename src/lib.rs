@@ -18,7 +18,7 @@
 //! light), [`cores`] keeps the network to the large cores of a board, [`eval`] scores a model on labelled pictures.
 //!
 //! # Who knows whom
-//! Imports point one way: `limits, error, clock ◄ frame ◄ ring, gate, capture, detect ◄ track ◄ focus, count ◄ event ◄ batch ◄
+//! Imports point one way: `limits, error, clock ◄ frame ◄ ring, gate, capture, detect ◄ track ◄ focus, count ◄ follow ◄ event ◄ batch ◄
 //! spool ◄ uplink`. [`pipeline`] knows the pure stages only; [`app`] is the only wiring; [`config`] turns the user's file into each
 //! stage's `Params`; nobody imports [`app`] or [`cli`]. No stage knows the configuration or the counters: it takes `Params` and
 //! returns outcomes, which [`app`] adds up in [`metrics`]. `tests/tidy.rs` enforces this, and names the one home of each
@@ -62,6 +62,7 @@ pub mod error;
 pub mod eval;
 pub mod event;
 pub mod focus;
+pub mod follow;
 pub mod frame;
 pub mod gate;
 pub mod geometry;
@@ -73,6 +74,7 @@ pub mod power;
 pub mod retry;
 pub mod ring;
 pub mod sample;
+pub mod sim;
 pub mod spool;
 pub mod stop;
 pub mod track;

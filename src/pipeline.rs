@@ -10,19 +10,19 @@
 //! After the first frame our own stages make no heap call (I1); what the engine does is its own affair.
 
 use crate::clock::Mono;
-use crate::count::{self, Counter, Line};
 use crate::detect::decode::{self, Decoder, Dropped};
 use crate::detect::engine::Engine;
 use crate::detect::letterbox::{Letterbox, Part, Size};
 use crate::detect::model::Classes;
 use crate::detect::{ClassId, Detections};
 use crate::error::Result;
-use crate::event::{Body, Crossing, Name, TrackBegin, TrackEnd, fixed};
+use crate::event::Body;
 use crate::focus::{self, Focus, Look};
+use crate::follow::{self, Follower};
 use crate::frame::{FrameFormat, FrameView, PixelFormat};
 use crate::gate::{self, Gate, Verdict};
 use crate::jpeg::JpegDecoder;
-use crate::track::{self, TrackEvent, Tracker};
+use crate::track;
 
 /// Settings of all stages.
 #[derive(Debug, Clone)]
@@ -33,12 +33,8 @@ pub struct Params {
     pub decode: decode::Params,
     /// Classes that are followed; empty for all of the model.
     pub wanted: Vec<ClassId>,
-    /// The tracker.
-    pub track: track::Params,
-    /// Counting.
-    pub count: count::Params,
-    /// Counting lines.
-    pub lines: Vec<Line>,
+    /// The tracker and counting.
+    pub follow: follow::Params,
     /// Where to look, for an engine that has several sizes; `None`: always at the whole picture.
     pub focus: Option<focus::Params>,
 }
@@ -78,9 +74,7 @@ pub struct Pipeline {
     engine: Box<dyn Engine>,
     decoder: Decoder,
     detections: Detections,
-    tracker: Tracker,
-    counter: Counter,
-    names: Vec<Name>,
+    follower: Follower,
     size: (u32, u32),
 }
 
@@ -102,18 +96,17 @@ impl Pipeline {
             Some(focus) if params.gate.is_some() => Focus::new(focus, engine.rungs())?,
             _ => None,
         };
+        let names: Vec<&str> = classes.names().collect();
         Ok(Pipeline {
             focus,
-            score_new: params.track.score_new,
+            score_new: params.follow.track.score_new,
             gate: params.gate.map(|gate| Gate::new(gate, width, height)).transpose()?,
             jpeg,
             letterbox: Letterbox::new(engine.size()),
             decoder: Decoder::new(engine.head(), params.decode, wanted),
             engine,
             detections: Detections::new(),
-            tracker: Tracker::new(params.track, width, height, classes.names())?,
-            counter: Counter::new(params.count, &params.lines, width, height)?,
-            names: classes.names().map(fixed).collect(),
+            follower: Follower::new(&params.follow, (width, height), &names)?,
             size: (width, height),
         })
     }
@@ -124,9 +117,7 @@ impl Pipeline {
             + self.jpeg.as_ref().map_or(0, JpegDecoder::heap_bytes)
             + self.letterbox.heap_bytes()
             + self.decoder.heap_bytes()
-            + self.tracker.heap_bytes()
-            + self.counter.heap_bytes()
-            + self.names.len() * size_of::<Name>()
+            + self.follower.heap_bytes()
             + size_of::<Detections>()
     }
 
@@ -142,7 +133,7 @@ impl Pipeline {
 
     /// The tracker's counters.
     pub fn track_counters(&self) -> track::Counters {
-        self.tracker.counters()
+        self.follower.tracker().counters()
     }
 
     /// Takes one frame, taken at `at`, through all stages. `on` hears what happened.
@@ -159,9 +150,7 @@ impl Pipeline {
         let verdict = self.look(frame, at)?;
         let gate = verdict.as_ref().map(|verdict| verdict.reason);
         if gate.is_some_and(|reason| !reason.open()) {
-            let names = &self.names;
-            let counter = &mut self.counter;
-            self.tracker.still(at, &mut |event| tell_track(event, names, counter, on));
+            self.follower.still(at, on);
             return Ok(Outcome { gate, ..Outcome::default() });
         }
         let look = self.focus(at, verdict.as_ref());
@@ -169,11 +158,12 @@ impl Pipeline {
         if let Some(focus) = &mut self.focus {
             focus.looked(at, look);
             if let Some(look) = &look {
-                let tracks = self.tracker.outlook(at);
+                let tracks = self.follower.tracker().outlook(at);
                 focus.drop_cut(look, &mut self.detections, &tracks, self.score_new, size_of_frame(self.size));
             }
         }
-        self.follow(at, look, on);
+        let part = look.map(|look| look.part.bbox());
+        self.follower.update(at, &self.detections, part.as_ref(), on);
         let detections = self.detections.len() as u32;
         Ok(Outcome { gate, inferred: true, look, detections, dropped })
     }
@@ -192,9 +182,7 @@ impl Pipeline {
 
     /// The source has ended at `at`: so do all tracks.
     pub fn finish(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
-        let names = &self.names;
-        let counter = &mut self.counter;
-        self.tracker.finish(at, &mut |event| tell_track(event, names, counter, on));
+        self.follower.finish(at, on);
     }
 
     /// Pictures of another size (a folder): everything that is in frame pixels begins anew.
@@ -205,11 +193,10 @@ impl Pipeline {
         }
         self.finish(at, on);
         self.size = size;
-        self.tracker.resize(size.0, size.1);
+        self.follower.resize(size.0, size.1);
         if let Some(focus) = &mut self.focus {
             focus.reset();
         }
-        self.counter.resize(size.0, size.1);
         if let Some(gate) = &mut self.gate {
             // A mask that leaves nothing at this size makes the gate look everywhere; a size out of range is no frame.
             let _looks_everywhere = gate.set_frame(size.0, size.1).is_err();
@@ -230,7 +217,7 @@ impl Pipeline {
     /// Asks where to look, and has the engine take a picture of that size.
     fn focus(&mut self, at: Mono, verdict: Option<&Verdict>) -> Option<Look> {
         let focus = self.focus.as_mut()?;
-        let tracks = self.tracker.outlook(at);
+        let tracks = self.follower.tracker().outlook(at);
         let look = verdict.and_then(|verdict| focus.choose(at, verdict, &tracks, size_of_frame(self.size)));
         self.engine.select(look.map_or(0, |look| look.rung));
         look
@@ -262,29 +249,6 @@ impl Pipeline {
         let output = engine.run(decoder.score_min()).map_err(Failure::Engine)?;
         Ok(decoder.decode(output, &placement, detections))
     }
-
-    /// Track and count.
-    fn follow(&mut self, at: Mono, look: Option<Look>, on: &mut dyn FnMut(Body)) {
-        let Pipeline { tracker, counter, detections, names, .. } = self;
-        let mut tell = |event: TrackEvent<'_>| tell_track(event, names, counter, on);
-        match look {
-            Some(look) => tracker.update_part(at, &look.part.bbox(), detections, &mut tell),
-            None => tracker.update(at, detections, &mut tell),
-        }
-        for track in tracker.seen() {
-            counter.update(at, track, &mut |crossed| {
-                on(Body::Crossing(Crossing {
-                    track: crossed.track,
-                    class: name_of(names, track.class()),
-                    line: crossed.line_name.clone(),
-                    direction: crossed.direction,
-                    direction_name: crossed.direction_name.clone(),
-                    point: crossed.point,
-                    score: track.score_mean(),
-                }));
-            });
-        }
-    }
 }
 
 fn size_of_frame((width, height): (u32, u32)) -> Size {
@@ -293,32 +257,4 @@ fn size_of_frame((width, height): (u32, u32)) -> Size {
 
 fn corrupt(error: impl std::fmt::Display) -> Failure {
     Failure::Corrupt(error.to_string())
-}
-
-fn name_of(names: &[Name], class: ClassId) -> Name {
-    names.get(usize::from(class.0)).cloned().unwrap_or_default()
-}
-
-/// A track's begin or end as an event; the counter forgets a track that ended.
-fn tell_track(event: TrackEvent<'_>, names: &[Name], counter: &mut Counter, on: &mut dyn FnMut(Body)) {
-    match event {
-        TrackEvent::Began(track) => on(Body::TrackBegin(TrackBegin {
-            track: track.id(),
-            class: name_of(names, track.class()),
-            score: track.score_last(),
-            bbox: track.bbox().to_array(),
-        })),
-        TrackEvent::Ended { track, reason } => {
-            counter.forget(track.id());
-            on(Body::TrackEnd(TrackEnd {
-                track: track.id(),
-                class: name_of(names, track.class()),
-                frames: track.frames(),
-                seen_ms: track.last_seen().since(track.first_seen()).as_millis() as u64,
-                from: track.first_point(),
-                to: track.last_point(),
-                reason,
-            }));
-        }
-    }
 }

@@ -80,15 +80,8 @@ fn pipeline(frame: &Picture, shared: &Path, focus: Option<focus::Params>) -> (Pi
     let size = Size { width: frame.format.width as usize, height: frame.format.height as usize };
     let rungs: Vec<Size> = focus::rungs(model.size_for(size).unwrap(), model.stride()).to_vec();
     let (engine, classes) = model.into_rungs(&rungs).unwrap();
-    let params = Params {
-        gate: config.gate,
-        decode: decode::Params { score_min: config.track.score_low, ..config.decode },
-        wanted: ["car", "truck", "bus"].iter().map(|name| classes.find(name).unwrap()).collect(),
-        track: config.track,
-        count: config.count,
-        lines: config.lines,
-        focus,
-    };
+    let wanted = ["car", "truck", "bus"].iter().map(|name| classes.find(name).unwrap()).collect();
+    let params = Params { focus, ..config.stages(wanted) };
     (Pipeline::new(params, &frame.format, engine, &classes).unwrap(), rungs, classes)
 }
 
@@ -301,15 +294,7 @@ fn count_street(fps: f64, exclude: &str, focus: Option<focus::Params>) -> (usize
     let format = FrameFormat::packed(PixelFormat::Rgb24, 640, 360, Color::JPEG).unwrap();
     let looks = Arc::default();
     let engine = Box::new(Seeing::new(Size { width: 320, height: 192 }, &looks));
-    let params = Params {
-        gate: config.gate,
-        decode: config.decode,
-        wanted: Vec::new(),
-        track: config.track,
-        count: config.count,
-        lines: config.lines,
-        focus,
-    };
+    let params = Params { focus, decode: config.decode, ..config.stages(Vec::new()) };
     let classes = Classes::from_metadata("{0: 'person', 1: 'car'}").unwrap();
     let mut pipeline = Pipeline::new(params, &format, engine, &classes).unwrap();
     let (mut began, mut crossings) = (0, Vec::new());
@@ -361,15 +346,7 @@ fn a_jpeg_of_another_size_is_a_corrupt_frame() {
     let classes = Classes::from_metadata("{0: 'person', 1: 'car'}").unwrap();
     for (wider, higher) in [(0, 0), (16, 0), (0, 16), (160, 160)] {
         let promised = mjpeg(width + wider, height + higher);
-        let params = Params {
-            gate: config.gate.clone(),
-            decode: config.decode,
-            wanted: Vec::new(),
-            track: config.track,
-            count: config.count,
-            lines: config.lines.clone(),
-            focus: None,
-        };
+        let params = Params { decode: config.decode, focus: None, ..config.stages(Vec::new()) };
         let engine = Box::new(Seeing::new(Size { width: 64, height: 64 }, &Arc::default()));
         let mut pipeline = Pipeline::new(params, &promised, engine, &classes).unwrap();
         let mut process = |format, second| {

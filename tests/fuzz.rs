@@ -11,20 +11,17 @@
     reason = "a test that prints what it measured"
 )]
 
-#[path = "spool/fault_disk.rs"]
-#[allow(dead_code, reason = "this disk does not fail")]
-mod fault_disk;
-
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fault_disk::{FaultDisk, Random};
 use flytrap::calendar::Timekeeper;
 use flytrap::clock::{ClockMap, Mono, SystemClock, Wall};
 use flytrap::event::{Body, Event, Origin, Stats, fixed};
+use flytrap::sim::disk::FaultDisk;
+use flytrap::sim::random::Random;
 use flytrap::spool::disk::Disk;
 use flytrap::spool::record::{self, Acked, Place, Record};
 use flytrap::spool::segment::{self, Header, Named, Seal, Sums, VERSION};
@@ -42,7 +39,7 @@ fn fuzz(what: &str, by_default: u64, mut one: impl FnMut(&mut Random)) {
     let first = std::env::var("FLYTRAP_SEED").map_or(1, |seed| seed.parse().unwrap());
     let count = executions(by_default);
     for seed in first..first + count {
-        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let mut random = Random::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let outcome = catch_unwind(AssertUnwindSafe(|| one(&mut random)));
         assert!(outcome.is_ok(), "{what}: FLYTRAP_SEED={seed} FLYTRAP_FUZZ=1");
     }
@@ -52,38 +49,38 @@ fn fuzz(what: &str, by_default: u64, mut one: impl FnMut(&mut Random)) {
 /// Bends bytes: flips, overwrites with numbers at the edge of their ranges, cuts, repeats, inserts.
 fn bend(random: &mut Random, bytes: &mut Vec<u8>) {
     const EDGES: [u64; 10] = [0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, u64::MAX];
-    for _ in 0..1 + random.below(6) {
+    for _ in 0..1 + random.whole(6) {
         if bytes.is_empty() {
-            bytes.push(random.next() as u8);
+            bytes.push(random.bits() as u8);
         }
-        let at = random.below(bytes.len() as u64) as usize;
-        let end = (at + 1 + random.below(40) as usize).min(bytes.len());
-        match random.below(8) {
-            0 | 1 => bytes[at] ^= 1 << random.below(8),
-            2 => bytes[at] = random.next() as u8,
+        let at = random.whole(bytes.len() as u64) as usize;
+        let end = (at + 1 + random.whole(40) as usize).min(bytes.len());
+        match random.whole(8) {
+            0 | 1 => bytes[at] ^= 1 << random.whole(8),
+            2 => bytes[at] = random.bits() as u8,
             3 => {
-                let edge = EDGES[random.below(10) as usize].to_le_bytes();
-                let width = [1, 2, 4, 8][random.below(4) as usize].min(bytes.len() - at);
+                let edge = EDGES[random.whole(10) as usize].to_le_bytes();
+                let width = [1, 2, 4, 8][random.whole(4) as usize].min(bytes.len() - at);
                 bytes[at..at + width].copy_from_slice(&edge[..width]);
             }
             4 => bytes.truncate(at),
             5 => drop(bytes.drain(at..end)),
             6 => {
                 let piece = bytes[at..end].to_vec();
-                let to = random.below(bytes.len() as u64 + 1) as usize;
+                let to = random.whole(bytes.len() as u64 + 1) as usize;
                 bytes.splice(to..to, piece);
             }
-            _ => bytes.insert(at, random.next() as u8),
+            _ => bytes.insert(at, random.bits() as u8),
         }
     }
 }
 
 fn event(random: &mut Random, seq: u64) -> Event {
-    let at = Mono::from_nanos(random.next() >> random.below(64));
-    let body = match random.below(4) {
-        0 => Body::Degraded { reason: fixed(&"why ".repeat(random.below(30) as usize)) },
-        1 => Body::Stats(Stats { uptime_ms: random.next(), ..Stats::default() }),
-        2 => Body::CameraBack { absent_ms: random.next(), width: 1, height: u32::MAX },
+    let at = Mono::from_nanos(random.bits() >> random.whole(64));
+    let body = match random.whole(4) {
+        0 => Body::Degraded { reason: fixed(&"why ".repeat(random.whole(30) as usize)) },
+        1 => Body::Stats(Stats { uptime_ms: random.bits(), ..Stats::default() }),
+        2 => Body::CameraBack { absent_ms: random.bits(), width: 1, height: u32::MAX },
         _ => Body::Stopping { reason: fixed("é\u{1}\"\\") },
     };
     Event { seq, at, camera: fixed("north"), body }
@@ -96,8 +93,8 @@ fn origin() -> Origin {
 #[test]
 fn records() {
     fuzz("record framing", 20_000, |random| {
-        let place = Place { segment: random.next() >> 2, offset: random.next() as u32 >> 8 };
-        let (seq, mut payload) = (random.next(), Vec::new());
+        let place = Place { segment: random.bits() >> 2, offset: random.bits() as u32 >> 8 };
+        let (seq, mut payload) = (random.bits(), Vec::new());
         record::write(&mut payload, place, event(random, seq).encode(&mut [0; 512]));
         let head = record::HEAD_BYTES;
         let mut payload = payload.split_off(head);
@@ -120,24 +117,24 @@ fn records() {
 /// Gives a segment a seal with a valid checksum and numbers that are not so.
 fn lie(random: &mut Random, disk: &FaultDisk, name: &str) {
     let Some(id) = Named::parse(name).map(Named::id) else { return };
-    let number = |random: &mut Random| (random.next() as u32) >> random.below(32);
+    let number = |random: &mut Random| (random.bits() as u32) >> random.whole(32);
     let place = |random: &mut Random| Place {
-        segment: id.wrapping_add(random.below(5)).wrapping_sub(2) >> (random.below(2) * random.below(64)),
+        segment: id.wrapping_add(random.whole(5)).wrapping_sub(2) >> (random.whole(2) * random.whole(64)),
         offset: number(random),
     };
-    let class = Class::ALL[random.below(4) as usize];
-    let follows = random.chance(2).then(|| place(random));
-    let run = if random.chance(2) { random.below(4) } else { random.next() >> random.below(64) };
+    let class = Class::ALL[random.whole(4) as usize];
+    let follows = random.one_in(2).then(|| place(random));
+    let run = if random.one_in(2) { random.whole(4) } else { random.bits() >> random.whole(64) };
     let header = Header { version: VERSION, class, run, origin: origin(), follows };
-    let acked = random.chance(2).then(|| Acked { place: place(random), events: number(random) });
-    let wall = Wall { unix_nanos: random.next() as i64, synchronised: random.chance(2) };
-    let clock = random.chance(2).then(|| ClockMap { mono: Mono::from_nanos(random.next()), wall });
+    let acked = random.one_in(2).then(|| Acked { place: place(random), events: number(random) });
+    let wall = Wall { unix_nanos: random.bits() as i64, synchronised: random.one_in(2) };
+    let clock = random.one_in(2).then(|| ClockMap { mono: Mono::from_nanos(random.bits()), wall });
     let sums = Sums { used: number(random), events: number(random), acked, clock };
     let mut file = disk.clone().open(name).unwrap();
-    if random.chance(2) {
+    if random.one_in(2) {
         file.write_at(&segment::header_blocks(id, &header), 0).unwrap();
     }
-    segment::write_seal(file.as_mut(), id, &Seal { header, last: random.chance(2), sums }).unwrap();
+    segment::write_seal(file.as_mut(), id, &Seal { header, last: random.one_in(2), sums }).unwrap();
 }
 
 #[test]
@@ -152,7 +149,7 @@ fn segments() {
     };
     // A spool as a run leaves it: some segments, acknowledgements, a calendar.
     let images = |random: &mut Random| {
-        let disk = FaultDisk::new(random.next());
+        let disk = FaultDisk::new(random.bits());
         let mut log = Log::new(params, origin());
         log.attach(Box::new(disk.clone())).unwrap();
         let wall = Wall { unix_nanos: 1_795_392_000_000_000_000, synchronised: true };
@@ -175,17 +172,17 @@ fn segments() {
         };
         disk.names().into_iter().map(read).collect::<Vec<_>>()
     };
-    let images = images(&mut Random(7));
+    let images = images(&mut Random::new(7));
     assert!(images.len() >= 2, "{}", images.len());
     fuzz("segment open", 2_000, |random| {
-        let disk = FaultDisk::new(random.next());
+        let disk = FaultDisk::new(random.bits());
         let mut lies = false;
         for (name, bytes) in &images {
             let mut bytes = bytes.clone();
-            if random.chance(2) {
+            if random.one_in(2) {
                 bend(random, &mut bytes);
             }
-            if random.chance(3) {
+            if random.one_in(3) {
                 // The first page decides how the rest is read.
                 let mut page = bytes[..bytes.len().min(1536)].to_vec();
                 bend(random, &mut page);
@@ -193,13 +190,13 @@ fn segments() {
                 bytes[..page.len()].copy_from_slice(&page);
             }
             let mut name = name.clone();
-            if random.chance(20) {
+            if random.one_in(20) {
                 let mut other = name.into_bytes();
                 bend(random, &mut other);
                 name = String::from_utf8_lossy(&other).replace('/', "_");
             }
             disk.plant(&name, bytes);
-            if random.chance(3) {
+            if random.one_in(3) {
                 lie(random, &disk, &name);
                 lies = true;
             }
@@ -225,9 +222,9 @@ fn segments() {
 #[test]
 fn packed_batches() {
     fuzz("decode", 20_000, |random| {
-        let events: Vec<Event> = (0..1 + random.below(4)).map(|seq| event(random, seq)).collect();
-        let wall = Wall { unix_nanos: random.next() as i64, synchronised: random.chance(2) };
-        let clock = ClockMap { mono: Mono::from_nanos(random.next()), wall };
+        let events: Vec<Event> = (0..1 + random.whole(4)).map(|seq| event(random, seq)).collect();
+        let wall = Wall { unix_nanos: random.bits() as i64, synchronised: random.one_in(2) };
+        let clock = ClockMap { mono: Mono::from_nanos(random.bits()), wall };
         let mut bytes = Vec::new();
         packed::write_batch(&Batch::new(&origin(), clock, &events), &mut bytes);
         let mut body = bytes.split_off(12);
@@ -235,7 +232,7 @@ fn packed_batches() {
         bytes[4..8].copy_from_slice(&(body.len() as u32).to_le_bytes());
         bytes[8..12].copy_from_slice(&crc32c::crc32c(&body).to_le_bytes());
         bytes.extend(body);
-        if random.chance(4) {
+        if random.one_in(4) {
             bend(random, &mut bytes);
         }
         // What can be read can be written in every form.
@@ -289,13 +286,13 @@ fn answers() {
         Deadlines { response: Duration::from_secs(2), whole: Duration::from_secs(4), ..Deadlines::default() };
     let params = HttpParams { url, deadlines, ..HttpParams::default() };
     let mut sink = HttpSink::new(params, Arc::new(Timekeeper::new(Arc::new(SystemClock)))).unwrap();
-    let (origin, events) = (origin(), [event(&mut Random(1), 0)]);
+    let (origin, events) = (origin(), [event(&mut Random::new(1), 0)]);
     let batch = Batch::new(&origin, ClockMap::UNKNOWN, &events);
     let mut confirmed = 0u64;
     let runs = executions(400);
     fuzz("server replies", 400, |random| {
-        let mut answer = ANSWERS[random.below(ANSWERS.len() as u64) as usize].as_bytes().to_vec();
-        if !random.chance(8) {
+        let mut answer = ANSWERS[random.whole(ANSWERS.len() as u64) as usize].as_bytes().to_vec();
+        if !random.one_in(8) {
             bend(random, &mut answer);
         }
         // A confirmation needs the code of one.

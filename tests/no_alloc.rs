@@ -202,15 +202,7 @@ impl Way {
         };
         let source = SourceSpec::parse(source).unwrap().open(&capture, Arc::new(SystemClock)).unwrap();
         let config = Config::load(None, Vec::new()).unwrap();
-        let params = Params {
-            gate: config.gate,
-            decode: config.decode,
-            wanted: Vec::new(),
-            track: config.track,
-            count: config.count,
-            focus,
-            lines: config.lines,
-        };
+        let params = Params { decode: config.decode, focus, ..config.stages(Vec::new()) };
         let pipeline = Pipeline::new(params, source.format(), engine, classes).unwrap();
         let slot_bytes = if source.lending().is_some() { 0 } else { source.slot_bytes() };
         let ring = ring(Policy::Lossless, 3, slot_bytes);

@@ -9,16 +9,14 @@
     reason = "a test that prints what it measured"
 )]
 
-#[path = "spool/fault_disk.rs"]
-mod fault_disk;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use fault_disk::{FaultDisk, Moods, Random};
 use flytrap::clock::{ClockMap, Mono, Wall};
 use flytrap::event::{Body, Crossing, Direction, Event, Origin, Stats, TrackBegin, fixed};
 use flytrap::geometry::PointPx;
+use flytrap::sim::disk::{FaultDisk, Moods};
+use flytrap::sim::random::Random;
 use flytrap::spool::{Log, Params, Quota};
 
 const COMMIT: Duration = Duration::from_secs(5);
@@ -26,15 +24,15 @@ const CHECKPOINT: Duration = Duration::from_secs(300);
 
 fn params(random: &mut Random) -> Params {
     // Small, so that a few hundred events fill several segments.
-    let memory_bytes = [6 << 10, 8 << 10, 16 << 10][random.below(3) as usize];
+    let memory_bytes = [6 << 10, 8 << 10, 16 << 10][random.whole(3) as usize];
     Params {
-        segment_bytes: (2 * memory_bytes + 4096 * random.below(3) as usize) as u32,
+        segment_bytes: (2 * memory_bytes + 4096 * random.whole(3) as usize) as u32,
         memory_bytes,
         commit_bytes: 1 << 10,
         commit_interval: COMMIT,
         checkpoint_interval: CHECKPOINT,
         quota: Quota { bytes: 1 << 30, events: 1 << 40, age_max: None, headroom: 0 },
-        seed: random.next(),
+        seed: random.bits(),
     }
 }
 
@@ -94,13 +92,13 @@ struct Totals {
 }
 
 fn event(run: u64, seq: u64, at: Mono, random: &mut Random) -> Event {
-    let class = fixed(["car", "bicycle", "a class with a longer name"][random.below(3) as usize]);
-    let body = match random.below(10) {
-        0 => Body::Degraded { reason: fixed(&"because ".repeat(random.below(20) as usize)) },
-        1 | 2 => Body::Stats(Stats { uptime_ms: random.next(), events: seq, ..Stats::default() }),
+    let class = fixed(["car", "bicycle", "a class with a longer name"][random.whole(3) as usize]);
+    let body = match random.whole(10) {
+        0 => Body::Degraded { reason: fixed(&"because ".repeat(random.whole(20) as usize)) },
+        1 | 2 => Body::Stats(Stats { uptime_ms: random.bits(), events: seq, ..Stats::default() }),
         3..=5 => Body::TrackBegin(TrackBegin { track: seq, class, score: 0.5, bbox: [run as f32; 4] }),
         _ => Body::Crossing(Crossing {
-            track: random.next(),
+            track: random.bits(),
             class,
             line: fixed("middle"),
             direction: Direction::Forward,
@@ -123,8 +121,8 @@ fn clock(now: Mono) -> ClockMap {
 
 impl World {
     fn new(seed: u64, moods: Moods) -> Self {
-        let mut random = Random(seed);
-        let (disk, params) = (FaultDisk::new(random.next()), params(&mut random));
+        let mut random = Random::new(seed);
+        let (disk, params) = (FaultDisk::new(random.bits()), params(&mut random));
         disk.set_moods(moods);
         World {
             disk,
@@ -150,23 +148,23 @@ impl World {
         }
         let mut seen: BTreeSet<Id> = BTreeSet::new();
         let mut hand: Vec<Id> = Vec::new();
-        if self.random.chance(3) {
+        if self.random.one_in(3) {
             // All that is there, at once: the whole of what the cut left.
             while self.take(&mut log, &mut seen, &mut hand) {}
             self.judge(&seen);
         }
         let (mut seq, moody) = (0, self.moods.error > 0);
-        for _ in 0..self.random.below(400) {
+        for _ in 0..self.random.whole(400) {
             if self.disk.is_off() {
                 break;
             }
-            if moody && self.random.chance(100) {
-                let read_only = self.random.chance(2);
+            if moody && self.random.one_in(100) {
+                let read_only = self.random.one_in(2);
                 self.disk.set_read_only(read_only);
-                let is_away = self.random.chance(4);
+                let is_away = self.random.one_in(4);
                 self.disk.set_away(is_away);
             }
-            match self.random.below(12) {
+            match self.random.whole(12) {
                 0..=6 => {
                     let event = event(self.run, seq, self.now, &mut self.random);
                     log.append(self.now, &event);
@@ -185,7 +183,7 @@ impl World {
                 }
                 7 | 8 => {
                     // The program sleeps until a commit is due, not past it.
-                    let later = self.now + Duration::from_millis(self.random.below(3000));
+                    let later = self.now + Duration::from_millis(self.random.whole(3000));
                     self.now = log.due().map_or(later, |due| later.min(due.max(self.now)));
                 }
                 9 => self.commit(&mut log),
@@ -231,7 +229,7 @@ impl World {
     /// Takes a batch in hand, on top of what is there; false if there was nothing.
     fn take(&mut self, log: &mut Log, seen: &mut BTreeSet<Id>, hand: &mut Vec<Id>) -> bool {
         let mut out = Vec::new();
-        let most = 1 + self.random.below(50) as usize;
+        let most = 1 + self.random.whole(50) as usize;
         let Some(taken) = log.take(most, &mut out) else {
             self.deliver(log, hand);
             return log.waiting() > 0 && !self.disk.is_off();
@@ -291,7 +289,7 @@ impl World {
     /// So many cuts, then a look at what is left.
     fn cut(&mut self, cuts: u64) {
         for _ in 0..cuts {
-            self.disk.cut_after(1 + self.random.below(120));
+            self.disk.cut_after(1 + self.random.whole(120));
             self.live();
             self.cut_at.insert(self.run, self.now);
             self.disk.reboot(false);
@@ -395,12 +393,12 @@ fn spool_crash_flipped_bits_cost_the_records_they_hit() {
     println!("flipped bits: FLYTRAP_SEED={first}");
     let (mut hit, mut reported) = (0, 0);
     for seed in first..first + cuts() / 20 {
-        let mut random = Random(seed);
-        let (disk, params) = (FaultDisk::new(random.next()), params(&mut random));
+        let mut random = Random::new(seed);
+        let (disk, params) = (FaultDisk::new(random.bits()), params(&mut random));
         let mut log = Log::new(params, origin(1));
         log.attach(Box::new(disk.clone())).unwrap();
         let mut appended = BTreeMap::new();
-        for seq in 0..100 + random.below(300) {
+        for seq in 0..100 + random.whole(300) {
             let event = event(1, seq, Mono::from_nanos(seq), &mut random);
             log.append(Mono::ZERO, &event);
             appended.insert(seq, event);
@@ -408,7 +406,7 @@ fn spool_crash_flipped_bits_cost_the_records_they_hit() {
         log.commit(Mono::ZERO, Some(clock(Mono::ZERO)), true);
         drop(log);
         disk.reboot(true);
-        let flips = 1 + random.below(3);
+        let flips = 1 + random.whole(3);
         for _ in 0..flips {
             disk.flip_a_bit(&mut random);
         }
@@ -433,29 +431,29 @@ fn spool_crash_any_files_whatever_are_opened() {
     let first = seed();
     println!("any files: FLYTRAP_SEED={first}");
     for seed in first..first + cuts() / 20 {
-        let mut random = Random(seed);
-        let (disk, params) = (FaultDisk::new(random.next()), params(&mut random));
+        let mut random = Random::new(seed);
+        let (disk, params) = (FaultDisk::new(random.bits()), params(&mut random));
         let mut appended = BTreeMap::new();
         // A real spool among files of random bytes, of bytes of that spool, and of no bytes.
         let mut log = Log::new(params, origin(1));
         log.attach(Box::new(disk.clone())).unwrap();
-        for seq in 0..random.below(200) {
+        for seq in 0..random.whole(200) {
             let event = event(1, seq, Mono::from_nanos(seq), &mut random);
             log.append(Mono::ZERO, &event);
             appended.insert(seq, event);
         }
         log.commit(Mono::ZERO, None, true);
         drop(log);
-        for _ in 0..random.below(8) {
+        for _ in 0..random.whole(8) {
             let front = ["alerts", "counts", "details", "dead", "free", "damaged-counts", "other"];
-            let number = [random.below(20), random.next(), u64::MAX][random.below(3) as usize];
-            let name = format!("{}-{number:016x}.seg", front[random.below(7) as usize]);
+            let number = [random.whole(20), random.bits(), u64::MAX][random.whole(3) as usize];
+            let name = format!("{}-{number:016x}.seg", front[random.whole(7) as usize]);
             if disk.names().contains(&name) {
                 continue;
             }
             let length =
-                [0, 1, 511, 1024, 4096, 20_000, params.segment_bytes as u64][random.below(7) as usize];
-            disk.plant(&name, (0..length).map(|_| random.next() as u8).collect());
+                [0, 1, 511, 1024, 4096, 20_000, params.segment_bytes as u64][random.whole(7) as usize];
+            disk.plant(&name, (0..length).map(|_| random.bits() as u8).collect());
         }
         disk.reboot(true);
         let mut log = Log::new(params, origin(2));

@@ -9,17 +9,14 @@
     reason = "a test that prints what it measured"
 )]
 
-#[path = "spool/fault_disk.rs"]
-#[allow(dead_code, reason = "this disk does not fail")]
-mod fault_disk;
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use fault_disk::{FaultDisk, Random};
 use flytrap::calendar::{Bounds, Stamp, Timekeeper};
 use flytrap::clock::{BUILD_UNIX_NANOS, Clock, Mono, Wall};
 use flytrap::event::{Body, Event, Origin, Stats, fixed};
+use flytrap::sim::disk::FaultDisk;
+use flytrap::sim::random::Random;
 use flytrap::spool::{Log, Params};
 
 const SECOND: i64 = 1_000_000_000;
@@ -86,8 +83,8 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let mut random = Random(seed);
-        let disk = FaultDisk::new(random.next());
+        let mut random = Random::new(seed);
+        let disk = FaultDisk::new(random.bits());
         let clocks = Clocks { truth: TODAY, mono: 0, offset: 0, synchronised: false, drift: 0 };
         let board = Arc::new(Board(Mutex::new(clocks)));
         let time = Arc::new(Timekeeper::new(Arc::clone(&board) as Arc<dyn Clock>));
@@ -103,16 +100,16 @@ impl World {
     }
 
     fn nanos(&mut self, below: i64) -> i64 {
-        self.random.below(below as u64) as i64
+        self.random.whole(below as u64) as i64
     }
 
     /// The machine starts, after some time without power.
     fn boot(&mut self) {
         self.boot += 1;
         self.totals.boots += 1;
-        let off = if self.random.chance(2) { self.nanos(60 * SECOND) } else { self.nanos(30 * DAY) };
+        let off = if self.random.one_in(2) { self.nanos(60 * SECOND) } else { self.nanos(30 * DAY) };
         let (guess, drift) = (self.nanos(8 * YEAR), self.nanos(101) - 50);
-        let kind = self.random.below(3);
+        let kind = self.random.whole(3);
         self.clocks(|clocks| {
             let before = clocks.mono + clocks.offset;
             clocks.truth += off;
@@ -144,7 +141,7 @@ impl World {
     }
 
     fn event(&mut self, run: &Origin) {
-        let body = Body::Stats(Stats { uptime_ms: self.random.next(), ..Stats::default() });
+        let body = Body::Stats(Stats { uptime_ms: self.random.bits(), ..Stats::default() });
         let event = Event { seq: self.seq, at: self.board.mono(), camera: fixed("n"), body };
         self.log.append(event.at, &event);
         self.truth.insert((run.boot.to_string(), self.seq), self.clocks(|clocks| clocks.truth));
@@ -173,7 +170,7 @@ impl World {
 
     fn step(&mut self) {
         let origin = Origin::clone(self.log.origin());
-        match self.random.below(40) {
+        match self.random.whole(40) {
             0..=15 => self.event(&origin),
             16..=23 => {
                 let nanos = self.nanos(600 * SECOND);
@@ -199,7 +196,7 @@ impl World {
                 });
             }
             29 => self.start(),
-            30 if self.random.chance(2) => {
+            30 if self.random.one_in(2) => {
                 self.disk.reboot(false);
                 self.boot();
             }

@@ -2,16 +2,13 @@
 //! nothing hangs, and what is lost is counted.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
-#[path = "spool/fault_disk.rs"]
-#[allow(dead_code, reason = "not all of its moods are needed")]
-mod fault_disk;
-
 use std::time::Duration;
 
-use fault_disk::{FaultDisk, Moods, Random};
 use flytrap::clock::{ClockMap, Mono, Wall};
 use flytrap::event::{Body, Crossing, Direction, Event, Origin, TrackBegin, fixed};
 use flytrap::geometry::PointPx;
+use flytrap::sim::disk::{FaultDisk, Moods};
+use flytrap::sim::random::Random;
 use flytrap::spool::log::ATTACH_TRIES;
 use flytrap::spool::{Class, Log, Params, Quota};
 
@@ -90,7 +87,7 @@ fn is_each_once(seen: &[u64], count: u64) -> bool {
 fn what_cannot_be_read_for_a_while_is_read_later() {
     let disk = backlog(2000);
     for seed in 0..20 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let copy = FaultDisk::new(seed);
         for name in disk.names() {
             let mut bytes = vec![0; 16 << 10];
@@ -102,11 +99,11 @@ fn what_cannot_be_read_for_a_while_is_read_later() {
         let (mut log, mut seen, mut now) = (open(&copy, 2, params()), Vec::new(), 5000);
         while seen.len() < 2000 {
             assert!(now < 1_000_000, "seed {seed}: it hangs at {}", seen.len());
-            copy.set_away(random.chance(2));
-            now += 1 + random.below(250);
+            copy.set_away(random.one_in(2));
+            now += 1 + random.whole(250);
             log.commit(at(now), None, false);
             seen.extend(take(&mut log));
-            if random.chance(2) {
+            if random.one_in(2) {
                 log.done(at(now));
             }
         }

@@ -30,6 +30,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("track", &["clock", "detect", "error", "event", "geometry", "limits"]),
     ("focus", &["clock", "detect", "error", "gate", "geometry", "track"]),
     ("count", &["clock", "detect", "error", "event", "geometry", "limits", "track"]),
+    ("follow", &["clock", "count", "detect", "error", "event", "geometry", "track"]),
     ("batch", &["clock", "error", "event", "limits"]),
     ("spool", &["calendar", "clock", "error", "event", "limits", "retry"]),
     (
@@ -43,16 +44,26 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "pipeline",
         &[
-            "clock", "count", "detect", "error", "event", "focus", "frame", "gate", "geometry", "jpeg",
+            "clock", "detect", "error", "event", "focus", "follow", "frame", "gate", "geometry", "jpeg",
             "limits", "track",
+        ],
+    ),
+    // Knows the stages that it puts to the test; of them only `app` and `cli` know that it exists.
+    (
+        "sim",
+        &[
+            "batch", "calendar", "capture", "clock", "count", "detect", "draw", "error", "event", "frame",
+            "geometry", "jpeg", "limits", "pipeline", "retry", "ring", "sample", "spool", "stop", "track",
+            "uplink", "watchdog",
         ],
     ),
     // Turns the user's file into every stage's `Params`.
     (
         "config",
         &[
-            "batch", "capture", "cores", "count", "detect", "error", "event", "focus", "frame", "gate",
-            "geometry", "limits", "pipeline", "power", "sample", "spool", "track", "uplink", "watchdog",
+            "batch", "capture", "cores", "count", "detect", "error", "event", "focus", "follow", "frame",
+            "gate", "geometry", "limits", "pipeline", "power", "sample", "spool", "track", "uplink",
+            "watchdog",
         ],
     ),
     ("app", &["*"]),

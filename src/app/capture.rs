@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::process::{Processor, build};
 use super::{Shared, Timing, spawn};
 use crate::capture::{Advance, CaptureParams, FrameSource, SourceSpec};
-use crate::clock::Mono;
+use crate::clock::{Clock, Mono};
 use crate::detect::ClassId;
 use crate::detect::letterbox::Size;
 use crate::detect::model::Loaded;
@@ -18,6 +18,7 @@ use crate::frame::{FrameFormat, FrameMeta, PixelFormat};
 use crate::retry::Backoff;
 use crate::ring::{Fill, Writer};
 use crate::sample::{Sample, Sampler};
+use crate::sim::source::SimSource;
 use crate::watchdog::Stage;
 
 /// How long the source may keep the thread from looking whether it is to stop.
@@ -115,7 +116,7 @@ impl Capture {
             }
             // A program has its idle time-out to show its first frame.
             self.shared.promise(Stage::Capture, self.params.idle_timeout);
-            let ended = match self.spec.open(&self.params, Arc::clone(&self.shared.clock)) {
+            let ended = match open(&self.spec, &self.params, Arc::clone(&self.shared.clock)) {
                 Ok(source) => self.pump(source)?,
                 // What worked before may work again, whatever it says now.
                 Err(error) if error.class() == Class::Fatal && self.downstream.is_none() => {
@@ -278,6 +279,16 @@ impl Capture {
         })?;
         self.downstream = Some(Downstream { ring, format, slot_bytes, lent: lending.is_some(), pipeline });
         Ok(())
+    }
+}
+
+/// Opens a source, a simulated street too.
+fn open(spec: &SourceSpec, params: &CaptureParams, clock: Arc<dyn Clock>) -> Result<Box<dyn FrameSource>> {
+    match spec {
+        SourceSpec::Sim(text) => Ok(Box::new(SimSource::open(text, params, clock)?)),
+        SourceSpec::Dir(_) | SourceSpec::File(_) | SourceSpec::Exec(_) | SourceSpec::V4l2(_) => {
+            spec.open(params, clock)
+        }
     }
 }
 

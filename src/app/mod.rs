@@ -16,6 +16,7 @@ pub mod bench;
 pub mod calibrate;
 mod capture;
 pub mod eval;
+pub mod export;
 mod guard;
 mod keep;
 mod memory;

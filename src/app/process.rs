@@ -21,7 +21,7 @@ use crate::focus;
 use crate::frame::{FrameFormat, FrameView};
 use crate::gate::Reason;
 use crate::limits::RING_SLOTS_MIN;
-use crate::pipeline::{Failure, Outcome, Params, Pipeline};
+use crate::pipeline::{Failure, Outcome, Pipeline};
 use crate::ring::{Policy, Reader, SlotGuard, Taken, Writer, ring, slots_for};
 use crate::watchdog::Stage;
 
@@ -41,19 +41,9 @@ pub(super) fn build(
     let size = Size { width: format.width as usize, height: format.height as usize };
     let (engine, classes) = engine(config, model, size)?;
     let resident = system::peak_resident_bytes() as usize;
-    let params = Params {
-        gate: config.gate.clone(),
-        // The tracker keeps tracks on detections too weak to begin one.
-        decode: crate::detect::decode::Params { score_min: config.track.score_low, ..config.decode },
-        wanted,
-        track: config.track,
-        count: config.count,
-        lines: config.lines.clone(),
-        focus: config.focus,
-    };
     let queue = Batcher::bytes(config.uplink.batch.queue_events)
         + config.uplink.batch.batch_events_max * size_of::<Event>();
-    let pipeline = Pipeline::new(params, format, engine, &classes)?;
+    let pipeline = Pipeline::new(config.stages(wanted), format, engine, &classes)?;
     let fits = || slots_for(system::memory_bytes(), config.fps, slot_bytes, config.ring_budget);
     // What a camera lends needs no slots of ours: few, so that few of its buffers wait.
     let (slots, slot_bytes, ring_bytes) = match lending {

@@ -100,7 +100,7 @@ fn digits(text: &str) -> Option<u32> {
 }
 
 /// Numbers and stamps the frames of one source, over all loops.
-pub(super) struct Timeline {
+pub struct Timeline {
     clock: Arc<dyn Clock>,
     stop: Stop,
     timing: Timing,
@@ -112,19 +112,19 @@ pub(super) struct Timeline {
 
 impl Timeline {
     /// Stream time begins now.
-    pub(super) fn new(clock: Arc<dyn Clock>, stop: Stop, timing: Timing, rate: FrameRate) -> Self {
+    pub fn new(clock: Arc<dyn Clock>, stop: Stop, timing: Timing, rate: FrameRate) -> Self {
         let start = clock.mono();
         Timeline { clock, stop, timing, rate, start, seq: 0, newest: None }
     }
 
     /// Frames numbered so far, lost ones included.
-    pub(super) fn count(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.seq
     }
 
     /// For files that stand in for a camera: whether the next frame's time has come; waits for it, at most `patience`. A
     /// recording is always due.
-    pub(super) fn wait_due(&mut self, patience: Duration) -> bool {
+    pub fn wait_due(&mut self, patience: Duration) -> bool {
         if self.timing == Timing::Recording {
             return true;
         }
@@ -141,13 +141,13 @@ impl Timeline {
     }
 
     /// The stamp of the next frame by the rate: start + number / rate.
-    pub(super) fn stamp_by_rate(&mut self) -> FrameMeta {
+    pub fn stamp_by_rate(&mut self) -> FrameMeta {
         let at = self.due();
         self.stamp(at)
     }
 
     /// The stamp of a frame whose first bytes came at `arrived`; a recording goes by the rate all the same.
-    pub(super) fn stamp_arrived(&mut self, arrived: Mono) -> FrameMeta {
+    pub fn stamp_arrived(&mut self, arrived: Mono) -> FrameMeta {
         match self.timing {
             Timing::Recording => self.stamp_by_rate(),
             Timing::Live => self.stamp(arrived),
@@ -155,7 +155,7 @@ impl Timeline {
     }
 
     /// A frame that was there and could not be had keeps its number and its time.
-    pub(super) fn lost(&mut self) {
+    pub fn lost(&mut self) {
         self.seq += 1;
     }
 

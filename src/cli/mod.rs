@@ -11,6 +11,7 @@ mod decode;
 mod detect;
 mod eval;
 mod pins;
+mod sim;
 mod spool;
 
 use std::io::Write;
@@ -48,7 +49,7 @@ enum Command {
     Run {
         #[command(flatten)]
         settings: Settings,
-        /// Where frames come from: v4l2:DEVICE, exec:COMMAND, file:FILE or dir:FOLDER (camera.source).
+        /// Where frames come from: v4l2:DEVICE, exec:COMMAND, file:FILE, dir:FOLDER or sim:SEED (camera.source).
         #[arg(long, value_name = "SOURCE")]
         source: Option<String>,
         /// Where events go: stdout, file:PATH, http://… or https://… (uplink.target).
@@ -100,6 +101,8 @@ enum Command {
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
     },
+    /// Simulate a street: labelled pictures of it.
+    Sim(sim::SimArgs),
     /// Check a configuration and the files that it names; print all settings in force.
     Check {
         /// The configuration; without it the defaults are printed.
@@ -205,6 +208,7 @@ pub fn main() -> ExitCode {
             },
         ),
         Command::Decode { file } => ("decode", decode::decode(file.as_deref())),
+        Command::Sim(args) => ("sim", sim::sim(&args, json)),
         Command::Check { config } => ("check", check::check(config.as_deref())),
     };
     match outcome {

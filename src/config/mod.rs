@@ -21,10 +21,11 @@ use crate::capture::{AtEnd, CaptureParams, ColorOverride, FrameRate, SourceSpec,
 use crate::cores;
 use crate::count::{self, Line};
 use crate::detect::engine::{EngineParams, Precision};
-use crate::detect::{decode, model};
+use crate::detect::{ClassId, decode, model};
 use crate::error::{Error, Kind};
 use crate::event::{Name, fixed};
 use crate::focus;
+use crate::follow;
 use crate::frame::{ColorMatrix, ColorRange, PixelFormat};
 use crate::gate;
 use crate::geometry::{PointRel, Polygon};
@@ -32,6 +33,7 @@ use crate::limits::{
     BATCH_EVENTS_MAX, CONFIG_BYTES_MAX, EVENT_QUEUE_MAX, FRAME_SIDE_MAX, FRAME_SIDE_MIN, LINES_MAX,
     MASK_POLYGONS_MAX, NAME_BYTES_MAX, POLYGON_POINTS_MAX,
 };
+use crate::pipeline;
 use crate::power::gpio::Chip;
 use crate::power::signals::LightParams;
 use crate::power::{Pin, PinParams};
@@ -180,6 +182,18 @@ impl Config {
         }
         let config = from_values(&mut values);
         if values.has_mistakes() { Err(Mistakes(values.into_mistakes())) } else { Ok(config) }
+    }
+
+    /// What the stages of a camera are set to, with a model of which these classes are followed; empty for all.
+    pub fn stages(&self, wanted: Vec<ClassId>) -> pipeline::Params {
+        pipeline::Params {
+            gate: self.gate.clone(),
+            // The tracker keeps tracks on detections too weak to begin one.
+            decode: decode::Params { score_min: self.track.score_low, ..self.decode },
+            wanted,
+            follow: follow::Params { track: self.track, count: self.count, lines: self.lines.clone() },
+            focus: self.focus,
+        }
     }
 }
 

@@ -72,10 +72,14 @@ pub struct Report {
     pub dropped: u64,
 }
 
-/// What [`Uplink::run`] does after a step.
+/// What comes after a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flow {
+pub enum Flow {
+    /// The next step, at once.
     Continue,
+    /// The next step when the time has come, or the outbox has signalled; without a time only then.
+    Wait(Option<Mono>),
+    /// Nothing more: everything is delivered, or the drain time is over.
     End,
 }
 
@@ -153,10 +157,19 @@ impl Uplink {
     pub fn run(mut self, on_step: impl Fn(bool)) -> Report {
         loop {
             on_step(matches!(self.session.next(self.clock.mono()), Next::Send(_)));
-            if self.run_once() == Flow::End {
-                break;
+            // Read before anything is looked at: a signal from here on ends the wait below at once.
+            let seen = self.outbox.signals();
+            match self.step() {
+                Flow::Continue => {}
+                Flow::Wait(until) => self.wait(seen, until),
+                Flow::End => break,
             }
         }
+        self.report()
+    }
+
+    /// What became of the events so far.
+    pub fn report(&self) -> Report {
         let counters = self.outbox.counters();
         Report {
             delivered: counters.delivered(),
@@ -171,10 +184,8 @@ impl Uplink {
         (self.session.in_hand() + self.outbox.waiting()) as u64 + self.spool.waiting()
     }
 
-    /// One look, and one send or one wait.
-    fn run_once(&mut self) -> Flow {
-        // Read before anything is looked at: a signal from here on ends the wait below at once.
-        let seen = self.outbox.signals();
+    /// One look, and at most one send. Never waits itself: so time may be simulated.
+    pub fn step(&mut self) -> Flow {
         let now = self.clock.mono();
         self.notice_shutdown(now);
         if self.spool.was_put_back() {
@@ -184,7 +195,7 @@ impl Uplink {
             return Flow::End;
         }
         match self.session.next(now) {
-            Next::Load => return self.load(now, seen),
+            Next::Load => return self.load(now),
             Next::Send(part) => self.send(now, part),
             Next::Refill => self.refill(now),
             Next::Wait { until } => {
@@ -192,29 +203,27 @@ impl Uplink {
                 if self.draining.is_some_and(|draining| closed && draining.tried && until >= draining.until) {
                     return Flow::End; // The next try would come too late.
                 }
-                self.wait(now, seen, Some(until));
+                return Flow::Wait(Some(until));
             }
         }
         Flow::Continue
     }
 
     /// The next batch, if one is due.
-    fn load(&mut self, now: Mono, seen: u64) -> Flow {
+    fn load(&mut self, now: Mono) -> Flow {
         let closed = self.outbox.closed();
         self.spool.put(now, |out| self.outbox.take(out));
         if closed {
             self.spool.flush();
         } else if now < self.patient_until && !self.hurrying && !self.clock.map().wall.vouched() {
-            self.wait(now, seen, Some(self.patient_until));
-            return Flow::Continue;
+            return Flow::Wait(Some(self.patient_until));
         }
         if self.sink.needs_time() && !self.clock.map().wall.plausible() {
             // Whoever knows events by their time must not get them under a wrong one: they wait for the calendar.
             if closed {
                 return Flow::End;
             }
-            self.wait(now, seen, None);
-            return Flow::Continue;
+            return Flow::Wait(None);
         }
         match self.spool.take(now, &mut self.events) {
             Look::Batch(whose) => {
@@ -222,7 +231,7 @@ impl Uplink {
                 self.session.begin(self.events.len());
             }
             Look::Nothing { .. } if closed && self.waiting() == 0 => return Flow::End,
-            Look::Nothing { until } => self.wait(now, seen, until),
+            Look::Nothing { until } => return Flow::Wait(until),
         }
         Flow::Continue
     }
@@ -259,7 +268,8 @@ impl Uplink {
         self.draining.is_some_and(|draining| now >= draining.until && (draining.tried || self.waiting() == 0))
     }
 
-    fn wait(&self, now: Mono, seen: u64, until: Option<Mono>) {
+    fn wait(&self, seen: u64, until: Option<Mono>) {
+        let now = self.clock.mono();
         let ends = [until, self.draining.map(|draining| draining.until)];
         let first = ends.into_iter().flatten().map(|end| end.since(now)).min();
         self.outbox.wait(seen, first.unwrap_or(STOP_LOOK).min(STOP_LOOK));
@@ -441,7 +451,7 @@ mod tests {
 
         fn steps(&mut self, count: usize) {
             for _ in 0..count {
-                assert_eq!(self.uplink.run_once(), Flow::Continue);
+                assert_ne!(self.uplink.step(), Flow::End);
             }
         }
     }
@@ -543,7 +553,7 @@ mod tests {
         let last = bench.uplink.session.next(Mono::from_nanos(10_000_000_000));
         assert!(matches!(last, Next::Send(_)), "{last:?}");
         bench.steps(1);
-        assert_eq!(bench.uplink.run_once(), Flow::End);
+        assert_eq!(bench.uplink.step(), Flow::End);
         let longest: Vec<Option<u64>> =
             bench.sent.lock().unwrap().iter().map(|sent| sent.2.map(|d| d.as_secs())).collect();
         assert_eq!(longest, [None, Some(10), Some(3), Some(1)]);

@@ -25,7 +25,7 @@ use crate::error::{Error, Kind, Result};
 use crate::event::{Event, Origin};
 use crate::uplink::session::Failure;
 
-pub use driver::{Report, Uplink, UplinkParams};
+pub use driver::{Flow, Report, Uplink, UplinkParams};
 pub use outbox::{Outbox, Posted, UplinkCounters};
 
 /// Events on their way out, oldest first, at least one.

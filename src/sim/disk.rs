@@ -3,34 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flytrap::spool::disk::{Disk, DiskFile};
+use super::random::Random;
+use crate::spool::disk::{Disk, DiskFile};
 
 const SECTOR: usize = 512;
-
-/// SplitMix64 (Steele, Lea, Flood 2014).
-#[derive(Debug, Clone)]
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// 0..below.
-    pub(crate) fn below(&mut self, below: u64) -> u64 {
-        self.next() % below
-    }
-
-    pub(crate) fn chance(&mut self, one_in: u64) -> bool {
-        self.below(one_in) == 0
-    }
-}
 
 #[derive(Debug, Clone)]
 enum Change {
@@ -55,15 +33,15 @@ enum NameChange {
 
 /// Moods of the disk, each one in so many operations; 0: never.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Moods {
+pub struct Moods {
     /// A write or sync fails.
-    pub(crate) error: u64,
+    pub error: u64,
     /// A file cannot be made.
-    pub(crate) full: u64,
+    pub full: u64,
     /// Names are not kept in order.
-    pub(crate) no_journal: bool,
+    pub no_journal: bool,
     /// Sync says yes and does nothing: the disk that must make every test fail.
-    pub(crate) lies: bool,
+    pub lies: bool,
 }
 
 #[derive(Debug, Default)]
@@ -84,52 +62,62 @@ struct World {
     faults: u64,
 }
 
-/// The disk of one computer, over its power cuts.
+/// The disk of one computer, over its power cuts. A clone is the same disk.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct FaultDisk(Arc<Mutex<World>>);
+pub struct FaultDisk(Arc<Mutex<World>>);
 
 impl FaultDisk {
-    pub(crate) fn new(seed: u64) -> Self {
+    fn lock(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An empty disk; the seed says what becomes of what was not synced.
+    pub fn new(seed: u64) -> Self {
         let disk = FaultDisk::default();
-        disk.0.lock().unwrap().random = seed;
+        disk.lock().random = seed;
         disk
     }
 
     /// Power is lost at this operation from now.
-    pub(crate) fn cut_after(&self, operations: u64) {
-        let mut world = self.0.lock().unwrap();
+    pub fn cut_after(&self, operations: u64) {
+        let mut world = self.lock();
         world.cut_at = Some(world.operations + operations);
     }
 
-    pub(crate) fn set_moods(&self, moods: Moods) {
-        self.0.lock().unwrap().moods = moods;
+    /// From now on it is in these moods.
+    pub fn set_moods(&self, moods: Moods) {
+        self.lock().moods = moods;
     }
 
-    pub(crate) fn set_read_only(&self, read_only: bool) {
-        self.0.lock().unwrap().read_only = read_only;
+    /// Whether the file system has turned read-only.
+    pub fn set_read_only(&self, read_only: bool) {
+        self.lock().read_only = read_only;
     }
 
-    pub(crate) fn set_away(&self, is_away: bool) {
-        self.0.lock().unwrap().is_away = is_away;
+    /// Whether the card has lost contact.
+    pub fn set_away(&self, is_away: bool) {
+        self.lock().is_away = is_away;
     }
 
-    pub(crate) fn is_off(&self) -> bool {
-        self.0.lock().unwrap().is_off
+    /// Whether the power is off.
+    pub fn is_off(&self) -> bool {
+        self.lock().is_off
     }
 
-    pub(crate) fn faults(&self) -> u64 {
-        self.0.lock().unwrap().faults
+    /// Faults that have struck so far.
+    pub fn faults(&self) -> u64 {
+        self.lock().faults
     }
 
     /// Power goes (if it has not) and comes back. `gentle`: everything pending is written, as after an orderly end.
-    pub(crate) fn reboot(&self, gentle: bool) {
-        let mut world = self.0.lock().unwrap();
-        let mut random = Random(world.random);
+    pub fn reboot(&self, gentle: bool) {
+        let mut world = self.lock();
+        let mut random = Random::new(world.random);
         // With a journal names change in order up to some point; without one any of them may have been kept.
         let changes = std::mem::take(&mut world.pending_names);
-        let journal = random.below(changes.len() as u64 + 1) as usize;
+        let journal = random.whole(changes.len() as u64 + 1) as usize;
         for (index, change) in changes.into_iter().enumerate() {
-            let kept = if world.moods.no_journal { random.chance(2) } else { index < journal };
+            let kept = if world.moods.no_journal { random.one_in(2) } else { index < journal };
             if gentle || kept {
                 world.keep_name(change);
             }
@@ -141,13 +129,14 @@ impl FaultDisk {
             inode.cached.clone_from(&inode.durable);
         }
         world.names = world.durable_names.clone();
-        world.random = random.next();
+        world.forget_unreachable();
+        world.random = random.bits();
         (world.cut_at, world.is_off, world.is_away, world.read_only) = (None, false, false, false);
     }
 
     /// Flips a bit of a file that is not free. True if there was one.
-    pub(crate) fn flip_a_bit(&self, random: &mut Random) -> bool {
-        let mut world = self.0.lock().unwrap();
+    pub fn flip_a_bit(&self, random: &mut Random) -> bool {
+        let mut world = self.lock();
         let files: Vec<usize> = world
             .names
             .iter()
@@ -157,11 +146,11 @@ impl FaultDisk {
         if files.is_empty() {
             return false;
         }
-        let inode = &mut world.inodes[files[random.below(files.len() as u64) as usize]];
+        let inode = &mut world.inodes[files[random.whole(files.len() as u64) as usize]];
         // Mostly where something is.
         let end = inode.durable.iter().rposition(|byte| *byte != 0).map_or(1, |at| at + 1);
-        let at = random.below(end as u64) as usize;
-        let bit = 1 << random.below(8);
+        let at = random.whole(end as u64) as usize;
+        let bit = 1 << random.whole(8);
         if let (Some(durable), Some(cached)) = (inode.durable.get_mut(at), inode.cached.get_mut(at)) {
             *durable ^= bit;
             *cached ^= bit;
@@ -170,16 +159,17 @@ impl FaultDisk {
     }
 
     /// Puts a file of these bytes on the disk.
-    pub(crate) fn plant(&self, name: &str, bytes: Vec<u8>) {
-        let mut world = self.0.lock().unwrap();
+    pub fn plant(&self, name: &str, bytes: Vec<u8>) {
+        let mut world = self.lock();
         let inode = world.inodes.len();
         world.inodes.push(Inode { durable: bytes.clone(), cached: bytes, pending: Vec::new() });
         world.names.insert(name.to_owned(), inode);
         world.durable_names.insert(name.to_owned(), inode);
     }
 
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.0.lock().unwrap().names.keys().cloned().collect()
+    /// The names of its files.
+    pub fn names(&self) -> Vec<String> {
+        self.lock().names.keys().cloned().collect()
     }
 }
 
@@ -199,14 +189,24 @@ impl World {
             self.faults += 1;
             return Err(io::ErrorKind::ReadOnlyFilesystem.into());
         }
-        let mut random = Random(self.random);
-        let strikes = one_in > 0 && random.chance(one_in);
-        self.random = random.next();
+        let mut random = Random::new(self.random);
+        let strikes = one_in > 0 && random.one_in(one_in);
+        self.random = random.bits();
         if strikes {
             self.faults += 1;
             return Err(error.into());
         }
         Ok(())
+    }
+
+    /// The bytes of files without a name are gone, so that a long simulation stays small.
+    fn forget_unreachable(&mut self) {
+        for (index, inode) in self.inodes.iter_mut().enumerate() {
+            let named = |names: &BTreeMap<String, usize>| names.values().any(|named| *named == index);
+            if !inode.cached.is_empty() && !named(&self.names) && !named(&self.durable_names) {
+                *inode = Inode::default();
+            }
+        }
     }
 
     fn keep_name(&mut self, change: NameChange) {
@@ -230,17 +230,17 @@ impl Inode {
     /// What of a change that was not synced is on the disk after all.
     fn keep_part(&mut self, change: Change, all: bool, random: &mut Random) {
         match change {
-            Change::Length(bytes) if all || random.chance(2) => self.durable.resize(bytes, 0),
+            Change::Length(bytes) if all || random.one_in(2) => self.durable.resize(bytes, 0),
             Change::Length(_) => {}
             Change::Write { at, bytes } => {
                 let mut from = 0;
                 while from < bytes.len() {
                     let to = bytes.len().min(from + SECTOR - (at + from) % SECTOR);
-                    let kept = match random.below(4) {
+                    let kept = match random.whole(4) {
                         _ if all => to,
                         0 | 1 => to,
                         2 => from,
-                        _ => from + random.below((to - from) as u64 + 1) as usize, // torn
+                        _ => from + random.whole((to - from) as u64 + 1) as usize, // torn
                     };
                     let end = at + kept;
                     if self.durable.len() < end {
@@ -256,7 +256,7 @@ impl Inode {
 
 impl Disk for FaultDisk {
     fn list(&mut self) -> io::Result<Vec<(String, u64)>> {
-        let mut world = self.0.lock().unwrap();
+        let mut world = self.lock();
         world.operate(0, io::ErrorKind::Other, false)?;
         let world = &*world;
         let size = |inode: &usize| world.inodes[*inode].cached.len() as u64;
@@ -264,16 +264,16 @@ impl Disk for FaultDisk {
     }
 
     fn create(&mut self, name: &str, bytes: u64) -> io::Result<Box<dyn DiskFile>> {
-        let mut world = self.0.lock().unwrap();
+        let mut world = self.lock();
         let one_in = world.moods.full;
         world.operate(one_in, io::ErrorKind::StorageFull, true)?;
         if world.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let mut random = Random(world.random);
+        let mut random = Random::new(world.random);
         // What a file system says is in a new file is one thing; what is on the disk after a cut is another.
-        let garbage = (0..bytes).map(|_| if random.chance(2) { 0 } else { random.next() as u8 }).collect();
-        world.random = random.next();
+        let garbage = (0..bytes).map(|_| if random.one_in(2) { 0 } else { random.bits() as u8 }).collect();
+        world.random = random.bits();
         let number = world.inodes.len();
         world.inodes.push(Inode { durable: garbage, cached: vec![0; bytes as usize], pending: Vec::new() });
         world.names.insert(name.to_owned(), number);
@@ -282,14 +282,14 @@ impl Disk for FaultDisk {
     }
 
     fn open(&mut self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let mut world = self.0.lock().unwrap();
+        let mut world = self.lock();
         world.operate(0, io::ErrorKind::Other, false)?;
         let inode = *world.names.get(name).ok_or(io::ErrorKind::NotFound)?;
         Ok(Box::new(FaultFile { disk: self.clone(), inode }))
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
-        let mut world = self.0.lock().unwrap();
+        let mut world = self.lock();
         world.operate(0, io::ErrorKind::Other, true)?;
         let inode = world.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         world.names.insert(to.to_owned(), inode);
@@ -298,7 +298,7 @@ impl Disk for FaultDisk {
     }
 
     fn remove(&mut self, name: &str) -> io::Result<()> {
-        let mut world = self.0.lock().unwrap();
+        let mut world = self.lock();
         world.operate(0, io::ErrorKind::Other, true)?;
         world.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
         world.pending_names.push(NameChange::Remove(name.to_owned()));
@@ -306,17 +306,18 @@ impl Disk for FaultDisk {
     }
 
     fn sync_names(&mut self) -> io::Result<()> {
-        let mut world = self.0.lock().unwrap();
+        let mut world = self.lock();
         let one_in = world.moods.error;
         world.operate(one_in, io::ErrorKind::Other, true)?;
         for change in std::mem::take(&mut world.pending_names) {
             world.keep_name(change);
         }
+        world.forget_unreachable();
         Ok(())
     }
 
     fn free_bytes(&mut self) -> io::Result<u64> {
-        self.0.lock().unwrap().operate(0, io::ErrorKind::Other, false)?;
+        self.lock().operate(0, io::ErrorKind::Other, false)?;
         Ok(1 << 40)
     }
 }
@@ -329,7 +330,7 @@ struct FaultFile {
 
 impl DiskFile for FaultFile {
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut world = self.disk.0.lock().unwrap();
+        let mut world = self.disk.lock();
         world.operate(0, io::ErrorKind::Other, false)?;
         let bytes = &world.inodes[self.inode].cached;
         let bytes = bytes.get(offset as usize..).unwrap_or_default();
@@ -339,16 +340,16 @@ impl DiskFile for FaultFile {
     }
 
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let mut world = self.disk.0.lock().unwrap();
+        let mut world = self.disk.lock();
         let (one_in, was_off) = (world.moods.error, world.is_off);
         let outcome = world.operate(one_in, io::ErrorKind::Other, true);
         if was_off || world.is_away || world.read_only {
             return outcome;
         }
         // A write that fails, or in which the power goes, may have come any part of the way.
-        let mut random = Random(world.random);
-        let part = if outcome.is_ok() { bytes.len() } else { random.below(bytes.len() as u64 + 1) as usize };
-        world.random = random.next();
+        let mut random = Random::new(world.random);
+        let part = if outcome.is_ok() { bytes.len() } else { random.whole(bytes.len() as u64 + 1) as usize };
+        world.random = random.bits();
         let (inode, at) = (&mut world.inodes[self.inode], offset as usize);
         if inode.cached.len() < at + part {
             inode.cached.resize(at + part, 0);
@@ -359,24 +360,24 @@ impl DiskFile for FaultFile {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        let mut world = self.disk.0.lock().unwrap();
+        let mut world = self.disk.lock();
         let one_in = world.moods.error;
         let outcome = world.operate(one_in, io::ErrorKind::Other, true);
         if world.is_off || world.is_away || world.read_only || (outcome.is_ok() && world.moods.lies) {
             return outcome;
         }
-        let mut random = Random(world.random);
+        let mut random = Random::new(world.random);
         let inode = &mut world.inodes[self.inode];
         // A sync that fails writes a part and forgets the rest: the next one will not try it again.
         for change in std::mem::take(&mut inode.pending) {
             inode.keep_part(change, outcome.is_ok(), &mut random);
         }
-        world.random = random.next();
+        world.random = random.bits();
         outcome
     }
 
     fn set_len(&mut self, bytes: u64) -> io::Result<()> {
-        let mut world = self.disk.0.lock().unwrap();
+        let mut world = self.disk.lock();
         world.operate(0, io::ErrorKind::Other, true)?;
         let inode = &mut world.inodes[self.inode];
         inode.cached.resize(bytes as usize, 0);

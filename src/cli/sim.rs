@@ -1,0 +1,100 @@
+//! `flytrap sim`: a device in a simulated field, and labelled pictures of simulated streets.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Failed, PictureBar, print, print_json};
+use crate::app::export;
+use crate::error::{Error, Kind, Result};
+use crate::sim::scene::SceneParams;
+use crate::sim::world::{Network, Scenario, World};
+
+/// What `flytrap sim` is told.
+#[derive(Debug, Args)]
+pub(super) struct SimArgs {
+    /// Everything follows from it: the same seed gives the same, to the last byte.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    seed: u64,
+    /// So many hours of the device's life, in virtual time.
+    #[arg(long, value_name = "HOURS", default_value_t = 24.0)]
+    hours: f64,
+    /// What goes wrong and how often, as TOML; without it a bad day.
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
+    /// Instead: write labelled pictures into this folder: images/, labels/ (YOLO) and instances.json (COCO).
+    #[arg(long, value_name = "FOLDER")]
+    export: Option<PathBuf>,
+    /// How many pictures.
+    #[arg(long, value_name = "NUMBER", default_value_t = 200, requires = "export")]
+    pictures: usize,
+    /// Size of the pictures.
+    #[arg(long, value_name = "WxH", default_value = "640x360", value_parser = size, requires = "export")]
+    size: (u32, u32),
+    /// Choose among everything that a detector should know, not only among what a camera on a mast sees.
+    #[arg(long, requires = "export")]
+    for_training: bool,
+}
+
+/// Simulates, or writes pictures.
+pub(super) fn sim(args: &SimArgs, json: bool) -> Result<(), Failed> {
+    match &args.export {
+        Some(folder) => pictures(args, folder.clone(), json),
+        None => world(args, json),
+    }
+}
+
+fn pictures(args: &SimArgs, folder: PathBuf, json: bool) -> Result<(), Failed> {
+    let (width, height) = args.size;
+    let scene =
+        SceneParams { seed: args.seed, width, height, anything: args.for_training, ..SceneParams::default() };
+    let params = export::Params { scene, pictures: args.pictures, folder };
+    let bar = PictureBar::new();
+    let done = export::export(&params, &mut |done, all| bar.show(done, all));
+    bar.end();
+    let done = done?;
+    if json {
+        return print_json(&done);
+    }
+    Ok(print(&format!("{} pictures with {} objects: {}", done.pictures, done.objects, done.folder))?)
+}
+
+fn world(args: &SimArgs, json: bool) -> Result<(), Failed> {
+    if !(0.01..=100_000.0).contains(&args.hours) {
+        let text = format!("--hours is {}, allowed is 0.01 to 100000", args.hours);
+        return Err(Error::fatal(Kind::Config, text).into());
+    }
+    let scenario = match &args.scenario {
+        Some(path) => {
+            let place = path.display().to_string();
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                Error::fatal(Kind::Config, format!("{place}: cannot be read: check the path"))
+                    .caused_by(error)
+            })?;
+            Scenario::from_toml(&text, &place)?
+        }
+        None => Scenario::default(),
+    };
+    let network: Option<Network> = None;
+    let bar = ProgressBar::new(1000);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {percent} %, {eta} left") {
+        bar.set_style(style);
+    }
+    let report = World::new(args.seed, args.hours, &scenario, network)?
+        .run(&mut |part| bar.set_position((part * 1000.0) as u64));
+    bar.finish_and_clear();
+    let report = report?;
+    if json {
+        print_json(&report)?;
+    } else {
+        print(report.table().trim_end())?;
+    }
+    report.verdict().map_err(|why| Error::fatal(Kind::Delivery, why).into())
+}
+
+fn size(text: &str) -> Result<(u32, u32), &'static str> {
+    let sides =
+        text.split_once('x').and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
+    sides.ok_or("must be WIDTHxHEIGHT, as 640x360")
+}

@@ -1,0 +1,265 @@
+//! A street as a camera sees it: from a seed to pictures, with the truth about each.
+//!
+//! ```text
+//!  traffic ─► bodies ─► draw ─► raster ─► lens ─► picture     light: hour and weather
+//!  (who, where) solids  faces   samples   rain, noise, shake   backdrop: what does not move, drawn once
+//! ```
+//! All light is computed by rules of thumb that look right; nothing here claims to be radiometry. The same seed and the same
+//! times give the same pictures on every machine.
+
+mod backdrop;
+mod bodies;
+mod draw;
+mod lens;
+mod light;
+mod mesh;
+mod raster;
+mod setup;
+
+use backdrop::Backdrop;
+use bodies::{Moment, Part};
+use draw::Brush;
+use lens::Lens;
+use light::Look;
+pub use light::{Hour, Weather};
+use mesh::Mesh;
+use raster::{Raster, SAMPLES};
+pub use setup::{SceneParams, Setting};
+
+use super::random::Random;
+use super::space::{sin_cos, vec3};
+use super::traffic::{Demand, Kind, RoadUser, Traffic};
+use super::view::View;
+use crate::error::Result;
+
+/// The picture that does not move is larger at each side, samples: the camera may shake by as much.
+const MARGIN: usize = 24;
+
+/// A road user, or its rider, in a picture.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Truth {
+    /// Whose it is: [`RoadUser::id`] times 2, and 1 more for a rider.
+    pub id: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// The rectangle of what is seen of it: left, top, right, bottom, pixels.
+    pub seen: [f32; 4],
+    /// The rectangle of all of it, as if nothing stood before it and the picture did not end.
+    pub whole: [f32; 4],
+    /// Share of it that is seen, 0..=1: what others hide and what is outside of the picture is not.
+    pub visible: f32,
+    /// Where it stands on the ground, metres.
+    pub at: [f32; 2],
+    /// Metres a second.
+    pub speed: f32,
+}
+
+impl Truth {
+    /// Whether nobody can be asked to find it: less than 0.4 of it is seen, or it is smaller than 9 pixels either way at 640
+    /// wide. A detector is neither praised nor blamed for it.
+    pub fn is_hard(&self, picture_width: u32) -> bool {
+        let least = picture_width as f32 * (9.0 / 640.0);
+        let [left, top, right, bottom] = self.seen;
+        self.visible < 0.4
+            || (right - left).max(bottom - top) < least * 1.4
+            || (right - left).min(bottom - top) < least * 0.5
+    }
+}
+
+/// A street with a camera.
+pub struct Scene {
+    setting: Setting,
+    traffic: Traffic,
+    look: Look,
+    view: View,
+    still: Raster,
+    frame: Raster,
+    backdrop: Backdrop,
+    lens: Lens,
+    mesh: Mesh,
+    truth: Vec<Truth>,
+    start: f64,
+}
+
+impl Scene {
+    /// Builds the street of the settings; its traffic has been going for some minutes.
+    ///
+    /// # Errors
+    /// `Kind::Config`: a setting out of range.
+    pub fn new(params: &SceneParams) -> Result<Self> {
+        let setting = params.complete()?;
+        let mut random = Random::stream(params.seed, 11);
+        let mut look = Look::new(setting.hour, setting.weather, &mut random);
+        let (width, height) = (setting.width as usize * SAMPLES, setting.height as usize * SAMPLES);
+        let view = View::new(&setting.mount, width as f32, height as f32);
+        let mut still = Raster::new(width + 2 * MARGIN, height + 2 * MARGIN);
+        let wide = view.with_margin(MARGIN as f32);
+        let backdrop = Backdrop::draw(&mut still, &wide, &setting.street, &mut look, &mut random);
+        let mut traffic = Traffic::new(setting.street, setting.demand, params.seed);
+        traffic.advance(setting.lead_s);
+        let lens = Lens::new(&setting, &mut Random::stream(params.seed, 12));
+        Ok(Scene {
+            traffic,
+            look,
+            view,
+            still,
+            frame: Raster::new(width, height),
+            backdrop,
+            lens,
+            mesh: Mesh::default(),
+            truth: Vec::new(),
+            start: setting.lead_s,
+            setting,
+        })
+    }
+
+    /// What was set, and what the seed chose.
+    pub fn setting(&self) -> &Setting {
+        &self.setting
+    }
+
+    /// Who is on the street.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// From now on so many come.
+    pub fn demand(&mut self, demand: Demand) {
+        self.traffic.demand(demand);
+    }
+
+    /// Bytes of an RGB picture.
+    pub fn picture_bytes(&self) -> usize {
+        self.setting.width as usize * self.setting.height as usize * 3
+    }
+
+    /// Lets `seconds` since the start go by, which never go back; draws the picture of then into `rgb`, row by row, 3 bytes a
+    /// pixel. Gives what is in it: everybody of whom something is inside of the picture.
+    ///
+    /// # Panics
+    /// If `rgb` is not [`Scene::picture_bytes`] long: a mistake of the caller.
+    pub fn render(&mut self, seconds: f64, rgb: &mut [u8]) -> &[Truth] {
+        assert_eq!(rgb.len(), self.picture_bytes(), "the buffer of a picture");
+        self.traffic.advance(self.start + seconds);
+        let shake = self.lens.shake(seconds);
+        let [left, top] = shake.map(|by| (MARGIN as i32 + by) as usize);
+        self.frame.start_from(&self.still, left, top);
+        let view = View::new(&self.setting.mount, self.frame.width() as f32, self.frame.height() as f32)
+            .shifted([-shake[0] as f32, -shake[1] as f32]);
+        self.view = view;
+        self.users(seconds);
+        self.leaves(seconds);
+        self.note_coverage();
+        self.lens.expose(&self.frame, seconds, rgb);
+        &self.truth
+    }
+
+    fn users(&mut self, seconds: f64) {
+        self.truth.clear();
+        let ahead = ((self.start + seconds) - self.traffic.now()) as f32;
+        let mut brush = Brush { raster: &mut self.frame, view: self.view, look: &self.look };
+        // All shadows first: they fall on the ground, and what stands on it hides them.
+        for user in self.traffic.users().iter().filter(|user| may_be_seen(&self.view, user, ahead)) {
+            let pose = user.pose(ahead);
+            for part in [Part::Whole, Part::Rider] {
+                if bodies::build(&mut self.mesh, user, part, moment(user, &self.look, ahead)) {
+                    brush.shadow(&self.mesh, pose.heading, pose.at);
+                }
+            }
+            let wide = if user.kind == Kind::Person {
+                [0.5, 0.4]
+            } else {
+                [user.size[0] * 0.96, user.size[1] * 0.9]
+            };
+            brush.contact(pose.heading, pose.at, wide);
+            let lit = match self.look.hour {
+                Hour::Day => 0.0,
+                Hour::Dusk => 0.14,
+                Hour::Night => 0.34,
+            };
+            if lit > 0.0 && !user.parked && user.kind != Kind::Person {
+                let strength = if user.kind == Kind::Bicycle { lit / 3.0 } else { lit };
+                brush.beam(pose.heading, pose.at, user.size[0] / 2.0, strength);
+            }
+        }
+        for user in self.traffic.users().iter().filter(|user| may_be_seen(&self.view, user, ahead)) {
+            let pose = user.pose(ahead);
+            for part in [Part::Whole, Part::Rider] {
+                if !bodies::build(&mut self.mesh, user, part, moment(user, &self.look, ahead)) {
+                    continue;
+                }
+                let whose = self.truth.len() as u16 + 1;
+                let Some(whole) = brush.mesh(&self.mesh, pose.heading, pose.at, whose) else { continue };
+                let rider = part == Part::Rider;
+                self.truth.push(Truth {
+                    id: u64::from(user.id) * 2 + u64::from(rider),
+                    kind: if rider { Kind::Person } else { user.kind },
+                    seen: [0.0; 4],
+                    whole,
+                    visible: 0.0,
+                    at: pose.at,
+                    speed: pose.speed,
+                });
+            }
+        }
+    }
+
+    /// Leaves in the wind.
+    fn leaves(&mut self, seconds: f64) {
+        let wind = self.setting.wind;
+        for tree in &self.backdrop.trees {
+            for (index, (middle, radius, paint)) in tree.leaves.iter().enumerate() {
+                let phase = tree.phase + index as f32 * 0.37;
+                let (gust, _) = sin_cos(seconds as f32 * 0.9 + tree.phase);
+                let (flutter, other) = sin_cos(seconds as f32 * 3.1 + phase);
+                let push = wind * (0.25 * gust + 0.12 * flutter);
+                let at = *middle + vec3(push, wind * 0.1 * other, wind * 0.05 * flutter);
+                let Some(seen) = self.view.see(at) else { continue };
+                let to_eye = self.view.at() - at;
+                let color =
+                    self.look.shade(paint, at, vec3(0.0, 0.0, 1.0), to_eye).map(|part| part.min(255.0));
+                self.frame.disc(seen, radius * self.view.focal() * seen.near, color, 0);
+            }
+        }
+    }
+
+    /// Asks the picture what is seen of everybody, in pixels.
+    fn note_coverage(&mut self) {
+        let (width, height) = (self.frame.width() as f32, self.frame.height() as f32);
+        for (index, truth) in self.truth.iter_mut().enumerate() {
+            let coverage = self.frame.coverage(index as u16 + 1, truth.whole);
+            let [left, top, right, bottom] = truth.whole;
+            let inside =
+                (right.min(width) - left.max(0.0)).max(0.0) * (bottom.min(height) - top.max(0.0)).max(0.0);
+            let share = inside / ((right - left) * (bottom - top)).max(1e-3);
+            truth.visible = share.min(1.0) * coverage.seen as f32 / coverage.own.max(1) as f32;
+            let scale = 1.0 / SAMPLES as f32;
+            truth.seen = coverage.bounds.map(|side| side as f32 * scale);
+            truth.whole = truth.whole.map(|side| side * scale);
+        }
+        self.truth.retain(|truth| truth.visible > 0.0);
+    }
+}
+
+/// Whether any of it can be inside of the picture, and it is large enough to be drawn.
+fn may_be_seen(view: &View, user: &RoadUser, ahead: f32) -> bool {
+    let [x, y] = user.pose(ahead).at;
+    let half = user.size[0] / 2.0;
+    let near = (vec3(x, y, 0.5) - view.at()).length();
+    let distance = view.distance(vec3(x, y, 0.5));
+    near > half + 0.4 && distance > 0.5 - half && distance < 400.0
+}
+
+fn moment(user: &RoadUser, look: &Look, ahead: f32) -> Moment {
+    let pose = user.pose(ahead);
+    Moment {
+        way: pose.way,
+        brakes: !user.parked && user.slows_down(),
+        lamps: look.lamps_lit() && !user.parked,
+        rain: look.weather == Weather::Rain,
+        moves: pose.speed > 0.2,
+    }
+}
+
+#[cfg(test)]
+mod tests;

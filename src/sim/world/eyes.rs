@@ -1,0 +1,230 @@
+//! The street, what a camera sees of it, and what a detector that knows the truth says about that.
+
+use super::SECOND;
+use super::scenario::{Detector, Scenario};
+use crate::count::Line;
+use crate::detect::{ClassId, Detection};
+use crate::error::Result;
+use crate::event::fixed;
+use crate::geometry::{BoxPx, PointRel};
+use crate::sim::outline::outlines;
+use crate::sim::random::Random;
+use crate::sim::scene::{Scene, SceneParams, Setting, Truth};
+use crate::sim::space::vec3;
+use crate::sim::traffic::{Demand, Kind, STEP_S, Street, Traffic};
+use crate::sim::view::View;
+
+/// Slower than this nothing moves for a gate, metres a second.
+const MOVES_FROM: f32 = 0.2;
+
+/// A frame as it comes from the camera.
+#[derive(Debug)]
+pub(super) enum Seen {
+    /// What is found in it, and whether something moves.
+    Known { found: Vec<Detection>, moves: bool },
+    /// An RGB picture.
+    Picture(Vec<u8>),
+    /// Bytes that are no picture.
+    Corrupt,
+}
+
+/// The street and a camera.
+pub(super) struct Eyes {
+    setting: Setting,
+    traffic: Traffic,
+    base: Demand,
+    view: View,
+    line: Line,
+    truth: Vec<Truth>,
+    detector: Detector,
+    random: Random,
+    scene: Option<Scene>,
+    scale: f32,
+}
+
+impl Eyes {
+    pub(super) fn new(seed: u64, scenario: &Scenario) -> Result<Self> {
+        let [width, height] = scenario.size;
+        let params = SceneParams { seed, width, height, traffic: Some(1.0), ..SceneParams::default() };
+        let setting = params.complete()?;
+        let scene = scenario.rendered.then(|| Scene::new(&params)).transpose()?;
+        let mut traffic = Traffic::new(setting.street, setting.demand, seed);
+        traffic.advance(setting.lead_s);
+        let view = View::new(&setting.mount, width as f32, height as f32);
+        let line = counting_line(&setting, &view);
+        Ok(Eyes {
+            base: setting.demand,
+            traffic,
+            view,
+            line,
+            truth: Vec::new(),
+            detector: scenario.detector,
+            random: Random::stream(seed, 102),
+            scene,
+            scale: scenario.traffic,
+            setting,
+        })
+    }
+
+    pub(super) fn size(&self) -> (u32, u32) {
+        (self.setting.width, self.setting.height)
+    }
+
+    pub(super) fn lines(&self) -> Vec<Line> {
+        vec![self.line.clone()]
+    }
+
+    /// Seconds of the traffic at a moment of the world.
+    fn seconds(&self, now: u64) -> f64 {
+        self.setting.lead_s + now as f64 / SECOND as f64
+    }
+
+    /// An hour begins, or goes on: so many come.
+    pub(super) fn hour(&mut self, hour: f32) {
+        let busy = self.scale * daily(hour);
+        let demand = Demand { per_hour: self.base.per_hour.map(|rate| rate * busy), ..self.base };
+        if demand != *self.traffic.wanted() {
+            self.traffic.demand(demand);
+            if let Some(scene) = &mut self.scene {
+                scene.demand(demand);
+            }
+        }
+    }
+
+    /// Until when nobody moves on the street, nanoseconds of the world; none if somebody does.
+    pub(super) fn quiet_until(&self, now: u64) -> Option<u64> {
+        if self.scene.is_some() {
+            return None;
+        }
+        let until = self.traffic.quiet_until()? - self.setting.lead_s - STEP_S;
+        let until = (until.min(1e9) * SECOND as f64) as u64;
+        (until > now + SECOND).then_some(until)
+    }
+
+    pub(super) fn skip_to(&mut self, now: u64) {
+        let seconds = self.seconds(now);
+        if self.traffic.quiet_until().is_some_and(|until| seconds <= until) {
+            self.traffic.skip_to(seconds);
+        }
+    }
+
+    /// Everybody who is in the picture now.
+    pub(super) fn truth(&mut self, now: u64) -> &[Truth] {
+        let seconds = self.seconds(now);
+        self.traffic.advance(seconds);
+        let ahead = (seconds - self.traffic.now()) as f32;
+        outlines(
+            &self.traffic,
+            &self.view,
+            (self.setting.width, self.setting.height),
+            ahead,
+            &mut self.truth,
+        );
+        &self.truth
+    }
+
+    /// The frame that the camera takes now.
+    pub(super) fn frame(&mut self, now: u64) -> Seen {
+        if let Some(scene) = &mut self.scene {
+            let mut rgb = vec![0; scene.picture_bytes()];
+            scene.render(now as f64 / SECOND as f64, &mut rgb);
+            return Seen::Picture(rgb);
+        }
+        self.truth(now);
+        let moves = self.truth.iter().any(|truth| truth.speed > MOVES_FROM);
+        let found = if moves { self.detect() } else { Vec::new() };
+        Seen::Known { found, moves }
+    }
+
+    /// What the detector says, strongest first.
+    fn detect(&mut self) -> Vec<Detection> {
+        let mut found = Vec::new();
+        let Eyes { truth, detector, random, setting, .. } = self;
+        let (width, height) = (setting.width as f32, setting.height as f32);
+        let mut add = |[left, top, right, bottom]: [f32; 4], score: f32, kind: Kind| {
+            let bbox = BoxPx::new(left, top, right, bottom).clipped(width, height);
+            if bbox.width() > 2.0 && bbox.height() > 2.0 {
+                let detection =
+                    Detection { bbox, score: score.clamp(0.1, 0.97), class: ClassId(kind.index() as u16) };
+                found.push(detection);
+            }
+        };
+        for truth in truth.iter().filter(|truth| !truth.is_hard(setting.width)) {
+            if random.chance(detector.misses) {
+                continue;
+            }
+            let kind = if random.chance(detector.confusions) { similar(truth.kind) } else { truth.kind };
+            let [left, top, right, bottom] = truth.seen;
+            let (x, y) = ((right - left) * detector.jitter, (bottom - top) * detector.jitter);
+            let mut off = |by: f32| random.normal() * by;
+            let sides = [left + off(x), top + off(y), right + off(x), bottom + off(y)];
+            add(sides, 0.55 + 0.35 * truth.visible + off(0.06), kind);
+        }
+        let mut alarms = detector.false_alarms;
+        while random.chance(alarms.min(1.0)) {
+            let (x, y) = (random.unit() * width, random.unit() * height);
+            let (w, h) = (random.range(8.0, 60.0), random.range(8.0, 60.0));
+            add([x, y, x + w, y + h], random.range(0.2, 0.6), Kind::ALL[random.below(6)]);
+            alarms -= 1.0;
+        }
+        found.sort_unstable_by(|a, b| b.score.total_cmp(&a.score));
+        found
+    }
+}
+
+/// What a detector takes it for when it errs.
+fn similar(kind: Kind) -> Kind {
+    match kind {
+        Kind::Car | Kind::Bus => Kind::Truck,
+        Kind::Truck => Kind::Car,
+        Kind::Bicycle => Kind::Motorcycle,
+        Kind::Motorcycle => Kind::Bicycle,
+        Kind::Person => Kind::Person,
+    }
+}
+
+/// How busy a street is at an hour of the day: 1 at noon, rush hours above, hardly anybody at night. In the manner of the
+/// hourly factors of urban counting stations (Highway Capacity Manual, chapter 5), rounded.
+fn daily(hour: f32) -> f32 {
+    const BY_HOUR: [f32; 24] = [
+        0.15, 0.08, 0.05, 0.04, 0.06, 0.2, 0.55, 1.1, 1.4, 1.1, 0.95, 1.0, 1.0, 1.0, 1.05, 1.2, 1.45, 1.5,
+        1.2, 0.85, 0.6, 0.45, 0.35, 0.25,
+    ];
+    BY_HOUR[(hour as usize).min(23)]
+}
+
+/// A line straight across all lanes, where these are in the picture and things are large; else the middle of the picture.
+pub(crate) fn counting_line(setting: &Setting, view: &View) -> Line {
+    let (width, height) = (setting.width as f32, setting.height as f32);
+    let street = &setting.street;
+    let seen_at = |x: f32, y: f32| {
+        let seen = view.see(vec3(x, y, 0.0))?;
+        let (x, y) = (seen.x / width, seen.y / height);
+        ((0.02..=0.98).contains(&x) && (0.12..=0.97).contains(&y)).then_some(PointRel { x, y })
+    };
+    // From the lanes outward, as far over the pavement as the picture shows it.
+    let end = |x: f32, way: usize| {
+        let lanes = street.lanes_m(way) + street.cycle_m + 0.3;
+        let most = street.kerb_m(way) + street.pavement_m;
+        let at = |out: f32| seen_at(x, Street::side(way, out));
+        let mut best = at(lanes)?;
+        let mut out = lanes;
+        while let Some(further) = at(out) {
+            (best, out) = (further, out + 0.25);
+            if out > most {
+                break;
+            }
+        }
+        Some(best)
+    };
+    for step in 0..160u8 {
+        let x = -10.0 + f32::from(step) * 0.5;
+        let (Some(a), Some(b)) = (end(x, 0), end(x, 1)) else { continue };
+        // Not where it would be a needle along the view, nor right below the camera.
+        if (a.x - b.x).abs() + (a.y - b.y).abs() > 0.25 && view.distance(vec3(x, 0.0, 0.0)) > 7.0 {
+            let (forward, backward) = (fixed("one way"), fixed("other way"));
+            return Line { name: fixed("road"), a, b, forward, backward };
+        }
+    }
+    Line { name: fixed("road"), ..Line::middle() }
+}

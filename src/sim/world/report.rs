@@ -1,0 +1,272 @@
+//! What came of it, and whether the promises were kept.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::SECOND;
+use super::device::{Death, Device, Remains};
+use super::server::Server;
+
+/// What may not have been committed when a run ends: `spool.commit_interval_s` and the looks between, nanoseconds.
+const COMMIT: u64 = 7 * SECOND;
+/// The same of what can wait: `spool.checkpoint_interval_s`.
+const CHECKPOINT: u64 = 305 * SECOND;
+
+/// The table at the end of a simulation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Where everything came from.
+    pub seed: u64,
+    /// How long.
+    pub hours: f64,
+    /// What went wrong, and how often.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Starts of the program.
+    pub boots: u64,
+    /// Times that the battery was flat.
+    pub flat_battery: u64,
+    /// Frames that the camera announced.
+    pub frames: u64,
+    /// Of these not wanted at the target rate.
+    pub frames_skipped: u64,
+    /// Lost by the camera before that.
+    pub camera_drops: u64,
+    /// Replaced by newer ones in the ring.
+    pub ring_drops: u64,
+    /// No pictures.
+    pub corrupt: u64,
+    /// In which nothing moved.
+    pub still: u64,
+    /// Looked at by the network.
+    pub inferences: u64,
+    /// Found in them.
+    pub detections: u64,
+    /// Confirmed tracks.
+    pub tracks: u64,
+    /// Crossings by line, way and class, as they are in the world.
+    pub truth: BTreeMap<String, u64>,
+    /// The same as they came to the receiver.
+    pub counted: BTreeMap<String, u64>,
+    /// Of the truth: while the device was off or had no camera.
+    pub unwatched: u64,
+    /// Not in the truth: crossings of what is too small or hidden.
+    pub unseen: u64,
+    /// Events that were made.
+    pub made: u64,
+    /// That the receiver has, each identity once.
+    pub received: u64,
+    /// Repeats of an identity, which it recognises.
+    pub repeats: u64,
+    /// A crossing under two identities: nobody could recognise it. Must be 0.
+    pub unseen_repeats: u64,
+    /// Dropped and counted: no room, or refused for good.
+    pub dropped: u64,
+    /// Lost to damage on the disk, and counted.
+    pub damaged: u64,
+    /// Not yet on disk when the power went, or the program crashed.
+    pub cut: u64,
+    /// None of these. Must be 0.
+    pub lost: u64,
+    /// Stamps that were vouched for and wrong. Must be 0.
+    pub stamped_wrong: u64,
+    /// Requests to the receiver.
+    pub requests: u64,
+    /// Bytes that the disk had to write, in whole pages.
+    pub written_bytes: u64,
+    /// The most that waited in memory: events and frames.
+    pub waiting_max: u64,
+    /// The most that the spool took, bytes.
+    pub disk_max_bytes: u64,
+    /// What the board used, Wh.
+    pub energy_wh: f64,
+    /// Hottest CPU, °C.
+    pub hottest_c: f32,
+    /// Slowed down by heat for so long, seconds.
+    pub throttled_s: u64,
+    #[serde(skip)]
+    pub(super) last_death: Option<Death>,
+    #[serde(skip)]
+    runs: Vec<Run>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Run {
+    name: String,
+    posted: Vec<(u64, bool)>,
+    ended: u64,
+    no_disk_since: Option<u64>,
+    how: Death,
+}
+
+impl Report {
+    pub(super) fn new(seed: u64, hours: f64) -> Self {
+        Report {
+            seed,
+            hours,
+            faults: BTreeMap::new(),
+            boots: 0,
+            flat_battery: 0,
+            frames: 0,
+            frames_skipped: 0,
+            camera_drops: 0,
+            ring_drops: 0,
+            corrupt: 0,
+            still: 0,
+            inferences: 0,
+            detections: 0,
+            tracks: 0,
+            truth: BTreeMap::new(),
+            counted: BTreeMap::new(),
+            unwatched: 0,
+            unseen: 0,
+            made: 0,
+            received: 0,
+            repeats: 0,
+            unseen_repeats: 0,
+            dropped: 0,
+            damaged: 0,
+            cut: 0,
+            lost: 0,
+            stamped_wrong: 0,
+            requests: 0,
+            written_bytes: 0,
+            waiting_max: 0,
+            disk_max_bytes: 0,
+            energy_wh: 0.0,
+            hottest_c: 0.0,
+            throttled_s: 0,
+            last_death: None,
+            runs: Vec::new(),
+        }
+    }
+
+    /// How much it takes now.
+    pub(super) fn note_device(&mut self, device: &Device) {
+        let (waiting, disk_bytes) = device.sizes();
+        self.waiting_max = self.waiting_max.max(waiting as u64);
+        self.disk_max_bytes = self.disk_max_bytes.max(disk_bytes);
+    }
+
+    pub(super) fn note_death(&mut self, remains: Remains, how: Death) {
+        let Remains { run, posted, ended, no_disk_since, dropped, damaged, written_bytes, stats } = remains;
+        self.last_death = Some(how);
+        self.frames += stats.frames_captured;
+        self.frames_skipped += stats.frames_skipped;
+        self.ring_drops += stats.frames_ring_dropped;
+        self.corrupt += stats.frames_corrupt;
+        self.still += stats.frames_still;
+        self.inferences += stats.inferences;
+        self.detections += stats.detections;
+        self.tracks += stats.tracks;
+        self.made += posted.len() as u64;
+        self.dropped += dropped;
+        self.damaged += damaged;
+        self.written_bytes += written_bytes;
+        self.runs.push(Run { name: run, posted, ended, no_disk_since, how });
+    }
+
+    /// Finds out what became of every event that the receiver does not have.
+    pub(super) fn settle(&mut self, server: &Server) {
+        let mut missing = 0;
+        for run in std::mem::take(&mut self.runs) {
+            let came = server.came(&run.name);
+            for (seq, (at, can_wait)) in run.posted.iter().enumerate() {
+                if came.contains(&(seq as u64)) {
+                    continue;
+                }
+                let safe = if *can_wait { at + CHECKPOINT } else { at + COMMIT };
+                let not_on_disk = run.no_disk_since.is_some_and(|since| at + CHECKPOINT >= since);
+                if run.how != Death::Orderly && (safe >= run.ended || not_on_disk) {
+                    self.cut += 1;
+                } else {
+                    missing += 1;
+                }
+            }
+        }
+        // Which were dropped is not known one by one, only how many.
+        self.lost = u64::saturating_sub(missing, self.dropped + self.damaged);
+    }
+
+    /// Whether what must hold does: nothing lost, nothing counted twice unseen, no wrong stamp that was vouched for.
+    ///
+    /// # Errors
+    /// What does not, in words.
+    pub fn verdict(&self) -> Result<(), String> {
+        let mut wrong = Vec::new();
+        for (count, what) in [
+            (self.lost, "events were lost"),
+            (self.unseen_repeats, "crossings came under two identities"),
+            (self.stamped_wrong, "events have a wrong time that was vouched for"),
+        ] {
+            if count > 0 {
+                wrong.push(format!("{count} {what}"));
+            }
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(format!("seed {}: {}", self.seed, wrong.join(", "))) }
+    }
+
+    /// For people.
+    pub fn table(&self) -> String {
+        let mut out = String::new();
+        let mut row = |name: &str, value: String| {
+            // Writing to a string cannot fail.
+            let _fits = writeln!(out, "{name:<44} {value:>12}");
+        };
+        row("seed", self.seed.to_string());
+        row("hours", format!("{}", self.hours));
+        for (name, count) in &self.faults {
+            row(&format!("fault: {name}"), count.to_string());
+        }
+        for (name, value) in [
+            ("starts of the program", self.boots),
+            ("flat battery", self.flat_battery),
+            ("frames", self.frames),
+            ("  not wanted at the target rate", self.frames_skipped),
+            ("  nothing moved", self.still),
+            ("  looked at", self.inferences),
+            ("  dropped by the camera", self.camera_drops),
+            ("  replaced in the ring", self.ring_drops),
+            ("  corrupt", self.corrupt),
+            ("detections", self.detections),
+            ("tracks", self.tracks),
+        ] {
+            row(name, value.to_string());
+        }
+        let names: std::collections::BTreeSet<&String> =
+            self.truth.keys().chain(self.counted.keys()).collect();
+        for name in names {
+            let of = |counts: &BTreeMap<String, u64>| counts.get(name).copied().unwrap_or(0);
+            row(
+                &format!("crossings: {name}, counted / true"),
+                format!("{} / {}", of(&self.counted), of(&self.truth)),
+            );
+        }
+        let sum = |counts: &BTreeMap<String, u64>| counts.values().sum::<u64>();
+        row("crossings, counted / true", format!("{} / {}", sum(&self.counted), sum(&self.truth)));
+        for (name, value) in [
+            ("  of the true ones nobody watched", self.unwatched),
+            ("  besides: too small or hidden", self.unseen),
+            ("events made", self.made),
+            ("  received", self.received),
+            ("  not yet on disk at a power cut or crash", self.cut),
+            ("  dropped and counted", self.dropped),
+            ("  damaged and counted", self.damaged),
+            ("  LOST", self.lost),
+            ("  repeats that the receiver recognises", self.repeats),
+            ("  REPEATS THAT IT CANNOT", self.unseen_repeats),
+            ("  WRONG TIMES THAT WERE VOUCHED FOR", self.stamped_wrong),
+            ("requests", self.requests),
+            ("bytes written", self.written_bytes),
+            ("most that waited in memory", self.waiting_max),
+            ("most on disk, bytes", self.disk_max_bytes),
+        ] {
+            row(name, value.to_string());
+        }
+        row("energy, Wh", format!("{:.1}", self.energy_wh));
+        row("hottest, °C", format!("{:.1}", self.hottest_c));
+        row("slowed down by heat, s", self.throttled_s.to_string());
+        out
+    }
+}

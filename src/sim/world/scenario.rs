@@ -1,0 +1,326 @@
+//! What kind of world it is: rates of everything that goes wrong, in a file or by default.
+
+use serde::Deserialize;
+
+use super::SECOND;
+use crate::error::{Error, Kind, Result};
+use crate::sim::disk::Moods;
+
+/// A world's settings. A file says only what is to be other than by default.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scenario {
+    /// Frames a second of the camera, 1..=60.
+    pub camera_fps: f32,
+    /// Frames a second that are looked at, 0.1..=60.
+    pub fps: f32,
+    /// Size of its frames, pixels.
+    pub size: [u32; 2],
+    /// How busy the street is, 1 is usual; nights and Sundays follow.
+    pub traffic: f32,
+    /// Hour at which the world begins, 0..24.
+    pub begins_at: f32,
+    /// Frames are drawn and looked at by a model instead of being known; much slower.
+    pub rendered: bool,
+    /// What finds road users, while frames are not drawn.
+    pub detector: Detector,
+    /// The camera.
+    pub camera: Camera,
+    /// The disk.
+    pub disk: DiskScenario,
+    /// The link and the receiver.
+    pub link: Link,
+    /// The clocks.
+    pub clock: ClockScenario,
+    /// The board and its power.
+    pub board: BoardScenario,
+}
+
+impl Default for Scenario {
+    fn default() -> Self {
+        Scenario {
+            camera_fps: 10.0,
+            fps: 5.0,
+            size: [640, 360],
+            traffic: 1.0,
+            begins_at: 0.0,
+            rendered: false,
+            detector: Detector::default(),
+            camera: Camera::default(),
+            disk: DiskScenario::default(),
+            link: Link::default(),
+            clock: ClockScenario::default(),
+            board: BoardScenario::default(),
+        }
+    }
+}
+
+/// A detector that knows the truth and errs as told.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Detector {
+    /// Share of road users that it does not find in a frame.
+    pub misses: f32,
+    /// Boxes of nothing, a frame.
+    pub false_alarms: f32,
+    /// Share of vehicles whose class it mistakes for a similar one.
+    pub confusions: f32,
+    /// Standard deviation of a box's sides, parts of its size.
+    pub jitter: f32,
+    /// Time of an inference, milliseconds.
+    pub latency_ms: f32,
+}
+
+impl Default for Detector {
+    fn default() -> Self {
+        Detector { misses: 0.04, false_alarms: 0.004, confusions: 0.03, jitter: 0.02, latency_ms: 90.0 }
+    }
+}
+
+/// What goes wrong with the camera.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Camera {
+    /// Share of frames that it loses.
+    pub drop_share: f32,
+    /// It is silent for some seconds, times a day.
+    pub stalls: f32,
+    /// Its bytes are no pictures for some seconds, times a day.
+    pub corrupt: f32,
+    /// It is unplugged for some minutes, times a day.
+    pub unplugged: f32,
+}
+
+impl Default for Camera {
+    fn default() -> Self {
+        Camera { drop_share: 0.002, stalls: 6.0, corrupt: 4.0, unplugged: 1.0 }
+    }
+}
+
+/// What goes wrong with the disk and the power.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiskScenario {
+    /// Power cuts, times a day.
+    pub power_cuts: f32,
+    /// Crashes of the program, times a day.
+    pub crashes: f32,
+    /// It is full for half an hour or so, times a day.
+    pub full: f32,
+    /// It loses contact for some minutes, times a day.
+    pub away: f32,
+    /// A write or sync fails once in so many; 0 never.
+    pub error_one_in: u64,
+    /// What the spool may take, bytes.
+    pub quota_bytes: u64,
+}
+
+impl Default for DiskScenario {
+    fn default() -> Self {
+        DiskScenario {
+            power_cuts: 3.0,
+            crashes: 1.0,
+            full: 1.0,
+            away: 1.0,
+            error_one_in: 5000,
+            quota_bytes: 16 << 20,
+        }
+    }
+}
+
+/// What goes wrong between the device and its receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Link {
+    /// The link is away, times a day.
+    pub outages: f32,
+    /// For so long, seconds, on the average.
+    pub outage_mean_s: f32,
+    /// The receiver falls into another mood, times a day.
+    pub moods: f32,
+    /// For so long, seconds, on the average.
+    pub mood_mean_s: f32,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Link { outages: 6.0, outage_mean_s: 2400.0, moods: 24.0, mood_mean_s: 600.0 }
+    }
+}
+
+/// What goes wrong with the calendar.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClockScenario {
+    /// Somebody sets the clock wrong by hours or years, times a day.
+    pub steps: f32,
+    /// The time server goes away, times a day.
+    pub lost: f32,
+}
+
+impl Default for ClockScenario {
+    fn default() -> Self {
+        ClockScenario { steps: 1.0, lost: 1.0 }
+    }
+}
+
+/// The board, its box and its battery.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BoardScenario {
+    /// Power while nothing is computed, W.
+    pub idle_w: f32,
+    /// Power while a network runs, W.
+    pub busy_w: f32,
+    /// Battery, Wh; 0: mains.
+    pub battery_wh: f32,
+    /// Peak power of the solar panel, W.
+    pub panel_w: f32,
+    /// Coldest and hottest air of a day, °C.
+    pub air_c: [f32; 2],
+    /// From here on the CPU is slowed down, °C.
+    pub throttles_c: f32,
+}
+
+impl Default for BoardScenario {
+    /// A Raspberry Pi 5 draws 3 to 9 W (measured by many; the datasheet gives no figure); it slows down at 80 °C and more at
+    /// 85 °C (Raspberry Pi documentation, "Frequency management and thermal control").
+    fn default() -> Self {
+        BoardScenario {
+            idle_w: 3.0,
+            busy_w: 7.0,
+            battery_wh: 120.0,
+            panel_w: 50.0,
+            air_c: [12.0, 31.0],
+            throttles_c: 80.0,
+        }
+    }
+}
+
+impl Scenario {
+    /// Nothing goes wrong, the detector finds everything, mains.
+    pub fn perfect() -> Self {
+        Scenario {
+            detector: Detector {
+                misses: 0.0,
+                false_alarms: 0.0,
+                confusions: 0.0,
+                jitter: 0.0,
+                latency_ms: 90.0,
+            },
+            camera: Camera { drop_share: 0.0, stalls: 0.0, corrupt: 0.0, unplugged: 0.0 },
+            disk: DiskScenario {
+                power_cuts: 0.0,
+                crashes: 0.0,
+                full: 0.0,
+                away: 0.0,
+                error_one_in: 0,
+                ..DiskScenario::default()
+            },
+            link: Link { outages: 0.0, moods: 0.0, ..Link::default() },
+            clock: ClockScenario { steps: 0.0, lost: 0.0 },
+            board: BoardScenario { battery_wh: 0.0, ..BoardScenario::default() },
+            ..Scenario::default()
+        }
+    }
+
+    /// Reads a file's text, named `place` in errors.
+    ///
+    /// # Errors
+    /// `Kind::Config`: not TOML, an unknown key, a value out of range.
+    pub fn from_toml(text: &str, place: &str) -> Result<Self> {
+        let scenario: Scenario = toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
+            Error::fatal(Kind::Config, format!("{place}:{line}: {}", error.message().replace('\n', " ")))
+        })?;
+        scenario.check()?;
+        Ok(scenario)
+    }
+
+    /// Whether the numbers make sense.
+    ///
+    /// # Errors
+    /// `Kind::Config` with name, value and range of the first that does not.
+    pub fn check(&self) -> Result<()> {
+        let Scenario { detector, camera, disk, link, clock, board, .. } = self;
+        let rates = 0.0..=1000.0;
+        for (name, value, range) in [
+            ("camera_fps", self.camera_fps, 1.0..=60.0),
+            ("fps", self.fps, 0.1..=60.0),
+            ("traffic", self.traffic, 0.0..=5.0),
+            ("begins_at", self.begins_at, 0.0..=24.0),
+            ("detector.misses", detector.misses, 0.0..=1.0),
+            ("detector.false_alarms", detector.false_alarms, 0.0..=50.0),
+            ("detector.confusions", detector.confusions, 0.0..=1.0),
+            ("detector.jitter", detector.jitter, 0.0..=0.5),
+            ("detector.latency_ms", detector.latency_ms, 0.0..=60_000.0),
+            ("camera.drop_share", camera.drop_share, 0.0..=1.0),
+            ("camera.stalls", camera.stalls, rates.clone()),
+            ("camera.corrupt", camera.corrupt, rates.clone()),
+            ("camera.unplugged", camera.unplugged, rates.clone()),
+            ("disk.power_cuts", disk.power_cuts, rates.clone()),
+            ("disk.crashes", disk.crashes, rates.clone()),
+            ("disk.full", disk.full, rates.clone()),
+            ("disk.away", disk.away, rates.clone()),
+            ("link.outages", link.outages, rates.clone()),
+            ("link.outage_mean_s", link.outage_mean_s, 1.0..=1e6),
+            ("link.moods", link.moods, rates.clone()),
+            ("link.mood_mean_s", link.mood_mean_s, 1.0..=1e6),
+            ("clock.steps", clock.steps, rates.clone()),
+            ("clock.lost", clock.lost, rates),
+            ("board.idle_w", board.idle_w, 0.0..=1000.0),
+            ("board.busy_w", board.busy_w, 0.0..=1000.0),
+            ("board.battery_wh", board.battery_wh, 0.0..=1e5),
+            ("board.panel_w", board.panel_w, 0.0..=1e5),
+            ("board.throttles_c", board.throttles_c, 0.0..=150.0),
+        ] {
+            if !range.contains(&value) {
+                let text =
+                    format!("scenario: {name} is {value}, allowed is {} to {}", range.start(), range.end());
+                return Err(Error::fatal(Kind::Config, text));
+            }
+        }
+        let quotas = 1 << 20..=1 << 30;
+        if !quotas.contains(&disk.quota_bytes) {
+            let text = format!(
+                "scenario: disk.quota_bytes is {}, allowed is {} to {}",
+                disk.quota_bytes,
+                quotas.start(),
+                quotas.end()
+            );
+            return Err(Error::fatal(Kind::Config, text));
+        }
+        Ok(())
+    }
+
+    /// Nanoseconds between two frames of the camera.
+    pub(super) fn frame_period(&self) -> u64 {
+        (SECOND as f64 / f64::from(self.camera_fps)) as u64
+    }
+
+    /// The disk's moods, when it is full or not.
+    pub(super) fn disk_moods(&self, full: bool) -> Moods {
+        Moods { error: self.disk.error_one_in, full: u64::from(full), ..Moods::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_says_what_is_other_and_nothing_that_is_not_known() {
+        let scenario = Scenario::from_toml("fps = 2\n[link]\noutages = 1", "a.toml").unwrap();
+        assert_eq!((scenario.fps, scenario.link.outages), (2.0, 1.0));
+        assert_eq!(scenario.camera, Camera::default());
+        for (text, words) in [
+            ("fps = 2\n[link]\noutage = 1", "a.toml:3: unknown field `outage`"),
+            ("fps = 0", "fps is 0"),
+            ("[disk]\nquota_bytes = 5", "quota_bytes is 5"),
+            ("fps =", "a.toml:1:"),
+        ] {
+            let error = Scenario::from_toml(text, "a.toml").unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+}
