@@ -18,6 +18,7 @@ mod capture;
 pub mod eval;
 mod guard;
 mod keep;
+pub mod labelled;
 mod memory;
 pub mod pictures;
 mod pins;
