@@ -24,6 +24,7 @@ pub mod pictures;
 mod pins;
 mod process;
 pub mod system;
+pub mod tune;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
