@@ -1,4 +1,9 @@
-//! Boxes and labels on pictures, for `detect --out` and later for snapshots and the status page.
+//! Boxes and labels on pictures, for `detect --out` and later for snapshots and the status page; charts.
+
+mod board;
+mod chart;
+
+pub use chart::{Chart, Curve, Mark};
 
 use crate::detect::Detection;
 use crate::frame::{Color, ColorMatrix, ColorRange, Planes};
@@ -73,6 +78,27 @@ impl Canvas {
         &self.rgb
     }
 
+    /// An empty picture.
+    fn white(width: usize, height: usize) -> Self {
+        Canvas { width, height, rgb: vec![255; 3 * width * height] }
+    }
+
+    /// The picture at one `times`th of its sides, each pixel the mean of those that it stands for.
+    fn shrunk(&self, times: usize) -> Self {
+        let (width, height) = (self.width / times, self.height / times);
+        let mut rgb = Vec::with_capacity(3 * width * height);
+        for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
+            for channel in 0..3 {
+                let at =
+                    |dy: usize, dx: usize| 3 * ((y * times + dy) * self.width + x * times + dx) + channel;
+                let dots = (0..times).flat_map(|dy| (0..times).map(move |dx| (dy, dx)));
+                let sum: usize = dots.map(|(dy, dx)| usize::from(self.rgb[at(dy, dx)])).sum();
+                rgb.push((sum / (times * times)) as u8);
+            }
+        }
+        Canvas { width, height, rgb }
+    }
+
     /// Draws a detection: its box, and its class and score in per cent above it.
     pub fn detection(&mut self, detection: &Detection, class_name: &str) {
         let color = PALETTE[usize::from(detection.class.0) % PALETTE.len()];
@@ -100,22 +126,22 @@ impl Canvas {
         for dy in 0..height {
             (0..width).for_each(|dx| self.set(x + dx, y + dy, color));
         }
-        for (index, letter) in text.chars().enumerate() {
-            let Some(glyph) = font8x8::legacy::BASIC_LEGACY.get(letter as usize) else { continue };
-            for (row, bits) in glyph.iter().enumerate() {
-                for column in (0..GLYPH).filter(|column| bits & (1 << column) != 0) {
-                    let (left, top) = (x + (1 + index * GLYPH + column) * scale, y + (1 + row) * scale);
-                    for (dx, dy) in (0..scale).flat_map(|dx| (0..scale).map(move |dy| (dx, dy))) {
-                        self.set(left + dx, top + dy, [0, 0, 0]);
-                    }
-                }
-            }
+        for (dx, dy) in ink(text, scale) {
+            self.set(x + scale + dx, y + scale + dy, [0, 0, 0]);
         }
     }
 
     fn set(&mut self, x: usize, y: usize, color: [u8; 3]) {
-        if x < self.width && y < self.height {
-            self.rgb[3 * (y * self.width + x)..][..3].copy_from_slice(&color);
+        self.mix(x, y, color, 1.0);
+    }
+
+    /// Covers a pixel by `part` (0..=1) with a colour; there is nothing to do beyond the picture.
+    fn mix(&mut self, x: usize, y: usize, color: [u8; 3], part: f64) {
+        if x >= self.width || y >= self.height {
+            return;
+        }
+        for (dot, color) in self.rgb[3 * (y * self.width + x)..][..3].iter_mut().zip(color) {
+            *dot = (f64::from(*dot) + part * (f64::from(color) - f64::from(*dot))).round() as u8;
         }
     }
 
@@ -132,6 +158,35 @@ impl Canvas {
             .map_err(|error| error.to_string())?;
         Ok(out)
     }
+
+    /// The picture as a PNG file, which keeps lines and letters sharp.
+    ///
+    /// # Errors
+    /// The encoder's text.
+    pub fn to_png(&self) -> Result<Vec<u8>, String> {
+        let side = |side: usize| u32::try_from(side).map_err(|error| error.to_string());
+        let mut out = Vec::new();
+        let mut encoder = png::Encoder::new(&mut out, side(self.width)?, side(self.height)?);
+        encoder.set_color(png::ColorType::Rgb);
+        let written = encoder.write_header().and_then(|mut writer| {
+            writer.write_image_data(&self.rgb)?;
+            writer.finish()
+        });
+        written.map(|()| out).map_err(|error| error.to_string())
+    }
+}
+
+/// The pixels that a line of text blackens, from its upper left corner. Letters that are not ASCII stay white.
+fn ink(text: &str, scale: usize) -> impl Iterator<Item = (usize, usize)> {
+    let glyphs = text.chars().map(|letter| font8x8::legacy::BASIC_LEGACY.get(letter as usize)).enumerate();
+    let dots = glyphs.filter_map(|(index, glyph)| Some((index, glyph?))).flat_map(|(index, glyph)| {
+        let dots = (0..GLYPH).flat_map(|row| (0..GLYPH).map(move |column| (column, row)));
+        dots.filter(|(column, row)| glyph[*row] & (1 << column) != 0)
+            .map(move |(column, row)| (index * GLYPH + column, row))
+    });
+    dots.flat_map(move |(x, y)| {
+        (0..scale * scale).map(move |dot| (x * scale + dot % scale, y * scale + dot / scale))
+    })
 }
 
 #[cfg(test)]

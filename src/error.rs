@@ -13,7 +13,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Kind {
     /// Command line or configuration file. Exit code 2.
     Config,
-    /// Model file: missing, wrong hash, not a detector. Exit code 3.
+    /// Model: file missing, wrong hash, not a detector, not as precise as asked for. Exit code 3.
     Model,
     /// Camera, file, external program, picture. Exit code 4.
     Source,

@@ -15,7 +15,8 @@
 //! counts it in [`count`]. What happens becomes an [`event`], waits in [`batch`], is kept by the [`spool`] until a receiver has confirmed it, and leaves through [`uplink`].
 //!
 //! Around it: the [`watchdog`] is fed while every stage finishes work, [`power`] knows the board's pins (LED, motion sensor,
-//! light), [`cores`] keeps the network to the large cores of a board, [`eval`] scores a model on labelled pictures.
+//! light), [`cores`] keeps the network to the large cores of a board, [`eval`] scores a model on labelled pictures and chooses its
+//! threshold.
 //!
 //! # Who knows whom
 //! Imports point one way: `limits, error, clock ◄ frame ◄ ring, gate, capture, detect ◄ track ◄ focus, count ◄ follow ◄ event ◄ batch ◄

@@ -3,20 +3,21 @@
 //! The protocol is that of Ultralytics' `val`: each class score above 0.001 is a candidate, so that one box may stand for several
 //! classes; boxes are clipped to the picture; suppression per class at an overlap of 0.7; the 300 strongest of a picture.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 
-use super::pictures::{Detector, picture_names, with_planes};
+use super::labelled::{Labelled, Params};
+use super::pictures::Detector;
 use crate::capture::picture;
 use crate::config::Config;
 use crate::detect::engine::Output;
 use crate::detect::letterbox::Placement;
-use crate::detect::model::Classes;
-use crate::error::{Error, Kind, Result};
+use crate::detect::{ClassId, Detection};
+use crate::error::Result;
 use crate::eval::coco::{self, Ids};
-use crate::eval::{Area, Found, Scores, Truth, labels, score};
-use crate::geometry::{BoxPx, Frame, Model};
+use crate::eval::{Area, Found, Scores, Truth, score};
+use crate::geometry::{BoxPx, Model};
 
 /// Scores above this are candidates.
 const SCORE_MIN: f32 = 0.001;
@@ -24,17 +25,6 @@ const SCORE_MIN: f32 = 0.001;
 const IOU_MAX: f32 = 0.7;
 /// Detections of a picture, the strongest.
 const DETECTIONS_MAX: usize = 300;
-
-/// Where the truth and the pictures are.
-#[derive(Debug, Clone)]
-pub struct Params {
-    /// Folder of the pictures; needed unless `detections` and COCO's labels are given.
-    pub images: Option<PathBuf>,
-    /// COCO's `instances.json`, or a folder of YOLO's text files, named as the pictures.
-    pub labels: PathBuf,
-    /// COCO results of another program, which are scored instead of the model's.
-    pub detections: Option<PathBuf>,
-}
 
 /// What was measured. Average precision in points, 0..=100; none where there is nothing to find.
 #[derive(Debug, Clone, Serialize)]
@@ -84,23 +74,24 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// Reads the labels and looks at all pictures, or reads what another program found. `progress` hears of each picture: how many
-    /// there were, and of how many.
+    /// Looks at all pictures, or reads what another program found. `progress` hears of each picture: how many there were, and of
+    /// how many.
     ///
     /// # Errors
     /// `Kind::Config`: labels or results that are none, no model, a folder without pictures. `Kind::Source`: a picture that is
     /// missing or damaged; a measurement without it would be another one. `Kind::Model`: see `Loaded::open`.
     pub fn run(config: &Config, params: &Params, progress: &mut dyn FnMut(usize, usize)) -> Result<Self> {
-        let mut detector = match &params.detections {
-            Some(_) => None,
-            None => Some(Detector::open(config)?),
+        let mut labelled = Labelled::open(config, params)?;
+        let look = |detector: &mut Detector, path: &Path| {
+            let (mut kept, classes) = (Vec::new(), detector.classes().count());
+            detector.run(&picture::load(path)?, path, SCORE_MIN, |output, placement, _| {
+                kept = strongest(output, classes, placement);
+            })?;
+            Ok(kept)
         };
-        let (truth, ids) = truth(params, detector.as_ref().map(Detector::classes))?;
-        let (found, engine) = match (&mut detector, &params.detections) {
-            (Some(detector), _) => look(detector, &truth, params, progress)?,
-            (None, Some(file)) => (coco::found(&read(file)?, file, &ids)?, None),
-            (None, None) => unreachable!("one of them is there"),
-        };
+        let found = labelled.find(look, progress)?;
+        let engine = labelled.engine();
+        let Labelled { truth, ids, .. } = labelled;
         Ok(Evaluation { truth, ids, found, engine })
     }
 
@@ -142,117 +133,19 @@ impl Evaluation {
     }
 }
 
-fn read(place: &Path) -> Result<String> {
-    std::fs::read_to_string(place).map_err(|error| {
-        Error::fatal(Kind::Config, format!("cannot read '{}'", place.display())).caused_by(error)
-    })
-}
-
-fn truth(params: &Params, classes: Option<&Classes>) -> Result<(Truth, Ids)> {
-    if !params.labels.is_dir() {
-        return coco::truth(&read(&params.labels)?, &params.labels);
-    }
-    if params.detections.is_some() {
-        let text = "a folder of labels has no ids that --detections could name: give --labels in COCO's form, instances.json";
-        return Err(Error::fatal(Kind::Config, text));
-    }
-    let (Some(classes), Some(images)) = (classes, &params.images) else {
-        let text = "a folder of labels says neither which pictures there are nor what the classes are called: give --model \
-                    and --images, or labels in COCO's form";
-        return Err(Error::fatal(Kind::Config, text));
-    };
-    let mut truth = Truth {
-        pictures: picture_names(images)?,
-        classes: classes.names().map(ToOwned::to_owned).collect(),
-        objects: Vec::new(),
-    };
-    for (index, name) in truth.pictures.iter().enumerate() {
-        let place = params.labels.join(Path::new(name).with_extension("txt"));
-        // Nothing in the picture, nothing in the folder: that is how such sets come.
-        if !place.exists() {
-            continue;
-        }
-        let path = images.join(name);
-        let size =
-            with_planes(&picture::load(&path)?, &path, |planes, _| Ok((planes.width(), planes.height())))?;
-        let objects = labels::objects(&read(&place)?, index, size, truth.classes.len())
-            .map_err(|why| Error::fatal(Kind::Config, format!("'{}', {why}", place.display())))?;
-        truth.objects.extend(objects);
-    }
-    if truth.objects.is_empty() {
-        let text = format!(
-            "'{}' has no label for any picture of '{}': NAME.txt for NAME.jpg",
-            params.labels.display(),
-            images.display()
-        );
-        return Err(Error::fatal(Kind::Config, text));
-    }
-    let ids = Ids::counted(&truth);
-    Ok((truth, ids))
-}
-
-fn look(
-    detector: &mut Detector,
-    truth: &Truth,
-    params: &Params,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<(Vec<Found>, Option<String>)> {
-    let Some(images) = &params.images else {
-        return Err(Error::fatal(Kind::Config, "no pictures: give their folder with --images"));
-    };
-    // Classes go by name: labels may have more than the model, or others.
-    let classes: Vec<Option<usize>> =
-        detector.classes().names().map(|name| truth.classes.iter().position(|class| class == name)).collect();
-    if classes.iter().all(Option::is_none) {
-        let names: Vec<&str> = truth.classes.iter().take(5).map(String::as_str).collect();
-        let text = format!(
-            "'{}' has none of the model's classes (it has {} …): name them as the model does, {} …",
-            params.labels.display(),
-            names.join(", "),
-            detector.classes().names().take(5).collect::<Vec<_>>().join(", ")
-        );
-        return Err(Error::fatal(Kind::Config, text));
-    }
-    let mut found = Vec::new();
-    for (index, name) in truth.pictures.iter().enumerate() {
-        let path = images.join(name);
-        let picture = picture::load(&path)?;
-        let mut candidates = Vec::new();
-        detector.run(&picture, &path, SCORE_MIN, |output, placement, _| {
-            candidates = strongest(output, classes.len(), placement);
-        })?;
-        for Candidate { class, bbox, score } in candidates {
-            if let Some(class) = classes[class] {
-                let [x1, y1, x2, y2] = bbox.to_array().map(f64::from);
-                let rect = [x1, y1, x2 - x1, y2 - y1];
-                found.push(Found { picture: index, class, rect, score: f64::from(score) });
-            }
-        }
-        progress(index + 1, truth.pictures.len());
-    }
-    Ok((found, detector.describe()))
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Candidate {
-    class: usize,
-    bbox: BoxPx<Frame>,
-    score: f32,
-}
-
 /// What is left of an output by the protocol.
-fn strongest(output: Output<'_>, classes: usize, placement: &Placement) -> Vec<Candidate> {
+fn strongest(output: Output<'_>, classes: usize, placement: &Placement) -> Vec<Detection> {
     let Output { numbers, columns } = output;
     let (boxes, scores) = numbers.split_at(4 * columns);
-    let mut kept: Vec<Candidate> = Vec::new();
+    let mut kept: Vec<Detection> = Vec::new();
     for class in 0..classes {
         let row = &scores[class * columns..(class + 1) * columns];
-        let mut of_class: Vec<Candidate> = (0..columns)
+        let mut of_class: Vec<Detection> = (0..columns)
             .filter(|anchor| row[*anchor] > SCORE_MIN && row[*anchor].is_finite())
             .map(|anchor| {
                 let [cx, cy, w, h] = [0, 1, 2, 3].map(|row| boxes[row * columns + anchor]);
                 let bbox = placement.to_frame(&BoxPx::<Model>::from_centre(cx, cy, w, h));
-                Candidate { class, bbox, score: row[anchor] }
+                Detection { class: ClassId(class as u16), bbox, score: row[anchor] }
             })
             .filter(|candidate| candidate.bbox.is_finite())
             .collect();

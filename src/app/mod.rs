@@ -19,11 +19,13 @@ pub mod eval;
 pub mod export;
 mod guard;
 mod keep;
+pub mod labelled;
 mod memory;
 pub mod pictures;
 mod pins;
 mod process;
 pub mod system;
+pub mod tune;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;

@@ -25,6 +25,8 @@ pub struct Detector {
     model: model::Params,
     params: Params,
     classes: Classes,
+    /// By the model's index: whether anything of this class is wanted.
+    wanted: Vec<bool>,
     model_sha256: String,
     /// The model as it was checked, until the first picture makes it concrete.
     loaded: Option<Loaded>,
@@ -59,8 +61,14 @@ impl Detector {
         })?;
         let loaded = Loaded::open(&model)?;
         let (classes, model_sha256) = (loaded.classes().clone(), loaded.sha256().to_owned());
-        let (loaded, stages) = (Some(loaded), Vec::new());
-        Ok(Detector { model, params: config.decode, classes, model_sha256, loaded, stages })
+        let (loaded, stages, wanted) = (Some(loaded), Vec::new(), vec![true; classes.count()]);
+        Ok(Detector { model, params: config.decode, classes, wanted, model_sha256, loaded, stages })
+    }
+
+    /// From the next picture on [`Self::detect`] finds only the classes of these names, as `flytrap run` does.
+    pub(super) fn want(&mut self, wanted: impl Fn(&str) -> bool) {
+        self.wanted = self.classes.names().map(wanted).collect();
+        self.stages.clear();
     }
 
     /// The model's classes.
@@ -145,7 +153,8 @@ impl Detector {
             }
             None => {
                 let (engine, _) = loaded.into_engine(frame)?;
-                let decoder = Decoder::new(engine.head(), self.params, |_| true);
+                let decoder =
+                    Decoder::new(engine.head(), self.params, |class| self.wanted[usize::from(class.0)]);
                 if self.stages.len() == STAGES_MAX {
                     self.stages.remove(0);
                 }

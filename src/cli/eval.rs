@@ -6,20 +6,29 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Failed, PictureBar, Settings, cannot_write, print, print_json, start_log};
-use crate::app::eval::{Evaluation, Figures, Params};
+use crate::app::eval::{Evaluation, Figures};
+use crate::app::labelled::Params;
+use crate::error::Result;
 
 /// What `flytrap eval` is told.
 #[derive(Debug, Args)]
 pub(super) struct EvalArgs {
     #[command(flatten)]
     settings: Settings,
+    #[command(flatten)]
+    labelled: Labelled,
+}
+
+/// Labelled pictures and what was found in them, of `eval` and `tune`.
+#[derive(Debug, Args)]
+pub(super) struct Labelled {
     /// Folder of the pictures.
     #[arg(long, value_name = "FOLDER")]
     images: Option<PathBuf>,
     /// What is in them: COCO's instances.json, or a folder of YOLO's text files, NAME.txt for NAME.jpg.
     #[arg(long, value_name = "FILE_OR_FOLDER")]
     labels: PathBuf,
-    /// Score these COCO results of another program instead of running a model.
+    /// Take these COCO results of another program instead of running a model.
     #[arg(long, value_name = "FILE")]
     detections: Option<PathBuf>,
     /// Write what was found into this file, as COCO results.
@@ -27,19 +36,30 @@ pub(super) struct EvalArgs {
     save: Option<PathBuf>,
 }
 
+impl Labelled {
+    pub(super) fn params(&self) -> Params {
+        let Labelled { images, labels, detections, .. } = self;
+        Params { images: images.clone(), labels: labels.clone(), detections: detections.clone() }
+    }
+}
+
+/// Writes `results` where `--save` says, if it does.
+pub(super) fn save(args: &Labelled, results: impl FnOnce() -> Result<String>) -> Result<()> {
+    let Some(place) = &args.save else { return Ok(()) };
+    std::fs::write(place, results()?).map_err(|error| cannot_write(place, error))
+}
+
 /// Scores, and prints a table or (`json`) one object.
 pub(super) fn eval(args: &EvalArgs, json: bool) -> Result<(), Failed> {
-    let EvalArgs { settings, images, labels, detections, save } = args;
+    let EvalArgs { settings, labelled } = args;
     let config = settings.load(Vec::new(), json)?;
     start_log(&config);
-    let params = Params { images: images.clone(), labels: labels.clone(), detections: detections.clone() };
+    let params = labelled.params();
     let bar = PictureBar::new();
     let evaluation = Evaluation::run(&config, &params, &mut |done, all| bar.show(done, all));
     bar.end();
     let evaluation = evaluation?;
-    if let Some(place) = save {
-        std::fs::write(place, evaluation.results()?).map_err(|error| cannot_write(place, error))?;
-    }
+    save(labelled, || evaluation.results())?;
     let figures = evaluation.figures();
     if json {
         return print_json(&figures);

@@ -1,4 +1,4 @@
-//! The command line: `run`, `detect`, `bench`, `eval`, `calibrate`, `cameras`, `pins`, `spool`, `decode`, `check`. Settings come from the configuration; options override single ones.
+//! The command line: `run`, `detect`, `bench`, `eval`, `tune`, `calibrate`, `cameras`, `pins`, `spool`, `decode`, `check`. Settings come from the configuration; options override single ones.
 //!
 //! Exit codes: 0 all went well; 1 the machine (memory, threads, disk); 2 command line or configuration; 3 model; 4 source or
 //! picture; 5 events that could not be delivered. Results go to stdout, everything else to stderr.
@@ -13,6 +13,7 @@ mod eval;
 mod pins;
 mod sim;
 mod spool;
+mod tune;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -36,7 +37,7 @@ use crate::error::{Error, Kind, Result};
 #[derive(Debug, Parser)]
 #[command(name = "flytrap", version)]
 struct Cli {
-    /// Machine-readable: `detect` prints JSON lines, `bench`, `eval` and `calibrate` an object, logs on stderr are JSON lines.
+    /// Machine-readable: `detect` prints JSON lines, `bench`, `eval`, `tune` and `calibrate` an object, logs on stderr are JSON lines.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -74,6 +75,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Measure how well a model finds what is in labelled pictures: COCO's average precision.
     Eval(eval::EvalArgs),
+    /// Choose the threshold of the score on labelled pictures: the greatest recall with the precision that is asked for.
+    Tune(tune::TuneArgs),
     /// Measure on pictures what --precision int8 needs to know of a model, and write it beside the model.
     Calibrate(calibrate::CalibrateArgs),
     /// List the cameras of this machine, and what they can deliver.
@@ -196,6 +199,7 @@ pub fn main() -> ExitCode {
         }
         Command::Bench(args) => ("bench", bench::bench(args, json)),
         Command::Eval(args) => ("eval", eval::eval(&args, json)),
+        Command::Tune(args) => ("tune", tune::tune(&args, json)),
         Command::Calibrate(args) => ("calibrate", calibrate::calibrate(&args, json)),
         Command::Cameras => ("cameras", cameras::cameras(json)),
         Command::Pins { pin, set, chip } => ("pins", pins::pins(&chip, pin, set, json)),

@@ -292,6 +292,22 @@ mod tests {
             }
         }
 
+        /// What `flytrap tune` counts at a threshold is what there is once it is set.
+        #[test]
+        fn a_lower_threshold_changes_nothing_above_a_higher(anchors in anchors(3), low in 0.01f32..0.5, more in 0.0f32..0.5, iou_max in 0.1f32..0.9) {
+            let high = low + more;
+            let of = |score_min: f32| {
+                let head = HeadShape { classes: 3, anchors: anchors.len() };
+                let mut out = Detections::new();
+                let mut decoder = Decoder::new(head, Params { score_min, iou_max }, |class| class.0 != 1);
+                decoder.decode(whole(&output(&anchors), anchors.len()), &unit(), &mut out);
+                out
+            };
+            let kept: Vec<Detection> = of(low).into_iter().filter(|detection| detection.score >= high).collect();
+            let of_high = of(high);
+            prop_assert_eq!(kept.as_slice(), of_high.as_slice());
+        }
+
         #[test]
         fn any_numbers_never_panic_and_stay_in_the_frame(values in proptest::collection::vec(any::<f32>(), 6 * 20)) {
             let mut decoder = Decoder::new(HeadShape { classes: 2, anchors: 20 }, Params { score_min: 0.0, iou_max: 0.5 }, |_| true);

@@ -7,6 +7,7 @@
 
 pub mod coco;
 pub mod labels;
+pub mod tune;
 
 use std::collections::BTreeMap;
 
@@ -119,21 +120,12 @@ pub struct Scores {
 ///
 /// Of equal scores the earlier wins: by picture, then in the order given.
 pub fn score(truth: &Truth, found: &[Found], area: Area) -> Scores {
-    let mut objects: BTreeMap<(usize, usize), Vec<&Object>> = BTreeMap::new();
-    for object in &truth.objects {
-        objects.entry((object.class, object.picture)).or_default().push(object);
-    }
-    let mut detections: BTreeMap<(usize, usize), Vec<&Found>> = BTreeMap::new();
-    for found in found {
-        detections.entry((found.class, found.picture)).or_default().push(found);
-    }
+    let groups = Groups::new(truth, found);
     let mut classes = Vec::new();
     for class in 0..truth.classes.len() {
         let mut matched = Matched::default();
         for picture in 0..truth.pictures.len() {
-            let objects = objects.get(&(class, picture)).map_or(&[][..], Vec::as_slice);
-            let detections = detections.get(&(class, picture)).map_or(&[][..], Vec::as_slice);
-            matched.picture(objects, detections, area);
+            matched.add(&groups.scene(class, picture, area));
         }
         if let Some(ap) = matched.average_precision() {
             classes.push(ClassScore { class, objects: matched.objects, ap });
@@ -146,6 +138,40 @@ pub fn score(truth: &Truth, found: &[Found], area: Area) -> Scores {
     Scores { mean: Ap { ap50_95: mean(|ap| ap.ap50_95), ap50: mean(|ap| ap.ap50) }, classes }
 }
 
+/// Objects and detections by class and picture.
+struct Groups<'a> {
+    objects: BTreeMap<(usize, usize), Vec<&'a Object>>,
+    found: BTreeMap<(usize, usize), Vec<&'a Found>>,
+}
+
+impl<'a> Groups<'a> {
+    fn new(truth: &'a Truth, all: &'a [Found]) -> Self {
+        let mut objects: BTreeMap<_, Vec<&Object>> = BTreeMap::new();
+        for object in &truth.objects {
+            objects.entry((object.class, object.picture)).or_default().push(object);
+        }
+        let mut found: BTreeMap<_, Vec<&Found>> = BTreeMap::new();
+        for one in all {
+            found.entry((one.class, one.picture)).or_default().push(one);
+        }
+        Groups { objects, found }
+    }
+
+    fn scene(&self, class: usize, picture: usize, area: Area) -> Scene<'a> {
+        let at = (class, picture);
+        let ignored = |object: &Object| object.crowd || !area.holds(object.area);
+        let objects = self.objects.get(&at).map_or(&[][..], Vec::as_slice);
+        // Those that count come first: a detection prefers them.
+        let mut objects: Vec<(&Object, bool)> =
+            objects.iter().map(|object| (*object, ignored(object))).collect();
+        objects.sort_by_key(|(_, ignored)| *ignored);
+        let mut found = self.found.get(&at).cloned().unwrap_or_default();
+        found.sort_by(|a, b| b.score.total_cmp(&a.score));
+        found.truncate(DETECTIONS_PER_CLASS_MAX);
+        Scene { objects, found, area }
+    }
+}
+
 /// What became of a detection at one overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
@@ -153,6 +179,36 @@ enum Outcome {
     Wrong,
     /// It counts neither way.
     Ignored,
+}
+
+/// One class in one picture.
+struct Scene<'a> {
+    /// With whether they count neither way; those come last.
+    objects: Vec<(&'a Object, bool)>,
+    /// The strongest first, so many as count.
+    found: Vec<&'a Found>,
+    area: Area,
+}
+
+impl Scene<'_> {
+    /// Objects that count.
+    fn objects(&self) -> usize {
+        self.objects.iter().filter(|(_, ignored)| !ignored).count()
+    }
+
+    /// What became of each detection where an overlap of `least` is enough.
+    fn outcomes(&self, least: f64) -> Vec<Outcome> {
+        let mut taken = vec![false; self.objects.len()];
+        let outcome = |found: &&Found| match best(found, &self.objects, &taken, least) {
+            Some(object) => {
+                taken[object] = true;
+                if self.objects[object].1 { Outcome::Ignored } else { Outcome::Right }
+            }
+            None if !self.area.holds(found.rect[2] * found.rect[3]) => Outcome::Ignored,
+            None => Outcome::Wrong,
+        };
+        self.found.iter().map(outcome).collect()
+    }
 }
 
 /// The detections of one class, picture after picture.
@@ -164,33 +220,12 @@ struct Matched {
 }
 
 impl Matched {
-    fn picture(&mut self, objects: &[&Object], found: &[&Found], area: Area) {
-        let ignored = |object: &Object| object.crowd || !area.holds(object.area);
-        // Those that count come first: a detection prefers them.
-        let mut objects: Vec<(&Object, bool)> =
-            objects.iter().map(|object| (*object, ignored(object))).collect();
-        objects.sort_by_key(|(_, ignored)| *ignored);
-        self.objects += objects.iter().filter(|(_, ignored)| !ignored).count();
-        let mut found = found.to_vec();
-        found.sort_by(|a, b| b.score.total_cmp(&a.score));
-        found.truncate(DETECTIONS_PER_CLASS_MAX);
-        let first = self.scored.len();
-        self.scored.extend(found.iter().map(|found| (found.score, [Outcome::Wrong; OVERLAPS])));
-        for overlap in 0..OVERLAPS {
-            let mut taken = vec![false; objects.len()];
-            for (index, found) in found.iter().enumerate() {
-                let hit = best(found, &objects, &taken, overlap_at(overlap));
-                let outcome = match hit {
-                    Some(object) => {
-                        taken[object] = true;
-                        if objects[object].1 { Outcome::Ignored } else { Outcome::Right }
-                    }
-                    None if !area.holds(found.rect[2] * found.rect[3]) => Outcome::Ignored,
-                    None => Outcome::Wrong,
-                };
-                self.scored[first + index].1[overlap] = outcome;
-            }
-        }
+    fn add(&mut self, scene: &Scene<'_>) {
+        self.objects += scene.objects();
+        let at: [Vec<Outcome>; OVERLAPS] = std::array::from_fn(|overlap| scene.outcomes(overlap_at(overlap)));
+        let outcomes = |index: usize| std::array::from_fn(|overlap| at[overlap][index]);
+        self.scored
+            .extend(scene.found.iter().enumerate().map(|(index, found)| (found.score, outcomes(index))));
     }
 
     fn average_precision(&mut self) -> Option<Ap> {
