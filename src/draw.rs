@@ -99,6 +99,27 @@ impl Canvas {
         Canvas { width, height, rgb }
     }
 
+    /// Draws a line of that many pixels' width.
+    pub fn line(&mut self, from: (f32, f32), to: (f32, f32), width: usize, color: [u8; 3]) {
+        let steps = (to.0 - from.0).abs().max((to.1 - from.1).abs()).ceil().max(1.0);
+        for step in 0..=steps as usize {
+            let part = step as f32 / steps;
+            let at = |from: f32, to: f32| (from + part * (to - from)).round() as i64 - width as i64 / 2;
+            let (x, y) = (at(from.0, to.0), at(from.1, to.1));
+            for (dx, dy) in (0..width as i64).flat_map(|dx| (0..width as i64).map(move |dy| (dx, dy))) {
+                if let (Ok(x), Ok(y)) = (usize::try_from(x + dx), usize::try_from(y + dy)) {
+                    self.set(x, y, color);
+                }
+            }
+        }
+    }
+
+    /// Text on a bar of `color` at the picture's lower edge.
+    pub fn caption(&mut self, text: &str, color: [u8; 3]) {
+        let scale = (self.width.max(self.height) / 640).max(1);
+        self.label(text, 0, self.height.saturating_sub((GLYPH + 2) * scale), scale, color);
+    }
+
     /// Draws a detection: its box, and its class and score in per cent above it.
     pub fn detection(&mut self, detection: &Detection, class_name: &str) {
         let color = PALETTE[usize::from(detection.class.0) % PALETTE.len()];

@@ -46,6 +46,11 @@ impl Follower {
         self.tracker.heap_bytes() + self.counter.heap_bytes() + self.names.len() * size_of::<Name>()
     }
 
+    /// The name of a class; `?` for one that there is not.
+    pub fn class_name(&self, class: ClassId) -> &str {
+        self.names.get(usize::from(class.0)).map_or("?", Name::as_str)
+    }
+
     /// The tracks.
     pub fn tracker(&self) -> &Tracker {
         &self.tracker

@@ -12,14 +12,17 @@
 //! Read it from top to bottom: [`capture`] announces frames, [`sample`] chooses those that the target rate wants, [`ring`]
 //! carries them to the [`pipeline`], which asks the [`gate`] whether anything moved and [`focus`] where to look, runs [`detect`] if
 //! so (JPEGs through [`jpeg`]; the network on an executor of our own, [`detect::engine`]), follows what was found in [`track`] and
-//! counts it in [`count`]. What happens becomes an [`event`], waits in [`batch`], is kept by the [`spool`] until a receiver has confirmed it, and leaves through [`uplink`].
+//! counts it in [`count`] (the two together are [`follow`]). What happens becomes an [`event`], waits in [`batch`], is kept by the [`spool`] until a receiver has confirmed it, and leaves through [`uplink`].
 //!
 //! Around it: the [`watchdog`] is fed while every stage finishes work, [`power`] knows the board's pins (LED, motion sensor,
 //! light), [`cores`] keeps the network to the large cores of a board, [`eval`] scores a model on labelled pictures and chooses its
 //! threshold.
 //!
+//! A street in a seed, [`sim`], stands in for the field: pictures with the truth about them, and a device's life in virtual time, through
+//! these same stages. [`selftest`] holds the network against a known picture at every start.
+//!
 //! # Who knows whom
-//! Imports point one way: `limits, error, clock ◄ frame ◄ ring, gate, capture, detect ◄ track ◄ focus, count ◄ follow ◄ event ◄ batch ◄
+//! Imports point one way: `limits, error, clock ◄ frame ◄ ring, gate, capture, detect ◄ track ◄ focus, count ◄ event ◄ batch ◄
 //! spool ◄ uplink`. [`pipeline`] knows the pure stages only; [`app`] is the only wiring; [`config`] turns the user's file into each
 //! stage's `Params`; nobody imports [`app`] or [`cli`]. No stage knows the configuration or the counters: it takes `Params` and
 //! returns outcomes, which [`app`] adds up in [`metrics`]. `tests/tidy.rs` enforces this, and names the one home of each
@@ -75,6 +78,7 @@ pub mod power;
 pub mod retry;
 pub mod ring;
 pub mod sample;
+pub mod selftest;
 pub mod sim;
 pub mod spool;
 pub mod stop;
@@ -94,4 +98,5 @@ pub mod decisions {
     #![doc = include_str!("decisions/0008-time.md")]
     #![doc = include_str!("decisions/0009-uplink.md")]
     #![doc = include_str!("decisions/0010-focus.md")]
+    #![doc = include_str!("decisions/0011-simulation.md")]
 }

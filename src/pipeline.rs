@@ -131,6 +131,11 @@ impl Pipeline {
         &self.detections
     }
 
+    /// The name of a class of the model; `?` for one that it does not have.
+    pub fn class_name(&self, class: ClassId) -> &str {
+        self.follower.class_name(class)
+    }
+
     /// The tracker's counters.
     pub fn track_counters(&self) -> track::Counters {
         self.follower.tracker().counters()

@@ -52,11 +52,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "sim",
         &[
-            "batch", "calendar", "capture", "clock", "count", "detect", "draw", "error", "event", "frame",
-            "geometry", "jpeg", "limits", "pipeline", "retry", "ring", "sample", "spool", "stop", "track",
-            "uplink", "watchdog",
+            "batch", "calendar", "capture", "clock", "count", "detect", "draw", "error", "event", "follow",
+            "frame", "geometry", "jpeg", "limits", "pipeline", "retry", "ring", "sample", "spool", "stop",
+            "track", "uplink", "watchdog",
         ],
     ),
+    ("selftest", &["detect", "error", "geometry", "jpeg"]),
     // Turns the user's file into every stage's `Params`.
     (
         "config",

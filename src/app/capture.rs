@@ -5,6 +5,8 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use smol::channel::Sender;
+
 use super::process::{Processor, build};
 use super::{Shared, Timing, spawn};
 use crate::capture::{Advance, CaptureParams, FrameSource, SourceSpec};
@@ -97,8 +99,11 @@ impl Capture {
     }
 
     /// Captures until the end; then waits for the pipeline to finish what is in the ring.
-    pub(super) fn run(mut self) -> Result<()> {
-        let captured = self.capture();
+    ///
+    /// Says on `up` once that the program is ready: the network has passed its self-test, or there is no camera yet, which is a
+    /// state of the road and not of the program.
+    pub(super) fn run(mut self, up: &Sender<()>) -> Result<()> {
+        let captured = self.capture(up);
         self.shared.ledger.ended(Stage::Capture);
         let Some(Downstream { ring, pipeline, .. }) = self.downstream.take() else { return captured };
         drop(ring);
@@ -109,7 +114,7 @@ impl Capture {
         processed.and(captured)
     }
 
-    fn capture(&mut self) -> Result<()> {
+    fn capture(&mut self, up: &Sender<()>) -> Result<()> {
         loop {
             if self.shared.stop.requested() {
                 return Ok(());
@@ -117,7 +122,11 @@ impl Capture {
             // A program has its idle time-out to show its first frame.
             self.shared.promise(Stage::Capture, self.params.idle_timeout);
             let ended = match open(&self.spec, &self.params, Arc::clone(&self.shared.clock)) {
-                Ok(source) => self.pump(source)?,
+                Ok(source) => {
+                    self.fit(&*source)?;
+                    say_up(up);
+                    self.pump(source)?
+                }
                 // What worked before may work again, whatever it says now.
                 Err(error) if error.class() == Class::Fatal && self.downstream.is_none() => {
                     return Err(error);
@@ -130,6 +139,7 @@ impl Capture {
                 Ended::Lost(error) if self.shared.options.until_end => return Err(error.into_fatal()),
                 Ended::Lost(error) => self.lost(&error),
             }
+            say_up(up);
             let delay = self.backoff.next_delay();
             self.shared.promise(Stage::Capture, delay);
             if self.shared.stop.wait(delay) {
@@ -161,7 +171,6 @@ impl Capture {
 
     /// Takes frames from `source` for as long as it gives any.
     fn pump(&mut self, mut source: Box<dyn FrameSource>) -> Result<Ended> {
-        self.fit(&*source)?;
         let shared = Arc::clone(&self.shared);
         let metrics = &shared.metrics;
         let mut sampler = Sampler::new(shared.config.fps);
@@ -280,6 +289,12 @@ impl Capture {
         self.downstream = Some(Downstream { ring, format, slot_bytes, lent: lending.is_some(), pipeline });
         Ok(())
     }
+}
+
+/// The first time only; nobody waits for more.
+fn say_up(up: &Sender<()>) {
+    let _said_or_said_before = up.try_send(());
+    up.close();
 }
 
 /// Opens a source, a simulated street too.

@@ -15,6 +15,8 @@
 pub mod bench;
 pub mod calibrate;
 mod capture;
+pub mod check;
+pub mod demo;
 pub mod eval;
 pub mod export;
 mod guard;
@@ -205,6 +207,16 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     go(&shared, guard, signals, driver, capture)
 }
 
+/// What the main thread does next.
+enum Turn {
+    /// Tells how things are.
+    Statistics,
+    /// Tells the supervisor that the program is ready.
+    Up,
+    /// Ends.
+    End(End),
+}
+
 /// Starts the threads, and comes back when they have ended.
 fn go(
     shared: &Arc<Shared>,
@@ -220,13 +232,13 @@ fn go(
         move || keep::keep(&shared)
     })?;
     let uplink = spawn("uplink", deliver(Arc::clone(shared), driver, report))?;
-    let capture = spawn("capture", move || tell(&done, capture.run()))?;
-    guard.ready();
+    let (up, came_up) = smol::channel::bounded(1);
+    let capture = spawn("capture", move || tell(&done, capture.run(&up)))?;
     let pins = async {
         pins::operate(shared).await;
         futures_lite::future::pending().await
     };
-    let outcome = smol::block_on(attend(shared, guard, signals, &ended, &reported).or(pins));
+    let outcome = smol::block_on(attend(shared, guard, signals, (&came_up, &ended, &reported)).or(pins));
     if outcome.is_ok() {
         // They have sent their last word; what is left of them is leaving.
         for thread in [capture, uplink, keeper] {
@@ -265,23 +277,9 @@ async fn attend(
     shared: &Shared,
     mut guard: Guard,
     mut signals: Signals,
-    ended: &Receiver<Result<()>>,
-    reported: &Receiver<Report>,
+    (came_up, ended, reported): (&Receiver<()>, &Receiver<Result<()>>, &Receiver<Report>),
 ) -> Result<()> {
-    let mut timer = smol::Timer::interval(shared.config.stats_interval);
-    let end = loop {
-        let tick = async {
-            timer.next().await;
-            None
-        };
-        let signal = async { Some(End::Signal(next_signal(&mut signals).await)) };
-        let over = async { Some(End::Capture(received(ended).await)) };
-        let hung = async { Some(End::Hung(guard.watch().await)) };
-        match tick.or(signal).or(over).or(hung).await {
-            None => tell_state(shared, &guard),
-            Some(end) => break end,
-        }
-    };
+    let end = watch_over(shared, &mut guard, &mut signals, (came_up, ended)).await;
     let mut patient_until = Mono::ZERO;
     let (outcome, mut reason) = match end {
         End::Capture(result) => (result, "the source ended".to_owned()),
@@ -325,6 +323,41 @@ async fn attend(
         Err(error) => Err(error),
     };
     guard.close(&reason, outcome)
+}
+
+/// Statistics, readiness and watchdogs, until it ends.
+async fn watch_over(
+    shared: &Shared,
+    guard: &mut Guard,
+    signals: &mut Signals,
+    (came_up, ended): (&Receiver<()>, &Receiver<Result<()>>),
+) -> End {
+    let mut timer = smol::Timer::interval(shared.config.stats_interval);
+    let mut is_up = false;
+    loop {
+        let tick = async {
+            timer.next().await;
+            Turn::Statistics
+        };
+        let up = async {
+            // Said once; then the channel is closed.
+            if is_up || came_up.recv().await.is_err() {
+                futures_lite::future::pending::<()>().await;
+            }
+            Turn::Up
+        };
+        let signal = async { Turn::End(End::Signal(next_signal(signals).await)) };
+        let over = async { Turn::End(End::Capture(received(ended).await)) };
+        let hung = async { Turn::End(End::Hung(guard.watch().await)) };
+        match tick.or(signal).or(up).or(over).or(hung).await {
+            Turn::Statistics => tell_state(shared, guard),
+            Turn::Up => {
+                is_up = true;
+                guard.ready();
+            }
+            Turn::End(end) => break end,
+        }
+    }
 }
 
 /// Feeds while the last events are delivered. If a stage hangs, the uplink still gets its drain time, unless it is the one.

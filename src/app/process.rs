@@ -1,5 +1,6 @@
 //! The pipeline thread: frames from the ring through all stages, their events to the outbox, their outcomes to the counters.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ use crate::clock::Mono;
 use crate::config::Config;
 use crate::cores;
 use crate::detect::ClassId;
-use crate::detect::engine::Engine;
+use crate::detect::engine::{Engine, Precision};
 use crate::detect::letterbox::{PADDING, Size};
-use crate::detect::model::{Classes, Loaded};
+use crate::detect::model::{BUILTIN, Classes, Loaded};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Body, Event};
 use crate::focus;
@@ -23,6 +24,7 @@ use crate::gate::Reason;
 use crate::limits::RING_SLOTS_MIN;
 use crate::pipeline::{Failure, Outcome, Pipeline};
 use crate::ring::{Policy, Reader, SlotGuard, Taken, Writer, ring, slots_for};
+use crate::selftest::{self, Golden};
 use crate::watchdog::Stage;
 
 /// How often a pipeline without frames looks whether its tracks have ended.
@@ -38,8 +40,7 @@ pub(super) fn build(
     wanted: Vec<ClassId>,
 ) -> Result<(Writer, Reader, Pipeline)> {
     let config = &shared.config;
-    let size = Size { width: format.width as usize, height: format.height as usize };
-    let (engine, classes) = engine(config, model, size)?;
+    let (engine, classes) = engine(config, model, format)?;
     let resident = system::peak_resident_bytes() as usize;
     let queue = Batcher::bytes(config.uplink.batch.queue_events)
         + config.uplink.batch.batch_events_max * size_of::<Event>();
@@ -82,8 +83,16 @@ pub(super) fn build(
 }
 
 /// The network for frames of that size, run once at each of its sizes as if something were everywhere: proves that it runs, and
-/// shows what it takes at most.
-fn engine(config: &Config, model: Loaded, size: Size) -> Result<(Box<dyn Engine>, Classes)> {
+/// shows what it takes at most. The largest is run on the picture of the self-test.
+pub(super) fn engine(
+    config: &Config,
+    model: Loaded,
+    format: &FrameFormat,
+) -> Result<(Box<dyn Engine>, Classes)> {
+    let size = Size { width: format.width as usize, height: format.height as usize };
+    let path = config.model.as_ref().map_or(Path::new(BUILTIN), |model| &model.path);
+    let golden = Golden::of(path, model.sha256())?;
+    let precision = config.model.as_ref().map_or(Precision::Fp32, |model| model.engine.precision);
     // The engine's threads, which begin here, stay there too.
     cores::run_on(&config.cores)?;
     let focuses = config.focus.is_some() && config.gate.is_some();
@@ -99,10 +108,24 @@ fn engine(config: &Config, model: Loaded, size: Size) -> Result<(Box<dyn Engine>
     };
     system::give_back_memory();
     system::reset_peak();
-    for rung in (0..engine.rungs().len().max(1)).rev() {
+    for rung in (1..engine.rungs().len()).rev() {
         engine.select(rung);
         engine.input().fill(PADDING);
         engine.run(0.0)?;
+    }
+    engine.select(0);
+    match &golden {
+        Some(golden) => {
+            let boxes = selftest::check(&mut *engine, precision, &classes, golden)?;
+            tracing::info!(boxes, "the self-test passed: the network finds what it must");
+        }
+        None => {
+            tracing::info!(
+                "nothing is recorded for a self-test of this model: 'flytrap selftest --record' does that"
+            );
+            engine.input().fill(PADDING);
+            engine.run(0.0)?;
+        }
     }
     Ok((engine, classes))
 }

@@ -8,9 +8,11 @@ mod calibrate;
 mod cameras;
 mod check;
 mod decode;
+mod demo;
 mod detect;
 mod eval;
 mod pins;
+mod selftest;
 mod sim;
 mod spool;
 mod tune;
@@ -26,6 +28,7 @@ use crate::app::system;
 use crate::app::{self, RunOptions};
 use crate::config::values::Value;
 use crate::config::{Config, Mistakes, Override};
+use crate::detect::model::BUILTIN;
 use crate::error::{Error, Kind, Result};
 
 /// Unattended road counter.
@@ -60,6 +63,8 @@ enum Command {
         #[arg(long)]
         until_end: bool,
     },
+    /// Show all of it without a camera: count a simulated street, write an annotated picture and clip, tell the truth.
+    Demo(demo::DemoArgs),
     /// Detect road users in single pictures.
     Detect {
         #[command(flatten)]
@@ -79,6 +84,8 @@ enum Command {
     Tune(tune::TuneArgs),
     /// Measure on pictures what --precision int8 needs to know of a model, and write it beside the model.
     Calibrate(calibrate::CalibrateArgs),
+    /// Test whether the network finds what it must on this machine; 3 if it does not.
+    Selftest(selftest::SelftestArgs),
     /// List the cameras of this machine, and what they can deliver.
     Cameras,
     /// Try the wiring of a pin: read it, or drive it and read it back.
@@ -145,7 +152,7 @@ struct Settings {
     /// The configuration; what it leaves out is as `flytrap check` prints it.
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// ONNX file of a YOLO11 or YOLOv8 detector (model.path).
+    /// ONNX file of a YOLO11 or YOLOv8 detector, or builtin, the small one that comes with the program (model.path).
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
     /// Vouch for a model file that flytrap does not know (model.sha256).
@@ -176,6 +183,13 @@ impl Settings {
         overrides.extend(more);
         Config::load(self.config.as_deref(), overrides)
     }
+
+    /// The same; with the detector that comes with the program if neither a model nor a configuration is named.
+    fn load_or_builtin(&self, json: bool) -> Result<Config, Mistakes> {
+        let named = self.model.is_some() || self.config.is_some();
+        let builtin = ("model.path", Value::Text(BUILTIN.into()), "without --model");
+        self.load(if named { Vec::new() } else { vec![builtin] }, json)
+    }
 }
 
 /// Reads the command line and does what it says.
@@ -197,6 +211,7 @@ pub fn main() -> ExitCode {
         Command::Detect { settings, pictures, out } => {
             ("detect", detect::detect(&settings, &pictures, out.as_deref(), json))
         }
+        Command::Demo(args) => ("demo", demo::demo(&args, json)),
         Command::Bench(args) => ("bench", bench::bench(args, json)),
         Command::Eval(args) => ("eval", eval::eval(&args, json)),
         Command::Tune(args) => ("tune", tune::tune(&args, json)),
@@ -212,6 +227,7 @@ pub fn main() -> ExitCode {
             },
         ),
         Command::Decode { file } => ("decode", decode::decode(file.as_deref())),
+        Command::Selftest(args) => ("selftest", selftest::selftest(&args, json)),
         Command::Sim(args) => ("sim", sim::sim(&args, json)),
         Command::Check { config } => ("check", check::check(config.as_deref())),
     };

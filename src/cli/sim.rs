@@ -1,11 +1,13 @@
 //! `flytrap sim`: a device in a simulated field, and labelled pictures of simulated streets.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Failed, PictureBar, print, print_json};
+use super::{Failed, PictureBar, Settings, print, print_json};
+use crate::app::demo::pipeline;
 use crate::app::export;
 use crate::error::{Error, Kind, Result};
 use crate::sim::scene::SceneParams;
@@ -14,6 +16,8 @@ use crate::sim::world::{Network, Scenario, World};
 /// What `flytrap sim` is told.
 #[derive(Debug, Args)]
 pub(super) struct SimArgs {
+    #[command(flatten)]
+    settings: Settings,
     /// Everything follows from it: the same seed gives the same, to the last byte.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
@@ -76,7 +80,7 @@ fn world(args: &SimArgs, json: bool) -> Result<(), Failed> {
         }
         None => Scenario::default(),
     };
-    let network: Option<Network> = None;
+    let network = if scenario.rendered { Some(network(args, json)?) } else { None };
     let bar = ProgressBar::new(1000);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {percent} %, {eta} left") {
         bar.set_style(style);
@@ -91,6 +95,12 @@ fn world(args: &SimArgs, json: bool) -> Result<(), Failed> {
         print(report.table().trim_end())?;
     }
     report.verdict().map_err(|why| Error::fatal(Kind::Delivery, why).into())
+}
+
+/// The program's own pipeline, for scenarios with rendered frames.
+fn network(args: &SimArgs, json: bool) -> Result<Network, Failed> {
+    let config = args.settings.load_or_builtin(json)?;
+    Ok(Arc::new(move |format, lines| pipeline(&config, format, lines)))
 }
 
 fn size(text: &str) -> Result<(u32, u32), &'static str> {

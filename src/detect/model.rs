@@ -3,6 +3,7 @@
 //! A model file is untrusted input (I8): it loads only if its hash is in `models/manifest.toml`, which is part of the
 //! program, or the user names the hash.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -19,10 +20,21 @@ use crate::error::{Error, Kind, Result};
 use crate::event::{Name, fixed};
 use crate::limits::{CLASSES_MAX, MODEL_FILE_BYTES_MAX, MODEL_SIDE_MAX};
 
+/// The detector that ships with the program, in words of the configuration: `model.path = "builtin"`.
+pub const BUILTIN: &str = "builtin";
+
+/// Its file: ours, trained by `models/train` on simulated streets.
+static BUILTIN_BYTES: &[u8] = include_bytes!("../../models/street-320.onnx");
+
+/// The bytes of the shipped detector's file.
+pub fn builtin_bytes() -> &'static [u8] {
+    BUILTIN_BYTES
+}
+
 /// Which model to load.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Params {
-    /// The ONNX file.
+    /// The ONNX file, or [`BUILTIN`].
     pub path: PathBuf,
     /// The hash that the user vouches for, lower-case hex; `None`: only what the manifest lists.
     pub sha256: Option<String>,
@@ -154,7 +166,10 @@ impl Loaded {
     pub fn open(params: &Params) -> Result<Self> {
         let place = params.path.display().to_string();
         let wrong = |text: String| Error::fatal(Kind::Model, format!("model '{place}': {text}"));
-        let bytes = read(&params.path)?;
+        let bytes = match params.path.to_str() {
+            Some(BUILTIN) => Cow::Borrowed(BUILTIN_BYTES),
+            Some(_) | None => Cow::Owned(read(&params.path)?),
+        };
         let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         let name = vouched_name(&sha256, params.sha256.as_deref()).map_err(wrong)?;
         let parsed = Parsed::from_bytes(&bytes, &place)?;

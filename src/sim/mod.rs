@@ -6,6 +6,7 @@
 pub mod disk;
 pub mod judge;
 pub mod labels;
+pub mod lines;
 pub mod outline;
 pub mod pixels;
 pub mod random;

@@ -683,25 +683,3 @@ proptest! {
         prop_assert_eq!(t.tracks().map(Track::id).collect::<Vec<_>>(), [1]);
     }
 }
-#[test]
-fn tmp_diag() {
-    for (name, noise) in [
-        ("clean", Noise { jitter: 0.0, miss: 0.0, weak: 0.0, false_alarms: 0.0 }),
-        ("miss", Noise { jitter: 0.0, miss: 0.08, weak: 0.0, false_alarms: 0.0 }),
-        ("weak", Noise { jitter: 0.0, miss: 0.0, weak: 0.12, false_alarms: 0.0 }),
-        ("fa", Noise { jitter: 0.0, miss: 0.0, weak: 0.0, false_alarms: 0.05 }),
-        ("fair", FAIR),
-    ] {
-        for fps in [2.0, 3.0, 4.0, 6.0] {
-            let (mut cars, mut tracks, mut counts, mut off) = (0, 0, 0, 0);
-            for seed in 1..=10 {
-                let (truth, began, counted) = drive(seed, fps, noise);
-                cars += truth[0] + truth[1];
-                tracks += began;
-                counts += counted[0] + counted[1];
-                off += truth[0].abs_diff(counted[0]) + truth[1].abs_diff(counted[1]);
-            }
-            println!("{name} {fps} FPS: {cars} cars, {tracks} tracks, {counts} counted, off by {off}");
-        }
-    }
-}

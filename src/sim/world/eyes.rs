@@ -5,13 +5,12 @@ use super::scenario::{Detector, Scenario};
 use crate::count::Line;
 use crate::detect::{ClassId, Detection};
 use crate::error::Result;
-use crate::event::fixed;
-use crate::geometry::{BoxPx, PointRel};
+use crate::geometry::BoxPx;
+use crate::sim::lines::counting_line;
 use crate::sim::outline::outlines;
 use crate::sim::random::Random;
 use crate::sim::scene::{Scene, SceneParams, Setting, Truth};
-use crate::sim::space::vec3;
-use crate::sim::traffic::{Demand, Kind, STEP_S, Street, Traffic};
+use crate::sim::traffic::{Demand, Kind, STEP_S, Traffic};
 use crate::sim::view::View;
 
 /// Slower than this nothing moves for a gate, metres a second.
@@ -51,7 +50,7 @@ impl Eyes {
         let mut traffic = Traffic::new(setting.street, setting.demand, seed);
         traffic.advance(setting.lead_s);
         let view = View::new(&setting.mount, width as f32, height as f32);
-        let line = counting_line(&setting, &view);
+        let line = counting_line(&setting);
         Ok(Eyes {
             base: setting.demand,
             traffic,
@@ -191,40 +190,4 @@ fn daily(hour: f32) -> f32 {
         1.2, 0.85, 0.6, 0.45, 0.35, 0.25,
     ];
     BY_HOUR[(hour as usize).min(23)]
-}
-
-/// A line straight across all lanes, where these are in the picture and things are large; else the middle of the picture.
-pub(crate) fn counting_line(setting: &Setting, view: &View) -> Line {
-    let (width, height) = (setting.width as f32, setting.height as f32);
-    let street = &setting.street;
-    let seen_at = |x: f32, y: f32| {
-        let seen = view.see(vec3(x, y, 0.0))?;
-        let (x, y) = (seen.x / width, seen.y / height);
-        ((0.02..=0.98).contains(&x) && (0.12..=0.97).contains(&y)).then_some(PointRel { x, y })
-    };
-    // From the lanes outward, as far over the pavement as the picture shows it.
-    let end = |x: f32, way: usize| {
-        let lanes = street.lanes_m(way) + street.cycle_m + 0.3;
-        let most = street.kerb_m(way) + street.pavement_m;
-        let at = |out: f32| seen_at(x, Street::side(way, out));
-        let mut best = at(lanes)?;
-        let mut out = lanes;
-        while let Some(further) = at(out) {
-            (best, out) = (further, out + 0.25);
-            if out > most {
-                break;
-            }
-        }
-        Some(best)
-    };
-    for step in 0..160u8 {
-        let x = -10.0 + f32::from(step) * 0.5;
-        let (Some(a), Some(b)) = (end(x, 0), end(x, 1)) else { continue };
-        // Not where it would be a needle along the view, nor right below the camera.
-        if (a.x - b.x).abs() + (a.y - b.y).abs() > 0.25 && view.distance(vec3(x, 0.0, 0.0)) > 7.0 {
-            let (forward, backward) = (fixed("one way"), fixed("other way"));
-            return Line { name: fixed("road"), a, b, forward, backward };
-        }
-    }
-    Line { name: fixed("road"), ..Line::middle() }
 }

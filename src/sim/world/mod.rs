@@ -34,7 +34,7 @@ use super::disk::FaultDisk;
 use super::judge::Judge;
 use super::random::Random;
 use crate::clock::Mono;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::event::Direction;
 
 /// Nanoseconds of a second of the world.
@@ -83,6 +83,10 @@ impl World {
     /// `Kind::Config`: a setting of the scenario is out of range. For rendered frames: see [`crate::detect::model::Loaded::open`].
     pub fn new(seed: u64, hours: f64, scenario: &Scenario, network: Option<Network>) -> Result<Self> {
         scenario.check()?;
+        if scenario.rendered && network.is_none() {
+            let text = "scenario: rendered frames need a network that looks at them";
+            return Err(Error::fatal(Kind::Config, text));
+        }
         let eyes = Eyes::new(seed, scenario)?;
         let judge = Judge::new(&eyes.lines(), eyes.size().0, eyes.size().1);
         let end = (hours * 3600.0 * SECOND as f64) as u64;

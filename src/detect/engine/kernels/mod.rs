@@ -64,6 +64,9 @@ pub enum Act {
 pub enum Isa {
     /// Plain Rust.
     Portable,
+    /// The same, broken: for the test of the self-test.
+    #[cfg(test)]
+    Sick,
     /// x86-64 with AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -112,6 +115,8 @@ impl Isa {
     pub const fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
+            #[cfg(test)]
+            Isa::Sick => "sick",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => "AVX2",
             #[cfg(target_arch = "x86_64")]
@@ -125,6 +130,8 @@ impl Isa {
     pub fn has_half(self) -> bool {
         match self {
             Isa::Portable => false,
+            #[cfg(test)]
+            Isa::Sick => false,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::Avx512 => std::is_x86_feature_detected!("f16c"),
             #[cfg(target_arch = "aarch64")]
@@ -178,6 +185,11 @@ macro_rules! single {
             // SAFETY: the caller's promise.
             unsafe { $module::$kernel::<vectors!($width, Portable) $($extra)*>($($arg),*) }
         }
+        #[cfg(test)]
+        unsafe fn sick($($arg: $kind),*) {
+            // SAFETY: the caller's promise.
+            unsafe { $module::$kernel::<simd::Plain<true> $($extra)*>($($arg),*) }
+        }
         // SAFETY: the caller's promise.
         unsafe {
             match $isa {
@@ -188,6 +200,8 @@ macro_rules! single {
                 #[cfg(target_arch = "aarch64")]
                 Isa::Neon => neon($($arg),*),
                 Isa::Portable => portable($($arg),*),
+                #[cfg(test)]
+                Isa::Sick => sick($($arg),*),
             }
         }
     }};
@@ -216,6 +230,8 @@ macro_rules! halved {
                 Isa::Avx2 | Isa::Avx512 => avx2($($arg),*),
                 #[cfg(target_arch = "aarch64")]
                 Isa::Neon => neon($($arg),*),
+                #[cfg(test)]
+                Isa::Sick => unreachable!("it has no half"),
                 Isa::Portable => unreachable!("it has no half: {:?}", ($($arg),*)),
             }
         }
@@ -289,6 +305,8 @@ impl Kernels for f32 {
     fn sides(isa: Isa) -> (usize, usize, usize) {
         match isa {
             Isa::Portable => sides_of::<simd::Portable>(),
+            #[cfg(test)]
+            Isa::Sick => sides_of::<simd::Plain<true>>(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => sides_of::<simd::Avx2>(),
             #[cfg(target_arch = "x86_64")]
@@ -308,6 +326,8 @@ impl Kernels for Half {
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => sides_of::<simd::NeonHalf>(),
             Isa::Portable => (8, 1, 16),
+            #[cfg(test)]
+            Isa::Sick => (8, 1, 16),
         }
     }
     kernels!(Half, halved);

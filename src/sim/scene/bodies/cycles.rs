@@ -103,6 +103,21 @@ pub(super) fn motorcycle(mesh: &mut Mesh, size: [f32; 3], moment: Moment, random
             RUBBER,
         );
     }
+    frame(mesh, scooter, [back, bar.x], [seat, height], paint);
+    if random.chance(0.3) {
+        mesh.cuboid(vec3(back - 0.32, -0.22, seat + 0.1), vec3(back + 0.08, 0.22, seat + 0.48), RUBBER);
+    }
+    let red = Paint {
+        color: [0.5, 0.02, 0.02],
+        grain: 0.0,
+        gloss: 0.2,
+        lamp: if moment.brakes { 2.0 } else { 0.4 },
+    };
+    mesh.cuboid(vec3(back - 0.28, -0.08, seat - 0.02), vec3(back - 0.2, 0.08, seat + 0.06), red);
+}
+
+/// What is between the wheels: from the back wheel to the bar, the seat and the whole so high.
+fn frame(mesh: &mut Mesh, scooter: bool, [back, bar]: [f32; 2], [seat, height]: [f32; 2], paint: Paint) {
     if scooter {
         let half = 0.17;
         mesh.loft(
@@ -114,8 +129,8 @@ pub(super) fn motorcycle(mesh: &mut Mesh, size: [f32; 3], moment: Moment, random
             &[RUBBER],
             [paint; 2],
         );
-        mesh.cuboid(vec3(-0.05, -half, 0.25), vec3(bar.x, half, 0.33), RUBBER);
-        mesh.cuboid(vec3(bar.x - 0.02, -0.2, 0.3), vec3(bar.x + 0.1, 0.2, height * 0.85), paint);
+        mesh.cuboid(vec3(-0.05, -half, 0.25), vec3(bar, half, 0.33), RUBBER);
+        mesh.cuboid(vec3(bar - 0.02, -0.2, 0.3), vec3(bar + 0.1, 0.2, height * 0.85), paint);
     } else {
         mesh.cuboid(vec3(-0.32, -0.16, 0.28), vec3(0.34, 0.16, 0.62), Paint::glossy([0.12; 3], 0.2));
         mesh.ball(vec3(0.16, 0.0, seat + 0.05), vec3(0.34, 0.17, 0.15), |_| paint);
@@ -130,16 +145,6 @@ pub(super) fn motorcycle(mesh: &mut Mesh, size: [f32; 3], moment: Moment, random
         );
         mesh.rod(vec3(0.1, -0.2, 0.32), vec3(back - 0.25, -0.22, 0.42), [0.05, 0.07], 7, STEEL);
     }
-    if random.chance(0.3) {
-        mesh.cuboid(vec3(back - 0.32, -0.22, seat + 0.1), vec3(back + 0.08, 0.22, seat + 0.48), RUBBER);
-    }
-    let red = Paint {
-        color: [0.5, 0.02, 0.02],
-        grain: 0.0,
-        gloss: 0.2,
-        lamp: if moment.brakes { 2.0 } else { 0.4 },
-    };
-    mesh.cuboid(vec3(back - 0.28, -0.08, seat - 0.02), vec3(back - 0.2, 0.08, seat + 0.06), red);
 }
 
 /// Who rides it.

@@ -12,6 +12,8 @@ mod x86;
 
 #[cfg(target_arch = "aarch64")]
 pub use arm::{Neon, NeonHalf};
+#[cfg(test)]
+pub use portable::Plain;
 pub use portable::Portable;
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx2Half, Avx512};

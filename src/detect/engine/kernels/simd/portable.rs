@@ -3,11 +3,15 @@
 use super::{MulAdd, Simd};
 
 /// Plain Rust: the fall-back, and what the others are held against. Four numbers, so that the compiler finds vectors.
+/// One that is `SICK` forgets what it had so far in every fourth number: for the test that a self-test finds it.
 #[derive(Debug, Clone, Copy)]
-pub struct Portable;
+pub struct Plain<const SICK: bool>;
+
+/// The fall-back.
+pub type Portable = Plain<false>;
 
 #[allow(clippy::missing_safety_doc, reason = "the trait says it")]
-impl MulAdd for Portable {
+impl<const SICK: bool> MulAdd for Plain<SICK> {
     type E = f32;
     const LANES: usize = 4;
     const TILE: usize = 3;
@@ -38,8 +42,8 @@ impl MulAdd for Portable {
 }
 
 #[allow(clippy::missing_safety_doc, reason = "the trait says it")]
-impl Simd for Portable {
-    type Eight = Portable;
+impl<const SICK: bool> Simd for Plain<SICK> {
+    type Eight = Self;
     const TILE_8: usize = 4;
 
     #[inline(always)]
@@ -53,7 +57,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn fma(a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
-        std::array::from_fn(|i| a[i] * b[i] + c[i])
+        std::array::from_fn(|i| if SICK && i == 3 { a[i] * b[i] } else { a[i] * b[i] + c[i] })
     }
     #[inline(always)]
     unsafe fn fnma(a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {

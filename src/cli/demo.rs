@@ -1,0 +1,101 @@
+//! `flytrap demo`: a simulated street, counted by the shipped detector.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Failed, Settings, print, print_json, say};
+use crate::app::demo::{Done, News, Params, demo as run};
+use crate::event::Body;
+
+/// What `flytrap demo` is told.
+#[derive(Debug, Args)]
+pub(super) struct DemoArgs {
+    #[command(flatten)]
+    settings: Settings,
+    /// Which street.
+    #[arg(long, value_name = "NUMBER", default_value_t = 7)]
+    seed: u64,
+    /// For how long, seconds of the street.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(5..=3600))]
+    seconds: u32,
+    /// Where the annotated picture and clip go.
+    #[arg(long, value_name = "FOLDER", default_value = "flytrap-demo")]
+    out: PathBuf,
+}
+
+/// Counts, shows what happens, and ends with the truth.
+pub(super) fn demo(args: &DemoArgs, json: bool) -> Result<(), Failed> {
+    let config = args.settings.load_or_builtin(json)?;
+    let params = Params { seed: args.seed, seconds: args.seconds, folder: args.out.clone() };
+    let mut failed = None;
+    let done = run(&config, &params, &mut |news| {
+        if json || failed.is_some() {
+            return;
+        }
+        match news {
+            News::Event(seconds, body) => {
+                if let Some(line) = event_line(seconds, body) {
+                    failed = print(&line).err();
+                }
+            }
+            News::Progress(seconds, all, counted) if seconds % 10 == 0 && seconds > 0 => {
+                say("demo", &format!("{seconds} of {all} s, {counted} counted"));
+            }
+            News::Progress(..) => {}
+        }
+    });
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    let done = done?;
+    if json {
+        return print_json(&done);
+    }
+    Ok(print(&table(&done))?)
+}
+
+fn event_line(seconds: f64, body: &Body) -> Option<String> {
+    match body {
+        Body::Crossing(crossing) => Some(format!(
+            "{seconds:6.1} s  crossing      {} {} of track {} ({:.2})",
+            crossing.class, crossing.direction_name, crossing.track, crossing.score
+        )),
+        Body::TrackBegin(track) => Some(format!(
+            "{seconds:6.1} s  track begins  {} {} ({:.2})",
+            track.class, track.track, track.score
+        )),
+        Body::TrackEnd(_)
+        | Body::Started(_)
+        | Body::Stopping { .. }
+        | Body::Stats(_)
+        | Body::CameraLost { .. }
+        | Body::CameraBack { .. }
+        | Body::Restarted(_)
+        | Body::Degraded { .. }
+        | Body::Dropped(_)
+        | Body::Storage(_) => None,
+    }
+}
+
+fn table(done: &Done) -> String {
+    let mut lines = vec![
+        String::new(),
+        format!(
+            "{} frames, {} looked at by the network, {} tracks",
+            done.frames, done.inferences, done.tracks
+        ),
+        String::new(),
+        format!("{:<12} {:<12} {:>8} {:>8}", "way", "class", "counted", "true"),
+    ];
+    for row in &done.rows {
+        lines.push(format!("{:<12} {:<12} {:>8} {:>8}", row.way, row.class, row.counted, row.truth));
+    }
+    lines.push(format!("{:<12} {:<12} {:>8} {:>8}", "all", "", done.counted, done.truth));
+    if done.unseen > 0 {
+        lines.push(format!("and {} crossed that were too small or hidden to be seen", done.unseen));
+    }
+    lines.push(String::new());
+    lines.push(format!("look at {}", done.files.join(" and ")));
+    lines.join("\n")
+}

@@ -1,0 +1,79 @@
+//! Worlds from seeds: twenty bad half days, and the tables of three of them. A seed that fails becomes a test with a name.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod common;
+
+use common::say;
+use flytrap::sim::world::{Report, Scenario, World};
+
+fn run(seed: u64, hours: f64, scenario: &Scenario) -> Report {
+    World::new(seed, hours, scenario, None).unwrap().run(&mut |_| {}).unwrap()
+}
+
+/// Everything goes wrong much more often than by default.
+fn bad() -> Scenario {
+    let mut scenario = Scenario { begins_at: 7.0, ..Scenario::default() };
+    scenario.camera.stalls = 60.0;
+    scenario.camera.unplugged = 24.0;
+    scenario.camera.corrupt = 40.0;
+    scenario.disk.power_cuts = 60.0;
+    scenario.disk.crashes = 30.0;
+    scenario.disk.full = 12.0;
+    scenario.disk.away = 12.0;
+    scenario.disk.error_one_in = 400;
+    scenario.link.outages = 30.0;
+    scenario.link.outage_mean_s = 1500.0;
+    scenario.link.moods = 120.0;
+    scenario.clock.steps = 24.0;
+    scenario.clock.lost = 24.0;
+    scenario
+}
+
+/// What the program may keep in memory and on disk, whatever happens.
+fn is_bounded(report: &Report, scenario: &Scenario) {
+    assert!(report.waiting_max <= 1010, "seed {}: {} waited", report.seed, report.waiting_max);
+    // A quota is of finished files; one for each class of events is being written.
+    let most = scenario.disk.quota_bytes + (4 << 20);
+    assert!(report.disk_max_bytes <= most, "seed {}: {} bytes on disk", report.seed, report.disk_max_bytes);
+}
+
+#[test]
+fn twenty_seeds_with_faults_lose_nothing_and_repeat_nothing_unseen() {
+    let scenario = bad();
+    let (mut made, mut cut, mut repeats, mut boots) = (0, 0, 0, 0);
+    for seed in 1..=20 {
+        let report = run(seed, 1.0, &scenario);
+        report.verdict().unwrap_or_else(|why| panic!("{why}\n{}", report.table()));
+        is_bounded(&report, &scenario);
+        made += report.made;
+        cut += report.cut;
+        repeats += report.repeats;
+        boots += report.boots;
+    }
+    say(&format!(
+        "MEASURED worlds: 20 seeds, {made} events, {boots} starts, {cut} cut, {repeats} repeats, 0 lost"
+    ));
+    assert!(boots > 60 && cut > 0 && repeats > 0 && made > 20_000, "too little went wrong to show anything");
+}
+
+/// So that a change of behaviour is seen in review. `cargo insta accept` takes it.
+#[test]
+fn tables_of_three_seeds() {
+    for seed in [1, 2, 3] {
+        let report = run(seed, 3.0, &Scenario { begins_at: 6.0, ..Scenario::default() });
+        insta::assert_snapshot!(format!("day_of_seed_{seed}"), report.table());
+    }
+}
+
+#[test]
+fn a_full_disk_and_a_dead_link_drop_in_order_and_say_so() {
+    let mut scenario = Scenario { begins_at: 8.0, ..Scenario::perfect() };
+    scenario.disk.quota_bytes = 1 << 20;
+    scenario.link.outages = 900.0;
+    scenario.link.outage_mean_s = 100_000.0;
+    let report = run(4, 6.0, &scenario);
+    report.verdict().unwrap();
+    assert!(report.dropped > 1000, "{}", report.table());
+    is_bounded(&report, &scenario);
+    assert_eq!(report.made, report.received + report.dropped + report.cut, "{}", report.table());
+}
