@@ -109,7 +109,9 @@ fn a_model_with_a_flipped_weight_tensor_is_found() {
     let tensors = weight_tensors(bytes);
     assert!(tensors.len() > 60, "only {} tensors of weights", tensors.len());
     let mut missed = Vec::new();
-    for (index, (at, len)) in tensors.iter().enumerate() {
+    // An emulated CPU takes a second for each.
+    let step = if cfg!(target_arch = "x86_64") { 1 } else { 9 };
+    for (index, (at, len)) in tensors.iter().enumerate().step_by(step) {
         let mut damaged = bytes.to_vec();
         for number in damaged[*at..at + len].chunks_exact_mut(4) {
             number[3] ^= 0x80;
