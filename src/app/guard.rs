@@ -83,7 +83,7 @@ impl Guard {
         }))
     }
 
-    /// All threads run.
+    /// The network has passed its self-test, or there is no camera yet.
     pub(super) fn ready(&self) {
         self.notify.send("READY=1");
     }
