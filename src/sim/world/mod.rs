@@ -93,6 +93,7 @@ impl World {
         let mut random = Random::stream(seed, 101);
         let faults = Faults::new(scenario, end, &mut random);
         let disk = FaultDisk::new(random.bits());
+        disk.set_moods(scenario.disk_moods(false));
         Ok(World {
             now: 0,
             end,
@@ -146,7 +147,7 @@ impl World {
         }
         next = match &self.device {
             Some(device) => next.min(device.next()),
-            None => next.min(self.boots_at),
+            None => next.min(self.next_boot()),
         };
         // At least a millisecond, so that nothing that stays due stops the world.
         self.now = next.max(self.now + SECOND / 1000);
@@ -181,7 +182,7 @@ impl World {
             return false;
         }
         let mut until = until.min(self.end).min(self.next_minute).min(self.faults.next());
-        until = until.min(self.device.as_ref().map_or(self.boots_at, Device::next));
+        until = until.min(self.device.as_ref().map_or(self.next_boot(), Device::next));
         let period = self.scenario.frame_period();
         let frames = until.saturating_sub(self.next_frame) / period;
         if frames < 2 {
@@ -195,6 +196,11 @@ impl World {
         self.eyes.skip_to(self.next_frame - period);
         self.judged = self.judged.max(self.next_frame - period);
         true
+    }
+
+    /// When the program may start: never while the battery is flat, which a minute may change.
+    fn next_boot(&self) -> u64 {
+        if self.board.has_power() { self.boots_at } else { u64::MAX }
     }
 
     fn camera_is_away(&self) -> bool {
