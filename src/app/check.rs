@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::cannot_write;
 use crate::config::Config;
 use crate::detect::engine::Precision;
 use crate::detect::model::{self, Loaded};
@@ -69,15 +70,8 @@ fn record_for(params: &model::Params, name: String, sha256: &str) -> Result<Done
         }
     }
     let place: PathBuf = place_beside(&params.path);
-    let cannot = |error: std::io::Error| {
-        Error::fatal(
-            Kind::System,
-            format!("'{}' cannot be written: check the path and its rights", place.display()),
-        )
-        .caused_by(error)
-    };
     let text = toml::to_string(&golden)
         .map_err(|error| Error::fatal(Kind::System, "the record as TOML").caused_by(error))?;
-    std::fs::write(&place, text).map_err(cannot)?;
+    std::fs::write(&place, text).map_err(|error| cannot_write(&place, error))?;
     Ok(Done { model: name, engine: engine_name, boxes, recorded: Some(place.display().to_string()) })
 }

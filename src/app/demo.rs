@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::cannot_write;
 use crate::clock::Mono;
 use crate::config::Config;
 use crate::count::Line;
@@ -227,10 +228,4 @@ impl Reel {
         std::fs::write(&self.picture, jpeg).map_err(|error| cannot_write(&self.picture, error))?;
         Ok(vec![self.picture.display().to_string(), self.clip.display().to_string()])
     }
-}
-
-fn cannot_write(path: &Path, error: std::io::Error) -> Error {
-    let text =
-        format!("'{}' cannot be written: check the path, its rights and the room there", path.display());
-    Error::fatal(Kind::System, text).caused_by(error)
 }

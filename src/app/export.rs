@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::cannot_write;
 use crate::draw::Canvas;
 use crate::error::{Error, Kind, Result};
 use crate::sim::labels::{Coco, yolo};
@@ -78,10 +79,4 @@ pub fn export(params: &Params, on: &mut dyn FnMut(usize, usize)) -> Result<Done>
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     std::fs::write(path, bytes).map_err(|error| cannot_write(path, error))
-}
-
-fn cannot_write(path: &Path, error: std::io::Error) -> Error {
-    let text =
-        format!("'{}' cannot be written: check the path, its rights and the room there", path.display());
-    Error::fatal(Kind::System, text).caused_by(error)
 }

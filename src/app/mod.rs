@@ -29,6 +29,7 @@ mod process;
 pub mod system;
 pub mod tune;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -473,6 +474,13 @@ pub(crate) fn spawn<T: Send + 'static>(
         Error::fatal(Kind::System, format!("cannot start the {name} thread: is memory short?"))
             .caused_by(error)
     })
+}
+
+/// A file or folder that cannot be written, in words.
+pub(crate) fn cannot_write(path: &Path, error: std::io::Error) -> Error {
+    let text =
+        format!("'{}' cannot be written: check the path, its rights and the room there", path.display());
+    Error::fatal(Kind::System, text).caused_by(error)
 }
 
 /// The classes of that name; empty stays empty, which means all.

@@ -162,7 +162,8 @@ impl Scene {
         for user in self.traffic.users().iter().filter(|user| may_be_seen(&self.view, user, ahead)) {
             let pose = user.pose(ahead);
             for part in [Part::Whole, Part::Rider] {
-                if bodies::build(&mut self.mesh, user, part, moment(user, &self.look, ahead)) {
+                let falls = self.look.shadow < 1.0;
+                if falls && bodies::build(&mut self.mesh, user, part, moment(user, &self.look, ahead)) {
                     brush.shadow(&self.mesh, pose.heading, pose.at);
                 }
             }
