@@ -71,6 +71,11 @@ const DOUBLE_AREA: f32 = 0.4;
 const EDGE_PX: f32 = 2.0;
 /// A track slower than this stands, sides a second along the faster axis: a car at walking pace, seen from the side.
 const STANDS_BELOW: f32 = 0.3;
+/// A track seen so often is known well enough to say what it cannot be ...
+const SETTLED_FRAMES: u32 = 10;
+/// ... and while it stands its box does not grow by more than this factor in area between two looks: half of it may have been
+/// hidden. A bus that drives past a parked car covers four times its area, a lorry three.
+const GROWTH_MAX: f32 = 2.0;
 /// How far a road user gets that nobody knows yet, sides a second: a bicycle seen from the side, see [`Params::speed_max`].
 const REACH: f32 = 5.0;
 /// Classes that a track remembers; the one with the least weight makes room.
@@ -561,7 +566,8 @@ impl Tracker {
             let expected = track.filter.expected();
             for (column, &index) in self.columns.iter().enumerate() {
                 let detection = &self.inbox[index];
-                if self.group(detection.class) == track.group && !self.claimed(track, detection) {
+                let other = self.claimed(track, detection) || Self::hides(track, &expected, detection);
+                if self.group(detection.class) == track.group && !other {
                     let cost = self.cost(round, track, &expected, detection);
                     self.assignment.allow(row, column, cost);
                 }
@@ -587,6 +593,13 @@ impl Tracker {
                 && is_double(&other.filter.expected(), &detection.bbox)
         };
         track.state == State::Lost && self.tracks().any(shows)
+    }
+
+    /// Whether `detection` shows what hides `track`, a road user that stands, and not itself: a bus that is new in the picture must
+    /// not drive on as the parked car that it has just covered.
+    fn hides(track: &Track, expected: &BoxPx<Frame>, detection: &Detection) -> bool {
+        let known = track.frames >= SETTLED_FRAMES && track.stands() && !track.cut;
+        known && detection.bbox.area() > GROWTH_MAX * expected.area()
     }
 
     /// What it costs to believe that `detection` is `track`: 0..=1, infinite if it is not allowed.

@@ -11,6 +11,7 @@ const CLASSES: [&str; 8] = ["person", "bicycle", "car", "motorcycle", "airplane"
 const PERSON: u16 = 0;
 const BICYCLE: u16 = 1;
 const CAR: u16 = 2;
+const BUS: u16 = 5;
 const TRUCK: u16 = 7;
 
 fn tracker() -> Tracker {
@@ -78,6 +79,29 @@ fn the_life_of_a_track() {
     t.finish(at(5.2), &mut |e| heard.push(words(e)));
     assert_eq!(heard, ["+1", "-1 Lost", "+2", "-2 Stopped"]);
     assert_eq!(t.tracks().count(), 0);
+}
+
+/// A bus is first seen where it hides a car that stands there: it is a road user of its own, and the car is still the car when
+/// the bus has passed.
+#[test]
+fn what_hides_a_parked_car_does_not_become_it() {
+    let mut t = tracker();
+    let mut heard = Vec::new();
+    let bus = |frame: u16| seen(520.0 + 90.0 * f32::from(frame), 285.0, 250.0, 110.0, 0.85, BUS);
+    for frame in 0..15 {
+        t.update(at(f64::from(frame) / 5.0), &[car(600.0, 300.0)], &mut |e| heard.push(words(e)));
+    }
+    for frame in 0..7_u16 {
+        let mut found = vec![bus(frame)];
+        // The car is seen again as soon as the bus is past it.
+        if frame > 3 {
+            found.push(car(600.0, 300.0));
+        }
+        t.update(at(f64::from(frame + 15) / 5.0), &found, &mut |e| heard.push(words(e)));
+    }
+    let classes: Vec<_> = t.seen().map(|track| (track.id(), track.class())).collect();
+    assert_eq!(classes, [(1, ClassId(CAR)), (2, ClassId(BUS))]);
+    assert_eq!(heard, ["+1", "+2"]);
 }
 
 /// A part of the picture is looked at: who is not in it stands and does not age, who is in it and not found is lost, and he who
