@@ -90,16 +90,53 @@ fn a_world_is_the_same_to_the_last_byte_and_mistakes_are_named() {
     assert!(!first.is_empty());
     assert_eq!(first, world());
     std::fs::write(folder.path().join("bad.toml"), "[link]\noutage = 3\n").unwrap();
+    std::fs::create_dir(folder.path().join("images")).unwrap();
+    std::fs::write(folder.path().join("images/mine.jpg"), "").unwrap();
     for (arguments, words) in [
         (&["sim", "--scenario", "bad.toml"][..], "bad.toml:2: unknown field `outage`"),
         (&["sim", "--scenario", "none.toml"], "none.toml: cannot be read"),
         (&["sim", "--hours", "0"], "--hours is 0"),
+        (&["sim", "--hours", "9000"], "--hours is 9000"),
+        (&["sim", "--hours", "2", "--export", "out"], "cannot be used with"),
+        (&["sim", "--export", "."], "is not empty"),
         (&["sim", "--export", "out", "--size", "641x360"], "width is 641"),
     ] {
         let output = flytrap(folder.path(), arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(text(&output.stderr).contains(words), "{}", text(&output.stderr));
     }
+}
+
+/// Numbers of 8 bits from ranges that were measured on the street pass; with a range that is another they do not.
+#[test]
+fn the_self_test_holds_for_int8_and_finds_wrong_ranges() {
+    let folder = tempfile::tempdir().unwrap();
+    json(&flytrap(
+        folder.path(),
+        &["sim", "--export", "streets", "--pictures", "20", "--for-training", "--json"],
+    ));
+    let ranges = ["--model", "builtin", "--ranges", "ranges.toml"];
+    json(&flytrap(
+        folder.path(),
+        &[&["calibrate", "--images", "streets/images", "--json"], &ranges[..]].concat(),
+    ));
+    let test = || flytrap(folder.path(), &[&["selftest", "--precision", "int8"], &ranges[..]].concat());
+    let passed = test();
+    if text(&passed.stderr).contains("this CPU") {
+        return say("SKIPPED int8 self-test: this CPU has no instructions for it");
+    }
+    assert!(passed.status.success(), "{}", text(&passed.stderr));
+    // Somewhere in the middle of the network everything is cut off.
+    let place = folder.path().join("ranges.toml");
+    let good = std::fs::read_to_string(&place).unwrap();
+    let mut lines: Vec<String> = good.lines().map(str::to_owned).collect();
+    let middle = lines.len() / 2;
+    let name = lines[middle].split('=').next().unwrap().to_owned();
+    lines[middle] = format!("{name}= [0.0, 0.001]");
+    std::fs::write(&place, lines.join("\n")).unwrap();
+    let failed = test();
+    assert_eq!(failed.status.code(), Some(3), "{}", text(&failed.stdout));
+    assert!(text(&failed.stderr).contains("self-test failed"), "{}", text(&failed.stderr));
 }
 
 #[test]

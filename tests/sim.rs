@@ -40,20 +40,23 @@ fn is_bounded(report: &Report, scenario: &Scenario) {
 #[test]
 fn twenty_seeds_with_faults_lose_nothing_and_repeat_nothing_unseen() {
     let scenario = bad();
-    let (mut made, mut cut, mut repeats, mut boots) = (0, 0, 0, 0);
+    let (mut made, mut cut, mut repeats, mut boots, mut disk_errors) = (0, 0, 0, 0, 0);
     for seed in 1..=20 {
         let report = run(seed, 1.0, &scenario);
         report.verdict().unwrap_or_else(|why| panic!("{why}\n{}", report.table()));
         is_bounded(&report, &scenario);
         made += report.made;
+        disk_errors += report.disk_errors;
         cut += report.cut;
         repeats += report.repeats;
         boots += report.boots;
     }
     say(&format!(
-        "MEASURED worlds: 20 seeds, {made} events, {boots} starts, {cut} cut, {repeats} repeats, 0 lost"
+        "MEASURED worlds: 20 seeds, {made} events, {boots} starts, {cut} cut, {repeats} repeats, {disk_errors} errors of the disk, \
+         0 lost"
     ));
-    assert!(boots > 60 && cut > 0 && repeats > 0 && made > 20_000, "too little went wrong to show anything");
+    let enough = boots > 60 && cut > 0 && repeats > 0 && made > 20_000 && disk_errors > 100;
+    assert!(enough, "too little went wrong to show anything");
 }
 
 /// So that a change of behaviour is seen in review. `cargo insta accept` takes it.

@@ -43,7 +43,7 @@ pub struct Row {
     /// Line and way.
     pub way: String,
     /// What.
-    pub class: &'static str,
+    pub class: String,
     /// As the program counted.
     pub counted: u64,
     /// As it was.
@@ -82,8 +82,8 @@ pub enum News<'a> {
 /// Runs the street through the pipeline.
 ///
 /// # Errors
-/// `Kind::System`: the folder cannot be written. `Kind::Model`: the network fails.
-pub fn demo(config: &Config, params: &Params, on: &mut dyn FnMut(News<'_>)) -> Result<Done> {
+/// `Kind::System`: the folder cannot be written. `Kind::Model`: the network fails. What `on` says, which ends it.
+pub fn demo(config: &Config, params: &Params, on: &mut dyn FnMut(News<'_>) -> Result<()>) -> Result<Done> {
     let scene = SceneParams {
         seed: params.seed,
         hour: Some(Hour::Day),
@@ -101,7 +101,7 @@ pub fn demo(config: &Config, params: &Params, on: &mut dyn FnMut(News<'_>)) -> R
     let mut reel = Reel::new(&params.folder, &line, (width, height))?;
     let mut rgb = vec![0; scene.picture_bytes()];
     let mut counted: BTreeMap<(Direction, String), u64> = BTreeMap::new();
-    let (mut inferences, mut tracks) = (0, 0);
+    let (mut inferences, mut tracks, mut told) = (0, 0, Ok(()));
     let frames = params.seconds * FPS;
     for frame in 0..frames {
         let seconds = f64::from(frame) / f64::from(FPS);
@@ -115,8 +115,11 @@ pub fn demo(config: &Config, params: &Params, on: &mut dyn FnMut(News<'_>)) -> R
                 *counted.entry((crossing.direction, crossing.class.to_string())).or_default() += 1;
             }
             tracks += u64::from(matches!(body, Body::TrackBegin(_)));
-            on(News::Event(seconds, &body));
+            if told.is_ok() {
+                told = on(News::Event(seconds, &body));
+            }
         });
+        std::mem::replace(&mut told, Ok(()))?;
         let outcome = outcome.map_err(|failure| match failure {
             Failure::Engine(error) => error,
             Failure::Corrupt(why) => {
@@ -134,7 +137,7 @@ pub fn demo(config: &Config, params: &Params, on: &mut dyn FnMut(News<'_>)) -> R
             )?;
         }
         if frame % FPS == 0 {
-            on(News::Progress(frame / FPS, params.seconds, sum));
+            on(News::Progress(frame / FPS, params.seconds, sum))?;
         }
     }
     pipeline.finish(Mono::ZERO + Duration::from_secs(u64::from(params.seconds)), &mut |_| {});
@@ -157,8 +160,7 @@ pub fn demo(config: &Config, params: &Params, on: &mut dyn FnMut(News<'_>)) -> R
 /// # Errors
 /// `Kind::Config`: no model, or a setting out of range; `Kind::Model`: the model cannot be loaded, or fails its self-test.
 pub fn pipeline(config: &Config, format: &FrameFormat, lines: Vec<Line>) -> Result<Pipeline> {
-    let model = config.model.clone().ok_or_else(|| Error::fatal(Kind::Config, "no model: give --model"))?;
-    let model = Loaded::open(&model)?;
+    let model = Loaded::open(&config.model()?)?;
     let wanted = super::wanted_classes(&config.classes, model.classes())?;
     let (engine, classes) = super::process::engine(config, model, format)?;
     let mut stages = config.stages(wanted);
@@ -174,7 +176,14 @@ fn rows(line: &Line, counted: &BTreeMap<(Direction, String), u64>, judge: &Judge
             let counted = counted.get(&(direction, class.name().to_owned())).copied().unwrap_or(0);
             let truth = judge.counts().get(&(0, direction, class)).copied().unwrap_or(0);
             if counted + truth > 0 {
-                rows.push(Row { way: name.to_string(), class: class.name(), counted, truth });
+                rows.push(Row { way: name.to_string(), class: class.name().to_owned(), counted, truth });
+            }
+        }
+        // What another model knows besides, and what is not on this street.
+        let known = |class: &str| Class::ALL.iter().any(|kind| kind.name() == class);
+        for ((way, class), counted) in counted.iter().filter(|((_, class), _)| !known(class)) {
+            if *way == direction {
+                rows.push(Row { way: name.to_string(), class: class.clone(), counted: *counted, truth: 0 });
             }
         }
     }

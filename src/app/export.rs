@@ -42,11 +42,16 @@ pub struct Done {
 /// Draws, and tells after each picture how many there are of how many.
 ///
 /// # Errors
-/// `Kind::Config`: a setting out of range. `Kind::System`: something cannot be written.
+/// `Kind::Config`: a setting out of range, a folder with pictures. `Kind::System`: something cannot be written.
 pub fn export(params: &Params, on: &mut dyn FnMut(usize, usize)) -> Result<Done> {
     let (images, labels) = (params.folder.join("images"), params.folder.join("labels"));
     for folder in [&images, &labels] {
         std::fs::create_dir_all(folder).map_err(|error| cannot_write(folder, error))?;
+        // Old pictures among the new ones would have no labels in `instances.json`.
+        if std::fs::read_dir(folder).map_err(|error| cannot_write(folder, error))?.next().is_some() {
+            let text = format!("'{}' is not empty: empty it, or name another folder", folder.display());
+            return Err(Error::fatal(Kind::Config, text));
+        }
     }
     let size = [params.scene.width, params.scene.height];
     let mut coco = Coco::default();

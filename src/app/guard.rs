@@ -18,6 +18,9 @@ use crate::watchdog::{Ledger, Overdue, Params};
 /// Longest time between two looks at the ledger.
 const LOOK_MAX: Duration = Duration::from_secs(2);
 
+/// The start goes on and is not late as long as this comes again within its time, 30 s: sd_notify(3).
+const START_GOES_ON: &str = "EXTEND_TIMEOUT_USEC=30000000";
+
 /// Everything that wants to be fed, and the reason to.
 pub(super) struct Guard {
     ledger: Arc<Ledger>,
@@ -28,6 +31,7 @@ pub(super) struct Guard {
     hardware: Option<Hardware>,
     history: Option<History>,
     timer: smol::Timer,
+    is_ready: bool,
     /// Somebody was late: nobody is fed any more, whatever happens.
     hung: Option<Overdue>,
 }
@@ -66,7 +70,18 @@ impl Guard {
         let limits = [hardware.as_ref().map(Hardware::timeout), notify.watchdog()];
         let look = limits.into_iter().flatten().map(|limit| limit / 4).fold(LOOK_MAX, Duration::min);
         let timer = smol::Timer::interval(look);
-        Ok(Guard { ledger, clock, faults, started, notify, hardware, history, timer, hung: None })
+        Ok(Guard {
+            ledger,
+            clock,
+            faults,
+            started,
+            notify,
+            hardware,
+            history,
+            timer,
+            is_ready: false,
+            hung: None,
+        })
     }
 
     /// What the run before this one ended with, as an event, if anything is known.
@@ -84,7 +99,8 @@ impl Guard {
     }
 
     /// The network has passed its self-test, or there is no camera yet.
-    pub(super) fn ready(&self) {
+    pub(super) fn ready(&mut self) {
+        self.is_ready = true;
         self.notify.send("READY=1");
     }
 
@@ -117,6 +133,10 @@ impl Guard {
 
     fn feed(&mut self) {
         self.notify.send("WATCHDOG=1");
+        if !self.is_ready {
+            // A small board may load and try a large network for longer than a supervisor waits by default.
+            self.notify.send(START_GOES_ON);
+        }
         if let Some(hardware) = &mut self.hardware
             && let Err(error) = hardware.feed()
         {

@@ -9,19 +9,13 @@ use crate::calendar::Timekeeper;
 use crate::clock::Mono;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
-use crate::event::{Body, Dropped, Origin, Storage, fixed};
+use crate::event::{Body, Dropped, Event, Origin, Storage, fixed};
 use crate::spool::disk::Folder;
-use crate::spool::{Batching, Class, Log, Params, Spool, Tally};
+use crate::spool::{Batching, Class, Keeper, Log, Params, Spool, Tally};
 use crate::watchdog::Stage;
 
 /// Longest time between two looks.
 const LOOK_MAX: Duration = Duration::from_secs(1);
-
-/// How often the quota's age is looked at.
-const RETAIN_EVERY: Duration = Duration::from_secs(600);
-
-/// A disk that could not be opened is tried again so often.
-const ATTACH_EVERY: Duration = Duration::from_secs(5);
 
 /// What was dropped is told at most so often.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -83,31 +77,25 @@ fn attach(spool: &Spool, path: &Path, time: &Timekeeper) -> io::Result<()> {
 /// The body of the thread: ends when the outbox is closed and everything is safe, or cannot be.
 pub(super) fn keep(shared: &Shared) {
     let mut told = Told::default();
-    let mut retained = shared.clock.mono();
-    let mut attached = retained;
+    let mut keeper = Keeper::new(shared.clock.mono());
     loop {
         shared.promise(Stage::Spool, LOOK_MAX);
         // Both are read before anything is looked at: what comes from here on ends the wait below at once.
         let (seen, closed) = (shared.outbox.signals(), shared.outbox.closed());
         let now = shared.clock.mono();
-        shared.spool.put(now, |out| shared.outbox.take(out));
-        shared.spool.commit(now, shared.time.map(), closed);
+        let again = || {
+            if let Some(path) = &shared.config.spool.folder {
+                // What is wrong was said.
+                let _again = attach(&shared.spool, path, &shared.time);
+            }
+        };
+        let source = |out: &mut Vec<Event>| shared.outbox.take(out);
+        keeper.turn((now, closed), &shared.spool, &shared.time, source, again);
         if closed {
             break;
         }
-        if now.since(retained) >= RETAIN_EVERY {
-            retained = now;
-            shared.spool.retain(shared.time.map());
-        }
-        if let Some(path) = shared.config.spool.folder.as_ref().filter(|_| !shared.spool.has_disk())
-            && now.since(attached) >= ATTACH_EVERY
-        {
-            attached = now;
-            // What is wrong was said.
-            let _again = attach(&shared.spool, path, &shared.time);
-        }
         told.tell(shared, now);
-        let due = shared.spool.commit_due().map_or(LOOK_MAX, |due| due.since(shared.clock.mono()));
+        let due = keeper.due(&shared.spool).since(shared.clock.mono());
         shared.outbox.wait(seen, due.min(LOOK_MAX));
     }
     shared.ledger.ended(Stage::Spool);

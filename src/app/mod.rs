@@ -149,12 +149,10 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let time = Arc::new(Timekeeper::new(Arc::clone(&clock)));
     let started = clock.mono();
     tracing::info!("settings given: {}; `flytrap check` prints all", config.given.join(", "));
-    let need = |what: &str, key: &str, option: &str| {
-        Error::fatal(Kind::Config, format!("no {what}: set {key} in the configuration, or give {option}"))
-    };
-    let spec = config.source.clone().ok_or_else(|| need("source", "camera.source", "--source"))?;
-    let model = config.model.clone().ok_or_else(|| need("model", "model.path", "--model"))?;
-    let model = Loaded::open(&model)?;
+    let spec = config.source.clone().ok_or_else(|| {
+        Error::fatal(Kind::Config, "no source: set camera.source in the configuration, or give --source")
+    })?;
+    let model = Loaded::open(&config.model()?)?;
     let wanted = wanted_classes(&config.classes, model.classes())?;
     let boot = system::boot_id()?;
     let origin = Origin::new(config.device.as_str(), &boot, started);

@@ -56,9 +56,7 @@ impl Detector {
     /// # Errors
     /// `Kind::Config`: no model is named. `Kind::Model`: see [`Loaded::open`].
     pub fn open(config: &Config) -> Result<Self> {
-        let model = config.model.clone().ok_or_else(|| {
-            Error::fatal(Kind::Config, "no model: set model.path in the configuration, or give --model")
-        })?;
+        let model = config.model()?;
         let loaded = Loaded::open(&model)?;
         let (classes, model_sha256) = (loaded.classes().clone(), loaded.sha256().to_owned());
         let (loaded, stages, wanted) = (Some(loaded), Vec::new(), vec![true; classes.count()]);

@@ -11,7 +11,6 @@ use crate::app::bench::{Figures, Layer, Params, Times, measure};
 use crate::config::values::Value;
 use crate::cores;
 use crate::detect::engine::Isa;
-use crate::error::{Error, Kind};
 
 /// What `flytrap bench` is told.
 #[derive(Debug, Args)]
@@ -48,10 +47,7 @@ pub(super) fn bench(args: BenchArgs, json: bool) -> Result<(), Failed> {
     let threads = threads.map(|threads| ("model.threads", Value::Int(threads), "--threads"));
     let config = settings.load(threads.into_iter().collect(), json)?;
     super::start_log(&config);
-    let Some(mut model) = config.model.clone() else {
-        let text = "no model: give --model or set model.path";
-        return Err(Error::fatal(Kind::Config, text).into());
-    };
+    let mut model = config.model()?;
     if let Some(isa) = instructions {
         model.engine.isa = isa;
     }

@@ -28,27 +28,20 @@ pub(super) struct DemoArgs {
 pub(super) fn demo(args: &DemoArgs, json: bool) -> Result<(), Failed> {
     let config = args.settings.load_or_builtin(json)?;
     let params = Params { seed: args.seed, seconds: args.seconds, folder: args.out.clone() };
-    let mut failed = None;
     let done = run(&config, &params, &mut |news| {
-        if json || failed.is_some() {
-            return;
-        }
         match news {
             News::Event(seconds, body) => {
-                if let Some(line) = event_line(seconds, body) {
-                    failed = print(&line).err();
+                if let Some(line) = event_line(seconds, body).filter(|_| !json) {
+                    print(&line)?;
                 }
             }
-            News::Progress(seconds, all, counted) if seconds % 10 == 0 && seconds > 0 => {
+            News::Progress(seconds, all, counted) if !json && seconds % 10 == 0 && seconds > 0 => {
                 say("demo", &format!("{seconds} of {all} s, {counted} counted"));
             }
             News::Progress(..) => {}
         }
-    });
-    if let Some(error) = failed {
-        return Err(error.into());
-    }
-    let done = done?;
+        Ok(())
+    })?;
     if json {
         return print_json(&done);
     }

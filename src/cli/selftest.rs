@@ -26,7 +26,10 @@ pub(super) fn selftest(args: &SelftestArgs, json: bool) -> Result<(), Failed> {
     }
     let line = match &done.recorded {
         Some(place) => format!("recorded {} boxes of {}: {place}", done.boxes, done.model),
-        None => format!("passed: {} finds all {} boxes ({})", done.model, done.boxes, done.engine),
+        None => format!(
+            "passed: {} finds all {} road users that it must ({})",
+            done.model, done.boxes, done.engine
+        ),
     };
     Ok(print(&line)?)
 }

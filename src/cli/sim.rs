@@ -13,19 +13,22 @@ use crate::error::{Error, Kind, Result};
 use crate::sim::scene::SceneParams;
 use crate::sim::world::{Network, Scenario, World};
 
+/// A leap year: what happens is kept in memory until the end.
+const HOURS_MAX: f64 = 8784.0;
+
 /// What `flytrap sim` is told.
 #[derive(Debug, Args)]
 pub(super) struct SimArgs {
     #[command(flatten)]
     settings: Settings,
-    /// Everything follows from it: the same seed gives the same, to the last byte.
+    /// Everything follows from it: the same seed gives the same.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
-    /// So many hours of the device's life, in virtual time.
-    #[arg(long, value_name = "HOURS", default_value_t = 24.0)]
+    /// So many hours of the device's life, in virtual time: 0.01 to 8784.
+    #[arg(long, value_name = "HOURS", default_value_t = 24.0, conflicts_with = "export")]
     hours: f64,
     /// What goes wrong and how often, as TOML; without it a bad day.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "export")]
     scenario: Option<PathBuf>,
     /// Instead: write labelled pictures into this folder: images/, labels/ (YOLO) and instances.json (COCO).
     #[arg(long, value_name = "FOLDER")]
@@ -65,8 +68,8 @@ fn pictures(args: &SimArgs, folder: PathBuf, json: bool) -> Result<(), Failed> {
 }
 
 fn world(args: &SimArgs, json: bool) -> Result<(), Failed> {
-    if !(0.01..=100_000.0).contains(&args.hours) {
-        let text = format!("--hours is {}, allowed is 0.01 to 100000", args.hours);
+    if !(0.01..=HOURS_MAX).contains(&args.hours) {
+        let text = format!("--hours is {}, allowed is 0.01 to {HOURS_MAX}, a year", args.hours);
         return Err(Error::fatal(Kind::Config, text).into());
     }
     let scenario = match &args.scenario {

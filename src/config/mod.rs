@@ -184,6 +184,19 @@ impl Config {
         if values.has_mistakes() { Err(Mistakes(values.into_mistakes())) } else { Ok(config) }
     }
 
+    /// The model.
+    ///
+    /// # Errors
+    /// `Kind::Config`: none is named.
+    pub fn model(&self) -> Result<model::Params, Error> {
+        self.model.clone().ok_or_else(|| {
+            Error::fatal(
+                Kind::Config,
+                "no model: set model.path in the configuration, or give --model FILE (builtin: the shipped one)",
+            )
+        })
+    }
+
     /// What the stages of a camera are set to, with a model of which these classes are followed; empty for all.
     pub fn stages(&self, wanted: Vec<ClassId>) -> pipeline::Params {
         pipeline::Params {

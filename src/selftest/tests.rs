@@ -185,9 +185,12 @@ fn what_is_missing_or_too_much_is_named() {
         bbox: [10.0 + by, 10.0, 50.0 + by, 40.0],
     };
     let record = |boxes: Vec<Expected>| Record { input: [320, 192], means: vec![], boxes };
-    let known = record(vec![expected("car", 0.9, 0.0), expected("car", 0.4, 100.0)]);
-    let compare = |boxes: Vec<Expected>| known.compare_boxes(&record(boxes), SLACK);
-    assert_eq!(compare(vec![expected("car", 0.85, 1.0)]), Ok(()), "what was not sure may be missing");
+    let others = [expected("car", 0.8, 400.0), expected("car", 0.7, 500.0)];
+    let with = |boxes: Vec<Expected>| record(boxes.into_iter().chain(others.clone()).collect());
+    let mut known = with(vec![expected("car", 0.9, 0.0)]);
+    known.boxes.push(expected("car", 0.4, 100.0));
+    let compare = |boxes: Vec<Expected>| known.compare_boxes(&with(boxes), SLACK);
+    assert_eq!(compare(vec![expected("car", 0.85, 1.0)]), Ok(3), "what was not sure may be missing");
     for (boxes, words) in [
         (vec![], "not found"),
         (vec![expected("person", 0.9, 0.0)], "not found"),
@@ -198,6 +201,10 @@ fn what_is_missing_or_too_much_is_named() {
         let why = compare(boxes).unwrap_err();
         assert!(why.contains(words), "{why}");
     }
+    // Where nothing is sure the three strongest are asked for.
+    let weak = record((0..4u8).map(|k| expected("car", 0.45, 100.0 * f32::from(k))).collect());
+    assert_eq!(weak.compare_boxes(&weak, SLACK), Ok(3));
+    assert!(weak.compare_boxes(&record(vec![]), SLACK).unwrap_err().contains("not found"));
 }
 
 #[test]
@@ -215,7 +222,14 @@ fn a_record_beside_a_model_counts_if_it_is_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("m.onnx");
     assert_eq!(Golden::of(&model, "abc").unwrap(), None);
-    let golden = Golden { model: "abc".into(), record: vec![] };
+    let found = Expected { class: "car".into(), score: 0.5, bbox: [0.0, 0.0, 9.0, 9.0] };
+    let record = |boxes| Record { input: [320, 192], means: vec![], boxes: vec![found.clone(); boxes] };
+    let golden = Golden { model: "abc".into(), record: vec![record(3)] };
+    for records in [vec![], vec![record(3), record(2)]] {
+        let poor = Golden { record: records, ..golden.clone() };
+        std::fs::write(place_beside(&model), toml::to_string(&poor).unwrap()).unwrap();
+        assert!(Golden::of(&model, "abc").unwrap_err().to_string().contains("at least 3 boxes"));
+    }
     std::fs::write(place_beside(&model), toml::to_string(&golden).unwrap()).unwrap();
     assert_eq!(Golden::of(&model, "abc").unwrap(), Some(golden));
     assert!(Golden::of(&model, "abd").unwrap_err().to_string().contains("it is for a model"));

@@ -592,6 +592,11 @@ impl Log {
         self.lanes.iter().find_map(|lane| lane.trouble.as_deref())
     }
 
+    /// Whether events of a class cannot be made durable now: there is no disk, or its last write failed.
+    pub fn fails(&self, class: Class) -> bool {
+        self.disk.is_none() || self.lanes.iter().any(|lane| lane.class == class && lane.trouble.is_some())
+    }
+
     /// Size of all files, bytes.
     pub fn disk_bytes(&self) -> u64 {
         let segment_bytes = u64::from(self.params.segment_bytes);

@@ -43,6 +43,7 @@
 
 mod day;
 pub mod disk;
+mod keeper;
 mod lane;
 pub mod log;
 pub mod look;
@@ -57,6 +58,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Body;
 pub use day::LastDay;
+pub use keeper::Keeper;
 pub use log::{Log, Recovered, Taken, Tally};
 pub use retain::Quota;
 pub use shared::{Batching, Look, Spool};

@@ -204,6 +204,11 @@ impl Spool {
         inside.log.has_disk() && inside.log.trouble().is_none()
     }
 
+    /// Whether events of a class cannot be made durable now, see [`Log::fails`].
+    pub fn fails(&self, class: Class) -> bool {
+        self.lock().log.fails(class)
+    }
+
     /// Counters, the size of all files, and what is wrong with the disk.
     pub fn state(&self) -> (Tally, u64, Option<String>) {
         let inside = self.lock();

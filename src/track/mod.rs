@@ -76,6 +76,8 @@ const SETTLED_FRAMES: u32 = 10;
 /// ... and while it stands its box does not grow by more than this factor in area between two looks: half of it may have been
 /// hidden. A bus that drives past a parked car covers four times its area, a lorry three.
 const GROWTH_MAX: f32 = 2.0;
+/// ... or by this one if what is seen now is of another class: a van covers half as much again as a car.
+const OTHER_GROWTH_MAX: f32 = 1.4;
 /// How far a road user gets that nobody knows yet, sides a second: a bicycle seen from the side, see [`Params::speed_max`].
 const REACH: f32 = 5.0;
 /// Classes that a track remembers; the one with the least weight makes room.
@@ -599,7 +601,8 @@ impl Tracker {
     /// not drive on as the parked car that it has just covered.
     fn hides(track: &Track, expected: &BoxPx<Frame>, detection: &Detection) -> bool {
         let known = track.frames >= SETTLED_FRAMES && track.stands() && !track.cut;
-        known && detection.bbox.area() > GROWTH_MAX * expected.area()
+        let most = if detection.class == track.class() { GROWTH_MAX } else { OTHER_GROWTH_MAX };
+        known && detection.bbox.area() > most * expected.area()
     }
 
     /// What it costs to believe that `detection` is `track`: 0..=1, infinite if it is not allowed.

@@ -1,4 +1,4 @@
-//! What systemd wants to hear (sd_notify(3)): READY, STATUS, WATCHDOG, STOPPING. Without systemd nothing is sent.
+//! What systemd wants to hear (sd_notify(3)): READY, EXTEND_TIMEOUT_USEC, STATUS, WATCHDOG, STOPPING. Without systemd nothing is sent.
 //!
 //! The protocol is one datagram of `KEY=VALUE` lines to the socket that `NOTIFY_SOCKET` names; `WATCHDOG_USEC` says how often
 //! it wants a sign of life, `WATCHDOG_PID` from whom.

@@ -71,6 +71,8 @@ pub struct Scene {
     setting: Setting,
     traffic: Traffic,
     look: Look,
+    /// Of the camera at rest, and of this picture, in samples.
+    at_rest: View,
     view: View,
     still: Raster,
     frame: Raster,
@@ -101,6 +103,7 @@ impl Scene {
         Ok(Scene {
             traffic,
             look,
+            at_rest: view,
             view,
             still,
             frame: Raster::new(width, height),
@@ -123,6 +126,11 @@ impl Scene {
         &self.traffic
     }
 
+    /// Everybody of whom something is inside of the last picture.
+    pub fn truth(&self) -> &[Truth] {
+        &self.truth
+    }
+
     /// From now on so many come.
     pub fn demand(&mut self, demand: Demand) {
         self.traffic.demand(demand);
@@ -133,6 +141,11 @@ impl Scene {
         self.setting.width as usize * self.setting.height as usize * 3
     }
 
+    /// Lets `seconds` since the start go by, which never go back, without a picture.
+    pub fn advance(&mut self, seconds: f64) {
+        self.traffic.advance(self.start + seconds);
+    }
+
     /// Lets `seconds` since the start go by, which never go back; draws the picture of then into `rgb`, row by row, 3 bytes a
     /// pixel. Gives what is in it: everybody of whom something is inside of the picture.
     ///
@@ -140,13 +153,11 @@ impl Scene {
     /// If `rgb` is not [`Scene::picture_bytes`] long: a mistake of the caller.
     pub fn render(&mut self, seconds: f64, rgb: &mut [u8]) -> &[Truth] {
         assert_eq!(rgb.len(), self.picture_bytes(), "the buffer of a picture");
-        self.traffic.advance(self.start + seconds);
+        self.advance(seconds);
         let shake = self.lens.shake(seconds);
         let [left, top] = shake.map(|by| (MARGIN as i32 + by) as usize);
         self.frame.start_from(&self.still, left, top);
-        let view = View::new(&self.setting.mount, self.frame.width() as f32, self.frame.height() as f32)
-            .shifted([-shake[0] as f32, -shake[1] as f32]);
-        self.view = view;
+        self.view = self.at_rest.shifted([-shake[0] as f32, -shake[1] as f32]);
         self.users(seconds);
         self.leaves(seconds);
         self.note_coverage();

@@ -8,14 +8,14 @@ use super::board::Board;
 use super::clock::Calendar;
 use super::eyes::{Eyes, Seen};
 use super::scenario::Scenario;
-use super::server::Server;
+use super::server::{Server, fingerprint};
 use super::{SECOND, mono};
 use crate::batch::BatchParams;
 use crate::calendar::Timekeeper;
 use crate::clock::Mono;
 use crate::count::{self, Line};
 use crate::error::{Error, Kind, Result};
-use crate::event::{Body, Name, Origin, Started, Stats, Storage, fixed};
+use crate::event::{Body, Event, Name, Origin, Started, Stats, Storage, fixed};
 use crate::follow::{Follower, Params};
 use crate::frame::{Color, FrameFormat, FrameMeta, FrameView, PixelFormat};
 use crate::pipeline::{Failure, Outcome, Pipeline};
@@ -23,7 +23,7 @@ use crate::ring::{Policy, Reader, Taken, Writer, ring};
 use crate::sample::{Sample, Sampler};
 use crate::sim::disk::FaultDisk;
 use crate::sim::traffic;
-use crate::spool::{self, Batching, Log, Quota, Spool};
+use crate::spool::{self, Batching, Class, Keeper, Log, Quota, Spool};
 use crate::stop::Stop;
 use crate::track;
 use crate::uplink::{Flow, Outbox, Uplink, UplinkParams};
@@ -48,10 +48,20 @@ const STILL_NANOS: u64 = 3_000_000;
 const OPEN_NANOS: u64 = 2 * SECOND;
 /// A camera that is silent so long takes its tracks with it, as in the program.
 const SILENT: Duration = Duration::from_secs(2);
-/// How often the program looks whether a disk that failed is back.
-const ATTACH_EVERY: u64 = 5 * SECOND;
-/// How often the quota's age is looked at.
-const RETAIN_EVERY: u64 = 600 * SECOND;
+
+/// Since when events of a class cannot be made durable, by class, nanoseconds of the world.
+pub(super) type Failing = [Option<u64>; Class::ALL.len()];
+
+/// An event that was made.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Posted {
+    /// When, nanoseconds of the world.
+    pub(super) at: u64,
+    pub(super) class: Class,
+    /// Whether it can wait for its commit.
+    pub(super) can_wait: bool,
+    pub(super) print: u32,
+}
 
 /// Makes the program's own pipeline for RGB pictures of that format.
 pub type Network = Arc<dyn Fn(&FrameFormat, Vec<Line>) -> Result<Pipeline>>;
@@ -120,18 +130,25 @@ impl Sight {
     }
 }
 
+/// Opens the spool's folder; if it cannot be, somebody tries again.
+fn attach(spool: &Spool, disk: &FaultDisk, time: &Timekeeper) {
+    if let Ok(recovered) = spool.attach(Box::new(disk.clone()))
+        && let Some(clock) = recovered.clock
+    {
+        time.learn(clock);
+    }
+}
+
 /// What is left of a run.
 #[derive(Debug)]
 pub(super) struct Remains {
     /// Which.
     pub(super) run: String,
-    /// For each event in the order of its numbers: when it was posted, nanoseconds of the world, and whether it can wait for its
-    /// commit.
-    pub(super) posted: Vec<(u64, bool)>,
+    /// Each event in the order of its numbers.
+    pub(super) posted: Vec<Posted>,
     /// When it ended.
     pub(super) ended: u64,
-    /// Since when there was no disk to write to, if there was none.
-    pub(super) no_disk_since: Option<u64>,
+    pub(super) failing_since: Failing,
     /// Events that were dropped for want of room, and those set aside as damaged or refused.
     pub(super) dropped: u64,
     pub(super) damaged: u64,
@@ -166,12 +183,13 @@ pub(super) struct Device {
     /// A request is under way until then.
     sending_until: u64,
     signals: u64,
-    retained: u64,
-    attached: u64,
-    no_disk_since: Option<u64>,
+    keeper: Keeper,
+    failing_since: Failing,
     closed: bool,
     ended: bool,
-    posted: Vec<(u64, bool)>,
+    posted: Vec<Posted>,
+    /// The most that waited in the outbox and the ring.
+    waiting_max: usize,
     stats: Stats,
     skipped_part: f64,
     fps_share: f64,
@@ -233,32 +251,19 @@ impl Device {
             uplink_at: now,
             sending_until: now,
             signals: u64::MAX,
-            retained: now,
-            attached: 0,
-            no_disk_since: Some(now),
+            keeper: Keeper::new(mono(now, booted)),
+            failing_since: [Some(now); Class::ALL.len()],
             closed: false,
             ended: false,
             posted: Vec::new(),
+            waiting_max: 0,
             stats: Stats::default(),
             skipped_part: 0.0,
             fps_share: f64::from(scenario.fps / scenario.camera_fps).min(1.0),
         };
-        device.attach(now);
+        attach(&device.spool, &device.disk, &device.time);
         device.post(now, Body::Started(Started { version: fixed("sim"), model: fixed("truth") }));
         Ok(device)
-    }
-
-    /// Opens the spool's folder, or finds that it cannot be.
-    fn attach(&mut self, now: u64) {
-        self.attached = now;
-        match self.spool.attach(Box::new(self.disk.clone())) {
-            Ok(recovered) => {
-                if let Some(clock) = recovered.clock {
-                    self.time.learn(clock);
-                }
-            }
-            Err(_away) => self.no_disk_since = self.no_disk_since.or(Some(now)),
-        }
     }
 
     fn mono(&self, now: u64) -> Mono {
@@ -270,19 +275,22 @@ impl Device {
     }
 
     fn post_at(&mut self, now: u64, at: Mono, body: Body) {
-        self.posted.push((now, body.can_wait()));
+        let (class, can_wait) = (Class::of(&body), body.can_wait());
+        let event = Event { seq: self.posted.len() as u64, at, camera: self.camera.clone(), body };
+        self.posted.push(Posted { at: now, class, can_wait, print: fingerprint(&event) });
         self.stats.events += 1;
         // What the outbox dropped it has counted.
-        let _posted = self.outbox.post(self.mono(now), at, &self.camera, body);
+        let _posted = self.outbox.post(self.mono(now), at, &self.camera, event.body);
+        self.note_waiting();
     }
 
     /// When it next has something to do.
     pub(super) fn next(&self) -> u64 {
         let done = self.work.as_ref().map_or(u64::MAX, |(done, ..)| *done);
-        let commit = self.spool.commit_due().map_or(u64::MAX, |due| self.booted + due.as_nanos());
+        let keep = self.booted + self.keeper.due(&self.spool).as_nanos();
         let wakes = if self.outbox.signals() == self.signals { self.uplink_at } else { 0 };
         let uplink = if self.ended { u64::MAX } else { wakes.max(self.sending_until) };
-        done.min(commit).min(uplink).min(self.retained + RETAIN_EVERY)
+        done.min(keep).min(uplink)
     }
 
     /// Nothing is in work, nobody is followed who moves.
@@ -311,8 +319,13 @@ impl Device {
         if !matches!(filled, crate::ring::Fill::Committed(())) {
             return Err(Error::fatal(Kind::System, "simulation: the ring did not take a frame"));
         }
+        // The ring has replaced its oldest, if it had no room.
+        for _replaced in self.stats.frames_ring_dropped..self.ring.0.dropped() {
+            self.waiting.pop_front();
+        }
         self.waiting.push_back((seq, seen));
         self.stats.frames_ring_dropped = self.ring.0.dropped();
+        self.note_waiting();
         Ok(())
     }
 
@@ -392,9 +405,13 @@ impl Device {
         self.uplink.report().undelivered
     }
 
-    /// The most memory that its queues take, in events and bytes on disk.
+    fn note_waiting(&mut self) {
+        self.waiting_max = self.waiting_max.max(self.outbox.waiting() + self.waiting.len());
+    }
+
+    /// The most that waited in its queues, events and frames, and bytes on disk now.
     pub(super) fn sizes(&self) -> (usize, u64) {
-        (self.outbox.waiting() + self.waiting.len(), self.spool.state().1)
+        (self.waiting_max, self.spool.state().1)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -497,22 +514,13 @@ impl Device {
     /// What the spool's thread does.
     fn keep(&mut self, now: u64) {
         let at = self.mono(now);
-        if self.outbox.waiting() > 0 {
-            self.spool.put(at, |out| self.outbox.take(out));
+        let source = |out: &mut Vec<Event>| self.outbox.take(out);
+        let again = || attach(&self.spool, &self.disk, &self.time);
+        self.keeper.turn((at, self.closed), &self.spool, &self.time, source, again);
+        for class in Class::ALL {
+            let since = &mut self.failing_since[class as usize];
+            *since = if self.spool.fails(class) { since.or(Some(now)) } else { None };
         }
-        if self.closed || self.spool.commit_due().is_some_and(|due| due <= at) {
-            self.spool.commit(at, self.time.map(), self.closed);
-        }
-        if now >= self.retained + RETAIN_EVERY {
-            self.retained = now;
-            self.spool.retain(self.time.map());
-        }
-        if !self.spool.has_disk() && now >= self.attached + ATTACH_EVERY {
-            self.attach(now);
-        }
-        let (_, _, trouble) = self.spool.state();
-        let fails = !self.spool.has_disk() || trouble.is_some();
-        self.no_disk_since = if fails { self.no_disk_since.or(Some(now)) } else { None };
     }
 
     /// What the uplink's thread does.
@@ -553,7 +561,7 @@ impl Device {
         Remains {
             run: self.origin.boot.to_string(),
             ended: now,
-            no_disk_since: self.no_disk_since,
+            failing_since: self.failing_since,
             dropped: stats.events_dropped + stats.events_refused,
             damaged: tally.damaged_events,
             written_bytes: tally.flash_bytes,

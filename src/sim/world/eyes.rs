@@ -27,17 +27,31 @@ pub(super) enum Seen {
     Corrupt,
 }
 
+/// The street, drawn or not: one traffic, which the truth and the pictures show.
+enum Street {
+    Known(Box<Traffic>),
+    Drawn(Box<Scene>),
+}
+
+impl Street {
+    fn traffic(&self) -> &Traffic {
+        match self {
+            Street::Known(traffic) => traffic,
+            Street::Drawn(scene) => scene.traffic(),
+        }
+    }
+}
+
 /// The street and a camera.
 pub(super) struct Eyes {
     setting: Setting,
-    traffic: Traffic,
+    street: Street,
     base: Demand,
     view: View,
     line: Line,
     truth: Vec<Truth>,
     detector: Detector,
     random: Random,
-    scene: Option<Scene>,
     scale: f32,
 }
 
@@ -46,20 +60,23 @@ impl Eyes {
         let [width, height] = scenario.size;
         let params = SceneParams { seed, width, height, traffic: Some(1.0), ..SceneParams::default() };
         let setting = params.complete()?;
-        let scene = scenario.rendered.then(|| Scene::new(&params)).transpose()?;
-        let mut traffic = Traffic::new(setting.street, setting.demand, seed);
-        traffic.advance(setting.lead_s);
+        let street = if scenario.rendered {
+            Street::Drawn(Box::new(Scene::new(&params)?))
+        } else {
+            let mut traffic = Traffic::new(setting.street, setting.demand, seed);
+            traffic.advance(setting.lead_s);
+            Street::Known(Box::new(traffic))
+        };
         let view = View::new(&setting.mount, width as f32, height as f32);
         let line = counting_line(&setting);
         Ok(Eyes {
             base: setting.demand,
-            traffic,
+            street,
             view,
             line,
             truth: Vec::new(),
             detector: scenario.detector,
             random: Random::stream(seed, 102),
-            scene,
             scale: scenario.traffic,
             setting,
         })
@@ -82,49 +99,56 @@ impl Eyes {
     pub(super) fn hour(&mut self, hour: f32) {
         let busy = self.scale * daily(hour);
         let demand = Demand { per_hour: self.base.per_hour.map(|rate| rate * busy), ..self.base };
-        if demand != *self.traffic.wanted() {
-            self.traffic.demand(demand);
-            if let Some(scene) = &mut self.scene {
-                scene.demand(demand);
+        if demand != *self.street.traffic().wanted() {
+            match &mut self.street {
+                Street::Known(traffic) => traffic.demand(demand),
+                Street::Drawn(scene) => scene.demand(demand),
             }
         }
     }
 
     /// Until when nobody moves on the street, nanoseconds of the world; none if somebody does.
     pub(super) fn quiet_until(&self, now: u64) -> Option<u64> {
-        if self.scene.is_some() {
-            return None;
-        }
-        let until = self.traffic.quiet_until()? - self.setting.lead_s - STEP_S;
+        let Street::Known(traffic) = &self.street else { return None };
+        let until = traffic.quiet_until()? - self.setting.lead_s - STEP_S;
         let until = (until.min(1e9) * SECOND as f64) as u64;
         (until > now + SECOND).then_some(until)
     }
 
     pub(super) fn skip_to(&mut self, now: u64) {
         let seconds = self.seconds(now);
-        if self.traffic.quiet_until().is_some_and(|until| seconds <= until) {
-            self.traffic.skip_to(seconds);
+        let Street::Known(traffic) = &mut self.street else { return };
+        if traffic.quiet_until().is_some_and(|until| seconds <= until) {
+            traffic.skip_to(seconds);
         }
     }
 
     /// Everybody who is in the picture now.
     pub(super) fn truth(&mut self, now: u64) -> &[Truth] {
         let seconds = self.seconds(now);
-        self.traffic.advance(seconds);
-        let ahead = (seconds - self.traffic.now()) as f32;
-        outlines(
-            &self.traffic,
-            &self.view,
-            (self.setting.width, self.setting.height),
-            ahead,
-            &mut self.truth,
-        );
+        match &mut self.street {
+            Street::Known(traffic) => traffic.advance(seconds),
+            Street::Drawn(scene) => scene.advance(now as f64 / SECOND as f64),
+        }
+        let traffic = self.street.traffic();
+        let ahead = (seconds - traffic.now()) as f32;
+        let size = (self.setting.width, self.setting.height);
+        outlines(traffic, &self.view, size, ahead, &mut self.truth);
         &self.truth
+    }
+
+    /// Who is in the last frame that was drawn.
+    #[cfg(test)]
+    pub(super) fn drawn(&self) -> &[Truth] {
+        match &self.street {
+            Street::Known(_) => &[],
+            Street::Drawn(scene) => scene.truth(),
+        }
     }
 
     /// The frame that the camera takes now.
     pub(super) fn frame(&mut self, now: u64) -> Seen {
-        if let Some(scene) = &mut self.scene {
+        if let Street::Drawn(scene) = &mut self.street {
             let mut rgb = vec![0; scene.picture_bytes()];
             scene.render(now as f64 / SECOND as f64, &mut rgb);
             return Seen::Picture(rgb);

@@ -84,6 +84,12 @@ impl Faults {
         self.0.first().map_or(u64::MAX, |(at, _)| *at)
     }
 
+    /// When the device is next cut off or crashes.
+    pub(super) fn next_death(&self) -> u64 {
+        let death = self.0.iter().find(|(_, fault)| matches!(fault, Fault::PowerCut | Fault::Crash));
+        death.map_or(u64::MAX, |(at, _)| *at)
+    }
+
     /// The next of those that are due.
     pub(super) fn due(&mut self, now: u64) -> Option<Fault> {
         (self.next() <= now).then(|| self.0.pop_first()).flatten().map(|(_, fault)| fault)

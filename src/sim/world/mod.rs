@@ -8,7 +8,8 @@
 //! From the sampler to the uplink these are the program's own stages, driven through the same calls as its threads make; what
 //! is simulated is what they cannot see behind: the camera's world, the network's answers (or the network itself, from
 //! rendered frames), the disk, the receiver, the clocks and the board. Time jumps to the next deadline. One seed drives
-//! everything, and the same seed gives the same report to the last byte.
+//! everything, and the same seed gives the same report to the last byte; with rendered frames as far as the network computes the
+//! same on another CPU.
 
 mod board;
 mod clock;
@@ -94,6 +95,8 @@ impl World {
         let faults = Faults::new(scenario, end, &mut random);
         let disk = FaultDisk::new(random.bits());
         disk.set_moods(scenario.disk_moods(false));
+        let server = Server::new(random.bits());
+        server.dies_at(faults.next_death());
         Ok(World {
             now: 0,
             end,
@@ -103,7 +106,7 @@ impl World {
             faults,
             board: Board::new(scenario, &mut random),
             calendar: Calendar::new(scenario.begins_at),
-            server: Server::new(random.bits()),
+            server,
             disk,
             device: None,
             boots_at: 0,
@@ -178,7 +181,10 @@ impl World {
     /// the street was skipped; the device's own deadlines remain.
     fn skip_quiet(&mut self) -> bool {
         let Some(until) = self.eyes.quiet_until(self.now) else { return false };
-        if self.camera_is_away() || self.device.as_ref().is_some_and(|device| !device.is_idle()) {
+        if self.camera_is_away()
+            || self.now < self.camera_corrupt
+            || self.device.as_ref().is_some_and(|device| !device.is_idle())
+        {
             return false;
         }
         let mut until = until.min(self.end).min(self.next_minute).min(self.faults.next());
@@ -190,11 +196,17 @@ impl World {
         }
         self.next_frame += frames * period;
         self.frame += frames;
+        // The moment of the last of them.
+        self.now = self.now.max(self.next_frame - period);
+        self.calendar.tick(self.now);
         if let Some(device) = &mut self.device {
-            device.saw_nothing(frames, self.now.max(self.next_frame - period));
+            let dropped = (frames as f32 * self.scenario.camera.drop_share + self.random.unit()) as u64;
+            let dropped = dropped.min(frames);
+            self.report.camera_drops += dropped;
+            device.saw_nothing(frames - dropped, self.now);
         }
-        self.eyes.skip_to(self.next_frame - period);
-        self.judged = self.judged.max(self.next_frame - period);
+        self.eyes.skip_to(self.now);
+        self.judged = self.judged.max(self.now);
         true
     }
 
@@ -263,7 +275,10 @@ impl World {
     }
 
     fn strike(&mut self, fault: Fault) {
-        *self.report.faults.entry(fault.name()).or_default() += 1;
+        self.server.dies_at(self.faults.next_death());
+        if fault != Fault::DiskBack {
+            *self.report.faults.entry(fault.name()).or_default() += 1;
+        }
         let mut lasts = |mean: f32| (self.random.exponential(mean).max(0.5) * SECOND as f32) as u64;
         match fault {
             Fault::CameraStalls => self.camera_stalls = self.now + lasts(8.0),
@@ -357,6 +372,7 @@ impl World {
         self.report.throttled_s = self.board.throttled_s();
         self.server.close(&mut self.report);
         self.report.settle(&self.server);
+        self.report.disk_errors = self.disk.faults();
         self.report
     }
 }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::SECOND;
-use super::device::{Death, Device, Remains};
+use super::device::{Death, Device, Failing, Posted, Remains};
 use super::server::Server;
 
 /// What may not have been committed when a run ends: `spool.commit_interval_s` and the looks between, nanoseconds.
@@ -59,12 +59,15 @@ pub struct Report {
     pub received: u64,
     /// Repeats of an identity, which it recognises.
     pub repeats: u64,
-    /// A crossing under two identities: nobody could recognise it. Must be 0.
+    /// Events that came under another identity than their own, or under one of nobody's: a repeat that nobody could recognise. Must
+    /// be 0.
     pub unseen_repeats: u64,
     /// Dropped and counted: no room, or refused for good.
     pub dropped: u64,
     /// Lost to damage on the disk, and counted.
     pub damaged: u64,
+    /// Reads, writes and syncs that the disk refused.
+    pub disk_errors: u64,
     /// Not yet on disk when the power went, or the program crashed.
     pub cut: u64,
     /// None of these. Must be 0.
@@ -94,10 +97,19 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq)]
 struct Run {
     name: String,
-    posted: Vec<(u64, bool)>,
+    posted: Vec<Posted>,
     ended: u64,
-    no_disk_since: Option<u64>,
+    failing_since: Failing,
     how: Death,
+}
+
+impl Run {
+    /// Whether an event may have been on no disk yet when the run ended.
+    fn may_have_cut(&self, posted: &Posted) -> bool {
+        let safe = posted.at + if posted.can_wait { CHECKPOINT } else { COMMIT };
+        let fails = self.failing_since[posted.class as usize].is_some_and(|since| safe >= since);
+        self.how != Death::Orderly && (fails || safe >= self.ended)
+    }
 }
 
 impl Report {
@@ -127,6 +139,7 @@ impl Report {
             unseen_repeats: 0,
             dropped: 0,
             damaged: 0,
+            disk_errors: 0,
             cut: 0,
             lost: 0,
             stamped_wrong: 0,
@@ -150,7 +163,7 @@ impl Report {
     }
 
     pub(super) fn note_death(&mut self, remains: Remains, how: Death) {
-        let Remains { run, posted, ended, no_disk_since, dropped, damaged, written_bytes, stats } = remains;
+        let Remains { run, posted, ended, failing_since, dropped, damaged, written_bytes, stats } = remains;
         self.last_death = Some(how);
         self.frames += stats.frames_captured;
         self.frames_skipped += stats.frames_skipped;
@@ -164,27 +177,25 @@ impl Report {
         self.dropped += dropped;
         self.damaged += damaged;
         self.written_bytes += written_bytes;
-        self.runs.push(Run { name: run, posted, ended, no_disk_since, how });
+        self.runs.push(Run { name: run, posted, ended, failing_since, how });
     }
 
-    /// Finds out what became of every event that the receiver does not have.
+    /// Finds out what became of every event that the receiver does not have, and whether it has any that were never made.
     pub(super) fn settle(&mut self, server: &Server) {
         let mut missing = 0;
+        let mut came = server.came();
         for run in std::mem::take(&mut self.runs) {
-            let came = server.came(&run.name);
-            for (seq, (at, can_wait)) in run.posted.iter().enumerate() {
-                if came.contains(&(seq as u64)) {
-                    continue;
-                }
-                let safe = if *can_wait { at + CHECKPOINT } else { at + COMMIT };
-                let not_on_disk = run.no_disk_since.is_some_and(|since| at + CHECKPOINT >= since);
-                if run.how != Death::Orderly && (safe >= run.ended || not_on_disk) {
-                    self.cut += 1;
-                } else {
-                    missing += 1;
+            let mut came = came.remove(&run.name).unwrap_or_default();
+            for (seq, posted) in run.posted.iter().enumerate() {
+                match came.remove(&(seq as u64)) {
+                    Some((_, print)) => self.unseen_repeats += u64::from(print != posted.print),
+                    None if run.may_have_cut(posted) => self.cut += 1,
+                    None => missing += 1,
                 }
             }
+            self.unseen_repeats += came.len() as u64;
         }
+        self.unseen_repeats += came.values().map(|run| run.len() as u64).sum::<u64>();
         // Which were dropped is not known one by one, only how many.
         self.lost = u64::saturating_sub(missing, self.dropped + self.damaged);
     }
@@ -197,7 +208,7 @@ impl Report {
         let mut wrong = Vec::new();
         for (count, what) in [
             (self.lost, "events were lost"),
-            (self.unseen_repeats, "crossings came under two identities"),
+            (self.unseen_repeats, "events came under an identity that is not theirs"),
             (self.stamped_wrong, "events have a wrong time that was vouched for"),
         ] {
             if count > 0 {
@@ -258,6 +269,7 @@ impl Report {
             ("  REPEATS THAT IT CANNOT", self.unseen_repeats),
             ("  WRONG TIMES THAT WERE VOUCHED FOR", self.stamped_wrong),
             ("requests", self.requests),
+            ("errors of the disk", self.disk_errors),
             ("bytes written", self.written_bytes),
             ("most that waited in memory", self.waiting_max),
             ("most on disk, bytes", self.disk_max_bytes),

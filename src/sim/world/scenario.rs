@@ -20,7 +20,8 @@ pub struct Scenario {
     pub traffic: f32,
     /// Hour at which the world begins, 0..24.
     pub begins_at: f32,
-    /// Frames are drawn and looked at by a model instead of being known; much slower.
+    /// Frames are drawn and looked at by a model instead of being known; much slower. Hour of the day and weather of the pictures are
+    /// the seed's and stay; traffic follows the clock.
     pub rendered: bool,
     /// What finds road users, while frames are not drawn.
     pub detector: Detector,
@@ -272,6 +273,8 @@ impl Scenario {
             ("board.busy_w", board.busy_w, 0.0..=1000.0),
             ("board.battery_wh", board.battery_wh, 0.0..=1e5),
             ("board.panel_w", board.panel_w, 0.0..=1e5),
+            ("board.air_c, the coldest", board.air_c[0], -60.0..=board.air_c[1].min(60.0)),
+            ("board.air_c, the hottest", board.air_c[1], -60.0..=60.0),
             ("board.throttles_c", board.throttles_c, 0.0..=150.0),
         ] {
             if !range.contains(&value) {
@@ -316,6 +319,8 @@ mod tests {
         for (text, words) in [
             ("fps = 2\n[link]\noutage = 1", "a.toml:3: unknown field `outage`"),
             ("fps = 0", "fps is 0"),
+            ("[board]\nair_c = [30, 20]", "air_c, the coldest is 30, allowed is -60 to 20"),
+            ("[board]\nair_c = [30, nan]", "air_c"),
             ("[disk]\nquota_bytes = 5", "quota_bytes is 5"),
             ("fps =", "a.toml:1:"),
         ] {

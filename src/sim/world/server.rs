@@ -1,13 +1,13 @@
 //! The receiver and the link to it, in all moods; it remembers every identity that it was given.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::SECOND;
 use super::clock::true_unix;
 use super::report::Report;
-use crate::event::{Body, Direction};
+use crate::event::{Body, Direction, Event, RECORD_BYTES_MAX};
 use crate::sim::random::Random;
 use crate::uplink::session::Failure;
 use crate::uplink::{Batch, SendError, Sink};
@@ -46,15 +46,27 @@ struct Inside {
     took: u64,
     /// By run: when its board was switched on, nanoseconds of the world.
     boots: BTreeMap<String, u64>,
-    /// By run: which numbers came, and how often each.
-    runs: BTreeMap<String, BTreeMap<u64, u32>>,
+    /// By run: which numbers came.
+    runs: BTreeMap<String, Came>,
     /// Crossings by what they were, each identity once.
     counts: BTreeMap<String, u64>,
-    /// A crossing of a track under a second identity.
-    crossings: BTreeSet<(String, u64, String, Direction)>,
-    twice_unseen: u64,
+    /// An identity came again with another content.
+    changed: u64,
     requests: u64,
     stamped_wrong: u64,
+    /// The device's power ends then, or its program.
+    dies_at: u64,
+    /// What it adds to the number of each event, and to the moment at which a board was switched on: nothing, unless a test
+    /// wants to see that a wrong one is noticed.
+    misread: (u64, u64),
+}
+
+/// What came of a run: by number how often, and the fingerprint.
+pub(super) type Came = BTreeMap<u64, (u32, u32)>;
+
+/// Of when and what an event is, and of its number.
+pub(super) fn fingerprint(event: &Event) -> u32 {
+    crc32c::crc32c(event.encode(&mut [0; RECORD_BYTES_MAX]))
 }
 
 /// A receiver. A clone is the same one.
@@ -73,10 +85,11 @@ impl Server {
             boots: BTreeMap::new(),
             runs: BTreeMap::new(),
             counts: BTreeMap::new(),
-            crossings: BTreeSet::new(),
-            twice_unseen: 0,
+            changed: 0,
             requests: 0,
             stamped_wrong: 0,
+            dies_at: u64::MAX,
+            misread: (0, 0),
         })))
     }
 
@@ -87,6 +100,16 @@ impl Server {
     /// A run begins on a board that was switched on then.
     pub(super) fn begins(&self, run: &str, booted: u64) {
         self.lock().boots.insert(run.to_owned(), booted);
+    }
+
+    /// When the device dies next: what is on its way then is never answered.
+    pub(super) fn dies_at(&self, at: u64) {
+        self.lock().dies_at = at;
+    }
+
+    #[cfg(test)]
+    pub(super) fn misread(&self, number: u64, boot: u64) {
+        self.lock().misread = (number, boot);
     }
 
     pub(super) fn cut_link(&self, until: u64) {
@@ -103,7 +126,7 @@ impl Server {
 
     pub(super) fn heal(&self) {
         let mut inside = self.lock();
-        (inside.link_back, inside.mood) = (0, Mood::Good);
+        (inside.link_back, inside.mood, inside.dies_at) = (0, Mood::Good, u64::MAX);
     }
 
     /// The end that the device sends to.
@@ -121,9 +144,9 @@ impl Server {
         std::mem::take(&mut inside.took)
     }
 
-    /// Numbers of a run that came.
-    pub(super) fn came(&self, run: &str) -> BTreeSet<u64> {
-        self.lock().runs.get(run).map(|numbers| numbers.keys().copied().collect()).unwrap_or_default()
+    /// All that came, by run.
+    pub(super) fn came(&self) -> BTreeMap<String, Came> {
+        self.lock().runs.clone()
     }
 
     /// What it knows, into the report.
@@ -131,11 +154,11 @@ impl Server {
         let inside = self.lock();
         report.requests = inside.requests;
         report.counted.clone_from(&inside.counts);
-        report.unseen_repeats = inside.twice_unseen;
+        report.unseen_repeats = inside.changed;
         report.stamped_wrong = inside.stamped_wrong;
         for numbers in inside.runs.values() {
             report.received += numbers.len() as u64;
-            report.repeats += numbers.values().map(|times| u64::from(times - 1)).sum::<u64>();
+            report.repeats += numbers.values().map(|(times, _)| u64::from(times - 1)).sum::<u64>();
         }
     }
 }
@@ -145,23 +168,24 @@ impl Inside {
     fn store(&mut self, batch: &Batch<'_>) {
         for event in batch.events {
             let run = batch.origin.boot.as_str();
-            let times = self.runs.entry(run.to_owned()).or_default().entry(event.seq).or_default();
+            let print = fingerprint(event);
+            let seq = event.seq + self.misread.0;
+            let (times, known) =
+                self.runs.entry(run.to_owned()).or_default().entry(seq).or_insert((0, print));
             *times += 1;
             let first = *times == 1;
+            self.changed += u64::from(*known != print);
             let stamp = batch.calendar.stamp(event.at);
             // Who vouches for a stamp must be right.
-            let truth = self.boots.get(run).map(|booted| true_unix(booted + event.at.as_nanos()));
+            let truth =
+                self.boots.get(run).map(|booted| true_unix(booted + event.at.as_nanos() + self.misread.1));
             let off = truth.zip(stamp.time).map_or(0, |(truth, time)| (truth - time).unsigned_abs());
             self.stamped_wrong += u64::from(first && stamp.synchronised && off > STAMP_SLACK);
             let Body::Crossing(crossing) = &event.body else { continue };
-            if !first {
-                continue;
+            if first {
+                let way = if crossing.direction == Direction::Forward { "forward" } else { "backward" };
+                *self.counts.entry(format!("{} {way} {}", crossing.line, crossing.class)).or_default() += 1;
             }
-            let line = crossing.line.to_string();
-            let key = (run.to_owned(), crossing.track, line.clone(), crossing.direction);
-            self.twice_unseen += u64::from(!self.crossings.insert(key));
-            let way = if crossing.direction == Direction::Forward { "forward" } else { "backward" };
-            *self.counts.entry(format!("{line} {way} {}", crossing.class)).or_default() += 1;
         }
     }
 }
@@ -182,18 +206,25 @@ impl Sink for Line {
         if inside.now < inside.link_back {
             return Err(SendError { kept_here: true, ..SendError::retry("no route") });
         }
+        if matches!(inside.mood, Mood::Forgetful | Mood::Silent) {
+            inside.took = SILENCE;
+        }
+        if inside.now + inside.took > inside.dies_at {
+            // Somewhere on the way: it arrived or it did not, and nobody hears which.
+            inside.took = inside.dies_at.saturating_sub(inside.now);
+            if inside.random.chance(0.5) {
+                inside.store(batch);
+            }
+            return fail(retry, "no answer");
+        }
         match inside.mood {
             Mood::Good => inside.store(batch),
             Mood::Fails => return fail(retry, "500"),
             Mood::Forgetful => {
                 inside.store(batch);
-                inside.took = SILENCE;
                 return fail(retry, "no answer");
             }
-            Mood::Silent => {
-                inside.took = SILENCE;
-                return fail(retry, "no answer");
-            }
+            Mood::Silent => return fail(retry, "no answer"),
             Mood::Busy => return fail(Failure::Retry { after: Some(Duration::from_secs(120)) }, "429"),
             Mood::Moved => return fail(Failure::Misconfigured, "404"),
             Mood::Small if batch.events.len() > 10 => return fail(Failure::TooLarge, "413"),

@@ -1,3 +1,4 @@
+use super::eyes::Seen;
 use super::*;
 
 fn run(seed: u64, hours: f64, scenario: &Scenario) -> Report {
@@ -23,6 +24,26 @@ fn in_a_perfect_world_everything_arrives_and_nearly_everything_is_counted() {
     );
 }
 
+/// Each class is counted as what it is: nobody becomes what it hides or is hidden by.
+#[test]
+fn in_a_perfect_world_each_class_is_counted_as_itself() {
+    let scenario = Scenario { begins_at: 8.0, ..Scenario::perfect() };
+    let report = run(1, 6.0, &scenario);
+    let of = |counts: &BTreeMap<String, u64>, class: &str| {
+        let own = counts.iter().filter(|(name, _)| name.ends_with(class));
+        own.map(|(_, count)| count).sum::<u64>()
+    };
+    for class in ["car", "truck", "bus", "motorcycle", "bicycle", "person"] {
+        let (counted, truth) = (of(&report.counted, class), of(&report.truth, class));
+        let (least, most) = if class == "person" { (80, 101) } else { (92, 106) };
+        assert!(
+            truth > 100 && counted * 100 >= truth * least && counted * 100 <= truth * most,
+            "{class}: {counted} of {truth}\n{}",
+            report.table()
+        );
+    }
+}
+
 #[test]
 fn the_same_seed_is_the_same_world() {
     let scenario = Scenario { begins_at: 7.0, ..Scenario::default() };
@@ -44,4 +65,56 @@ fn a_world_whose_disk_lies_is_found_out() {
     world.disk.set_moods(crate::sim::disk::Moods { lies: true, ..crate::sim::disk::Moods::default() });
     let lied = world.run(&mut |_| {}).unwrap();
     assert!(lied.lost > 10 && lied.verdict().is_err(), "{}", lied.table());
+}
+
+/// A receiver that takes events for others, or a device that vouches for a wrong time.
+#[test]
+fn a_wrong_identity_and_a_wrong_time_are_found_out() {
+    let scenario = Scenario { begins_at: 8.0, ..Scenario::perfect() };
+    let misread = |number, boot| {
+        let world = World::new(3, 0.2, &scenario, None).unwrap();
+        world.server.misread(number, boot);
+        world.run(&mut |_| {}).unwrap()
+    };
+    let right = misread(0, 0);
+    right.verdict().unwrap();
+    let renumbered = misread(1, 0);
+    assert!(renumbered.unseen_repeats > right.received / 2, "{}", renumbered.table());
+    let late = misread(0, 10 * SECOND);
+    assert_eq!((late.unseen_repeats, late.lost), (0, 0));
+    assert!(late.stamped_wrong > late.received / 2, "{}", late.table());
+    for wrong in [renumbered, late] {
+        wrong.verdict().unwrap_err();
+    }
+}
+
+/// A network that is much slower than the camera: newer frames replace older ones, and no more than a ring of them waits.
+#[test]
+fn what_waits_is_bounded_when_the_network_is_slow() {
+    let mut scenario = Scenario { begins_at: 8.0, ..Scenario::perfect() };
+    scenario.detector.latency_ms = 5000.0;
+    let report = run(3, 0.2, &scenario);
+    assert!(report.ring_drops > 1000 && report.waiting_max < 20, "{}", report.table());
+}
+
+/// Drawn frames and the truth are of one street, also after an hour has changed how many come.
+#[test]
+fn a_drawn_street_is_the_street_of_the_truth() {
+    let scenario = Scenario { rendered: true, begins_at: 6.0, size: [320, 180], ..Scenario::perfect() };
+    let mut eyes = Eyes::new(2, &scenario).unwrap();
+    for minute in 0..3 {
+        eyes.hour(6.0 + minute as f32);
+        for second in 0..20 {
+            let now = (minute * 60 + second) * SECOND;
+            let Seen::Picture(with) = eyes.frame(now) else { panic!("no picture") };
+            let truth = eyes.truth(now).to_vec();
+            let drawn = eyes.drawn();
+            for user in drawn.iter().filter(|user| !user.is_hard(320)) {
+                let same =
+                    truth.iter().find(|truth| truth.id == user.id).expect("the truth knows who is drawn");
+                assert_eq!((same.kind, same.at), (user.kind, user.at));
+            }
+            assert_eq!(with.len(), 320 * 180 * 3);
+        }
+    }
 }
