@@ -139,6 +139,42 @@ fn the_self_test_holds_for_int8_and_finds_wrong_ranges() {
     assert!(text(&failed.stderr).contains("self-test failed"), "{}", text(&failed.stderr));
 }
 
+/// What a street is as a video is what it is as a source: the same events come of both.
+#[test]
+fn a_street_as_a_video_is_the_street() {
+    let folder = tempfile::tempdir().unwrap();
+    let street = "7,seconds=6,day,overcast,calm";
+    let done = json(&flytrap(folder.path(), &["sim", "--video", "street.y4m", "--street", street, "--json"]));
+    assert_eq!(done["frames"], 60);
+    let events = |source: &str| {
+        let arguments =
+            ["run", "--until-end", "--source", source, "--model", "builtin", "--uplink", "stdout"];
+        let output = flytrap(folder.path(), &arguments);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let lines = text(&output.stdout)
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .collect::<Vec<_>>();
+        let tracks = lines.iter().filter(|event| event["type"].as_str().unwrap().contains("track"));
+        tracks
+            .map(|event| {
+                (event["type"].clone(), event["data"]["track"].clone(), event["data"]["bbox"].clone())
+            })
+            .collect::<Vec<_>>()
+    };
+    let as_source = events(&format!("sim:{street}"));
+    assert!(as_source.len() > 2);
+    assert_eq!(events("file:street.y4m"), as_source);
+    let truth = std::fs::read_to_string(folder.path().join("street.truth.ndjson")).unwrap();
+    let last: Value = serde_json::from_str(truth.lines().nth(59).unwrap()).unwrap();
+    assert_eq!(last["frame"], 59);
+    let object = &last["objects"][0];
+    assert!(object["speed_m_s"].is_number() && object["ground_m"][1].is_number(), "{last}");
+    let wrong = flytrap(folder.path(), &["sim", "--video", "a.y4m", "--street", "7,pixel=nv12"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(text(&wrong.stderr).contains("yuv4mpeg has frames of i420"), "{}", text(&wrong.stderr));
+}
+
 #[test]
 fn exported_pictures_can_be_evaluated() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,6 +1,8 @@
-//! Labelled pictures of simulated streets in a folder, to train detectors on and to measure them with: what
-//! `flytrap sim --export` does.
+//! Simulated streets as files, to train and to measure on: labelled pictures in a folder, and a video with the truth beside it.
+//! What `flytrap sim --export` and `--video` do.
 
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -8,9 +10,12 @@ use serde::Serialize;
 use super::cannot_write;
 use crate::draw::Canvas;
 use crate::error::{Error, Kind, Result};
-use crate::sim::labels::{Coco, yolo};
+use crate::frame::PixelFormat;
+use crate::sim::labels::{Coco, Line, yolo};
+use crate::sim::pixels;
 use crate::sim::random::mix;
 use crate::sim::scene::{Scene, SceneParams};
+use crate::sim::source::SimSpec;
 
 /// Pictures of one street, before the next.
 const PICTURES_PER_STREET: usize = 5;
@@ -80,6 +85,63 @@ pub fn export(params: &Params, on: &mut dyn FnMut(usize, usize)) -> Result<Done>
         .map_err(|error| Error::fatal(Kind::System, "labels as JSON").caused_by(error))?;
     write(&place, &text)?;
     Ok(Done { pictures: written, objects: coco.objects(), folder: params.folder.display().to_string() })
+}
+
+/// A video without an end of its own has so many seconds.
+const SECONDS: f64 = 60.0;
+
+/// A video that was written.
+#[derive(Debug, Clone, Serialize)]
+pub struct Video {
+    /// How many frames.
+    pub frames: u64,
+    /// The frames: yuv4mpeg, or one after the other.
+    pub file: String,
+    /// The truth, a line of JSON a frame.
+    pub truth: String,
+}
+
+/// Writes a street frame by frame: as yuv4mpeg if the name ends in `.y4m`, otherwise just one after the other in the pixel format of
+/// `spec`; and beside it the truth, `NAME.truth.ndjson`. Tells after each frame how many there are of how many.
+///
+/// # Errors
+/// `Kind::Config`: a setting out of range, yuv4mpeg with other frames than I420. `Kind::System`: something cannot be written.
+pub fn video(spec: &SimSpec, path: &Path, on: &mut dyn FnMut(usize, usize)) -> Result<Video> {
+    let format = spec.format()?;
+    let is_y4m = path.extension().is_some_and(|extension| extension == "y4m");
+    if is_y4m && spec.pixel != PixelFormat::I420 {
+        let text = format!("'{}': yuv4mpeg has frames of i420, not of {}", path.display(), spec.pixel);
+        return Err(Error::fatal(Kind::Config, text));
+    }
+    let mut scene = Scene::new(&spec.scene)?;
+    let truth_path = path.with_extension("truth.ndjson");
+    let create =
+        |path: &Path| File::create(path).map(BufWriter::new).map_err(|error| cannot_write(path, error));
+    let (mut out, mut lines) = (create(path)?, create(&truth_path)?);
+    let full = |error| cannot_write(path, error);
+    if is_y4m {
+        out.write_all(pixels::y4m_head(&format, spec.fps).as_bytes()).map_err(full)?;
+    }
+    let mut rgb = vec![0; scene.picture_bytes()];
+    let mut bytes = vec![0; format.slot_bytes()];
+    let frames = (spec.seconds.unwrap_or(SECONDS) * spec.fps.as_f64()).ceil() as u64;
+    for frame in 0..frames {
+        let seconds = spec.fps.offset(frame).as_secs_f64();
+        let line = Line::new(frame, seconds, scene.render(seconds, &mut rgb), format.width);
+        let used = pixels::write(&format, &rgb, &mut bytes)
+            .ok_or_else(|| Error::fatal(Kind::System, "a frame does not fit into its own room"))?;
+        if is_y4m {
+            out.write_all(b"FRAME\n").map_err(full)?;
+        }
+        out.write_all(&bytes[..used]).map_err(full)?;
+        let line = serde_json::to_string(&line)
+            .map_err(|error| Error::fatal(Kind::System, "the truth as JSON").caused_by(error))?;
+        writeln!(lines, "{line}").map_err(|error| cannot_write(&truth_path, error))?;
+        on(frame as usize + 1, frames as usize);
+    }
+    out.flush().map_err(full)?;
+    lines.flush().map_err(|error| cannot_write(&truth_path, error))?;
+    Ok(Video { frames, file: path.display().to_string(), truth: truth_path.display().to_string() })
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -52,6 +52,11 @@ impl FrameRate {
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
+    /// So many frames in so many seconds.
+    pub const fn fraction(self) -> (u32, u32) {
+        (self.frames, self.seconds)
+    }
+
     /// Frames a second.
     pub fn as_f64(self) -> f64 {
         f64::from(self.frames) / f64::from(self.seconds)

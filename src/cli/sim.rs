@@ -1,6 +1,6 @@
 //! `flytrap sim`: a device in a simulated field, and labelled pictures of simulated streets.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -11,6 +11,7 @@ use crate::app::demo::pipeline;
 use crate::app::export;
 use crate::error::{Error, Kind, Result};
 use crate::sim::scene::SceneParams;
+use crate::sim::source::SimSpec;
 use crate::sim::world::{Network, Scenario, World};
 
 /// A leap year: what happens is kept in memory until the end.
@@ -30,6 +31,9 @@ pub(super) struct SimArgs {
     /// What goes wrong and how often, as TOML; without it a bad day.
     #[arg(long, value_name = "FILE", conflicts_with = "export")]
     scenario: Option<PathBuf>,
+    /// Instead: print the whole scenario with all its keys, as TOML.
+    #[arg(long, conflicts_with_all = ["export", "video", "hours", "seed"])]
+    print_scenario: bool,
     /// Instead: write labelled pictures into this folder: images/, labels/ (YOLO) and instances.json (COCO).
     #[arg(long, value_name = "FOLDER")]
     export: Option<PathBuf>,
@@ -42,13 +46,21 @@ pub(super) struct SimArgs {
     /// Choose among everything that a detector should know, not only among what a camera on a mast sees.
     #[arg(long, requires = "export")]
     for_training: bool,
+    /// Instead: write a street as a video, .y4m or bare frames, and beside it the truth, a line of JSON a frame.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["export", "hours", "scenario"])]
+    video: Option<PathBuf>,
+    /// Which street the video shows, and how: as after `sim:`, such as 7,night,rain,fps=15,seconds=30,size=1280x720.
+    #[arg(long, value_name = "WORDS", requires = "video", conflicts_with = "seed")]
+    street: Option<String>,
 }
 
 /// Simulates, or writes pictures.
 pub(super) fn sim(args: &SimArgs, json: bool) -> Result<(), Failed> {
-    match &args.export {
-        Some(folder) => pictures(args, folder.clone(), json),
-        None => world(args, json),
+    match (&args.export, &args.video) {
+        (Some(folder), _) => pictures(args, folder.clone(), json),
+        (None, Some(path)) => video(args, path, json),
+        (None, None) if args.print_scenario => Ok(print(scenario(args)?.to_toml().trim_end())?),
+        (None, None) => world(args, json),
     }
 }
 
@@ -67,22 +79,25 @@ fn pictures(args: &SimArgs, folder: PathBuf, json: bool) -> Result<(), Failed> {
     Ok(print(&format!("{} pictures with {} objects: {}", done.pictures, done.objects, done.folder))?)
 }
 
+fn video(args: &SimArgs, path: &Path, json: bool) -> Result<(), Failed> {
+    let words = args.street.clone().unwrap_or_else(|| args.seed.to_string());
+    let spec = SimSpec::parse(&words)?;
+    let bar = PictureBar::new();
+    let done = export::video(&spec, path, &mut |done, all| bar.show(done, all));
+    bar.end();
+    let done = done?;
+    if json {
+        return print_json(&done);
+    }
+    Ok(print(&format!("{} frames: {}; who is in them: {}", done.frames, done.file, done.truth))?)
+}
+
 fn world(args: &SimArgs, json: bool) -> Result<(), Failed> {
     if !(0.01..=HOURS_MAX).contains(&args.hours) {
         let text = format!("--hours is {}, allowed is 0.01 to {HOURS_MAX}, a year", args.hours);
         return Err(Error::fatal(Kind::Config, text).into());
     }
-    let scenario = match &args.scenario {
-        Some(path) => {
-            let place = path.display().to_string();
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                Error::fatal(Kind::Config, format!("{place}: cannot be read: check the path"))
-                    .caused_by(error)
-            })?;
-            Scenario::from_toml(&text, &place)?
-        }
-        None => Scenario::default(),
-    };
+    let scenario = scenario(args)?;
     let network = if scenario.rendered { Some(network(args, json)?) } else { None };
     let bar = ProgressBar::new(1000);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {percent} %, {eta} left") {
@@ -98,6 +113,15 @@ fn world(args: &SimArgs, json: bool) -> Result<(), Failed> {
         print(report.table().trim_end())?;
     }
     report.verdict().map_err(|why| Error::fatal(Kind::Delivery, why).into())
+}
+
+fn scenario(args: &SimArgs) -> Result<Scenario> {
+    let Some(path) = &args.scenario else { return Ok(Scenario::default()) };
+    let place = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Error::fatal(Kind::Config, format!("{place}: cannot be read: check the path")).caused_by(error)
+    })?;
+    Scenario::from_toml(&text, &place)
 }
 
 /// The program's own pipeline, for scenarios with rendered frames.

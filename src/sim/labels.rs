@@ -21,6 +21,56 @@ pub fn yolo(truth: &[Truth], [width, height]: [u32; 2]) -> String {
     truth.iter().filter(|truth| !truth.is_hard(width)).map(line).collect()
 }
 
+/// A line of JSON: all that is known about who is in a picture.
+#[derive(Debug, Serialize)]
+pub struct Line<'a> {
+    /// Number of the frame, from 0.
+    pub frame: u64,
+    /// Since the first.
+    pub seconds: f64,
+    /// Everybody of whom something is seen.
+    pub objects: Vec<Object<'a>>,
+}
+
+/// One of them; rectangles are left, top, right, bottom, pixels.
+#[derive(Debug, Serialize)]
+pub struct Object<'a> {
+    /// The same in all frames.
+    pub id: u64,
+    /// What.
+    pub class: &'a str,
+    /// Of what is seen.
+    #[serde(rename = "box")]
+    pub seen: [f32; 4],
+    /// Of all of it.
+    pub whole: [f32; 4],
+    /// Share of it that is seen, 0..=1.
+    pub visible: f32,
+    /// Whether it is too small or too hidden to be asked for.
+    pub hard: bool,
+    /// Where it stands on the ground, metres: along the street to the right of the camera, and away from it.
+    pub ground_m: [f32; 2],
+    /// Metres a second.
+    pub speed_m_s: f32,
+}
+
+impl Line<'_> {
+    /// Of a frame `width` pixels wide.
+    pub fn new(frame: u64, seconds: f64, truth: &[Truth], width: u32) -> Self {
+        let object = |truth: &Truth| Object {
+            id: truth.id,
+            class: truth.kind.name(),
+            seen: truth.seen,
+            whole: truth.whole,
+            visible: truth.visible,
+            hard: truth.is_hard(width),
+            ground_m: truth.at,
+            speed_m_s: truth.speed,
+        };
+        Line { frame, seconds, objects: truth.iter().map(object).collect() }
+    }
+}
+
 /// COCO's file, made picture by picture.
 #[derive(Debug, Serialize)]
 pub struct Coco {

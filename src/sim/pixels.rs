@@ -1,5 +1,6 @@
 //! RGB pictures in every form in which frames come, the inverse of what the letterbox and [`crate::draw`] do.
 
+use crate::capture::rate::FrameRate;
 use crate::draw::Canvas;
 use crate::frame::{ColorMatrix, ColorRange, FrameFormat, PixelFormat};
 
@@ -140,12 +141,14 @@ fn sum(pixels: &[&[u8]]) -> [i32; 3] {
 }
 
 /// The head of a yuv4mpeg stream of I420 frames of that format; each frame is then `FRAME\n` and its bytes.
-pub fn y4m_head(format: &FrameFormat, fps: u32) -> String {
+pub fn y4m_head(format: &FrameFormat, fps: FrameRate) -> String {
     let range = match format.color.range {
         ColorRange::Limited => "LIMITED",
         ColorRange::Full => "FULL",
     };
-    format!("YUV4MPEG2 W{} H{} F{fps}:1 Ip A1:1 C420jpeg XCOLORRANGE={range}\n", format.width, format.height)
+    let (frames, seconds) = fps.fraction();
+    let FrameFormat { width, height, .. } = format;
+    format!("YUV4MPEG2 W{width} H{height} F{frames}:{seconds} Ip A1:1 C420jpeg XCOLORRANGE={range}\n")
 }
 
 #[cfg(test)]

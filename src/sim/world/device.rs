@@ -152,6 +152,7 @@ pub(super) struct Remains {
     /// Events that were dropped for want of room, and those set aside as damaged or refused.
     pub(super) dropped: u64,
     pub(super) damaged: u64,
+    pub(super) spooled: u64,
     pub(super) written_bytes: u64,
     pub(super) stats: Stats,
 }
@@ -564,6 +565,7 @@ impl Device {
             failing_since: self.failing_since,
             dropped: stats.events_dropped + stats.events_refused,
             damaged: tally.damaged_events,
+            spooled: tally.appended,
             written_bytes: tally.flash_bytes,
             posted: self.posted,
             stats,

@@ -55,6 +55,10 @@ pub struct Report {
     pub unseen: u64,
     /// Events that were made.
     pub made: u64,
+    /// That came into a spool, in memory or on disk.
+    pub spooled: u64,
+    /// That the receiver confirmed, as the device knows; never more than came.
+    pub acknowledged: u64,
     /// That the receiver has, each identity once.
     pub received: u64,
     /// Repeats of an identity, which it recognises.
@@ -134,6 +138,8 @@ impl Report {
             unwatched: 0,
             unseen: 0,
             made: 0,
+            spooled: 0,
+            acknowledged: 0,
             received: 0,
             repeats: 0,
             unseen_repeats: 0,
@@ -163,7 +169,7 @@ impl Report {
     }
 
     pub(super) fn note_death(&mut self, remains: Remains, how: Death) {
-        let Remains { run, posted, ended, failing_since, dropped, damaged, written_bytes, stats } = remains;
+        let Remains { run, posted, ended, failing_since, stats, .. } = remains;
         self.last_death = Some(how);
         self.frames += stats.frames_captured;
         self.frames_skipped += stats.frames_skipped;
@@ -174,9 +180,11 @@ impl Report {
         self.detections += stats.detections;
         self.tracks += stats.tracks;
         self.made += posted.len() as u64;
-        self.dropped += dropped;
-        self.damaged += damaged;
-        self.written_bytes += written_bytes;
+        self.acknowledged += stats.events_delivered;
+        self.spooled += remains.spooled;
+        self.dropped += remains.dropped;
+        self.damaged += remains.damaged;
+        self.written_bytes += remains.written_bytes;
         self.runs.push(Run { name: run, posted, ended, failing_since, how });
     }
 
@@ -206,7 +214,9 @@ impl Report {
     /// What does not, in words.
     pub fn verdict(&self) -> Result<(), String> {
         let mut wrong = Vec::new();
+        let made_up = self.acknowledged.saturating_sub(self.received + self.repeats);
         for (count, what) in [
+            (made_up, "events were taken for acknowledged and never came"),
             (self.lost, "events were lost"),
             (self.unseen_repeats, "events came under an identity that is not theirs"),
             (self.stamped_wrong, "events have a wrong time that was vouched for"),
@@ -260,6 +270,8 @@ impl Report {
             ("  of the true ones nobody watched", self.unwatched),
             ("  besides: too small or hidden", self.unseen),
             ("events made", self.made),
+            ("  spooled", self.spooled),
+            ("  acknowledged", self.acknowledged),
             ("  received", self.received),
             ("  not yet on disk at a power cut or crash", self.cut),
             ("  dropped and counted", self.dropped),

@@ -1,13 +1,13 @@
 //! What kind of world it is: rates of everything that goes wrong, in a file or by default.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::SECOND;
 use crate::error::{Error, Kind, Result};
 use crate::sim::disk::Moods;
 
 /// A world's settings. A file says only what is to be other than by default.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Scenario {
     /// Frames a second of the camera, 1..=60.
@@ -57,7 +57,7 @@ impl Default for Scenario {
 }
 
 /// A detector that knows the truth and errs as told.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Detector {
     /// Share of road users that it does not find in a frame.
@@ -79,7 +79,7 @@ impl Default for Detector {
 }
 
 /// What goes wrong with the camera.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Camera {
     /// Share of frames that it loses.
@@ -99,7 +99,7 @@ impl Default for Camera {
 }
 
 /// What goes wrong with the disk and the power.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DiskScenario {
     /// Power cuts, times a day.
@@ -130,7 +130,7 @@ impl Default for DiskScenario {
 }
 
 /// What goes wrong between the device and its receiver.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Link {
     /// The link is away, times a day.
@@ -150,7 +150,7 @@ impl Default for Link {
 }
 
 /// What goes wrong with the calendar.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClockScenario {
     /// Somebody sets the clock wrong by hours or years, times a day.
@@ -166,7 +166,7 @@ impl Default for ClockScenario {
 }
 
 /// The board, its box and its battery.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BoardScenario {
     /// Power while nothing is computed, W.
@@ -236,6 +236,14 @@ impl Scenario {
         })?;
         scenario.check()?;
         Ok(scenario)
+    }
+
+    /// All of it, as a file.
+    ///
+    /// # Panics
+    /// Never: it is tables of numbers.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("tables of numbers")
     }
 
     /// Whether the numbers make sense.
@@ -316,6 +324,7 @@ mod tests {
         let scenario = Scenario::from_toml("fps = 2\n[link]\noutages = 1", "a.toml").unwrap();
         assert_eq!((scenario.fps, scenario.link.outages), (2.0, 1.0));
         assert_eq!(scenario.camera, Camera::default());
+        assert_eq!(Scenario::from_toml(&scenario.to_toml(), "b.toml").unwrap(), scenario);
         for (text, words) in [
             ("fps = 2\n[link]\noutage = 1", "a.toml:3: unknown field `outage`"),
             ("fps = 0", "fps is 0"),
