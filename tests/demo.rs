@@ -99,12 +99,25 @@ fn a_world_is_the_same_to_the_last_byte_and_mistakes_are_named() {
         (&["sim", "--hours", "9000"], "--hours is 9000"),
         (&["sim", "--hours", "2", "--export", "out"], "cannot be used with"),
         (&["sim", "--export", "."], "is not empty"),
+        (&["sim", "--model", "none.onnx"], "is for rendered frames"),
         (&["sim", "--export", "out", "--size", "641x360"], "width is 641"),
     ] {
         let output = flytrap(folder.path(), arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(text(&output.stderr).contains(words), "{}", text(&output.stderr));
     }
+}
+
+/// The shipped network looks at drawn frames in a world.
+#[test]
+fn a_world_can_be_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("drawn.toml"), "rendered = true\nbegins_at = 8\ncamera_fps = 5\n")
+        .unwrap();
+    let arguments = ["sim", "--scenario", "drawn.toml", "--hours", "0.02", "--json"];
+    let report = json(&flytrap(folder.path(), &arguments));
+    assert!(report["inferences"].as_u64() > Some(50) && report["tracks"].as_u64() > Some(2), "{report}");
+    assert_eq!((&report["lost"], &report["unseen_repeats"]), (&0.into(), &0.into()));
 }
 
 /// Numbers of 8 bits from ranges that were measured on the street pass; with a range that is another they do not.
@@ -188,6 +201,13 @@ fn exported_pictures_can_be_evaluated() {
         json(&flytrap(folder.path(), &arguments))
     };
     let (coco, yolo) = (eval("streets/instances.json"), eval("streets/labels"));
+    // Names of the labels' own, in another order than the model's.
+    let names = std::fs::read_to_string(folder.path().join("streets/labels/classes.txt")).unwrap();
+    assert!(names.starts_with("person\nbicycle\ncar\n"), "{names}");
+    std::fs::write(folder.path().join("streets/labels/classes.txt"), names.replacen("car", "tram", 1))
+        .unwrap();
+    let renamed = eval("streets/labels");
+    assert_ne!(renamed["map50"], yolo["map50"], "cars are called otherwise");
     assert!(coco["objects"].as_u64() >= Some(objects), "crowds count as objects there: {coco}");
     assert_eq!(yolo["objects"].as_u64(), Some(objects), "what is hard is not in YOLO's files");
     assert!(coco["map50"].as_f64().unwrap() > 30.0, "{coco}");

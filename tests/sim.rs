@@ -1,4 +1,4 @@
-//! Worlds from seeds: twenty bad half days, and the tables of three of them. A seed that fails becomes a test with a name.
+//! Worlds from seeds: twenty bad hours, and the tables of three half days. A seed that fails becomes a test with a name.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod common;
@@ -31,7 +31,7 @@ fn bad() -> Scenario {
 
 /// What the program may keep in memory and on disk, whatever happens.
 fn is_bounded(report: &Report, scenario: &Scenario) {
-    assert!(report.waiting_max <= 1010, "seed {}: {} waited", report.seed, report.waiting_max);
+    assert!(report.waiting_max <= 64, "seed {}: {} waited", report.seed, report.waiting_max);
     // A quota is of finished files; one for each class of events is being written.
     let most = scenario.disk.quota_bytes + (4 << 20);
     assert!(report.disk_max_bytes <= most, "seed {}: {} bytes on disk", report.seed, report.disk_max_bytes);
@@ -40,21 +40,24 @@ fn is_bounded(report: &Report, scenario: &Scenario) {
 #[test]
 fn twenty_seeds_with_faults_lose_nothing_and_repeat_nothing_unseen() {
     let scenario = bad();
-    let (mut made, mut cut, mut repeats, mut boots, mut disk_errors) = (0, 0, 0, 0, 0);
+    let (mut made, mut cut, mut repeats, mut boots, mut disk_errors, mut exact) = (0, 0, 0, 0, 0, 0);
     for seed in 1..=20 {
         let report = run(seed, 1.0, &scenario);
         report.verdict().unwrap_or_else(|why| panic!("{why}\n{}", report.table()));
         is_bounded(&report, &scenario);
         made += report.made;
         disk_errors += report.disk_errors;
+        exact += u32::from(report.told_too_much == 0);
         cut += report.cut;
         repeats += report.repeats;
         boots += report.boots;
     }
     say(&format!(
         "MEASURED worlds: 20 seeds, {made} events, {boots} starts, {cut} cut, {repeats} repeats, {disk_errors} errors of the disk, \
-         0 lost"
+         0 lost; exact in {exact} worlds"
     ));
+    // Where more was told as dropped or damaged than is missing, as much might hide.
+    assert!(exact >= 15, "what was dropped hides what was lost in {} of 20 worlds", 20 - exact);
     let enough = boots > 60 && cut > 0 && repeats > 0 && made > 20_000 && disk_errors > 100;
     assert!(enough, "too little went wrong to show anything");
 }
@@ -63,8 +66,9 @@ fn twenty_seeds_with_faults_lose_nothing_and_repeat_nothing_unseen() {
 #[test]
 fn tables_of_three_seeds() {
     for seed in [1, 2, 3] {
-        let report = run(seed, 3.0, &Scenario { begins_at: 6.0, ..Scenario::default() });
-        insta::assert_snapshot!(format!("day_of_seed_{seed}"), report.table());
+        let report = run(seed, 12.0, &Scenario { begins_at: 6.0, ..Scenario::default() });
+        report.verdict().unwrap();
+        insta::assert_snapshot!(format!("half_day_of_seed_{seed}"), report.table());
     }
 }
 

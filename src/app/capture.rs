@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use smol::channel::Sender;
 
-use super::process::{Processor, build};
+use super::process::{Processor, build, prove};
 use super::{Shared, Timing, spawn};
 use crate::capture::{Advance, CaptureParams, FrameSource, SourceSpec};
 use crate::clock::{Clock, Mono};
@@ -100,8 +100,8 @@ impl Capture {
 
     /// Captures until the end; then waits for the pipeline to finish what is in the ring.
     ///
-    /// Says on `up` once that the program is ready: the network has passed its self-test, or there is no camera yet, which is a
-    /// state of the road and not of the program.
+    /// Says on `up` once that the program is ready: the network has passed its self-test, if there is no camera yet on pictures of
+    /// another size; that there is none is a state of the road and not of the program.
     pub(super) fn run(mut self, up: &Sender<()>) -> Result<()> {
         let captured = self.capture(up);
         self.shared.ledger.ended(Stage::Capture);
@@ -139,6 +139,9 @@ impl Capture {
                 Ended::Lost(error) if self.shared.options.until_end => return Err(error.into_fatal()),
                 Ended::Lost(error) => self.lost(&error),
             }
+            if self.downstream.is_none() && !up.is_closed() {
+                self.prove()?;
+            }
             say_up(up);
             let delay = self.backoff.next_delay();
             self.shared.promise(Stage::Capture, delay);
@@ -146,6 +149,16 @@ impl Capture {
                 return Ok(());
             }
         }
+    }
+
+    /// There is no camera yet to build the stages for; that the network works is shown all the same before anybody is told that the
+    /// program is ready. On a thread of its own, which leaves no memory behind.
+    fn prove(&self) -> Result<()> {
+        self.shared.promise(Stage::Capture, BUILD_MAX);
+        let shared = Arc::clone(&self.shared);
+        spawn("self-test", move || prove(&shared.config))?.join().unwrap_or_else(|_| {
+            Err(Error::fatal(Kind::System, "the self-test failed; see the message above"))
+        })
     }
 
     fn lost(&mut self, error: &Error) {

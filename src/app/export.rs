@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::cannot_write;
+use super::labelled::CLASSES_FILE;
 use crate::draw::Canvas;
 use crate::error::{Error, Kind, Result};
 use crate::frame::PixelFormat;
@@ -16,6 +17,7 @@ use crate::sim::pixels;
 use crate::sim::random::mix;
 use crate::sim::scene::{Scene, SceneParams};
 use crate::sim::source::SimSpec;
+use crate::sim::traffic::Kind as Class;
 
 /// Pictures of one street, before the next.
 const PICTURES_PER_STREET: usize = 5;
@@ -80,6 +82,13 @@ pub fn export(params: &Params, on: &mut dyn FnMut(usize, usize)) -> Result<Done>
             on(written, params.pictures);
         }
     }
+    let names: Vec<&str> = Class::ALL.map(Class::name).into();
+    write(&labels.join(CLASSES_FILE), (names.join("\n") + "\n").as_bytes())?;
+    let yaml = format!(
+        "# For Ultralytics: yolo train data=data.yaml\npath: .\ntrain: images\nval: images\nnames: [{}]\n",
+        names.join(", ")
+    );
+    write(&params.folder.join("data.yaml"), yaml.as_bytes())?;
     let place = params.folder.join("instances.json");
     let text = serde_json::to_vec(&coco)
         .map_err(|error| Error::fatal(Kind::System, "labels as JSON").caused_by(error))?;

@@ -104,6 +104,9 @@ fn shared_classes(model: &Classes, truth: &Truth, params: &Params) -> Result<Vec
     Ok(classes)
 }
 
+/// In a folder of YOLO's labels: the names of the classes, one a line, if they are not the model's.
+pub const CLASSES_FILE: &str = "classes.txt";
+
 fn read(place: &Path) -> Result<String> {
     std::fs::read_to_string(place).map_err(|error| {
         Error::fatal(Kind::Config, format!("cannot read '{}'", place.display())).caused_by(error)
@@ -123,11 +126,14 @@ fn truth(params: &Params, classes: Option<&Classes>) -> Result<(Truth, Ids)> {
                     and --images, or labels in COCO's form";
         return Err(Error::fatal(Kind::Config, text));
     };
-    let mut truth = Truth {
-        pictures: picture_names(images)?,
-        classes: classes.names().map(ToOwned::to_owned).collect(),
-        objects: Vec::new(),
+    let named = params.labels.join(CLASSES_FILE);
+    let classes: Vec<String> = if named.exists() {
+        let text = read(&named)?;
+        text.lines().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
+    } else {
+        classes.names().map(ToOwned::to_owned).collect()
     };
+    let mut truth = Truth { pictures: picture_names(images)?, classes, objects: Vec::new() };
     for (index, name) in truth.pictures.iter().enumerate() {
         let place = params.labels.join(Path::new(name).with_extension("txt"));
         // Nothing in the picture, nothing in the folder: that is how such sets come.

@@ -19,7 +19,7 @@ use crate::detect::model::{BUILTIN, Classes, Loaded};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Body, Event};
 use crate::focus;
-use crate::frame::{FrameFormat, FrameView};
+use crate::frame::{Color, FrameFormat, FrameView, PixelFormat};
 use crate::gate::Reason;
 use crate::limits::RING_SLOTS_MIN;
 use crate::pipeline::{Failure, Outcome, Pipeline};
@@ -128,6 +128,15 @@ pub(super) fn engine(
         }
     }
     Ok((engine, classes))
+}
+
+/// That the network of the configuration passes its self-test, before there is a camera.
+pub(super) fn prove(config: &Config) -> Result<()> {
+    let format = FrameFormat::packed(PixelFormat::I420, 640, 480, Color::default())
+        .map_err(|error| Error::fatal(Kind::System, "a usual format").caused_by(error))?;
+    engine(config, Loaded::open(&config.model()?)?, &format)?;
+    system::give_back_memory();
+    Ok(())
 }
 
 /// The thread's state.

@@ -171,7 +171,11 @@ impl Tuning {
             detections: self.found.len(),
             engine: self.engine.clone(),
             classes: self.classes.iter().map(name).collect(),
-            config: all.chosen.map(|row| settings(row.threshold, &self.config)),
+            config: all.chosen.map(|row| {
+                let asked = !self.params.classes.is_empty();
+                let names: Vec<String> = self.classes.iter().filter(|_| asked).map(name).collect();
+                settings(row.threshold, &names, &self.config)
+            }),
             by_class: each.map(|class| self.tuned(name(class), &[*class])).collect(),
             all,
         }
@@ -304,9 +308,13 @@ fn wanted(
     Ok(classes)
 }
 
-/// The settings that make `threshold` the least score of what `flytrap detect` shows and of what `flytrap run` begins a track on.
-fn settings(threshold: f64, config: &Config) -> String {
+/// The settings that make `threshold` the least score of what `flytrap detect` shows and of what `flytrap run` begins a track on; and that
+/// just `classes` are followed, unless there are none: it was measured on no others.
+fn settings(threshold: f64, classes: &[String], config: &Config) -> String {
     let mut text = format!("[detect]\nscore_min = {threshold:.2}\n\n[track]\n");
+    if !classes.is_empty() {
+        text += &format!("classes = {classes:?}\n");
+    }
     // Weaker ones only continue a track; they may not be stronger than the strong ones.
     if threshold < f64::from(config.track.score_low) {
         text += &format!("score_low = {threshold:.2}\n");

@@ -167,6 +167,16 @@ struct Settings {
 }
 
 impl Settings {
+    /// Whether any of it is.
+    fn is_given(&self) -> bool {
+        let Settings { config, model, model_sha256, precision, ranges } = self;
+        config.is_some()
+            || model.is_some()
+            || model_sha256.is_some()
+            || precision.is_some()
+            || ranges.is_some()
+    }
+
     /// The configuration with these options and `more` over it.
     fn load(&self, more: Vec<Override>, json: bool) -> Result<Config, Mistakes> {
         let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());

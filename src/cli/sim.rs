@@ -98,6 +98,10 @@ fn world(args: &SimArgs, json: bool) -> Result<(), Failed> {
         return Err(Error::fatal(Kind::Config, text).into());
     }
     let scenario = scenario(args)?;
+    if !scenario.rendered && args.settings.is_given() {
+        let text = "a model or a configuration is for rendered frames: set rendered = true in a scenario, or leave it out";
+        return Err(Error::fatal(Kind::Config, text).into());
+    }
     let network = if scenario.rendered { Some(network(args, json)?) } else { None };
     let bar = ProgressBar::new(1000);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {percent} %, {eta} left") {

@@ -84,6 +84,11 @@ impl FaultDisk {
         world.cut_at = Some(world.operations + operations);
     }
 
+    /// No cut that was due comes.
+    pub fn spare(&self) {
+        self.lock().cut_at = None;
+    }
+
     /// From now on it is in these moods.
     pub fn set_moods(&self, moods: Moods) {
         self.lock().moods = moods;

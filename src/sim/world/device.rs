@@ -263,7 +263,13 @@ impl Device {
             fps_share: f64::from(scenario.fps / scenario.camera_fps).min(1.0),
         };
         attach(&device.spool, &device.disk, &device.time);
-        device.post(now, Body::Started(Started { version: fixed("sim"), model: fixed("truth") }));
+        device.post(
+            now,
+            Body::Started(Started {
+                version: fixed("sim"),
+                model: fixed(if network.is_some() { "network" } else { "truth" }),
+            }),
+        );
         Ok(device)
     }
 
@@ -442,7 +448,9 @@ impl Device {
         }
         self.silence(now);
         self.keep(now);
-        self.deliver(now);
+        if !self.disk.is_off() {
+            self.deliver(now);
+        }
         Ok(())
     }
 

@@ -174,7 +174,16 @@ impl World {
     /// Whatever of the device is due now.
     fn work(&mut self) -> Result<()> {
         let Some(device) = &mut self.device else { return Ok(()) };
-        device.work(self.now, &mut self.board)
+        device.work(self.now, &mut self.board)?;
+        self.cut_in_a_write();
+        Ok(())
+    }
+
+    /// The power went while something was written.
+    fn cut_in_a_write(&mut self) {
+        if self.device.is_some() && self.disk.is_off() {
+            self.die(Death::Power, 40);
+        }
     }
 
     /// While nothing moves on the street frames come and go, all alike: they are counted, not looked at one by one. True if
@@ -284,7 +293,7 @@ impl World {
             Fault::CameraStalls => self.camera_stalls = self.now + lasts(8.0),
             Fault::CameraUnplugged => self.camera_away = self.now + lasts(240.0),
             Fault::CameraCorrupt => self.camera_corrupt = self.now + lasts(3.0),
-            Fault::PowerCut => self.die(Death::Power, 40),
+            Fault::PowerCut => self.cut(),
             Fault::Crash => self.die(Death::Crash, 6),
             Fault::DiskFull => {
                 self.disk_full = self.now + lasts(1800.0);
@@ -302,6 +311,15 @@ impl World {
             }
             Fault::ClockStep => self.calendar.step(&mut self.random),
             Fault::ClockLost => self.calendar.lose_synchronisation(),
+        }
+    }
+
+    /// The power goes: at once, or in the midst of one of the next writes.
+    fn cut(&mut self) {
+        if self.device.is_some() && self.random.chance(0.5) {
+            self.disk.cut_after(self.random.below(8) as u64);
+        } else {
+            self.die(Death::Power, 40);
         }
     }
 
@@ -330,6 +348,7 @@ impl World {
 
     /// The link is good and nothing else happens: everything that is on the device arrives.
     fn drain(&mut self) -> Result<()> {
+        self.disk.spare();
         self.disk.set_moods(self.scenario.disk_moods(false));
         self.disk.set_away(false);
         self.server.heal();

@@ -57,8 +57,10 @@ pub struct Report {
     pub made: u64,
     /// That came into a spool, in memory or on disk.
     pub spooled: u64,
-    /// That the receiver confirmed, as the device knows; never more than came.
+    /// That the receiver confirmed, as the device knows.
     pub acknowledged: u64,
+    /// The same as the receiver knows. Must be as many.
+    pub confirmed: u64,
     /// That the receiver has, each identity once.
     pub received: u64,
     /// Repeats of an identity, which it recognises.
@@ -70,6 +72,8 @@ pub struct Report {
     pub dropped: u64,
     /// Lost to damage on the disk, and counted.
     pub damaged: u64,
+    /// Of those dropped or damaged: were cut off besides, or came all the same. So many might hide among them.
+    pub told_too_much: u64,
     /// Reads, writes and syncs that the disk refused.
     pub disk_errors: u64,
     /// Not yet on disk when the power went, or the program crashed.
@@ -140,11 +144,13 @@ impl Report {
             made: 0,
             spooled: 0,
             acknowledged: 0,
+            confirmed: 0,
             received: 0,
             repeats: 0,
             unseen_repeats: 0,
             dropped: 0,
             damaged: 0,
+            told_too_much: 0,
             disk_errors: 0,
             cut: 0,
             lost: 0,
@@ -204,8 +210,10 @@ impl Report {
             self.unseen_repeats += came.len() as u64;
         }
         self.unseen_repeats += came.values().map(|run| run.len() as u64).sum::<u64>();
-        // Which were dropped is not known one by one, only how many.
-        self.lost = u64::saturating_sub(missing, self.dropped + self.damaged);
+        // Which were dropped or damaged is not known one by one, only how many. Some of them were cut off too, or came after all.
+        let told = self.dropped + self.damaged;
+        self.lost = u64::saturating_sub(missing, told);
+        self.told_too_much = u64::saturating_sub(told, missing);
     }
 
     /// Whether what must hold does: nothing lost, nothing counted twice unseen, no wrong stamp that was vouched for.
@@ -214,9 +222,9 @@ impl Report {
     /// What does not, in words.
     pub fn verdict(&self) -> Result<(), String> {
         let mut wrong = Vec::new();
-        let made_up = self.acknowledged.saturating_sub(self.received + self.repeats);
+        let apart = self.acknowledged.abs_diff(self.confirmed);
         for (count, what) in [
-            (made_up, "events were taken for acknowledged and never came"),
+            (apart, "events more or less were acknowledged than the receiver confirmed"),
             (self.lost, "events were lost"),
             (self.unseen_repeats, "events came under an identity that is not theirs"),
             (self.stamped_wrong, "events have a wrong time that was vouched for"),
@@ -276,6 +284,7 @@ impl Report {
             ("  not yet on disk at a power cut or crash", self.cut),
             ("  dropped and counted", self.dropped),
             ("  damaged and counted", self.damaged),
+            ("  of these also cut off, or received", self.told_too_much),
             ("  LOST", self.lost),
             ("  repeats that the receiver recognises", self.repeats),
             ("  REPEATS THAT IT CANNOT", self.unseen_repeats),

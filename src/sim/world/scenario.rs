@@ -16,7 +16,7 @@ pub struct Scenario {
     pub fps: f32,
     /// Size of its frames, pixels.
     pub size: [u32; 2],
-    /// How busy the street is, 1 is usual; nights and Sundays follow.
+    /// How busy the street is, 1 is usual; the hour of the day does the rest.
     pub traffic: f32,
     /// Hour at which the world begins, 0..24.
     pub begins_at: f32,

@@ -52,6 +52,10 @@ struct Inside {
     counts: BTreeMap<String, u64>,
     /// An identity came again with another content.
     changed: u64,
+    /// Events of batches to which it said yes.
+    confirmed: u64,
+    /// It says yes and takes nothing: for a test that this is noticed.
+    lies: bool,
     requests: u64,
     stamped_wrong: u64,
     /// The device's power ends then, or its program.
@@ -86,6 +90,8 @@ impl Server {
             runs: BTreeMap::new(),
             counts: BTreeMap::new(),
             changed: 0,
+            confirmed: 0,
+            lies: false,
             requests: 0,
             stamped_wrong: 0,
             dies_at: u64::MAX,
@@ -105,6 +111,11 @@ impl Server {
     /// When the device dies next: what is on its way then is never answered.
     pub(super) fn dies_at(&self, at: u64) {
         self.lock().dies_at = at;
+    }
+
+    #[cfg(test)]
+    pub(super) fn lie(&self) {
+        self.lock().lies = true;
     }
 
     #[cfg(test)]
@@ -153,6 +164,7 @@ impl Server {
     pub(super) fn close(&self, report: &mut Report) {
         let inside = self.lock();
         report.requests = inside.requests;
+        report.confirmed = inside.confirmed;
         report.counted.clone_from(&inside.counts);
         report.unseen_repeats = inside.changed;
         report.stamped_wrong = inside.stamped_wrong;
@@ -218,6 +230,7 @@ impl Sink for Line {
             return fail(retry, "no answer");
         }
         match inside.mood {
+            Mood::Good if inside.lies => {}
             Mood::Good => inside.store(batch),
             Mood::Fails => return fail(retry, "500"),
             Mood::Forgetful => {
@@ -230,6 +243,7 @@ impl Sink for Line {
             Mood::Small if batch.events.len() > 10 => return fail(Failure::TooLarge, "413"),
             Mood::Small => inside.store(batch),
         }
+        inside.confirmed += batch.events.len() as u64;
         Ok(())
     }
 

@@ -88,6 +88,16 @@ fn a_wrong_identity_and_a_wrong_time_are_found_out() {
     }
 }
 
+/// A receiver that says yes and takes nothing.
+#[test]
+fn a_receiver_that_lies_is_found_out() {
+    let world = World::new(3, 0.2, &Scenario { begins_at: 8.0, ..Scenario::perfect() }, None).unwrap();
+    world.server.lie();
+    let report = world.run(&mut |_| {}).unwrap();
+    assert_eq!((report.received, report.lost), (0, report.made), "{}", report.table());
+    report.verdict().unwrap_err();
+}
+
 /// A network that is much slower than the camera: newer frames replace older ones, and no more than a ring of them waits.
 #[test]
 fn what_waits_is_bounded_when_the_network_is_slow() {
