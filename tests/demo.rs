@@ -25,11 +25,14 @@ fn json(output: &Output) -> Value {
 #[test]
 fn the_demo_counts_what_is_true_and_leaves_pictures() {
     let folder = tempfile::tempdir().unwrap();
-    let done = json(&flytrap(folder.path(), &["demo", "--json", "--seconds", "40"]));
+    let done = json(&flytrap(folder.path(), &["demo", "--json"]));
     let (counted, truth) = (done["counted"].as_u64().unwrap(), done["truth"].as_u64().unwrap());
     say(&format!("MEASURED demo: {counted} counted, {truth} true, {} frames", done["frames"]));
-    assert!(truth >= 8, "hardly anybody comes: {done}");
-    assert!(counted.abs_diff(truth) * 5 <= truth, "{done}");
+    assert!(truth >= 15, "hardly anybody comes: {done}");
+    // Of each class on each way; README says how it is on more streets.
+    let off = |row: &Value| row["counted"].as_u64().unwrap().abs_diff(row["truth"].as_u64().unwrap());
+    let wrong: u64 = done["rows"].as_array().unwrap().iter().map(off).sum();
+    assert!(wrong <= 3, "{done}");
     let picture = std::fs::read(folder.path().join("flytrap-demo/demo.jpg")).unwrap();
     let clip = std::fs::read(folder.path().join("flytrap-demo/demo.mjpeg")).unwrap();
     assert!(picture.starts_with(&[0xff, 0xd8]) && picture.ends_with(&[0xff, 0xd9]));
