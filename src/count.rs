@@ -63,6 +63,14 @@ impl Line {
         }
     }
 
+    /// The name of a way.
+    pub const fn way(&self, direction: Direction) -> &Name {
+        match direction {
+            Direction::Forward => &self.forward,
+            Direction::Backward => &self.backward,
+        }
+    }
+
     /// Whether the line makes sense.
     ///
     /// # Errors
@@ -278,10 +286,7 @@ impl Counter {
         for (index, (line, state)) in self.lines.iter().zip(&mut slot.lines).enumerate() {
             state.step(line, point, self.params.band(line, &bbox));
             let Some(direction) = state.take(ripe) else { continue };
-            let direction_name = match direction {
-                Direction::Forward => &line.line.forward,
-                Direction::Backward => &line.line.backward,
-            };
+            let direction_name = line.line.way(direction);
             let line_name = &line.line.name;
             on(Crossed {
                 track: track.id(),

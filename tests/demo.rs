@@ -159,9 +159,9 @@ fn the_self_test_holds_for_int8_and_finds_wrong_ranges() {
 #[test]
 fn a_street_as_a_video_is_the_street() {
     let folder = tempfile::tempdir().unwrap();
-    let street = "7,seconds=6,day,overcast,calm";
+    let street = "7,seconds=20,day,overcast,calm";
     let done = json(&flytrap(folder.path(), &["sim", "--video", "street.y4m", "--street", street, "--json"]));
-    assert_eq!(done["frames"], 60);
+    assert_eq!(done["frames"], 200);
     let events = |source: &str| {
         let arguments =
             ["run", "--until-end", "--source", source, "--model", "builtin", "--uplink", "stdout"];
@@ -182,10 +182,14 @@ fn a_street_as_a_video_is_the_street() {
     assert!(as_source.len() > 2);
     assert_eq!(events("file:street.y4m"), as_source);
     let truth = std::fs::read_to_string(folder.path().join("street.truth.ndjson")).unwrap();
-    let last: Value = serde_json::from_str(truth.lines().nth(59).unwrap()).unwrap();
-    assert_eq!(last["frame"], 59);
+    let last: Value = serde_json::from_str(truth.lines().nth(199).unwrap()).unwrap();
+    assert_eq!(last["frame"], 199);
     let object = &last["objects"][0];
     assert!(object["speed_m_s"].is_number() && object["ground_m"][1].is_number(), "{last}");
+    let crossings = &serde_json::from_str::<Value>(truth.lines().last().unwrap()).unwrap()["crossings"];
+    let of_middle = |row: &Value| row["line"] == "middle" && row["count"].as_u64() > Some(0);
+    let crossings = crossings.as_array().unwrap();
+    assert!(!crossings.is_empty() && crossings.iter().all(of_middle), "{crossings:?}");
     let wrong = flytrap(folder.path(), &["sim", "--video", "a.y4m", "--street", "7,pixel=nv12"]);
     assert_eq!(wrong.status.code(), Some(2));
     assert!(text(&wrong.stderr).contains("yuv4mpeg has frames of i420"), "{}", text(&wrong.stderr));

@@ -9,9 +9,11 @@ use serde::Serialize;
 
 use super::cannot_write;
 use super::labelled::CLASSES_FILE;
+use crate::count;
 use crate::draw::Canvas;
 use crate::error::{Error, Kind, Result};
 use crate::frame::PixelFormat;
+use crate::sim::judge::{Crossed, Judge};
 use crate::sim::labels::{Coco, Line, yolo};
 use crate::sim::pixels;
 use crate::sim::random::mix;
@@ -111,11 +113,17 @@ pub struct Video {
 }
 
 /// Writes a street frame by frame: as yuv4mpeg if the name ends in `.y4m`, otherwise just one after the other in the pixel format of
-/// `spec`; and beside it the truth, `NAME.truth.ndjson`. Tells after each frame how many there are of how many.
+/// `spec`; and beside it the truth, `NAME.truth.ndjson`, whose last line has the crossings of `lines`. Tells after each frame how many
+/// there are of how many.
 ///
 /// # Errors
 /// `Kind::Config`: a setting out of range, yuv4mpeg with other frames than I420. `Kind::System`: something cannot be written.
-pub fn video(spec: &SimSpec, path: &Path, on: &mut dyn FnMut(usize, usize)) -> Result<Video> {
+pub fn video(
+    spec: &SimSpec,
+    lines: &[count::Line],
+    path: &Path,
+    on: &mut dyn FnMut(usize, usize),
+) -> Result<Video> {
     let format = spec.format()?;
     let is_y4m = path.extension().is_some_and(|extension| extension == "y4m");
     if is_y4m && spec.pixel != PixelFormat::I420 {
@@ -126,8 +134,13 @@ pub fn video(spec: &SimSpec, path: &Path, on: &mut dyn FnMut(usize, usize)) -> R
     let truth_path = path.with_extension("truth.ndjson");
     let create =
         |path: &Path| File::create(path).map(BufWriter::new).map_err(|error| cannot_write(path, error));
-    let (mut out, mut lines) = (create(path)?, create(&truth_path)?);
+    let (mut out, mut truth) = (create(path)?, create(&truth_path)?);
     let full = |error| cannot_write(path, error);
+    let mut tell = |line: serde_json::Result<String>| {
+        let line = line.map_err(|error| Error::fatal(Kind::System, "the truth as JSON").caused_by(error))?;
+        writeln!(truth, "{line}").map_err(|error| cannot_write(&truth_path, error))
+    };
+    let mut judge = Judge::new(lines, format.width, format.height);
     if is_y4m {
         out.write_all(pixels::y4m_head(&format, spec.fps).as_bytes()).map_err(full)?;
     }
@@ -136,21 +149,45 @@ pub fn video(spec: &SimSpec, path: &Path, on: &mut dyn FnMut(usize, usize)) -> R
     let frames = (spec.seconds.unwrap_or(SECONDS) * spec.fps.as_f64()).ceil() as u64;
     for frame in 0..frames {
         let seconds = spec.fps.offset(frame).as_secs_f64();
-        let line = Line::new(frame, seconds, scene.render(seconds, &mut rgb), format.width);
+        let seen = scene.render(seconds, &mut rgb);
+        judge.see(seen);
+        tell(serde_json::to_string(&Line::new(frame, seconds, seen, format.width)))?;
         let used = pixels::write(&format, &rgb, &mut bytes)
             .ok_or_else(|| Error::fatal(Kind::System, "a frame does not fit into its own room"))?;
         if is_y4m {
             out.write_all(b"FRAME\n").map_err(full)?;
         }
         out.write_all(&bytes[..used]).map_err(full)?;
-        let line = serde_json::to_string(&line)
-            .map_err(|error| Error::fatal(Kind::System, "the truth as JSON").caused_by(error))?;
-        writeln!(lines, "{line}").map_err(|error| cannot_write(&truth_path, error))?;
         on(frame as usize + 1, frames as usize);
     }
+    tell(serde_json::to_string(&Crossings { crossings: crossings(lines, &judge) }))?;
     out.flush().map_err(full)?;
-    lines.flush().map_err(|error| cannot_write(&truth_path, error))?;
+    truth.flush().map_err(|error| cannot_write(&truth_path, error))?;
     Ok(Video { frames, file: path.display().to_string(), truth: truth_path.display().to_string() })
+}
+
+/// The last line of the truth about a video.
+#[derive(Debug, Serialize)]
+struct Crossings {
+    crossings: Vec<Crossing>,
+}
+
+#[derive(Debug, Serialize)]
+struct Crossing {
+    line: String,
+    direction: String,
+    class: &'static str,
+    count: u64,
+}
+
+fn crossings(lines: &[count::Line], judge: &Judge) -> Vec<Crossing> {
+    let crossing = |((line, direction, class), count): (&Crossed, &u64)| Crossing {
+        line: lines[*line].name.to_string(),
+        direction: lines[*line].way(*direction).to_string(),
+        class: class.name(),
+        count: *count,
+    };
+    judge.counts().iter().map(crossing).collect()
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -46,7 +46,8 @@ pub(super) struct SimArgs {
     /// Choose among everything that a detector should know, not only among what a camera on a mast sees.
     #[arg(long, requires = "export")]
     for_training: bool,
-    /// Instead: write a street as a video, .y4m or bare frames, and beside it the truth, a line of JSON a frame.
+    /// Instead: write a street as a video, .y4m or bare frames, and beside it the truth: a line of JSON a frame, and last
+    /// who crossed the lines of the configuration.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["export", "hours", "scenario"])]
     video: Option<PathBuf>,
     /// Which street the video shows, and how: as after `sim:`, such as 7,night,rain,fps=15,seconds=30,size=1280x720.
@@ -83,7 +84,8 @@ fn video(args: &SimArgs, path: &Path, json: bool) -> Result<(), Failed> {
     let words = args.street.clone().unwrap_or_else(|| args.seed.to_string());
     let spec = SimSpec::parse(&words)?;
     let bar = PictureBar::new();
-    let done = export::video(&spec, path, &mut |done, all| bar.show(done, all));
+    let lines = args.settings.load_or_builtin(json)?.lines;
+    let done = export::video(&spec, &lines, path, &mut |done, all| bar.show(done, all));
     bar.end();
     let done = done?;
     if json {
