@@ -120,12 +120,7 @@ pub fn demo(config: &Config, params: &Params, on: &mut dyn FnMut(News<'_>) -> Re
             }
         });
         std::mem::replace(&mut told, Ok(()))?;
-        let outcome = outcome.map_err(|failure| match failure {
-            Failure::Engine(error) => error,
-            Failure::Corrupt(why) => {
-                Error::fatal(Kind::System, format!("a frame of the simulated street: {why}"))
-            }
-        })?;
+        let outcome = outcome.map_err(of_the_street)?;
         inferences += u64::from(outcome.inferred);
         let sum = counted.values().sum();
         if frame + CLIP_SECONDS * FPS >= frames {
@@ -153,6 +148,15 @@ pub fn demo(config: &Config, params: &Params, on: &mut dyn FnMut(News<'_>) -> Re
         rows,
         files,
     })
+}
+
+fn of_the_street(failure: Failure) -> Error {
+    match failure {
+        Failure::Engine(error) => error,
+        Failure::Corrupt(why) => {
+            Error::fatal(Kind::System, format!("a frame of the simulated street: {why}"))
+        }
+    }
 }
 
 /// The stages with the model of the configuration, counting at these lines.

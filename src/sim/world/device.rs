@@ -130,6 +130,21 @@ impl Sight {
     }
 }
 
+/// A spool without a disk yet.
+fn new_spool(scenario: &Scenario, seed: u64, origin: Origin) -> Spool {
+    let quota = Quota { bytes: scenario.disk.quota_bytes, headroom: 0, ..spool::Params::default().quota };
+    let memory_bytes = 64 << 10;
+    let params = spool::Params {
+        segment_bytes: spool::Params::segment_bytes_for(memory_bytes, quota.bytes),
+        memory_bytes,
+        quota,
+        seed,
+        ..spool::Params::default()
+    };
+    let batching = Batching { events_max: BATCH.batch_events_max, age_max: BATCH.age_max, interval: None };
+    Spool::new(Log::new(params, origin), batching)
+}
+
 /// Opens the spool's folder; if it cannot be, somebody tries again.
 fn attach(spool: &Spool, disk: &FaultDisk, time: &Timekeeper) {
     if let Ok(recovered) = spool.attach(Box::new(disk.clone()))
@@ -212,18 +227,7 @@ impl Device {
         server.begins(origin.boot.as_str(), booted);
         let time = Arc::new(Timekeeper::new(calendar.clock()));
         let outbox = Arc::new(Outbox::new(BATCH)?);
-        let quota = Quota { bytes: scenario.disk.quota_bytes, headroom: 0, ..spool::Params::default().quota };
-        let memory_bytes = 64 << 10;
-        let params = spool::Params {
-            segment_bytes: spool::Params::segment_bytes_for(memory_bytes, quota.bytes),
-            memory_bytes,
-            quota,
-            seed,
-            ..spool::Params::default()
-        };
-        let batching =
-            Batching { events_max: BATCH.batch_events_max, age_max: BATCH.age_max, interval: None };
-        let spool = Arc::new(Spool::new(Log::new(params, origin.clone()), batching));
+        let spool = Arc::new(new_spool(scenario, seed, origin.clone()));
         let delivery = UplinkParams { seed, drain: Duration::from_secs(3600), ..UplinkParams::default() };
         let ends = (Arc::clone(&outbox), Arc::clone(&spool));
         let uplink =
