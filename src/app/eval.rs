@@ -41,7 +41,7 @@ pub struct Figures {
     pub map50_95_large: Option<f64>,
     /// Pictures.
     pub pictures: usize,
-    /// Objects in them, crowds included.
+    /// Objects in them, without crowds.
     pub objects: usize,
     /// What was found.
     pub detections: usize,
@@ -117,7 +117,7 @@ impl Evaluation {
             map50_95_medium,
             map50_95_large,
             pictures: self.truth.pictures.len(),
-            objects: self.truth.objects.len(),
+            objects: self.truth.objects.iter().filter(|object| !object.crowd).count(),
             detections: self.found.len(),
             engine: self.engine.clone(),
             classes: classes
