@@ -161,9 +161,9 @@ impl Golden {
         Ok(count)
     }
 
-    /// Whether an output is what it must be; tells how many boxes had to be found. Of a network of 8 bits only what it finds is held against the record: its numbers depend on
-    /// what it was calibrated with. So it is at a size that was not recorded, and with more slack: a car that the picture's edge cuts
-    /// has another score where the padding is another.
+    /// Whether an output is what it must be; tells how many boxes had to be found. Of a network of 8 bits only what it finds is held
+    /// against the record: its numbers depend on what it was calibrated with. So it is at a size that was not recorded, and with more
+    /// slack: a car that the picture's edge cuts has another score where the padding is another.
     fn compare(&self, own: &Record, precision: Precision) -> std::result::Result<usize, String> {
         match self.record.iter().find(|known| known.input == own.input) {
             Some(known) => {

@@ -101,7 +101,7 @@ pub fn demo(config: &Config, params: &Params, on: &mut dyn FnMut(News<'_>) -> Re
     let mut reel = Reel::new(&params.folder, &line, (width, height))?;
     let mut rgb = vec![0; scene.picture_bytes()];
     let mut counted: BTreeMap<(Direction, String), u64> = BTreeMap::new();
-    let (mut inferences, mut tracks, mut told) = (0, 0, Ok(()));
+    let (mut inferences, mut tracks) = (0, 0);
     let frames = params.seconds * FPS;
     for frame in 0..frames {
         let seconds = f64::from(frame) / f64::from(FPS);
@@ -110,6 +110,7 @@ pub fn demo(config: &Config, params: &Params, on: &mut dyn FnMut(News<'_>) -> Re
         let view = FrameView::new(format, &rgb).map_err(|error| {
             Error::fatal(Kind::System, "a frame of the simulated street").caused_by(error)
         })?;
+        let mut told = Ok(());
         let outcome = pipeline.process(&view, at, &mut |body| {
             if let Body::Crossing(crossing) = &body {
                 *counted.entry((crossing.direction, crossing.class.to_string())).or_default() += 1;
@@ -119,7 +120,7 @@ pub fn demo(config: &Config, params: &Params, on: &mut dyn FnMut(News<'_>) -> Re
                 told = on(News::Event(seconds, &body));
             }
         });
-        std::mem::replace(&mut told, Ok(()))?;
+        told?;
         let outcome = outcome.map_err(of_the_street)?;
         inferences += u64::from(outcome.inferred);
         let sum = counted.values().sum();

@@ -29,6 +29,7 @@ use self::device::{Death, Device};
 use self::eyes::Eyes;
 use self::faults::{Fault, Faults};
 pub use self::report::Report;
+use self::report::counted_as;
 pub use self::scenario::Scenario;
 use self::server::Server;
 use super::disk::FaultDisk;
@@ -36,7 +37,6 @@ use super::judge::Judge;
 use super::random::Random;
 use crate::clock::Mono;
 use crate::error::{Error, Kind, Result};
-use crate::event::Direction;
 
 /// Nanoseconds of a second of the world.
 const SECOND: u64 = 1_000_000_000;
@@ -381,8 +381,7 @@ impl World {
         let names: Vec<String> = self.eyes.lines().iter().map(|line| line.name.to_string()).collect();
         let mut truth: BTreeMap<String, u64> = BTreeMap::new();
         for ((line, direction, kind), count) in self.judge.counts() {
-            let way = if *direction == Direction::Forward { "forward" } else { "backward" };
-            *truth.entry(format!("{} {way} {}", names[*line], kind.name())).or_default() += count;
+            *truth.entry(counted_as(&names[*line], *direction, kind.name())).or_default() += count;
         }
         self.report.truth = truth;
         self.report.unseen = self.judge.unseen();

@@ -8,11 +8,18 @@ use serde::Serialize;
 use super::SECOND;
 use super::device::{Death, Device, Failing, Posted, Remains};
 use super::server::Server;
+use crate::event::Direction;
 
 /// What may not have been committed when a run ends: `spool.commit_interval_s` and the looks between, nanoseconds.
 const COMMIT: u64 = 7 * SECOND;
 /// The same of what can wait: `spool.checkpoint_interval_s`.
 const CHECKPOINT: u64 = 305 * SECOND;
+
+/// What a crossing is counted as, in the truth and at the receiver.
+pub(super) fn counted_as(line: &str, direction: Direction, class: &str) -> String {
+    let way = if direction == Direction::Forward { "forward" } else { "backward" };
+    format!("{line} {way} {class}")
+}
 
 /// The table at the end of a simulation.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::SECOND;
 use super::clock::true_unix;
-use super::report::Report;
-use crate::event::{Body, Direction, Event, RECORD_BYTES_MAX};
+use super::report::{Report, counted_as};
+use crate::event::{Body, Event, RECORD_BYTES_MAX};
 use crate::sim::random::Random;
 use crate::uplink::session::Failure;
 use crate::uplink::{Batch, SendError, Sink};
@@ -195,8 +195,8 @@ impl Inside {
             self.stamped_wrong += u64::from(first && stamp.synchronised && off > STAMP_SLACK);
             let Body::Crossing(crossing) = &event.body else { continue };
             if first {
-                let way = if crossing.direction == Direction::Forward { "forward" } else { "backward" };
-                *self.counts.entry(format!("{} {way} {}", crossing.line, crossing.class)).or_default() += 1;
+                let name = counted_as(&crossing.line, crossing.direction, &crossing.class);
+                *self.counts.entry(name).or_default() += 1;
             }
         }
     }
