@@ -62,20 +62,10 @@ fn the_self_test_passes_here_and_a_damaged_model_is_not_ready() {
     let folder = tempfile::tempdir().unwrap();
     let passed = flytrap(folder.path(), &["selftest"]);
     assert!(passed.status.success() && text(&passed.stdout).contains("passed"), "{}", text(&passed.stderr));
-    // The shipped model as somebody's own, with a record; then damaged, but vouched for.
-    let model = folder.path().join("own.onnx");
-    let mut bytes = std::fs::read("models/street-320.onnx").unwrap();
-    let middle = bytes.len() / 2;
-    for byte in &mut bytes[middle..middle + 4096] {
-        *byte ^= 0x80;
-    }
-    std::fs::write(&model, &bytes).unwrap();
-    let told = text(&flytrap(folder.path(), &["selftest", "--model", "own.onnx"]).stderr);
-    let hash = told.split("its sha256 ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
-    let record = std::fs::read_to_string("models/street-320.selftest.toml").unwrap();
-    let own = record.replacen(record.lines().next().unwrap(), &format!("model = \"{hash}\""), 1);
-    std::fs::write(folder.path().join("own.selftest.toml"), own).unwrap();
-    let vouched = ["--model", "own.onnx", "--model-sha256", &hash];
+    let (_, hash) = common::damaged_model(folder.path());
+    let told = text(&flytrap(folder.path(), &["selftest", "--model", "damaged.onnx"]).stderr);
+    assert!(told.contains(&format!("its sha256 {hash} is not among the models")), "{told}");
+    let vouched = ["--model", "damaged.onnx", "--model-sha256", &hash];
     let failed = flytrap(folder.path(), &[&["selftest"], &vouched[..]].concat());
     assert_eq!(failed.status.code(), Some(3), "{}", text(&failed.stdout));
     assert!(text(&failed.stderr).contains("self-test failed"), "{}", text(&failed.stderr));
@@ -83,6 +73,21 @@ fn the_self_test_passes_here_and_a_damaged_model_is_not_ready() {
         flytrap(folder.path(), &[&["run", "--source", "sim:7", "--uplink", "stdout"], &vouched[..]].concat());
     assert_eq!(run.status.code(), Some(3), "{}", text(&run.stderr));
     assert!(!text(&run.stdout).contains("track.begin"), "nothing is counted");
+}
+
+/// Upright, or much wider than any usual camera: nothing is recorded for such an input, the model is tested all the same, and passes.
+#[test]
+fn a_camera_of_any_shape_passes_the_self_test() {
+    let folder = tempfile::tempdir().unwrap();
+    for size in ["360x640", "640x160", "480x480", "64x1024"] {
+        let source = format!("sim:7,seconds=0.2,size={size}");
+        let arguments =
+            ["run", "--until-end", "--source", &source, "--model", "builtin", "--uplink", "stdout"];
+        let output = flytrap(folder.path(), &arguments);
+        let told = text(&output.stderr);
+        assert!(output.status.success(), "{size}: {told}");
+        assert_eq!(told.matches("the self-test passed").count(), 1, "{size}: {told}");
+    }
 }
 
 #[test]
@@ -104,6 +109,9 @@ fn a_world_is_the_same_to_the_last_byte_and_mistakes_are_named() {
         (&["sim", "--export", "."], "is not empty"),
         (&["sim", "--model", "none.onnx"], "is for rendered frames"),
         (&["sim", "--export", "out", "--size", "641x360"], "width is 641"),
+        (&["sim", "--export", "out", "--pictures", "0"], "0 is not in 1..=1000000"),
+        (&["sim", "--export", "out", "--model", "builtin"], "is not for --export"),
+        (&["sim", "--video", "out.y4m", "--model", "builtin"], "is not for --video"),
     ] {
         let output = flytrap(folder.path(), arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");

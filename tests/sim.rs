@@ -62,6 +62,32 @@ fn twenty_seeds_with_faults_lose_nothing_and_repeat_nothing_unseen() {
     assert!(enough, "too little went wrong to show anything");
 }
 
+/// What waited for a disk is not safe because the disk is there: seeds 3 and 5 called events lost that had never been written.
+#[test]
+fn a_disk_that_comes_and_refuses_had_nothing_to_lose() {
+    for (away, full, error_one_in) in [(1000.0, 0.0, 1), (1000.0, 0.0, 3), (1000.0, 1000.0, 0)] {
+        let mut scenario = Scenario::perfect();
+        scenario.disk.crashes = 1000.0;
+        scenario.link.moods = 1000.0;
+        (scenario.disk.away, scenario.disk.full, scenario.disk.error_one_in) = (away, full, error_one_in);
+        for seed in [3, 5, 6] {
+            let report = run(seed, 1.5, &scenario);
+            report.verdict().unwrap_or_else(|why| panic!("{why}\n{}", report.table()));
+        }
+    }
+}
+
+/// A receiver that refuses an event for good gets all others, and each refused one is told.
+#[test]
+fn what_is_refused_for_good_is_a_dead_letter_each_by_its_number() {
+    let mut scenario = Scenario { begins_at: 8.0, ..Scenario::perfect() };
+    scenario.link.moods = 200.0;
+    let report = run(2, 6.0, &scenario);
+    report.verdict().unwrap();
+    assert!(report.refused > 3, "{}", report.table());
+    assert_eq!(report.made, report.received + report.refused + report.cut, "{}", report.table());
+}
+
 /// So that a change of behaviour is seen in review. `cargo insta accept` takes it.
 #[test]
 fn tables_of_three_seeds() {

@@ -114,6 +114,25 @@ fn what_cannot_be_read_for_a_while_is_read_later() {
 }
 
 #[test]
+fn a_disk_that_has_just_come_has_nothing_yet_of_what_waited_for_it() {
+    let disk = FaultDisk::new(1);
+    let mut log = Log::new(params(), Origin::new("mast-7", "1", Mono::from_nanos(1)));
+    log.append(at(1), &event(Class::Counts, 0));
+    assert!(Class::ALL.iter().all(|class| log.fails(*class)), "there is none");
+    log.attach(Box::new(disk.clone())).unwrap();
+    assert!(
+        log.fails(Class::Counts) && !log.fails(Class::Alerts),
+        "one waits, of the others there is nothing"
+    );
+    disk.set_away(true);
+    log.commit(at(100), None, true);
+    assert!(log.fails(Class::Counts));
+    disk.set_away(false);
+    log.commit(at(1000), None, true);
+    assert!(!log.fails(Class::Counts), "{:?}", log.trouble());
+}
+
+#[test]
 fn what_can_never_be_read_is_given_up_slowly_and_told() {
     let disk = backlog(600);
     let mut log = open(&disk, 2, params());

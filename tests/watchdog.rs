@@ -43,6 +43,10 @@ fn start(fault: &str, folder: tempfile::TempDir) -> Run {
 }
 
 fn start_on(source: &str, fault: &str, folder: tempfile::TempDir) -> Run {
+    start_with(&["--model", &data("squares.onnx"), "--source", source], fault, folder)
+}
+
+fn start_with(arguments: &[&str], fault: &str, folder: tempfile::TempDir) -> Run {
     let state = folder.path().join("state");
     let file = config(&format!(
         "camera.at_end = \"loop\"\ndevice.state_folder = '{}'\nevents.stats_interval_s = 1\nuplink.batch_age_max_s = 0.2\n\
@@ -56,7 +60,7 @@ fn start_on(source: &str, fault: &str, folder: tempfile::TempDir) -> Run {
     let child = flytrap()
         .args(["run", "--config"])
         .arg(file.path())
-        .args(["--source", source, "--model", &data("squares.onnx")])
+        .args(arguments)
         .args(["--uplink", &format!("file:{}", folder.path().join("events").display())])
         .env("NOTIFY_SOCKET", &socket)
         .env("WATCHDOG_USEC", "4000000")
@@ -228,6 +232,28 @@ fn an_absent_camera_is_no_hang() {
     assert!(status.success(), "{stderr}");
     assert!(stderr.contains("the camera is still away"), "{stderr}");
     assert_eq!(of_type(&events, "camera.lost").len(), 1);
+}
+
+/// With frames to count, and while the camera is still away.
+#[test]
+fn a_network_that_fails_its_self_test_is_never_ready() {
+    for source in ["sim:7", "v4l2:/dev/video-of-nobody"] {
+        let models = folder();
+        let (model, hash) = common::damaged_model(models.path());
+        let model = ["--model", model.to_str().unwrap(), "--model-sha256", &hash, "--source", source];
+        let run = start_with(&model, "", folder());
+        let heard = run.heard.try_clone().unwrap();
+        let (status, stderr, ..) = run.end();
+        assert_eq!(status.code(), Some(3), "{source}: {stderr}");
+        assert!(stderr.contains("self-test failed"), "{source}: {stderr}");
+        heard.set_nonblocking(true).unwrap();
+        let (mut buffer, mut messages) = ([0; 4096], Vec::new());
+        while let Ok(count) = heard.recv(&mut buffer) {
+            messages.push(String::from_utf8(buffer[..count].to_vec()).unwrap());
+        }
+        let any = |what: &str| messages.iter().any(|message| message.contains(what));
+        assert!(any("EXTEND_TIMEOUT_USEC") && !any("READY"), "{source}: {messages:?}");
+    }
 }
 
 #[test]

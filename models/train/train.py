@@ -32,7 +32,7 @@ from model import DEFAULT, PRESETS, Detector, parameters_of
 
 # Share of the budget, side of the pictures, strong augmentation. Small pictures first: they cost half, and what the
 # early steps learn does not depend on the finest detail (progressive resizing, as in EfficientNetV2, Tan & Le 2021).
-PHASES = ((0.30, 256, True), (0.35, 320, True), (0.35, 320, False))
+PHASES = ((0.25, 256, True), (0.15, 320, True), (0.60, 320, False))
 WARMUP = 0.02        # share of the steps in which the learning rate rises
 LR_LAST = 0.01       # share of the learning rate that is left at the end
 EMA_DECAY, EMA_RAMP = 0.9995, 1000

@@ -125,7 +125,7 @@ pub fn video(
     on: &mut dyn FnMut(usize, usize),
 ) -> Result<Video> {
     let format = spec.format()?;
-    let is_y4m = path.extension().is_some_and(|extension| extension == "y4m");
+    let is_y4m = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("y4m"));
     if is_y4m && spec.pixel != PixelFormat::I420 {
         let text = format!("'{}': yuv4mpeg has frames of i420, not of {}", path.display(), spec.pixel);
         return Err(Error::fatal(Kind::Config, text));

@@ -1,4 +1,5 @@
-//! The command line: `run`, `detect`, `bench`, `eval`, `tune`, `calibrate`, `cameras`, `pins`, `spool`, `decode`, `check`. Settings come from the configuration; options override single ones.
+//! The command line: `run`, `demo`, `detect`, `bench`, `eval`, `tune`, `calibrate`, `selftest`, `cameras`, `pins`, `spool`, `decode`, `sim`,
+//! `check`. Settings come from the configuration; options override single ones.
 //!
 //! Exit codes: 0 all went well; 1 the machine (memory, threads, disk); 2 command line or configuration; 3 model; 4 source or
 //! picture; 5 events that could not be delivered. Results go to stdout, everything else to stderr.
@@ -40,7 +41,8 @@ use crate::error::{Error, Kind, Result};
 #[derive(Debug, Parser)]
 #[command(name = "flytrap", version)]
 struct Cli {
-    /// Machine-readable: `detect` prints JSON lines, `bench`, `eval`, `tune` and `calibrate` an object, logs on stderr are JSON lines.
+    /// Machine-readable: `detect` prints JSON lines, `bench`, `demo`, `eval`, `tune`, `calibrate`, `selftest` and `sim` an object, logs on
+    /// stderr are JSON lines.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -111,7 +113,7 @@ enum Command {
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
     },
-    /// Simulate a street: labelled pictures of it.
+    /// Simulate a device in the field for days of virtual time, or write streets as labelled pictures or as a video.
     Sim(sim::SimArgs),
     /// Check a configuration and the files that it names; print all settings in force.
     Check {
@@ -169,12 +171,13 @@ struct Settings {
 impl Settings {
     /// Whether any of it is.
     fn is_given(&self) -> bool {
-        let Settings { config, model, model_sha256, precision, ranges } = self;
-        config.is_some()
-            || model.is_some()
-            || model_sha256.is_some()
-            || precision.is_some()
-            || ranges.is_some()
+        self.config.is_some() || self.names_a_model()
+    }
+
+    /// Whether a model is, or how it is run.
+    fn names_a_model(&self) -> bool {
+        let Settings { config: _, model, model_sha256, precision, ranges } = self;
+        model.is_some() || model_sha256.is_some() || precision.is_some() || ranges.is_some()
     }
 
     /// The configuration with these options and `more` over it.

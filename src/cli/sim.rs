@@ -37,9 +37,10 @@ pub(super) struct SimArgs {
     /// Instead: write labelled pictures into this folder: images/, labels/ (YOLO) and instances.json (COCO).
     #[arg(long, value_name = "FOLDER")]
     export: Option<PathBuf>,
-    /// How many pictures.
-    #[arg(long, value_name = "NUMBER", default_value_t = 200, requires = "export")]
-    pictures: usize,
+    /// How many pictures, 1 to a million.
+    #[arg(long, value_name = "NUMBER", default_value_t = 200, requires = "export",
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pictures: u32,
     /// Size of the pictures.
     #[arg(long, value_name = "WxH", default_value = "640x360", value_parser = size, requires = "export")]
     size: (u32, u32),
@@ -65,11 +66,19 @@ pub(super) fn sim(args: &SimArgs, json: bool) -> Result<(), Failed> {
     }
 }
 
+/// What would be ignored is a mistake.
+fn ignored(what: &str) -> Error {
+    Error::fatal(Kind::Config, format!("{what}, or leave it out"))
+}
+
 fn pictures(args: &SimArgs, folder: PathBuf, json: bool) -> Result<(), Failed> {
+    if args.settings.is_given() {
+        return Err(ignored("a model or a configuration is not for --export: leave that out").into());
+    }
     let (width, height) = args.size;
     let scene =
         SceneParams { seed: args.seed, width, height, anything: args.for_training, ..SceneParams::default() };
-    let params = export::Params { scene, pictures: args.pictures, folder };
+    let params = export::Params { scene, pictures: args.pictures as usize, folder };
     let bar = PictureBar::new();
     let done = export::export(&params, &mut |done, all| bar.show(done, all));
     bar.end();
@@ -81,6 +90,12 @@ fn pictures(args: &SimArgs, folder: PathBuf, json: bool) -> Result<(), Failed> {
 }
 
 fn video(args: &SimArgs, path: &Path, json: bool) -> Result<(), Failed> {
+    if args.settings.names_a_model() {
+        return Err(ignored(
+            "a model is not for --video, which only takes the lines of a configuration: leave that out",
+        )
+        .into());
+    }
     let words = args.street.clone().unwrap_or_else(|| args.seed.to_string());
     let spec = SimSpec::parse(&words)?;
     let bar = PictureBar::new();
@@ -101,8 +116,10 @@ fn world(args: &SimArgs, json: bool) -> Result<(), Failed> {
     }
     let scenario = scenario(args)?;
     if !scenario.rendered && args.settings.is_given() {
-        let text = "a model or a configuration is for rendered frames: set rendered = true in a scenario, or leave it out";
-        return Err(Error::fatal(Kind::Config, text).into());
+        return Err(ignored(
+            "a model or a configuration is for rendered frames: set rendered = true in a scenario",
+        )
+        .into());
     }
     let network = if scenario.rendered { Some(network(args, json)?) } else { None };
     let bar = ProgressBar::new(1000);

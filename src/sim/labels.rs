@@ -1,8 +1,9 @@
 //! The truth about pictures in the forms that detectors are trained and measured with: YOLO's text files and COCO's
 //! `instances.json`.
 //!
-//! What is too small or too hidden to be asked for ([`Truth::is_hard`]) is not in YOLO's files, and in COCO's it is a crowd: a
-//! detection there is neither right nor wrong.
+//! What is too small or too hidden to be asked for ([`Truth::is_hard`]) is a crowd in COCO's file: a detection there is neither right nor
+//! wrong. YOLO's files cannot say that: there it is left out, and a detection of it is wrong, so that measured with them a detector seems
+//! worse.
 
 use serde::Serialize;
 

@@ -118,7 +118,8 @@ impl SimSource {
         let spec = SimSpec::parse(text)?;
         let fps = params.fps.unwrap_or(spec.fps);
         let scene = Scene::new(&spec.scene)?;
-        let rgb = vec![0; scene.picture_bytes()];
+        // Not of zeros, whose pages would come with the first picture: after the plan of memory was made.
+        let rgb = vec![1; scene.picture_bytes()];
         Ok(SimSource {
             format: spec.format()?,
             fps,

@@ -161,6 +161,8 @@ pub(super) struct Lane {
     pub(super) retry_at: Mono,
     pub(super) backoff: Backoff,
     pub(super) trouble: Option<String>,
+    /// Whether what came before there was a disk is not written yet.
+    pub(super) behind: bool,
     stalled: Option<Stalled>,
     /// A receiver has confirmed something of it, as far as files tell.
     confirmed: bool,
@@ -190,6 +192,7 @@ impl Lane {
             retry_at: Mono::ZERO,
             backoff,
             trouble: None,
+            behind: false,
             stalled: None,
             confirmed: false,
             this_run,

@@ -207,6 +207,7 @@ impl Log {
         }
         for (lane, (segments, acked)) in self.lanes.iter_mut().zip(segments.into_iter().zip(acked)) {
             self.next_id = self.next_id.max(acked.map_or(0, |acked| acked.place.segment.saturating_add(1)));
+            lane.behind = lane.wants_commit();
             lane.begin(run.clone(), &mut self.next_id);
             lane.adopt(segments, acked);
         }
@@ -361,6 +362,7 @@ impl Log {
             lane.commit(clock, &mut self.next_id, |id| create(disk, free, class, id, &header, segment_bytes));
         match outcome {
             Ok(bytes) => {
+                lane.behind = false;
                 self.tally.written_bytes += bytes;
                 if bytes > 0 {
                     self.tally.commits += 1;
@@ -592,9 +594,11 @@ impl Log {
         self.lanes.iter().find_map(|lane| lane.trouble.as_deref())
     }
 
-    /// Whether events of a class cannot be made durable now: there is no disk, or its last write failed.
+    /// Whether events of a class wait longer than they should to be made durable: there is no disk, its last write failed, or it has just
+    /// come and what waited for it is not written yet.
     pub fn fails(&self, class: Class) -> bool {
-        self.disk.is_none() || self.lanes.iter().any(|lane| lane.class == class && lane.trouble.is_some())
+        let fails = |lane: &Lane| lane.class == class && (lane.trouble.is_some() || lane.behind);
+        self.disk.is_none() || self.lanes.iter().any(fails)
     }
 
     /// Size of all files, bytes.

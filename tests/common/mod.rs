@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
@@ -33,6 +33,24 @@ pub(crate) fn ffmpeg(test: &str) -> bool {
 /// Says aloud that `test` is skipped.
 pub(crate) fn skip(test: &str, why: &str) {
     say(&format!("SKIPPED {test}: {why}"));
+}
+
+/// The shipped model with some of its numbers' signs flipped, as `damaged.onnx` in `folder`, and its sha256. Beside it lies the record of
+/// what the sound one finds, as if that were this one's: a self-test has to fail.
+pub(crate) fn damaged_model(folder: &Path) -> (PathBuf, String) {
+    use sha2::Digest as _;
+    let mut bytes = std::fs::read("models/street-320.onnx").unwrap();
+    let middle = bytes.len() / 2;
+    for byte in &mut bytes[middle..middle + 4096] {
+        *byte ^= 0x80;
+    }
+    let hash: String = sha2::Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let model = folder.join("damaged.onnx");
+    std::fs::write(&model, &bytes).unwrap();
+    let record = std::fs::read_to_string("models/street-320.selftest.toml").unwrap();
+    let own = record.replacen(record.lines().next().unwrap(), &format!("model = \"{hash}\""), 1);
+    std::fs::write(folder.join("damaged.selftest.toml"), own).unwrap();
+    (model, hash)
 }
 
 /// A line on the real stderr, in one piece: other tests write there too.

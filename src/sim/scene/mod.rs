@@ -106,7 +106,7 @@ impl Scene {
             at_rest: view,
             view,
             still,
-            frame: Raster::new(width, height),
+            frame: Raster::resident(width, height),
             backdrop,
             lens,
             mesh: Mesh::default(),

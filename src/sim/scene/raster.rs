@@ -86,6 +86,17 @@ impl Raster {
         }
     }
 
+    /// The same, of which every page is there from the start, so that who measures memory finds all of it. Not black: what is drawn
+    /// starts from another picture.
+    pub(super) fn resident(width: usize, height: usize) -> Self {
+        let mut raster = Raster::new(width, height);
+        raster.color.fill([1; 4]);
+        raster.near.fill(1.0);
+        raster.whose.fill(1);
+        raster.stamp.fill(1);
+        raster
+    }
+
     /// Samples in a row.
     pub(super) fn width(&self) -> usize {
         self.width

@@ -52,18 +52,6 @@ fn overlaps(traffic: &Traffic) -> usize {
             let same_way = p.heading.cos * q.heading.cos > 0.99;
             let beside = (p.at[1] - q.at[1]).abs() < (a.size[1] + b.size[1]) / 2.0 - 0.1;
             let along = (p.at[0] - q.at[0]).abs() < (a.size[0] + b.size[0]) / 2.0 - 0.1;
-            if same_way && beside && along && std::env::var("DBG").is_ok() {
-                println!(
-                    "{:.1} {:?} {:?} {:?} | {:?} {:?} {:?}",
-                    traffic.now(),
-                    a.kind,
-                    p.at,
-                    p.speed,
-                    b.kind,
-                    q.at,
-                    q.speed
-                );
-            }
             count += usize::from(same_way && beside && along);
         }
     }

@@ -164,8 +164,9 @@ pub(super) struct Remains {
     /// When it ended.
     pub(super) ended: u64,
     pub(super) failing_since: Failing,
-    /// Events that were dropped for want of room, and those set aside as damaged or refused.
+    /// Events that were dropped for want of room, those that became dead letters, and those that are damaged.
     pub(super) dropped: u64,
+    pub(super) refused: u64,
     pub(super) damaged: u64,
     pub(super) spooled: u64,
     pub(super) written_bytes: u64,
@@ -575,7 +576,8 @@ impl Device {
             run: self.origin.boot.to_string(),
             ended: now,
             failing_since: self.failing_since,
-            dropped: stats.events_dropped + stats.events_refused,
+            dropped: stats.events_dropped,
+            refused: stats.events_refused,
             damaged: tally.damaged_events,
             spooled: tally.appended,
             written_bytes: tally.flash_bytes,

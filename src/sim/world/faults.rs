@@ -64,12 +64,14 @@ impl Faults {
             (Fault::ClockLost, clock.lost),
         ] {
             let mut stream = Random::stream(random.bits(), fault as u64);
-            let mut at = 0;
+            let mut at = 0u64;
             if a_day <= 0.0 {
                 continue;
             }
             loop {
-                at += (f64::from(stream.exponential(86_400.0 / a_day)) * SECOND as f64) as u64 + 1;
+                // What is rare enough comes after the end of all numbers.
+                let wait = (f64::from(stream.exponential(86_400.0 / a_day)) * SECOND as f64) as u64;
+                at = at.saturating_add(wait).saturating_add(1);
                 if at >= end {
                     break;
                 }

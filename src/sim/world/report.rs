@@ -75,7 +75,9 @@ pub struct Report {
     /// Events that came under another identity than their own, or under one of nobody's: a repeat that nobody could recognise. Must
     /// be 0.
     pub unseen_repeats: u64,
-    /// Dropped and counted: no room, or refused for good.
+    /// That the receiver refused for good and does not have: they are dead letters.
+    pub refused: u64,
+    /// Dropped for want of room, and counted.
     pub dropped: u64,
     /// Lost to damage on the disk, and counted.
     pub damaged: u64,
@@ -107,6 +109,9 @@ pub struct Report {
     pub(super) last_death: Option<Death>,
     #[serde(skip)]
     runs: Vec<Run>,
+    /// Dead letters that the device has counted.
+    #[serde(skip)]
+    told_refused: u64,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -155,6 +160,7 @@ impl Report {
             received: 0,
             repeats: 0,
             unseen_repeats: 0,
+            refused: 0,
             dropped: 0,
             damaged: 0,
             told_too_much: 0,
@@ -171,6 +177,7 @@ impl Report {
             throttled_s: 0,
             last_death: None,
             runs: Vec::new(),
+            told_refused: 0,
         }
     }
 
@@ -196,6 +203,7 @@ impl Report {
         self.acknowledged += stats.events_delivered;
         self.spooled += remains.spooled;
         self.dropped += remains.dropped;
+        self.told_refused += remains.refused;
         self.damaged += remains.damaged;
         self.written_bytes += remains.written_bytes;
         self.runs.push(Run { name: run, posted, ended, failing_since, how });
@@ -204,13 +212,15 @@ impl Report {
     /// Finds out what became of every event that the receiver does not have, and whether it has any that were never made.
     pub(super) fn settle(&mut self, server: &Server) {
         let mut missing = 0;
-        let mut came = server.came();
+        let (mut came, refused) = (server.came(), server.refused());
         for run in std::mem::take(&mut self.runs) {
             let mut came = came.remove(&run.name).unwrap_or_default();
+            let was_refused = |seq| refused.get(&run.name).is_some_and(|numbers| numbers.contains(&seq));
             for (seq, posted) in run.posted.iter().enumerate() {
                 match came.remove(&(seq as u64)) {
                     Some((_, print)) => self.unseen_repeats += u64::from(print != posted.print),
                     None if run.may_have_cut(posted) => self.cut += 1,
+                    None if was_refused(seq as u64) => self.refused += 1,
                     None => missing += 1,
                 }
             }
@@ -219,7 +229,7 @@ impl Report {
         self.unseen_repeats += came.values().map(|run| run.len() as u64).sum::<u64>();
         // Which were dropped or damaged is not known one by one, only how many. Some of them were cut off too, or came after all.
         let told = self.dropped + self.damaged;
-        self.lost = u64::saturating_sub(missing, told);
+        self.lost = u64::saturating_sub(missing, told) + self.refused.saturating_sub(self.told_refused);
         self.told_too_much = u64::saturating_sub(told, missing);
     }
 
@@ -262,9 +272,9 @@ impl Report {
             ("  not wanted at the target rate", self.frames_skipped),
             ("  nothing moved", self.still),
             ("  looked at", self.inferences),
-            ("  dropped by the camera", self.camera_drops),
             ("  replaced in the ring", self.ring_drops),
             ("  corrupt", self.corrupt),
+            ("frames that the camera lost before", self.camera_drops),
             ("detections", self.detections),
             ("tracks", self.tracks),
         ] {
@@ -289,6 +299,7 @@ impl Report {
             ("  acknowledged", self.acknowledged),
             ("  received", self.received),
             ("  not yet on disk at a power cut or crash", self.cut),
+            ("  refused for good and counted", self.refused),
             ("  dropped and counted", self.dropped),
             ("  damaged and counted", self.damaged),
             ("  of these also cut off, or received", self.told_too_much),

@@ -1,6 +1,6 @@
 //! The receiver and the link to it, in all moods; it remembers every identity that it was given.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +34,13 @@ enum Mood {
     Moved,
     /// 413 above ten events.
     Small,
+    /// 400 to some events, for good.
+    Picky,
+}
+
+/// Whether a picky receiver refuses the event of that number.
+fn is_refused(seq: u64) -> bool {
+    seq % 40 == 7
 }
 
 #[derive(Debug)]
@@ -50,6 +57,8 @@ struct Inside {
     runs: BTreeMap<String, Came>,
     /// Crossings by what they were, each identity once.
     counts: BTreeMap<String, u64>,
+    /// By run: which it refused, each alone, so that the device knows which it was.
+    refused: BTreeMap<String, BTreeSet<u64>>,
     /// An identity came again with another content.
     changed: u64,
     /// Events of batches to which it said yes.
@@ -89,6 +98,7 @@ impl Server {
             boots: BTreeMap::new(),
             runs: BTreeMap::new(),
             counts: BTreeMap::new(),
+            refused: BTreeMap::new(),
             changed: 0,
             confirmed: 0,
             lies: false,
@@ -130,7 +140,8 @@ impl Server {
 
     pub(super) fn next_mood(&self, until: u64) {
         let mut inside = self.lock();
-        let moods = [Mood::Fails, Mood::Forgetful, Mood::Silent, Mood::Busy, Mood::Moved, Mood::Small];
+        let moods =
+            [Mood::Fails, Mood::Forgetful, Mood::Silent, Mood::Busy, Mood::Moved, Mood::Small, Mood::Picky];
         inside.mood = *inside.random.pick(&moods);
         inside.mood_ends = until;
     }
@@ -158,6 +169,11 @@ impl Server {
     /// All that came, by run.
     pub(super) fn came(&self) -> BTreeMap<String, Came> {
         self.lock().runs.clone()
+    }
+
+    /// All that it refused for good, by run. What was cut off before the device noted that may have come later.
+    pub(super) fn refused(&self) -> BTreeMap<String, BTreeSet<u64>> {
+        self.lock().refused.clone()
     }
 
     /// What it knows, into the report.
@@ -241,7 +257,13 @@ impl Sink for Line {
             Mood::Busy => return fail(Failure::Retry { after: Some(Duration::from_secs(120)) }, "429"),
             Mood::Moved => return fail(Failure::Misconfigured, "404"),
             Mood::Small if batch.events.len() > 10 => return fail(Failure::TooLarge, "413"),
-            Mood::Small => inside.store(batch),
+            Mood::Picky if batch.events.iter().any(|event| is_refused(event.seq)) => {
+                if let [event] = batch.events {
+                    inside.refused.entry(batch.origin.boot.to_string()).or_default().insert(event.seq);
+                }
+                return fail(Failure::Refused, "400");
+            }
+            Mood::Small | Mood::Picky => inside.store(batch),
         }
         inside.confirmed += batch.events.len() as u64;
         Ok(())
