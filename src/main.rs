@@ -4,7 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::Ordering;
 
-use flytrap::app::bench::HEAP_CALLS;
+use flytrap::tools::bench::HEAP_CALLS;
 
 /// The system's allocator, with its calls counted: `flytrap bench` tells that a frame makes none.
 struct Counting;

@@ -1,9 +1,9 @@
-//! What the program counts about itself. Stages return outcomes; `app` adds them up here; the `stats` event carries them.
+//! What the program counts about itself. Stages return outcomes; `run` adds them up here; the `stats` event carries them.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::clock::Mono;
 use crate::event::Stats;
+use crate::platform::clock::Mono;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {

@@ -9,20 +9,20 @@
 //! No camera, no clock, no network, no disk: the same [`Pipeline`] runs from a camera, a recording, or a simulated street.
 //! After the first frame our own stages make no heap call (I1); what the engine does is its own affair.
 
-use crate::clock::Mono;
-use crate::detect::decode::{self, Decoder, Dropped};
-use crate::detect::engine::Engine;
-use crate::detect::letterbox::{Letterbox, Part, Size};
-use crate::detect::model::Classes;
-use crate::detect::{ClassId, Detections};
-use crate::error::Result;
+use crate::analytics::track;
+use crate::analytics::{self, Follower};
+use crate::base::error::Result;
+use crate::capture::frame::{FrameFormat, FrameView, PixelFormat};
 use crate::event::Body;
-use crate::focus::{self, Focus, Look};
-use crate::follow::{self, Follower};
-use crate::frame::{FrameFormat, FrameView, PixelFormat};
-use crate::gate::{self, Gate, Verdict};
-use crate::jpeg::JpegDecoder;
-use crate::track;
+use crate::platform::clock::Mono;
+use crate::vision::detect::decode::{self, Decoder, Dropped};
+use crate::vision::detect::engine::Engine;
+use crate::vision::detect::letterbox::{Letterbox, Part, Size};
+use crate::vision::detect::model::Classes;
+use crate::vision::detect::{ClassId, Detections};
+use crate::vision::gate::{self, Gate, Verdict};
+use crate::vision::jpeg::JpegDecoder;
+use crate::vision::roi::{self, Focus, Look};
 
 /// Settings of all stages.
 #[derive(Debug, Clone)]
@@ -34,9 +34,9 @@ pub struct Params {
     /// Classes that are followed; empty for all of the model.
     pub wanted: Vec<ClassId>,
     /// The tracker and counting.
-    pub follow: follow::Params,
+    pub follow: analytics::Params,
     /// Where to look, for an engine that has several sizes; `None`: always at the whole picture.
-    pub focus: Option<focus::Params>,
+    pub focus: Option<roi::Params>,
 }
 
 /// What was done with a frame, for the counters.
@@ -60,7 +60,7 @@ pub enum Failure {
     /// Its bytes are not the picture that they claim to be: counted, go on.
     Corrupt(String),
     /// The network failed.
-    Engine(crate::error::Error),
+    Engine(crate::base::error::Error),
 }
 
 /// All stages of one camera.

@@ -6,8 +6,8 @@ mod common;
 
 use std::process::Command;
 
-use flytrap::detect::engine::{EngineParams, Precision};
-use flytrap::eval::{Area, coco, score};
+use flytrap::tools::score::{Area, coco, score};
+use flytrap::vision::detect::engine::{EngineParams, Precision};
 use serde_json::Value;
 
 /// Points that ours may be off, for the rounding of sums.

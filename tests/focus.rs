@@ -9,18 +9,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use flytrap::capture::frame::{Color, FrameFormat, FrameView, PixelFormat};
 use flytrap::capture::picture::{self, Picture};
-use flytrap::clock::Mono;
 use flytrap::config::Config;
-use flytrap::detect::decode::{self, Decoder, HeadShape};
-use flytrap::detect::engine::{Engine, EngineParams, Output};
-use flytrap::detect::letterbox::{Letterbox, Size};
-use flytrap::detect::model::{Classes, Loaded, Params as ModelParams};
-use flytrap::detect::{Detection, Detections};
 use flytrap::event::Body;
-use flytrap::focus;
-use flytrap::frame::{Color, FrameFormat, FrameView, PixelFormat};
 use flytrap::pipeline::{Params, Pipeline};
+use flytrap::platform::clock::Mono;
+use flytrap::vision::detect::decode::{self, Decoder, HeadShape};
+use flytrap::vision::detect::engine::{Engine, EngineParams, Output};
+use flytrap::vision::detect::letterbox::{Letterbox, Size};
+use flytrap::vision::detect::model::{Classes, Loaded, Params as ModelParams};
+use flytrap::vision::detect::{Detection, Detections};
+use flytrap::vision::roi;
 
 /// Clips, and what lives in them: all of the picture, or a rectangle (left, top, right, bottom), around which it stands still as it
 /// was in the first frame.
@@ -74,11 +74,11 @@ fn open(shared: &Path) -> Loaded {
     Loaded::open(&ModelParams { path, sha256: None, engine, ranges: None }).unwrap()
 }
 
-fn pipeline(frame: &Picture, shared: &Path, focus: Option<focus::Params>) -> (Pipeline, Vec<Size>, Classes) {
+fn pipeline(frame: &Picture, shared: &Path, focus: Option<roi::Params>) -> (Pipeline, Vec<Size>, Classes) {
     let config = Config::load(None, Vec::new()).unwrap();
     let model = open(shared);
     let size = Size { width: frame.format.width as usize, height: frame.format.height as usize };
-    let rungs: Vec<Size> = focus::rungs(model.size_for(size).unwrap(), model.stride()).to_vec();
+    let rungs: Vec<Size> = roi::rungs(model.size_for(size).unwrap(), model.stride()).to_vec();
     let (engine, classes) = model.into_rungs(&rungs).unwrap();
     let wanted = ["car", "truck", "bus"].iter().map(|name| classes.find(name).unwrap()).collect();
     let params = Params { focus, ..config.stages(wanted) };
@@ -127,7 +127,7 @@ fn parts_cost_less_and_show_as_much() {
         let mut frames: Vec<Picture> =
             (1..=count).map(|n| picture::load(&folder.path().join(format!("{n:04}.png"))).unwrap()).collect();
         freeze(&mut frames, case.lives);
-        let (mut parts, rungs, classes) = pipeline(&frames[0], &shared, Some(focus::Params::default()));
+        let (mut parts, rungs, classes) = pipeline(&frames[0], &shared, Some(roi::Params::default()));
         let (mut wholes, ..) = pipeline(&frames[0], &shared, None);
         // The same network with twice the pixels a side.
         let fine = Size { width: 2 * rungs[0].width, height: 2 * rungs[0].height };
@@ -201,7 +201,7 @@ const COLOURS: [[u8; 3]; 4] = [[230, 150, 80], [80, 150, 230], [230, 150, 230], 
 
 impl Seeing {
     fn new(whole: Size, looks: &Arc<[AtomicUsize; 4]>) -> Self {
-        let rungs = focus::rungs(whole, 32).to_vec();
+        let rungs = roi::rungs(whole, 32).to_vec();
         let (input, output) = (vec![0.0; 3 * whole.width * whole.height], vec![0.0; 6 * COLOURS.len()]);
         Seeing { rungs, at: 0, input, output, looks: Arc::clone(looks) }
     }
@@ -224,7 +224,7 @@ impl Engine for Seeing {
         let Size { width, height } = self.size();
         &mut self.input[..3 * width * height]
     }
-    fn run(&mut self, _: f32) -> flytrap::error::Result<Output<'_>> {
+    fn run(&mut self, _: f32) -> flytrap::base::error::Result<Output<'_>> {
         let Size { width, height } = self.size();
         self.looks[self.at].fetch_add(1, Ordering::Relaxed);
         for (anchor, colour) in COLOURS.into_iter().enumerate() {
@@ -286,7 +286,7 @@ fn drawn(time: f64) -> Vec<u8> {
 }
 
 /// Begun tracks and crossings of the drawn street at a rate; how often was looked at each size.
-fn count_street(fps: f64, exclude: &str, focus: Option<focus::Params>) -> (usize, Vec<String>, [usize; 4]) {
+fn count_street(fps: f64, exclude: &str, focus: Option<roi::Params>) -> (usize, Vec<String>, [usize; 4]) {
     let file = common::config(&format!(
         "[gate]\nexclude = [{exclude}]\n[[line]]\nname = \"middle\"\nfrom = [0.5, 0.0]\nto = [0.5, 1.0]\n"
     ));
@@ -325,7 +325,7 @@ fn parts_count_what_whole_pictures_count() {
         "[[0.85, 0.0], [1.0, 0.0], [1.0, 1.0], [0.85, 1.0]]",
     ] {
         for fps in [10.0, 6.0, 4.0, 3.0] {
-            let (began, crossings, looks) = count_street(fps, exclude, Some(focus::Params::default()));
+            let (began, crossings, looks) = count_street(fps, exclude, Some(roi::Params::default()));
             let (whole_began, whole_crossings, whole_looks) = count_street(fps, exclude, None);
             let what = format!("{fps} a second, blind at {exclude:?}: {looks:?}, {whole_looks:?}");
             assert_eq!((whole_began, whole_crossings.len()), (4, 3), "{what}: {whole_crossings:?}");

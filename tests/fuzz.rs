@@ -17,18 +17,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use flytrap::calendar::Timekeeper;
-use flytrap::clock::{ClockMap, Mono, SystemClock, Wall};
+use flytrap::delivery::spool::disk::Disk;
+use flytrap::delivery::spool::record::{self, Acked, Place, Record};
+use flytrap::delivery::spool::segment::{self, Header, Named, Seal, Sums, VERSION};
+use flytrap::delivery::spool::{Class, Log, Params, Quota};
+use flytrap::delivery::uplink::format::{cloudevents, influx, packed};
+use flytrap::delivery::uplink::http::{Deadlines, HttpParams, HttpSink};
+use flytrap::delivery::uplink::{Batch, Sink};
 use flytrap::event::{Body, Event, Origin, Stats, fixed};
+use flytrap::platform::calendar::Timekeeper;
+use flytrap::platform::clock::{ClockMap, Mono, SystemClock, Wall};
 use flytrap::sim::disk::FaultDisk;
 use flytrap::sim::random::Random;
-use flytrap::spool::disk::Disk;
-use flytrap::spool::record::{self, Acked, Place, Record};
-use flytrap::spool::segment::{self, Header, Named, Seal, Sums, VERSION};
-use flytrap::spool::{Class, Log, Params, Quota};
-use flytrap::uplink::format::{cloudevents, influx, packed};
-use flytrap::uplink::http::{Deadlines, HttpParams, HttpSink};
-use flytrap::uplink::{Batch, Sink};
 
 fn executions(by_default: u64) -> u64 {
     std::env::var("FLYTRAP_FUZZ").map_or(by_default, |count| count.parse().unwrap())

@@ -13,20 +13,20 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flytrap::batch::BatchParams;
+use flytrap::capture::frame::{FrameMeta, FrameView, PixelFormat};
+use flytrap::capture::ring::{Fill, Policy, Taken, ring};
+use flytrap::capture::sampler::{Sample, Sampler};
 use flytrap::capture::{Advance, AtEnd, CaptureParams, FrameRate, FrameSource, SourceSpec};
-use flytrap::clock::SystemClock;
 use flytrap::config::Config;
-use flytrap::detect::decode::HeadShape;
-use flytrap::detect::engine::{Engine, EngineParams, Output};
-use flytrap::detect::letterbox::Size;
-use flytrap::detect::model::{Classes, Loaded, Params as ModelParams};
+use flytrap::delivery::batch::BatchParams;
+use flytrap::delivery::uplink::Outbox;
 use flytrap::event::fixed;
-use flytrap::frame::{FrameMeta, FrameView, PixelFormat};
 use flytrap::pipeline::{Params, Pipeline};
-use flytrap::ring::{Fill, Policy, Taken, ring};
-use flytrap::sample::{Sample, Sampler};
-use flytrap::uplink::Outbox;
+use flytrap::platform::clock::SystemClock;
+use flytrap::vision::detect::decode::HeadShape;
+use flytrap::vision::detect::engine::{Engine, EngineParams, Output};
+use flytrap::vision::detect::letterbox::Size;
+use flytrap::vision::detect::model::{Classes, Loaded, Params as ModelParams};
 
 struct Counting;
 
@@ -97,7 +97,7 @@ const ANCHORS: usize = 100;
 impl Scripted {
     fn new(size: Size) -> Self {
         let input = vec![0.0; 3 * size.width * size.height];
-        let rungs = flytrap::focus::rungs(size, 32).to_vec();
+        let rungs = flytrap::vision::roi::rungs(size, 32).to_vec();
         Scripted { rungs, at: 0, input, output: vec![0.0; 6 * ANCHORS], runs: 0 }
     }
 }
@@ -119,7 +119,7 @@ impl Engine for Scripted {
         let Size { width, height } = self.size();
         &mut self.input[..3 * width * height]
     }
-    fn run(&mut self, _: f32) -> flytrap::error::Result<Output<'_>> {
+    fn run(&mut self, _: f32) -> flytrap::base::error::Result<Output<'_>> {
         assert!(self.input.iter().any(|value| *value != self.input[0]), "the letterbox has drawn something");
         let width = self.size().width as f32;
         // Out of sight for a while after each passage, so that tracks begin and end.
@@ -144,7 +144,8 @@ impl Engine for Scripted {
 
 /// A raw recording of a block that wanders over noise, `frames` of `bytes`.
 fn recording(pixel: PixelFormat, width: u32, height: u32, frames: usize) -> tempfile::NamedTempFile {
-    let format = flytrap::frame::FrameFormat::packed(pixel, width, height, Default::default()).unwrap();
+    let format =
+        flytrap::capture::frame::FrameFormat::packed(pixel, width, height, Default::default()).unwrap();
     let bytes = format.frame_bytes().unwrap();
     let mut file = tempfile::Builder::new().suffix(".raw").tempfile().unwrap();
     for frame in 0..frames {
@@ -161,7 +162,7 @@ fn recording(pixel: PixelFormat, width: u32, height: u32, frames: usize) -> temp
 struct Way {
     source: Box<dyn FrameSource>,
     sampler: Sampler,
-    ring: (flytrap::ring::Writer, flytrap::ring::Reader),
+    ring: (flytrap::capture::ring::Writer, flytrap::capture::ring::Reader),
     pipeline: Pipeline,
     outbox: Outbox,
     inferred: u64,
@@ -190,7 +191,7 @@ impl Way {
         side: (u32, u32),
         engine: Box<dyn Engine>,
         classes: &Classes,
-        focus: Option<flytrap::focus::Params>,
+        focus: Option<flytrap::vision::roi::Params>,
     ) -> Self {
         let capture = CaptureParams {
             width: Some(side.0),
@@ -247,7 +248,7 @@ impl Way {
             };
             slot.format = filled.format;
             slot.meta = FrameMeta { bytes_used: filled.bytes_used, ..meta };
-            Ok::<(), flytrap::error::Error>(())
+            Ok::<(), flytrap::base::error::Error>(())
         });
         assert!(matches!(filled, Fill::Committed(())));
         let Taken::Frame(slot) = self.ring.1.take(Duration::from_secs(5)) else {
@@ -298,7 +299,7 @@ fn raw_frames_make_no_heap_call_in_our_stages() {
 fn parts_of_pictures_make_no_heap_call_in_our_stages() {
     let source = format!("file:{}", common::data("squares.mjpeg"));
     let engine = Box::new(Scripted::new(Size { width: 320, height: 192 }));
-    let focus = Some(flytrap::focus::Params::default());
+    let focus = Some(flytrap::vision::roi::Params::default());
     let mut way = Way::focusing(&source, None, (240, 144), engine, &classes(), focus);
     let calls = calls_after_warm_up(&mut way, 480);
     assert_eq!(calls.iter().sum::<u64>(), 0, "{calls:?}");
@@ -397,7 +398,7 @@ fn another_size_costs_no_heap_call() {
     let engine = EngineParams { threads: 2, ..EngineParams::default() };
     let path = shared.join("models/yolo11n-dynamic.onnx");
     let model = Loaded::open(&ModelParams { path, sha256: None, engine, ranges: None }).unwrap();
-    let rungs = flytrap::focus::rungs(Size { width: 640, height: 384 }, model.stride());
+    let rungs = flytrap::vision::roi::rungs(Size { width: 640, height: 384 }, model.stride());
     let (mut engine, _) = model.into_rungs(&rungs).unwrap();
     assert_eq!(engine.rungs(), rungs);
     let mut round = || {

@@ -7,13 +7,13 @@ use std::io::Write;
 use std::path::Path;
 
 use common::{data, flytrap, json_lines, output, shared, told};
+use flytrap::capture::frame::FrameView;
 use flytrap::capture::picture::{self, Picture};
-use flytrap::detect::Detections;
-use flytrap::detect::decode::{Decoder, Params as DecodeParams};
-use flytrap::detect::engine::{Engine, EngineParams, Precision};
-use flytrap::detect::letterbox::{Letterbox, Size};
-use flytrap::detect::model::{Loaded, Params as ModelParams};
-use flytrap::frame::FrameView;
+use flytrap::vision::detect::Detections;
+use flytrap::vision::detect::decode::{Decoder, Params as DecodeParams};
+use flytrap::vision::detect::engine::{Engine, EngineParams, Precision};
+use flytrap::vision::detect::letterbox::{Letterbox, Size};
+use flytrap::vision::detect::model::{Loaded, Params as ModelParams};
 use serde_json::Value;
 
 /// Reference boxes below this score are not compared: they come and go with the last bit.
@@ -240,7 +240,7 @@ fn annotated_pictures_show_the_boxes() {
     let found = output(&mut command);
     assert!(found.status.success(), "{}", told(&found));
     let luma = |path: &Path| {
-        let mut decoder = flytrap::jpeg::JpegDecoder::new(810, 1080);
+        let mut decoder = flytrap::vision::jpeg::JpegDecoder::new(810, 1080);
         let bytes = std::fs::read(path).unwrap();
         let decoded = decoder.decode(&bytes).unwrap();
         let plane = decoded.planes.luma();

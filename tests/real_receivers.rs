@@ -23,17 +23,17 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use flytrap::batch::BatchParams;
-use flytrap::calendar::Timekeeper;
-use flytrap::clock::{Clock, Mono, SystemClock};
+use flytrap::base::geometry::PointPx;
+use flytrap::base::stop::Stop;
+use flytrap::delivery::batch::BatchParams;
+use flytrap::delivery::spool::{Batching, Log, Params, Spool};
+use flytrap::delivery::uplink::format::Format;
+use flytrap::delivery::uplink::http::tls::{KeyPin, Roots, TlsParams};
+use flytrap::delivery::uplink::http::{Deadlines, HttpParams, HttpSink, InfluxPlace};
+use flytrap::delivery::uplink::{Outbox, Report, Uplink, UplinkParams};
 use flytrap::event::{Body, Crossing, Direction, Origin, fixed};
-use flytrap::geometry::PointPx;
-use flytrap::spool::{Batching, Log, Params, Spool};
-use flytrap::stop::Stop;
-use flytrap::uplink::format::Format;
-use flytrap::uplink::http::tls::{KeyPin, Roots, TlsParams};
-use flytrap::uplink::http::{Deadlines, HttpParams, HttpSink, InfluxPlace};
-use flytrap::uplink::{Outbox, Report, Uplink, UplinkParams};
+use flytrap::platform::calendar::Timekeeper;
+use flytrap::platform::clock::{Clock, Mono, SystemClock};
 use programs::{Program, free_port, pause};
 use proxy::Proxy;
 use serde_json::Value;
@@ -455,15 +455,15 @@ impl Clock for Today {
     fn mono(&self) -> Mono {
         SystemClock.mono()
     }
-    fn wall(&self) -> flytrap::clock::Wall {
-        flytrap::clock::Wall { synchronised: self.0, ..SystemClock.wall() }
+    fn wall(&self) -> flytrap::platform::clock::Wall {
+        flytrap::platform::clock::Wall { synchronised: self.0, ..SystemClock.wall() }
     }
 }
 
 /// One event, sent once: whether it is kept, and what is said.
 fn one_send(port: u16, host: &str, tls: TlsParams, vouched: bool) -> (bool, String) {
-    use flytrap::uplink::session::Failure;
-    use flytrap::uplink::{Batch, SendError, Sink};
+    use flytrap::delivery::uplink::session::Failure;
+    use flytrap::delivery::uplink::{Batch, SendError, Sink};
     let time = Arc::new(Timekeeper::new(Arc::new(Today(vouched))));
     let http = HttpParams { url: format!("https://{host}:{port}/events"), tls, ..HttpParams::default() };
     let mut sink = HttpSink::new(http, time).unwrap();

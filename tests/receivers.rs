@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use flytrap::batch::BatchParams;
-use flytrap::calendar::Timekeeper;
-use flytrap::clock::{Clock, Mono, SystemClock};
+use flytrap::base::geometry::PointPx;
+use flytrap::base::stop::Stop;
+use flytrap::delivery::batch::BatchParams;
+use flytrap::delivery::spool::{Batching, Log, Spool};
+use flytrap::delivery::uplink::http::{Deadlines, HttpParams, HttpSink};
+use flytrap::delivery::uplink::session::Failure;
+use flytrap::delivery::uplink::{Batch, Outbox, Posted, Report, Sink, Uplink, UplinkParams};
 use flytrap::event::{Body, Crossing, Direction, Event, Origin, fixed};
-use flytrap::geometry::PointPx;
-use flytrap::spool::{Batching, Log, Spool};
-use flytrap::stop::Stop;
-use flytrap::uplink::http::{Deadlines, HttpParams, HttpSink};
-use flytrap::uplink::session::Failure;
-use flytrap::uplink::{Batch, Outbox, Posted, Report, Sink, Uplink, UplinkParams};
+use flytrap::platform::calendar::Timekeeper;
+use flytrap::platform::clock::{Clock, Mono, SystemClock};
 use server::{BOUND, Mood, Request, Server};
 
 const SHORT: Duration = Duration::from_millis(250);
@@ -59,7 +59,7 @@ impl Rig {
         let Setup { queue_events, batch_events_max, age_max, backoff_first, drain } = setup;
         let outbox = Arc::new(Outbox::new(BatchParams { queue_events, batch_events_max, age_max }).unwrap());
         let origin = Origin::new("mast-7", "3f2a91c0-7d41-4c5e-9a3b-0123456789ab", Mono::ZERO);
-        let log = Log::new(flytrap::spool::Params::default(), origin.clone());
+        let log = Log::new(flytrap::delivery::spool::Params::default(), origin.clone());
         let spool =
             Arc::new(Spool::new(log, Batching { events_max: batch_events_max, age_max, interval: None }));
         let params = UplinkParams {
@@ -288,12 +288,12 @@ fn carry(mut client: std::net::TcpStream, asked: &std::sync::Mutex<Vec<String>>)
 /// The first receiver is away, and a program answers at the second that refuses everything: nothing is given up.
 #[test]
 fn a_fall_back_that_refuses_everything_empties_nothing() {
-    use flytrap::uplink::Target;
+    use flytrap::delivery::uplink::Target;
     let first = Server::start([Mood::Accept(200), Mood::Status(503)], Mood::Status(503));
     let second = Server::start([], Mood::Status(400));
     let time = Arc::new(Timekeeper::new(Arc::new(SystemClock)));
     let target = Target { first: first.url(), others: vec![second.url()] };
-    let sink = flytrap::uplink::open(&target, &HttpParams::default(), &time).unwrap();
+    let sink = flytrap::delivery::uplink::open(&target, &HttpParams::default(), &time).unwrap();
     let rig = Rig::start_with(sink, PATIENT);
     rig.post(0..100);
     second.wait_for_requests(1);

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{ffmpeg, shared};
+use flytrap::base::error::{Class, Error, Kind};
+use flytrap::base::stop::Stop;
+use flytrap::capture::frame::PixelFormat;
 use flytrap::capture::{Advance, AtEnd, CaptureParams, FrameSource, SourceSpec, Timing};
-use flytrap::clock::{Clock, SystemClock};
-use flytrap::error::{Class, Error, Kind};
-use flytrap::frame::PixelFormat;
-use flytrap::stop::Stop;
+use flytrap::platform::clock::{Clock, SystemClock};
 
 /// Longest wait for something that must happen.
 const BOUND: Duration = Duration::from_secs(30);

@@ -117,7 +117,7 @@ fn a_kill_costs_what_was_not_committed() {
     while waits() < 12 {
         tries += 1;
         assert!(tries < 600, "no events on disk");
-        flytrap::stop::Stop::new().wait(Duration::from_millis(100));
+        flytrap::base::stop::Stop::new().wait(Duration::from_millis(100));
     }
     child.kill().unwrap();
     child.wait().unwrap();
@@ -157,7 +157,7 @@ fn refused_events_are_kept_as_dead_letters() {
 #[test]
 fn one_folder_serves_one_program() {
     let folder = tempfile::tempdir().unwrap();
-    let _other = flytrap::spool::disk::Folder::open(folder.path()).unwrap();
+    let _other = flytrap::delivery::spool::disk::Folder::open(folder.path()).unwrap();
     let file = settings(folder.path(), 0);
     let refused = output(run_squares().arg("--config").arg(file.path()));
     assert_eq!(refused.status.code(), Some(2), "{}", told(&refused));
@@ -195,7 +195,7 @@ fn a_disk_that_comes_late_is_taken_into_use() {
                 return;
             }
             assert!(child.try_wait().unwrap().is_none(), "it ended while waiting for {what}");
-            flytrap::stop::Stop::new().wait(Duration::from_millis(100));
+            flytrap::base::stop::Stop::new().wait(Duration::from_millis(100));
         }
         panic!("{what} did not come: {}", read());
     };

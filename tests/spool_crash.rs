@@ -12,12 +12,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use flytrap::clock::{ClockMap, Mono, Wall};
+use flytrap::base::geometry::PointPx;
+use flytrap::delivery::spool::{Log, Params, Quota};
 use flytrap::event::{Body, Crossing, Direction, Event, Origin, Stats, TrackBegin, fixed};
-use flytrap::geometry::PointPx;
+use flytrap::platform::clock::{ClockMap, Mono, Wall};
 use flytrap::sim::disk::{FaultDisk, Moods};
 use flytrap::sim::random::Random;
-use flytrap::spool::{Log, Params, Quota};
 
 const COMMIT: Duration = Duration::from_secs(5);
 const CHECKPOINT: Duration = Duration::from_secs(300);

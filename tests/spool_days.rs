@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use flytrap::clock::{Clock, ClockMap, Mono, SystemClock, Wall};
+use flytrap::base::geometry::PointPx;
+use flytrap::delivery::spool::disk::Folder;
+use flytrap::delivery::spool::{Log, Params};
 use flytrap::event::{Body, Crossing, Direction, Event, Origin, RECORD_BYTES_MAX, Stats, TrackBegin, fixed};
-use flytrap::geometry::PointPx;
-use flytrap::spool::disk::Folder;
-use flytrap::spool::{Log, Params};
+use flytrap::platform::clock::{Clock, ClockMap, Mono, SystemClock, Wall};
 
 const DAYS: u64 = 7;
 const SECONDS: u64 = DAYS * 86_400;

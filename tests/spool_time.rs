@@ -12,12 +12,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use flytrap::calendar::{Bounds, Stamp, Timekeeper};
-use flytrap::clock::{BUILD_UNIX_NANOS, Clock, Mono, Wall};
+use flytrap::delivery::spool::{Log, Params};
 use flytrap::event::{Body, Event, Origin, Stats, fixed};
+use flytrap::platform::calendar::{Bounds, Stamp, Timekeeper};
+use flytrap::platform::clock::{BUILD_UNIX_NANOS, Clock, Mono, Wall};
 use flytrap::sim::disk::FaultDisk;
 use flytrap::sim::random::Random;
-use flytrap::spool::{Log, Params};
 
 const SECOND: i64 = 1_000_000_000;
 const DAY: i64 = 86_400 * SECOND;

@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use flytrap::clock::{ClockMap, Mono, Wall};
+use flytrap::base::geometry::PointPx;
+use flytrap::delivery::spool::log::ATTACH_TRIES;
+use flytrap::delivery::spool::{Class, Log, Params, Quota};
 use flytrap::event::{Body, Crossing, Direction, Event, Origin, TrackBegin, fixed};
-use flytrap::geometry::PointPx;
+use flytrap::platform::clock::{ClockMap, Mono, Wall};
 use flytrap::sim::disk::{FaultDisk, Moods};
 use flytrap::sim::random::Random;
-use flytrap::spool::log::ATTACH_TRIES;
-use flytrap::spool::{Class, Log, Params, Quota};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -91,7 +91,7 @@ fn what_cannot_be_read_for_a_while_is_read_later() {
         let copy = FaultDisk::new(seed);
         for name in disk.names() {
             let mut bytes = vec![0; 16 << 10];
-            let mut file = flytrap::spool::disk::Disk::open(&mut disk.clone(), &name).unwrap();
+            let mut file = flytrap::delivery::spool::disk::Disk::open(&mut disk.clone(), &name).unwrap();
             let filled = file.read_at(&mut bytes, 0).unwrap();
             bytes.truncate(filled);
             copy.plant(&name, bytes);
@@ -193,14 +193,18 @@ fn a_start_that_cannot_read_tries_again_before_it_sets_anything_aside() {
 #[derive(Debug, Clone)]
 struct Unreadable(FaultDisk);
 
-impl flytrap::spool::disk::Disk for Unreadable {
+impl flytrap::delivery::spool::disk::Disk for Unreadable {
     fn list(&mut self) -> std::io::Result<Vec<(String, u64)>> {
         self.0.list()
     }
-    fn create(&mut self, name: &str, bytes: u64) -> std::io::Result<Box<dyn flytrap::spool::disk::DiskFile>> {
+    fn create(
+        &mut self,
+        name: &str,
+        bytes: u64,
+    ) -> std::io::Result<Box<dyn flytrap::delivery::spool::disk::DiskFile>> {
         self.0.create(name, bytes)
     }
-    fn open(&mut self, _: &str) -> std::io::Result<Box<dyn flytrap::spool::disk::DiskFile>> {
+    fn open(&mut self, _: &str) -> std::io::Result<Box<dyn flytrap::delivery::spool::disk::DiskFile>> {
         Err(std::io::Error::other("EIO"))
     }
     fn rename(&mut self, from: &str, to: &str) -> std::io::Result<()> {
@@ -332,7 +336,7 @@ fn damage_among_what_is_delivered_costs_nothing() {
     drop(log);
     disk.reboot(false);
     let name = disk.names().into_iter().find(|name| name.starts_with("counts-")).unwrap();
-    let mut file = flytrap::spool::disk::Disk::open(&mut disk.clone(), &name).unwrap();
+    let mut file = flytrap::delivery::spool::disk::Disk::open(&mut disk.clone(), &name).unwrap();
     for record in 0..5 {
         file.write_at(&[0xff], 4096 + 20 + record * 300).unwrap();
     }

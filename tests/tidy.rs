@@ -6,102 +6,113 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Which modules each module may name with `crate::`. A module may always name itself. What is not listed may name
-/// nobody, and nobody it: a new module needs a line here, and a thought about its place.
+/// Which modules each module may name with `crate::`. The longest line that a path begins with is its module; a group such as
+/// `base` stands for everything in it. A module may always name itself. What has no line may name nobody, and nobody it: a new
+/// module needs a line here, and a thought about its place.
 const IMPORTS: &[(&str, &[&str])] = &[
-    ("limits", &[]),
-    ("stop", &[]),
-    ("retry", &[]),
-    ("error", &[]),
-    ("clock", &[]),
-    ("calendar", &["clock"]),
-    ("cores", &["error"]),
-    ("geometry", &["limits"]),
-    ("frame", &["clock", "limits"]),
-    ("jpeg", &["frame", "limits"]),
-    ("event", &["clock", "geometry", "limits"]),
-    ("ring", &["frame", "limits"]),
-    ("sample", &["clock"]),
-    ("gate", &["clock", "error", "frame", "geometry", "limits"]),
-    ("capture", &["clock", "error", "frame", "limits", "retry", "stop"]),
-    ("detect", &["error", "event", "frame", "geometry", "limits"]),
-    ("eval", &["error"]),
-    ("draw", &["detect", "frame", "geometry"]),
-    ("track", &["clock", "detect", "error", "event", "geometry", "limits"]),
-    ("focus", &["clock", "detect", "error", "gate", "geometry", "track"]),
-    ("count", &["clock", "detect", "error", "event", "geometry", "limits", "track"]),
-    ("follow", &["clock", "count", "detect", "error", "event", "geometry", "track"]),
-    ("batch", &["clock", "error", "event", "limits"]),
-    ("spool", &["calendar", "clock", "error", "event", "limits", "retry"]),
+    // What everybody may use. No I/O, no clock.
+    ("base", &[]),
+    ("base::limits", &[]),
+    ("base::stop", &[]),
+    ("base::retry", &[]),
+    ("base::error", &[]),
+    ("base::text", &["base::limits"]),
+    ("base::geometry", &["base::limits"]),
+    // The machine.
+    ("platform", &[]),
+    ("platform::clock", &[]),
+    ("platform::calendar", &["platform::clock"]),
+    ("platform::cores", &["base"]),
+    ("platform::system", &["base"]),
+    ("platform::watchdog", &["base", "platform::clock"]),
+    ("platform::gpio", &["base", "platform::clock"]),
+    // The way of a frame.
+    ("capture::frame", &["base", "platform::clock"]),
+    ("capture::ring", &["base", "capture::frame"]),
+    ("capture::sampler", &["platform::clock"]),
+    ("capture", &["base", "platform::clock", "capture::frame"]),
+    ("vision", &[]),
+    ("vision::jpeg", &["base", "capture::frame"]),
+    ("vision::gate", &["base", "platform::clock", "capture::frame"]),
+    ("vision::detect", &["base", "capture::frame"]),
+    ("vision::roi", &["base", "platform::clock", "vision::detect", "vision::gate"]),
+    ("vision::draw", &["base", "capture::frame", "vision::detect"]),
+    ("vision::selftest", &["base", "vision::detect", "vision::jpeg"]),
+    ("event", &["base", "platform::clock"]),
+    ("analytics::track", &["base", "platform::clock", "vision::detect", "vision::roi", "event"]),
+    ("analytics::count", &["base", "platform::clock", "vision::detect", "event", "analytics::track"]),
     (
-        "uplink",
-        &["batch", "calendar", "clock", "error", "event", "geometry", "limits", "retry", "spool", "stop"],
+        "analytics",
+        &["base", "platform::clock", "vision::detect", "event", "analytics::track", "analytics::count"],
     ),
-    ("metrics", &["clock", "event"]),
-    ("watchdog", &["clock", "error"]),
-    ("power", &["clock", "error"]),
     // The pure stages in a row; no I/O, no configuration.
+    ("pipeline", &["base", "platform::clock", "capture::frame", "vision", "event", "analytics"]),
+    ("delivery", &[]),
+    ("delivery::batch", &["base", "platform::clock", "event"]),
+    ("delivery::spool", &["base", "platform::clock", "platform::calendar", "event"]),
     (
-        "pipeline",
-        &[
-            "clock", "detect", "error", "event", "focus", "follow", "frame", "gate", "geometry", "jpeg",
-            "limits", "track",
-        ],
+        "delivery::uplink",
+        &["base", "platform::clock", "platform::calendar", "event", "delivery::batch", "delivery::spool"],
     ),
-    // Knows the stages that it puts to the test; of them only `app` and `cli` know that it exists.
-    (
-        "sim",
-        &[
-            "batch", "calendar", "capture", "clock", "count", "detect", "draw", "error", "event", "follow",
-            "frame", "geometry", "jpeg", "limits", "pipeline", "retry", "ring", "sample", "spool", "stop",
-            "track", "uplink", "watchdog",
-        ],
-    ),
-    ("selftest", &["detect", "error", "geometry", "jpeg"]),
+    ("metrics", &["platform::clock", "event"]),
+    // Knows the stages that it puts to the test; of them only `run`, `tools` and `cli` know that it exists.
+    ("sim", &["base", "platform", "capture", "vision", "event", "analytics", "pipeline", "delivery"]),
     // Turns the user's file into every stage's `Params`.
+    ("config", &["base", "platform", "capture", "vision", "event", "analytics", "pipeline", "delivery"]),
+    // The daemon's wiring.
     (
-        "config",
+        "run",
         &[
-            "batch", "capture", "cores", "count", "detect", "error", "event", "focus", "follow", "frame",
-            "gate", "geometry", "limits", "pipeline", "power", "sample", "spool", "track", "uplink",
-            "watchdog",
+            "base",
+            "platform",
+            "capture",
+            "vision",
+            "event",
+            "analytics",
+            "pipeline",
+            "delivery",
+            "metrics",
+            "sim",
+            "config",
         ],
     ),
-    ("app", &["*"]),
+    // What the commands do.
+    ("tools::score", &["base"]),
+    ("tools", &["*"]),
     ("cli", &["*"]),
     ("main", &["*"]),
     ("lib", &["*"]),
 ];
 
-/// Nobody imports these but themselves and `main`.
-const TOPS: &[&str] = &["app", "cli"];
+/// Nobody imports these but themselves, those named beside them, and `main`.
+const TOPS: &[(&str, &[&str])] = &[("run", &["cli", "tools"]), ("tools", &["cli"]), ("cli", &[])];
 
 /// Words that may stand in one file (or folder) only, below src/.
 const HOMES: &[(&str, &[&str])] = &[
-    ("tract_", &["detect/engine/tract.rs", "detect/engine/import.rs"]),
-    ("ureq", &["uplink/http/"]),
-    ("rustls", &["uplink/http/tls.rs"]),
+    ("tract_", &["vision/detect/engine/tract.rs", "vision/detect/engine/import.rs"]),
+    ("ureq", &["delivery/uplink/http/"]),
+    ("rustls", &["delivery/uplink/http/tls.rs"]),
     ("v4l::", &["capture/v4l2/device.rs"]),
-    ("rppal", &["power/gpio.rs"]),
-    ("gpiocdev", &["power/gpio.rs"]),
+    ("rppal", &["platform/gpio/chip.rs"]),
+    ("gpiocdev", &["platform/gpio/chip.rs"]),
     ("zune_jpeg", &["capture/picture.rs"]),
-    ("png::", &["capture/picture.rs", "draw.rs"]),
-    ("jpeg_encoder", &["draw.rs"]),
-    ("plotters", &["draw/"]),
-    ("smol::", &["app.rs", "app/"]),
-    ("Instant::now", &["clock.rs"]),
-    ("SystemTime::now", &["clock.rs"]),
-    ("clock_gettime", &["clock.rs"]),
+    ("png::", &["capture/picture.rs", "vision/draw/mod.rs"]),
+    ("jpeg_encoder", &["vision/draw/mod.rs"]),
+    ("plotters", &["vision/draw/"]),
+    ("smol::", &["run/"]),
+    ("Instant::now", &["platform/clock.rs"]),
+    ("SystemTime::now", &["platform/clock.rs"]),
+    ("clock_gettime", &["platform/clock.rs"]),
     (
         "unsafe",
         &[
             "main.rs",
-            "app/system.rs",
-            "clock.rs",
+            "platform/system.rs",
+            "platform/clock.rs",
             "capture/v4l2/device.rs",
-            "watchdog/device.rs",
-            "detect/engine/kernels/",
-            "detect/engine/plan/",
+            "platform/watchdog/device.rs",
+            "vision/detect/engine/kernels/",
+            "vision/detect/engine/plan/",
         ],
     ),
     ("indicatif", &["cli/"]),
@@ -196,58 +207,68 @@ fn code_only(text: &str) -> String {
     out
 }
 
-fn module_of(file: &str) -> &str {
-    file.split(['/', '.']).next().unwrap()
+/// The line of [`IMPORTS`] that a path of segments belongs to: the longest that it begins with.
+fn module_of_path(path: &[&str]) -> Option<&'static str> {
+    (1..=path.len().min(2)).rev().find_map(|length| {
+        let name = path[..length].join("::");
+        IMPORTS.iter().map(|(module, _)| *module).find(|module| *module == name)
+    })
 }
 
-/// The modules that a text names with `crate::`, also within braces after `use crate::`.
-fn named_modules(code: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for after in code.split("crate::").skip(1) {
-        if let Some(group) = after.strip_prefix('{') {
-            let mut depth = 1;
-            let mut word = String::new();
-            let mut at_start = true;
-            for c in group.chars() {
-                match c {
-                    '{' => depth += 1,
-                    '}' => depth -= 1,
-                    _ => {}
-                }
-                if depth == 1 && at_start && (c.is_alphanumeric() || c == '_') {
-                    word.push(c);
-                } else if depth <= 1 {
-                    if at_start && !word.is_empty() {
-                        found.push(std::mem::take(&mut word));
-                    }
-                    at_start = c == ',' || (at_start && c.is_whitespace());
-                }
-                if depth == 0 {
-                    break;
-                }
+fn module_of(file: &str) -> Option<&'static str> {
+    let path: Vec<&str> = file.trim_end_matches(".rs").split('/').collect();
+    module_of_path(&path)
+}
+
+/// The paths that a text names with `crate::`, as segments, two at most: `crate::base::error::Error` is `base`, `error`.
+/// `use crate::{…}` is not written here: one path a line.
+fn named_paths(code: &str) -> Vec<Vec<&str>> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let path = |after: &str| -> usize {
+        let mut end = 0;
+        loop {
+            let word = after[end..].chars().take_while(|c| is_word(*c)).count();
+            end += word;
+            if word == 0 || !after[end..].starts_with("::") {
+                return end;
             }
-        } else {
-            found.push(after.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+            end += 2;
         }
-    }
-    found.retain(|name| name.starts_with(char::is_lowercase));
-    found
+    };
+    let paths = code.split("crate::").skip(1);
+    paths
+        .map(|after| after[..path(after)].split("::").filter(|word| !word.is_empty()).take(2).collect())
+        .collect()
+}
+
+/// Whether the module `named` is `allowed`, or in the group that is.
+fn is_within(named: &str, allowed: &str) -> bool {
+    named == allowed || named.strip_prefix(allowed).is_some_and(|rest| rest.starts_with("::"))
 }
 
 fn check_imports(files: &[(String, String)]) -> Vec<String> {
     let allowed: BTreeMap<&str, &[&str]> = IMPORTS.iter().copied().collect();
     let mut wrong = Vec::new();
     for (file, text) in files {
-        let module = module_of(file);
-        let Some(may) = allowed.get(module) else {
-            wrong.push(format!("src/{file}: module '{module}' has no line in tests/tidy.rs"));
+        let Some(module) = module_of(file) else {
+            wrong.push(format!("src/{file}: its module has no line in tests/tidy.rs"));
             continue;
         };
-        for named in named_modules(&code_only(text)) {
-            let fine = named == module || may.contains(&named.as_str()) || may.contains(&"*");
-            let top = TOPS.contains(&named.as_str())
-                && named != module
-                && !matches!(module, "main" | "lib" | "cli");
+        let may = allowed[module];
+        for path in named_paths(&code_only(text)) {
+            let Some(named) = module_of_path(&path) else {
+                wrong.push(format!("src/{file}: '{}' has no line in tests/tidy.rs", path.join("::")));
+                continue;
+            };
+            let fine =
+                named == module || may.iter().any(|allowed| *allowed == "*" || is_within(named, allowed));
+            let from = module.split("::").next().unwrap_or(module);
+            let top = TOPS.iter().any(|(top, by)| {
+                is_within(named, top)
+                    && from != *top
+                    && !by.contains(&from)
+                    && !matches!(from, "main" | "lib")
+            });
             if !fine || top {
                 wrong.push(format!("src/{file}: '{module}' may not import '{named}'"));
             }
@@ -275,6 +296,14 @@ fn check_homes(files: &[(String, String)]) -> Vec<String> {
     wrong
 }
 
+/// Whether a line begins a function, whatever stands before `fn`.
+fn starts_function(head: &str) -> bool {
+    let mut words = head.split_whitespace().skip_while(|word| {
+        word.starts_with("pub") || matches!(*word, "const" | "async" | "unsafe" | "extern" | "\"C\"")
+    });
+    words.next() == Some("fn")
+}
+
 fn check_lengths(files: &[(String, String)]) -> Vec<String> {
     let mut wrong = Vec::new();
     for (file, text) in files {
@@ -288,18 +317,7 @@ fn check_lengths(files: &[(String, String)]) -> Vec<String> {
         for (start, line) in lines.iter().enumerate() {
             let indent = line.len() - line.trim_start().len();
             let head = line.trim_start();
-            let is_function = [
-                "fn ",
-                "pub fn ",
-                "pub(crate) fn ",
-                "pub(super) fn ",
-                "const fn ",
-                "pub const fn ",
-                "async fn ",
-                "pub async fn ",
-            ]
-            .iter()
-            .any(|prefix| head.starts_with(prefix));
+            let is_function = starts_function(head);
             if !is_function || head.ends_with(';') {
                 continue;
             }
@@ -372,32 +390,40 @@ fn the_top_level_is_as_agreed() {
 fn the_checks_can_fail() {
     let file = |name: &str, text: &str| vec![(name.to_owned(), text.to_owned())];
     for (name, text) in [
-        ("gate.rs", "use crate::config::Settings;"),
-        ("gate.rs", "use crate::{clock::Mono, metrics::{A, B}};"),
-        ("track/kalman.rs", "fn f() { crate::app::run() }"),
-        ("uplink/http.rs", "use crate::detect::Detection;"),
+        ("vision/gate/mod.rs", "use crate::config::Settings;"),
+        ("vision/gate/mod.rs", "use crate::platform::clock::Mono;\nuse crate::metrics::A;"),
+        ("vision/gate/mod.rs", "use crate::vision::detect::Detection;"),
+        ("vision/gate/mod.rs", "use crate::{base::error::Error};"),
+        ("analytics/track/kalman.rs", "fn f() { crate::run::run() }"),
+        ("delivery/uplink/http.rs", "use crate::vision::detect::Detection;"),
         ("newcomer.rs", ""),
-        ("config/mod.rs", "use crate::app::App;"),
+        ("base/newcomer.rs", "use crate::platform::clock::Mono;"),
+        ("config/mod.rs", "use crate::run::App;"),
+        ("run/mod.rs", "use crate::tools::bench::measure;"),
+        ("tools/bench.rs", "use crate::cli::say;"),
+        ("tools/score/coco.rs", "use crate::config::Config;"),
     ] {
         assert_eq!(check_imports(&file(name, text)).len(), 1, "{name}: {text}");
     }
     for (name, text) in [
-        ("gate.rs", "// see crate::config\nuse crate::{clock::{Mono}, error::Error};"),
-        ("gate.rs", "const TEXT: &str = \"crate::config\";"),
-        ("app.rs", "use crate::config::Settings;"),
+        ("vision/gate/mod.rs", "// see crate::config\nuse crate::base::error::Error;"),
+        ("vision/gate/mod.rs", "const TEXT: &str = \"crate::config\";"),
+        ("vision/gate/light.rs", "use crate::vision::gate::Reason;"),
+        ("run/mod.rs", "use crate::config::Settings;"),
+        ("cli/run.rs", "use crate::tools::score::coco::Figures;"),
     ] {
         assert_eq!(check_imports(&file(name, text)), Vec::<String>::new(), "{name}: {text}");
     }
     for (name, text) in [
-        ("gate.rs", "let t = std::time::Instant::now();"),
-        ("detect/model.rs", "use tract_onnx::prelude::*;"),
-        ("uplink/session.rs", "use ureq::Agent;"),
+        ("vision/gate/mod.rs", "let t = std::time::Instant::now();"),
+        ("vision/detect/model.rs", "use tract_onnx::prelude::*;"),
+        ("delivery/uplink/session.rs", "use ureq::Agent;"),
         ("pipeline.rs", "println!(\"x\");"),
-        ("frame.rs", "unsafe { read() }"),
+        ("capture/frame.rs", "unsafe { read() }"),
     ] {
         assert_eq!(check_homes(&file(name, text)).len(), 1, "{name}: {text}");
     }
-    assert!(check_homes(&file("uplink/http/mod.rs", "use ureq::Agent; // unsafe")).is_empty());
+    assert!(check_homes(&file("delivery/uplink/http/mod.rs", "use ureq::Agent; // unsafe")).is_empty());
     let long = |lines: usize| format!("//! x\npub fn f() {{\n{}}}\n", "    x();\n".repeat(lines));
     assert!(check_lengths(&file("gate.rs", &long(68))).is_empty());
     assert_eq!(check_lengths(&file("gate.rs", &long(69))).len(), 1);

@@ -11,7 +11,7 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
 use common::{config, data, flytrap, of_type};
-use flytrap::clock::{Clock, Mono, SystemClock};
+use flytrap::platform::clock::{Clock, Mono, SystemClock};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 

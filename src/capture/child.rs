@@ -20,10 +20,10 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 
 use super::command::masked;
 use super::stream::{Bytes, Got};
-use crate::clock::{Clock, Mono};
-use crate::error::{Error, Kind, Result};
-use crate::limits::EXEC_STDERR_BYTES_MAX;
-use crate::stop::Stop;
+use crate::base::error::{Error, Kind, Result};
+use crate::base::limits::EXEC_STDERR_BYTES_MAX;
+use crate::base::stop::Stop;
+use crate::platform::clock::{Clock, Mono};
 
 /// How long a program has to end after SIGTERM, or to end by itself after it closed its output.
 const END_GRACE: Duration = Duration::from_secs(1);

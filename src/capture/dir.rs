@@ -13,9 +13,9 @@ use std::time::Duration;
 use super::mjpeg_stream::{Head, jpeg_head};
 use super::rate::{FrameRate, Timeline};
 use super::{Advance, AtEnd, CaptureParams, ColorOverride, Filled, FrameSource, picture};
-use crate::clock::Clock;
-use crate::error::{Error, Kind, Result};
-use crate::frame::{FrameFormat, PixelFormat};
+use crate::base::error::{Error, Kind, Result};
+use crate::capture::frame::{FrameFormat, PixelFormat};
+use crate::platform::clock::Clock;
 
 /// Most pictures of a folder: their names are kept in memory, and each header is read when it is opened.
 pub const PICTURES_MAX: usize = 100_000;
@@ -212,9 +212,9 @@ mod tests {
     use super::super::mjpeg_stream::tests::skeleton;
     use super::super::picture::tests::png;
     use super::*;
-    use crate::clock::Mono;
-    use crate::clock::fake::FakeClock;
-    use crate::error::Class;
+    use crate::base::error::Class;
+    use crate::platform::clock::Mono;
+    use crate::platform::clock::fake::FakeClock;
 
     fn folder() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();

@@ -11,9 +11,9 @@ use super::child::{Ended, Program};
 use super::rate::{FrameRate, Timeline};
 use super::stream::{Expect, Fault, Framer, Half, Next, Opened, Read, named};
 use super::{Advance, CaptureParams, Filled, FrameSource, Timing, command};
-use crate::clock::Clock;
-use crate::error::{Error, Kind, Result};
-use crate::frame::FrameFormat;
+use crate::base::error::{Error, Kind, Result};
+use crate::capture::frame::FrameFormat;
+use crate::platform::clock::Clock;
 
 /// An external program's frames.
 pub struct ExecSource {
@@ -50,7 +50,7 @@ impl ExecSource {
         let name =
             Path::new(&words[0]).file_name().map_or_else(|| words[0].clone(), |n| n.to_string_lossy().into());
         let what = format!("program '{name}'");
-        if params.pixel.is_some_and(|pixel| pixel != crate::frame::PixelFormat::Mjpeg) {
+        if params.pixel.is_some_and(|pixel| pixel != crate::capture::frame::PixelFormat::Mjpeg) {
             // Its size may come from a yuv4mpeg header, but what is set must make sense.
             if let (Some(pixel), Some(_), Some(_)) = (params.pixel, params.width, params.height) {
                 params.raw_format(pixel, &what)?;

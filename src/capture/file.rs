@@ -12,9 +12,9 @@ use std::time::Duration;
 use super::rate::Timeline;
 use super::stream::{Bytes, Expect, Fault, Framer, Got, Next, Opened, Read, named};
 use super::{Advance, AtEnd, CaptureParams, Filled, FrameSource};
-use crate::clock::{Clock, Mono};
-use crate::error::{Error, Kind, Result};
-use crate::frame::{FrameFormat, PixelFormat};
+use crate::base::error::{Error, Kind, Result};
+use crate::capture::frame::{FrameFormat, PixelFormat};
+use crate::platform::clock::{Clock, Mono};
 
 /// A regular file, read at a position that we keep: skipping is an addition.
 struct FileBytes {

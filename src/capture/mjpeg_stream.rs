@@ -3,7 +3,7 @@
 //! Pure. Walks from marker to marker (ITU-T T.81 annex B), so that a thumbnail inside a segment is not taken for a frame.
 //! Never decodes, never copies, never allocates but for the text of an error.
 
-use crate::frame::{Color, FrameFormat, PixelFormat};
+use crate::capture::frame::{Color, FrameFormat, PixelFormat};
 
 /// What a JPEG's frame header (SOF) says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

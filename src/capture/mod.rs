@@ -19,9 +19,12 @@ pub mod command;
 pub mod dir;
 pub mod exec;
 pub mod file;
+pub mod frame;
 pub mod mjpeg_stream;
 pub mod picture;
 pub mod rate;
+pub mod ring;
+pub mod sampler;
 mod stream;
 pub mod v4l2;
 pub mod y4m;
@@ -31,10 +34,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Clock;
-use crate::error::{Error, Kind, Result};
-use crate::frame::{Color, ColorMatrix, ColorRange, FrameFormat, FrameMeta, Lease, PixelFormat};
-use crate::stop::Stop;
+use crate::base::error::{Error, Kind, Result};
+use crate::base::stop::Stop;
+use crate::capture::frame::{Color, ColorMatrix, ColorRange, FrameFormat, FrameMeta, Lease, PixelFormat};
+use crate::platform::clock::Clock;
 
 pub use rate::FrameRate;
 
@@ -322,7 +325,7 @@ impl fmt::Display for SourceSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Class;
+    use crate::base::error::Class;
 
     #[test]
     fn specs_are_read() {

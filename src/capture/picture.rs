@@ -1,7 +1,7 @@
 //! One picture file: JPEG or PNG to a frame.
 //!
 //! A baseline JPEG stays a JPEG (our own decoder reads it); everything else becomes RGB. Heap use is bounded by
-//! [`crate::limits`], not by what a header claims: sides are checked before anything is decoded. EXIF rotation is not
+//! [`crate::base::limits`], not by what a header claims: sides are checked before anything is decoded. EXIF rotation is not
 //! applied. Never writes.
 
 use std::fs::File;
@@ -15,9 +15,9 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 
 use super::ColorOverride;
 use super::mjpeg_stream::{Head, JpegInfo, jpeg_head};
-use crate::error::{Error, Kind, Result};
-use crate::frame::{Color, FrameFormat, PixelFormat};
-use crate::limits::{FRAME_BYTES_MAX, FRAME_SIDE_MAX};
+use crate::base::error::{Error, Kind, Result};
+use crate::base::limits::{FRAME_BYTES_MAX, FRAME_SIDE_MAX};
+use crate::capture::frame::{Color, FrameFormat, PixelFormat};
 
 /// The first bytes of a PNG.
 const PNG_MAGIC: &[u8] = b"\x89PNG\r\n\x1a\n";
@@ -221,7 +221,7 @@ fn decode_png(bytes: &[u8]) -> std::result::Result<Picture, String> {
 pub(super) mod tests {
     use super::super::mjpeg_stream::tests::skeleton;
     use super::*;
-    use crate::error::Class;
+    use crate::base::error::Class;
     use proptest::prelude::*;
 
     /// A PNG of one colour.

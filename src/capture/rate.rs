@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Timing;
-use crate::clock::{Clock, Mono};
-use crate::frame::FrameMeta;
-use crate::stop::Stop;
+use crate::base::stop::Stop;
+use crate::capture::frame::FrameMeta;
+use crate::platform::clock::{Clock, Mono};
 
 /// A paced source that is later than this starts its schedule anew instead of pouring out what it missed.
 const LATE_MAX: Duration = Duration::from_secs(1);
@@ -182,7 +182,7 @@ impl Timeline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::fake::FakeClock;
+    use crate::platform::clock::fake::FakeClock;
 
     #[test]
     fn ntsc_has_not_drifted_after_a_million_frames() {

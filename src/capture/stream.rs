@@ -7,10 +7,10 @@
 use super::mjpeg_stream::{Head, Scan, Splitter, jpeg_head};
 use super::rate::FrameRate;
 use super::{CaptureParams, Filled, y4m};
-use crate::clock::Mono;
-use crate::error::{Error, Kind, Result};
-use crate::frame::{FrameFormat, PixelFormat};
-use crate::limits::{FRAME_BYTES_MAX, Y4M_HEADER_BYTES_MAX};
+use crate::base::error::{Error, Kind, Result};
+use crate::base::limits::{FRAME_BYTES_MAX, Y4M_HEADER_BYTES_MAX};
+use crate::capture::frame::{FrameFormat, PixelFormat};
+use crate::platform::clock::Mono;
 
 /// First guess of what an MJPEG stream needs until its first frame header, bytes; doubles while that is not found.
 const JPEG_PROBE_BYTES: usize = 64 << 10;

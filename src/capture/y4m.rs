@@ -1,10 +1,10 @@
 //! The yuv4mpeg format (`yuv4mpeg(5)` of mjpegtools, with ffmpeg's `XCOLORRANGE`): header lines to a checked frame format.
 //!
-//! Pure. Never reads, never allocates by a claimed size: sides are checked against [`crate::limits`] first.
+//! Pure. Never reads, never allocates by a claimed size: sides are checked against [`crate::base::limits`] first.
 
 use super::ColorOverride;
 use super::rate::FrameRate;
-use crate::frame::{Color, ColorRange, FrameFormat, PixelFormat};
+use crate::capture::frame::{Color, ColorRange, FrameFormat, PixelFormat};
 
 /// The first bytes of every yuv4mpeg stream.
 pub const STREAM_MAGIC: &[u8] = b"YUV4MPEG2";
@@ -117,7 +117,7 @@ fn check_interlace(value: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::ColorMatrix;
+    use crate::capture::frame::ColorMatrix;
     use proptest::prelude::*;
 
     fn parse(line: &str) -> Result<StreamHeader, String> {

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Failed, Settings, print, print_json};
-use crate::app::bench::{Figures, Layer, Params, Times, measure};
 use crate::config::values::Value;
-use crate::cores;
-use crate::detect::engine::Isa;
+use crate::platform::cores;
+use crate::tools::bench::{Figures, Layer, Params, Times, measure};
+use crate::vision::detect::engine::Isa;
 
 /// What `flytrap bench` is told.
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Failed, PictureBar, Settings, print, print_json, start_log};
-use crate::app::calibrate::{Params, calibrate as run};
+use crate::tools::calibrate::{Params, calibrate as run};
 
 /// What `flytrap calibrate` is told.
 #[derive(Debug, Args)]

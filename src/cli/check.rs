@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Failed, print, say};
-use crate::app::pictures::Detector;
-use crate::calendar::Timekeeper;
+use crate::base::error::{Error, Kind};
 use crate::capture::SourceSpec;
-use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::error::{Error, Kind};
-use crate::uplink;
+use crate::delivery::uplink;
+use crate::platform::calendar::Timekeeper;
+use crate::platform::clock::SystemClock;
+use crate::tools::pictures::Detector;
 
 /// Checks `file`, its model, its source's path and its uplink (without connecting); prints the settings in force.
 pub(super) fn check(file: Option<&Path>) -> Result<(), Failed> {

@@ -5,10 +5,10 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::{Failed, print};
-use crate::error::{Error, Kind};
-use crate::uplink::Batch;
-use crate::uplink::format::cloudevents;
-use crate::uplink::format::packed::{self, Unpacked};
+use crate::base::error::{Error, Kind};
+use crate::delivery::uplink::Batch;
+use crate::delivery::uplink::format::cloudevents;
+use crate::delivery::uplink::format::packed::{self, Unpacked};
 
 /// More than this is not read into memory at once: a day of a busy road has 5 MB.
 const BYTES_MAX: u64 = 1 << 30;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Failed, Settings, print, print_json, say};
-use crate::app::demo::{Done, News, Params, demo as run};
 use crate::event::Body;
+use crate::tools::demo::{Done, News, Params, demo as run};
 
 /// What `flytrap demo` is told.
 #[derive(Debug, Args)]

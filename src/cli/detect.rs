@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::{Failed, Settings, cannot_write, print, say, start_log};
-use crate::app::pictures::{Detector, Found};
-use crate::detect::model::Classes;
-use crate::error::{Class, Error, Kind, Result};
+use crate::base::error::{Class, Error, Kind, Result};
+use crate::tools::pictures::{Detector, Found};
+use crate::vision::detect::model::Classes;
 
 /// Detects in each picture; those that are none are told, and make the exit code 4 at the end.
 pub(super) fn detect(

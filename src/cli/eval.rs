@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Failed, PictureBar, Settings, cannot_write, print, print_json, start_log};
-use crate::app::eval::{Evaluation, Figures};
-use crate::app::labelled::Params;
-use crate::error::Result;
+use crate::base::error::Result;
+use crate::tools::eval::{Evaluation, Figures};
+use crate::tools::labelled::Params;
 
 /// What `flytrap eval` is told.
 #[derive(Debug, Args)]

@@ -25,12 +25,12 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::app::system;
-use crate::app::{self, RunOptions};
+use crate::base::error::{Error, Kind, Result};
 use crate::config::values::Value;
 use crate::config::{Config, Mistakes, Override};
-use crate::detect::model::BUILTIN;
-use crate::error::{Error, Kind, Result};
+use crate::platform::system;
+use crate::run::{self, RunOptions};
+use crate::vision::detect::model::BUILTIN;
 
 /// Unattended road counter.
 ///
@@ -297,7 +297,7 @@ fn run(
         .filter_map(|(key, text, option)| Some((key, Value::Text(text?), option)));
     let config = settings.load(overrides.collect(), json)?;
     start_log(&config);
-    Ok(app::run(config, options)?)
+    Ok(run::run(config, options)?)
 }
 
 /// Logs go to stderr from here on; a log that is already there stays.

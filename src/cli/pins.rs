@@ -1,8 +1,8 @@
 //! `flytrap pins`: tries the wiring of one pin.
 
 use super::{Failed, print};
-use crate::error::{Error, Kind};
-use crate::power::gpio::Chip;
+use crate::base::error::{Error, Kind};
+use crate::platform::gpio::chip::Chip;
 
 /// Drives `pin` to `level` (high or low) and tells what the pin then has, or only reads it.
 pub(super) fn pins(chip: &str, pin: u8, level: Option<bool>, json: bool) -> Result<(), Failed> {

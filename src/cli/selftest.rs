@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{Failed, Settings, print, print_json, start_log};
-use crate::app::check::check;
+use crate::tools::selftest::check;
 
 /// What `flytrap selftest` is told.
 #[derive(Debug, Args)]

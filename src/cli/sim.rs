@@ -7,12 +7,12 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failed, PictureBar, Settings, print, print_json};
-use crate::app::demo::pipeline;
-use crate::app::export;
-use crate::error::{Error, Kind, Result};
+use crate::base::error::{Error, Kind, Result};
 use crate::sim::scene::SceneParams;
 use crate::sim::source::SimSpec;
 use crate::sim::world::{Network, Scenario, World};
+use crate::tools::demo::pipeline;
+use crate::tools::export;
 
 /// A leap year: what happens is kept in memory until the end.
 const HOURS_MAX: f64 = 8784.0;

@@ -5,15 +5,15 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{Failed, print};
-use crate::clock::{ClockMap, Rfc3339};
-use crate::error::{Error, Kind, Result};
+use crate::base::error::{Error, Kind, Result};
+use crate::delivery::spool::disk::Folder;
+use crate::delivery::spool::inspect::{Looked, acked, look};
+use crate::delivery::spool::record::Record;
+use crate::delivery::spool::segment::Named;
+use crate::delivery::uplink::Batch;
+use crate::delivery::uplink::format::cloudevents;
 use crate::event::{Event, Origin};
-use crate::spool::disk::Folder;
-use crate::spool::look::{Looked, acked, look};
-use crate::spool::record::Record;
-use crate::spool::segment::Named;
-use crate::uplink::Batch;
-use crate::uplink::format::cloudevents;
+use crate::platform::clock::{ClockMap, Rfc3339};
 
 fn open(folder: &Path) -> Result<Folder> {
     Folder::look(folder).map_err(|error| failed(folder, error))

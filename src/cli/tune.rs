@@ -7,8 +7,8 @@ use clap::Args;
 
 use super::eval::{Labelled, save};
 use super::{Failed, PictureBar, Settings, cannot_write, print, print_json, start_log};
-use crate::app::tune::{Params, Report, Row, Tuned, Tuning};
-use crate::error::{Error, Kind};
+use crate::base::error::{Error, Kind};
+use crate::tools::tune::{Params, Report, Row, Tuned, Tuning};
 
 /// What `flytrap tune` is told.
 #[derive(Debug, Args)]

@@ -15,37 +15,37 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::batch::BatchParams;
-use crate::capture::v4l2::Setting;
-use crate::capture::{AtEnd, CaptureParams, ColorOverride, FrameRate, SourceSpec, command};
-use crate::cores;
-use crate::count::{self, Line};
-use crate::detect::engine::{EngineParams, Precision};
-use crate::detect::{ClassId, decode, model};
-use crate::error::{Error, Kind};
-use crate::event::{Name, fixed};
-use crate::focus;
-use crate::follow;
-use crate::frame::{ColorMatrix, ColorRange, PixelFormat};
-use crate::gate;
-use crate::geometry::{PointRel, Polygon};
-use crate::limits::{
+use crate::analytics;
+use crate::analytics::count::{self, Line};
+use crate::analytics::track;
+use crate::base::error::{Error, Kind};
+use crate::base::geometry::{PointRel, Polygon};
+use crate::base::limits::{
     BATCH_EVENTS_MAX, CONFIG_BYTES_MAX, EVENT_QUEUE_MAX, FRAME_SIDE_MAX, FRAME_SIDE_MIN, LINES_MAX,
     MASK_POLYGONS_MAX, NAME_BYTES_MAX, POLYGON_POINTS_MAX,
 };
+use crate::capture::frame::{ColorMatrix, ColorRange, PixelFormat};
+use crate::capture::sampler;
+use crate::capture::v4l2::Setting;
+use crate::capture::{AtEnd, CaptureParams, ColorOverride, FrameRate, SourceSpec, command};
+use crate::delivery::batch::BatchParams;
+use crate::delivery::spool;
+use crate::delivery::uplink::endpoints::ENDPOINTS_MAX;
+use crate::delivery::uplink::format::Format;
+use crate::delivery::uplink::http::tls::{KeyPin, Roots, TlsParams};
+use crate::delivery::uplink::http::{Deadlines, HttpParams, InfluxPlace, redacted};
+use crate::delivery::uplink::{Target, UplinkParams};
+use crate::event::{Name, fixed};
 use crate::pipeline;
-use crate::power::gpio::Chip;
-use crate::power::signals::LightParams;
-use crate::power::{Pin, PinParams};
-use crate::sample;
-use crate::spool;
-use crate::track;
-use crate::uplink::endpoints::ENDPOINTS_MAX;
-use crate::uplink::format::Format;
-use crate::uplink::http::tls::{KeyPin, Roots, TlsParams};
-use crate::uplink::http::{Deadlines, HttpParams, InfluxPlace, redacted};
-use crate::uplink::{Target, UplinkParams};
-use crate::watchdog;
+use crate::platform::cores;
+use crate::platform::gpio::chip::Chip;
+use crate::platform::gpio::signals::LightParams;
+use crate::platform::gpio::{Pin, PinParams};
+use crate::platform::watchdog;
+use crate::vision::detect::engine::{EngineParams, Precision};
+use crate::vision::detect::{ClassId, decode, model};
+use crate::vision::gate;
+use crate::vision::roi;
 use values::{Value, Values};
 
 /// The documented defaults: also the schema.
@@ -113,7 +113,7 @@ pub struct Config {
     /// The motion gate, if there is one.
     pub gate: Option<gate::Params>,
     /// Where to look, if not always at the whole picture.
-    pub focus: Option<focus::Params>,
+    pub focus: Option<roi::Params>,
     /// The tracker.
     pub track: track::Params,
     /// Counting.
@@ -143,7 +143,7 @@ pub struct Config {
 /// Settings of the delivery.
 #[derive(Debug, Clone)]
 pub struct Uplink {
-    /// Where to, see [`crate::uplink::open`].
+    /// Where to, see [`crate::delivery::uplink::open`].
     pub target: Target,
     /// What only HTTP needs.
     pub http: HttpParams,
@@ -204,7 +204,7 @@ impl Config {
             // The tracker keeps tracks on detections too weak to begin one.
             decode: decode::Params { score_min: self.track.score_low, ..self.decode },
             wanted,
-            follow: follow::Params { track: self.track, count: self.count, lines: self.lines.clone() },
+            follow: analytics::Params { track: self.track, count: self.count, lines: self.lines.clone() },
             focus: self.focus,
         }
     }
@@ -228,7 +228,7 @@ fn read(path: &Path) -> Result<String, String> {
 /// Takes every value out, noting mistakes.
 fn from_values(values: &mut Values) -> Config {
     let fps = values.choice("sampling.profile", &PROFILES);
-    let fps_range = f64::from(*sample::FPS_RANGE.start())..=f64::from(*sample::FPS_RANGE.end());
+    let fps_range = f64::from(*sampler::FPS_RANGE.start())..=f64::from(*sampler::FPS_RANGE.end());
     let fps = values.float_or_auto("sampling.fps", fps_range).map_or(fps, |fps| fps as f32);
     let text_path =
         |values: &Values, key| Some(values.text(key)).filter(|t| !t.is_empty()).map(PathBuf::from);
@@ -461,9 +461,9 @@ fn gate(values: &mut Values) -> Option<gate::Params> {
     values.bool("gate.enabled").then_some(params)
 }
 
-fn focus(values: &mut Values) -> Option<focus::Params> {
+fn focus(values: &mut Values) -> Option<roi::Params> {
     let whole = Duration::from_secs_f64(values.float("focus.whole_s", 0.1..=600.0));
-    values.bool("focus.enabled").then_some(focus::Params { whole })
+    values.bool("focus.enabled").then_some(roi::Params { whole })
 }
 
 /// A list of polygons, each a list of points.

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::random::Random;
-use crate::spool::disk::{Disk, DiskFile};
+use crate::delivery::spool::disk::{Disk, DiskFile};
 
 const SECTOR: usize = 512;
 

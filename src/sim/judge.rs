@@ -1,6 +1,6 @@
 //! What a perfect counter would have counted: the truth about crossings of counting lines.
 //!
-//! It knows who is who and where each stands, so it needs none of what [`crate::count`] does against doubt: no band, no minimum of
+//! It knows who is who and where each stands, so it needs none of what [`crate::analytics::count`] does against doubt: no band, no minimum of
 //! frames or of way. It asks the same question: on which side of the line is the middle of the lower edge, and did the way
 //! between two pictures meet the line between its ends. Each road user counts once a line and direction.
 
@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::scene::Truth;
 use super::traffic::Kind;
-use crate::count::Line;
+use crate::analytics::count::Line;
+use crate::base::geometry::{PointPx, side_of};
 use crate::event::Direction;
-use crate::geometry::{PointPx, side_of};
 
 /// Who has not been in so many pictures is forgotten: minutes at least, hidden by a bus or gone.
 const FORGET_EVERY: u64 = 2000;

@@ -4,9 +4,9 @@ use super::scene::Setting;
 use super::space::vec3;
 use super::traffic::Street;
 use super::view::View;
-use crate::count::Line;
+use crate::analytics::count::Line;
+use crate::base::geometry::PointRel;
 use crate::event::fixed;
-use crate::geometry::PointRel;
 
 /// A line straight across all lanes, where these are in the picture and things are large; else the middle of the picture.
 pub fn counting_line(setting: &Setting) -> Line {

@@ -1,6 +1,6 @@
 //! A street in a seed: simulated traffic, pictures of it with the truth about them.
 //!
-//! Everything here follows from a seed, to the last bit and on every machine. Only [`crate::app`], [`crate::cli`] and tests use it;
+//! Everything here follows from a seed, to the last bit and on every machine. Only [`crate::run`], [`crate::cli`] and tests use it;
 //! no stage of the pipeline knows that it exists.
 
 pub mod disk;

@@ -1,8 +1,8 @@
-//! RGB pictures in every form in which frames come, the inverse of what the letterbox and [`crate::draw`] do.
+//! RGB pictures in every form in which frames come, the inverse of what the letterbox and [`crate::vision::draw`] do.
 
+use crate::capture::frame::{ColorMatrix, ColorRange, FrameFormat, PixelFormat};
 use crate::capture::rate::FrameRate;
-use crate::draw::Canvas;
-use crate::frame::{ColorMatrix, ColorRange, FrameFormat, PixelFormat};
+use crate::vision::draw::Canvas;
 
 /// Fractions of 2^16.
 const ONE: i32 = 1 << 16;
@@ -154,8 +154,8 @@ pub fn y4m_head(format: &FrameFormat, fps: FrameRate) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{Color, FrameView};
-    use crate::jpeg::JpegDecoder;
+    use crate::capture::frame::{Color, FrameView};
+    use crate::vision::jpeg::JpegDecoder;
 
     /// A picture of flat patches of 8 x 8, so that halved chroma loses nothing.
     fn patches(width: usize, height: usize) -> Vec<u8> {

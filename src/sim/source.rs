@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::pixels;
 use super::scene::{Hour, Scene, SceneParams, Weather};
+use crate::base::error::{Error, Kind, Result};
+use crate::capture::frame::{Color, FrameFormat, PixelFormat};
 use crate::capture::rate::{FrameRate, Timeline};
 use crate::capture::{Advance, CaptureParams, Filled, FrameSource};
-use crate::clock::Clock;
-use crate::error::{Error, Kind, Result};
-use crate::frame::{Color, FrameFormat, PixelFormat};
+use crate::platform::clock::Clock;
 
 /// What a `sim:` source says.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -168,7 +168,7 @@ impl FrameSource for SimSource {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::SystemClock;
+    use crate::platform::clock::SystemClock;
 
     #[test]
     fn words_are_understood_or_named() {

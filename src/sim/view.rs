@@ -1,7 +1,7 @@
 //! A camera that stands above the ground, and where in its picture things are.
 
 use super::space::{Vec3, sin_cos, vec3};
-use crate::error::{Error, Kind, Result};
+use crate::base::error::{Error, Kind, Result};
 
 /// Nothing nearer is seen, metres.
 pub const NEAR_M: f32 = 0.3;

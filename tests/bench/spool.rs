@@ -13,11 +13,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use flytrap::clock::Mono;
+use flytrap::base::geometry::PointPx;
+use flytrap::delivery::spool::disk::Folder;
+use flytrap::delivery::spool::{Log, Params, Quota};
 use flytrap::event::{Body, Crossing, Direction, Event, Origin, RECORD_BYTES_MAX, fixed};
-use flytrap::geometry::PointPx;
-use flytrap::spool::disk::Folder;
-use flytrap::spool::{Log, Params, Quota};
+use flytrap::platform::clock::Mono;
 
 const EVENTS: u64 = 1_000_000;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use flytrap::clock::{Clock, SystemClock};
+use flytrap::platform::clock::{Clock, SystemClock};
 
 /// Longest wait for a program to listen. InfluxDB on a busy machine needs some seconds.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -29,7 +29,7 @@ pub(crate) fn unpacked() -> Result<PathBuf, String> {
 
 /// Nothing happens for so long.
 pub(crate) fn pause(time: Duration) {
-    flytrap::stop::Stop::new().wait(time);
+    flytrap::base::stop::Stop::new().wait(time);
 }
 
 /// A port that nobody listens on.

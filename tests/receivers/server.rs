@@ -9,8 +9,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use flytrap::clock::{Clock, Mono, SystemClock};
-use flytrap::stop::Stop;
+use flytrap::base::stop::Stop;
+use flytrap::platform::clock::{Clock, Mono, SystemClock};
 use serde_json::Value;
 
 /// Longest wait of a test for something that must happen.

@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use flytrap::clock::{Clock, Mono, SystemClock};
+use flytrap::platform::clock::{Clock, Mono, SystemClock};
 
 /// Where a virtual port is plugged in: port, descriptor of the socket, device id, speed (3: high).
 const ATTACH: &str = "/sys/devices/platform/vhci_hcd.0/attach";

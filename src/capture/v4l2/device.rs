@@ -1,4 +1,4 @@
-//! The kernel's cameras: the only file that names `v4l`, and with [`crate::clock`] the only one with unsafe code.
+//! The kernel's cameras: the only file that names `v4l`, and with [`crate::platform::clock`] the only one with unsafe code.
 //!
 //! The crate opens devices and lists sizes and rates. Capabilities, formats and the buffer queue are our own calls on its
 //! handle: version 0.14 unwraps the text of names (a camera with a broken name would end the program), cannot resume after
@@ -23,7 +23,7 @@ use v4l::{Device, Format, FourCC, Fraction};
 use super::controls::{self, Control, Range};
 use super::negotiate::{Offer, sizes_within};
 use super::queue::{Done, Kernel, Ready};
-use crate::frame::PixelFormat;
+use crate::capture::frame::PixelFormat;
 
 const CAPTURE: u32 = sys::v4l2_buf_type_V4L2_BUF_TYPE_VIDEO_CAPTURE;
 const MMAP: u32 = sys::v4l2_memory_V4L2_MEMORY_MMAP;

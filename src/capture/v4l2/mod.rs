@@ -28,10 +28,10 @@ use negotiate::{NoStart, Wish, start_best};
 use queue::{Done, Kernel, Queue, Ready};
 
 use super::{Advance, CaptureParams, Filled, FrameSource, Lending};
-use crate::clock::{Clock, Mono};
-use crate::error::{Error, Kind, Result};
-use crate::frame::{Color, FrameFormat, FrameMeta, Lease, PixelFormat};
-use crate::stop::Stop;
+use crate::base::error::{Error, Kind, Result};
+use crate::base::stop::Stop;
+use crate::capture::frame::{Color, FrameFormat, FrameMeta, Lease, PixelFormat};
+use crate::platform::clock::{Clock, Mono};
 
 /// Buffers that we ask for: one read, one or two ready, one announced, and two for the camera to fill meanwhile.
 const BUFFERS_WISHED: u32 = 6;

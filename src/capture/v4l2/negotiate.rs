@@ -1,6 +1,6 @@
 //! Which of a camera's formats we ask for. Pure: knows offers and wishes, no device.
 
-use crate::frame::PixelFormat;
+use crate::capture::frame::PixelFormat;
 
 /// One thing that a camera can deliver.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -13,7 +13,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::frame::{Lease, Lender};
+use crate::capture::frame::{Lease, Lender};
 
 /// Most buffers of a camera; a bit each in [`State::held`].
 pub(super) const BUFFERS_MAX: u32 = 32;

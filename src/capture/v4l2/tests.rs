@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use super::*;
-use crate::clock::fake::FakeClock;
-use crate::error::Class;
+use crate::base::error::Class;
+use crate::platform::clock::fake::FakeClock;
 
 const BUFFERS: usize = 4;
 /// 16x16 YUYV.

@@ -30,7 +30,7 @@ use super::random::Random;
 use super::space::{sin_cos, vec3};
 use super::traffic::{Demand, Kind, RoadUser, Traffic};
 use super::view::View;
-use crate::error::Result;
+use crate::base::error::Result;
 
 /// The picture that does not move is larger at each side, samples: the camera may shake by as much.
 const MARGIN: usize = 24;

@@ -1,8 +1,8 @@
 //! What a scene is like: what the user says, and for the rest what the seed chooses.
 
 use super::light::{Hour, Weather};
-use crate::error::{Error, Kind as ErrorKind, Result};
-use crate::limits::{FRAME_SIDE_MAX, FRAME_SIDE_MIN};
+use crate::base::error::{Error, Kind as ErrorKind, Result};
+use crate::base::limits::{FRAME_SIDE_MAX, FRAME_SIDE_MIN};
 use crate::sim::random::Random;
 use crate::sim::space::vec3;
 use crate::sim::traffic::{Demand, Street};

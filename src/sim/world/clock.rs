@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 
 use super::SECOND;
 use super::device::Death;
-use crate::clock::{Clock, Mono, Wall};
+use crate::platform::clock::{Clock, Mono, Wall};
 use crate::sim::random::Random;
 
 /// The world begins then: 2026-06-01T00:00:00Z, seconds since 1970.

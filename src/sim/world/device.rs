@@ -5,28 +5,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::board::Board;
+use super::camera_model::{Eyes, Seen};
 use super::clock::Calendar;
-use super::eyes::{Eyes, Seen};
 use super::scenario::Scenario;
 use super::server::{Server, fingerprint};
 use super::{SECOND, mono};
-use crate::batch::BatchParams;
-use crate::calendar::Timekeeper;
-use crate::clock::Mono;
-use crate::count::{self, Line};
-use crate::error::{Error, Kind, Result};
+use crate::analytics::count::{self, Line};
+use crate::analytics::track;
+use crate::analytics::{Follower, Params};
+use crate::base::error::{Error, Kind, Result};
+use crate::base::stop::Stop;
+use crate::capture::frame::{Color, FrameFormat, FrameMeta, FrameView, PixelFormat};
+use crate::capture::ring::{Policy, Reader, Taken, Writer, ring};
+use crate::capture::sampler::{Sample, Sampler};
+use crate::delivery::batch::BatchParams;
+use crate::delivery::spool::{self, Batching, Class, Keeper, Log, Quota, Spool};
+use crate::delivery::uplink::{Flow, Outbox, Uplink, UplinkParams};
 use crate::event::{Body, Event, Name, Origin, Started, Stats, Storage, fixed};
-use crate::follow::{Follower, Params};
-use crate::frame::{Color, FrameFormat, FrameMeta, FrameView, PixelFormat};
 use crate::pipeline::{Failure, Outcome, Pipeline};
-use crate::ring::{Policy, Reader, Taken, Writer, ring};
-use crate::sample::{Sample, Sampler};
+use crate::platform::calendar::Timekeeper;
+use crate::platform::clock::Mono;
 use crate::sim::disk::FaultDisk;
 use crate::sim::traffic;
-use crate::spool::{self, Batching, Class, Keeper, Log, Quota, Spool};
-use crate::stop::Stop;
-use crate::track;
-use crate::uplink::{Flow, Outbox, Uplink, UplinkParams};
 
 /// How a run ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -328,7 +328,7 @@ impl Device {
             slot.meta = FrameMeta { seq, captured_at: at, bytes_used: 0 };
             Ok::<(), Error>(())
         });
-        if !matches!(filled, crate::ring::Fill::Committed(())) {
+        if !matches!(filled, crate::capture::ring::Fill::Committed(())) {
             return Err(Error::fatal(Kind::System, "simulation: the ring did not take a frame"));
         }
         // The ring has replaced its oldest, if it had no room.

@@ -12,9 +12,9 @@
 //! same on another CPU.
 
 mod board;
+mod camera_model;
 mod clock;
 mod device;
-mod eyes;
 mod faults;
 mod report;
 mod scenario;
@@ -23,10 +23,10 @@ mod server;
 use std::collections::BTreeMap;
 
 use self::board::Board;
+use self::camera_model::Eyes;
 use self::clock::Calendar;
 pub use self::device::Network;
 use self::device::{Death, Device};
-use self::eyes::Eyes;
 use self::faults::{Fault, Faults};
 pub use self::report::Report;
 use self::report::counted_as;
@@ -35,8 +35,8 @@ use self::server::Server;
 use super::disk::FaultDisk;
 use super::judge::Judge;
 use super::random::Random;
-use crate::clock::Mono;
-use crate::error::{Error, Kind, Result};
+use crate::base::error::{Error, Kind, Result};
+use crate::platform::clock::Mono;
 
 /// Nanoseconds of a second of the world.
 const SECOND: u64 = 1_000_000_000;
@@ -81,7 +81,7 @@ impl World {
     /// A world of `hours` hours. `network` looks at the pictures of a scenario with rendered frames.
     ///
     /// # Errors
-    /// `Kind::Config`: a setting of the scenario is out of range. For rendered frames: see [`crate::detect::model::Loaded::open`].
+    /// `Kind::Config`: a setting of the scenario is out of range. For rendered frames: see [`crate::vision::detect::model::Loaded::open`].
     pub fn new(seed: u64, hours: f64, scenario: &Scenario, network: Option<Network>) -> Result<Self> {
         scenario.check()?;
         if scenario.rendered && network.is_none() {

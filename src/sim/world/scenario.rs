@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::SECOND;
-use crate::error::{Error, Kind, Result};
+use crate::base::error::{Error, Kind, Result};
 use crate::sim::disk::Moods;
 
 /// A world's settings. A file says only what is to be other than by default.

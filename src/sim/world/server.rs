@@ -7,10 +7,10 @@ use std::time::Duration;
 use super::SECOND;
 use super::clock::true_unix;
 use super::report::{Report, counted_as};
+use crate::delivery::uplink::session::Failure;
+use crate::delivery::uplink::{Batch, SendError, Sink};
 use crate::event::{Body, Event, RECORD_BYTES_MAX};
 use crate::sim::random::Random;
-use crate::uplink::session::Failure;
-use crate::uplink::{Batch, SendError, Sink};
 
 /// A send that nobody answers takes as long as the deadline of a whole request.
 const SILENCE: u64 = 30 * SECOND;

@@ -1,4 +1,4 @@
-use super::eyes::Seen;
+use super::camera_model::Seen;
 use super::*;
 
 fn run(seed: u64, hours: f64, scenario: &Scenario) -> Report {

@@ -1,0 +1,136 @@
+//! Detections in, what happened out: the tracker and the counter together, and the events that come of them.
+//!
+//! No pictures and no network: the pipeline feeds it with what a network found, a simulation with what is known to be there.
+
+pub mod count;
+pub mod track;
+
+use crate::analytics::count::{Counter, Line};
+use crate::analytics::track::{TrackEvent, Tracker};
+use crate::base::error::Result;
+use crate::base::geometry::{BoxPx, Frame};
+use crate::event::{Body, Crossing, Name, TrackBegin, TrackEnd, fixed};
+use crate::platform::clock::Mono;
+use crate::vision::detect::{ClassId, Detection};
+
+/// Settings of both.
+#[derive(Debug, Clone)]
+pub struct Params {
+    /// The tracker.
+    pub track: track::Params,
+    /// Counting.
+    pub count: count::Params,
+    /// Counting lines.
+    pub lines: Vec<Line>,
+}
+
+/// The tracker and the counter of a camera.
+pub struct Follower {
+    tracker: Tracker,
+    counter: Counter,
+    names: Vec<Name>,
+}
+
+impl Follower {
+    /// For frames of `width` x `height` and a model with the classes `names`. Takes all its memory ([`Follower::heap_bytes`]).
+    ///
+    /// # Errors
+    /// `Kind::Config`: a setting out of range.
+    pub fn new(params: &Params, (width, height): (u32, u32), names: &[&str]) -> Result<Self> {
+        Ok(Follower {
+            tracker: Tracker::new(params.track, width, height, names.iter().copied())?,
+            counter: Counter::new(params.count, &params.lines, width, height)?,
+            names: names.iter().copied().map(fixed).collect(),
+        })
+    }
+
+    /// Bytes on the heap, for the sum of I1.
+    pub fn heap_bytes(&self) -> usize {
+        self.tracker.heap_bytes() + self.counter.heap_bytes() + self.names.len() * size_of::<Name>()
+    }
+
+    /// The name of a class; `?` for one that there is not.
+    pub fn class_name(&self, class: ClassId) -> &str {
+        self.names.get(usize::from(class.0)).map_or("?", Name::as_str)
+    }
+
+    /// The tracks.
+    pub fn tracker(&self) -> &Tracker {
+        &self.tracker
+    }
+
+    /// What was found in the frame of `at`, or in a part of it. `on` hears what happened.
+    pub fn update(
+        &mut self,
+        at: Mono,
+        detections: &[Detection],
+        part: Option<&BoxPx<Frame>>,
+        on: &mut dyn FnMut(Body),
+    ) {
+        let Follower { tracker, counter, names } = self;
+        let mut tell = |event: TrackEvent<'_>| tell_track(event, names, counter, on);
+        match part {
+            Some(part) => tracker.update_part(at, part, detections, &mut tell),
+            None => tracker.update(at, detections, &mut tell),
+        }
+        for track in tracker.seen() {
+            counter.update(at, track, &mut |crossed| {
+                on(Body::Crossing(Crossing {
+                    track: crossed.track,
+                    class: name_of(names, track.class()),
+                    line: crossed.line_name.clone(),
+                    direction: crossed.direction,
+                    direction_name: crossed.direction_name.clone(),
+                    point: crossed.point,
+                    score: track.score_mean(),
+                }));
+            });
+        }
+    }
+
+    /// Nothing moved in the frame of `at`: what stands still stands.
+    pub fn still(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
+        let Follower { tracker, counter, names } = self;
+        tracker.still(at, &mut |event| tell_track(event, names, counter, on));
+    }
+
+    /// The source has ended at `at`: so do all tracks.
+    pub fn finish(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
+        let Follower { tracker, counter, names } = self;
+        tracker.finish(at, &mut |event| tell_track(event, names, counter, on));
+    }
+
+    /// Frames have another size from now on: everything known is forgotten.
+    pub fn resize(&mut self, width: u32, height: u32) {
+        self.tracker.resize(width, height);
+        self.counter.resize(width, height);
+    }
+}
+
+fn name_of(names: &[Name], class: ClassId) -> Name {
+    names.get(usize::from(class.0)).cloned().unwrap_or_default()
+}
+
+/// A track's begin or end as an event; the counter forgets a track that ended.
+fn tell_track(event: TrackEvent<'_>, names: &[Name], counter: &mut Counter, on: &mut dyn FnMut(Body)) {
+    match event {
+        TrackEvent::Began(track) => on(Body::TrackBegin(TrackBegin {
+            track: track.id(),
+            class: name_of(names, track.class()),
+            score: track.score_last(),
+            bbox: track.bbox().to_array(),
+        })),
+        TrackEvent::Ended { track, reason } => {
+            counter.forget(track.id());
+            on(Body::TrackEnd(TrackEnd {
+                track: track.id(),
+                class: name_of(names, track.class()),
+                frames: track.frames(),
+                seen_ms: track.last_seen().since(track.first_seen()).as_millis() as u64,
+                from: track.first_point(),
+                to: track.last_point(),
+                reason,
+            }));
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! Where a box is and where it goes: a constant-velocity Kalman filter in seconds, not in frames.
+//!
+//! ByteTrack, DeepSORT and BoT-SORT filter eight numbers: centre, size and their velocities. All their noise matrices
+//! are diagonal and a position couples only with its own velocity, so that filter *is* four filters of two numbers
+//! ([`Axis`]); a test compares them with the dense 8x8 form. Noise scales with the side of the box along its own axis
+//! (BoT-SORT, Aharon et al. 2022, equations 3 and 4).
+//!
+//! **From frames to seconds.** The published constants (`1/20` of the side for positions, `1/160` for velocities) are
+//! standard deviations *per frame* of MOT17, taken here as 30 frames a second. Variances add up over time, so the
+//! rates are `30 * (1/20)²` side² per second and `30 * (30/160)²` (side/s)² per second; in between, velocity noise also
+//! moves the position, hence the `dt²/2` and `dt³/3` terms of the continuous white-noise-acceleration model. With them
+//! predicting twice by half the time is predicting once, whatever the frame rate does.
+//!
+//! The start of the velocity is our own: see [`BoxFilter::new`].
+
+use crate::base::geometry::{BoxPx, Frame};
+
+/// Frames a second behind the published per-frame constants.
+const REFERENCE_FPS: f32 = 30.0;
+/// Standard deviation of a measured side or centre, parts of the side. `std_weight_position` of the ByteTrack code.
+pub(super) const MEASURED_STD: f32 = 1.0 / 20.0;
+/// The same for a box that the frame's edge cuts: its centre is not the object's. Ours.
+const CUT_STD: f32 = 3.0 / 20.0;
+/// Growth of the position's variance, side² per second.
+const POSITION_RATE: f32 = REFERENCE_FPS * MEASURED_STD * MEASURED_STD;
+/// Growth of the velocity's variance, (side/s)² per second. `std_weight_velocity` of the ByteTrack code is 1/160.
+const VELOCITY_RATE: f32 = REFERENCE_FPS * (REFERENCE_FPS / 160.0) * (REFERENCE_FPS / 160.0);
+/// Standard deviation of the velocity of a new box's sides, sides per second: `10 * 30/160` of the ByteTrack code.
+const GROWTH_STD: f32 = 10.0 * REFERENCE_FPS / 160.0;
+/// A predicted side stays within this factor of the last measured one: sizes extrapolate badly.
+const SIDE_FACTOR_MAX: f32 = 2.0;
+
+/// One coordinate and its velocity.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Axis {
+    /// Pixels.
+    pub(super) at: f32,
+    /// Pixels per second.
+    pub(super) speed: f32,
+    /// Variance of `at`.
+    var_at: f32,
+    /// Covariance.
+    var_both: f32,
+    /// Variance of `speed`.
+    var_speed: f32,
+}
+
+impl Axis {
+    fn new(at: f32, at_std: f32, speed_std: f32) -> Self {
+        Axis { at, speed: 0.0, var_at: at_std * at_std, var_both: 0.0, var_speed: speed_std * speed_std }
+    }
+
+    /// `dt` seconds later; `side` scales the noise.
+    fn predict(&mut self, dt: f32, side: f32) {
+        let (position, velocity) = (POSITION_RATE * side * side, VELOCITY_RATE * side * side);
+        self.at += self.speed * dt;
+        self.var_at += (2.0 * self.var_both + self.var_speed * dt + position + velocity * dt * dt / 3.0) * dt;
+        self.var_both += (self.var_speed + velocity * dt / 2.0) * dt;
+        self.var_speed += velocity * dt;
+    }
+
+    /// Measured at `at` with a standard deviation of `std`.
+    fn correct(&mut self, at: f32, std: f32) {
+        let total = self.var_at + std * std;
+        let (gain_at, gain_speed) = (self.var_at / total, self.var_both / total);
+        // `1 - gain_at`, but without the cancellation that f32 would feel after a long gap.
+        let kept = std * std / total;
+        let surprise = at - self.at;
+        self.at += gain_at * surprise;
+        self.speed += gain_speed * surprise;
+        self.var_speed = (self.var_speed - gain_speed * self.var_both).max(0.0);
+        self.var_both *= kept;
+        self.var_at *= kept;
+    }
+}
+
+/// Centre and size of a box with their velocities.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct BoxFilter {
+    pub(super) cx: Axis,
+    pub(super) cy: Axis,
+    w: Axis,
+    h: Axis,
+    /// The last measured sides: they scale the noise, and stay as they are between measurements.
+    side: [f32; 2],
+}
+
+/// What scales the noise of a box: its own sides, or the longer of them for one that the frame's edge cuts, because
+/// a sliver of a car moves like the car.
+fn sides(bbox: &BoxPx<Frame>, cut: bool) -> [f32; 2] {
+    let longest = bbox.width().max(bbox.height());
+    if cut { [longest; 2] } else { [bbox.width(), bbox.height()] }
+}
+
+fn centre(bbox: &BoxPx<Frame>) -> [f32; 2] {
+    [f32::midpoint(bbox.x1, bbox.x2), f32::midpoint(bbox.y1, bbox.y2)]
+}
+
+impl BoxFilter {
+    /// A box seen for the first time; `cut` if the frame's edge cuts it.
+    ///
+    /// Nothing is known about its velocity but that it is below `speed_max` sides a second, which is taken as three
+    /// standard deviations. ByteTrack's start (1.9 sides/s, one standard deviation) is made for people: a car passing
+    /// a roadside camera makes 3 to 9 of its widths a second.
+    pub(super) fn new(bbox: &BoxPx<Frame>, cut: bool, speed_max: f32) -> Self {
+        let side = sides(bbox, cut);
+        let [cx, cy] = centre(bbox);
+        let (at, speed) = (2.0 * MEASURED_STD, speed_max / 3.0);
+        BoxFilter {
+            cx: Axis::new(cx, at * side[0], speed * side[0]),
+            cy: Axis::new(cy, at * side[1], speed * side[1]),
+            w: Axis::new(bbox.width(), at * side[0], GROWTH_STD * side[0]),
+            h: Axis::new(bbox.height(), at * side[1], GROWTH_STD * side[1]),
+            side,
+        }
+    }
+
+    /// `dt` seconds later, `dt >= 0`.
+    pub(super) fn predict(&mut self, dt: f32) {
+        for (axis, side) in [(&mut self.cx, 0), (&mut self.cy, 1), (&mut self.w, 0), (&mut self.h, 1)] {
+            axis.predict(dt, self.side[side]);
+        }
+    }
+
+    /// Seen again.
+    pub(super) fn correct(&mut self, bbox: &BoxPx<Frame>, cut: bool) {
+        self.side = sides(bbox, cut);
+        let std = if cut { CUT_STD } else { MEASURED_STD };
+        let [cx, cy] = centre(bbox);
+        self.cx.correct(cx, std * self.side[0]);
+        self.cy.correct(cy, std * self.side[1]);
+        self.w.correct(bbox.width(), std * self.side[0]);
+        self.h.correct(bbox.height(), std * self.side[1]);
+    }
+
+    /// The expected box.
+    pub(super) fn expected(&self) -> BoxPx<Frame> {
+        let keep = |at: f32, side: f32| at.clamp(side / SIDE_FACTOR_MAX, side * SIDE_FACTOR_MAX);
+        let (w, h) = (keep(self.w.at, self.side[0]), keep(self.h.at, self.side[1]));
+        BoxPx::from_centre(self.cx.at, self.cy.at, w, h)
+    }
+
+    /// Squared distance of a box's centre from the expected one in standard deviations of both together (Mahalanobis).
+    /// `std_max` limits the deviation of the expectation, in sides.
+    pub(super) fn distance2(&self, bbox: &BoxPx<Frame>, std_max: f32) -> f32 {
+        let [cx, cy] = centre(bbox);
+        let part = |axis: &Axis, at: f32, side: f32| {
+            let expected = axis.var_at.min(std_max * std_max * side * side);
+            let total = expected + MEASURED_STD * MEASURED_STD * side * side;
+            (at - axis.at) * (at - axis.at) / total
+        };
+        part(&self.cx, cx, self.side[0]) + part(&self.cy, cy, self.side[1])
+    }
+
+    /// Sizes stop growing: for a box that is out of sight (ByteTrack does the same with its height).
+    pub(super) fn hold_size(&mut self) {
+        self.w.speed = 0.0;
+        self.h.speed = 0.0;
+    }
+
+    /// It stands still: nothing moved in the picture.
+    pub(super) fn stand(&mut self) {
+        self.hold_size();
+        self.cx.speed = 0.0;
+        self.cy.speed = 0.0;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::needless_range_loop, reason = "matrices read best with their indices")]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    type M = [[f64; 8]; 8];
+
+    fn mul(a: &M, b: &M) -> M {
+        let mut c = [[0.0; 8]; 8];
+        for i in 0..8 {
+            for j in 0..8 {
+                c[i][j] = (0..8).map(|k| a[i][k] * b[k][j]).sum();
+            }
+        }
+        c
+    }
+
+    fn transposed(a: &M) -> M {
+        let mut t = [[0.0; 8]; 8];
+        for i in 0..8 {
+            for j in 0..8 {
+                t[i][j] = a[j][i];
+            }
+        }
+        t
+    }
+
+    /// Inverse of a 4x4 matrix by Gauss-Jordan with pivoting.
+    fn inverse4(mut a: [[f64; 4]; 4]) -> [[f64; 4]; 4] {
+        let mut inv = [[0.0; 4]; 4];
+        for (i, row) in inv.iter_mut().enumerate() {
+            row[i] = 1.0;
+        }
+        for c in 0..4 {
+            let pivot = (c..4).max_by(|&x, &y| a[x][c].abs().total_cmp(&a[y][c].abs())).unwrap();
+            a.swap(c, pivot);
+            inv.swap(c, pivot);
+            let d = a[c][c];
+            for j in 0..4 {
+                a[c][j] /= d;
+                inv[c][j] /= d;
+            }
+            for i in (0..4).filter(|&i| i != c) {
+                let f = a[i][c];
+                for j in 0..4 {
+                    a[i][j] -= f * a[c][j];
+                    inv[i][j] -= f * inv[c][j];
+                }
+            }
+        }
+        inv
+    }
+
+    /// The textbook filter, dense, f64, its constants written out again.
+    struct Dense {
+        x: [f64; 8],
+        p: M,
+    }
+
+    impl Dense {
+        fn new(z: [f64; 4], speed_max: f64) -> Self {
+            let mut p = [[0.0; 8]; 8];
+            for i in 0..4 {
+                let side = z[2 + i % 2];
+                p[i][i] = (0.1 * side).powi(2);
+                p[4 + i][4 + i] = (if i < 2 { speed_max / 3.0 } else { 1.875 } * side).powi(2);
+            }
+            Dense { x: [z[0], z[1], z[2], z[3], 0.0, 0.0, 0.0, 0.0], p }
+        }
+
+        fn predict(&mut self, dt: f64, side: [f64; 2]) {
+            let mut f = [[0.0; 8]; 8];
+            let mut q = [[0.0; 8]; 8];
+            for i in 0..8 {
+                f[i][i] = 1.0;
+            }
+            for i in 0..4 {
+                f[i][i + 4] = dt;
+                let s2 = side[i % 2].powi(2);
+                let (qp, qv) = (30.0 / 400.0 * s2, 30.0 * (30.0f64 / 160.0).powi(2) * s2);
+                q[i][i] = qp * dt + qv * dt.powi(3) / 3.0;
+                q[i][i + 4] = qv * dt * dt / 2.0;
+                q[i + 4][i] = q[i][i + 4];
+                q[i + 4][i + 4] = qv * dt;
+            }
+            let x = self.x;
+            for i in 0..8 {
+                self.x[i] = (0..8).map(|k| f[i][k] * x[k]).sum();
+            }
+            self.p = mul(&mul(&f, &self.p), &transposed(&f));
+            for i in 0..8 {
+                for j in 0..8 {
+                    self.p[i][j] += q[i][j];
+                }
+            }
+        }
+
+        fn correct(&mut self, z: [f64; 4]) {
+            let mut s = [[0.0; 4]; 4];
+            for i in 0..4 {
+                for j in 0..4 {
+                    s[i][j] = self.p[i][j];
+                }
+                s[i][i] += (0.05 * z[2 + i % 2]).powi(2);
+            }
+            let s = inverse4(s);
+            let mut k = [[0.0; 4]; 8];
+            for i in 0..8 {
+                for j in 0..4 {
+                    k[i][j] = (0..4).map(|l| self.p[i][l] * s[l][j]).sum();
+                }
+            }
+            let y: [f64; 4] = std::array::from_fn(|i| z[i] - self.x[i]);
+            for i in 0..8 {
+                self.x[i] += (0..4).map(|j| k[i][j] * y[j]).sum::<f64>();
+            }
+            let p = self.p;
+            for i in 0..8 {
+                for j in 0..8 {
+                    self.p[i][j] -= (0..4).map(|l| k[i][l] * p[l][j]).sum::<f64>();
+                }
+            }
+        }
+    }
+
+    fn near(ours: f32, theirs: f64, scale: f64) -> bool {
+        (f64::from(ours) - theirs).abs() < 2e-3 * scale
+    }
+
+    proptest! {
+        /// Four filters of two numbers are the dense filter of eight.
+        #[test]
+        fn agrees_with_the_dense_filter(
+            steps in proptest::collection::vec(
+                (0.0f32..2.0, 0.0f32..1000.0, 0.0f32..700.0, 20.0f32..200.0, 20.0f32..200.0), 1..20),
+        ) {
+            let of = |s: &(f32, f32, f32, f32, f32)| BoxPx::from_centre(s.1, s.2, s.3, s.4);
+            let z = |b: &BoxPx<Frame>| {
+                let [cx, cy] = centre(b);
+                [cx, cy, b.width(), b.height()].map(f64::from)
+            };
+            let first = of(&steps[0]);
+            let mut ours = BoxFilter::new(&first, false, 12.0);
+            let mut dense = Dense::new(z(&first), 12.0);
+            let mut side = [z(&first)[2], z(&first)[3]];
+            for step in &steps[1..] {
+                let seen = of(step);
+                ours.predict(step.0);
+                dense.predict(f64::from(step.0), side);
+                ours.correct(&seen, false);
+                dense.correct(z(&seen));
+                side = [z(&seen)[2], z(&seen)[3]];
+                for (i, axis) in [ours.cx, ours.cy, ours.w, ours.h].iter().enumerate() {
+                    prop_assert!(near(axis.at, dense.x[i], 1000.0), "at {i}: {axis:?} {:?}", dense.x);
+                    prop_assert!(near(axis.speed, dense.x[4 + i], 10_000.0), "speed {i}: {axis:?} {:?}", dense.x);
+                    prop_assert!(near(axis.var_at, dense.p[i][i], 1.0 + dense.p[i][i]), "var {i}");
+                    prop_assert!(near(axis.var_speed, dense.p[4 + i][4 + i], 1.0 + dense.p[4 + i][4 + i]), "var {i}");
+                }
+            }
+        }
+
+        /// However the time is cut into frames, the prediction is the same.
+        #[test]
+        fn predictions_compose(cuts in proptest::collection::vec(0.0f32..0.5, 1..20), at in 0.0f32..1000.0) {
+            let first = BoxPx::from_centre(at, 100.0, 80.0, 40.0);
+            let mut many = BoxFilter::new(&first, false, 12.0);
+            many.predict(0.1);
+            many.correct(&BoxPx::from_centre(at + 30.0, 100.0, 84.0, 42.0), false);
+            let mut once = many;
+            for dt in &cuts {
+                many.predict(*dt);
+            }
+            once.predict(cuts.iter().sum());
+            for (a, b) in [(many.cx, once.cx), (many.h, once.h)] {
+                prop_assert!((a.at - b.at).abs() < 0.1 + 1e-3 * b.at.abs());
+                prop_assert!((a.var_at - b.var_at).abs() < 1e-3 * b.var_at);
+                prop_assert!((a.var_both - b.var_both).abs() < 1e-3 * b.var_both.abs());
+                prop_assert!((a.var_speed - b.var_speed).abs() < 1e-3 * b.var_speed);
+            }
+        }
+    }
+
+    /// One second of ByteTrack's own per-frame recursion at 30 FPS, against one second of ours.
+    #[test]
+    fn a_second_is_thirty_published_frames() {
+        let side = 60.0f64;
+        let (mut p, mut c, mut v) = ((0.1 * side).powi(2), 0.0, (10.0 / 160.0 * side).powi(2));
+        for _ in 0..30 {
+            p += 2.0 * c + v + (side / 20.0).powi(2);
+            c += v;
+            v += (side / 160.0).powi(2);
+        }
+        let mut ours = Axis::new(0.0, 0.1 * 60.0, GROWTH_STD * 60.0);
+        ours.predict(1.0, 60.0);
+        assert!((f64::from(ours.var_at) / p - 1.0).abs() < 0.03, "{} {p}", ours.var_at);
+        assert!((f64::from(ours.var_speed) / (v * 900.0) - 1.0).abs() < 1e-4);
+    }
+
+    /// Two sightings are enough to know the velocity.
+    #[test]
+    fn the_second_sighting_gives_the_velocity() {
+        for fps in [2.0f32, 6.0, 15.0, 30.0] {
+            let mut filter = BoxFilter::new(&BoxPx::from_centre(100.0, 100.0, 120.0, 60.0), false, 12.0);
+            filter.predict(1.0 / fps);
+            filter.correct(&BoxPx::from_centre(100.0 + 400.0 / fps, 100.0, 120.0, 60.0), false);
+            let part = filter.cx.speed / 400.0;
+            assert!((0.5..1.01).contains(&part), "{fps}: {part}");
+            assert_eq!(filter.cy.speed, 0.0);
+        }
+    }
+}

@@ -1,0 +1,753 @@
+//! Follows road users from frame to frame: a ByteTrack-class tracker (Zhang et al. 2022) of fixed capacity.
+//!
+//! Duty: detections of one frame in, tracks with an identity out. Per update: predict every track to `now`
+//! (`kalman.rs`), then give detections to tracks in three rounds, each solved for the optimum (`assign.rs`):
+//! 1. confirmed and lost tracks x strong detections, by IoU with the predicted box, fused with the score;
+//! 2. confirmed tracks still without one x weak detections, by IoU: a car that is half hidden scores low;
+//! 3. all tracks still without one, new ones included x strong detections left, by distance in standard deviations.
+//!
+//! Strong detections that nobody took begin a track. Round 3 is what ByteTrack does not have. At 2 to 6 frames a second
+//! a car moves more than its own width between frames, and a track with one sighting has no velocity: its boxes do
+//! not overlap. A buffered IoU (C-BIoU, Yang et al. 2023) needs a buffer made for one frame rate; the filter's own
+//! uncertainty already contains the true time since the last frame, the age of the track and the size of the box. It is
+//! asked last, so that a wide guess never takes what a good prediction explains.
+//!
+//! ```text
+//!                 hits_min sightings                 not found
+//!  (detection) ──► Tentative ──────────────► Confirmed ──────────► Lost ──┐ unseen for lost_after and two looks,
+//!                     │ two looks in vain        ▲                   │    │ predicted outside the frame, or evicted
+//!                     ▼                          └───────────────────┘    ▼
+//!                  forgotten, no event                 found again      ended
+//! ```
+//!
+//! A track is never confirmed by a single detection, however strong: a crossing needs several positions anyway, and
+//! a sure-looking reflection would become an event.
+//!
+//! Classes: a model that wavers between car and truck must not split a track, so association ignores the class within
+//! a group ([`group_of`]) but for a penalty, and a track's class is the score-weighted majority. Between groups
+//! (person and car, rider and bicycle) there is no association: these really do stand in the same place.
+//!
+//! It never reads a clock (it is told `now`), never takes heap memory after [`Tracker::new`], never ages a track
+//! by frames, and never panics for any detection: what is not a box is refused and counted (I4, I8).
+
+mod assign;
+mod kalman;
+mod params;
+
+use std::cmp::Ordering;
+
+use crate::base::error::Result;
+use crate::base::geometry::{BoxPx, Frame, PointPx};
+use crate::base::limits::{DETECTIONS_MAX, TRACKS_MAX};
+use crate::event::EndReason;
+use crate::platform::clock::Mono;
+use crate::vision::detect::{ClassId, Detection};
+use crate::vision::roi::Motion;
+use assign::Assignment;
+use kalman::BoxFilter;
+pub use params::Params;
+
+/// Shortest side of a box that is followed, pixels: less than a pixel is no picture of anything.
+const SIDE_MIN: f32 = 1.0;
+/// Largest coordinate that is believed, pixels: `u16::MAX`, far outside of `limits::FRAME_SIDE_MAX`.
+const COORDINATE_MAX: f32 = 65_535.0;
+/// Round 3 looks this far: the 99 % point of the chi-square distribution of two dimensions, squared deviations.
+const DISTANCE2_MAX: f32 = 9.21;
+/// Standard deviation of the size between two sights, in natural logarithms: 0.35 is a factor of 1.4.
+const SIZE_STD: f32 = 0.35;
+/// A velocity is known from so many sightings on; then round 3 believes no deviation above [`KNOWN_STD_MAX`].
+const KNOWN_FRAMES: u32 = 3;
+/// In sides. Without it a track lost for 2 s would reach five of its lengths far and take over the next car.
+const KNOWN_STD_MAX: f32 = 0.7;
+/// Looks in vain after which a tentative track is forgotten, and before which no track is given up.
+const MISSES_MIN: u32 = 2;
+/// Two detections of a group that overlap this much are one object (car and truck by class-wise suppression).
+const DOUBLE_IOU: f32 = 0.7;
+/// ... and so are a box and one that lies in it, where it covers this part of the smaller ...
+const DOUBLE_COVER: f32 = 0.9;
+/// ... and the smaller has this part of the larger one's area: the lower half of a car, as small models report it. A child
+/// before an adult, or a car before a lorry, is smaller.
+const DOUBLE_AREA: f32 = 0.4;
+/// A box this near to the frame's edge is cut by it, pixels.
+const EDGE_PX: f32 = 2.0;
+/// A track slower than this stands, sides a second along the faster axis: a car at walking pace, seen from the side.
+const STANDS_BELOW: f32 = 0.3;
+/// A track seen so often is known well enough to say what it cannot be ...
+const SETTLED_FRAMES: u32 = 10;
+/// ... and while it stands its box does not grow by more than this factor in area between two looks: half of it may have been
+/// hidden. A bus that drives past a parked car covers four times its area, a lorry three.
+const GROWTH_MAX: f32 = 2.0;
+/// ... or by this one if what is seen now is of another class: a van covers half as much again as a car.
+const OTHER_GROWTH_MAX: f32 = 1.4;
+/// How far a road user gets that nobody knows yet, sides a second: a bicycle seen from the side, see [`Params::speed_max`].
+const REACH: f32 = 5.0;
+/// Classes that a track remembers; the one with the least weight makes room.
+const VOTES: usize = 4;
+
+/// Group of a class name: names of one group are one road user under a wavering model, names of two never are.
+/// `None` for a class that is alone in its group.
+pub fn group_of(class: &str) -> Option<u8> {
+    match class {
+        "car" | "truck" | "bus" | "van" | "train" => Some(0),
+        "bicycle" | "motorcycle" | "motorbike" | "scooter" => Some(1),
+        "person" | "pedestrian" | "people" | "rider" => Some(2),
+        _ => None,
+    }
+}
+
+/// Where a track is in its life; see the drawing at the top.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Seen less than `hits_min` times.
+    Tentative,
+    /// Believed, and seen in the last frame that was looked at.
+    Confirmed,
+    /// Believed, but not found in the last frame that was looked at.
+    Lost,
+}
+
+/// One road user.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Track {
+    id: u64,
+    slot: usize,
+    state: State,
+    filter: BoxFilter,
+    bbox: BoxPx<Frame>,
+    cut: bool,
+    group: u32,
+    votes: [(ClassId, f32); VOTES],
+    score: f32,
+    score_sum: f64,
+    frames: u32,
+    misses: u32,
+    found: bool,
+    first_seen: Mono,
+    last_seen: Mono,
+    /// The last moment at which it was certainly there: seen, or the gate saw nothing move where it stands.
+    sure_at: Mono,
+    first_point: PointPx,
+}
+
+impl Track {
+    /// Number within the run, from 1, never used again. Tentative tracks take numbers too, so there are gaps.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Place in the tracker, below `limits::TRACKS_MAX`: for state that others keep per track. Used again by later tracks.
+    pub fn slot(&self) -> usize {
+        self.slot
+    }
+
+    /// Where it is in its life.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Class with the greatest sum of scores so far.
+    pub fn class(&self) -> ClassId {
+        let best =
+            self.votes.iter().fold(self.votes[0], |best, vote| if vote.1 > best.1 { *vote } else { best });
+        best.0
+    }
+
+    /// The last detection, not smoothed: what was seen where.
+    pub fn bbox(&self) -> BoxPx<Frame> {
+        self.bbox
+    }
+
+    /// Where the filter expects it at the time of the last update (equal to a smoothed [`Track::bbox`] if seen then).
+    pub fn expected(&self) -> BoxPx<Frame> {
+        self.filter.expected()
+    }
+
+    /// Score of the last detection, 0..=1.
+    pub fn score_last(&self) -> f32 {
+        self.score
+    }
+
+    /// Mean score of its detections, 0..=1.
+    pub fn score_mean(&self) -> f32 {
+        (self.score_sum / f64::from(self.frames)) as f32
+    }
+
+    /// Frames in which it was seen, at least 1.
+    pub fn frames(&self) -> u32 {
+        self.frames
+    }
+
+    /// When it was first seen.
+    pub fn first_seen(&self) -> Mono {
+        self.first_seen
+    }
+
+    /// When it was last seen.
+    pub fn last_seen(&self) -> Mono {
+        self.last_seen
+    }
+
+    /// Bottom centre at first sight.
+    pub fn first_point(&self) -> PointPx {
+        self.first_point
+    }
+
+    /// Bottom centre at last sight.
+    pub fn last_point(&self) -> PointPx {
+        self.bbox.bottom_centre()
+    }
+
+    /// Velocity of the centre, pixels per second to the right and down.
+    pub fn velocity(&self) -> (f32, f32) {
+        (self.filter.cx.speed, self.filter.cy.speed)
+    }
+
+    /// Whether its centre hardly moves.
+    fn stands(&self) -> bool {
+        let (across, down) = self.velocity();
+        let most = (across.abs() / self.bbox.width()).max(down.abs() / self.bbox.height());
+        most < STANDS_BELOW
+    }
+
+    fn begin(
+        slot: usize,
+        id: u64,
+        now: Mono,
+        detection: &Detection,
+        cut: bool,
+        tracker: &Params,
+        group: u32,
+    ) -> Self {
+        let Detection { bbox, score, class } = *detection;
+        Track {
+            id,
+            slot,
+            state: State::Tentative,
+            filter: BoxFilter::new(&bbox, cut, tracker.speed_max),
+            bbox,
+            cut,
+            group,
+            votes: std::array::from_fn(|i| (class, if i == 0 { score } else { 0.0 })),
+            score,
+            score_sum: f64::from(score),
+            frames: 1,
+            misses: 0,
+            found: true,
+            first_seen: now,
+            last_seen: now,
+            sure_at: now,
+            first_point: bbox.bottom_centre(),
+        }
+    }
+
+    fn see(&mut self, now: Mono, detection: &Detection, cut: bool) {
+        self.filter.correct(&detection.bbox, cut);
+        self.bbox = detection.bbox;
+        self.cut = cut;
+        self.score = detection.score;
+        self.score_sum += f64::from(detection.score);
+        self.frames = self.frames.saturating_add(1);
+        self.misses = 0;
+        self.found = true;
+        self.last_seen = now;
+        self.sure_at = now;
+        self.vote(detection.class, detection.score);
+    }
+
+    /// Adds to the weight of a class. A fifth class replaces the lightest one and inherits its weight ("space saving",
+    /// Metwally et al. 2005), so that a true majority is never forgotten.
+    fn vote(&mut self, class: ClassId, score: f32) {
+        let known = self.votes.iter_mut().find(|vote| vote.0 == class && vote.1 > 0.0);
+        let vote = match known {
+            Some(vote) => vote,
+            None => {
+                let lightest = self.votes.iter_mut().min_by(|a, b| a.1.total_cmp(&b.1));
+                lightest.expect("VOTES is not 0")
+            }
+        };
+        *vote = (class, vote.1 + score);
+    }
+}
+
+/// What became of a track.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum TrackEvent<'a> {
+    /// It is believed from now on.
+    Began(&'a Track),
+    /// It is gone; only for tracks that began.
+    Ended {
+        /// As it was at the end.
+        track: &'a Track,
+        /// Why.
+        reason: EndReason,
+    },
+}
+
+/// What the tracker did, since its start (I4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Tracks confirmed.
+    pub began: u64,
+    /// Tentative tracks forgotten.
+    pub forgotten: u64,
+    /// Tracks given up because the tracker was full and they were unseen for longest.
+    pub evicted: u64,
+    /// Detections that found the tracker full of tracks seen in the same frame.
+    pub no_room: u64,
+    /// Detections that were no box or no score: NaN, infinite, inside out, below a pixel, far outside.
+    pub refused: u64,
+    /// Detections beyond `limits::DETECTIONS_MAX` in a frame.
+    pub over: u64,
+    /// Second boxes of one object, which did not become a track.
+    pub doubles: u64,
+}
+
+/// The rounds of association.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Round {
+    Strong,
+    Weak,
+    Near,
+}
+
+/// The tracker.
+#[derive(Debug)]
+pub struct Tracker {
+    params: Params,
+    width: f32,
+    height: f32,
+    groups: Box<[u32]>,
+    tracks: Box<[Option<Track>]>,
+    next_id: u64,
+    now: Mono,
+    counters: Counters,
+    // Scratch of an update, taken once.
+    inbox: Vec<Detection>,
+    taken: Box<[bool]>,
+    rows: Vec<usize>,
+    columns: Vec<usize>,
+    assignment: Assignment,
+}
+
+impl Tracker {
+    /// A tracker for frames of `width` x `height` pixels and a model with these class names in order.
+    /// Takes all its memory ([`Tracker::heap_bytes`]).
+    ///
+    /// # Errors
+    /// As [`Params::check`].
+    pub fn new<'a>(
+        params: Params,
+        width: u32,
+        height: u32,
+        classes: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self> {
+        params.check()?;
+        let group = |(index, name)| group_of(name).map_or_else(|| alone(index), u32::from);
+        Ok(Tracker {
+            params,
+            width: width as f32,
+            height: height as f32,
+            groups: classes.into_iter().enumerate().map(group).collect(),
+            tracks: (0..TRACKS_MAX).map(|_| None).collect(),
+            next_id: 1,
+            now: Mono::ZERO,
+            counters: Counters::default(),
+            inbox: Vec::with_capacity(DETECTIONS_MAX),
+            taken: vec![false; DETECTIONS_MAX].into_boxed_slice(),
+            rows: Vec::with_capacity(TRACKS_MAX),
+            columns: Vec::with_capacity(DETECTIONS_MAX),
+            assignment: Assignment::new(TRACKS_MAX, DETECTIONS_MAX),
+        })
+    }
+
+    /// Bytes on the heap, for the sum of I1.
+    pub fn heap_bytes(&self) -> usize {
+        size_of_val(&*self.groups)
+            + size_of_val(&*self.tracks)
+            + size_of_val(&*self.taken)
+            + self.inbox.capacity() * size_of::<Detection>()
+            + (self.rows.capacity() + self.columns.capacity()) * size_of::<usize>()
+            + self.assignment.heap_bytes()
+    }
+
+    /// Frames have another size from now on. Call [`Tracker::finish`] first: old boxes mean nothing in the new frame.
+    pub fn resize(&mut self, width: u32, height: u32) {
+        self.width = width as f32;
+        self.height = height as f32;
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// All tracks, tentative and lost ones included.
+    pub fn tracks(&self) -> impl Iterator<Item = &Track> {
+        self.tracks.iter().flatten()
+    }
+
+    /// Where tracks that were not given up are expected at `now`, in the frame, and how they move. One that was not seen often enough to
+    /// tell may be anywhere around.
+    pub fn outlook(&self, now: Mono) -> impl Iterator<Item = (BoxPx<Frame>, Motion)> + Clone {
+        let dt = now.since(self.now).min(self.params.lost_after).as_secs_f32();
+        let expected = move |track: &Track| {
+            let mut ahead = track.filter;
+            ahead.predict(dt);
+            let mut bbox = ahead.expected();
+            let is_new = track.state == State::Tentative
+                || (track.frames < KNOWN_FRAMES && now.since(track.first_seen) < self.params.lost_after);
+            if is_new {
+                bbox = bbox.grown(REACH * dt * bbox.width().max(bbox.height()));
+            }
+            let motion = if is_new || !track.stands() { Motion::Moves } else { Motion::Stands };
+            (bbox.clipped(self.width, self.height), motion)
+        };
+        self.tracks.iter().flatten().map(expected)
+    }
+
+    /// Tracks that are confirmed and were seen in the last update: what the counter wants.
+    pub fn seen(&self) -> impl Iterator<Item = &Track> {
+        self.tracks().filter(|track| track.state == State::Confirmed && track.found)
+    }
+
+    /// A frame was looked at: its detections in any order, in frame pixels. `on` hears what became of tracks.
+    /// A `now` before the last one counts as the last one.
+    pub fn update(&mut self, now: Mono, detections: &[Detection], on: &mut dyn FnMut(TrackEvent<'_>)) {
+        self.look(now, None, detections, on);
+    }
+
+    /// A part of a frame was looked at, because the gate saw nothing move elsewhere; what the sides of the part cut through is none of
+    /// `detections`. Tracks that stand and are not wholly in the part stay as they are until somebody looks there; all others may be
+    /// found, and are missed, as in [`Self::update`].
+    pub fn update_part(
+        &mut self,
+        now: Mono,
+        part: &BoxPx<Frame>,
+        detections: &[Detection],
+        on: &mut dyn FnMut(TrackEvent<'_>),
+    ) {
+        self.look(now, Some(*part), detections, on);
+    }
+
+    fn look(
+        &mut self,
+        now: Mono,
+        part: Option<BoxPx<Frame>>,
+        detections: &[Detection],
+        on: &mut dyn FnMut(TrackEvent<'_>),
+    ) {
+        self.take_in(detections);
+        let now = self.advance(now, false);
+        self.associate(now, Round::Strong);
+        self.associate(now, Round::Weak);
+        self.associate(now, Round::Near);
+        self.begin_tracks(now, on);
+        for slot in 0..self.tracks.len() {
+            if !part.is_some_and(|part| self.stands_outside(slot, now, &part, on)) {
+                self.settle(slot, now, on);
+            }
+        }
+    }
+
+    /// A frame was not looked at because nothing in it moved. Visible tracks stand where they are and do not age;
+    /// those out of sight do. For frames that were skipped for other reasons: no call at all.
+    pub fn still(&mut self, now: Mono, on: &mut dyn FnMut(TrackEvent<'_>)) {
+        let now = self.advance(now, true);
+        for slot in 0..self.tracks.len() {
+            let Some(track) = &self.tracks[slot] else { continue };
+            let unseen = now.since(track.sure_at) >= self.params.lost_after;
+            if track.state == State::Lost && unseen {
+                self.end(slot, EndReason::Lost, on);
+            }
+        }
+    }
+
+    /// Whether the track in `slot` stands where a look at `part` says nothing of it; what becomes of it then is done. One that was not
+    /// found by a look before is not given up for want of looks; one that was seen only once is, as it may have been nothing.
+    fn stands_outside(
+        &mut self,
+        slot: usize,
+        now: Mono,
+        part: &BoxPx<Frame>,
+        on: &mut dyn FnMut(TrackEvent<'_>),
+    ) -> bool {
+        let Some(track) = &mut self.tracks[slot] else { return false };
+        let expected = track.filter.expected().clipped(self.width, self.height);
+        if track.found || !track.stands() || expected.area() <= 0.0 || part.grown(EDGE_PX).holds(&expected) {
+            return false;
+        }
+        let is_over = match track.state {
+            State::Tentative => now.since(track.last_seen) >= self.params.lost_after,
+            State::Confirmed | State::Lost if track.misses == 0 => {
+                track.filter.stand();
+                track.sure_at = now;
+                false
+            }
+            State::Confirmed | State::Lost => {
+                track.misses >= MISSES_MIN && now.since(track.sure_at) >= self.params.lost_after
+            }
+        };
+        if is_over {
+            self.end(slot, EndReason::Lost, on);
+        }
+        true
+    }
+
+    /// The source has ended or changes: so do all tracks.
+    pub fn finish(&mut self, now: Mono, on: &mut dyn FnMut(TrackEvent<'_>)) {
+        self.now = self.now.max(now);
+        for slot in 0..self.tracks.len() {
+            self.end(slot, EndReason::Stopped, on);
+        }
+    }
+
+    /// Copies what is a detection into `inbox`, in an order that does not depend on the caller's.
+    fn take_in(&mut self, detections: &[Detection]) {
+        self.inbox.clear();
+        for detection in detections {
+            if !plausible(detection) {
+                self.counters.refused += 1;
+            } else if detection.score < self.params.score_low {
+                // Not wanted; the decoder's business.
+            } else if self.inbox.len() == DETECTIONS_MAX {
+                self.counters.over += 1;
+            } else {
+                self.inbox.push(*detection);
+            }
+        }
+        self.inbox.sort_unstable_by(strongest_first);
+        self.taken.fill(false);
+    }
+
+    /// Predicts all tracks to `now`; `still` if nothing moved since the last frame.
+    fn advance(&mut self, now: Mono, still: bool) -> Mono {
+        let now = now.max(self.now);
+        // Nobody's velocity is worth anything after `lost_after`; until then it is what we know.
+        let dt = now.since(self.now).min(self.params.lost_after).as_secs_f32();
+        self.now = now;
+        for track in self.tracks.iter_mut().flatten() {
+            if still && track.misses == 0 {
+                track.filter.stand();
+                track.sure_at = now;
+            }
+            track.filter.predict(dt);
+            track.found = still && track.found;
+        }
+        now
+    }
+
+    fn associate(&mut self, now: Mono, round: Round) {
+        self.rows.clear();
+        self.columns.clear();
+        let plays = |track: &Track| match (round, track.state) {
+            (Round::Strong, State::Confirmed | State::Lost) => true,
+            (Round::Weak, State::Confirmed) => true,
+            (Round::Near, State::Tentative | State::Confirmed | State::Lost) => true,
+            (Round::Strong | Round::Weak, State::Tentative) | (Round::Weak, State::Lost) => false,
+        };
+        let playing = self.tracks.iter().flatten().filter(|track| !track.found && plays(track));
+        self.rows.extend(playing.map(|track| track.slot));
+        let strong = |score: f32| score >= self.params.score_high;
+        let wanted =
+            |&index: &usize| !self.taken[index] && strong(self.inbox[index].score) == (round != Round::Weak);
+        self.columns.extend((0..self.inbox.len()).filter(wanted));
+        if self.rows.is_empty() || self.columns.is_empty() {
+            return;
+        }
+        self.assignment.start(self.rows.len(), self.columns.len());
+        for (row, &slot) in self.rows.iter().enumerate() {
+            let Some(track) = &self.tracks[slot] else { continue };
+            let expected = track.filter.expected();
+            for (column, &index) in self.columns.iter().enumerate() {
+                let detection = &self.inbox[index];
+                let other = self.claimed(track, detection) || Self::hides(track, &expected, detection);
+                if self.group(detection.class) == track.group && !other {
+                    let cost = self.cost(round, track, &expected, detection);
+                    self.assignment.allow(row, column, cost);
+                }
+            }
+        }
+        self.assignment.solve();
+        for (column, &index) in self.columns.iter().enumerate() {
+            let row = self.assignment.row(column);
+            let Some(track) = row.and_then(|row| self.tracks[self.rows[row]].as_mut()) else { continue };
+            let detection = &self.inbox[index];
+            let cut = is_cut(&detection.bbox, self.width, self.height);
+            track.see(now, detection, cut);
+            self.taken[index] = true;
+        }
+    }
+
+    /// Whether `detection` shows a road user in sight, so that `track`, which is out of sight, may not come back as it: the
+    /// second box of the car behind would throw the lost one back over its line.
+    fn claimed(&self, track: &Track, detection: &Detection) -> bool {
+        let shows = |other: &Track| {
+            other.state == State::Confirmed
+                && other.group == track.group
+                && is_double(&other.filter.expected(), &detection.bbox)
+        };
+        track.state == State::Lost && self.tracks().any(shows)
+    }
+
+    /// Whether `detection` shows what hides `track`, a road user that stands, and not itself: a bus that is new in the picture must
+    /// not drive on as the parked car that it has just covered.
+    fn hides(track: &Track, expected: &BoxPx<Frame>, detection: &Detection) -> bool {
+        let known = track.frames >= SETTLED_FRAMES && track.stands() && !track.cut;
+        let most = if detection.class == track.class() { GROWTH_MAX } else { OTHER_GROWTH_MAX };
+        known && detection.bbox.area() > most * expected.area()
+    }
+
+    /// What it costs to believe that `detection` is `track`: 0..=1, infinite if it is not allowed.
+    fn cost(&self, round: Round, track: &Track, expected: &BoxPx<Frame>, detection: &Detection) -> f32 {
+        let iou_cost = |least: f32, score: f32| {
+            let iou = expected.iou(&detection.bbox);
+            if iou >= least { 1.0 - iou * score } else { f32::INFINITY }
+        };
+        let cost = match round {
+            Round::Strong => iou_cost(self.params.iou_min, detection.score),
+            Round::Weak => iou_cost(self.params.iou_low_min, 1.0),
+            Round::Near => {
+                let known = track.frames >= KNOWN_FRAMES;
+                let std_max = if known { KNOWN_STD_MAX } else { f32::INFINITY };
+                let mut distance2 = track.filter.distance2(&detection.bbox, std_max);
+                // What the frame's edge cuts says nothing about its size.
+                if !track.cut && !is_cut(&detection.bbox, self.width, self.height) {
+                    let w = (detection.bbox.width() / track.bbox.width()).ln() / SIZE_STD;
+                    let h = (detection.bbox.height() / track.bbox.height()).ln() / SIZE_STD;
+                    distance2 += w * w + h * h;
+                }
+                distance2 / DISTANCE2_MAX
+            }
+        };
+        if cost > assign::UNMATCHED {
+            return f32::INFINITY;
+        }
+        // The penalty shrinks the advantage of the pair, so that a pair which is alone is never lost to it.
+        let penalty = if detection.class == track.class() { 0.0 } else { self.params.class_penalty };
+        1.0 - (1.0 - cost) * (1.0 - penalty)
+    }
+
+    /// Strong detections that nobody took begin tracks.
+    fn begin_tracks(&mut self, now: Mono, on: &mut dyn FnMut(TrackEvent<'_>)) {
+        for index in 0..self.inbox.len() {
+            let detection = self.inbox[index];
+            if self.taken[index] || detection.score < self.params.score_new {
+                continue;
+            }
+            let group = self.group(detection.class);
+            let twin = |other: usize| {
+                let other_one = &self.inbox[other];
+                self.taken[other]
+                    && self.group(other_one.class) == group
+                    && is_double(&other_one.bbox, &detection.bbox)
+            };
+            if (0..self.inbox.len()).any(twin) {
+                self.counters.doubles += 1;
+                continue;
+            }
+            let Some(slot) = self.free_slot(on) else {
+                self.counters.no_room += 1;
+                continue;
+            };
+            let cut = is_cut(&detection.bbox, self.width, self.height);
+            self.tracks[slot] =
+                Some(Track::begin(slot, self.next_id, now, &detection, cut, &self.params, group));
+            self.next_id += 1;
+            self.taken[index] = true;
+        }
+    }
+
+    /// A slot for a new track: a free one, or that of the track unseen for longest, or none if all were just seen.
+    fn free_slot(&mut self, on: &mut dyn FnMut(TrackEvent<'_>)) -> Option<usize> {
+        if let Some(free) = self.tracks.iter().position(Option::is_none) {
+            return Some(free);
+        }
+        let unseen = self.tracks().filter(|track| !track.found);
+        let oldest = unseen.min_by_key(|track| (track.sure_at, track.id)).map(|track| track.slot)?;
+        self.counters.evicted += 1;
+        self.end(oldest, EndReason::Evicted, on);
+        Some(oldest)
+    }
+
+    /// After association: the next state of the track in `slot`.
+    fn settle(&mut self, slot: usize, now: Mono, on: &mut dyn FnMut(TrackEvent<'_>)) {
+        let Some(track) = &mut self.tracks[slot] else { return };
+        if track.found {
+            match track.state {
+                State::Tentative => {
+                    if track.frames >= self.params.hits_min {
+                        track.state = State::Confirmed;
+                        self.counters.began += 1;
+                        on(TrackEvent::Began(track));
+                    }
+                }
+                State::Confirmed | State::Lost => track.state = State::Confirmed,
+            }
+            return;
+        }
+        track.misses = track.misses.saturating_add(1);
+        let looked = track.misses >= MISSES_MIN;
+        let gone = match track.state {
+            State::Tentative => looked,
+            State::Confirmed | State::Lost => {
+                track.state = State::Lost;
+                track.filter.hold_size();
+                let (x, y) = (track.filter.cx.at, track.filter.cy.at);
+                let outside = !(0.0..=self.width).contains(&x) || !(0.0..=self.height).contains(&y);
+                looked && (outside || now.since(track.sure_at) >= self.params.lost_after)
+            }
+        };
+        if gone {
+            self.end(slot, EndReason::Lost, on);
+        }
+    }
+
+    /// Empties a slot.
+    fn end(&mut self, slot: usize, reason: EndReason, on: &mut dyn FnMut(TrackEvent<'_>)) {
+        let Some(track) = self.tracks[slot].take() else { return };
+        match track.state {
+            State::Tentative => self.counters.forgotten += 1,
+            State::Confirmed | State::Lost => on(TrackEvent::Ended { track: &track, reason }),
+        }
+    }
+
+    fn group(&self, class: ClassId) -> u32 {
+        let index = usize::from(class.0);
+        self.groups.get(index).copied().unwrap_or_else(|| alone(index))
+    }
+}
+
+/// The group of a class that is alone in it: above all those of [`group_of`].
+fn alone(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX - 256).saturating_add(256)
+}
+
+/// Whether it is a box with an area and a score, in believable numbers.
+fn plausible(detection: &Detection) -> bool {
+    let b = &detection.bbox;
+    let numbers = b.to_array().iter().all(|v| v.abs() <= COORDINATE_MAX);
+    numbers && b.width() >= SIDE_MIN && b.height() >= SIDE_MIN && (0.0..=1.0).contains(&detection.score)
+}
+
+/// Whether the frame's edge cuts the box.
+fn is_cut(bbox: &BoxPx<Frame>, width: f32, height: f32) -> bool {
+    bbox.x1 <= EDGE_PX || bbox.y1 <= EDGE_PX || bbox.x2 >= width - EDGE_PX || bbox.y2 >= height - EDGE_PX
+}
+
+fn strongest_first(a: &Detection, b: &Detection) -> Ordering {
+    let places = || {
+        let pairs = a.bbox.to_array().into_iter().zip(b.bbox.to_array());
+        pairs.map(|(a, b)| a.total_cmp(&b)).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+    };
+    b.score.total_cmp(&a.score).then_with(places).then_with(|| a.class.cmp(&b.class))
+}
+
+/// Whether two boxes of a group show one object.
+fn is_double(a: &BoxPx<Frame>, b: &BoxPx<Frame>) -> bool {
+    let (smaller, larger) = (a.area().min(b.area()), a.area().max(b.area()));
+    let inside = a.intersection(b) >= DOUBLE_COVER * smaller && smaller >= DOUBLE_AREA * larger;
+    inside || a.iou(b) >= DOUBLE_IOU
+}
+
+#[cfg(test)]
+mod tests;

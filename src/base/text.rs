@@ -1,0 +1,18 @@
+//! Short texts of fixed size: names, reasons.
+
+use crate::base::limits::{EVENT_TEXT_BYTES_MAX, NAME_BYTES_MAX};
+
+/// A short name (device, camera, class, line).
+pub type Name = heapless::String<NAME_BYTES_MAX>;
+
+/// A short text (a reason, an error).
+pub type Text = heapless::String<EVENT_TEXT_BYTES_MAX>;
+
+/// `text` in a fixed-size string, cut at a character if it is too long.
+pub fn fixed<const N: usize>(text: &str) -> heapless::String<N> {
+    let mut end = text.len().min(N);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    heapless::String::try_from(&text[..end]).expect("cut to the capacity above")
+}

@@ -1,0 +1,171 @@
+//! The spool: events stay on disk until a receiver has confirmed them.
+//!
+//! ```text
+//!              append              commit: every commit_interval           take, done
+//!   outbox ─────────────► tail ─────────────────────────────► segments ─────────────────► uplink
+//!                        memory                                 disk
+//! ```
+//! Four lanes, one for each [`Class`] of events, because they are not worth the same when there is no room: crossings outlive
+//! tracks and statistics, alerts outlive crossings. A lane (`lane.rs`) is a row of segment files ([`segment`]) of records
+//! ([`record`]); [`log`] keeps the lanes together, [`retain`] decides what goes, [`disk`] is the only file that touches one.
+//!
+//! # The order of writes, and what each step keeps
+//! Making events durable (a commit of a lane):
+//! 1. A lane without a segment: a file is created (or a free one renamed) and the names are synced; then its header is
+//!    written and synced. *A record is never in a file whose name or owner a power cut can take away, and a file is not
+//!    written over while a cut can still give it its old name back.*
+//! 2. The tail is written behind the committed part. *What is committed is never written again, except with the same bytes in
+//!    the same sector.*
+//! 3. The file is synced. Only now do the events count as committed, and only now is the tail's memory free. *A cut before
+//!    loses what was not committed, at most `commit_interval` of events; checksums tell how far the write came.*
+//! 4. A write or sync that fails is not tried again on that file, because the kernel forgets what it could not write: the
+//!    segment is given up and the tail moves to a new one, whose header says where the old one ends. *What the failed write
+//!    may have left behind that end is not read: the new segment has all of it.*
+//!
+//! Removing events (only ever after the receiver's word, or by quota with a count):
+//! 5. The acknowledgement moves in memory; segments before it are renamed to free files or removed. *A cut brings them back:
+//!    they are sent again under the same ids.*
+//! 6. The next commit writes how far the lane is done, as a record of the lane itself: one sync for both.
+//! 7. Events that are delivered before they are committed are never written.
+//!
+//! A full segment is sealed (its sums go into its first page, not synced): that only saves the next start a look through it.
+//!
+//! # What is found at a start
+//! Any bytes whatever: names that are not ours are left alone, a segment without a valid seal is read through once, bytes
+//! that are no record are skipped to the next one that is, segments with damage are kept aside (the newest four, and the first
+//! to go when there is no room), and nothing that was not written by us passes two checksums and a decoder. Memory: 32 kB a
+//! lane and the list of segments.
+//!
+//! # What cannot be read
+//! Is not damage yet. A start that cannot read a segment fails and is tried again; while it runs, a lane that cannot read on waits
+//! ten minutes, the others go on. Each lane also has its own delay after a failed write: no room for a new segment of one is no
+//! reason not to write to the segment that another has.
+
+mod class_queue;
+pub mod disk;
+pub mod inspect;
+pub mod log;
+pub mod record;
+pub mod retain;
+pub mod segment;
+mod shared;
+mod write_budget;
+mod writer;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Body;
+pub use log::{Log, Recovered, Taken, Tally};
+pub use retain::Quota;
+pub use shared::{Batching, Look, Spool};
+pub use write_budget::LastDay;
+pub use writer::Keeper;
+
+/// What kind of event it is, for the question which outlives which. The order is the order on disk: append, never reorder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Class {
+    /// About the device and its camera: few, and a person waits for them.
+    Alerts,
+    /// Crossings: what the device is there for.
+    Counts,
+    /// Tracks and statistics.
+    Details,
+    /// Events that the receiver refused for good; kept for people, not sent.
+    Dead,
+}
+
+impl Class {
+    /// All of them.
+    pub const ALL: [Class; 4] = [Class::Alerts, Class::Counts, Class::Details, Class::Dead];
+
+    /// In names of files and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Class::Alerts => "alerts",
+            Class::Counts => "counts",
+            Class::Details => "details",
+            Class::Dead => "dead",
+        }
+    }
+
+    /// The class of an event.
+    pub const fn of(body: &Body) -> Class {
+        match body {
+            Body::Started(_)
+            | Body::Stopping { .. }
+            | Body::CameraLost { .. }
+            | Body::CameraBack { .. }
+            | Body::Restarted(_)
+            | Body::Degraded { .. }
+            | Body::Dropped(_) => Class::Alerts,
+            Body::Crossing(_) => Class::Counts,
+            Body::TrackBegin(_) | Body::TrackEnd(_) | Body::Stats(_) | Body::Storage(_) => Class::Details,
+        }
+    }
+
+    /// Its part of the memory.
+    const fn memory_share(self) -> f64 {
+        match self {
+            Class::Alerts => 0.125,
+            Class::Counts => 0.375,
+            Class::Details => 0.4375,
+            Class::Dead => 0.0625,
+        }
+    }
+}
+
+/// Sizes and times of a spool.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Params {
+    /// Size of a segment file.
+    pub segment_bytes: u32,
+    /// Memory of all tails: what waits for a commit, and everything while there is no disk. At most half of a segment.
+    pub memory_bytes: usize,
+    /// A tail of so many bytes is committed at once.
+    pub commit_bytes: usize,
+    /// The longest that an event waits for its commit, and so the most that a power cut can lose.
+    pub commit_interval: Duration,
+    /// The same for statistics, which the next ones replace.
+    pub checkpoint_interval: Duration,
+    /// What it may take.
+    pub quota: Quota,
+    /// Makes the jitter of retries differ between devices.
+    pub seed: u64,
+}
+
+impl Params {
+    /// Size of a segment for so many bytes of memory and on disk: few files to open at a start, none of them a large part of
+    /// the quota, and room for all that can wait in memory.
+    pub const fn segment_bytes_for(memory_bytes: usize, quota_bytes: u64) -> u32 {
+        let share = quota_bytes / 64;
+        let share = if share > 4 << 20 { 4 << 20 } else { share as u32 };
+        let least = 2 * memory_bytes as u32;
+        if share > least { share / 4096 * 4096 } else { least }
+    }
+}
+
+impl Default for Params {
+    /// 256 MiB and 4 000 000 events on disk, none of it older than 90 days, 64 MiB left to others; 512 KiB of memory; commits
+    /// every 5 s, of statistics every 5 min.
+    fn default() -> Self {
+        Params {
+            segment_bytes: Params::segment_bytes_for(512 << 10, 256 << 20),
+            memory_bytes: 512 << 10,
+            commit_bytes: 64 << 10,
+            commit_interval: Duration::from_secs(5),
+            checkpoint_interval: Duration::from_secs(300),
+            quota: Quota {
+                bytes: 256 << 20,
+                events: 4_000_000,
+                age_max: Some(Duration::from_secs(90 * 86_400)),
+                headroom: 64 << 20,
+            },
+            seed: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

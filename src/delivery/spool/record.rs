@@ -1,0 +1,347 @@
+//! The bytes of one record in a segment. Pure.
+//!
+//! ```text
+//!   ┌─────────────┬───────────────┬──────┬──────────────────────┐
+//!   │ length  u16 │ crc32c    u32 │ kind │ postcard             │   little endian; length = kind and postcard, 1..=1024
+//!   └─────────────┴───────────────┴──────┴──────────────────────┘
+//! ```
+//! The checksum covers the segment's number, the record's offset, the length and the payload: what an earlier life of a
+//! recycled file left behind, or what was written to the wrong place, is not a record. The kind is also its version: 1 is
+//! [`Event`]'s own version byte. Kinds are never given another meaning; a new form gets a new number.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Event, Origin, RECORD_BYTES_MAX, RECORD_VERSION, Text};
+use crate::platform::clock::ClockMap;
+
+/// Bytes before the payload.
+pub const HEAD_BYTES: usize = 6;
+
+/// Longest payload. The largest event has [`RECORD_BYTES_MAX`]; a dead letter adds who, when and why.
+pub const PAYLOAD_BYTES_MAX: usize = 1024;
+const _: () = assert!(RECORD_BYTES_MAX + 256 + 40 + 40 <= PAYLOAD_BYTES_MAX);
+
+/// Longest record.
+pub const FRAME_BYTES_MAX: usize = HEAD_BYTES + PAYLOAD_BYTES_MAX;
+
+const KIND_ACKED: u8 = b'A';
+const KIND_CLOCK: u8 = b'C';
+const KIND_DEAD: u8 = b'D';
+
+/// A place in a lane: a segment's number and an offset in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Place {
+    /// Number of the segment; grows over the life of a spool.
+    pub segment: u64,
+    /// Bytes from the start of its file.
+    pub offset: u32,
+}
+
+/// How far a lane is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Acked {
+    /// Everything before it is delivered, refused or dropped.
+    pub place: Place,
+    /// Events of that segment before it.
+    pub events: u32,
+}
+
+/// An event that its receiver refused for good.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Dead {
+    /// Whose it is.
+    pub origin: Origin,
+    /// The clocks when it was refused.
+    pub clock: ClockMap,
+    /// What the receiver said.
+    pub why: Text,
+    /// The event.
+    pub event: Event,
+}
+
+/// What a record says.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "lives on the stack for a moment; a box would be a heap call for every event"
+)]
+#[derive(Debug, Clone, PartialEq)]
+pub enum Record {
+    /// Something happened.
+    Event(Event),
+    /// The lane is done up to here.
+    Acked(Acked),
+    /// Both clocks, read together while the calendar was set.
+    Clock(ClockMap),
+    /// A dead letter.
+    Dead(Box<Dead>),
+    /// A kind of a later version of the program: whole, but not for us.
+    Unknown(u8),
+}
+
+impl Record {
+    /// The payload, in `buffer`.
+    pub fn encode<'b>(&self, buffer: &'b mut [u8; PAYLOAD_BYTES_MAX]) -> &'b [u8] {
+        match self {
+            Record::Event(event) => encode_event(event, buffer),
+            Record::Acked(acked) => encode_as(KIND_ACKED, acked, buffer),
+            Record::Clock(map) => encode_as(KIND_CLOCK, map, buffer),
+            Record::Dead(dead) => encode_as(KIND_DEAD, dead, buffer),
+            Record::Unknown(kind) => encode_as(*kind, &(), buffer),
+        }
+    }
+
+    /// What a payload says; `None` if its checksum is right and it is nonsense all the same: damaged before it was written.
+    pub fn decode(payload: &[u8]) -> Option<Record> {
+        let (&kind, rest) = payload.split_first()?;
+        match kind {
+            RECORD_VERSION => Event::decode(payload).ok().map(Record::Event),
+            KIND_ACKED => whole(rest).map(Record::Acked),
+            KIND_CLOCK => whole(rest).map(Record::Clock),
+            KIND_DEAD => whole(rest).map(|dead| Record::Dead(Box::new(dead))),
+            other => Some(Record::Unknown(other)),
+        }
+    }
+}
+
+/// The payload of an event, in `buffer`.
+pub fn encode_event<'b>(event: &Event, buffer: &'b mut [u8; PAYLOAD_BYTES_MAX]) -> &'b [u8] {
+    let (head, _) = buffer.split_first_chunk_mut().expect("an event's buffer is smaller");
+    event.encode(head)
+}
+
+fn encode_as<'b, T: Serialize>(kind: u8, what: &T, buffer: &'b mut [u8; PAYLOAD_BYTES_MAX]) -> &'b [u8] {
+    buffer[0] = kind;
+    let used = postcard::to_slice(what, &mut buffer[1..]).expect("the largest fits, see above").len();
+    &buffer[..=used]
+}
+
+fn whole<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((what, [])) => Some(what),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+/// Whether a payload is an event, or a dead one: without looking at all of it.
+pub fn is_event(payload: &[u8]) -> bool {
+    matches!(payload.first(), Some(&(RECORD_VERSION | KIND_DEAD)))
+}
+
+/// Bytes that a payload of `bytes` takes.
+pub const fn frame_bytes(bytes: usize) -> usize {
+    HEAD_BYTES + bytes
+}
+
+/// Appends the record of `payload`, which will stand at `place`, to `out`.
+///
+/// # Panics
+/// If the payload is empty or too long: our own mistake.
+pub fn write(out: &mut Vec<u8>, place: Place, payload: &[u8]) {
+    assert!((1..=PAYLOAD_BYTES_MAX).contains(&payload.len()), "a payload of {} bytes", payload.len());
+    let length = payload.len() as u16;
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&checksum(place, length, payload).to_le_bytes());
+    out.extend_from_slice(payload);
+}
+
+/// The payload of the record that stands at `place`, whose bytes begin `bytes`; `None` if there is none.
+pub fn read(bytes: &[u8], place: Place) -> Option<&[u8]> {
+    let (head, rest) = bytes.split_first_chunk::<HEAD_BYTES>()?;
+    let length = u16::from_le_bytes([head[0], head[1]]);
+    let payload = rest.get(..usize::from(length))?;
+    let told = u32::from_le_bytes([head[2], head[3], head[4], head[5]]);
+    let fits = (1..=PAYLOAD_BYTES_MAX).contains(&payload.len());
+    (fits && checksum(place, length, payload) == told).then_some(payload)
+}
+
+/// Whether more bytes than these could make a record at their start.
+pub fn wants_more(bytes: &[u8]) -> bool {
+    match bytes.first_chunk::<2>() {
+        None => true,
+        Some(&length) => {
+            let length = usize::from(u16::from_le_bytes(length));
+            (1..=PAYLOAD_BYTES_MAX).contains(&length) && bytes.len() < HEAD_BYTES + length
+        }
+    }
+}
+
+/// How many bytes from the start, at least one, are no place where a record can begin, by the length that would stand there.
+pub fn no_begin(bytes: &[u8]) -> usize {
+    let mut at = 1;
+    while let Some(&[low, high, ..]) = bytes.get(at..) {
+        if let Some(word) = bytes[at..].first_chunk::<8>().filter(|_| low == 0)
+            && u64::from_le_bytes(*word) == 0
+        {
+            at += 7; // The last of the zeros may be the low byte of a length.
+            continue;
+        }
+        if (1..=PAYLOAD_BYTES_MAX).contains(&usize::from(u16::from_le_bytes([low, high]))) {
+            break;
+        }
+        at += 1;
+    }
+    at
+}
+
+/// Moves whole records, `frames`, to another place: their checksums are made anew.
+///
+/// # Panics
+/// If they are not whole records: our own mistake.
+pub fn move_to(frames: &mut [u8], place: Place) {
+    let mut at = 0;
+    while at < frames.len() {
+        let length = u16::from_le_bytes([frames[at], frames[at + 1]]);
+        let end = at + frame_bytes(usize::from(length));
+        let here = Place { offset: place.offset + at as u32, ..place };
+        let sum = checksum(here, length, &frames[at + HEAD_BYTES..end]);
+        frames[at + 2..at + HEAD_BYTES].copy_from_slice(&sum.to_le_bytes());
+        at = end;
+    }
+}
+
+/// The length of the record that begins `frames`, head included, which is known to be whole.
+pub fn whole_frame_bytes(frames: &[u8]) -> usize {
+    frame_bytes(usize::from(u16::from_le_bytes([frames[0], frames[1]])))
+}
+
+fn checksum(place: Place, length: u16, payload: &[u8]) -> u32 {
+    let mut seed = [0; 14];
+    seed[..8].copy_from_slice(&place.segment.to_le_bytes());
+    seed[8..12].copy_from_slice(&place.offset.to_le_bytes());
+    seed[12..].copy_from_slice(&length.to_le_bytes());
+    crc32c::crc32c_append(crc32c::crc32c(&seed), payload)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::event::fixed;
+    use crate::event::tests::samples;
+    use crate::platform::clock::{Mono, Wall};
+    use proptest::prelude::*;
+
+    const AT: Place = Place { segment: 42, offset: 4096 };
+
+    pub(crate) fn all_kinds() -> Vec<Record> {
+        let clock = ClockMap {
+            mono: Mono::from_nanos(7_000_000_000),
+            wall: Wall { unix_nanos: 1_795_392_000_000_000_000, synchronised: true },
+        };
+        let dead = Dead {
+            origin: Origin::new("mast-7", "3f2a91c0-7d41-4c5e-9a3b-0123456789ab", Mono::from_nanos(5)),
+            clock,
+            why: fixed("400 Bad Request"),
+            event: samples().remove(4),
+        };
+        let acked = Acked { place: Place { segment: 41, offset: 70_000 }, events: 900 };
+        let rest = [Record::Acked(acked), Record::Clock(clock), Record::Dead(Box::new(dead))];
+        samples().into_iter().map(Record::Event).chain(rest).collect()
+    }
+
+    fn framed(records: &[Record], place: Place) -> Vec<u8> {
+        let mut out = Vec::new();
+        for record in records {
+            let here = Place { offset: place.offset + out.len() as u32, ..place };
+            write(&mut out, here, record.encode(&mut [0; PAYLOAD_BYTES_MAX]));
+        }
+        out
+    }
+
+    fn unframed(bytes: &[u8], place: Place) -> Vec<Record> {
+        let (mut at, mut out) = (0, Vec::new());
+        while let Some(payload) =
+            read(&bytes[at..], Place { offset: place.offset + at as u32, segment: place.segment })
+        {
+            out.push(Record::decode(payload).expect("a record"));
+            at += frame_bytes(payload.len());
+        }
+        out
+    }
+
+    /// The form of version 1 on disk. Never edit a line; a new kind adds one.
+    #[test]
+    fn golden_bytes_stay_readable() {
+        let golden = include_str!("../../../tests/data/spool-records-v1.hex");
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let ours: Vec<String> =
+            all_kinds().into_iter().map(|r| hex(&framed(std::slice::from_ref(&r), AT))).collect();
+        assert_eq!(golden.lines().collect::<Vec<_>>(), ours, "the form on disk changed");
+    }
+
+    #[test]
+    fn records_come_back_and_move() {
+        let records = all_kinds();
+        let mut bytes = framed(&records, AT);
+        assert_eq!(unframed(&bytes, AT), records);
+        let there = Place { segment: 43, offset: 5000 };
+        assert_eq!(unframed(&bytes, there), [], "not at another place");
+        move_to(&mut bytes, there);
+        assert_eq!(unframed(&bytes, there), records);
+        assert_eq!(bytes, framed(&records, there));
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_seen() {
+        for record in all_kinds() {
+            let bytes = framed(&[record], AT);
+            for cut in 0..bytes.len() {
+                assert_eq!(read(&bytes[..cut], AT), None);
+                assert!(wants_more(&bytes[..cut]));
+            }
+            assert!(!wants_more(&bytes));
+            for bit in 0..8 * bytes.len() {
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(read(&flipped, AT), None, "bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_later_kind_is_whole_but_unknown() {
+        assert_eq!(Record::decode(&[200, 1, 2, 3]), Some(Record::Unknown(200)));
+        assert_eq!(Record::decode(&[KIND_ACKED, 1]), None);
+        assert_eq!(Record::decode(&[]), None);
+    }
+
+    #[test]
+    fn no_begin_skips_what_one_look_at_a_time_would() {
+        let slow = |bytes: &[u8]| {
+            let may = |at: &usize| {
+                let length = bytes.get(*at..at + 2).map(|two| u16::from_le_bytes([two[0], two[1]]));
+                length.is_none_or(|length| (1..=PAYLOAD_BYTES_MAX).contains(&usize::from(length)))
+            };
+            (1..).find(may).unwrap()
+        };
+        for zeros in 0..40 {
+            for end in
+                [&[][..], &[0, 1], &[1, 0], &[0, 255, 255, 7, 0, 0], &[3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]]
+            {
+                let bytes = [&vec![0; zeros][..], end].concat();
+                assert_eq!(no_begin(&bytes), slow(&bytes), "{bytes:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_begin_is_right_on_any_bytes(
+            bytes in proptest::collection::vec(prop_oneof![3 => Just(0u8), 1 => 0u8..4, 1 => any::<u8>()], 0..200),
+        ) {
+            let end = no_begin(&bytes);
+            for at in 1..end.min(bytes.len().saturating_sub(1)) {
+                let length = u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+                prop_assert!(!(1..=PAYLOAD_BYTES_MAX).contains(&usize::from(length)), "{at} of {end}");
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..1200), segment: u64, offset: u32) {
+            if let Some(payload) = read(&bytes, Place { segment, offset }) {
+                let _record = Record::decode(payload);
+            }
+            let _record = Record::decode(&bytes);
+            let _more = wants_more(&bytes);
+        }
+    }
+}

@@ -1,0 +1,580 @@
+//! One segment file: who it belongs to, how much of it is valid, and how its records are found again, whatever is in it.
+//!
+//! ```text
+//!   0        512      1024     1536            4096                              used                 segment_bytes
+//!   ├ header ┼ header ┼ seal ──┼ (unused) ─────┼ record ─ record ─ … ─ record ──┼ what was there before ┤
+//! ```
+//! The header is there twice, and again in the seal. The seal says how far the records go and what they come to, so that the
+//! next start need not read them: it is written when nothing more will be appended, and now and then before. Behind it, and
+//! without a valid one, the end is the last valid record.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use super::Class;
+use super::disk::DiskFile;
+use super::record::{self, Acked, FRAME_BYTES_MAX, HEAD_BYTES, Place, Record};
+use crate::event::Origin;
+use crate::platform::clock::ClockMap;
+
+/// Where the records begin.
+pub const DATA: u32 = 4096;
+
+/// Size of a header or seal, bytes: a sector.
+const BLOCK: usize = 512;
+const SEAL_AT: u64 = 2 * BLOCK as u64;
+
+const HEADER_MAGIC: [u8; 8] = *b"FlytrapH";
+const SEAL_MAGIC: [u8; 8] = *b"FlytrapS";
+
+/// Whose records these are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Version of this form.
+    pub version: u8,
+    /// The lane.
+    pub class: Class,
+    /// Number of the run within the life of the spool: orders events of different runs.
+    pub run: u64,
+    /// Which run of which device.
+    pub origin: Origin,
+    /// Where the lane's segment before this one ends. What is behind that was given up, and is here again.
+    pub follows: Option<Place>,
+}
+
+/// The version that this program writes.
+pub const VERSION: u8 = 1;
+
+/// What a segment holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Seal {
+    /// Its header.
+    pub header: Header,
+    /// Nothing more was appended: the sums are all. Else there may be records behind `used`.
+    pub last: bool,
+    /// What its records come to.
+    pub sums: Sums,
+}
+
+/// What the records of a segment come to.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Sums {
+    /// End of the last record, bytes from the start of the file.
+    pub used: u32,
+    /// Events among them.
+    pub events: u32,
+    /// The newest word on how far the lane is done.
+    pub acked: Option<Acked>,
+    /// The newest reading of both clocks.
+    pub clock: Option<ClockMap>,
+}
+
+impl Default for Sums {
+    fn default() -> Self {
+        Sums { used: DATA, events: 0, acked: None, clock: None }
+    }
+}
+
+/// The first bytes of a segment.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Begin {
+    /// Nothing more will be appended.
+    Sealed(Seal),
+    /// The run that wrote it did not get to sealing it; so far was known when it was last noted.
+    Open(Header, Sums),
+    /// Nothing valid: never begun, or damaged.
+    Nothing,
+}
+
+/// The blocks that begin segment `id`: written before its first record.
+pub fn header_blocks(id: u64, header: &Header) -> Vec<u8> {
+    let mut out = block(id, HEADER_MAGIC, header);
+    out.extend_from_within(..);
+    out
+}
+
+/// Writes the seal of segment `id`. Not synced: it only saves the next start some work.
+///
+/// # Errors
+/// As the disk says.
+pub fn write_seal(file: &mut dyn DiskFile, id: u64, seal: &Seal) -> io::Result<()> {
+    file.write_at(&block(id, SEAL_MAGIC, seal), SEAL_AT)
+}
+
+/// Reads what segment `id` begins with.
+///
+/// # Errors
+/// As the disk says.
+pub fn read_begin(file: &mut dyn DiskFile, id: u64) -> io::Result<Begin> {
+    let mut bytes = [0; 3 * BLOCK];
+    let filled = file.read_at(&mut bytes, 0)?;
+    Ok(begin(&bytes[..filled], id))
+}
+
+/// What segment `id` begins with, by its first bytes.
+pub fn begin(bytes: &[u8], id: u64) -> Begin {
+    let at = |block: usize| bytes.get(block * BLOCK..(block + 1) * BLOCK);
+    let known = |header: &Header| header.version == VERSION;
+    if let Some(seal) = at(2).and_then(|bytes| unblock::<Seal>(bytes, id, SEAL_MAGIC))
+        && known(&seal.header)
+        && seal.sums.used >= DATA
+    {
+        return if seal.last { Begin::Sealed(seal) } else { Begin::Open(seal.header, seal.sums) };
+    }
+    let headers = (0..2).filter_map(|n| at(n).and_then(|bytes| unblock::<Header>(bytes, id, HEADER_MAGIC)));
+    headers.filter(known).map(|header| Begin::Open(header, Sums::default())).next().unwrap_or(Begin::Nothing)
+}
+
+fn block<T: Serialize>(id: u64, magic: [u8; 8], what: &T) -> Vec<u8> {
+    let mut out = vec![0; BLOCK];
+    let used = postcard::to_slice(what, &mut out[14..]).expect("names are short: see the test").len();
+    out[..8].copy_from_slice(&magic);
+    out[8..10].copy_from_slice(&(used as u16).to_le_bytes());
+    let sum = block_checksum(id, &out[..10], &out[14..14 + used]);
+    out[10..14].copy_from_slice(&sum.to_le_bytes());
+    out
+}
+
+fn unblock<T: for<'a> Deserialize<'a>>(bytes: &[u8], id: u64, magic: [u8; 8]) -> Option<T> {
+    let used = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    let body = bytes.get(14..14 + used)?;
+    let told = u32::from_le_bytes([bytes[10], bytes[11], bytes[12], bytes[13]]);
+    if bytes[..8] != magic || block_checksum(id, &bytes[..10], body) != told {
+        return None;
+    }
+    match postcard::take_from_bytes(body) {
+        Ok((what, [])) => Some(what),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+fn block_checksum(id: u64, head: &[u8], body: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(&id.to_le_bytes()), head), body)
+}
+
+/// Bytes that a reader holds at a time.
+const WINDOW_BYTES: usize = 32 << 10;
+const _: () = assert!(WINDOW_BYTES >= 4 * FRAME_BYTES_MAX);
+
+/// What cannot be read is skipped in steps of this many bytes: a page.
+const UNREADABLE_STEP: u32 = 4096;
+
+/// How far behind the last valid record the next one is looked for where the end is not known. Damage to committed records
+/// is a bit, a sector or a page; behind that is only what nobody was promised, and old bytes.
+const RESYNC_BYTES: u32 = 64 << 10;
+
+/// A record that was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Where it begins. Bytes before it, from where the search began, are damaged.
+    pub at: u32,
+    /// Where the next one begins.
+    pub next: u32,
+}
+
+/// Reads records one after the other, with a window of fixed size.
+#[derive(Debug)]
+pub struct Reader {
+    window: Vec<u8>,
+    /// Which file the window is of, and where in it it begins.
+    place: Option<Place>,
+    /// Whether what the disk cannot read is skipped like damage.
+    pub lenient: bool,
+    /// The disk could not read something, so far.
+    pub unreadable: bool,
+}
+
+/// The disk cannot read what is needed next; it may be able to later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unreadable;
+
+impl Default for Reader {
+    fn default() -> Self {
+        Reader { window: Vec::with_capacity(WINDOW_BYTES), place: None, lenient: false, unreadable: false }
+    }
+}
+
+impl Reader {
+    /// Forgets what was read: the file has changed.
+    pub fn forget(&mut self) {
+        self.place = None;
+    }
+
+    /// The first valid record of segment `id` that begins at `from` or behind it and ends at `end` or before it. Bytes that
+    /// are no record are skipped.
+    ///
+    /// # Errors
+    /// The disk cannot read, and this reader is not lenient.
+    pub fn next(
+        &mut self,
+        file: &mut dyn DiskFile,
+        id: u64,
+        from: u32,
+        end: u32,
+    ) -> Result<Option<Found>, Unreadable> {
+        let mut at = from;
+        while end.saturating_sub(at) > HEAD_BYTES as u32 {
+            if let Err(readable_from) = self.fill(file, id, at, end) {
+                if !self.lenient {
+                    return Err(Unreadable);
+                }
+                at = readable_from;
+                continue;
+            }
+            let bytes = self.rest(at);
+            if let Some(payload) = record::read(bytes, Place { segment: id, offset: at }) {
+                let next = at + record::frame_bytes(payload.len()) as u32;
+                return Ok((next <= end).then_some(Found { at, next }));
+            }
+            if bytes.is_empty() {
+                return Ok(None); // The file is shorter than it should be.
+            }
+            at += record::no_begin(bytes) as u32;
+        }
+        Ok(None)
+    }
+
+    /// The payload of a record that was just found.
+    pub fn payload(&self, found: Found) -> &[u8] {
+        let bytes = self.rest(found.at);
+        &bytes[HEAD_BYTES..(found.next - found.at) as usize]
+    }
+
+    fn rest(&self, at: u32) -> &[u8] {
+        let start = self.place.map_or(0, |place| place.offset);
+        self.window.get(at.saturating_sub(start) as usize..).unwrap_or_default()
+    }
+
+    /// Makes the window begin at or before `at`, and hold what a record there can have.
+    ///
+    /// # Errors
+    /// Where to go on if the bytes there cannot be read.
+    fn fill(&mut self, file: &mut dyn DiskFile, id: u64, at: u32, end: u32) -> Result<(), u32> {
+        if let Some(place) = self.place
+            && place.segment == id
+            && place.offset <= at
+        {
+            let window_end = place.offset + self.window.len() as u32;
+            if at + FRAME_BYTES_MAX as u32 <= window_end || (at < window_end && window_end >= end) {
+                return Ok(());
+            }
+        }
+        let unreadable_to = (at / UNREADABLE_STEP + 1) * UNREADABLE_STEP;
+        for wanted in [WINDOW_BYTES, (unreadable_to - at) as usize] {
+            self.window.resize(wanted.min((end - at) as usize), 0);
+            if let Ok(filled) = file.read_at(&mut self.window, u64::from(at)) {
+                self.window.truncate(filled);
+                self.place = Some(Place { segment: id, offset: at });
+                return Ok(());
+            }
+        }
+        (self.place, self.unreadable) = (None, true);
+        Err(unreadable_to)
+    }
+}
+
+/// What a look through a whole segment found.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Scan {
+    /// What its records come to.
+    pub sums: Sums,
+    /// Bytes between records that are no records.
+    pub damaged_bytes: u32,
+    /// Records of kinds that this version does not know, or that say nothing.
+    pub unknown: u32,
+    /// The disk could not read a part: this is not the whole truth.
+    pub unreadable: bool,
+}
+
+/// Looks through segment `id`, whose file has `size` bytes, from where `sums` end, and shows each payload to `each`.
+pub fn scan(
+    file: &mut dyn DiskFile,
+    id: u64,
+    size: u32,
+    sums: Sums,
+    mut each: impl FnMut(Place, &[u8]),
+) -> Scan {
+    let mut reader = Reader { lenient: true, ..Reader::default() };
+    let size = size.min(SIZE_MAX);
+    let mut scan = Scan { sums, ..Scan::default() };
+    loop {
+        let end = size.min(scan.sums.used.saturating_add(RESYNC_BYTES));
+        let Ok(Some(found)) = reader.next(file, id, scan.sums.used, end) else { break };
+        scan.damaged_bytes += found.at - scan.sums.used;
+        scan.sums.used = found.next;
+        let payload = reader.payload(found);
+        if record::is_event(payload) {
+            scan.sums.events += 1;
+        } else {
+            match Record::decode(payload) {
+                Some(Record::Acked(acked)) if acked.place.segment <= id => {
+                    scan.sums.acked = scan.sums.acked.max(Some(acked));
+                }
+                Some(Record::Clock(map)) => scan.sums.clock = Some(map),
+                Some(Record::Event(_) | Record::Dead(_) | Record::Unknown(_) | Record::Acked(_)) | None => {
+                    scan.unknown += 1;
+                }
+            }
+        }
+        each(Place { segment: id, offset: found.at }, payload);
+    }
+    Scan { unreadable: reader.unreadable, ..scan }
+}
+
+/// No segment is larger: sums can be done in 32 bits.
+const SIZE_MAX: u32 = 1 << 30;
+
+impl Sums {
+    /// Whether segment `id` of so many bytes can come to this.
+    pub fn can_be_of(&self, id: u64, size: u64) -> bool {
+        // A record has a head and a payload of two bytes at least.
+        u64::from(self.used) <= size.min(u64::from(SIZE_MAX))
+            && self.events <= self.used / (HEAD_BYTES as u32 + 2)
+            && self.acked.is_none_or(|acked| acked.place.segment <= id)
+    }
+}
+
+/// Numbers from here on are not ours: nobody writes so many segments, and there is room for the next number.
+const ID_END: u64 = 1 << 62;
+
+/// What the name of a file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// A segment of a lane.
+    Segment(Class, u64),
+    /// A file without contents that is used for the next segment.
+    Free(u64),
+    /// A segment that was set aside because a part of it is damaged.
+    Damaged(Class, u64),
+}
+
+impl Named {
+    /// The name.
+    pub fn file(self) -> String {
+        match self {
+            Named::Segment(class, id) => format!("{}-{id:016x}.seg", class.name()),
+            Named::Free(id) => format!("free-{id:016x}.seg"),
+            Named::Damaged(class, id) => format!("damaged-{}-{id:016x}.seg", class.name()),
+        }
+    }
+
+    /// The number in it.
+    pub const fn id(self) -> u64 {
+        match self {
+            Named::Segment(_, id) | Named::Free(id) | Named::Damaged(_, id) => id,
+        }
+    }
+
+    /// What a name says, if it is one of ours.
+    pub fn parse(name: &str) -> Option<Named> {
+        let (front, hex) = name.strip_suffix(".seg")?.rsplit_once('-')?;
+        let small = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        if hex.len() != 16 || !hex.bytes().all(small) {
+            return None;
+        }
+        let id = u64::from_str_radix(hex, 16).ok().filter(|id| *id < ID_END)?;
+        let class = |name: &str| Class::ALL.into_iter().find(|class| class.name() == name);
+        match front.strip_prefix("damaged-") {
+            Some(name) => Some(Named::Damaged(class(name)?, id)),
+            None if front == "free" => Some(Named::Free(id)),
+            None => Some(Named::Segment(class(front)?, id)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::spool::record::PAYLOAD_BYTES_MAX;
+    use crate::delivery::spool::record::tests::all_kinds;
+    use crate::event::fixed;
+    use crate::platform::clock::{Mono, Wall};
+    use proptest::prelude::*;
+
+    /// A file in memory, with pages that cannot be read.
+    #[derive(Debug, Clone, Default)]
+    struct Bytes {
+        bytes: Vec<u8>,
+        unreadable: Vec<u64>,
+    }
+
+    impl DiskFile for Bytes {
+        fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            let end = offset + buffer.len() as u64;
+            if self.unreadable.iter().any(|page| page * 4096 < end && (page + 1) * 4096 > offset) {
+                return Err(io::ErrorKind::Other.into());
+            }
+            let bytes = self.bytes.get(offset as usize..).unwrap_or_default();
+            let filled = bytes.len().min(buffer.len());
+            buffer[..filled].copy_from_slice(&bytes[..filled]);
+            Ok(filled)
+        }
+        fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+            let end = offset as usize + bytes.len();
+            self.bytes.resize(self.bytes.len().max(end), 0);
+            self.bytes[offset as usize..end].copy_from_slice(bytes);
+            Ok(())
+        }
+        fn sync(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+        fn set_len(&mut self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn header() -> Header {
+        let origin = Origin::new(&"n".repeat(32), &"f".repeat(36), Mono::from_nanos(u64::MAX));
+        Header {
+            version: VERSION,
+            class: Class::Counts,
+            run: u64::MAX,
+            origin,
+            follows: Some(Place { segment: u64::MAX, offset: u32::MAX }),
+        }
+    }
+
+    fn seal() -> Seal {
+        let acked = Acked { place: Place { segment: u64::MAX, offset: u32::MAX }, events: u32::MAX };
+        let wall = Wall { unix_nanos: i64::MIN, synchronised: true };
+        let clock = Some(ClockMap { mono: Mono::from_nanos(u64::MAX), wall });
+        Seal {
+            header: header(),
+            last: true,
+            sums: Sums { used: u32::MAX, events: u32::MAX, acked: Some(acked), clock },
+        }
+    }
+
+    /// A segment of 128 kB with `records`, and where each begins.
+    fn file(id: u64, records: &[Record]) -> (Bytes, Vec<u32>) {
+        let (mut out, mut places) = (Vec::new(), Vec::new());
+        for record in records {
+            let offset = DATA + out.len() as u32;
+            places.push(offset);
+            record::write(
+                &mut out,
+                Place { segment: id, offset },
+                record.encode(&mut [0; PAYLOAD_BYTES_MAX]),
+            );
+        }
+        let mut file = Bytes { bytes: vec![0; 128 << 10], ..Bytes::default() };
+        file.write_at(&header_blocks(id, &header()), 0).unwrap();
+        file.write_at(&out, u64::from(DATA)).unwrap();
+        (file, places)
+    }
+
+    #[test]
+    fn headers_and_seals_come_back_and_only_under_their_number() {
+        let (mut file, _) = file(7, &[]);
+        assert_eq!(read_begin(&mut file, 7).unwrap(), Begin::Open(header(), Sums::default()));
+        assert_eq!(read_begin(&mut file, 8).unwrap(), Begin::Nothing);
+        file.bytes[30] ^= 1;
+        assert_eq!(
+            read_begin(&mut file, 7).unwrap(),
+            Begin::Open(header(), Sums::default()),
+            "the second one"
+        );
+        file.bytes[BLOCK + 30] ^= 1;
+        assert_eq!(read_begin(&mut file, 7).unwrap(), Begin::Nothing);
+        write_seal(&mut file, 7, &seal()).unwrap();
+        assert_eq!(read_begin(&mut file, 7).unwrap(), Begin::Sealed(seal()), "the third one");
+        assert_eq!(read_begin(&mut file, 8).unwrap(), Begin::Nothing);
+        for short in 0..3 * BLOCK {
+            let _begin = begin(&file.bytes[..short], 7);
+        }
+    }
+
+    /// The form of version 1 on disk.
+    #[test]
+    fn golden_blocks_stay_readable() {
+        let golden = include_str!("../../../tests/data/spool-blocks-v1.hex");
+        let small = Header {
+            version: 1,
+            class: Class::Details,
+            run: 3,
+            origin: Origin { device: fixed("mast-7"), boot: fixed("3f2a91c07d414c5e-12345") },
+            follows: None,
+        };
+        let hex = |bytes: &[u8]| {
+            let end = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1);
+            bytes[..end].iter().map(|b| format!("{b:02x}")).collect::<String>()
+        };
+        let seal = Seal {
+            header: small.clone(),
+            last: false,
+            sums: Sums { used: 5000, events: 12, ..Sums::default() },
+        };
+        let ours = [hex(&header_blocks(42, &small)[..BLOCK]), hex(&block(42, SEAL_MAGIC, &seal))];
+        assert_eq!(golden.lines().collect::<Vec<_>>(), ours, "the form on disk changed");
+    }
+
+    #[test]
+    fn a_scan_finds_every_record_around_damage() {
+        let kinds = all_kinds();
+        let records: Vec<Record> = (0..20).flat_map(|_| kinds.clone()).collect();
+        let (whole, places) = file(77, &records);
+        let size = whole.bytes.len() as u32;
+        let found = |mut file: Bytes| {
+            let mut found = Vec::new();
+            let scan = scan(&mut file, 77, size, Sums::default(), |place, payload| {
+                found.push((place.offset, Record::decode(payload).unwrap()));
+            });
+            (scan, found)
+        };
+        let all: Vec<_> = places.iter().copied().zip(records.iter().cloned()).collect();
+        let (sums, shown) = found(whole.clone());
+        assert!(shown == all && sums.damaged_bytes == 0 && sums.unknown == 0);
+        assert_eq!(sums.sums.events, 20 * (kinds.len() as u32 - 2));
+        for hit in [0, 1, 50, records.len() - 2] {
+            let mut file = whole.clone();
+            file.bytes[places[hit] as usize + 9] ^= 0x10;
+            let (damaged, shown) = found(file);
+            let others: Vec<_> = all.iter().filter(|(place, _)| *place != places[hit]).cloned().collect();
+            assert!(shown == others && damaged.damaged_bytes == places[hit + 1] - places[hit], "{hit}");
+        }
+        let mut file = whole;
+        file.unreadable = vec![2];
+        let (damaged, shown) = found(file);
+        assert!(damaged.damaged_bytes >= 4096 && damaged.damaged_bytes < 4096 + 2 * FRAME_BYTES_MAX as u32);
+        let beside = all.iter().enumerate().filter(|(n, (place, _))| {
+            let end = places.get(n + 1).copied().unwrap_or(damaged.sums.used);
+            end <= 8192 || *place >= 12288
+        });
+        assert_eq!(shown, beside.map(|(_, found)| found.clone()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn names_say_what_is_in_a_file() {
+        for named in [
+            Named::Segment(Class::Alerts, 0),
+            Named::Segment(Class::Dead, ID_END - 1),
+            Named::Free(17),
+            Named::Damaged(Class::Details, 255),
+        ] {
+            assert_eq!(Named::parse(&named.file()), Some(named));
+        }
+        assert_eq!(Named::Segment(Class::Counts, 255).file(), "counts-00000000000000ff.seg");
+        for other in [
+            "",
+            "lock",
+            "counts-ff.seg",
+            "counts-00000000000000FF.seg",
+            "x-00000000000000ff.seg",
+            "counts-00000000000000ff",
+        ] {
+            assert_eq!(Named::parse(other), None, "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_scanned(bytes in proptest::collection::vec(any::<u8>(), 0..20_000), id: u64) {
+            let size = bytes.len() as u32;
+            let _begin = begin(&bytes, id);
+            let mut file = Bytes { bytes, ..Bytes::default() };
+            let scan = scan(&mut file, id, size, Sums::default(), |_, _| {});
+            prop_assert!(scan.sums.used <= size.max(DATA));
+        }
+    }
+}

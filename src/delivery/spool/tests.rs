@@ -1,0 +1,339 @@
+use super::*;
+use crate::event::tests::samples;
+use crate::event::{Event, Origin};
+use crate::platform::clock::Mono;
+use disk::Folder;
+use proptest::prelude::*;
+
+fn origin(run: u64) -> Origin {
+    Origin::new("mast-7", &format!("{run:016x}"), Mono::from_nanos(run))
+}
+
+/// Sample `which` (see there) as event `seq`.
+fn event(which: usize, seq: u64) -> Event {
+    Event { seq, ..samples()[which].clone() }
+}
+
+const TRACK: usize = 2;
+const CROSSING: usize = 4;
+const STATS: usize = 5;
+const LOST: usize = 6;
+
+fn secs(seconds: u64) -> Mono {
+    Mono::from_nanos(seconds * 1_000_000_000)
+}
+
+fn small() -> Params {
+    let quota = Quota { bytes: 1 << 20, events: 1 << 40, age_max: None, headroom: 0 };
+    Params {
+        segment_bytes: 32 << 10,
+        memory_bytes: 16 << 10,
+        commit_bytes: 4 << 10,
+        quota,
+        ..Params::default()
+    }
+}
+
+fn on_disk(folder: &std::path::Path, params: Params, run: u64) -> (Log, Recovered) {
+    let mut log = Log::new(params, origin(run));
+    let recovered = log.attach(Box::new(Folder::open(folder).unwrap())).unwrap();
+    (log, recovered)
+}
+
+fn drain(log: &mut Log) -> Vec<(Origin, u64, Class)> {
+    let (mut all, mut out) = (Vec::new(), Vec::new());
+    while let Some(taken) = log.take(1000, &mut out) {
+        all.extend(out.drain(..).map(|event| ((*taken.origin).clone(), event.seq, Class::of(&event.body))));
+        log.done(Mono::ZERO);
+    }
+    all
+}
+
+#[test]
+fn events_wait_for_the_interval_of_their_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut log, _) = on_disk(folder.path(), small(), 1);
+    assert_eq!(log.due(), None);
+    log.append(secs(10), &event(STATS, 0));
+    assert_eq!(log.due(), Some(secs(310)), "statistics can wait");
+    log.append(secs(20), &event(TRACK, 1));
+    log.append(secs(22), &event(CROSSING, 2));
+    assert_eq!(log.due(), Some(secs(25)));
+    log.commit(secs(24), None, false);
+    assert_eq!(log.tally().commits, 0);
+    log.commit(secs(25), None, false);
+    assert_eq!((log.tally().commits, log.due()), (1, Some(secs(27))), "tracks and statistics are one lane");
+    log.commit(secs(27), None, false);
+    assert_eq!((log.tally().commits, log.due(), log.waiting()), (2, None, 3));
+}
+
+#[test]
+fn what_is_delivered_before_its_commit_is_never_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut log, _) = on_disk(folder.path(), small(), 1);
+    for seq in 0..50 {
+        log.append(secs(seq), &event(if seq % 2 == 0 { STATS } else { CROSSING }, seq));
+        assert_eq!(drain(&mut log).len(), 1);
+        log.commit(secs(seq + 1), None, true);
+    }
+    assert_eq!((log.tally().written_bytes, log.tally().commits, log.due()), (0, 0, None));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "only the lock");
+}
+
+#[test]
+fn events_of_earlier_runs_come_first_and_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    for run in 1..=3 {
+        let (mut log, recovered) = on_disk(folder.path(), small(), run);
+        assert_eq!(recovered.events, (run - 1) * 9);
+        for seq in 0..9 {
+            log.append(Mono::ZERO, &event([TRACK, CROSSING, LOST][seq as usize % 3], seq));
+        }
+        log.commit(Mono::ZERO, None, true);
+    }
+    let (mut log, recovered) = on_disk(folder.path(), small(), 4);
+    assert_eq!((recovered.events, recovered.unsealed, log.waiting()), (27, 3, 27));
+    let all: Vec<(Origin, u64)> = drain(&mut log).into_iter().map(|(origin, seq, _)| (origin, seq)).collect();
+    let expected: Vec<_> = (1..=3).flat_map(|run| (0..9).map(move |seq| (origin(run), seq))).collect();
+    assert_eq!(all, expected);
+    log.commit(Mono::ZERO, None, true);
+    drop(log);
+    let (mut log, recovered) = on_disk(folder.path(), small(), 5);
+    assert_eq!((recovered.events, drain(&mut log).len()), (0, 0));
+}
+
+#[test]
+fn alerts_come_first_when_there_is_more_than_a_batch() {
+    let mut log = Log::new(small(), origin(1));
+    for seq in 0..20 {
+        log.append(Mono::ZERO, &event(if seq == 15 { LOST } else { CROSSING }, seq));
+    }
+    let mut out = Vec::new();
+    log.take(5, &mut out).unwrap();
+    assert_eq!(out.iter().map(|event| event.seq).collect::<Vec<_>>(), [15, 0, 1, 2, 3]);
+    log.done(Mono::ZERO);
+    out.clear();
+    log.take(15, &mut out).unwrap();
+    assert_eq!(
+        out.iter().map(|event| event.seq).collect::<Vec<_>>(),
+        [4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 17, 18, 19]
+    );
+}
+
+#[test]
+fn without_a_disk_the_oldest_of_a_class_go_and_are_counted() {
+    let mut log = Log::new(small(), origin(1));
+    for seq in 0..2000 {
+        log.append(Mono::ZERO, &event(if seq % 10 == 0 { LOST } else { TRACK }, seq));
+    }
+    let tally = log.tally();
+    let kept = drain(&mut log);
+    assert_eq!(tally.dropped.iter().sum::<u64>() + kept.len() as u64, 2000);
+    assert!(tally.dropped[Class::Details as usize] > 1000 && tally.dropped[Class::Counts as usize] == 0);
+    for class in [Class::Alerts, Class::Details] {
+        let seqs: Vec<u64> = kept.iter().filter(|kept| kept.2 == class).map(|kept| kept.1).collect();
+        let all: Vec<u64> = (0..2000).filter(|seq| (seq % 10 == 0) == (class == Class::Alerts)).collect();
+        assert_eq!(seqs, all[all.len() - seqs.len()..], "{class:?}: the newest, in order");
+    }
+}
+
+#[test]
+fn over_the_quota_crossings_outlive_tracks_and_every_drop_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut log, _) = on_disk(folder.path(), small(), 1);
+    for seq in 0..40_000 {
+        log.append(Mono::ZERO, &event(if seq % 4 == 0 { CROSSING } else { TRACK }, seq));
+    }
+    log.commit(Mono::ZERO, None, true);
+    assert!(log.disk_bytes() <= small().quota.bytes, "{}", log.disk_bytes());
+    let tally = log.tally();
+    assert_eq!((tally.dropped[Class::Counts as usize], tally.dropped[Class::Alerts as usize]), (0, 0));
+    assert_eq!(log.last_drop(Class::Details), Some(retain::Reason::Bytes));
+    let kept = drain(&mut log);
+    assert_eq!(tally.dropped.iter().sum::<u64>() + kept.len() as u64, 40_000);
+    assert_eq!(kept.iter().filter(|kept| kept.2 == Class::Counts).count(), 10_000);
+}
+
+#[test]
+fn dead_letters_are_kept_and_not_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut log, _) = on_disk(folder.path(), small(), 1);
+    for seq in 0..1000 {
+        let why = crate::event::fixed("400 Bad Request");
+        let dead = record::Dead {
+            origin: origin(1),
+            clock: crate::platform::clock::ClockMap::UNKNOWN,
+            why,
+            event: event(CROSSING, seq),
+        };
+        log.bury(Mono::ZERO, dead);
+    }
+    log.commit(Mono::ZERO, None, true);
+    assert_eq!((log.waiting(), drain(&mut log).len(), log.tally().dead), (0, 0, 1000));
+    let files = std::fs::read_dir(folder.path()).unwrap();
+    let dead = files
+        .filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().starts_with("dead-"))
+        .count();
+    assert!((1..=4).contains(&dead), "{dead}");
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Append(usize),
+    Commit(bool),
+    Take(usize),
+    Done,
+    Reopen,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (0usize..12).prop_map(Op::Append),
+        1 => any::<bool>().prop_map(Op::Commit),
+        2 => (1usize..40).prop_map(Op::Take),
+        1 => Just(Op::Done),
+        1 => Just(Op::Reopen),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Whatever the calls: each event comes once in a life, unchanged, in the order of its class; after an orderly end the
+    /// next life has all that were not done.
+    #[test]
+    fn behaves_like_a_queue_for_each_class(ops in proptest::collection::vec(op(), 1..300)) {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut log, _) = on_disk(folder.path(), small(), 0);
+        let (mut run, mut seq) = (0u64, 0u64);
+        // Events that are not done, and how many of them are in hand, by class.
+        let mut waiting: [std::collections::VecDeque<(u64, Event)>; 4] = Default::default();
+        let mut hand = [0usize; 4];
+        for op in ops {
+            match op {
+                Op::Append(which) => {
+                    let event = event(which, seq);
+                    log.append(secs(seq), &event);
+                    waiting[Class::of(&event.body) as usize].push_back((run, event));
+                    seq += 1;
+                }
+                Op::Commit(everything) => log.commit(secs(seq), None, everything),
+                Op::Take(most) => {
+                    let mut out = Vec::new();
+                    if let Some(taken) = log.take(most, &mut out) {
+                        for event in out {
+                            let class = Class::of(&event.body) as usize;
+                            let (of, expected) = &waiting[class][hand[class]];
+                            prop_assert_eq!((&*taken.origin, &event), (&origin(*of), expected));
+                            hand[class] += 1;
+                        }
+                    }
+                }
+                Op::Done => {
+                    log.done(secs(seq));
+                    for (waiting, hand) in waiting.iter_mut().zip(&mut hand) {
+                        waiting.drain(..std::mem::take(hand));
+                    }
+                }
+                Op::Reopen => {
+                    log.commit(secs(seq), None, true);
+                    drop(log);
+                    (run, seq, hand) = (run + 1, 0, [0; 4]);
+                    let recovered;
+                    (log, recovered) = on_disk(folder.path(), small(), run);
+                    prop_assert_eq!(recovered.events, waiting.iter().map(|lane| lane.len() as u64).sum::<u64>());
+                    prop_assert_eq!((recovered.set_aside, recovered.damaged_bytes), (0, 0));
+                }
+            }
+            let in_hand: usize = hand.iter().sum();
+            let all: usize = waiting.iter().map(std::collections::VecDeque::len).sum();
+            prop_assert_eq!(log.waiting(), (all - in_hand) as u64);
+        }
+    }
+}
+
+#[test]
+fn a_link_that_sleeps_is_woken_at_its_time_or_by_an_alert_and_stays_until_nothing_is_left() {
+    let batching = Batching {
+        events_max: 2,
+        age_max: std::time::Duration::from_secs(10),
+        interval: Some(std::time::Duration::from_secs(3600)),
+    };
+    let spool = Spool::new(Log::new(small(), origin(1)), batching);
+    let mut seq = 0;
+    let mut put = |at: u64, which: usize, count: usize| {
+        let mut coming = (0..count)
+            .map(|_| {
+                seq += 1;
+                event(which, seq - 1)
+            })
+            .collect::<Vec<_>>();
+        spool.put(secs(at), |out| out.append(&mut coming));
+    };
+    let sends = |at: u64| {
+        let mut out = Vec::new();
+        let mut sizes = Vec::new();
+        while let Look::Batch(_) = spool.take(secs(at), &mut out) {
+            sizes.push(out.len());
+            spool.done(secs(at));
+        }
+        sizes
+    };
+    put(0, CROSSING, 5);
+    assert_eq!(sends(0), [2, 2, 1], "awake from the start, until nothing is left");
+    put(5, CROSSING, 5);
+    assert_eq!(sends(3599), [0; 0], "asleep, however much waits");
+    let mut out = Vec::new();
+    assert_eq!(spool.take(secs(3599), &mut out), Look::Nothing { until: Some(secs(3600)) });
+    assert_eq!(sends(3600), [2, 2, 1]);
+    put(3700, CROSSING, 3);
+    put(3700, LOST, 1);
+    assert_eq!(sends(3700), [2, 2], "an alert wakes it, and all go along");
+    put(3720, CROSSING, 1);
+    assert_eq!(sends(3730), [0; 0]);
+    spool.flush();
+    assert_eq!(sends(3731), [1], "the end wakes it");
+}
+
+/// The receiver is away and a batch in hand when the card is there at last.
+#[test]
+fn a_disk_that_comes_late_does_not_wait_for_the_receiver() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut before, _) = on_disk(folder.path(), small(), 1);
+    (0..3).for_each(|seq| before.append(Mono::ZERO, &event(CROSSING, seq)));
+    before.commit(Mono::ZERO, None, true);
+    drop(before);
+    let batching = Batching { events_max: 2, age_max: std::time::Duration::ZERO, interval: None };
+    let spool = Spool::new(Log::new(small(), origin(2)), batching);
+    let mut out = Vec::new();
+    let take = |out: &mut Vec<Event>| match spool.take(secs(9), out) {
+        Look::Batch(taken) => (taken.origin.boot.to_string(), out.iter().map(|event| event.seq).collect()),
+        Look::Nothing { .. } => (String::new(), Vec::new()),
+    };
+    let mut coming: Vec<Event> = (0..5).map(|seq| event(CROSSING, seq)).collect();
+    spool.put(Mono::ZERO, |out| out.append(&mut coming));
+    let second = take(&mut out);
+    assert_eq!(second.1, [0, 1]);
+    assert!(!spool.was_confirmed());
+    let recovered = spool.attach(Box::new(Folder::open(folder.path()).unwrap())).unwrap();
+    assert_eq!((recovered.events, spool.waiting()), (8, 8));
+    // Whoever still has the old batch in hand can do no harm with it.
+    spool.done(secs(9));
+    spool.top_up(&mut out);
+    assert_eq!((out.len(), spool.waiting()), (2, 8));
+    assert!(spool.was_put_back() && !spool.was_put_back());
+    let mut batches = Vec::new();
+    while let (boot, seqs) = take(&mut out)
+        && !seqs.is_empty()
+    {
+        batches.push((boot == second.0, seqs));
+        spool.done(secs(9));
+    }
+    let (first, this) = (false, true);
+    assert_eq!(
+        batches,
+        [(first, vec![0, 1]), (first, vec![2]), (this, vec![0, 1]), (this, vec![2, 3]), (this, vec![4])]
+    );
+    spool.commit(secs(9), crate::platform::clock::ClockMap::UNKNOWN, true);
+    assert_eq!(spool.state().2, None);
+    assert!(spool.was_confirmed());
+}

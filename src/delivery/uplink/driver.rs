@@ -1,0 +1,561 @@
+//! The uplink thread: asks [`Session`] what to do, does it, counts it.
+//!
+//! ```text
+//!   running ── stop requested ──► hurrying ── close() ──► draining ── empty, or drain time over and tried ──► report
+//! ```
+//! While draining everything is due at once and a running back-off ends, so at least one more try is made; a send is
+//! limited to what is left of the drain time. What could not be delivered is in the [`Report`] and in the log: never silent.
+//! Memory: one batch, the sink's encode buffer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::retry::Backoff;
+use crate::base::stop::Stop;
+use crate::delivery::spool::record::Dead;
+use crate::delivery::spool::{Look, Spool, Taken};
+use crate::delivery::uplink::session::{Failure, Next, Session, Verdict};
+use crate::delivery::uplink::{Batch, Outbox, SendError, Sink};
+use crate::event::{Event, Origin, fixed};
+use crate::platform::calendar::{Bounds, Calendar, Timekeeper};
+use crate::platform::clock::Mono;
+
+/// How often a waiting uplink looks whether a stop was requested: [`Stop`] cannot wake it, [`Outbox::close`] can.
+const STOP_LOOK: Duration = Duration::from_secs(1);
+
+/// Shortest limit that a send gets while draining: less only fails.
+const LAST_SEND_MIN: Duration = Duration::from_secs(1);
+
+/// Times of the delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UplinkParams {
+    /// Delay after the first failure; doubles with each.
+    pub backoff_first: Duration,
+    /// Longest delay of our own.
+    pub backoff_cap: Duration,
+    /// Longest delay that a receiver can ask for (`Retry-After`).
+    pub retry_after_cap: Duration,
+    /// How long the shutdown goes on trying. A send that is under way when it begins keeps its own deadline.
+    pub drain: Duration,
+    /// Makes the jitter differ between devices.
+    pub seed: u64,
+    /// How long the first events wait for the calendar to be synchronised: a board without a battery does not know the time
+    /// before its network does. Not while draining.
+    pub clock_wait: Duration,
+}
+
+impl Default for UplinkParams {
+    /// 1 s doubling to 5 min; a receiver may ask for 1 h; 10 s for the shutdown;
+    /// no wait for the calendar.
+    fn default() -> Self {
+        UplinkParams {
+            backoff_first: Duration::from_secs(1),
+            backoff_cap: Duration::from_secs(300),
+            retry_after_cap: Duration::from_secs(3600),
+            drain: Duration::from_secs(10),
+            seed: 0,
+            clock_wait: Duration::ZERO,
+        }
+    }
+}
+
+/// What became of the events of a run: every event that was posted is in exactly one of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// Confirmed by the receiver.
+    pub delivered: u64,
+    /// Still waiting or in hand when the drain time was over.
+    pub undelivered: u64,
+    /// Refused for good, each named in the log.
+    pub refused: u64,
+    /// Dropped by a full queue, or posted after the end.
+    pub dropped: u64,
+}
+
+/// What comes after a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// The next step, at once.
+    Continue,
+    /// The next step when the time has come, or the outbox has signalled; without a time only then.
+    Wait(Option<Mono>),
+    /// Nothing more: everything is delivered, or the drain time is over.
+    End,
+}
+
+/// The shutdown under way.
+#[derive(Debug, Clone, Copy)]
+struct Draining {
+    until: Mono,
+    /// Whether a send was made since it began.
+    tried: bool,
+}
+
+/// The body of the uplink thread.
+pub struct Uplink {
+    outbox: Arc<Outbox>,
+    spool: Arc<Spool>,
+    sink: Box<dyn Sink>,
+    clock: Arc<Timekeeper>,
+    stop: Stop,
+    drain: Duration,
+    session: Session,
+    /// The batch in hand.
+    events: Vec<Event>,
+    /// Whose it is.
+    whose: Taken,
+    /// With what the batch in hand was stamped when it was last sent.
+    calendar: Option<Calendar>,
+    /// Something of the batch in hand may have reached a receiver.
+    left: bool,
+    /// Until then events wait for the calendar.
+    patient_until: Mono,
+    /// A stop was requested, or the outbox is closed.
+    hurrying: bool,
+    draining: Option<Draining>,
+}
+
+impl Uplink {
+    /// An uplink that has sent nothing yet, with the memory for its batch, encoded too.
+    pub fn new(
+        (outbox, spool): (Arc<Outbox>, Arc<Spool>),
+        mut sink: Box<dyn Sink>,
+        clock: Arc<Timekeeper>,
+        origin: Origin,
+        stop: Stop,
+        params: UplinkParams,
+    ) -> Self {
+        let backoff = Backoff::new(params.backoff_first, params.backoff_cap, params.seed);
+        let mut session = Session::new(backoff, params.retry_after_cap);
+        if spool.was_confirmed() {
+            session.trust();
+        }
+        let events = Vec::with_capacity(spool.batch_events_max());
+        sink.reserve(spool.batch_events_max());
+        let whose = Taken { origin: Arc::new(origin), clock: None, bounds: Bounds::default() };
+        let (drain, patient_until) = (params.drain, clock.mono() + params.clock_wait);
+        Uplink {
+            outbox,
+            spool,
+            sink,
+            clock,
+            stop,
+            drain,
+            session,
+            events,
+            whose,
+            calendar: None,
+            left: false,
+            patient_until,
+            hurrying: false,
+            draining: None,
+        }
+    }
+
+    /// Delivers until the outbox is closed and nothing is left, or the drain time of a shutdown is over. `on_step` is called
+    /// before each step and told whether it is a send, with the sink's deadlines; everything else takes a second at most.
+    pub fn run(mut self, on_step: impl Fn(bool)) -> Report {
+        loop {
+            on_step(matches!(self.session.next(self.clock.mono()), Next::Send(_)));
+            // Read before anything is looked at: a signal from here on ends the wait below at once.
+            let seen = self.outbox.signals();
+            match self.step() {
+                Flow::Continue => {}
+                Flow::Wait(until) => self.wait(seen, until),
+                Flow::End => break,
+            }
+        }
+        self.report()
+    }
+
+    /// What became of the events so far.
+    pub fn report(&self) -> Report {
+        let counters = self.outbox.counters();
+        Report {
+            delivered: counters.delivered(),
+            undelivered: self.waiting(),
+            refused: counters.refused(),
+            dropped: counters.dropped(),
+        }
+    }
+
+    /// Events that are not delivered, wherever they are.
+    fn waiting(&self) -> u64 {
+        (self.session.in_hand() + self.outbox.waiting()) as u64 + self.spool.waiting()
+    }
+
+    /// One look, and at most one send. Never waits itself: so time may be simulated.
+    pub fn step(&mut self) -> Flow {
+        let now = self.clock.mono();
+        self.notice_shutdown(now);
+        if self.spool.was_put_back() {
+            self.session.forget();
+        }
+        if self.time_is_over(now) {
+            return Flow::End;
+        }
+        match self.session.next(now) {
+            Next::Load => return self.load(now),
+            Next::Send(part) => self.send(now, part),
+            Next::Refill => self.refill(now),
+            Next::Wait { until } => {
+                let closed = self.outbox.closed();
+                if self.draining.is_some_and(|draining| closed && draining.tried && until >= draining.until) {
+                    return Flow::End; // The next try would come too late.
+                }
+                return Flow::Wait(Some(until));
+            }
+        }
+        Flow::Continue
+    }
+
+    /// The next batch, if one is due.
+    fn load(&mut self, now: Mono) -> Flow {
+        let closed = self.outbox.closed();
+        self.spool.put(now, |out| self.outbox.take(out));
+        if closed {
+            self.spool.flush();
+        } else if now < self.patient_until && !self.hurrying && !self.clock.map().wall.vouched() {
+            return Flow::Wait(Some(self.patient_until));
+        }
+        if self.sink.needs_time() && !self.clock.map().wall.plausible() {
+            // Whoever knows events by their time must not get them under a wrong one: they wait for the calendar.
+            if closed {
+                return Flow::End;
+            }
+            return Flow::Wait(None);
+        }
+        match self.spool.take(now, &mut self.events) {
+            Look::Batch(whose) => {
+                (self.whose, self.calendar, self.left) = (whose, None, false);
+                self.session.begin(self.events.len());
+            }
+            Look::Nothing { .. } if closed && self.waiting() == 0 => return Flow::End,
+            Look::Nothing { until } => return Flow::Wait(until),
+        }
+        Flow::Continue
+    }
+
+    /// What is left of the batch in hand, and more of the same run.
+    fn refill(&mut self, now: Mono) {
+        let (session, mut index) = (&mut self.session, 0..);
+        self.events.retain(|_| index.next().is_some_and(|index| session.is_left(index)));
+        self.spool.put(now, |out| self.outbox.take(out));
+        let left = self.events.len();
+        self.spool.top_up(&mut self.events);
+        if !self.sink.needs_time() {
+            self.calendar = None; // Refused means stored nowhere: nothing ties it to the calendar of its first try.
+        }
+        session.refilled(self.events.len(), left >= self.spool.batch_events_max());
+    }
+
+    fn notice_shutdown(&mut self, now: Mono) {
+        let closed = self.outbox.closed();
+        if !self.hurrying && (closed || self.stop.requested()) {
+            self.hurrying = true;
+            self.spool.flush();
+            self.session.hurry(now);
+        }
+        // Until then events still come: the stages end one after the other.
+        if self.draining.is_none() && closed {
+            self.draining = Some(Draining { until: now + self.drain, tried: false });
+            self.session.hurry(now);
+        }
+    }
+
+    /// Whether the drain time is over and the last try was made, if there was anything to try.
+    fn time_is_over(&self, now: Mono) -> bool {
+        self.draining.is_some_and(|draining| now >= draining.until && (draining.tried || self.waiting() == 0))
+    }
+
+    fn wait(&self, seen: u64, until: Option<Mono>) {
+        let now = self.clock.mono();
+        let ends = [until, self.draining.map(|draining| draining.until)];
+        let first = ends.into_iter().flatten().map(|end| end.since(now)).min();
+        self.outbox.wait(seen, first.unwrap_or(STOP_LOOK).min(STOP_LOOK));
+    }
+
+    fn send(&mut self, now: Mono, part: std::ops::Range<usize>) {
+        if let Some(draining) = &mut self.draining {
+            draining.tried = true;
+            self.sink.hurry(draining.until.since(now).max(LAST_SEND_MIN));
+        }
+        // A retry keeps the stamps of the first try, so that its bytes are the same; only stamps that nobody vouches for are
+        // worth a new reading, and not where an event is known by its stamp.
+        let calendar = match self.calendar {
+            Some(calendar) if calendar.vouched() || self.sink.needs_time() => calendar,
+            Some(_) | None => self.clock.calendar(self.whose.clock, self.whose.bounds),
+        };
+        self.calendar = Some(calendar);
+        let batch = Batch::new(&self.whose.origin, calendar, &self.events[part]);
+        let id = batch.id();
+        let sent = self.sink.send(&batch);
+        self.left |= !matches!(&sent, Err(SendError { kept_here: true, .. }));
+        if !self.left {
+            self.calendar = None; // Nobody has seen a stamp yet: the next try may know better.
+        }
+        if self.sink.switched() {
+            self.session.distrust();
+        }
+        let now = self.clock.mono();
+        let (outcome, text) = match sent {
+            Ok(()) => (Ok(()), String::new()),
+            Err(error) => (Err(error.failure), error.text),
+        };
+        match self.session.report(now, outcome) {
+            Verdict::Delivered(events) => {
+                self.outbox.counters().count_delivered(now, events);
+                self.outbox.tell_trouble(None);
+                tracing::debug!("delivered {events} events as {id}");
+            }
+            Verdict::Kept { until } => {
+                self.outbox.counters().count_failure();
+                let wait = until.since(now);
+                if outcome == Err(Failure::Misconfigured) {
+                    self.outbox.tell_trouble(Some(&text));
+                    tracing::error!("{text}; batch {id} is kept and sent again in {wait:.1?}");
+                } else {
+                    tracing::warn!("{text}; batch {id} is sent again in {wait:.1?}");
+                }
+            }
+            Verdict::Halved => tracing::debug!("{text}; batch {id} is halved to find the event"),
+            Verdict::SetAside(_) => tracing::debug!("{text}; {id} is set aside, others are tried"),
+            Verdict::Dropped(index) => {
+                self.outbox.counters().count_refused();
+                let event = &self.events[index];
+                let (id, kind) = (self.whose.origin.id(event.seq), event.body.kind());
+                tracing::warn!("{text}; event {id} ({kind}) is set aside as a dead letter");
+                let (origin, why) = ((*self.whose.origin).clone(), fixed(&text));
+                self.spool.bury(now, Dead { origin, clock: calendar.map, why, event: event.clone() });
+            }
+            Verdict::Doubted { until } => {
+                self.outbox.counters().count_failure();
+                self.outbox.tell_trouble(Some(&format!("it refuses whatever it is sent: {text}")));
+                let (events, wait) = (self.session.in_hand(), until.since(now));
+                tracing::error!(
+                    "{text}; it refuses whatever it is sent: check what answers at that URL; {events} events are kept and \
+                     sent again in {wait:.1?}"
+                );
+            }
+        }
+        if self.session.in_hand() == 0 {
+            self.spool.done(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::batch::BatchParams;
+    use crate::delivery::spool::{Batching, Log};
+    use crate::delivery::uplink::SendError;
+    use crate::event::{Body, fixed};
+    use crate::platform::clock::{Clock, ClockMap, Wall};
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    /// Both clocks, as the test says.
+    struct SetClock(Mutex<ClockMap>);
+
+    impl SetClock {
+        fn set(&self, seconds: u64, unix_seconds: i64, synchronised: bool) {
+            let wall = Wall { unix_nanos: unix_seconds * 1_000_000_000, synchronised };
+            *self.0.lock().unwrap() = ClockMap { mono: Mono::from_nanos(seconds * 1_000_000_000), wall };
+        }
+    }
+
+    impl Clock for SetClock {
+        fn mono(&self) -> Mono {
+            self.0.lock().unwrap().mono
+        }
+        fn wall(&self) -> Wall {
+            self.0.lock().unwrap().wall
+        }
+    }
+
+    type Sent = (String, Option<Wall>, Option<Duration>);
+
+    /// Answers by script, writes down id, time of the first event, and how much of a hurry there was.
+    struct Scripted {
+        answers: VecDeque<Result<(), SendError>>,
+        sent: Arc<Mutex<Vec<Sent>>>,
+        longest: Option<Duration>,
+        needs_time: bool,
+    }
+
+    impl Sink for Scripted {
+        fn needs_time(&self) -> bool {
+            self.needs_time
+        }
+
+        fn send(&mut self, batch: &Batch<'_>) -> Result<(), SendError> {
+            let stamp = batch.calendar.stamp(batch.events[0].at);
+            let wall = stamp.time.map(|unix_nanos| Wall { unix_nanos, synchronised: stamp.synchronised });
+            self.sent.lock().unwrap().push((batch.id().to_string(), wall, self.longest));
+            self.answers.pop_front().expect("no more sends than answers")
+        }
+        fn name(&self) -> &'static str {
+            "scripted"
+        }
+        fn hurry(&mut self, longest: Duration) {
+            self.longest = Some(longest);
+        }
+    }
+
+    struct Bench {
+        uplink: Uplink,
+        clock: Arc<SetClock>,
+        outbox: Arc<Outbox>,
+        sent: Arc<Mutex<Vec<Sent>>>,
+    }
+
+    const UNIX: i64 = 1_795_392_000;
+
+    fn bench(answers: impl IntoIterator<Item = Result<(), SendError>>) -> Bench {
+        bench_of(answers, false)
+    }
+
+    fn bench_of(answers: impl IntoIterator<Item = Result<(), SendError>>, needs_time: bool) -> Bench {
+        let clock = Arc::new(SetClock(Mutex::new(ClockMap {
+            mono: Mono::ZERO,
+            wall: Wall { unix_nanos: 0, synchronised: false },
+        })));
+        let params = BatchParams { queue_events: 8, batch_events_max: 2, age_max: Duration::from_secs(60) };
+        let outbox = Arc::new(Outbox::new(params).unwrap());
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let answers = answers.into_iter().collect();
+        let sink = Scripted { answers, sent: Arc::clone(&sent), longest: None, needs_time };
+        let origin = Origin::new("mast-7", "3f2a", Mono::ZERO);
+        let log = Log::new(crate::delivery::spool::Params::default(), origin.clone());
+        let spool =
+            Spool::new(log, Batching { events_max: 2, age_max: Duration::from_secs(60), interval: None });
+        let uplink = Uplink::new(
+            (Arc::clone(&outbox), Arc::new(spool)),
+            Box::new(sink),
+            Arc::new(Timekeeper::new(Arc::clone(&clock) as Arc<dyn Clock>)),
+            origin,
+            Stop::new(),
+            UplinkParams::default(),
+        );
+        Bench { uplink, clock, outbox, sent }
+    }
+
+    impl Bench {
+        fn post(&self, events: usize) {
+            for _ in 0..events {
+                let body = Body::Stopping { reason: fixed("test") };
+                self.outbox.post(self.clock.mono(), Mono::ZERO, &fixed(""), body);
+            }
+        }
+
+        fn steps(&mut self, count: usize) {
+            for _ in 0..count {
+                assert_ne!(self.uplink.step(), Flow::End);
+            }
+        }
+    }
+
+    #[test]
+    fn a_retry_keeps_the_calendar_that_somebody_vouched_for() {
+        let fail = || Err(SendError::retry("no"));
+        let mut bench = bench([fail(), fail(), fail(), fail(), Ok(())]);
+        bench.post(2);
+        bench.steps(1); // take
+        for (seconds, unix, synchronised) in [
+            (100, 100, false),        // never set
+            (200, UNIX + 207, false), // set by hand
+            (300, UNIX + 300, true),  // synchronised
+            (400, UNIX + 401, true),  // stepped: the batch stays as it went out
+            (500, UNIX + 500, false),
+        ] {
+            bench.clock.set(seconds, unix, synchronised);
+            bench.steps(1);
+        }
+        let wall = |unix: i64, synchronised| Some(Wall { unix_nanos: unix * 1_000_000_000, synchronised });
+        let id = "mast-7/3f2a-0/0-1".to_owned();
+        let expected = [None, wall(UNIX + 7, false), wall(UNIX, true), wall(UNIX, true), wall(UNIX, true)];
+        assert_eq!(*bench.sent.lock().unwrap(), expected.map(|wall| (id.clone(), wall, None)));
+        let counters = bench.outbox.counters();
+        assert_eq!((counters.delivered(), counters.failures(), counters.batches()), (2, 4, 1));
+        assert_eq!(counters.last_delivery(), Some(Mono::from_nanos(500_000_000_000)));
+    }
+
+    #[test]
+    fn who_knows_events_by_their_time_gets_none_without_and_the_same_on_every_retry() {
+        let mut bench = bench_of([Err(SendError::retry("no")), Ok(())], true);
+        bench.post(2);
+        bench.clock.set(50, 100, false); // never set
+        bench.steps(3);
+        assert!(bench.sent.lock().unwrap().is_empty());
+        bench.clock.set(100, UNIX + 100, false); // a clock chip
+        bench.steps(2);
+        bench.clock.set(300, UNIX + 307, true); // synchronised: too late for these
+        bench.steps(1);
+        let walls: Vec<_> =
+            bench.sent.lock().unwrap().iter().map(|sent| sent.1.unwrap().unix_nanos).collect();
+        assert_eq!(walls, [UNIX * 1_000_000_000; 2]);
+    }
+
+    #[test]
+    fn one_batch_is_in_hand_and_the_next_is_taken_with_a_new_calendar() {
+        let mut bench = bench([Ok(()), Err(SendError::retry("no"))]);
+        bench.post(5);
+        bench.clock.set(100, UNIX + 100, true);
+        bench.steps(2);
+        bench.clock.set(200, UNIX + 203, true);
+        bench.steps(2);
+        assert_eq!((bench.uplink.waiting(), bench.uplink.session.in_hand()), (3, 2));
+        let walls: Vec<i64> = bench
+            .sent
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|sent| sent.1.unwrap().unix_nanos / 1_000_000_000)
+            .collect();
+        assert_eq!(walls, [UNIX, UNIX + 3]);
+    }
+
+    #[test]
+    fn the_first_events_wait_for_the_calendar_but_not_for_ever_and_not_at_the_end() {
+        for (seconds, synchronised, closed, sends) in [
+            (59, false, false, false),
+            (60, false, false, true),
+            (10, true, false, true),
+            (10, false, true, true),
+        ] {
+            let mut bench = bench([Ok(())]);
+            bench.uplink.patient_until = Mono::from_nanos(60_000_000_000);
+            bench.post(2);
+            bench.clock.set(seconds, UNIX, synchronised);
+            if closed {
+                bench.outbox.close();
+            }
+            bench.steps(if sends { 2 } else { 1 });
+            assert_eq!(bench.sent.lock().unwrap().len() == 1, sends, "{seconds} {synchronised} {closed}");
+        }
+    }
+
+    #[test]
+    fn the_shutdown_limits_sends_to_what_is_left_of_its_time() {
+        let fail = || Err(SendError::retry("no"));
+        let mut bench = bench([fail(), fail(), fail(), fail()]);
+        bench.post(1);
+        bench.uplink.spool.put(Mono::ZERO, |out| bench.outbox.take(out));
+        bench.uplink.spool.flush();
+        bench.steps(2);
+        bench.clock.set(1, 0, false);
+        bench.outbox.close();
+        bench.steps(1); // the back-off has ended: a send, with all of the drain time
+        bench.clock.set(8, 0, false);
+        bench.steps(1);
+        bench.clock.set(10, 500, false); // 1 s left, and the delay of 2 to 4 s would end after it
+        let last = bench.uplink.session.next(Mono::from_nanos(10_000_000_000));
+        assert!(matches!(last, Next::Send(_)), "{last:?}");
+        bench.steps(1);
+        assert_eq!(bench.uplink.step(), Flow::End);
+        let longest: Vec<Option<u64>> =
+            bench.sent.lock().unwrap().iter().map(|sent| sent.2.map(|d| d.as_secs())).collect();
+        assert_eq!(longest, [None, Some(10), Some(3), Some(1)]);
+    }
+}

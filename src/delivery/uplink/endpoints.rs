@@ -1,0 +1,210 @@
+//! Several receivers for one delivery: the first of the list, and others to fail over to.
+//!
+//! Each has a load: what part of its deadline its answers take, 1 for one that does not answer or confirms nothing, and
+//! halving with time while nobody asks. Chosen is the least loaded below [`LOAD_MAX`], else the first. Loads below
+//! a tenth count as none, and among equals the first wins: so what failed over comes back by itself.
+//!
+//! The receivers of a list are meant to lead to the same store: an event whose confirmation got lost at one may be sent to
+//! another, under the same id.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::delivery::uplink::session::Failure;
+use crate::delivery::uplink::{Batch, SendError, Sink};
+use crate::platform::calendar::Timekeeper;
+use crate::platform::clock::Mono;
+
+/// Most receivers of one list.
+pub const ENDPOINTS_MAX: usize = 8;
+
+/// A receiver from this load on is only asked if all others are as bad.
+pub const LOAD_MAX: f64 = 0.8;
+
+/// Below this nobody is busy.
+const IDLE: f64 = 0.1;
+
+/// A load that is not heard of halves in this time: one that failed is tried again after 20 s, and first again after 3 min.
+const HALF_LIFE: Duration = Duration::from_secs(60);
+
+/// How much of the load is what the last answer took.
+const NEWEST: f64 = 0.3;
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Load {
+    load: f64,
+    at: Mono,
+}
+
+/// What is known about the receivers. Pure.
+#[derive(Debug, Clone)]
+pub struct Loads(heapless::Vec<Load, ENDPOINTS_MAX>);
+
+impl Loads {
+    /// So many receivers, of which nothing is known.
+    ///
+    /// # Panics
+    /// If there are none, or more than [`ENDPOINTS_MAX`]: our own mistake.
+    pub fn new(count: usize) -> Self {
+        assert!((1..=ENDPOINTS_MAX).contains(&count), "{count} receivers");
+        Loads((0..count).map(|_| Load::default()).collect())
+    }
+
+    /// The load of a receiver at `now`, 0..=1.
+    pub fn load(&self, index: usize, now: Mono) -> f64 {
+        let Load { load, at } = self.0[index];
+        load * 0.5f64.powf(now.since(at).as_secs_f64() / HALF_LIFE.as_secs_f64())
+    }
+
+    /// The receiver to ask at `now`.
+    pub fn choose(&self, now: Mono) -> usize {
+        let shown = |index: usize| match self.load(index, now) {
+            load if load < IDLE => 0.0,
+            load => load,
+        };
+        let able = (0..self.0.len()).filter(|&index| shown(index) < LOAD_MAX);
+        able.min_by(|&a, &b| shown(a).total_cmp(&shown(b))).unwrap_or(0)
+    }
+
+    /// Whether any can be asked at `now` without an excuse.
+    pub fn any_able(&self, now: Mono) -> bool {
+        (0..self.0.len()).any(|index| self.load(index, now) < LOAD_MAX)
+    }
+
+    /// An answer came after this part of its deadline, or (`None`) did not come or was no confirmation.
+    pub fn report(&mut self, index: usize, now: Mono, answered: Option<f64>) {
+        let load = match answered {
+            Some(part) => {
+                let old = self.load(index, now).min(LOAD_MAX);
+                old + NEWEST * (part.clamp(0.0, 1.0) - old)
+            }
+            None => 1.0,
+        };
+        self.0[index] = Load { load, at: now };
+    }
+}
+
+/// Sends to one of several sinks.
+pub struct Endpoints {
+    sinks: Vec<Box<dyn Sink>>,
+    loads: Loads,
+    time: Arc<Timekeeper>,
+    deadline: Duration,
+    last: usize,
+    switched: bool,
+    /// The one that is asked has confirmed something since it was switched to.
+    known: bool,
+}
+
+impl Endpoints {
+    /// Sends to `sinks`, the first before the others. Answers within a small part of `deadline` are no load.
+    ///
+    /// # Panics
+    /// As [`Loads::new`].
+    pub fn new(sinks: Vec<Box<dyn Sink>>, time: Arc<Timekeeper>, deadline: Duration) -> Self {
+        let loads = Loads::new(sinks.len());
+        Endpoints { sinks, loads, time, deadline, last: 0, switched: false, known: false }
+    }
+}
+
+impl Sink for Endpoints {
+    fn send(&mut self, batch: &Batch<'_>) -> Result<(), SendError> {
+        let begun = self.time.mono();
+        let index = self.loads.choose(begun);
+        self.switched = index != self.last;
+        if self.switched {
+            tracing::warn!("uplink: from {} to {}", self.sinks[self.last].name(), self.sinks[index].name());
+            (self.last, self.known) = (index, false);
+        }
+        let outcome = self.sinks[index].send(batch);
+        let now = self.time.mono();
+        let part = now.since(begun).as_secs_f64() / self.deadline.as_secs_f64();
+        let answered = match &outcome {
+            Ok(()) => Some(part),
+            // What it says is about these events, not about itself: if it has taken others.
+            Err(SendError { failure: Failure::Refused | Failure::TooLarge, .. })
+                if self.known || index == 0 =>
+            {
+                Some(part)
+            }
+            Err(_) => None,
+        };
+        self.known |= outcome.is_ok();
+        self.loads.report(index, now, answered);
+        outcome.map_err(|error| match error.failure {
+            // Its patience is its own: another one is asked.
+            Failure::Retry { .. } | Failure::Misconfigured if self.loads.any_able(now) => {
+                SendError { failure: Failure::Elsewhere, ..error }
+            }
+            Failure::Retry { .. }
+            | Failure::Elsewhere
+            | Failure::Refused
+            | Failure::TooLarge
+            | Failure::Misconfigured => error,
+        })
+    }
+
+    fn switched(&self) -> bool {
+        self.switched
+    }
+
+    fn name(&self) -> &str {
+        self.sinks[self.last].name()
+    }
+
+    fn reserve(&mut self, events: usize) {
+        self.sinks.iter_mut().for_each(|sink| sink.reserve(events));
+    }
+
+    fn needs_time(&self) -> bool {
+        self.sinks.iter().any(|sink| sink.needs_time())
+    }
+
+    fn hurry(&mut self, longest: Duration) {
+        self.sinks.iter_mut().for_each(|sink| sink.hurry(longest));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secs(s: u64) -> Mono {
+        Mono::from_nanos(s * 1_000_000_000)
+    }
+
+    #[test]
+    fn the_first_is_preferred_left_and_come_back_to() {
+        let mut loads = Loads::new(3);
+        assert_eq!(loads.choose(secs(0)), 0);
+        loads.report(0, secs(0), None);
+        assert_eq!(loads.choose(secs(0)), 1);
+        loads.report(1, secs(0), None);
+        assert_eq!(loads.choose(secs(0)), 2);
+        loads.report(2, secs(0), None);
+        assert!(!loads.any_able(secs(0)));
+        assert_eq!(loads.choose(secs(0)), 0, "all are as bad: the first");
+        loads.report(1, secs(1), Some(0.01));
+        assert_eq!(loads.choose(secs(2)), 1);
+        // The first is quiet for as long as its load needs to fade: it is the first again.
+        let back = (0..600).find(|&s| loads.choose(secs(s + 2)) == 0).unwrap();
+        assert!((150..=250).contains(&back), "{back}");
+        loads.report(0, secs(back + 2), None);
+        assert_eq!(loads.choose(secs(back + 2)), 1, "and left again if it still fails");
+    }
+
+    #[test]
+    fn the_least_loaded_is_chosen_and_a_slow_one_is_no_failure() {
+        let mut loads = Loads::new(2);
+        for s in 0..20 {
+            loads.report(0, secs(s), Some(0.7));
+        }
+        assert!(loads.load(0, secs(20)) > 0.6 && loads.any_able(secs(20)));
+        assert_eq!(loads.choose(secs(20)), 1);
+        for s in 20..40 {
+            loads.report(1, secs(s), Some(0.75));
+        }
+        assert_eq!(loads.choose(secs(40)), 0, "both are slow: the one that has rested");
+        assert_eq!(Loads::new(1).choose(secs(5)), 0);
+    }
+}

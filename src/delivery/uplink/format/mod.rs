@@ -1,0 +1,55 @@
+//! What a batch looks like on the wire. Pure: bytes into a reused buffer, no I/O, no clock.
+
+pub mod cloudevents;
+pub mod influx;
+pub mod packed;
+
+use crate::delivery::uplink::Batch;
+
+/// How events look on their way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// CloudEvents 1.0, a batch in JSON.
+    #[default]
+    CloudEvents,
+    /// InfluxDB's line protocol, as version 1 (`/write`) takes it.
+    Influx1,
+    /// The same for version 2 (`/api/v2/write`).
+    Influx2,
+    /// Postcard: about a tenth of the bytes.
+    Packed,
+}
+
+impl Format {
+    /// Writes the batch into `out`, which is emptied before.
+    pub fn write(self, batch: &Batch<'_>, out: &mut Vec<u8>) {
+        match self {
+            Format::CloudEvents => cloudevents::write_batch(batch, out),
+            Format::Influx1 | Format::Influx2 => influx::write_batch(batch, out),
+            Format::Packed => packed::write_batch(batch, out),
+        }
+    }
+
+    /// What HTTP calls it.
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Format::CloudEvents => cloudevents::CONTENT_TYPE,
+            Format::Influx1 | Format::Influx2 => influx::CONTENT_TYPE,
+            Format::Packed => packed::CONTENT_TYPE,
+        }
+    }
+
+    /// What a buffer needs for `events`, bytes.
+    pub const fn bytes_for(self, events: usize) -> usize {
+        match self {
+            Format::CloudEvents => events * cloudevents::EVENT_BYTES,
+            Format::Influx1 | Format::Influx2 => events * influx::EVENT_BYTES,
+            Format::Packed => packed::HEAD_BYTES_MAX + events * packed::EVENT_BYTES,
+        }
+    }
+
+    /// Whether the receiver knows an event by its time: without one it cannot be sent.
+    pub const fn needs_time(self) -> bool {
+        matches!(self, Format::Influx1 | Format::Influx2)
+    }
+}

@@ -1,0 +1,352 @@
+//! TLS: rustls with ring. Who is believed, who we say we are, and which time it is.
+//!
+//! The roots are Mozilla's as of the build, the system's own, or those of a file; a pin narrows them to one key. Certificates
+//! are judged by the best calendar that is known ([`Timekeeper`]), not by whatever the system clock says at the moment.
+//! Sessions are as `ureq` makes them, except for what it has no switch for.
+
+use std::fmt;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::time_provider::TimeProvider;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore,
+    SignatureScheme, StreamOwned,
+};
+use sha2::{Digest, Sha256};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
+};
+
+use super::secret::read_pem;
+use crate::platform::calendar::Timekeeper;
+
+/// Where systems keep their roots: Debian, Alpine, Yocto; Fedora; others.
+const SYSTEM_ROOTS: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// Who may vouch for a receiver.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Roots {
+    /// Mozilla's, as of the build.
+    #[default]
+    Builtin,
+    /// The system's own.
+    System,
+    /// Those of a file.
+    File(PathBuf),
+}
+
+/// The sha256 of a public key (its SubjectPublicKeyInfo).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyPin([u8; 32]);
+
+impl KeyPin {
+    /// From `sha256//BASE64`, as `curl --pinnedpubkey` has it.
+    pub fn parse(text: &str) -> Option<KeyPin> {
+        let bytes = BASE64_STANDARD.decode(text.strip_prefix("sha256//")?).ok()?;
+        Some(KeyPin(bytes.try_into().ok()?))
+    }
+}
+
+/// Settings of TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TlsParams {
+    /// Who may vouch for the receiver.
+    pub roots: Roots,
+    /// Our own certificate, with those between it and its root, PEM.
+    pub client_cert: Option<PathBuf>,
+    /// Its key, PEM.
+    pub client_key: Option<PathBuf>,
+    /// The receiver's key, besides a valid certificate.
+    pub pin: Option<KeyPin>,
+}
+
+/// The settings as rustls wants them. Reads the files.
+///
+/// # Errors
+/// Which file, what is wrong with it, and the remedy.
+pub(super) fn config(params: &TlsParams, time: &Arc<Timekeeper>) -> Result<Arc<ClientConfig>, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let roots = Arc::new(roots(&params.roots)?);
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
+        .build()
+        .map_err(|error| format!("uplink.ca: {error}"))?;
+    let builder = ClientConfig::builder_with_details(provider, Arc::new(Calendar(Arc::clone(time))))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("TLS: {error}"))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Verifier { inner: verifier, pin: params.pin }));
+    let config = match (&params.client_cert, &params.client_key) {
+        (None, None) => builder.with_no_client_auth(),
+        (Some(cert), Some(key)) => {
+            let chain = certificates("uplink.client_cert_file", cert)?;
+            let pem = read_pem("uplink.client_key_file", key)?;
+            let key_der = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
+                format!("uplink.client_key_file {}: no private key in PEM: {error}", key.display())
+            })?;
+            builder.with_client_auth_cert(chain, key_der).map_err(|error| {
+                format!("uplink.client_cert_file {}: it does not fit the key: {error}", cert.display())
+            })?
+        }
+        (Some(_), None) => return Err("uplink.client_cert_file needs uplink.client_key_file".to_owned()),
+        (None, Some(_)) => return Err("uplink.client_key_file needs uplink.client_cert_file".to_owned()),
+    };
+    Ok(Arc::new(config))
+}
+
+fn roots(roots: &Roots) -> Result<RootCertStore, String> {
+    let mut store = RootCertStore::empty();
+    let path = match roots {
+        Roots::Builtin => {
+            store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+            return Ok(store);
+        }
+        Roots::System => SYSTEM_ROOTS.iter().map(Path::new).find(|path| path.exists()).ok_or(
+            "uplink.ca = \"system\": this system has none: install ca-certificates, or use \"builtin\"",
+        )?,
+        Roots::File(path) => path.as_path(),
+    };
+    let (added, _broken) = store.add_parsable_certificates(certificates("uplink.ca", path)?);
+    if added == 0 {
+        return Err(format!("uplink.ca {}: none of its certificates can be used", path.display()));
+    }
+    Ok(store)
+}
+
+fn certificates(setting: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let pem = read_pem(setting, path)?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match all {
+        Ok(all) if !all.is_empty() => Ok(all),
+        Ok(_) => Err(format!("{setting} {}: no certificate in PEM in it", path.display())),
+        Err(error) => Err(format!("{setting} {}: {error}", path.display())),
+    }
+}
+
+/// What rustls asks for the time.
+struct Calendar(Arc<Timekeeper>);
+
+impl fmt::Debug for Calendar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Calendar")
+    }
+}
+
+impl TimeProvider for Calendar {
+    fn current_time(&self) -> Option<UnixTime> {
+        let nanos = u64::try_from(self.0.wall().unix_nanos).unwrap_or(0);
+        Some(UnixTime::since_unix_epoch(Duration::from_nanos(nanos)))
+    }
+}
+
+/// The usual rules, and the pin.
+#[derive(Debug)]
+struct Verifier {
+    inner: Arc<WebPkiServerVerifier>,
+    pin: Option<KeyPin>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified =
+            self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        if let Some(KeyPin(pin)) = self.pin {
+            let malformed = |_| rustls::Error::InvalidCertificate(CertificateError::BadEncoding);
+            let key =
+                webpki::EndEntityCert::try_from(end_entity).map_err(malformed)?.subject_public_key_info();
+            if Sha256::digest(key)[..] != pin {
+                let other = CertificateError::ApplicationVerificationFailure;
+                return Err(rustls::Error::InvalidCertificate(other));
+            }
+        }
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// What is to be done about an error of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Remedy {
+    /// It is a matter of the calendar, and nobody vouches for ours.
+    Clock,
+    /// A person has to look; what at.
+    Person(&'static str),
+    /// It may pass.
+    Retry,
+}
+
+/// What an error of rustls asks for, if `vouched` says whether somebody vouches for our calendar.
+#[allow(clippy::wildcard_enum_match_arm, reason = "rustls' errors are open-ended")]
+pub(super) fn remedy(error: &rustls::Error, vouched: bool) -> Remedy {
+    use CertificateError as Bad;
+    match error {
+        rustls::Error::InvalidCertificate(bad) => match bad {
+            Bad::Expired | Bad::ExpiredContext { .. } | Bad::NotValidYet | Bad::NotValidYetContext { .. }
+                if !vouched =>
+            {
+                Remedy::Clock
+            }
+            Bad::Expired | Bad::ExpiredContext { .. } => {
+                Remedy::Person("its certificate has expired: renew it there")
+            }
+            Bad::NotValidYet | Bad::NotValidYetContext { .. } => {
+                Remedy::Person("its certificate is not valid yet: check the clocks of both")
+            }
+            Bad::UnknownIssuer => Remedy::Person(
+                "nobody we believe vouches for its certificate: set uplink.ca to the file of its root",
+            ),
+            Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
+                Remedy::Person("its certificate is for another name: use that name in uplink.target")
+            }
+            Bad::ApplicationVerificationFailure => Remedy::Person(
+                "its key is not the one of uplink.pin: was it renewed, or is somebody in between?",
+            ),
+            _ => Remedy::Person("its certificate cannot be used: see there"),
+        },
+        rustls::Error::AlertReceived(alert) => match alert {
+            AlertDescription::CertificateExpired if !vouched => Remedy::Clock,
+            AlertDescription::CertificateExpired => {
+                Remedy::Person("it says that our certificate has expired: renew it")
+            }
+            AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied => Remedy::Person(
+                "it does not take our certificate: check uplink.client_cert_file and its root there",
+            ),
+            _ => Remedy::Retry,
+        },
+        _ => Remedy::Retry,
+    }
+}
+
+/// The error of rustls that an error of the client is about.
+#[allow(clippy::wildcard_enum_match_arm, reason = "ureq's errors are open-ended")]
+pub(super) fn cause(error: &ureq::Error) -> Option<&rustls::Error> {
+    match error {
+        ureq::Error::Rustls(inner) => Some(inner),
+        ureq::Error::Io(error) => error.get_ref().and_then(|inner| inner.downcast_ref()),
+        _ => None,
+    }
+}
+
+/// Puts TLS around a connection, as `ureq`'s own connector does, with our settings.
+pub(super) struct Tls(pub(super) Arc<ClientConfig>);
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+impl<In: Transport> Connector<In> for Tls {
+    type Out = Either<In, Encrypted>;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        chained: Option<In>,
+    ) -> Result<Option<Self::Out>, ureq::Error> {
+        let Some(transport) = chained else { return Err(ureq::Error::ConnectionFailed) };
+        if !details.needs_tls() || transport.is_tls() {
+            return Ok(Some(Either::A(transport)));
+        }
+        let host = details.uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let name =
+            ServerName::try_from(host.to_owned()).map_err(|_| ureq::Error::Tls("not a name of a host"))?;
+        let mut conn = ClientConnection::new(Arc::clone(&self.0), name)?;
+        let mut sock = TransportAdapter::new(transport.boxed(), Arc::clone(&details.current_time));
+        sock.set_timeout(details.timeout); // One deadline for the whole handshake, however slowly it drips.
+        conn.complete_io(&mut sock).map_err(unwrapped)?;
+        let config = details.config;
+        let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
+        Ok(Some(Either::B(Encrypted { buffers, stream: StreamOwned { conn, sock } })))
+    }
+}
+
+/// The error of rustls that an error of I/O is wrapped around.
+fn unwrapped(error: std::io::Error) -> ureq::Error {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(inner) => ureq::Error::Rustls(inner.clone()),
+        None => ureq::Error::from(error),
+    }
+}
+
+/// A connection with TLS.
+pub(super) struct Encrypted {
+    buffers: LazyBuffers,
+    stream: StreamOwned<ClientConnection, TransportAdapter>,
+}
+
+impl fmt::Debug for Encrypted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Encrypted")
+    }
+}
+
+impl Transport for Encrypted {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        self.stream.sock.set_timeout(timeout);
+        let output = &self.buffers.output()[..amount];
+        self.stream.write_all(output).map_err(unwrapped)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        self.stream.sock.set_timeout(timeout);
+        let input = self.buffers.input_append_buf();
+        let amount = self.stream.read(input).map_err(unwrapped)?;
+        self.buffers.input_appended(amount);
+        Ok(amount > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.stream.sock.get_mut().is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,773 @@
+//! What to do with the batch in hand, and when: the decisions of the delivery, without I/O.
+//!
+//! ```text
+//!            begin(n)                      Delivered, or the last bad event dropped: nothing of the batch is left
+//!   Idle ───────────────► Sending ──────────────────────────────────────────────────────────────► Idle
+//!                        ▲ ▲ │ ▲ │
+//!           refilled(n)  │ │ │ │ └─ Refused, more than one event: halved, the first half is sent next
+//!                        │ │ │ └─── Delivered, dropped or set aside, and a part is left: that is sent next
+//!                        │ │ ▼ Retry, Misconfigured; REFUSALS_MAX set aside in a row
+//!                        │ Backoff{until}     due, or hurry()
+//!                        │
+//!                        Doubting{until}  ◄── Sending: all that is left was set aside; Refill when due, or hurry()
+//! ```
+//! A part of the batch (a range of its events) stays the same until it is delivered or refused: every retry carries the
+//! same ids. A batch that is refused for good is halved until the bad event is alone; only that one is dropped, and the
+//! caller counts it (I4). Never drops anything for an outcome that time or a person can heal.
+//!
+//! A receiver that refuses everything (another program answers at that address, its format changed) must not empty the
+//! device, and a bad event must not stand in the way of the others. So a refusal is believed only from a receiver that
+//! also confirms: each confirmation is good for [`REFUSALS_MAX`] refused events. Without that credit a refused event goes to
+//! the end of the line and the next one is tried, with a back-off after every [`REFUSALS_MAX`] of them. When the line has
+//! come round without a confirmation, all of it is kept and waits for a person, like after a 404; the next round takes along
+//! what has come since, as far as the batch has room: one of those may be confirmed. When it has no room left, and the receiver
+//! has confirmed others before, each further round gives up to [`REFUSALS_MAX`] of the oldest up (to the dead letters): a row of
+//! bad events must not stand in the way for ever. A receiver that has never confirmed anything gets none.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::base::limits::BATCH_EVENTS_MAX;
+use crate::base::retry::Backoff;
+use crate::platform::clock::Mono;
+
+/// Events that may be refused one by one after a confirmation before the receiver is doubted. A bad event is a fault of
+/// ours and rare; sixteen in a row are a fault of the receiver.
+pub const REFUSALS_MAX: usize = 16;
+
+/// Before another receiver is asked.
+const ELSEWHERE: Duration = Duration::from_secs(1);
+
+/// After so many confirmations in a row a receiver that found a batch too large is offered twice as much again: its limit is
+/// in bytes, or was raised.
+const GROW_AFTER: u32 = 100;
+
+/// How a send failed, as far as the session cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The receiver may confirm next time: time-out, connection, 5xx, 408, 425, 429.
+    Retry {
+        /// What the receiver asked for (`Retry-After`).
+        after: Option<Duration>,
+    },
+    /// The receiver did not confirm, and another one can be asked: soon, and with no bearing on later delays.
+    Elsewhere,
+    /// The receiver will never take these events.
+    Refused,
+    /// Too many at once (413).
+    TooLarge,
+    /// Something is set wrong, here or there: a token, the path, a redirect. The events are good; a person is needed.
+    Misconfigured,
+}
+
+/// What an outcome led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// So many events are done.
+    Delivered(usize),
+    /// The same part goes out again at `until`.
+    Kept {
+        /// When.
+        until: Mono,
+    },
+    /// The part was refused and is halved.
+    Halved,
+    /// The event at this index of the batch was refused alone: it is dropped. The caller counts and logs it.
+    Dropped(usize),
+    /// The event at this index was refused alone by a receiver without credit: others are tried first.
+    SetAside(usize),
+    /// Nothing but refusals: every event that is not done is kept, and the tries go on at `until`.
+    Doubted {
+        /// When.
+        until: Mono,
+    },
+}
+
+/// What the driver does next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing in hand: take a batch and [`Session::begin`].
+    Load,
+    /// Send these events of the batch, then [`Session::report`].
+    Send(Range<usize>),
+    /// All that is left was refused: keep of the batch what [`Session::is_left`], add what waits up to its limit, then
+    /// [`Session::refilled`].
+    Refill,
+    /// Come back then.
+    Wait {
+        /// When the next try is due.
+        until: Mono,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Idle,
+    Sending,
+    Backoff { until: Mono },
+    Doubting { until: Mono },
+}
+
+/// The state of one delivery.
+#[derive(Debug)]
+pub struct Session {
+    state: State,
+    backoff: Backoff,
+    retry_after_cap: Duration,
+    /// Refused events that are still believed.
+    credit: usize,
+    /// The receiver, or one before it at the same place, has confirmed something.
+    known: bool,
+    /// Events set aside since the last confirmation or wait.
+    doubts: usize,
+    /// What is not done, the part to send in front. Parts are not empty and share no event, so there are no more of them
+    /// than events.
+    line: heapless::Deque<Range<usize>, BATCH_EVENTS_MAX>,
+    /// How many parts at the end of the line were set aside in this round.
+    aside: usize,
+    /// The most events that are sent at once, by what the receiver called too large.
+    part_max: usize,
+    /// Confirmations since that was changed.
+    confirmed: u32,
+}
+
+impl Session {
+    /// Nothing in hand. `retry_after_cap` limits what a receiver may ask for.
+    pub fn new(backoff: Backoff, retry_after_cap: Duration) -> Self {
+        Session {
+            state: State::Idle,
+            backoff,
+            retry_after_cap,
+            credit: 0,
+            known: false,
+            doubts: 0,
+            line: heapless::Deque::new(),
+            aside: 0,
+            part_max: BATCH_EVENTS_MAX,
+            confirmed: 0,
+        }
+    }
+
+    /// What is sent goes to a receiver that has confirmed before: in an earlier run, say.
+    pub fn trust(&mut self) {
+        self.known = true;
+    }
+
+    /// What is sent from now on goes to another receiver, whose refusals are not believed before it has confirmed something.
+    pub fn distrust(&mut self) {
+        (self.credit, self.known) = (0, false);
+    }
+
+    /// Takes a batch of `events` events in hand.
+    ///
+    /// # Panics
+    /// If one is already in hand, or the batch is empty or above the limit: the driver's own mistake.
+    pub fn begin(&mut self, events: usize) {
+        assert!(self.state == State::Idle, "the batch in hand is not done");
+        assert!((1..=BATCH_EVENTS_MAX).contains(&events), "a batch of {events} events");
+        self.put_parts(events);
+        self.state = State::Sending;
+    }
+
+    /// What to do at `now`.
+    pub fn next(&mut self, now: Mono) -> Next {
+        match self.state {
+            State::Idle => Next::Load,
+            State::Backoff { until } | State::Doubting { until } if now < until => Next::Wait { until },
+            State::Doubting { .. } => Next::Refill,
+            State::Sending | State::Backoff { .. } => {
+                self.state = State::Sending;
+                Next::Send(self.part())
+            }
+        }
+    }
+
+    /// Takes the outcome of the part that [`Self::next`] gave out.
+    ///
+    /// # Panics
+    /// If nothing was being sent: the driver's own mistake.
+    pub fn report(&mut self, now: Mono, outcome: Result<(), Failure>) -> Verdict {
+        assert!(self.state == State::Sending, "an outcome of nothing");
+        match outcome {
+            Ok(()) => {
+                self.backoff.succeeded();
+                // What was set aside is tried once more, and believed to be bad if this receiver refuses it again.
+                let aside: usize = self.line.iter().rev().take(self.aside).map(Range::len).sum();
+                (self.credit, self.doubts, self.known) = (REFUSALS_MAX.max(aside), 0, true);
+                self.grow();
+                let part = self.take_part();
+                self.go_on();
+                Verdict::Delivered(part.len())
+            }
+            Err(Failure::Refused) => self.refused(now),
+            Err(Failure::TooLarge) => {
+                (self.part_max, self.confirmed) = ((self.part().len() / 2).max(1), 0);
+                self.refused(now)
+            }
+            Err(Failure::Retry { after }) => {
+                Verdict::Kept { until: self.wait(now, after.unwrap_or_default()) }
+            }
+            Err(Failure::Elsewhere) => {
+                let until = now + ELSEWHERE;
+                (self.doubts, self.state) = (0, State::Backoff { until });
+                Verdict::Kept { until }
+            }
+            Err(Failure::Misconfigured) => Verdict::Kept { until: self.wait(now, Duration::ZERO) },
+        }
+    }
+
+    /// Whether the event at this index of the batch is neither delivered nor dropped.
+    pub fn is_left(&self, index: usize) -> bool {
+        self.line.iter().any(|part| part.contains(&index))
+    }
+
+    /// The batch was refilled as [`Next::Refill`] says, and has so many events now; `full`: there was no room for more.
+    ///
+    /// # Panics
+    /// If that was not asked for, or there are fewer than were left or more than the limit: the driver's own mistake.
+    pub fn refilled(&mut self, events: usize, full: bool) {
+        assert!(matches!(self.state, State::Doubting { .. }), "nobody asked for more");
+        let left = self.in_hand();
+        assert!((left..=BATCH_EVENTS_MAX).contains(&events), "{left} events became {events}");
+        if full && events == left && self.known {
+            self.credit = REFUSALS_MAX;
+        }
+        self.line.clear();
+        self.aside = 0;
+        self.put_parts(events);
+        self.state = State::Sending;
+    }
+
+    /// The batch in hand is somebody else's again.
+    pub fn forget(&mut self) {
+        self.line.clear();
+        (self.aside, self.doubts, self.state) = (0, 0, State::Idle);
+    }
+
+    /// Shutdown: the next try is due at once, and later ones start with small delays again.
+    pub fn hurry(&mut self, now: Mono) {
+        self.backoff.succeeded();
+        if let State::Backoff { until } | State::Doubting { until } = &mut self.state {
+            *until = now.min(*until);
+        }
+    }
+
+    /// Events in hand that are neither delivered nor dropped.
+    pub fn in_hand(&self) -> usize {
+        self.line.iter().map(Range::len).sum()
+    }
+
+    /// The part being sent.
+    fn part(&self) -> Range<usize> {
+        self.line.front().expect("outside Idle there is a part").clone()
+    }
+
+    fn take_part(&mut self) -> Range<usize> {
+        self.line.pop_front().expect("outside Idle there is a part")
+    }
+
+    fn put_first(&mut self, part: Range<usize>) {
+        self.line.push_front(part).expect("no more parts than events");
+    }
+
+    /// So many events, in parts that the receiver takes.
+    fn put_parts(&mut self, events: usize) {
+        for start in (0..events).step_by(self.part_max) {
+            let part = start..events.min(start + self.part_max);
+            self.line.push_back(part).expect("no more parts than events");
+        }
+    }
+
+    fn grow(&mut self) {
+        self.confirmed = self.confirmed.saturating_add(1);
+        if self.confirmed >= GROW_AFTER && self.part_max < BATCH_EVENTS_MAX {
+            (self.part_max, self.confirmed) = ((2 * self.part_max).min(BATCH_EVENTS_MAX), 0);
+        }
+    }
+
+    /// To the end of the line, as one with the part there if that was put there in this round and ends where it begins.
+    fn put_last(&mut self, part: Range<usize>) {
+        match self.line.back_mut() {
+            Some(last) if self.aside > 0 && last.end == part.start => last.end = part.end,
+            Some(_) | None => {
+                self.line.push_back(part).expect("no more parts than events");
+                self.aside += 1;
+            }
+        }
+    }
+
+    /// After a confirmation, or a refusal that was believed: what was set aside has its turn when the rest is done.
+    fn go_on(&mut self) {
+        if self.aside == self.line.len() {
+            self.aside = 0;
+        }
+        if self.line.is_empty() {
+            self.state = State::Idle;
+        }
+    }
+
+    fn refused(&mut self, now: Mono) -> Verdict {
+        let part = self.take_part();
+        if part.len() > 1 {
+            let middle = part.start + part.len() / 2;
+            self.put_first(middle..part.end);
+            self.put_first(part.start..middle);
+            return Verdict::Halved;
+        }
+        if self.credit > 0 {
+            self.credit -= 1;
+            self.go_on();
+            return Verdict::Dropped(part.start);
+        }
+        let index = part.start;
+        self.put_last(part);
+        self.doubts += 1;
+        let come_round = self.aside == self.line.len();
+        if !come_round && self.doubts < REFUSALS_MAX {
+            return Verdict::SetAside(index);
+        }
+        let until = self.wait(now, Duration::ZERO);
+        if come_round {
+            self.state = State::Doubting { until };
+        }
+        Verdict::Doubted { until }
+    }
+
+    /// Begins a back-off.
+    fn wait(&mut self, now: Mono, at_least: Duration) -> Mono {
+        let delay = self.backoff.next_delay().max(at_least.min(self.retry_after_cap));
+        let until = now + delay;
+        self.doubts = 0;
+        self.state = State::Backoff { until };
+        until
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const RETRY: Result<(), Failure> = Err(Failure::Retry { after: None });
+
+    fn secs(s: u64) -> Mono {
+        Mono::from_nanos(s * 1_000_000_000)
+    }
+
+    fn session() -> Session {
+        Session::new(
+            Backoff::new(Duration::from_secs(1), Duration::from_secs(300), 1),
+            Duration::from_secs(600),
+        )
+    }
+
+    #[test]
+    fn a_delivered_batch_makes_room_for_the_next() {
+        let mut s = session();
+        assert_eq!((s.next(secs(0)), s.in_hand()), (Next::Load, 0));
+        s.begin(3);
+        assert_eq!((s.next(secs(0)), s.in_hand()), (Next::Send(0..3), 3));
+        assert_eq!(s.next(secs(0)), Next::Send(0..3), "asking twice changes nothing");
+        assert_eq!(s.report(secs(0), Ok(())), Verdict::Delivered(3));
+        assert_eq!((s.next(secs(0)), s.in_hand()), (Next::Load, 0));
+    }
+
+    #[test]
+    fn a_retry_waits_and_sends_the_same_part() {
+        for outcome in [RETRY, Err(Failure::Misconfigured)] {
+            let mut s = session();
+            s.begin(5);
+            let mut now = secs(100);
+            for whole in [1.0, 2.0, 4.0, 8.0, 16.0f64] {
+                assert_eq!(s.next(now), Next::Send(0..5));
+                let Verdict::Kept { until } = s.report(now, outcome) else { panic!("kept") };
+                let delay = until.since(now).as_secs_f64();
+                assert!((whole / 2.0..=whole).contains(&delay), "{delay} of {whole}");
+                let before = Mono::from_nanos(until.as_nanos() - 1);
+                assert_eq!((s.next(now), s.next(before)), (Next::Wait { until }, Next::Wait { until }));
+                assert_eq!(s.in_hand(), 5);
+                now = until;
+            }
+            assert_eq!(s.next(now), Next::Send(0..5));
+            s.report(now, Ok(()));
+            s.begin(1);
+            let Verdict::Kept { until } = s.report(now, outcome) else { panic!("kept") };
+            assert!(until.since(now) <= Duration::from_secs(1), "success starts the delays again");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_honoured_up_to_its_cap_and_never_shortens() {
+        for (asked, low, high) in [(60, 60.0, 60.0), (4000, 600.0, 600.0), (0, 0.5, 1.0f64)] {
+            let mut s = session();
+            s.begin(1);
+            let outcome = Err(Failure::Retry { after: Some(Duration::from_secs(asked)) });
+            let Verdict::Kept { until } = s.report(secs(10), outcome) else { panic!("kept") };
+            let delay = until.since(secs(10)).as_secs_f64();
+            assert!((low..=high).contains(&delay), "{delay} for {asked}");
+        }
+    }
+
+    #[test]
+    fn a_shutdown_ends_the_back_off_but_not_the_batch() {
+        let mut s = session();
+        s.hurry(secs(1));
+        s.begin(2);
+        for _ in 0..12 {
+            assert_eq!(s.next(secs(100_000)), Next::Send(0..2));
+            s.report(secs(10), RETRY);
+            s.state = State::Sending;
+        }
+        let Verdict::Kept { until } = s.report(secs(10), RETRY) else { panic!("kept") };
+        assert!(until >= secs(160));
+        s.hurry(secs(11));
+        assert_eq!(s.next(secs(11)), Next::Send(0..2));
+        let Verdict::Kept { until } = s.report(secs(11), RETRY) else { panic!("kept") };
+        assert!(until <= secs(12));
+    }
+
+    /// Runs a batch against a receiver that refuses parts with a bad event, until it is done or waits.
+    fn steps(s: &mut Session, bad: &[usize]) -> Vec<(Range<usize>, Verdict)> {
+        steps_at(s, secs(0), bad)
+    }
+
+    fn steps_at(s: &mut Session, now: Mono, bad: &[usize]) -> Vec<(Range<usize>, Verdict)> {
+        let mut steps = Vec::new();
+        while let Next::Send(part) = s.next(now) {
+            let refused = part.clone().any(|index| bad.contains(&index));
+            let verdict = s.report(now, if refused { Err(Failure::Refused) } else { Ok(()) });
+            steps.push((part, verdict));
+        }
+        steps
+    }
+
+    #[test]
+    fn what_a_receiver_calls_too_large_is_remembered_and_tried_again_later() {
+        let mut s = session();
+        let takes = |s: &mut Session, most: usize| {
+            let mut sizes = Vec::new();
+            while let Next::Send(part) = s.next(secs(0)) {
+                let outcome = if part.len() > most { Err(Failure::TooLarge) } else { Ok(()) };
+                sizes.push(part.len());
+                s.report(secs(0), outcome);
+            }
+            sizes
+        };
+        s.begin(100);
+        assert_eq!(takes(&mut s, 30), [100, 50, 25, 25, 50, 25, 25]);
+        s.begin(60);
+        assert_eq!(takes(&mut s, 30), [25, 25, 10], "nothing is sent in vain");
+        for _ in 0..GROW_AFTER {
+            s.begin(1);
+            takes(&mut s, 30);
+        }
+        s.begin(60);
+        assert_eq!(takes(&mut s, 60), [50, 10], "its limit was raised");
+        // A lone event that is too large is a bad event.
+        s.begin(2);
+        assert_eq!(takes(&mut s, 0).len(), 3);
+        assert_eq!(s.in_hand(), 0);
+    }
+
+    #[test]
+    fn a_refusal_isolates_the_bad_event_step_by_step() {
+        let mut s = session();
+        s.begin(5);
+        assert_eq!(
+            steps(&mut s, &[3]),
+            [
+                (0..5, Verdict::Halved),
+                (0..2, Verdict::Delivered(2)),
+                (2..5, Verdict::Halved),
+                (2..3, Verdict::Delivered(1)),
+                (3..5, Verdict::Halved),
+                (3..4, Verdict::Dropped(3)),
+                (4..5, Verdict::Delivered(1)),
+            ]
+        );
+        assert_eq!(s.next(secs(0)), Next::Load);
+    }
+
+    #[test]
+    fn a_bad_event_at_the_head_is_set_aside_until_another_is_confirmed() {
+        let mut s = session();
+        s.begin(4);
+        assert_eq!(
+            steps(&mut s, &[0, 1]),
+            [
+                (0..4, Verdict::Halved),
+                (0..2, Verdict::Halved),
+                (0..1, Verdict::SetAside(0)),
+                (1..2, Verdict::SetAside(1)),
+                (2..4, Verdict::Delivered(2)),
+                (0..2, Verdict::Halved),
+                (0..1, Verdict::Dropped(0)),
+                (1..2, Verdict::Dropped(1)),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_receiver_that_refuses_everything_gets_nothing_dropped() {
+        for events in [1, 2, 15, 16, 17, 33, 100, BATCH_EVENTS_MAX] {
+            let mut s = session();
+            s.begin(events);
+            let (mut now, mut alone, mut rounds, mut sends) = (secs(0), vec![0; events], 0, 0);
+            while rounds < 5 {
+                match s.next(now) {
+                    Next::Send(part) => {
+                        sends += 1;
+                        assert!(sends <= 3 * REFUSALS_MAX, "{sends} requests without a wait");
+                        if part.len() == 1 {
+                            alone[part.start] += 1;
+                        }
+                        let verdict = s.report(now, Err(Failure::Refused));
+                        let fine = matches!(
+                            verdict,
+                            Verdict::Halved | Verdict::SetAside(_) | Verdict::Doubted { .. }
+                        );
+                        assert!(fine, "{verdict:?}");
+                    }
+                    Next::Wait { until } => {
+                        assert!(until > now);
+                        (now, sends) = (until, 0);
+                    }
+                    Next::Refill => {
+                        rounds += 1;
+                        assert!(alone.iter().all(|&tries| tries == rounds), "a round tries each: {alone:?}");
+                        s.refilled(events, true);
+                    }
+                    Next::Load => panic!("nothing is done"),
+                }
+                assert_eq!(s.in_hand(), events);
+            }
+            assert!(now >= secs(15), "the delays grow, also over rounds of refusals: {now:?}");
+            assert_eq!(s.next(now), Next::Send(0..events), "in one piece again");
+            assert_eq!(s.report(now, Ok(())), Verdict::Delivered(events), "and all go once it is mended");
+        }
+    }
+
+    #[test]
+    fn a_receiver_mended_in_the_middle_of_a_round_gets_everything_in_few_pieces() {
+        let mut s = session();
+        s.begin(100);
+        steps(&mut s, &(0..100).collect::<Vec<_>>());
+        let Next::Wait { until } = s.next(secs(0)) else { panic!("sixteen were set aside") };
+        let mut delivered = Vec::new();
+        while let Next::Send(part) = s.next(until) {
+            delivered.push(part);
+            s.report(until, Ok(()));
+        }
+        assert_eq!(delivered, [16..18, 18..25, 25..50, 50..100, 0..16]);
+        assert_eq!(s.next(until), Next::Load);
+    }
+
+    #[test]
+    fn a_receiver_that_turns_to_refusing_costs_the_credit_and_no_more() {
+        let mut s = session();
+        s.begin(1);
+        s.report(secs(0), Ok(()));
+        s.begin(100);
+        let all: Vec<usize> = (0..100).collect();
+        let verdicts: Vec<Verdict> = steps(&mut s, &all).into_iter().map(|step| step.1).collect();
+        let dropped = verdicts.iter().filter(|v| matches!(v, Verdict::Dropped(_))).count();
+        assert_eq!((dropped, s.in_hand()), (REFUSALS_MAX, 100 - REFUSALS_MAX));
+        assert!(matches!(verdicts.last(), Some(Verdict::Doubted { .. })));
+    }
+
+    #[test]
+    fn a_round_of_refusals_keeps_what_is_left_and_asks_for_more() {
+        let mut s = session();
+        s.begin(40);
+        // 10 to 19 are delivered, which is good for 16 of those after them.
+        let bad: Vec<usize> = (0..40).filter(|index| !(10..20).contains(index)).collect();
+        let mut now = secs(0);
+        loop {
+            steps_at(&mut s, now, &bad);
+            match s.next(now) {
+                Next::Wait { until } => now = until,
+                Next::Refill => break,
+                other @ (Next::Load | Next::Send(_)) => panic!("{other:?}"),
+            }
+        }
+        let left: Vec<usize> = (0..40).filter(|&index| s.is_left(index)).collect();
+        assert_eq!((left, s.in_hand()), ((0..10).chain(36..40).collect(), 14));
+        s.refilled(24, false);
+        assert_eq!((s.next(now), s.in_hand()), (Next::Send(0..24), 24));
+        let bad: Vec<usize> = (0..14).collect();
+        steps_at(&mut s, now, &bad);
+        assert_eq!((s.next(now), s.in_hand()), (Next::Load, 0), "ten good ones vouch for the refusals");
+    }
+
+    /// A receiver that takes crossings and no statistics, and a night without a crossing: more refused events than a batch.
+    #[test]
+    fn a_row_of_bad_events_longer_than_a_batch_passes_slowly() {
+        let night = |event: usize| (1..400).contains(&event);
+        for most in [1, 2, 16, 100] {
+            let d = deliver(402, most, night, Vec::new());
+            assert_eq!((d.delivered, d.hand.len(), d.queue.len()), (vec![0, 400, 401], 0, 0), "{most}");
+        }
+        // Nobody vouches for a receiver that has never confirmed anything.
+        let d = deliver(402, 100, |event| event < 400, Vec::new());
+        assert_eq!((d.delivered.len(), d.dropped.len(), d.hand.len()), (0, 0, 100));
+    }
+
+    #[test]
+    fn another_receiver_is_asked_soon_and_not_believed_at_once() {
+        let mut s = session();
+        s.begin(1);
+        s.report(secs(0), Ok(()));
+        s.begin(2);
+        for _ in 0..10 {
+            let Verdict::Kept { until } = s.report(secs(9), Err(Failure::Elsewhere)) else { panic!("kept") };
+            assert_eq!(until, secs(10));
+            s.next(until);
+        }
+        s.distrust();
+        s.report(secs(10), Err(Failure::Refused));
+        assert_eq!(
+            s.report(secs(10), Err(Failure::Refused)),
+            Verdict::SetAside(0),
+            "it had credit for sixteen"
+        );
+    }
+
+    #[test]
+    fn a_shutdown_ends_a_doubt_too() {
+        let mut s = session();
+        s.begin(1);
+        assert!(matches!(s.report(secs(5), Err(Failure::Refused)), Verdict::Doubted { .. }));
+        assert!(matches!(s.next(secs(5)), Next::Wait { .. }));
+        s.hurry(secs(5));
+        assert_eq!(s.next(secs(5)), Next::Refill);
+        s.refilled(3, false);
+        assert_eq!(s.next(secs(5)), Next::Send(0..3));
+    }
+
+    /// What a driver with a queue of events 0, 1, 2, … brings about.
+    #[derive(Debug, Default)]
+    struct Delivery {
+        delivered: Vec<usize>,
+        dropped: Vec<usize>,
+        /// Left in hand and in the queue when nothing moved any more.
+        hand: Vec<usize>,
+        queue: Vec<usize>,
+    }
+
+    /// Delivers `events` events in batches of at most `most` to a receiver that refuses any part with a bad event, and
+    /// follows `moods` before: 0 asks for patience, 1 is set wrong. Ends when everything is done, or when three rounds moved
+    /// nothing.
+    fn deliver(events: usize, most: usize, is_bad: impl Fn(usize) -> bool, moods: Vec<u8>) -> Delivery {
+        let mut s = session();
+        let (mut now, mut moods, mut again, mut idle_rounds) = (Mono::ZERO, moods.into_iter(), None, 0);
+        let (mut hand, mut queue) = (Vec::new(), (0..events).collect::<std::collections::VecDeque<_>>());
+        let mut d = Delivery::default();
+        while idle_rounds < 3 {
+            match s.next(now) {
+                Next::Load if queue.is_empty() => break,
+                Next::Load => {
+                    hand.clear();
+                    hand.extend(queue.drain(..most.min(queue.len())));
+                    s.begin(hand.len());
+                }
+                Next::Wait { until } => now = until,
+                Next::Refill => {
+                    idle_rounds += 1;
+                    let left = s.in_hand();
+                    hand =
+                        (0..hand.len()).filter(|&index| s.is_left(index)).map(|index| hand[index]).collect();
+                    hand.extend(queue.drain(..(most - hand.len()).min(queue.len())));
+                    s.refilled(hand.len(), left == most);
+                }
+                Next::Send(part) => {
+                    assert!(again.take().is_none_or(|again| again == part), "a retry is the same part");
+                    let before = s.in_hand();
+                    let outcome = match moods.next() {
+                        Some(0) => RETRY,
+                        Some(1) => Err(Failure::Misconfigured),
+                        _ if hand[part.clone()].iter().any(|&event| is_bad(event)) => Err(Failure::Refused),
+                        _ => Ok(()),
+                    };
+                    let finished = match s.report(now, outcome) {
+                        Verdict::Delivered(count) => {
+                            assert_eq!(count, part.len());
+                            d.delivered.extend(&hand[part]);
+                            count
+                        }
+                        Verdict::Dropped(index) => {
+                            d.dropped.push(hand[index]);
+                            1
+                        }
+                        Verdict::Kept { .. } => {
+                            again = Some(part);
+                            0
+                        }
+                        Verdict::Halved | Verdict::SetAside(_) | Verdict::Doubted { .. } => 0,
+                    };
+                    if finished > 0 {
+                        idle_rounds = 0;
+                    }
+                    assert_eq!(s.in_hand(), before - finished);
+                }
+            }
+        }
+        d.hand = (0..hand.len()).filter(|&index| s.is_left(index)).map(|index| hand[index]).collect();
+        d.queue = queue.into();
+        d.delivered.sort_unstable();
+        d.dropped.sort_unstable();
+        d
+    }
+
+    proptest! {
+        /// Whatever the receiver does in between, and however many are bad: good events are delivered once, bad ones
+        /// dropped once, and nothing else happens. It stands still only with a batch that is full of bad events before anything
+        /// was confirmed, or with nothing but bad ones left: then it keeps them.
+        #[test]
+        fn every_event_ends_once(
+            events in 1usize..400,
+            most in prop_oneof![1usize..40, Just(100), Just(BATCH_EVENTS_MAX)],
+            // Rows of events, alternately good and bad.
+            rows in proptest::collection::vec(0usize..60, 1..20),
+            first_is_bad in any::<bool>(),
+            moods in proptest::collection::vec(0u8..4, 0..40),
+        ) {
+            let mut bad = Vec::new();
+            for (number, &row) in rows.iter().enumerate() {
+                bad.extend(std::iter::repeat_n((number % 2 == 0) == first_is_bad, row));
+            }
+            let is_bad = |event: usize| bad.get(event).copied().unwrap_or(false);
+            let d = deliver(events, most, is_bad, moods);
+            prop_assert!(d.delivered.iter().all(|&event| !is_bad(event)), "{d:?}");
+            prop_assert!(d.dropped.iter().all(|&event| is_bad(event)), "{d:?}");
+            let left = d.hand.iter().chain(&d.queue);
+            let mut all: Vec<usize> = d.delivered.iter().chain(&d.dropped).chain(left).copied().collect();
+            all.sort_unstable();
+            prop_assert_eq!(all, (0..events).collect::<Vec<_>>(), "each event once");
+            prop_assert!(!d.delivered.is_empty() || d.dropped.is_empty(), "nothing was confirmed: {:?}", d);
+            if !d.hand.is_empty() {
+                prop_assert!(d.queue.is_empty() || (d.hand.len() == most && d.delivered.is_empty()), "{:?}", d);
+                prop_assert!(d.hand.iter().all(|&event| is_bad(event)), "{:?}", d);
+            }
+        }
+
+        /// Fewer bad events than a batch holds never stand in the way.
+        #[test]
+        fn a_few_bad_events_are_dropped_exactly(
+            events in 1usize..400,
+            most in 2usize..60,
+            bad in proptest::collection::btree_set(0usize..400, 0..60),
+        ) {
+            let bad: Vec<usize> = bad.into_iter().filter(|&event| event < events).take(most - 1).collect();
+            prop_assume!(bad.len() < events);
+            let is_bad = |event: usize| bad.binary_search(&event).is_ok();
+            let d = deliver(events, most, is_bad, Vec::new());
+            prop_assert_eq!(d.delivered, (0..events).filter(|&event| !is_bad(event)).collect::<Vec<_>>());
+            if d.hand.is_empty() {
+                prop_assert_eq!(d.dropped, bad);
+            } else {
+                // More bad ones at the very end than the last confirmation was good for.
+                prop_assert!(d.queue.is_empty() && d.hand.iter().all(|&event| is_bad(event)));
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Which cores the network runs on: where a board has large and small ones (big.LITTLE), the large ones, so that no step waits for
+//! a small one.
+
+use std::path::Path;
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use crate::base::error::{Error, Kind, Result};
+
+/// A core with less than this part of the largest one's capacity is a small one. The middle cores of three kinds count as large.
+const LARGE_MIN: f64 = 0.7;
+/// Cores that are looked at.
+pub const CORES_MAX: usize = 64;
+
+/// A core of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Core {
+    /// Its number in the system.
+    pub id: usize,
+    /// What it can do, in any measure that is the same for all.
+    pub capacity: u64,
+}
+
+/// Those that this program may run on; empty where the system does not tell of all of them.
+pub fn of_system() -> Vec<Core> {
+    let mut cores = read(Path::new("/sys/devices/system/cpu"));
+    if let Ok(allowed) = sched_getaffinity(None) {
+        cores.retain(|core| allowed.is_set(core.id));
+    }
+    cores
+}
+
+/// The kernel's own measure of capacity (ARM), else the highest clock rate, of all cores that are on. None where one has neither.
+fn read(folder: &Path) -> Vec<Core> {
+    let number = |path: String| std::fs::read_to_string(folder.join(path)).ok()?.trim().parse::<u64>().ok();
+    let is_on =
+        |id: &usize| folder.join(format!("cpu{id}")).is_dir() && number(format!("cpu{id}/online")) != Some(0);
+    let core = |id: usize| {
+        let capacity = number(format!("cpu{id}/cpu_capacity"))
+            .or_else(|| number(format!("cpu{id}/cpufreq/cpuinfo_max_freq")))?;
+        Some(Core { id, capacity })
+    };
+    (0..CORES_MAX).filter(is_on).map(core).collect::<Option<_>>().unwrap_or_default()
+}
+
+/// The large ones of `cores`, if there are small ones too.
+pub fn large(cores: &[Core]) -> Option<Vec<usize>> {
+    let most = cores.iter().map(|core| core.capacity).max()?;
+    let is_large = |core: &&Core| core.capacity as f64 >= LARGE_MIN * most as f64;
+    let large: Vec<usize> = cores.iter().filter(is_large).map(|core| core.id).collect();
+    (large.len() < cores.len()).then_some(large)
+}
+
+/// Has this thread, and all that it starts from now on, run on these cores only; none: wherever the system puts them.
+///
+/// # Errors
+/// `Kind::Config`: the machine has none of them, or does not allow it.
+pub fn run_on(cores: &[usize]) -> Result<()> {
+    if cores.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    cores.iter().filter(|core| **core < CORES_MAX).for_each(|core| set.set(*core));
+    sched_setaffinity(None, &set).map_err(|error| {
+        let text = format!(
+            "model.cores: cannot run on {cores:?}: this machine has no such cores, or does not allow it"
+        );
+        Error::fatal(Kind::Config, text).caused_by(error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_cores_are_told_from_small_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let place = folder.path().join(path);
+            std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+            std::fs::write(place, text).unwrap();
+        };
+        assert_eq!((read(folder.path()), large(&[])), (Vec::new(), None));
+        // A Rockchip RK3588: four A55 and four A76; cpuidle is no core.
+        for id in 0..8 {
+            put(&format!("cpu{id}/cpu_capacity"), if id < 4 { "530\n" } else { "1024\n" });
+        }
+        put("cpuidle/current_driver", "psci\n");
+        let cores = read(folder.path());
+        assert_eq!(cores.len(), 8);
+        assert_eq!(large(&cores), Some(vec![4, 5, 6, 7]));
+        // A Raspberry Pi: all the same. By clock rate where there is no capacity; a favoured core is no class of its own.
+        assert_eq!(large(&cores[..4]), None);
+        let rates = [4_700_000, 4_900_000, 5_000_000, 3_200_000].into_iter().enumerate();
+        for (id, rate) in rates {
+            std::fs::remove_file(folder.path().join(format!("cpu{id}/cpu_capacity"))).unwrap();
+            put(&format!("cpu{id}/cpufreq/cpuinfo_max_freq"), &rate.to_string());
+        }
+        assert_eq!(large(&read(folder.path())[..4]), Some(vec![0, 1, 2]));
+        // One that is off is none; one of which nobody knows anything makes all unknown.
+        put("cpu3/online", "0\n");
+        assert_eq!(large(&read(folder.path())[..3]), None);
+        std::fs::remove_dir_all(folder.path().join("cpu5")).unwrap();
+        put("cpu5/online", "1\n");
+        assert_eq!(read(folder.path()), []);
+    }
+
+    #[test]
+    fn a_thread_stays_where_it_is_put() {
+        let there = rustix::thread::sched_getaffinity(None).unwrap();
+        let first = (0..CORES_MAX).find(|core| there.is_set(*core)).unwrap();
+        let put = std::thread::spawn(move || {
+            run_on(&[first]).unwrap();
+            let inherited = || {
+                let set = rustix::thread::sched_getaffinity(None).unwrap();
+                (0..CORES_MAX).filter(|core| set.is_set(*core)).collect::<Vec<_>>()
+            };
+            (inherited(), std::thread::spawn(inherited).join().unwrap())
+        });
+        assert_eq!(put.join().unwrap(), (vec![first], vec![first]));
+        assert!(run_on(&[]).is_ok());
+        let error = std::thread::spawn(|| run_on(&[CORES_MAX - 1]).unwrap_err().to_string()).join().unwrap();
+        assert!(error.contains("model.cores") && error.contains("63"), "{error}");
+    }
+}

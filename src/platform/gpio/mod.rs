@@ -1,0 +1,33 @@
+//! The board's pins: a status LED, a motion sensor, a light. All of it may be missing (I12).
+//!
+//! [`signals`] decides (pure), [`gpio`] is the only file that touches pins.
+
+pub mod chip;
+pub mod signals;
+
+use chip::Chip;
+use signals::LightParams;
+
+/// Which pin does what.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PinParams {
+    /// Who is asked for pins.
+    pub chip: Chip,
+    /// Shows how things are.
+    pub status_led: Option<Pin>,
+    /// High while something warm moves.
+    pub motion_sensor: Option<Pin>,
+    /// Lights the road.
+    pub light: Option<Pin>,
+    /// When it does.
+    pub lighting: LightParams,
+}
+
+/// A pin and its sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pin {
+    /// Its number on the chip (on a Raspberry Pi Broadcom's).
+    pub number: u8,
+    /// Low means on.
+    pub inverted: bool,
+}

@@ -1,0 +1,162 @@
+//! What the pins mean: the blinking of the status LED, when the light is on, how long the motion sensor is believed. Pure.
+//!
+//! ```text
+//!   well       ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁█     one flash in 3 s: it lives, and it costs little power
+//!   degraded   █████▁▁▁▁▁█████▁▁▁▁▁█████▁▁▁▁▁     half on, half off, once a second
+//!   no camera  █▁▁█▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁     two flashes
+//!   no link    █▁▁█▁▁█▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁     three flashes
+//! ```
+
+use std::time::Duration;
+
+use crate::platform::clock::Mono;
+
+/// Without a frame for so long there is no camera, for the LED.
+const CAMERA_SILENT: Duration = Duration::from_secs(10);
+/// Undelivered for so long there is no link, for the LED: longer than a batch waits for company.
+const LINK_SILENT: Duration = Duration::from_secs(120);
+
+/// How a pattern repeats, and its grain.
+const PERIOD_MS: u64 = 3000;
+const GRAIN_MS: u64 = 100;
+
+/// What somebody under the mast wants to know. The first that is true is shown, in the order of [`condition`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// Frames come, events leave.
+    Well,
+    /// It counts, but loses something.
+    Degraded,
+    /// No frames.
+    NoCamera,
+    /// Events wait and nobody takes them.
+    NoLink,
+}
+
+/// What the condition is judged by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Health {
+    /// Since the last good frame, or since the start.
+    pub frame_age: Duration,
+    /// Since the last delivery, or since the start.
+    pub delivery_age: Duration,
+    /// The last send failed.
+    pub sends_fail: bool,
+    /// Something was dropped or damaged in the last minute.
+    pub loses: bool,
+}
+
+/// The worst first: without a camera nothing is counted; without a link it is counted and kept.
+pub fn condition(health: &Health) -> Condition {
+    if health.frame_age >= CAMERA_SILENT {
+        Condition::NoCamera
+    } else if health.sends_fail && health.delivery_age >= LINK_SILENT {
+        Condition::NoLink
+    } else if health.loses {
+        Condition::Degraded
+    } else {
+        Condition::Well
+    }
+}
+
+/// Whether the LED is on at `now`.
+pub fn lit(condition: Condition, now: Mono) -> bool {
+    let grain = now.as_nanos() / 1_000_000 % PERIOD_MS / GRAIN_MS;
+    match condition {
+        Condition::Well => grain == 29,
+        Condition::Degraded => grain % 10 < 5,
+        Condition::NoCamera => matches!(grain, 0 | 3),
+        Condition::NoLink => matches!(grain, 0 | 3 | 6),
+    }
+}
+
+/// When the light is on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LightParams {
+    /// How long it stays on after the last motion, 1 s to 1 h.
+    pub hold: Duration,
+    /// Mean brightness of the picture, code values 0 to 255, below which it is dark.
+    pub dark_below: u8,
+}
+
+impl Default for LightParams {
+    /// 30 s; 60, a street under lamps.
+    fn default() -> Self {
+        LightParams { hold: Duration::from_secs(30), dark_below: 60 }
+    }
+}
+
+/// The light: goes on when something moves in the dark, and stays on while it goes on moving, however bright the light
+/// itself makes the picture.
+#[derive(Debug)]
+pub struct Light {
+    params: LightParams,
+    on: bool,
+}
+
+impl Light {
+    /// Off.
+    pub fn new(params: LightParams) -> Self {
+        Light { params, on: false }
+    }
+
+    /// Whether it is on now: `moved` is when something last moved, `brightness` what the last picture had, if there was one.
+    pub fn decide(&mut self, now: Mono, moved: Option<Mono>, brightness: Option<u8>) -> bool {
+        let moves = moved.is_some_and(|at| now.since(at) < self.params.hold);
+        let dark = brightness.is_some_and(|value| value < self.params.dark_below);
+        self.on = moves && (self.on || dark);
+        self.on
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Mono {
+        Mono::from_nanos(millis * 1_000_000)
+    }
+
+    /// On and off in 100 ms steps over a period.
+    fn pattern(condition: Condition) -> String {
+        (0..30).map(|step| if lit(condition, at(90_000 + step * 100 + 50)) { '#' } else { '.' }).collect()
+    }
+
+    #[test]
+    fn each_condition_has_its_own_pattern() {
+        assert_eq!(pattern(Condition::Well), ".............................#");
+        assert_eq!(pattern(Condition::Degraded), "#####.....#####.....#####.....");
+        assert_eq!(pattern(Condition::NoCamera), "#..#..........................");
+        assert_eq!(pattern(Condition::NoLink), "#..#..#.......................");
+    }
+
+    #[test]
+    fn the_worst_is_shown() {
+        let seconds = Duration::from_secs;
+        let well = Health { frame_age: seconds(1), delivery_age: seconds(500), ..Health::default() };
+        assert_eq!(condition(&well), Condition::Well, "nothing to deliver is no failure");
+        assert_eq!(condition(&Health { loses: true, ..well }), Condition::Degraded);
+        let offline = Health { sends_fail: true, loses: true, ..well };
+        assert_eq!(condition(&offline), Condition::NoLink);
+        assert_eq!(condition(&Health { delivery_age: seconds(60), ..offline }), Condition::Degraded);
+        assert_eq!(condition(&Health { frame_age: seconds(10), ..offline }), Condition::NoCamera);
+    }
+
+    #[test]
+    fn the_light_does_not_switch_itself_off() {
+        let mut light = Light::new(LightParams { hold: Duration::from_secs(2), dark_below: 60 });
+        for (now, moved, brightness, on) in [
+            (0, None, None, false),
+            (1000, Some(1000), None, false), // no picture, no night
+            (1000, Some(1000), Some(60), false),
+            (2000, Some(1000), Some(59), true),
+            (2500, Some(1000), Some(200), true), // its own light
+            (2999, Some(1000), Some(200), true),
+            (3000, Some(1000), Some(200), false),
+            (3100, Some(3100), Some(200), false), // the day
+            (3200, Some(3100), Some(10), true),
+        ] {
+            assert_eq!(light.decide(at(now), moved.map(at), brightness), on, "{now}");
+        }
+    }
+}

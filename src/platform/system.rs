@@ -1,0 +1,91 @@
+//! What the kernel says about this machine and this process.
+
+use crate::base::error::{Error, Kind, Result};
+
+/// Resident memory of this process, bytes; 0 where /proc does not tell. Makes no heap call.
+pub fn resident_bytes() -> u64 {
+    use std::io::Read;
+    let mut buffer = [0u8; 128];
+    let Ok(mut file) = std::fs::File::open("/proc/self/statm") else { return 0 };
+    let Ok(count) = file.read(&mut buffer) else { return 0 };
+    // "size resident shared ...", in pages.
+    let text = std::str::from_utf8(&buffer[..count]).unwrap_or("");
+    let pages: u64 = text.split(' ').nth(1).and_then(|field| field.parse().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}
+
+/// Most resident memory since the start of the process or the last [`reset_peak`], bytes; what is resident now where
+/// /proc does not tell.
+pub fn peak_resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes = line.and_then(|text| text.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kibibytes.map_or_else(resident_bytes, |count| count << 10)
+}
+
+/// Begins [`peak_resident_bytes`] anew. Kernels without page monitoring refuse it; the peak then includes the start.
+pub fn reset_peak() {
+    // "5" resets the peak: proc_pid_clear_refs(5).
+    let _refused = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+/// From here on large pieces go back to the system as soon as they are free: loading a model takes several times what is kept of it,
+/// and the C library would keep the rest for the next time. To be called before other threads are there.
+pub fn map_large_pieces() {
+    #[cfg(target_env = "gnu")]
+    #[allow(unsafe_code, reason = "a call of the C library that takes no pointer")]
+    // SAFETY: no other thread is there yet; both are documented parameters.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 128 << 10);
+    }
+}
+
+/// Gives free memory back to the system, once the model is loaded.
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    #[allow(unsafe_code, reason = "a call of the C library that takes no pointer")]
+    // SAFETY: it may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
+        // From here on large pieces are kept again: those who take them in each frame would pay for fresh pages each time.
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
+    }
+}
+
+/// Memory of the machine, bytes.
+#[allow(clippy::useless_conversion, reason = "32 bits on 32-bit boards")]
+pub fn memory_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit))
+}
+
+/// Identity of this boot of the kernel, a UUID.
+///
+/// # Errors
+/// `Kind::System` where /proc is not mounted: without it two boots could give the same event ids.
+pub fn boot_id() -> Result<String> {
+    const PLACE: &str = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(PLACE).map_err(|error| {
+        Error::fatal(Kind::System, format!("{PLACE} cannot be read: mount /proc")).caused_by(error)
+    })?;
+    Ok(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_answers() {
+        let before = resident_bytes();
+        assert!(before > 1 << 20, "{before}");
+        let block = vec![1u8; 64 << 20];
+        assert!(resident_bytes() > before + (60 << 20), "64 MB more are resident");
+        drop(block);
+        assert!(peak_resident_bytes() >= before + (60 << 20), "the peak stays");
+        assert!(memory_bytes() > 64 << 20);
+        let id = boot_id().unwrap();
+        assert_eq!((id.len(), id.matches('-').count()), (36, 4), "{id}");
+    }
+}

@@ -1,0 +1,79 @@
+//! Faults on purpose, for tests: `FLYTRAP_FAULT=hang:STAGE:SECONDS` hangs a stage (or `main`) once the program has run so
+//! long; `slow:STAGE:SECONDS` makes each of its pieces of work take so long. Builds for release ignore the variable.
+
+use std::time::Duration;
+
+use super::Stage;
+use crate::platform::clock::Mono;
+
+/// What goes wrong, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Hang { after: Duration },
+    Slow { by: Duration },
+}
+
+/// The faults of this process: none, but for a test build that was told to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Faults(Option<(Option<Stage>, Fault)>);
+
+impl Faults {
+    /// As the environment says, in test builds.
+    pub fn from_environment() -> Self {
+        if !cfg!(debug_assertions) {
+            return Faults(None);
+        }
+        let faults = std::env::var("FLYTRAP_FAULT").ok().and_then(|text| parse(&text));
+        if let Some(faults) = faults {
+            tracing::warn!("a fault on purpose: {faults:?}");
+        }
+        Faults(faults)
+    }
+
+    /// A stage (`None` for the main thread) begins a piece of work, `up` after the start: may not come back.
+    pub fn strike(&self, stage: Option<Stage>, started: Mono, now: Mono) {
+        if !cfg!(debug_assertions) {
+            return;
+        }
+        match self.0 {
+            Some((at, Fault::Hang { after })) if at == stage && now.since(started) >= after => loop {
+                std::thread::park();
+            },
+            Some((at, Fault::Slow { by })) if at == stage => std::thread::park_timeout(by),
+            Some(_) | None => {}
+        }
+    }
+}
+
+fn parse(text: &str) -> Option<(Option<Stage>, Fault)> {
+    let mut parts = text.split(':');
+    let (kind, stage, seconds) = (parts.next()?, parts.next()?, parts.next()?.parse().ok()?);
+    let span = Duration::try_from_secs_f64(seconds).ok()?;
+    let fault = match kind {
+        "hang" => Fault::Hang { after: span },
+        "slow" => Fault::Slow { by: span },
+        _ => return None,
+    };
+    let stage = match stage {
+        "main" => None,
+        name => Some(Stage::ALL.into_iter().find(|stage| stage.name() == name)?),
+    };
+    Some((stage, fault))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_read() {
+        let hang = |stage, seconds| Some((stage, Fault::Hang { after: Duration::from_secs(seconds) }));
+        assert_eq!(parse("hang:capture:20"), hang(Some(Stage::Capture), 20));
+        assert_eq!(parse("hang:main:0"), hang(None, 0));
+        let slow = Fault::Slow { by: Duration::from_millis(2500) };
+        assert_eq!(parse("slow:pipeline:2.5"), Some((Some(Stage::Pipeline), slow)));
+        for bad in ["", "hang", "hang:gate:1", "slow:uplink:-1", "stop:main:1", "hang:main:soon"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,472 @@
+//! The wiring: the only place that starts threads and knows all stages.
+//!
+//! ```text
+//!   main thread      signals, statistics, watchdogs, the end (smol)
+//!   capture thread   source ─► sampler ─► ring          opens the source again, starts the next one at the first format
+//!   pipeline thread  ring ─► gate … count ─► outbox
+//!   spool thread     outbox ─► spool
+//!   uplink thread    spool ─► sink
+//! ```
+//! The end, in this order, so that nothing that was seen is lost: the source ends or a signal comes; the capture thread
+//! leaves and closes the ring; the pipeline takes what is in it and ends its tracks; the last statistics and `stopping` are
+//! posted; the outbox closes; the spool makes everything durable; the uplink delivers what it can within its drain time, and
+//! reports what it could not.
+
+mod capture;
+mod gpio;
+pub(crate) mod inference;
+mod memory;
+mod spool_writer;
+mod supervisor;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use async_signal::{Signal, Signals};
+use futures_lite::{FutureExt, StreamExt};
+use smol::channel::{Receiver, Sender};
+
+use crate::base::error::{Error, Kind, Result};
+use crate::base::stop::Stop;
+use crate::capture::Timing;
+use crate::config::Config;
+use crate::delivery::spool::{LastDay, Spool};
+use crate::delivery::uplink::{self, Outbox, Report, Uplink};
+use crate::event::{Body, Name, Origin, Started, Stats, fixed};
+use crate::metrics::{Metrics, millis};
+use crate::platform::calendar::Timekeeper;
+use crate::platform::clock::{Clock, Mono, SystemClock};
+use crate::platform::system;
+use crate::platform::watchdog::fault::Faults;
+use crate::platform::watchdog::{Ledger, Overdue, Stage};
+use crate::vision::detect::model::{Loaded, wanted_classes};
+use supervisor::Guard;
+
+/// Supervisors send a signal to the process and to its group: what comes within this is one request.
+const SIGNALS_APART: Duration = Duration::from_secs(1);
+
+/// What the command line says besides the settings.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RunOptions {
+    /// Take the source as a recording: every frame in its own time, and the program ends with it. A source that fails is an
+    /// error then, not a reason to wait.
+    pub until_end: bool,
+}
+
+/// What all threads share.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) time: Arc<Timekeeper>,
+    pub(crate) stop: Stop,
+    pub(crate) metrics: Metrics,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) spool: Arc<Spool>,
+    pub(crate) started: Mono,
+    pub(crate) options: RunOptions,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) faults: Faults,
+    pub(crate) senses: gpio::Senses,
+    /// What the spool wrote.
+    written: Mutex<LastDay>,
+}
+
+impl Shared {
+    /// Bytes that the spool had the disk write in the last 24 hours, in whole pages.
+    fn written_in_a_day(&self, now: Mono) -> u64 {
+        let written = self.spool.state().0.flash_bytes;
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).note(now, written)
+    }
+
+    /// `stage` has finished something; the next comes within `wait` and what one piece of work may take.
+    pub(crate) fn promise(&self, stage: Stage, wait: Duration) {
+        let now = self.clock.mono();
+        self.ledger.promise(stage, now + wait + self.config.watchdog.stage_timeout);
+        self.faults.strike(Some(stage), self.started, now);
+    }
+
+    /// Posts an event of the camera, which happened at `at`.
+    pub(crate) fn post(&self, at: Mono, body: Body) {
+        self.post_as(&self.config.camera, at, body);
+    }
+
+    fn post_as(&self, camera: &Name, at: Mono, body: Body) {
+        // What the outbox dropped it has counted.
+        let _posted = self.outbox.post(self.clock.mono(), at, camera, body);
+    }
+
+    /// Posts an event of the device, which happens now.
+    fn post_own(&self, body: Body) {
+        self.post_as(&Name::new(), self.clock.mono(), body);
+    }
+
+    /// All counters and gauges as of now.
+    fn stats(&self) -> Stats {
+        let now = self.clock.mono();
+        let counters = self.outbox.counters();
+        Stats {
+            events: counters.posted(),
+            events_dropped: counters.dropped() + self.spool.state().0.dropped.iter().sum::<u64>(),
+            events_delivered: counters.delivered(),
+            send_failures: counters.failures(),
+            events_refused: counters.refused(),
+            last_delivery_age_ms: counters.last_delivery().map_or(u64::MAX, |at| millis(now, at)),
+            rss_bytes: system::resident_bytes(),
+            ..self.metrics.snapshot(self.started, now)
+        }
+    }
+}
+
+/// Why the program ends.
+#[derive(Debug)]
+enum End {
+    /// The capture thread is done: with the recording, or because it was asked to.
+    Capture(Result<()>),
+    /// A signal.
+    Signal(&'static str),
+    /// A stage does not come back.
+    Hung(Overdue),
+}
+
+/// Runs until the recording ends, a signal comes, or something fails for good.
+///
+/// # Errors
+/// What failed; its kind is the exit code. `Kind::Delivery` if all went well but events were lost.
+pub fn run(config: Config, options: RunOptions) -> Result<()> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let time = Arc::new(Timekeeper::new(Arc::clone(&clock)));
+    let started = clock.mono();
+    tracing::info!("settings given: {}; `flytrap check` prints all", config.given.join(", "));
+    let spec = config.source.clone().ok_or_else(|| {
+        Error::fatal(Kind::Config, "no source: set camera.source in the configuration, or give --source")
+    })?;
+    let model = Loaded::open(&config.model()?)?;
+    let wanted = wanted_classes(&config.classes, model.classes())?;
+    let boot = system::boot_id()?;
+    let origin = Origin::new(config.device.as_str(), &boot, started);
+    // Everything that can be wrong with the settings is known before the first thread.
+    let sink = uplink::open(&config.uplink.target, &config.uplink.http, &time)?;
+    let stop = Stop::new();
+    let outbox = Arc::new(Outbox::new(config.uplink.batch)?);
+    let spool = Arc::new(spool_writer::open(&config, &origin, &time)?);
+    let signals = Signals::new([Signal::Int, Signal::Term])
+        .map_err(|error| Error::fatal(Kind::System, "cannot listen for signals").caused_by(error))?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        source = %spec,
+        model = model.name(),
+        uplink = sink.name(),
+        boot = origin.boot.as_str(),
+        "flytrap starts"
+    );
+    let ledger = Arc::new(Ledger::default());
+    let state = config.state_folder.as_deref();
+    let faults = Faults::from_environment();
+    let guard =
+        Guard::open(&config.watchdog, state, &boot, (Arc::clone(&ledger), Arc::clone(&clock), faults))?;
+    let delivery = uplink::UplinkParams { seed: seed(&origin), ..config.uplink.delivery };
+    let driver = Uplink::new(
+        (Arc::clone(&outbox), Arc::clone(&spool)),
+        sink,
+        Arc::clone(&time),
+        origin,
+        stop.clone(),
+        delivery,
+    );
+    let (metrics, senses) = (Metrics::default(), gpio::Senses::default());
+    let shared = Arc::new(Shared {
+        config,
+        clock,
+        time,
+        stop,
+        metrics,
+        outbox,
+        spool,
+        started,
+        options,
+        ledger,
+        faults,
+        senses,
+        written: Mutex::default(),
+    });
+    tell_start(&shared, &guard, &model);
+    let capture = capture::Capture::new(Arc::clone(&shared), spec, model, wanted);
+    go(&shared, guard, signals, driver, capture)
+}
+
+/// What the main thread does next.
+enum Turn {
+    /// Tells how things are.
+    Statistics,
+    /// Tells the supervisor that the program is ready.
+    Up,
+    /// Ends.
+    End(End),
+}
+
+/// Starts the threads, and comes back when they have ended.
+fn go(
+    shared: &Arc<Shared>,
+    guard: Guard,
+    signals: Signals,
+    driver: Uplink,
+    capture: capture::Capture,
+) -> Result<()> {
+    let (done, ended) = smol::channel::bounded(1);
+    let (report, reported) = smol::channel::bounded(1);
+    let keeper = spawn("spool", {
+        let shared = Arc::clone(shared);
+        move || spool_writer::keep(&shared)
+    })?;
+    let uplink = spawn("uplink", deliver(Arc::clone(shared), driver, report))?;
+    let (up, came_up) = smol::channel::bounded(1);
+    let capture = spawn("capture", move || tell(&done, capture.run(&up)))?;
+    let pins = async {
+        gpio::operate(shared).await;
+        futures_lite::future::pending().await
+    };
+    let outcome = smol::block_on(attend(shared, guard, signals, (&came_up, &ended, &reported)).or(pins));
+    if outcome.is_ok() {
+        // They have sent their last word; what is left of them is leaving.
+        for thread in [capture, uplink, keeper] {
+            if thread.join().is_err() {
+                return Err(Error::fatal(Kind::System, "a thread failed; see the message above"));
+            }
+        }
+    }
+    outcome
+}
+
+fn tell_start(shared: &Shared, guard: &Guard, model: &Loaded) {
+    shared.post_own(Body::Started(Started {
+        version: fixed(env!("CARGO_PKG_VERSION")),
+        model: fixed(&model.sha256()[..12]),
+    }));
+    if let Some(restarted) = guard.restarted() {
+        shared.post_own(restarted);
+    }
+}
+
+/// The uplink thread: a send may take as long as its deadlines say, and is finished work however it ended.
+fn deliver(shared: Arc<Shared>, driver: Uplink, report: Sender<Report>) -> impl FnOnce() + Send {
+    move || {
+        let wait = Duration::from_secs(1);
+        let over_http = shared.config.uplink.target.is_http();
+        let send = if over_http { shared.config.uplink.http.deadlines.whole } else { wait };
+        let told = driver.run(|sends| shared.promise(Stage::Uplink, if sends { send } else { wait }));
+        shared.ledger.ended(Stage::Uplink);
+        tell(&report, told);
+    }
+}
+
+/// The main thread's part: statistics, signals, watchdogs, and the end.
+async fn attend(
+    shared: &Shared,
+    mut guard: Guard,
+    mut signals: Signals,
+    (came_up, ended, reported): (&Receiver<()>, &Receiver<Result<()>>, &Receiver<Report>),
+) -> Result<()> {
+    let end = watch_over(shared, &mut guard, &mut signals, (came_up, ended)).await;
+    let mut patient_until = Mono::ZERO;
+    let (outcome, mut reason) = match end {
+        End::Capture(result) => (result, "the source ended".to_owned()),
+        End::Hung(overdue) => (Ok(()), overdue.to_string()),
+        End::Signal(name) => {
+            tracing::info!("{name}: ending; once more to leave at once");
+            shared.stop.request();
+            patient_until = shared.clock.mono() + SIGNALS_APART;
+            let over = async { received(ended).await };
+            let again = async {
+                next_signal_after(&mut signals, shared, patient_until).await;
+                Err(left_at_once())
+            };
+            // What hangs now only costs its own last words.
+            let hung = async {
+                guard.watch().await;
+                Ok(())
+            };
+            (over.or(again).or(hung).await, name.to_owned())
+        }
+    };
+    if let Err(error) = &outcome {
+        reason = error.to_string();
+    }
+    shared.post_own(Body::Stats(shared.stats()));
+    shared.post_own(Body::Stopping { reason: fixed(&reason) });
+    shared.outbox.close();
+    let report = async { reported.recv().await.map_err(|_| left_at_once()) };
+    let again = async {
+        next_signal_after(&mut signals, shared, patient_until).await;
+        Err(left_at_once())
+    };
+    let report = report.or(again).or(last_words(shared, &mut guard)).await;
+    let outcome = match report {
+        Ok(report) => {
+            // What was delivered just now is not sent again by the next start.
+            shared.spool.commit(shared.clock.mono(), shared.time.map(), true);
+            tell_end(shared, &report);
+            outcome.and_then(|()| all_delivered(shared, &report))
+        }
+        Err(error) => Err(error),
+    };
+    guard.close(&reason, outcome)
+}
+
+/// Statistics, readiness and watchdogs, until it ends.
+async fn watch_over(
+    shared: &Shared,
+    guard: &mut Guard,
+    signals: &mut Signals,
+    (came_up, ended): (&Receiver<()>, &Receiver<Result<()>>),
+) -> End {
+    let mut timer = smol::Timer::interval(shared.config.stats_interval);
+    let mut is_up = false;
+    loop {
+        let tick = async {
+            timer.next().await;
+            Turn::Statistics
+        };
+        let up = async {
+            // Said once; then the channel is closed.
+            if is_up || came_up.recv().await.is_err() {
+                futures_lite::future::pending::<()>().await;
+            }
+            Turn::Up
+        };
+        let signal = async { Turn::End(End::Signal(next_signal(signals).await)) };
+        let over = async { Turn::End(End::Capture(received(ended).await)) };
+        let hung = async { Turn::End(End::Hung(guard.watch().await)) };
+        match tick.or(signal).or(up).or(over).or(hung).await {
+            Turn::Statistics => tell_state(shared, guard),
+            Turn::Up => {
+                is_up = true;
+                guard.ready();
+            }
+            Turn::End(end) => break end,
+        }
+    }
+}
+
+/// Feeds while the last events are delivered. If a stage hangs, the uplink still gets its drain time, unless it is the one.
+async fn last_words(shared: &Shared, guard: &mut Guard) -> Result<Report> {
+    let overdue = guard.watch().await;
+    if overdue.stage != Stage::Uplink {
+        smol::Timer::after(shared.config.uplink.delivery.drain).await;
+    }
+    Err(left_at_once())
+}
+
+/// The statistics, as events and for the supervisor.
+fn tell_state(shared: &Shared, guard: &Guard) {
+    let stats = shared.stats();
+    guard.status(|| status_line(&stats));
+    shared.post_own(Body::Stats(stats));
+    if let Some(storage) = spool_writer::storage(shared) {
+        shared.post_own(Body::Storage(storage));
+    }
+}
+
+/// How things are, in one line: the ages that health is (I7).
+fn status_line(stats: &Stats) -> String {
+    let age = |millis: u64| match millis {
+        u64::MAX => "none yet".to_owned(),
+        millis => format!("{} s ago", millis / 1000),
+    };
+    let (frame, delivery) = (age(stats.last_frame_age_ms), age(stats.last_delivery_age_ms));
+    format!("last frame: {frame}, last delivery: {delivery}, crossings: {}", stats.crossings)
+}
+
+fn all_delivered(shared: &Shared, report: &Report) -> Result<()> {
+    let Report { undelivered, refused, .. } = *report;
+    let kept = if shared.spool.is_durable() { undelivered } else { 0 };
+    if kept > 0 {
+        tracing::info!("{kept} events wait on disk for the next start");
+    }
+    let (lost, dropped) = (undelivered - kept, shared.stats().events_dropped);
+    if lost + refused + dropped == 0 {
+        return Ok(());
+    }
+    let to = uplink::http::redacted(&shared.config.uplink.target.first);
+    let text = format!(
+        "events that are lost: {lost} not delivered to {to} within uplink.drain_s, {refused} refused by it, {dropped} \
+         dropped for want of room (uplink.queue_events, spool): the lines above say why"
+    );
+    Err(Error::fatal(Kind::Delivery, text))
+}
+
+fn tell_end(shared: &Shared, report: &Report) {
+    let stats = shared.stats();
+    tracing::info!(
+        frames = stats.frames_captured,
+        looked_at = stats.inferences,
+        still = stats.frames_still,
+        tracks = stats.tracks,
+        crossings = stats.crossings,
+        delivered = report.delivered,
+        undelivered = report.undelivered,
+        refused = report.refused,
+        dropped = report.dropped,
+        "the end"
+    );
+}
+
+fn left_at_once() -> Error {
+    Error::fatal(
+        Kind::Delivery,
+        "left at once on a second signal: what was neither delivered nor on disk is lost",
+    )
+}
+
+async fn next_signal(signals: &mut Signals) -> &'static str {
+    loop {
+        match signals.next().await {
+            Some(Ok(Signal::Int)) => return "interrupted",
+            Some(Ok(_)) => return "terminated",
+            Some(Err(error)) => tracing::warn!(%error, "a signal could not be read"),
+            // Never: the stream has no end. Waiting for ever is right all the same.
+            None => futures_lite::future::pending::<()>().await,
+        }
+    }
+}
+
+/// A signal after `from`: one that comes sooner belongs to the one before.
+async fn next_signal_after(signals: &mut Signals, shared: &Shared, from: Mono) {
+    loop {
+        next_signal(signals).await;
+        if shared.clock.mono() >= from {
+            return;
+        }
+    }
+}
+
+/// The capture thread's last word; a thread that panicked has none.
+async fn received(ended: &Receiver<Result<()>>) -> Result<()> {
+    match ended.recv().await {
+        Ok(result) => result,
+        Err(_) => Err(Error::fatal(Kind::System, "the capture thread failed; see the message above")),
+    }
+}
+
+fn tell<T>(to: &Sender<T>, value: T) {
+    // Nobody listens any more only when the program leaves at once.
+    let _sent = to.send_blocking(value);
+}
+
+pub(crate) fn spawn<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(|error| {
+        Error::fatal(Kind::System, format!("cannot start the {name} thread: is memory short?"))
+            .caused_by(error)
+    })
+}
+
+/// Different devices and runs retry at different times (FNV-1a; any hash would do).
+fn seed(origin: &Origin) -> u64 {
+    let bytes = origin.device.bytes().chain(origin.boot.bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

@@ -1,0 +1,217 @@
+//! The street, what a camera sees of it, and what a detector that knows the truth says about that.
+
+use super::SECOND;
+use super::scenario::{Detector, Scenario};
+use crate::analytics::count::Line;
+use crate::base::error::Result;
+use crate::base::geometry::BoxPx;
+use crate::sim::lines::counting_line;
+use crate::sim::outline::outlines;
+use crate::sim::random::Random;
+use crate::sim::scene::{Scene, SceneParams, Setting, Truth};
+use crate::sim::traffic::{Demand, Kind, STEP_S, Traffic};
+use crate::sim::view::View;
+use crate::vision::detect::{ClassId, Detection};
+
+/// Slower than this nothing moves for a gate, metres a second.
+const MOVES_FROM: f32 = 0.2;
+
+/// A frame as it comes from the camera.
+#[derive(Debug)]
+pub(super) enum Seen {
+    /// What is found in it, and whether something moves.
+    Known { found: Vec<Detection>, moves: bool },
+    /// An RGB picture.
+    Picture(Vec<u8>),
+    /// Bytes that are no picture.
+    Corrupt,
+}
+
+/// The street, drawn or not: one traffic, which the truth and the pictures show.
+enum Street {
+    Known(Box<Traffic>),
+    Drawn(Box<Scene>),
+}
+
+impl Street {
+    fn traffic(&self) -> &Traffic {
+        match self {
+            Street::Known(traffic) => traffic,
+            Street::Drawn(scene) => scene.traffic(),
+        }
+    }
+}
+
+/// The street and a camera.
+pub(super) struct Eyes {
+    setting: Setting,
+    street: Street,
+    base: Demand,
+    view: View,
+    line: Line,
+    truth: Vec<Truth>,
+    detector: Detector,
+    random: Random,
+    scale: f32,
+}
+
+impl Eyes {
+    pub(super) fn new(seed: u64, scenario: &Scenario) -> Result<Self> {
+        let [width, height] = scenario.size;
+        let params = SceneParams { seed, width, height, traffic: Some(1.0), ..SceneParams::default() };
+        let setting = params.complete()?;
+        let street = if scenario.rendered {
+            Street::Drawn(Box::new(Scene::new(&params)?))
+        } else {
+            let mut traffic = Traffic::new(setting.street, setting.demand, seed);
+            traffic.advance(setting.lead_s);
+            Street::Known(Box::new(traffic))
+        };
+        let view = View::new(&setting.mount, width as f32, height as f32);
+        let line = counting_line(&setting);
+        Ok(Eyes {
+            base: setting.demand,
+            street,
+            view,
+            line,
+            truth: Vec::new(),
+            detector: scenario.detector,
+            random: Random::stream(seed, 102),
+            scale: scenario.traffic,
+            setting,
+        })
+    }
+
+    pub(super) fn size(&self) -> (u32, u32) {
+        (self.setting.width, self.setting.height)
+    }
+
+    pub(super) fn lines(&self) -> Vec<Line> {
+        vec![self.line.clone()]
+    }
+
+    /// Seconds of the traffic at a moment of the world.
+    fn seconds(&self, now: u64) -> f64 {
+        self.setting.lead_s + now as f64 / SECOND as f64
+    }
+
+    /// An hour begins, or goes on: so many come.
+    pub(super) fn hour(&mut self, hour: f32) {
+        let busy = self.scale * daily(hour);
+        let demand = Demand { per_hour: self.base.per_hour.map(|rate| rate * busy), ..self.base };
+        if demand != *self.street.traffic().wanted() {
+            match &mut self.street {
+                Street::Known(traffic) => traffic.demand(demand),
+                Street::Drawn(scene) => scene.demand(demand),
+            }
+        }
+    }
+
+    /// Until when nobody moves on the street, nanoseconds of the world; none if somebody does.
+    pub(super) fn quiet_until(&self, now: u64) -> Option<u64> {
+        let Street::Known(traffic) = &self.street else { return None };
+        let until = traffic.quiet_until()? - self.setting.lead_s - STEP_S;
+        let until = (until.min(1e9) * SECOND as f64) as u64;
+        (until > now + SECOND).then_some(until)
+    }
+
+    pub(super) fn skip_to(&mut self, now: u64) {
+        let seconds = self.seconds(now);
+        let Street::Known(traffic) = &mut self.street else { return };
+        if traffic.quiet_until().is_some_and(|until| seconds <= until) {
+            traffic.skip_to(seconds);
+        }
+    }
+
+    /// Everybody who is in the picture now.
+    pub(super) fn truth(&mut self, now: u64) -> &[Truth] {
+        let seconds = self.seconds(now);
+        match &mut self.street {
+            Street::Known(traffic) => traffic.advance(seconds),
+            Street::Drawn(scene) => scene.advance(now as f64 / SECOND as f64),
+        }
+        let traffic = self.street.traffic();
+        let ahead = (seconds - traffic.now()) as f32;
+        let size = (self.setting.width, self.setting.height);
+        outlines(traffic, &self.view, size, ahead, &mut self.truth);
+        &self.truth
+    }
+
+    /// Who is in the last frame that was drawn.
+    #[cfg(test)]
+    pub(super) fn drawn(&self) -> &[Truth] {
+        match &self.street {
+            Street::Known(_) => &[],
+            Street::Drawn(scene) => scene.truth(),
+        }
+    }
+
+    /// The frame that the camera takes now.
+    pub(super) fn frame(&mut self, now: u64) -> Seen {
+        if let Street::Drawn(scene) = &mut self.street {
+            let mut rgb = vec![0; scene.picture_bytes()];
+            scene.render(now as f64 / SECOND as f64, &mut rgb);
+            return Seen::Picture(rgb);
+        }
+        self.truth(now);
+        let moves = self.truth.iter().any(|truth| truth.speed > MOVES_FROM);
+        let found = if moves { self.detect() } else { Vec::new() };
+        Seen::Known { found, moves }
+    }
+
+    /// What the detector says, strongest first.
+    fn detect(&mut self) -> Vec<Detection> {
+        let mut found = Vec::new();
+        let Eyes { truth, detector, random, setting, .. } = self;
+        let (width, height) = (setting.width as f32, setting.height as f32);
+        let mut add = |[left, top, right, bottom]: [f32; 4], score: f32, kind: Kind| {
+            let bbox = BoxPx::new(left, top, right, bottom).clipped(width, height);
+            if bbox.width() > 2.0 && bbox.height() > 2.0 {
+                let detection =
+                    Detection { bbox, score: score.clamp(0.1, 0.97), class: ClassId(kind.index() as u16) };
+                found.push(detection);
+            }
+        };
+        for truth in truth.iter().filter(|truth| !truth.is_hard(setting.width)) {
+            if random.chance(detector.misses) {
+                continue;
+            }
+            let kind = if random.chance(detector.confusions) { similar(truth.kind) } else { truth.kind };
+            let [left, top, right, bottom] = truth.seen;
+            let (x, y) = ((right - left) * detector.jitter, (bottom - top) * detector.jitter);
+            let mut off = |by: f32| random.normal() * by;
+            let sides = [left + off(x), top + off(y), right + off(x), bottom + off(y)];
+            add(sides, 0.55 + 0.35 * truth.visible + off(0.06), kind);
+        }
+        let mut alarms = detector.false_alarms;
+        while random.chance(alarms.min(1.0)) {
+            let (x, y) = (random.unit() * width, random.unit() * height);
+            let (w, h) = (random.range(8.0, 60.0), random.range(8.0, 60.0));
+            add([x, y, x + w, y + h], random.range(0.2, 0.6), Kind::ALL[random.below(6)]);
+            alarms -= 1.0;
+        }
+        found.sort_unstable_by(|a, b| b.score.total_cmp(&a.score));
+        found
+    }
+}
+
+/// What a detector takes it for when it errs.
+fn similar(kind: Kind) -> Kind {
+    match kind {
+        Kind::Car | Kind::Bus => Kind::Truck,
+        Kind::Truck => Kind::Car,
+        Kind::Bicycle => Kind::Motorcycle,
+        Kind::Motorcycle => Kind::Bicycle,
+        Kind::Person => Kind::Person,
+    }
+}
+
+/// How busy a street is at an hour of the day: 1 at noon, rush hours above, hardly anybody at night. In the manner of the
+/// hourly factors of urban counting stations (Highway Capacity Manual, chapter 5), rounded.
+fn daily(hour: f32) -> f32 {
+    const BY_HOUR: [f32; 24] = [
+        0.15, 0.08, 0.05, 0.04, 0.06, 0.2, 0.55, 1.1, 1.4, 1.1, 0.95, 1.0, 1.0, 1.0, 1.05, 1.2, 1.45, 1.5,
+        1.2, 0.85, 0.6, 0.45, 0.35, 0.25,
+    ];
+    BY_HOUR[(hour as usize).min(23)]
+}

@@ -1,0 +1,163 @@
+//! How well a model finds what is in labelled pictures: what `flytrap eval` does.
+//!
+//! The protocol is that of Ultralytics' `val`: each class score above 0.001 is a candidate, so that one box may stand for several
+//! classes; boxes are clipped to the picture; suppression per class at an overlap of 0.7; the 300 strongest of a picture.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::labelled::{Labelled, Params};
+use super::pictures::Detector;
+use crate::base::error::Result;
+use crate::base::geometry::{BoxPx, Model};
+use crate::capture::picture;
+use crate::config::Config;
+use crate::tools::score::coco::{self, Ids};
+use crate::tools::score::{Area, Found, Scores, Truth, score};
+use crate::vision::detect::engine::Output;
+use crate::vision::detect::letterbox::Placement;
+use crate::vision::detect::{ClassId, Detection};
+
+/// Scores above this are candidates.
+const SCORE_MIN: f32 = 0.001;
+/// Boxes of one class that overlap a stronger one by more are the same object.
+const IOU_MAX: f32 = 0.7;
+/// Detections of a picture, the strongest.
+const DETECTIONS_MAX: usize = 300;
+
+/// What was measured. Average precision in points, 0..=100; none where there is nothing to find.
+#[derive(Debug, Clone, Serialize)]
+pub struct Figures {
+    /// Mean over classes and the overlaps 0.50, 0.55 … 0.95.
+    pub map50_95: Option<f64>,
+    /// Mean over classes at an overlap of 0.50.
+    pub map50: Option<f64>,
+    /// `map50_95` of objects up to 32 x 32 pixels.
+    pub map50_95_small: Option<f64>,
+    /// From there to 96 x 96 pixels.
+    pub map50_95_medium: Option<f64>,
+    /// From 96 x 96 pixels.
+    pub map50_95_large: Option<f64>,
+    /// Pictures.
+    pub pictures: usize,
+    /// Objects in them, without crowds.
+    pub objects: usize,
+    /// What was found.
+    pub detections: usize,
+    /// What ran the network.
+    pub engine: Option<String>,
+    /// The classes that have objects.
+    pub classes: Vec<Class>,
+}
+
+/// Of one class.
+#[derive(Debug, Clone, Serialize)]
+pub struct Class {
+    /// Its name.
+    pub name: String,
+    /// Objects, without crowds.
+    pub objects: usize,
+    /// As of all.
+    pub ap50_95: Option<f64>,
+    /// As of all.
+    pub ap50: Option<f64>,
+}
+
+/// The truth, and what was found.
+#[derive(Debug)]
+pub struct Evaluation {
+    truth: Truth,
+    ids: Ids,
+    found: Vec<Found>,
+    engine: Option<String>,
+}
+
+impl Evaluation {
+    /// Looks at all pictures, or reads what another program found. `progress` hears of each picture: how many there were, and of
+    /// how many.
+    ///
+    /// # Errors
+    /// `Kind::Config`: labels or results that are none, no model, a folder without pictures. `Kind::Source`: a picture that is
+    /// missing or damaged; a measurement without it would be another one. `Kind::Model`: see `Loaded::open`.
+    pub fn run(config: &Config, params: &Params, progress: &mut dyn FnMut(usize, usize)) -> Result<Self> {
+        let mut labelled = Labelled::open(config, params)?;
+        let look = |detector: &mut Detector, path: &Path| {
+            let (mut kept, classes) = (Vec::new(), detector.classes().count());
+            detector.run(&picture::load(path)?, path, SCORE_MIN, |output, placement, _| {
+                kept = strongest(output, classes, placement);
+            })?;
+            Ok(kept)
+        };
+        let found = labelled.find(look, progress)?;
+        let engine = labelled.engine();
+        let Labelled { truth, ids, .. } = labelled;
+        Ok(Evaluation { truth, ids, found, engine })
+    }
+
+    /// What was found, as a file of COCO results.
+    ///
+    /// # Errors
+    /// `Kind::System`: a bug.
+    pub fn results(&self) -> Result<String> {
+        coco::results(&self.found, &self.ids)
+    }
+
+    /// The scores.
+    pub fn figures(&self) -> Figures {
+        let of = |area| score(&self.truth, &self.found, area);
+        let points = |part: Option<f64>| part.map(|part| 100.0 * part);
+        let Scores { mean, classes } = of(Area::All);
+        let [map50_95_small, map50_95_medium, map50_95_large] =
+            [Area::Small, Area::Medium, Area::Large].map(|area| points(of(area).mean.ap50_95));
+        Figures {
+            map50_95: points(mean.ap50_95),
+            map50: points(mean.ap50),
+            map50_95_small,
+            map50_95_medium,
+            map50_95_large,
+            pictures: self.truth.pictures.len(),
+            objects: self.truth.objects.iter().filter(|object| !object.crowd).count(),
+            detections: self.found.len(),
+            engine: self.engine.clone(),
+            classes: classes
+                .into_iter()
+                .map(|class| Class {
+                    name: self.truth.classes[class.class].clone(),
+                    objects: class.objects,
+                    ap50_95: points(class.ap.ap50_95),
+                    ap50: points(class.ap.ap50),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// What is left of an output by the protocol.
+fn strongest(output: Output<'_>, classes: usize, placement: &Placement) -> Vec<Detection> {
+    let Output { numbers, columns } = output;
+    let (boxes, scores) = numbers.split_at(4 * columns);
+    let mut kept: Vec<Detection> = Vec::new();
+    for class in 0..classes {
+        let row = &scores[class * columns..(class + 1) * columns];
+        let mut of_class: Vec<Detection> = (0..columns)
+            .filter(|anchor| row[*anchor] > SCORE_MIN && row[*anchor].is_finite())
+            .map(|anchor| {
+                let [cx, cy, w, h] = [0, 1, 2, 3].map(|row| boxes[row * columns + anchor]);
+                let bbox = placement.to_frame(&BoxPx::<Model>::from_centre(cx, cy, w, h));
+                Detection { class: ClassId(class as u16), bbox, score: row[anchor] }
+            })
+            .filter(|candidate| candidate.bbox.is_finite())
+            .collect();
+        of_class.sort_by(|a, b| b.score.total_cmp(&a.score));
+        let first = kept.len();
+        for candidate in of_class {
+            if !kept[first..].iter().any(|other| other.bbox.iou(&candidate.bbox) > IOU_MAX) {
+                kept.push(candidate);
+            }
+        }
+    }
+    kept.sort_by(|a, b| b.score.total_cmp(&a.score));
+    kept.truncate(DETECTIONS_MAX);
+    kept
+}

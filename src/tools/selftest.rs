@@ -1,0 +1,71 @@
+//! The self-test of a model by itself, and its record: what `flytrap selftest` does.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::base::error::cannot_write;
+use crate::base::error::{Error, Kind, Result};
+use crate::config::Config;
+use crate::vision::detect::engine::Precision;
+use crate::vision::detect::model::{self, Loaded};
+use crate::vision::selftest::{self, FRAMES, Golden, place_beside};
+
+/// What came of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Done {
+    /// The model.
+    pub model: String,
+    /// What ran it.
+    pub engine: String,
+    /// Boxes that had to be found and were, or that were recorded.
+    pub boxes: usize,
+    /// Where the record was written, if it was.
+    pub recorded: Option<String>,
+}
+
+/// Tests the model of the configuration, or records what it finds once two executors agree on it.
+///
+/// # Errors
+/// `Kind::Config`: no model; `Kind::Model`: the result is wrong, there is no record, or the executors disagree; `Kind::System`: the
+/// record cannot be written.
+pub fn check(config: &Config, record: bool) -> Result<Done> {
+    let model = config.model()?;
+    let loaded = Loaded::open(&model)?;
+    let (name, sha256) = (loaded.name().to_owned(), loaded.sha256().to_owned());
+    if record {
+        return record_for(&model, name, &sha256);
+    }
+    let golden = Golden::of(&model.path, &sha256)?.ok_or_else(|| {
+        let text = format!(
+            "nothing is recorded for '{}': 'flytrap selftest --record --model {}' does it, on a machine that you trust",
+            model.path.display(),
+            model.path.display()
+        );
+        Error::fatal(Kind::Model, text)
+    })?;
+    let (mut engine, classes) = loaded.into_engine(FRAMES[0])?;
+    let boxes = selftest::check(&mut *engine, model.engine.precision, &classes, &golden)?;
+    Ok(Done { model: name, engine: engine.describe(), boxes, recorded: None })
+}
+
+fn record_for(params: &model::Params, name: String, sha256: &str) -> Result<Done> {
+    if params.path.to_str() == Some(model::BUILTIN) {
+        return Err(Error::fatal(Kind::Config, "the shipped model has its record; --record is for others"));
+    }
+    // In full precision: that is what every other is held against.
+    let mut params = params.clone();
+    params.engine.precision = Precision::Fp32;
+    let (mut boxes, mut engine_name) = (0, String::new());
+    let mut golden = Golden { model: sha256.to_owned(), record: Vec::new() };
+    for frame in FRAMES {
+        let (mut reference, classes) = Loaded::open(&params)?.into_tract(frame)?;
+        let (mut engine, _) = Loaded::open(&params)?.into_engine(frame)?;
+        (boxes, engine_name) = (golden.note(&mut *engine, &mut *reference, &classes)?, engine.describe());
+    }
+    let place: PathBuf = place_beside(&params.path);
+    let text = toml::to_string(&golden)
+        .map_err(|error| Error::fatal(Kind::System, "the record as TOML").caused_by(error))?;
+    std::fs::write(&place, text).map_err(|error| cannot_write(&place, error))?;
+    Ok(Done { model: name, engine: engine_name, boxes, recorded: Some(place.display().to_string()) })
+}

@@ -1,0 +1,197 @@
+//! What runs the network: our own executor ([`planned`]) where it knows every operation of the model, else tract.
+//!
+//! ```text
+//!   ONNX ─► tract.rs ─► import.rs ─► graph.rs ─► plan/ ─► kernels/
+//!           reads,      typed model   plain data,  steps,   vector
+//!           checks      to ours       fused        arena    instructions
+//! ```
+
+// What is public in these is so for the engine; what leaves it is public here.
+#[allow(unreachable_pub, reason = "see above")]
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "each pass looks at some operations; those that it does not know stay"
+)]
+mod graph;
+#[allow(unreachable_pub, reason = "see above")]
+#[allow(clippy::wildcard_enum_match_arm, reason = "what is not known is refused")]
+mod import;
+#[allow(unreachable_pub, reason = "see above")]
+mod kernels;
+#[allow(unreachable_pub, reason = "see above")]
+#[allow(clippy::wildcard_enum_match_arm, reason = "what is not known is refused, or stays as it is")]
+mod plan;
+pub mod planned;
+#[cfg(test)]
+mod reference;
+pub mod tract;
+
+pub use graph::Ranges;
+pub use kernels::Isa;
+
+use super::decode::HeadShape;
+use super::letterbox::Size;
+use crate::base::error::{Error, Kind, Result};
+
+/// How precisely a network computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// Numbers of 32 bits.
+    #[default]
+    Fp32,
+    /// Numbers of 16 bits in all convolutions: half the memory, twice the numbers in a vector.
+    Fp16,
+    /// Numbers of 8 bits in those convolutions that are the most work and take it best, of 16 bits in the others.
+    Int8,
+}
+
+impl Precision {
+    /// All, the most precise first.
+    pub const ALL: [Precision; 3] = [Precision::Fp32, Precision::Fp16, Precision::Int8];
+
+    /// As users write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Precision::Fp32 => "fp32",
+            Precision::Fp16 => "fp16",
+            Precision::Int8 => "int8",
+        }
+    }
+}
+
+/// What an engine is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineParams {
+    /// Threads that run it, 1 or more.
+    pub threads: usize,
+    /// The vector instructions of its kernels, which this CPU has.
+    pub isa: Isa,
+    /// How precisely it computes.
+    pub precision: Precision,
+}
+
+impl EngineParams {
+    /// Whether the CPU has what is asked for.
+    ///
+    /// # Errors
+    /// `Kind::Config`: it has not, and what it has instead.
+    pub fn check(&self) -> Result<()> {
+        let has = |precision| match precision {
+            Precision::Fp32 => true,
+            Precision::Fp16 => self.isa.has_half(),
+            Precision::Int8 => self.isa.has_int8(),
+        };
+        if has(self.precision) {
+            return Ok(());
+        }
+        let instead: Vec<&str> =
+            Precision::ALL.into_iter().filter(|other| has(*other)).map(Precision::name).collect();
+        let text = format!(
+            "{} on this CPU has no {} (Cortex-A76 and later have it); set model.precision to {}",
+            self.isa.name(),
+            self.precision.name(),
+            instead.join(" or ")
+        );
+        Err(Error::fatal(Kind::Config, text))
+    }
+}
+
+impl Default for EngineParams {
+    fn default() -> Self {
+        EngineParams { threads: 1, isa: Isa::best(), precision: Precision::default() }
+    }
+}
+
+/// What a network found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Output<'a> {
+    /// `4 + classes` rows of `columns` numbers.
+    pub numbers: &'a [f32],
+    /// Places of the picture: all of the head's anchors, or those that matter, in the head's order.
+    pub columns: usize,
+}
+
+/// What a network takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Costs {
+    /// The arena, bytes.
+    pub arena_bytes: usize,
+    /// What all that is needed in one step comes to: no arena can be smaller.
+    pub arena_least_bytes: usize,
+    /// Packed weights, bytes.
+    pub weights_bytes: usize,
+    /// Memory of the threads, bytes.
+    pub scratch_bytes: usize,
+    /// Multiplications that the network asks for.
+    pub macs: u64,
+}
+
+/// How long a step took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepTime {
+    /// Which nodes of the network it stands for.
+    pub name: String,
+    /// What does it.
+    pub kernel: &'static str,
+    /// How long it took.
+    pub nanos: u64,
+    /// Multiplications that the network asks for here.
+    pub macs: u64,
+    /// Numbers that are read and written, each once: weights, input, output.
+    pub numbers: u64,
+}
+
+/// What one core multiplies and adds at most with `isa`, which this CPU has: 10^9 a second, by a clock of nanoseconds.
+pub fn peak_macs_per_nano(isa: Isa, now: &mut dyn FnMut() -> u64) -> f64 {
+    kernels::peak_macs_per_nano(isa, now)
+}
+
+/// A loaded network of one input size or some. Input and output live in the engine, so that nobody copies them.
+pub trait Engine: Send {
+    /// The input rectangle.
+    fn size(&self) -> Size;
+
+    /// All input rectangles that it can be run at, the largest first; empty if it knows of none but [`Self::size`].
+    fn rungs(&self) -> &[Size] {
+        &[]
+    }
+
+    /// Has [`Self::size`], [`Self::input`] and [`Self::run`] be those of a rung, an index into [`Self::rungs`], from now on.
+    fn select(&mut self, rung: usize) {
+        let _ = rung;
+    }
+
+    /// Shape of the output at the largest input rectangle.
+    fn head(&self) -> HeadShape;
+
+    /// The input: planar R, G, B, row by row, 0..=1, `3 * width * height` numbers. Keeps no promise about what was in it before.
+    fn input(&mut self) -> &mut [f32];
+
+    /// Runs the network on the input. Anchors none of whose scores reaches `score_min` (0 to below 1) may be missing in the output,
+    /// which is valid until the next run.
+    ///
+    /// # Errors
+    /// `Kind::Model` if the network fails; it does so for every input or for none.
+    fn run(&mut self, score_min: f32) -> Result<Output<'_>>;
+
+    /// What it takes, if that is known.
+    fn costs(&self) -> Option<Costs> {
+        None
+    }
+
+    /// Runs the network once on one thread and tells how long each step took, by a clock of nanoseconds. Empty: it has no steps.
+    fn step_times(&mut self, now: &mut dyn FnMut() -> u64) -> Vec<StepTime> {
+        let _ = now;
+        Vec::new()
+    }
+
+    /// Runs the network once on one thread and shows the numbers that go into each convolution which [`Precision::Int8`] does on bytes,
+    /// with its name, eight at a time. Tells whether it can.
+    fn observe(&mut self, each: &mut dyn FnMut(&str, [f32; 8])) -> bool {
+        let _ = each;
+        false
+    }
+
+    /// What it is, for people: `AVX2, input 320, 80 classes, 2100 anchors`.
+    fn describe(&self) -> String;
+}

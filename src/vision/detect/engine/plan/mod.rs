@@ -1,0 +1,546 @@
+//! A network as a flat list of steps over one arena that is planned when the model is loaded. Running it makes no heap call.
+
+#![allow(unsafe_code, reason = "kernels and the memory that they share; each block argues its safety")]
+#![allow(clippy::needless_range_loop, reason = "an index is several arrays' place here")]
+
+mod build;
+mod lazy_head;
+pub mod memory;
+pub mod step;
+pub mod thread_pool;
+
+use std::cell::UnsafeCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::graph::Graph;
+use super::kernels::conv::Conv;
+use super::kernels::{Isa, Kernels, Place};
+use super::{Costs, StepTime};
+use build::{Built, Last, Wanted};
+use lazy_head::{COLUMNS, Map, Piece};
+use memory::Memory;
+use step::{Chosen, Kind, Step, Which};
+use thread_pool::{Crew, Work};
+
+/// How a plan is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// The instruction set.
+    pub isa: Isa,
+    /// Threads, 1 or more.
+    pub threads: usize,
+    /// Whether Winograd's method is used where it is faster.
+    pub winograd: bool,
+}
+
+/// Some steps in a row.
+struct Part<E> {
+    steps: Vec<Step<E>>,
+    /// See [`Work::begins`].
+    begins: Vec<u64>,
+}
+
+/// The steps and their memory, which all threads share during a run.
+struct Body<E> {
+    /// For each size all of the picture, then what is done only around picked columns.
+    parts: UnsafeCell<Vec<Part<E>>>,
+    /// Which of them is run.
+    part: AtomicUsize,
+    /// For each size the tiles that its second part does; its steps point here.
+    chosen: UnsafeCell<Vec<Box<[Chosen]>>>,
+    isa: Isa,
+    /// The arena, the weights; steps point into them.
+    _memory: UnsafeCell<Vec<Memory>>,
+    _numbers: Vec<Box<[u32]>>,
+    /// One a thread.
+    scratch: Vec<*mut E>,
+}
+
+// SAFETY: the memory is only touched through the steps, whose tasks write different places, and by the plan's owner between runs;
+// so are the parts and what is chosen.
+unsafe impl<E: Kernels> Send for Body<E> {}
+// SAFETY: as above.
+unsafe impl<E: Kernels> Sync for Body<E> {}
+
+impl<E: Kernels> Body<E> {
+    /// The part that is run.
+    fn now(&self) -> &Part<E> {
+        // SAFETY: it is changed between runs only, and the crew looks at it only during a run.
+        let parts = unsafe { &*self.parts.get() };
+        &parts[self.part.load(Ordering::Relaxed)]
+    }
+}
+
+impl<E: Kernels> Work for Body<E> {
+    fn begins(&self) -> &[u64] {
+        &self.now().begins
+    }
+
+    fn task(&self, step: usize, task: u64, worker: usize) {
+        // SAFETY: the crew gives each task to one worker, after all of the steps before; the rest is as the plan was built.
+        unsafe { self.now().steps[step].run(self.isa, task as usize, self.scratch[worker]) };
+    }
+}
+
+impl<E: Kernels> Part<E> {
+    fn new(steps: Vec<Step<E>>) -> Self {
+        let begins = vec![0; steps.len() + 1];
+        let mut part = Part { steps, begins };
+        part.count();
+        part
+    }
+
+    /// Gives steps on chosen tiles as many tasks as those are worth.
+    fn set_tasks(&mut self) {
+        for step in &mut self.steps {
+            if let Kind::Winograd { which: Which::Chosen(chosen), .. } = step.kind {
+                // SAFETY: it is the body's, and nobody changes it now.
+                let Chosen { tiles, per_task } = unsafe { &*chosen };
+                step.tasks = tiles.len().div_ceil(*per_task);
+            }
+        }
+        self.count();
+    }
+
+    /// Works out where each step begins, after its tasks became more or fewer.
+    fn count(&mut self) {
+        for (at, step) in self.steps.iter().enumerate() {
+            self.begins[at + 1] = self.begins[at] + (step.tasks + step.borders.len()) as u64;
+        }
+    }
+}
+
+/// The end of the network, for a few columns at a time. See `tail.rs`.
+struct Tail<E> {
+    steps: Vec<Step<E>>,
+    _memory: Vec<Memory>,
+    scratch: Memory,
+    /// Input and output of the convolutions that are done for picked columns only.
+    _lines: Memory,
+    /// For each source its maps.
+    sources: Vec<Vec<Map<E>>>,
+    /// Where the columns of each source go, then those of each of `constants`.
+    inputs: Vec<(*mut f32, usize)>,
+    constants: Vec<Vec<f32>>,
+    output: (*mut f32, usize),
+    scores: (usize, usize, usize),
+    columns: usize,
+    picked: Vec<u32>,
+    /// How many of them are in each map.
+    in_map: Vec<usize>,
+    /// Room for [`lazy_head::choose`].
+    marks: Vec<bool>,
+    /// The result: rows of as many numbers as there are picked columns.
+    result: Vec<f32>,
+}
+
+/// A network of one input size that was looked at, and what there is to do; no memory yet.
+pub struct Sketch<E> {
+    options: Options,
+    graph: Graph,
+    cut: Option<lazy_head::Cut>,
+    draft: build::Draft<E>,
+}
+
+impl<E: Kernels> Sketch<E> {
+    /// Looks at `graph`, which is fused.
+    ///
+    /// # Errors
+    /// One line: what has no kernel.
+    pub fn new(graph: Graph, options: Options) -> Result<Self, String> {
+        let cut = lazy_head::cut(&graph, options.winograd);
+        let wanted = cut.as_ref().map(lazy_head::Cut::wanted).unwrap_or_default();
+        let draft = build::draft::<E>(&graph, options, &wanted)?;
+        if let Some(cut) = &cut {
+            let mut rest = cut.rest.clone();
+            rest.fuse();
+            build::draft::<E>(&rest, options, &Wanted::default())?;
+        }
+        Ok(Sketch { options, graph, cut, draft })
+    }
+
+    /// Whether it is the same network as `other`, perhaps at another size, so that one's packed weights are the other's.
+    pub fn shares_weights(&self, other: &Self) -> bool {
+        self.options == other.options && self.draft.shares_weights(&self.graph, &other.draft, &other.graph)
+    }
+
+    /// Drops the weights, which those of the same network at another size stand for.
+    pub fn drop_weights(&mut self) {
+        self.graph.drop_weights();
+    }
+}
+
+/// The network at one size.
+struct Rung<E> {
+    input: (*mut f32, usize),
+    output: (*mut f32, usize),
+    output_shape: Vec<usize>,
+    tail: Option<Tail<E>>,
+}
+
+/// A network of one input size or some, ready to run at one of them at a time: they share the weights, the arena and the threads.
+pub struct Plan<E> {
+    body: Arc<Body<E>>,
+    crew: Crew,
+    threads: usize,
+    rungs: Vec<Rung<E>>,
+    /// Which of them is run.
+    at: usize,
+    costs: Costs,
+}
+
+// SAFETY: the pointers are into memory that the body and the tails own.
+unsafe impl<E: Kernels> Send for Plan<E> {}
+
+impl<E: Kernels> Plan<E> {
+    /// Plans `sketches`: one with its weights, and others that share them. The first is run until another is chosen.
+    ///
+    /// # Errors
+    /// One line: others that do not share, or no more threads.
+    pub fn new(mut sketches: Vec<Sketch<E>>) -> Result<Self, String> {
+        let (first, others) = sketches.split_first_mut().ok_or("no network")?;
+        if others.iter().any(|other| !other.shares_weights(first)) {
+            return Err("the network has other weights at another size".into());
+        }
+        let options = first.options;
+        let macs = first.graph.macs();
+        let mut weights = Memory::zeroed(first.draft.weights_len());
+        // SAFETY: there is room for them, and nobody else has it.
+        unsafe { first.draft.pack(&mut first.graph, weights.first().cast()) };
+        let lens = sketches.iter().map(|sketch| sketch.draft.arena_len());
+        let mut arena = Memory::zeroed(lens.max().unwrap_or(0));
+        let mut costs = Costs {
+            arena_bytes: arena.bytes(),
+            arena_least_bytes: 0,
+            weights_bytes: weights.bytes(),
+            scratch_bytes: 0,
+            macs,
+        };
+        let (mut parts, mut chosen, mut numbers, mut memory) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut rungs, mut most) = (Vec::new(), 0);
+        for Sketch { graph, cut, draft, .. } in sketches {
+            // SAFETY: the arena is as long as the longest needs, the weights are those of all; both live as long as the body.
+            let mut built = unsafe { draft.bind(arena.first(), weights.first().cast()) };
+            let output_shape = graph.nodes[graph.output].shape.clone();
+            drop(graph);
+            let tail = cut.map(|cut| Tail::new(cut, options, &built)).transpose()?;
+            costs.arena_least_bytes = costs.arena_least_bytes.max(4 * built.least_len);
+            costs.weights_bytes += built.memory.iter().map(Memory::bytes).sum::<usize>();
+            most = most.max(built.scratch_len);
+            rungs.push(Rung { input: built.inputs[0], output: built.output, output_shape, tail });
+            parts.extend([Part::new(built.steps), Part::new(built.later)]);
+            chosen.push(built.chosen);
+            numbers.push(built._numbers);
+            memory.append(&mut built.memory);
+        }
+        let mut scratch: Vec<Memory> =
+            (0..options.threads).map(|_| Memory::zeroed(scratch_len::<E>(most))).collect();
+        costs.scratch_bytes = scratch.iter().map(Memory::bytes).sum();
+        let firsts = scratch.iter_mut().map(|scratch| scratch.first().cast::<E>()).collect();
+        memory.extend(scratch.into_iter().chain([arena, weights]));
+        let body = Arc::new(Body {
+            parts: UnsafeCell::new(parts),
+            part: AtomicUsize::new(0),
+            chosen: UnsafeCell::new(chosen),
+            isa: options.isa,
+            _memory: UnsafeCell::new(memory),
+            _numbers: numbers,
+            scratch: firsts,
+        });
+        let crew = Crew::new(&body, options.threads)
+            .map_err(|error| format!("no thread for the engine: {error}"))?;
+        Ok(Plan { body, crew, threads: options.threads, rungs, at: 0, costs })
+    }
+
+    /// Has another size run from now on: that of sketch `rung`. What was written into the input is gone.
+    pub fn select(&mut self, rung: usize) {
+        assert!(rung < self.rungs.len(), "size {rung} of {}", self.rungs.len());
+        self.at = rung;
+    }
+
+    /// The picture: three planes, row by row.
+    pub fn input(&mut self) -> &mut [f32] {
+        let (first, len) = self.rungs[self.at].input;
+        // SAFETY: it lies in the arena, nobody runs while we are borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(first, len) }
+    }
+
+    /// Runs all steps: the output row by row, with so many columns. Of a head's only those columns whose best score can reach
+    /// `score_min` (0: all; below 1), in their order. Valid until the next run.
+    pub fn run(&mut self, score_min: f32) -> (&[f32], usize) {
+        self.body.part.store(2 * self.at, Ordering::Relaxed);
+        self.crew.run(&*self.body);
+        let rung = &mut self.rungs[self.at];
+        let Some(tail) = &mut rung.tail else {
+            let columns = rung.output_shape.last().copied().unwrap_or(1);
+            // SAFETY: it lies in the arena, the run is over, and nobody runs while we are borrowed mutably.
+            return (unsafe { std::slice::from_raw_parts(rung.output.0, rung.output.1) }, columns);
+        };
+        tail.pick(score_min);
+        if !tail.picked.is_empty() {
+            // SAFETY: no run is on, and nobody else begins one.
+            let (parts, chosen) = unsafe { (&mut *self.body.parts.get(), &mut *self.body.chosen.get()) };
+            tail.choose(&mut chosen[self.at], self.threads);
+            parts[2 * self.at + 1].set_tasks();
+            self.body.part.store(2 * self.at + 1, Ordering::Relaxed);
+            self.crew.run(&*self.body);
+        }
+        tail.run(self.body.isa)
+    }
+
+    /// Sides of the output if every column is in it.
+    pub fn output_shape(&self) -> &[usize] {
+        &self.rungs[self.at].output_shape
+    }
+
+    /// Whether only the columns that matter are finished.
+    pub fn is_sparse(&self) -> bool {
+        self.rungs[self.at].tail.is_some()
+    }
+
+    /// What it takes.
+    pub fn costs(&self) -> Costs {
+        self.costs
+    }
+
+    /// Runs all steps on this thread and tells how long each took.
+    pub fn step_times(&mut self, now: &mut dyn FnMut() -> u64) -> Vec<StepTime> {
+        let mut times = Vec::new();
+        let mut begun = 0;
+        self.walk(&mut |step, is_done| match is_done {
+            false => begun = now(),
+            true => {
+                let nanos = now() - begun;
+                let Step { name, kind, macs, numbers, .. } = step;
+                let (name, kernel) = (name.clone(), kind.name());
+                times.push(StepTime { name, kernel, nanos, macs: *macs, numbers: *numbers });
+            }
+        });
+        times
+    }
+
+    /// Runs all steps on this thread and shows what goes into the convolutions that int8 does on bytes, eight channels of a pixel at a
+    /// time; what is read more than once is shown once.
+    pub fn observe(&mut self, each: &mut dyn FnMut(&str, [f32; 8])) {
+        self.walk(&mut |step, is_done| {
+            let Kind::Direct { conv, for_int8: true, .. } = &step.kind else { return };
+            if is_done {
+                return;
+            }
+            // Of each output pixel those taps that the next one does not have: at a stride of 2 four of nine.
+            let stride = (conv.step.0 / conv.tap.0, conv.step.1 / conv.tap.1);
+            let taps = (conv.taps.0.min(stride.0), conv.taps.1.min(stride.1));
+            let pixels = (0..conv.size.1).flat_map(|row| (0..conv.size.0).map(move |column| (row, column)));
+            for (row, column) in pixels {
+                for tap in 0..taps.0 * taps.1 {
+                    let tap = tap / taps.0 * conv.tap.1 + tap % taps.0 * conv.tap.0;
+                    for block in 0..conv.blocks.0 {
+                        let at = tap + block * conv.blocks.1 + row * conv.step.1 + column * conv.step.0;
+                        // SAFETY: the convolution reads it next; nobody else runs while we are borrowed mutably.
+                        let eight = unsafe { conv.x.add(at).cast::<[E; 8]>().read_unaligned() };
+                        each(&step.name, E::eight_to(eight));
+                    }
+                }
+            }
+        });
+    }
+
+    /// Runs all steps on this thread, as if every column were picked, and shows each before and after.
+    fn walk(&mut self, show: &mut dyn FnMut(&Step<E>, bool)) {
+        // SAFETY: no run is on, and nobody else begins one.
+        let (parts, chosen) = unsafe { (&mut *self.body.parts.get(), &mut *self.body.chosen.get()) };
+        let parts = &mut parts[2 * self.at..][..2];
+        if let Some(tail) = &mut self.rungs[self.at].tail {
+            tail.pick_all();
+            tail.choose(&mut chosen[self.at], 1);
+        }
+        parts[1].set_tasks();
+        for step in parts.iter().flat_map(|part| &part.steps) {
+            show(step, false);
+            for task in 0..step.tasks + step.borders.len() {
+                // SAFETY: one thread does all tasks in order; nobody else runs while we are borrowed mutably.
+                unsafe { step.run(self.body.isa, task, self.body.scratch[0]) };
+            }
+            show(step, true);
+        }
+    }
+}
+
+impl lazy_head::Cut {
+    /// What the steps are to make.
+    fn wanted(&self) -> Wanted {
+        let maps = || self.sources.iter().flatten();
+        let pieces = || maps().flat_map(|map| &map.pieces);
+        // All that is near the picture before what comes out of it.
+        let chain_len = maps().map(|map| map.chain.len()).max().unwrap_or(0);
+        let later = (0..chain_len).flat_map(|at| maps().filter_map(move |map| map.chain.get(at).copied()));
+        Wanted {
+            maps: pieces().map(|piece| piece.node).collect(),
+            later: later.collect(),
+            lasts: pieces().filter_map(|piece| piece.last).collect(),
+        }
+    }
+
+    /// The maps of each source as they were built, with `lines` for the convolutions of their pieces.
+    fn maps<E: Kernels>(&self, built: &Built<E>, lines: *mut E) -> Vec<Vec<Map<E>>> {
+        let wanted = self.wanted();
+        let (mut places, mut lasts) = (built.maps.iter(), built.lasts.iter());
+        let mut map_of = |map: &lazy_head::MapOf| {
+            let mut size = (0, 0);
+            let pieces = map.pieces.iter().map(|piece| {
+                let (place, of_place) = *places.next().expect("one each");
+                size = of_place;
+                let last = piece.last.map(|_| last_conv(lasts.next().expect("one each"), lines));
+                Piece { place, rows: piece.rows, last }
+            });
+            let pieces = pieces.collect();
+            let chosen = map.chain.iter().filter_map(|id| wanted.later.iter().position(|other| other == id));
+            Map { pieces, size, chosen: chosen.collect() }
+        };
+        self.sources.iter().map(|maps| maps.iter().map(&mut map_of).collect()).collect()
+    }
+}
+
+/// Memory for `len` numbers of a thread's own, in `f32`.
+fn scratch_len<E>(len: usize) -> usize {
+    (len * size_of::<E>()).div_ceil(4).max(16)
+}
+
+/// A convolution of [`COLUMNS`] pixels at `lines`.
+fn last_conv<E: Kernels>(last: &Last<E>, lines: *mut E) -> Conv<E> {
+    let plane = COLUMNS * 8;
+    Conv {
+        x: lines,
+        step: (8, 0),
+        tap: (0, 0),
+        taps: (1, 1),
+        blocks: (last.blocks.0, plane),
+        w: last.w,
+        bias: last.bias,
+        out: Place { first: lines.wrapping_add(last.blocks.0 * plane), line: 0, plane },
+        size: (COLUMNS, 1),
+        out_blocks: last.blocks.1,
+        act: last.act,
+        residual: None,
+    }
+}
+
+impl<E: Kernels> Tail<E> {
+    fn new(cut: lazy_head::Cut, options: Options, body: &Built<E>) -> Result<Self, String> {
+        let most = body.lasts.iter().map(|last| last.blocks.0 + last.blocks.1).max().unwrap_or(0);
+        let mut lines = Memory::zeroed(most * COLUMNS * 8);
+        let sources = cut.maps(body, lines.first().cast());
+        let mut rest = cut.rest;
+        rest.fuse();
+        let built = build::build(&mut rest, Options { threads: 1, ..options }, &Wanted::default())?;
+        if built.inputs.len() != sources.len() + cut.constants.len() {
+            return Err("a head that does not use all of its inputs".into());
+        }
+        let rows = cut.scores.2 + 4;
+        let maps = &sources[cut.scores.0];
+        let tiles = maps.iter().map(|map| map.size.0.div_ceil(4) * map.size.1.div_ceil(4)).max();
+        Ok(Tail {
+            steps: built.steps,
+            _memory: built.memory,
+            scratch: Memory::zeroed(scratch_len::<E>(built.scratch_len)),
+            _lines: lines,
+            in_map: vec![0; maps.len()],
+            marks: vec![false; 2 * tiles.unwrap_or(0)],
+            sources,
+            inputs: built.inputs,
+            constants: cut.constants,
+            output: built.output,
+            scores: cut.scores,
+            columns: cut.columns,
+            picked: Vec::with_capacity(cut.columns),
+            // Not touched, and so not taken from the system, as far as it is not needed.
+            result: vec![0.0; rows * cut.columns],
+        })
+    }
+
+    /// Picks the columns that can reach `score_min`.
+    fn pick(&mut self, score_min: f32) {
+        let (source, first, count) = self.scores;
+        // SAFETY: the maps are in the arena of the body, whose run is over.
+        unsafe { lazy_head::pick(&self.sources[source], (first, count), score_min, &mut self.picked) };
+        self.count();
+    }
+
+    fn pick_all(&mut self) {
+        self.picked.clear();
+        self.picked.extend(0..self.columns as u32);
+        self.count();
+    }
+
+    /// How many of the picked columns are in each map.
+    fn count(&mut self) {
+        let (mut begin, mut before) = (0, 0);
+        for (map, count) in self.sources[self.scores.0].iter().zip(&mut self.in_map) {
+            before += map.size.0 * map.size.1;
+            let end = self.picked.partition_point(|column| (*column as usize) < before);
+            *count = end - begin;
+            // From here on they are the map's own.
+            let first = (before - map.size.0 * map.size.1) as u32;
+            self.picked[begin..end].iter_mut().for_each(|column| *column -= first);
+            begin = end;
+        }
+    }
+
+    /// Chooses the tiles that the picked columns need.
+    fn choose(&mut self, chosen: &mut [Chosen], threads: usize) {
+        for maps in &self.sources {
+            let mut columns = &self.picked[..];
+            for (map, count) in maps.iter().zip(&self.in_map) {
+                let (ours, others) = columns.split_at(*count);
+                columns = others;
+                lazy_head::choose(map, ours, chosen, threads, &mut self.marks);
+            }
+        }
+    }
+
+    /// Finishes the picked columns.
+    fn run(&mut self, isa: Isa) -> (&[f32], usize) {
+        let rows = self.scores.2 + 4;
+        let all = self.picked.len();
+        let scratch = self.scratch.first().cast::<E>();
+        let (mut done, mut before) = (0, 0);
+        for (index, count) in self.in_map.iter().enumerate() {
+            for columns in self.picked[done..][..*count].chunks(COLUMNS) {
+                for (maps, input) in self.sources.iter().zip(&self.inputs) {
+                    // SAFETY: the maps are in the arena of the body, whose run is over; the input has a row for each of theirs.
+                    unsafe { lazy_head::gather(&maps[index], columns, isa, input.0) };
+                }
+                for (numbers, input) in self.constants.iter().zip(&self.inputs[self.sources.len()..]) {
+                    // SAFETY: it lies in the tail's arena, and nobody else is there.
+                    let input = unsafe { std::slice::from_raw_parts_mut(input.0, input.1) };
+                    let lines = numbers.chunks_exact(self.columns).zip(input.chunks_exact_mut(COLUMNS));
+                    for (from, to) in lines {
+                        let from = &from[before..];
+                        columns.iter().zip(to).for_each(|(column, to)| *to = from[*column as usize]);
+                    }
+                }
+                for step in &self.steps {
+                    for task in 0..step.tasks + step.borders.len() {
+                        // SAFETY: all before it are done, on this thread, in the tail's own memory.
+                        unsafe { step.run(isa, task, scratch) };
+                    }
+                }
+                // SAFETY: as above.
+                let out = unsafe { std::slice::from_raw_parts(self.output.0, self.output.1) };
+                for (row, numbers) in out.chunks_exact(COLUMNS).enumerate() {
+                    let at = row * all + done;
+                    self.result[at..at + columns.len()].copy_from_slice(&numbers[..columns.len()]);
+                }
+                done += columns.len();
+            }
+            let map = &self.sources[self.scores.0][index];
+            before += map.size.0 * map.size.1;
+        }
+        (&self.result[..rows * all], all)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,335 @@
+//! What tract does for us: reads and checks model files, and runs those that our own executor does not know.
+//!
+//! As an engine the optimised plan and one spawned state are kept; per run tract allocates each node's output (its crate has no
+//! arena hook). The count per frame is recorded by `tests/no_alloc.rs` and does not grow.
+
+use std::sync::Arc;
+
+use tract_onnx::pb::ModelProto;
+use tract_onnx::prelude::*;
+
+use super::graph::Graph;
+use super::import::import;
+use super::kernels::Kernels;
+use super::kernels::half::Half;
+use super::plan::Sketch;
+use super::planned::PlannedEngine;
+use super::{Engine, EngineParams, Output, Precision, Ranges};
+use crate::base::error::{Error, Kind, Result};
+use crate::vision::detect::decode::HeadShape;
+use crate::vision::detect::letterbox::Size;
+
+/// A parsed model file, before its input size is settled.
+pub struct Parsed {
+    proto: ModelProto,
+    /// Where it came from, for messages.
+    place: String,
+}
+
+/// What a model file says about its first input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InputSides {
+    /// Channels, if fixed.
+    pub channels: Option<usize>,
+    /// Height, if fixed.
+    pub height: Option<usize>,
+    /// Width, if fixed.
+    pub width: Option<usize>,
+}
+
+impl Parsed {
+    /// Parses the bytes of an ONNX file; `place` is what messages call it.
+    ///
+    /// # Errors
+    /// `Kind::Model` if the bytes are not an ONNX model.
+    pub fn from_bytes(bytes: &[u8], place: &str) -> Result<Self> {
+        let proto = onnx().proto_model_for_read(&mut std::io::Cursor::new(bytes)).map_err(|error| {
+            Error::fatal(Kind::Model, format!("'{place}' is not an ONNX model; export one with format=onnx"))
+                .caused_by(error.root_cause().to_string())
+        })?;
+        if proto.graph.as_ref().is_none_or(|graph| graph.node.is_empty()) {
+            return Err(Error::fatal(
+                Kind::Model,
+                format!("'{place}' holds no network; export it again with format=onnx"),
+            ));
+        }
+        Ok(Parsed { proto, place: place.to_owned() })
+    }
+
+    /// A value of the file's metadata.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.proto.metadata_props.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str())
+    }
+
+    /// Channels, height and width of the first input, as far as they are fixed.
+    ///
+    /// # Errors
+    /// `Kind::Model` if it is not one picture: another number of inputs, or another rank than 4.
+    pub fn input_sides(&self) -> Result<InputSides> {
+        use tract_onnx::pb::tensor_shape_proto::dimension::Value;
+        use tract_onnx::pb::type_proto;
+        let wrong = |why: &str| {
+            Error::fatal(
+                Kind::Model,
+                format!("'{}' does not take one picture [1, 3, height, width]: {why}", self.place),
+            )
+        };
+        let graph = self.proto.graph.as_ref().ok_or_else(|| wrong("it holds no network"))?;
+        // Old exports list the weights among the inputs.
+        let is_weight = |name: &str| graph.initializer.iter().any(|tensor| tensor.name == name);
+        let mut inputs = graph.input.iter().filter(|input| !is_weight(&input.name));
+        let (Some(input), None) = (inputs.next(), inputs.next()) else {
+            return Err(wrong("it has another number of inputs than one"));
+        };
+        let shape = input.r#type.as_ref().and_then(|kind| match kind.value.as_ref()? {
+            type_proto::Value::TensorType(tensor) => tensor.shape.as_ref(),
+        });
+        let dims = shape.map(|shape| shape.dim.as_slice()).unwrap_or_default();
+        let side = |index: usize| match dims[index].value.as_ref() {
+            Some(Value::DimValue(side)) => usize::try_from(*side).ok().filter(|side| *side > 0),
+            Some(Value::DimParam(_)) | None => None,
+        };
+        if dims.len() != 4 {
+            return Err(wrong(&format!("its input has {} dimensions", dims.len())));
+        }
+        Ok(InputSides { channels: side(1), height: side(2), width: side(3) })
+    }
+
+    /// Makes the network ready for one input size or some (`rungs`, the largest first); the parsed form is used up. `classes`: how
+    /// many the file names. Sizes other than the first that it cannot have are left out; if it has operations that our executor does not
+    /// know, tract runs it, at the first size. The log says why.
+    ///
+    /// # Errors
+    /// `Kind::Model` if tract cannot run it either, its output is not a detection head's, or int8 has no range for it; `Kind::Config`: see
+    /// [`EngineParams::check`].
+    pub fn into_engine(
+        self,
+        rungs: &[Size],
+        classes: usize,
+        params: EngineParams,
+        ranges: Option<&Ranges>,
+    ) -> Result<Box<dyn Engine>> {
+        params.check()?;
+        match params.precision {
+            Precision::Fp32 => self.into_planned::<f32>(rungs, classes, params, ranges),
+            Precision::Fp16 | Precision::Int8 => self.into_planned::<Half>(rungs, classes, params, ranges),
+        }
+    }
+
+    fn into_planned<E: Kernels>(
+        self,
+        rungs: &[Size],
+        classes: usize,
+        params: EngineParams,
+        ranges: Option<&Ranges>,
+    ) -> Result<Box<dyn Engine>> {
+        let place = self.place.clone();
+        let Some((first, others)) = rungs.split_first() else {
+            return Err(Error::fatal(Kind::Model, format!("'{place}': no input size")));
+        };
+        // The smallest before the largest, each without its weights: they are there once.
+        let mut smaller: Vec<(Size, Sketch<E>)> = Vec::new();
+        for size in others.iter().rev() {
+            let sketch = self.sketch::<E>(*size, classes, params, ranges);
+            match sketch {
+                Ok(sketch) => smaller.insert(0, (*size, sketch)),
+                Err(why) => tracing::info!("'{place}' is not run at {size}: {why}"),
+            }
+        }
+        let model = self.typed(*first)?;
+        let graph = import(&model).map_err(Unfit::Plan);
+        let sketch = graph.and_then(|graph| sketched::<E>(graph, classes, params, ranges));
+        let first_one = match sketch {
+            Ok(sketch) => sketch,
+            Err(Unfit::Ranges) => {
+                let text = format!(
+                    "'{place}': the ranges have none of its convolutions; run flytrap calibrate again"
+                );
+                return Err(Error::fatal(Kind::Model, text));
+            }
+            Err(Unfit::Plan(why)) => {
+                let engine = TractEngine::new(&place, model, *first, classes)?;
+                let loses = if params.precision == Precision::Fp32 { "" } else { ", and in fp32" };
+                tracing::info!("'{place}' runs on tract, some times slower{loses}: {why}");
+                return Ok(Box::new(engine));
+            }
+        };
+        // What it took is needed for the plan.
+        drop(model);
+        let (mut sizes, mut sketches) = (vec![*first], vec![first_one]);
+        for (size, sketch) in smaller {
+            if sketch.shares_weights(&sketches[0]) {
+                sizes.push(size);
+                sketches.push(sketch);
+            } else {
+                tracing::info!("'{place}' is not run at {size}: it has other weights there");
+            }
+        }
+        let engine = PlannedEngine::<E>::new(sketches, sizes, classes, params).map_err(|why| {
+            Error::fatal(Kind::System, format!("'{place}': no engine of our own")).caused_by(why)
+        })?;
+        Ok(Box::new(engine))
+    }
+
+    /// What there is to do at a size besides the first, without weights.
+    fn sketch<E: Kernels>(
+        &self,
+        size: Size,
+        classes: usize,
+        params: EngineParams,
+        ranges: Option<&Ranges>,
+    ) -> std::result::Result<Sketch<E>, String> {
+        let model = self.read(size).and_then(|model| typed(model, &self.place, size));
+        let graph = import(&model.map_err(|error| error.to_string())?)?;
+        let mut sketch = sketched(graph, classes, params, ranges).map_err(|unfit| match unfit {
+            Unfit::Plan(why) => why,
+            Unfit::Ranges => "no ranges".to_owned(),
+        })?;
+        sketch.drop_weights();
+        Ok(sketch)
+    }
+
+    /// The same, on tract in any case.
+    ///
+    /// # Errors
+    /// As [`Self::into_engine`].
+    pub fn into_tract(self, size: Size, classes: usize) -> Result<TractEngine> {
+        let place = self.place.clone();
+        TractEngine::new(&place, self.typed(size)?, size, classes)
+    }
+
+    /// Reads and checks the network for one input size.
+    fn typed(self, size: Size) -> Result<TypedModel> {
+        let read = self.read(size)?;
+        let Parsed { proto, place } = self;
+        // Its numbers have been copied.
+        drop(proto);
+        typed(read, &place, size)
+    }
+
+    fn read(&self, size: Size) -> Result<InferenceModel> {
+        onnx()
+            .model_for_proto_model(&self.proto)
+            .map_err(|e| failed(&self.place, size, "cannot read the network", &e))
+    }
+}
+
+/// The network at an input size.
+fn typed(model: InferenceModel, place: &str, size: Size) -> Result<TypedModel> {
+    model
+        .with_input_fact(0, f32::fact([1, 3, size.height, size.width]).into())
+        .map_err(|e| failed(place, size, "cannot set the input", &e))?
+        .into_typed()
+        .map_err(|e| failed(place, size, "cannot understand the network", &e))
+}
+
+/// Why our own executor does not run a network.
+enum Unfit {
+    /// It has no kernel for something.
+    Plan(String),
+    /// int8 has no range for any of its convolutions.
+    Ranges,
+}
+
+impl From<String> for Unfit {
+    fn from(why: String) -> Self {
+        Unfit::Plan(why)
+    }
+}
+
+fn sketched<E: Kernels>(
+    mut graph: Graph,
+    classes: usize,
+    params: EngineParams,
+    ranges: Option<&Ranges>,
+) -> std::result::Result<Sketch<E>, Unfit> {
+    graph.fuse();
+    if params.precision == Precision::Int8 && graph.set_int8(ranges.unwrap_or(&Ranges::new())) == 0 {
+        return Err(Unfit::Ranges);
+    }
+    Ok(PlannedEngine::<E>::sketch(graph, classes, params)?)
+}
+
+fn failed(place: &str, size: Size, doing: &str, error: &TractError) -> Error {
+    Error::fatal(Kind::Model, format!("'{place}': {doing} at {size}"))
+        .caused_by(error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": "))
+}
+
+/// The importer. Shapes written in the file are ignored and worked out anew: exports with free sides contradict themselves
+/// ("Impossible to unify Sym(batch)").
+fn onnx() -> tract_onnx::Onnx {
+    tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true)
+}
+
+/// A network in tract.
+pub struct TractEngine {
+    state: TypedSimpleState,
+    /// Shared with tract only during a run, so that the same memory is filled again for the next frame.
+    input: Arc<Tensor>,
+    output: Option<TValue>,
+    size: Size,
+    head: HeadShape,
+}
+
+impl TractEngine {
+    fn new(place: &str, model: TypedModel, size: Size, classes: usize) -> Result<Self> {
+        let failed = |doing: &str, error: &TractError| failed(place, size, doing, error);
+        let model = model.into_optimized().map_err(|e| failed("cannot optimise the network", &e))?;
+        let dims = model
+            .output_fact(0)
+            .map(|fact| fact.shape.as_concrete().map(<[usize]>::to_vec).unwrap_or_default())
+            .map_err(|e| failed("has no output", &e))?;
+        let head = HeadShape::from_output(&dims, classes)
+            .map_err(|error| Error::fatal(Kind::Model, format!("'{place}'")).caused_by(error))?;
+        let plan = model.into_runnable().map_err(|e| failed("cannot plan the network", &e))?;
+        let state = plan.spawn().map_err(|e| failed("cannot start the network", &e))?;
+        let input = Tensor::zero::<f32>(&[1, 3, size.height, size.width])
+            .map_err(|e| failed("cannot take memory for the input", &e))?;
+        Ok(TractEngine { state, input: Arc::new(input), output: None, size, head })
+    }
+}
+
+impl Engine for TractEngine {
+    fn size(&self) -> Size {
+        self.size
+    }
+
+    fn head(&self) -> HeadShape {
+        self.head
+    }
+
+    fn input(&mut self) -> &mut [f32] {
+        if Arc::get_mut(&mut self.input).is_none() {
+            // tract kept a reference (it does not, for the models that we know): pay with a copy rather than fail.
+            self.input = Arc::new((*self.input).clone());
+        }
+        let tensor = Arc::get_mut(&mut self.input).expect("made exclusive above");
+        let view = tensor.to_plain_array_view_mut::<f32>().expect("made as f32 in into_engine");
+        view.into_slice().expect("a whole tensor lies in one piece")
+    }
+
+    fn run(&mut self, _: f32) -> Result<Output<'_>> {
+        // The old output goes first: tract's allocator then gives the new one the same memory.
+        self.output = None;
+        let failed = |error: TractError| {
+            Error::fatal(Kind::Model, "the network failed in mid-run; the model file may be damaged")
+                .caused_by(error.to_string())
+        };
+        let mut outputs =
+            self.state.run(tvec!(TValue::from_const(Arc::clone(&self.input)))).map_err(failed)?;
+        let output = self.output.insert(outputs.swap_remove(0));
+        let numbers = output.view().as_slice::<f32>().map_err(failed)?;
+        let expected = (4 + self.head.classes) * self.head.anchors;
+        if numbers.len() != expected {
+            return Err(Error::fatal(
+                Kind::Model,
+                format!("the network gave {} numbers where its shape promised {expected}", numbers.len()),
+            ));
+        }
+        Ok(Output { numbers, columns: self.head.anchors })
+    }
+
+    fn describe(&self) -> String {
+        format!("tract, input {}, {} classes, {} anchors", self.size, self.head.classes, self.head.anchors)
+    }
+}

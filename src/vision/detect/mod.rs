@@ -1,0 +1,29 @@
+//! From pixels to road users: letterbox → engine → decode.
+
+pub mod calibration;
+pub mod decode;
+pub mod engine;
+pub mod letterbox;
+pub mod model;
+mod rgb;
+
+use crate::base::geometry::{BoxPx, Frame};
+use crate::base::limits::DETECTIONS_MAX;
+
+/// Index into the model's class list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClassId(pub u16);
+
+/// One road user in one frame.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Detection {
+    /// Where, in frame pixels, clipped to the frame.
+    pub bbox: BoxPx<Frame>,
+    /// How sure, 0..=1.
+    pub score: f32,
+    /// What.
+    pub class: ClassId,
+}
+
+/// The detections of a frame, strongest first.
+pub type Detections = heapless::Vec<Detection, DETECTIONS_MAX>;

@@ -1,0 +1,331 @@
+//! Baseline JPEG for the frames of MJPEG cameras: planes without converting colours, or only the mean of every 8x8 block.
+//!
+//! ```text
+//! bytes ─► segments ─► tables, frame, scan headers ─► Huffman ─┬─► dequantise ─► IDCT ─► Y, U, V planes   (decode)
+//!          (probe stops at the frame header)                   └─► DC of luma, AC passed by ─► 1/8 plane  (decode_dc_luma)
+//! ```
+//! Decoded: baseline and 8-bit extended sequential Huffman coding, grey or Y'CbCr, 4:4:4, 4:2:2, 4:2:0, 4:4:0, 4:1:1, one
+//! scan or several, restart intervals, frames without Huffman tables (as AVI1 cameras send them). All else is an
+//! [`JpegError::Unsupported`] that names what it is.
+//!
+//! What never happens here: heap calls after [`JpegDecoder::new`]; a panic, whatever the bytes; work beyond a constant
+//! for each byte and each block of the largest picture; colour conversion; use of a picture that is damaged where the
+//! damage can be seen (the caller counts it and waits for the next).
+//!
+//! Source of all numbers: ITU-T T.81 (09/92); sections are named where they are used. JFIF: ITU-T T.871.
+
+mod error;
+mod header;
+mod huffman;
+mod idct;
+mod scan;
+mod tables;
+
+pub use error::JpegError;
+pub use header::{JpegInfo, Process, Sampling, probe};
+
+use header::{Frame, Segments, Sof, marker};
+use huffman::{Bits, Class, Table};
+use scan::{Coder, DcSink, FullSink, Sink, Sos};
+use tables::{CHROMA_AC, CHROMA_DC, CodeList, LUMA_AC, LUMA_DC};
+
+use crate::capture::frame::{Color, Plane, Planes};
+
+/// Largest MCU side that sampling factors of up to 4 make, pixels: plane buffers are padded to it.
+const MCU_SIDE_MAX: usize = 32;
+/// Huffman tables that a picture may define. One for each of 8 places before each of 3 scans is the most that makes
+/// sense; building one costs some ten microseconds, so hostile bytes cannot make us build them for seconds.
+const TABLES_MAX: usize = 24;
+
+/// A decoded picture, borrowed from its decoder.
+#[derive(Debug, Clone, Copy)]
+pub struct DecodedJpeg<'a> {
+    /// Width in pixels, without padding.
+    pub width: u32,
+    /// Height in pixels, without padding.
+    pub height: u32,
+    /// Grey or Y'CbCr; chroma planes have their own size, rounded up (T.81 A.1.1). Sited as JPEG prescribes: centred.
+    pub planes: Planes<'a>,
+    /// Always [`Color::JPEG`].
+    pub color: Color,
+}
+
+/// Decodes pictures up to a size fixed at construction.
+pub struct JpegDecoder {
+    width_max: u32,
+    height_max: u32,
+    planes: [Vec<u8>; 3],
+    dc_plane: Vec<u8>,
+    tables: Tables,
+}
+
+impl std::fmt::Debug for JpegDecoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "JpegDecoder({}x{})", self.width_max, self.height_max)
+    }
+}
+
+impl JpegDecoder {
+    /// Takes all memory: three planes of the largest size (4:4:4 needs them), see [`JpegDecoder::heap_bytes`].
+    pub fn new(width_max: u32, height_max: u32) -> Self {
+        // 65535 is the most that a frame header can say.
+        let padded = |side: u32| (side.min(65_535) as usize).next_multiple_of(MCU_SIDE_MAX);
+        let samples = padded(width_max) * padded(height_max);
+        JpegDecoder {
+            width_max,
+            height_max,
+            planes: std::array::from_fn(|_| vec![0; samples]),
+            dc_plane: vec![0; samples / 64],
+            tables: Tables::new(),
+        }
+    }
+
+    /// Heap memory held, bytes, for the start-up sum (I1).
+    pub fn heap_bytes(&self) -> usize {
+        let planes: usize = self.planes.iter().map(Vec::len).sum();
+        planes + self.dc_plane.len() + self.tables.heap_bytes()
+    }
+
+    /// Decodes a picture into planes. Bytes after its last scan are not looked at.
+    ///
+    /// # Errors
+    /// Broken, truncated, too large or of a kind that is not decoded; the picture before is gone then.
+    pub fn decode(&mut self, bytes: &[u8]) -> Result<DecodedJpeg<'_>, JpegError> {
+        let limits = (self.width_max, self.height_max);
+        let mut sink = FullSink { planes: &mut self.planes };
+        let frame = read(bytes, limits, &mut self.tables, &mut sink, false)?;
+        let plane = |index: usize| {
+            let layout = &frame.layouts[index];
+            let bytes = &self.planes[index];
+            Plane::new(bytes, layout.width, layout.height, layout.stride_blocks * 8, 1)
+                .expect("the planes were made for the largest frame and this one was checked against it")
+        };
+        let planes = match frame.count {
+            1 => Planes::Grey(plane(0)),
+            _ => Planes::Yuv { y: plane(0), u: plane(1), v: plane(2) },
+        };
+        Ok(DecodedJpeg { width: frame.width as u32, height: frame.height as u32, planes, color: Color::JPEG })
+    }
+
+    /// Luma at an eighth of the size: for each 8x8 block its mean, from the DC coefficient alone. The plane has
+    /// ceil(width / 8) x ceil(height / 8) samples; the blocks of a rim that is not a multiple of 8 include their padding.
+    ///
+    /// # Errors
+    /// As [`JpegDecoder::decode`], but damage that only the coefficients' values show stays unseen.
+    pub fn decode_dc_luma(&mut self, bytes: &[u8]) -> Result<Plane<'_>, JpegError> {
+        let limits = (self.width_max, self.height_max);
+        let mut sink = DcSink { plane: &mut self.dc_plane };
+        let frame = read(bytes, limits, &mut self.tables, &mut sink, true)?;
+        let luma = &frame.layouts[0];
+        let (width, height) = (luma.width.div_ceil(8), luma.height.div_ceil(8));
+        Ok(Plane::new(&self.dc_plane, width, height, luma.stride_blocks, 1)
+            .expect("the plane was made for the largest frame and this one was checked against it"))
+    }
+}
+
+/// What has been read of a picture besides its tables.
+#[derive(Default)]
+struct Progress {
+    frame: Option<Frame>,
+    /// Which components had their scan.
+    done: [bool; 3],
+    restart_interval: usize,
+    jfif: bool,
+    /// The colour transform of Adobe's APP14: 0 is RGB.
+    adobe_transform: Option<u8>,
+}
+
+/// Walks the segments and decodes scans into `sink` until every component (or luma, if `luma_only`) had its own.
+fn read<S: Sink>(
+    bytes: &[u8],
+    limits: (u32, u32),
+    tables: &mut Tables,
+    sink: &mut S,
+    luma_only: bool,
+) -> Result<Frame, JpegError> {
+    tables.forget();
+    let mut segments = Segments::new(bytes)?;
+    let mut progress = Progress::default();
+    loop {
+        let segment = segments.next()?;
+        if let Some(process) = segment.process() {
+            if progress.frame.is_some() {
+                return Err(JpegError::BadSegment("a second SOF"));
+            }
+            let sof = Sof::parse(process, segment.body)?;
+            let frame = Frame::new(&sof, limits.0, limits.1)?;
+            // What libjpeg does: JFIF means Y'CbCr, then Adobe's word counts, then the names.
+            let rgb = progress.adobe_transform.map_or(sof.named_rgb(), |transform| transform == 0);
+            if frame.count == 3 && !progress.jfif && rgb {
+                return Err(JpegError::Unsupported("RGB components"));
+            }
+            progress.frame = Some(frame);
+            continue;
+        }
+        match segment.code {
+            marker::DQT => tables.define_quant(segment.body)?,
+            marker::DHT => tables.define_huffman(segment.body)?,
+            marker::DRI => match *segment.body {
+                [high, low] => progress.restart_interval = usize::from(u16::from_be_bytes([high, low])),
+                _ => return Err(JpegError::BadSegment("DRI has another length than 4")),
+            },
+            marker::DAC => return Err(JpegError::Unsupported("arithmetic coding")),
+            marker::DNL => return Err(JpegError::Unsupported("height after the scan (DNL)")),
+            marker::APP0 => progress.jfif |= segment.body.starts_with(b"JFIF\0"),
+            marker::APP14 if segment.body.starts_with(b"Adobe") => {
+                progress.adobe_transform = segment.body.get(11).copied();
+            }
+            marker::EOI => return Err(JpegError::NoPicture),
+            marker::SOS => {
+                let frame = progress.frame.ok_or(JpegError::BadSegment("SOS before SOF"))?;
+                let sos = Sos::parse(&frame, segment.body)?;
+                let at = read_scan(bytes, segments.position(), &frame, &sos, &mut progress, tables, sink)?;
+                let done = if luma_only { &progress.done[..1] } else { &progress.done[..frame.count] };
+                if done.iter().all(|&done| done) {
+                    return Ok(frame);
+                }
+                segments.resume(at);
+            }
+            // APPn, COM and what T.81 reserves: skipped by their length.
+            _ => {}
+        }
+    }
+}
+
+/// Decodes the scan whose data begins at `at`; returns where it ends.
+fn read_scan<S: Sink>(
+    bytes: &[u8],
+    at: usize,
+    frame: &Frame,
+    sos: &Sos,
+    progress: &mut Progress,
+    tables: &Tables,
+    sink: &mut S,
+) -> Result<usize, JpegError> {
+    let first = tables.coder(frame, sos, 0)?;
+    let mut coders = [first; 3];
+    for (place, coder) in coders.iter_mut().enumerate().take(sos.count) {
+        *coder = tables.coder(frame, sos, place)?;
+        // Sequential JPEG has one scan a component; also what bounds the work.
+        if std::mem::replace(&mut progress.done[coder.index], true) {
+            return Err(JpegError::BadSegment("a second scan of a component"));
+        }
+    }
+    let mut bits = Bits::new(bytes, at);
+    scan::run(&mut bits, frame, &coders[..sos.count], progress.restart_interval, sink)?;
+    Ok(bits.position())
+}
+
+/// Quantisation and Huffman tables.
+struct Tables {
+    quant: [[u16; 64]; 4],
+    quant_defined: [bool; 4],
+    /// 0..4 DC, 4..8 AC, as the picture defines them. What an earlier picture left is kept to recognise it.
+    huffman: Vec<Table>,
+    huffman_defined: [bool; 8],
+    /// Annex K.3: DC 0, DC 1, AC 0, AC 1.
+    standard: Vec<Table>,
+    /// DHT tables that this picture may still define.
+    left: usize,
+}
+
+impl Tables {
+    fn new() -> Self {
+        let standard =
+            [(Class::Dc, LUMA_DC), (Class::Dc, CHROMA_DC), (Class::Ac, LUMA_AC), (Class::Ac, CHROMA_AC)];
+        let built = standard.map(|(class, list)| {
+            let mut table = Table::empty(class);
+            table.set(list).expect("the tables of Annex K are sound");
+            table
+        });
+        Tables {
+            quant: [[0; 64]; 4],
+            quant_defined: [false; 4],
+            huffman: (0..8).map(|i| Table::empty(if i < 4 { Class::Dc } else { Class::Ac })).collect(),
+            huffman_defined: [false; 8],
+            standard: Vec::from(built),
+            left: TABLES_MAX,
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        (self.huffman.len() + self.standard.len()) * size_of::<Table>()
+    }
+
+    /// Nothing of the picture before is valid for the next.
+    fn forget(&mut self) {
+        self.quant_defined = [false; 4];
+        self.huffman_defined = [false; 8];
+        self.left = TABLES_MAX;
+    }
+
+    /// B.2.4.1.
+    fn define_quant(&mut self, mut body: &[u8]) -> Result<(), JpegError> {
+        while let Some((&head, rest)) = body.split_first() {
+            let (wide, id) = (head >> 4, usize::from(head & 15));
+            if wide > 1 || id > 3 {
+                return Err(JpegError::BadSegment(
+                    "DQT with another precision than 8 or 16 bits, or above 3",
+                ));
+            }
+            let len = 64 << wide;
+            let values = rest.get(..len).ok_or(JpegError::BadSegment("DQT is too short"))?;
+            for (value, from) in self.quant[id].iter_mut().zip(values.chunks_exact(1 << wide)) {
+                *value = from.iter().fold(0, |value, &byte| value << 8 | u16::from(byte));
+            }
+            self.quant_defined[id] = true;
+            body = &rest[len..];
+        }
+        Ok(())
+    }
+
+    /// B.2.4.2.
+    fn define_huffman(&mut self, mut body: &[u8]) -> Result<(), JpegError> {
+        while let Some((&head, rest)) = body.split_first() {
+            let (class, id) = (usize::from(head >> 4), usize::from(head & 15));
+            if class > 1 || id > 3 {
+                return Err(JpegError::BadSegment("DHT of another class than DC and AC, or above 3"));
+            }
+            self.left = self.left.checked_sub(1).ok_or(JpegError::BadSegment("too many Huffman tables"))?;
+            let (counts, rest) =
+                rest.split_first_chunk::<16>().ok_or(JpegError::BadSegment("DHT is too short"))?;
+            let count = counts.iter().map(|&n| usize::from(n)).sum();
+            let symbols = rest.get(..count).ok_or(JpegError::BadSegment("DHT is too short"))?;
+            let place = class * 4 + id;
+            self.huffman[place].set(CodeList { counts, symbols })?;
+            self.huffman_defined[place] = true;
+            body = &rest[count..];
+        }
+        Ok(())
+    }
+
+    /// What the component at `place` of the scan is decoded with.
+    fn coder(&self, frame: &Frame, sos: &Sos, place: usize) -> Result<Coder<'_>, JpegError> {
+        let component = sos.components[place];
+        let quant = frame.layouts[component.index].sof.quant;
+        if !self.quant_defined[usize::from(quant)] {
+            return Err(JpegError::MissingQuantTable(quant));
+        }
+        Ok(Coder {
+            index: component.index,
+            dc: self.huffman_table(0, component.dc)?,
+            ac: self.huffman_table(1, component.ac)?,
+            quant: &self.quant[usize::from(quant)],
+        })
+    }
+
+    /// The picture's table, else the standard one.
+    fn huffman_table(&self, class: usize, id: u8) -> Result<&Table, JpegError> {
+        let at = usize::from(id);
+        if self.huffman_defined[class * 4 + at] {
+            return Ok(&self.huffman[class * 4 + at]);
+        }
+        match at {
+            0 | 1 => Ok(&self.standard[class * 2 + at]),
+            _ => Err(JpegError::MissingHuffmanTable(id)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
