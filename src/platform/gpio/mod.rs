@@ -1,6 +1,6 @@
 //! The board's pins: a status LED, a motion sensor, a light. All of it may be missing (I12).
 //!
-//! [`signals`] decides (pure), [`gpio`] is the only file that touches pins.
+//! [`signals`] decides (pure), [`chip`] is the only file that touches pins.
 
 pub mod chip;
 pub mod signals;

@@ -71,9 +71,9 @@ pub unsafe fn rows<S: Simd, const C: usize>(conv: &Conv<S::E>, rows: std::ops::R
     unsafe {
         // What is known beforehand needs no arithmetic: 1x1 convolutions, stride 2, the first layer.
         match conv.step.0 {
-            8 if C == 8 && conv.taps == (1, 1) => rows_at::<S, C, 8, 1>(conv, rows),
-            8 if C == 3 => rows_at::<S, C, 8, 0>(conv, rows),
-            16 if C == 8 => rows_at::<S, C, 16, 0>(conv, rows),
+            8 if const { C == 8 } && conv.taps == (1, 1) => rows_at::<S, C, 8, 1>(conv, rows),
+            8 if const { C == 3 } => rows_at::<S, C, 8, 0>(conv, rows),
+            16 if const { C == 8 } => rows_at::<S, C, 16, 0>(conv, rows),
             _ => rows_at::<S, C, 0, 0>(conv, rows),
         }
     }
@@ -92,7 +92,7 @@ unsafe fn rows_at<S: Simd, const C: usize, const A: usize, const T: usize>(
         while block < conv.out_blocks {
             let w = conv.w.add(block * 8 * per_channel);
             let left = conv.out_blocks - block;
-            if S::GROUP == 32 && left >= 4 {
+            if const { S::GROUP == 32 } && left >= 4 {
                 let to = To { w, next: 16 * per_channel, block };
                 for row in rows.clone() {
                     for (column, p) in Tiles::of(conv.size.0, S::TILE) {
@@ -165,22 +165,23 @@ impl Iterator for Tiles {
     }
 }
 
-/// Calls `$go` with the literal that `$p` is, none greater than the tallest tile.
+/// Calls `$go` with the literal that `$p` is, none greater than the tallest tile. `const` in the guards keeps the compiler from
+/// making the taller ones: without it two thirds of all kernels are never called.
 macro_rules! tiles_of {
     ($go:ident, $p:expr, $tallest:expr) => {
         match $p {
             1 => $go!(1),
             2 => $go!(2),
             3 => $go!(3),
-            4 if $tallest >= 4 => $go!(4),
-            5 if $tallest >= 5 => $go!(5),
-            6 if $tallest >= 6 => $go!(6),
-            7 if $tallest >= 7 => $go!(7),
-            8 if $tallest >= 8 => $go!(8),
-            9 if $tallest >= 9 => $go!(9),
-            10 if $tallest >= 10 => $go!(10),
-            11 if $tallest >= 11 => $go!(11),
-            12 if $tallest >= 12 => $go!(12),
+            4 if const { $tallest >= 4 } => $go!(4),
+            5 if const { $tallest >= 5 } => $go!(5),
+            6 if const { $tallest >= 6 } => $go!(6),
+            7 if const { $tallest >= 7 } => $go!(7),
+            8 if const { $tallest >= 8 } => $go!(8),
+            9 if const { $tallest >= 9 } => $go!(9),
+            10 if const { $tallest >= 10 } => $go!(10),
+            11 if const { $tallest >= 11 } => $go!(11),
+            12 if const { $tallest >= 12 } => $go!(12),
             _ => unreachable!("no tile is wider"),
         }
     };
@@ -220,10 +221,12 @@ unsafe fn dispatch_16<S: Simd, const C: usize, const A: usize, const T: usize>(
         ($p:literal) => {
             // SAFETY: the caller's promise.
             unsafe {
-                match S::LANES {
-                    4 => tile::<S, $p, 4, C, A, T>(conv, to, column, row),
-                    8 => tile::<S, $p, 2, C, A, T>(conv, to, column, row),
-                    _ => tile::<S, $p, 1, C, A, T>(conv, to, column, row),
+                if const { S::LANES == 4 } {
+                    tile::<S, $p, 4, C, A, T>(conv, to, column, row);
+                } else if const { S::LANES == 8 } {
+                    tile::<S, $p, 2, C, A, T>(conv, to, column, row);
+                } else {
+                    tile::<S, $p, 1, C, A, T>(conv, to, column, row);
                 }
             }
         };
@@ -245,9 +248,10 @@ unsafe fn dispatch_8<S: Simd, const C: usize, const A: usize, const T: usize>(
         ($p:literal) => {
             // SAFETY: the caller's promise.
             unsafe {
-                match S::LANES {
-                    4 => tile::<S, $p, 2, C, A, T>(conv, to, column, row),
-                    _ => tile::<S, $p, 1, C, A, T>(conv, to, column, row),
+                if const { S::LANES == 4 } {
+                    tile::<S, $p, 2, C, A, T>(conv, to, column, row);
+                } else {
+                    tile::<S, $p, 1, C, A, T>(conv, to, column, row);
                 }
             }
         };
@@ -299,7 +303,7 @@ pub(super) unsafe fn sums<
                         }
                         macro_rules! lane {
                             ($l:literal) => {
-                                if $l < S::QUAD && part + $l < C {
+                                if const { $l < S::QUAD } && part + $l < C {
                                     let weights = S::load_some::<N>(w, next);
                                     w = w.add(step);
                                     for p in 0..P {
@@ -343,7 +347,7 @@ unsafe fn tile<S: Simd, const P: usize, const N: usize, const C: usize, const A:
         let mut acc = [bias; P];
         let taps = if T == 1 { 1 } else { conv.taps.0 * conv.taps.1 };
         let together = (S::SUM_MOST / (taps * C)).max(1);
-        if size_of::<S::E>() == 4 || conv.blocks.0 <= together {
+        if const { size_of::<S::E>() == 4 } || conv.blocks.0 <= together {
             sums::<S, P, N, C, A, T>(conv.walk(), 0..conv.blocks.0, (to.w, to.next), x, &mut acc);
         } else {
             let step = weights_step::<S>(N);
@@ -364,7 +368,7 @@ unsafe fn tile<S: Simd, const P: usize, const N: usize, const C: usize, const A:
         // With a constant number, so that the sums are never in memory while they grow.
         macro_rules! column {
             ($n:literal) => {
-                if $n < N {
+                if const { $n < N } {
                     let mut sums = [acc[0][$n % N]; P];
                     for p in 1..P {
                         sums[p] = acc[p][$n % N];

@@ -134,7 +134,7 @@ unsafe fn tiles<S: Int8, const A: usize, const T: usize>(
                     let x = line.add(column * walk.pixel);
                     macro_rules! go {
                         ($p:literal) => {
-                            if S::Dot::LANES == 4 {
+                            if const { S::Dot::LANES == 4 } {
                                 tile::<S, $p, 4, A, T>(conv, walk, x, (block, column, row))
                             } else {
                                 tile::<S, $p, 2, A, T>(conv, walk, x, (block, column, row))

@@ -110,17 +110,19 @@ pub unsafe fn tiles<S: Simd>(conv: &Winograd<S::E>, tiles: &[u32], scratch: *mut
         let mut block = 0;
         while block < conv.out_blocks {
             let left = conv.out_blocks - block;
-            if S::GROUP == 32 && left >= 4 {
+            if const { S::GROUP == 32 } && left >= 4 {
                 multiply::<S, 2>(conv, block, count, input, output);
                 output_tiles::<S>(conv, block, tiles, (output, 32));
                 output_tiles::<S>(conv, block + 2, tiles, (output.add(16), 32));
                 block += 4;
                 continue;
             }
-            match S::LANES {
-                4 => multiply::<S, 4>(conv, block, count, input, output),
-                8 => multiply::<S, 2>(conv, block, count, input, output),
-                _ => multiply::<S, 1>(conv, block, count, input, output),
+            if const { S::LANES == 4 } {
+                multiply::<S, 4>(conv, block, count, input, output);
+            } else if const { S::LANES == 8 } {
+                multiply::<S, 2>(conv, block, count, input, output);
+            } else {
+                multiply::<S, 1>(conv, block, count, input, output);
             }
             if left >= 2 && S::LANES == 16 {
                 output_tiles::<S>(conv, block, tiles, (output, 16));
