@@ -1,5 +1,7 @@
 //! The steps of a plan: which kernel, on which memory, in how many tasks.
 
+use std::ops::Range;
+
 use super::super::graph::Binary;
 use super::super::kernels::conv::Conv;
 use super::super::kernels::flat::MatMul;
@@ -30,6 +32,33 @@ pub enum Which {
     All { numbers: *const u32, per_task: usize },
     /// Those that the plan chose.
     Chosen(*const Chosen),
+}
+
+impl Which {
+    /// The tiles of a task, of `all` that the convolution has.
+    ///
+    /// # Safety
+    /// What it points to is there, and nobody writes it.
+    unsafe fn tiles(&self, all: usize, task: usize) -> &[u32] {
+        // SAFETY: the caller's promise; `numbers` has as many as there are tiles.
+        unsafe {
+            match self {
+                Which::All { numbers, per_task } => {
+                    let part = part_of(task, *per_task, all);
+                    std::slice::from_raw_parts(numbers.add(part.start), part.len())
+                }
+                Which::Chosen(chosen) => {
+                    let Chosen { tiles, per_task } = &**chosen;
+                    &tiles[part_of(task, *per_task, tiles.len())]
+                }
+            }
+        }
+    }
+}
+
+/// What task `task` does of `all`, `per_task` at a time.
+fn part_of(task: usize, per_task: usize, all: usize) -> Range<usize> {
+    task * per_task..((task + 1) * per_task).min(all)
 }
 
 /// What a step does.
@@ -151,7 +180,7 @@ impl<E: Kernels> Step<E> {
             unsafe { zero(&self.borders[border]) };
             return;
         }
-        let part = |per_task: usize, all: usize| task * per_task..((task + 1) * per_task).min(all);
+        let part = |per_task: usize, all: usize| part_of(task, per_task, all);
         // SAFETY: the caller's promise; each arm's tasks write different rows, tiles, blocks or numbers.
         unsafe {
             match &self.kind {
@@ -160,17 +189,8 @@ impl<E: Kernels> Step<E> {
                 Kind::Direct { conv, rows, .. } => E::conv_rows(isa, conv, part(*rows, conv.size.1)),
                 Kind::Int8 { conv, rows } => E::int8_rows(isa, conv, part(*rows, conv.size.1), scratch),
                 Kind::Winograd { conv, which } => {
-                    let tiles = match which {
-                        Which::All { numbers, per_task } => {
-                            let part = part(*per_task, conv.tiles().0 * conv.tiles().1);
-                            std::slice::from_raw_parts(numbers.add(part.start), part.len())
-                        }
-                        Which::Chosen(chosen) => {
-                            let Chosen { tiles, per_task } = &**chosen;
-                            &tiles[part(*per_task, tiles.len())]
-                        }
-                    };
-                    E::winograd_tiles(isa, conv, tiles, scratch);
+                    let all = conv.tiles().0 * conv.tiles().1;
+                    E::winograd_tiles(isa, conv, which.tiles(all, task), scratch);
                 }
                 Kind::Depthwise { conv } => E::depthwise_rows(isa, conv, task, 0..conv.size.1),
                 Kind::MaxPool { pool } => E::max_pool_block(isa, pool, task, scratch),
@@ -181,26 +201,8 @@ impl<E: Kernels> Step<E> {
                 }
                 Kind::Pack { from, to, channels, size } => pack(*from, to, *channels, *size, task),
                 Kind::Unpack { from, to, channels, size } => unpack(from, *to, *channels, *size, task),
-                Kind::Copy { from, to, size } => {
-                    for row in 0..size.1 {
-                        std::ptr::copy_nonoverlapping(
-                            from.pixel(task, 0, row),
-                            to.pixel(task, 0, row),
-                            size.0 * 8,
-                        );
-                    }
-                }
-                Kind::MatMul { mul, m, rows } => {
-                    let chunks = m.div_ceil(*rows);
-                    let (batch, chunk) = (task / chunks, task % chunks);
-                    let mul = MatMul {
-                        a: mul.a.add(batch * m * mul.k),
-                        b: mul.b.add(batch * mul.k * mul.n),
-                        out: mul.out.add(batch * m * mul.n),
-                        ..*mul
-                    };
-                    kernels::matmul_rows(isa, &mul, chunk * rows..((chunk + 1) * rows).min(*m));
-                }
+                Kind::Copy { from, to, size } => copy_block(from, to, *size, task),
+                Kind::MatMul { mul, m, rows } => matmul(isa, mul, *m, *rows, task),
                 Kind::SoftmaxRows { first, len, count, rows } => {
                     for row in part(*rows, *count) {
                         kernels::softmax_row(isa, first.add(row * len), *len);
@@ -220,28 +222,10 @@ impl<E: Kernels> Step<E> {
                     kernels::silu(isa, from.add(part.start), to.add(part.start), part.len());
                 }
                 Kind::Binary { op, a, b, to, sides, a_pitch, b_pitch } => {
-                    let mut at = *to;
-                    each_row(sides, |index| {
-                        let (a, b) = (a.add(dot(index, a_pitch)), b.add(dot(index, b_pitch)));
-                        let (a_step, b_step) = (a_pitch[AXES_MAX - 1], b_pitch[AXES_MAX - 1]);
-                        for i in 0..sides[AXES_MAX - 1] {
-                            *at.add(i) = op.of(*a.add(i * a_step), *b.add(i * b_step));
-                        }
-                        at = at.add(sides[AXES_MAX - 1]);
-                    });
+                    binary(*op, (*a, a_pitch), (*b, b_pitch), *to, sides);
                 }
                 Kind::Gather { from, to, sides, from_pitch, to_pitch } => {
-                    let (len, last) = (sides[AXES_MAX - 1], AXES_MAX - 1);
-                    each_row(sides, |index| {
-                        let (from, to) = (from.add(dot(index, from_pitch)), to.add(dot(index, to_pitch)));
-                        if from_pitch[last] == 1 && to_pitch[last] == 1 {
-                            std::ptr::copy_nonoverlapping(from, to, len);
-                        } else {
-                            for i in 0..len {
-                                *to.add(i * to_pitch[last]) = *from.add(i * from_pitch[last]);
-                            }
-                        }
-                    });
+                    gather((*from, from_pitch), (*to, to_pitch), sides);
                 }
             }
         }
@@ -356,6 +340,88 @@ unsafe fn unpack<E: Kernels>(
             }
         }
     }
+}
+
+/// Copies a block of 8 channels.
+///
+/// # Safety
+/// The places have room for the size, and do not overlap.
+unsafe fn copy_block<E>(from: &Place<E>, to: &Place<E>, (wide, high): (usize, usize), block: usize) {
+    for row in 0..high {
+        // SAFETY: the caller's promise.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from.pixel(block, 0, row), to.pixel(block, 0, row), wide * 8);
+        }
+    }
+}
+
+/// Some `rows` of `m` of one of the products.
+///
+/// # Safety
+/// The matrices are there, one behind the other, and the rows are this task's alone; the CPU has `isa`.
+unsafe fn matmul(isa: Isa, first: &MatMul, m: usize, rows: usize, task: usize) {
+    let chunks = m.div_ceil(rows);
+    let (batch, chunk) = (task / chunks, task % chunks);
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mul = MatMul {
+            a: first.a.add(batch * m * first.k),
+            b: first.b.add(batch * first.k * first.n),
+            out: first.out.add(batch * m * first.n),
+            ..*first
+        };
+        kernels::matmul_rows(isa, &mul, part_of(chunk, rows, m));
+    }
+}
+
+/// Number by number, from two tensors with their strides into one that lies row by row.
+///
+/// # Safety
+/// All numbers that `sides` and the strides reach are there.
+unsafe fn binary(
+    op: Binary,
+    (a, a_pitch): (*const f32, &Sides),
+    (b, b_pitch): (*const f32, &Sides),
+    to: *mut f32,
+    sides: &Sides,
+) {
+    let (len, last) = (sides[AXES_MAX - 1], AXES_MAX - 1);
+    let mut at = to;
+    each_row(sides, |index| {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (a, b) = (a.add(dot(index, a_pitch)), b.add(dot(index, b_pitch)));
+            for i in 0..len {
+                *at.add(i) = op.of(*a.add(i * a_pitch[last]), *b.add(i * b_pitch[last]));
+            }
+            at = at.add(len);
+        }
+    });
+}
+
+/// Copies a tensor to one with other strides.
+///
+/// # Safety
+/// All numbers that `sides` and the strides reach are there; the two do not overlap.
+unsafe fn gather(
+    (from, from_pitch): (*const f32, &Sides),
+    (to, to_pitch): (*mut f32, &Sides),
+    sides: &Sides,
+) {
+    let (len, last) = (sides[AXES_MAX - 1], AXES_MAX - 1);
+    each_row(sides, |index| {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (from, to) = (from.add(dot(index, from_pitch)), to.add(dot(index, to_pitch)));
+            if from_pitch[last] == 1 && to_pitch[last] == 1 {
+                std::ptr::copy_nonoverlapping(from, to, len);
+            } else {
+                for i in 0..len {
+                    *to.add(i * to_pitch[last]) = *from.add(i * from_pitch[last]);
+                }
+            }
+        }
+    });
 }
 
 /// # Safety
