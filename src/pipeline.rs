@@ -7,7 +7,7 @@
 //!   focus ─► (JPEG decode) ─► letterbox ─► engine ─► decode ─► track ─► count ─► events
 //! ```
 //! No camera, no clock, no network, no disk: the same [`Pipeline`] runs from a camera, a recording, or a simulated street.
-//! After the first frame our own stages make no heap call (I1); what the engine does is its own affair.
+//! The engine is the caller's: pipelines of several cameras may share one. After the first frame our own stages make no heap call (I1).
 
 use crate::analytics::track;
 use crate::analytics::{self, Follower};
@@ -16,7 +16,7 @@ use crate::capture::frame::{FrameFormat, FrameView, PixelFormat};
 use crate::event::Body;
 use crate::platform::clock::Mono;
 use crate::vision::detect::decode::{self, Decoder, Dropped};
-use crate::vision::detect::engine::Engine;
+use crate::vision::detect::engine::{Engine, Shape};
 use crate::vision::detect::letterbox::{Letterbox, Part, Size};
 use crate::vision::detect::model::Classes;
 use crate::vision::detect::{ClassId, Detections};
@@ -71,7 +71,6 @@ pub struct Pipeline {
     score_new: f32,
     jpeg: Option<JpegDecoder>,
     letterbox: Letterbox,
-    engine: Box<dyn Engine>,
     decoder: Decoder,
     detections: Detections,
     follower: Follower,
@@ -79,21 +78,16 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// The stages for frames of `format` (the largest that will come). All memory is taken here.
+    /// The stages for frames of `format` (the largest that will come), around a network of that shape. All memory is taken here.
     ///
     /// # Errors
     /// `Kind::Config`: a stage's settings are out of range.
-    pub fn new(
-        params: Params,
-        format: &FrameFormat,
-        engine: Box<dyn Engine>,
-        classes: &Classes,
-    ) -> Result<Self> {
+    pub fn new(params: Params, format: &FrameFormat, network: &Shape, classes: &Classes) -> Result<Self> {
         let FrameFormat { width, height, pixel, .. } = *format;
         let wanted = |class| params.wanted.is_empty() || params.wanted.contains(&class);
         let jpeg = (pixel == PixelFormat::Mjpeg).then(|| JpegDecoder::new(width, height));
         let focus = match params.focus {
-            Some(focus) if params.gate.is_some() => Focus::new(focus, engine.rungs())?,
+            Some(focus) if params.gate.is_some() => Focus::new(focus, &network.sizes)?,
             _ => None,
         };
         let names: Vec<&str> = classes.names().collect();
@@ -102,9 +96,8 @@ impl Pipeline {
             score_new: params.follow.track.score_new,
             gate: params.gate.map(|gate| Gate::new(gate, width, height)).transpose()?,
             jpeg,
-            letterbox: Letterbox::new(engine.size()),
-            decoder: Decoder::new(engine.head(), params.decode, wanted),
-            engine,
+            letterbox: Letterbox::new(network.sizes[0]),
+            decoder: Decoder::new(network.head, params.decode, wanted),
             detections: Detections::new(),
             follower: Follower::new(&params.follow, (width, height), &names)?,
             size: (width, height),
@@ -119,11 +112,6 @@ impl Pipeline {
             + self.decoder.heap_bytes()
             + self.follower.heap_bytes()
             + size_of::<Detections>()
-    }
-
-    /// What runs the network, for people.
-    pub fn describe_engine(&self) -> String {
-        self.engine.describe()
     }
 
     /// The detections of the last frame that was inferred.
@@ -141,12 +129,14 @@ impl Pipeline {
         self.follower.tracker().counters()
     }
 
-    /// Takes one frame, taken at `at`, through all stages. `on` hears what happened.
+    /// Takes one frame, captured at `at`, through all stages. `engine` has the shape that the pipeline was made for. `on` hears what
+    /// happened.
     ///
     /// # Errors
     /// [`Failure::Corrupt`] costs this frame only; [`Failure::Engine`] is for good.
     pub fn process(
         &mut self,
+        engine: &mut dyn Engine,
         frame: &FrameView<'_>,
         at: Mono,
         on: &mut dyn FnMut(Body),
@@ -159,7 +149,7 @@ impl Pipeline {
             return Ok(Outcome { gate, ..Outcome::default() });
         }
         let look = self.focus(at, verdict.as_ref());
-        let dropped = self.detect(frame, look)?;
+        let dropped = self.detect(engine, frame, look)?;
         if let Some(focus) = &mut self.focus {
             focus.looked(at, look);
             if let Some(look) = &look {
@@ -219,20 +209,25 @@ impl Pipeline {
         Ok(Some(verdict))
     }
 
-    /// Asks where to look, and has the engine take a picture of that size.
+    /// Asks where to look.
     fn focus(&mut self, at: Mono, verdict: Option<&Verdict>) -> Option<Look> {
         let focus = self.focus.as_mut()?;
         let tracks = self.follower.tracker().outlook(at);
-        let look = verdict.and_then(|verdict| focus.choose(at, verdict, &tracks, size_of_frame(self.size)));
-        self.engine.select(look.map_or(0, |look| look.rung));
-        look
+        verdict.and_then(|verdict| focus.choose(at, verdict, &tracks, size_of_frame(self.size)))
     }
 
     /// Letterbox, network, decode: fills `detections`.
-    fn detect(&mut self, frame: &FrameView<'_>, look: Option<Look>) -> std::result::Result<Dropped, Failure> {
+    fn detect(
+        &mut self,
+        engine: &mut dyn Engine,
+        frame: &FrameView<'_>,
+        look: Option<Look>,
+    ) -> std::result::Result<Dropped, Failure> {
         let size = size_of_frame(self.size);
         let part = look.map_or(Part::whole(size), |look| look.part);
-        let Pipeline { jpeg, letterbox, engine, decoder, detections, .. } = self;
+        let Pipeline { jpeg, letterbox, decoder, detections, .. } = self;
+        // Another camera may have left it at another size.
+        engine.select(look.map_or(0, |look| look.rung));
         let model = engine.size();
         let placement = match (frame.planes(), jpeg) {
             (Ok(planes), _) => {
@@ -253,6 +248,29 @@ impl Pipeline {
         };
         let output = engine.run(decoder.score_min()).map_err(Failure::Engine)?;
         Ok(decoder.decode(output, &placement, detections))
+    }
+}
+
+/// A pipeline with an engine that it shares with nobody.
+pub struct WithEngine {
+    /// The stages.
+    pub pipeline: Pipeline,
+    /// What runs the network.
+    pub engine: Box<dyn Engine>,
+}
+
+impl WithEngine {
+    /// As [`Pipeline::process`].
+    ///
+    /// # Errors
+    /// As [`Pipeline::process`].
+    pub fn process(
+        &mut self,
+        frame: &FrameView<'_>,
+        at: Mono,
+        on: &mut dyn FnMut(Body),
+    ) -> std::result::Result<Outcome, Failure> {
+        self.pipeline.process(&mut *self.engine, frame, at, on)
     }
 }
 

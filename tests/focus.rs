@@ -13,7 +13,7 @@ use flytrap::capture::frame::{Color, FrameFormat, FrameView, PixelFormat};
 use flytrap::capture::picture::{self, Picture};
 use flytrap::config::Config;
 use flytrap::event::Body;
-use flytrap::pipeline::{Params, Pipeline};
+use flytrap::pipeline::{Params, Pipeline, WithEngine};
 use flytrap::platform::clock::Mono;
 use flytrap::vision::detect::decode::{self, Decoder, HeadShape};
 use flytrap::vision::detect::engine::{Engine, EngineParams, Output};
@@ -71,18 +71,19 @@ const CASES: [Case; 3] = [
 fn open(shared: &Path) -> Loaded {
     let path = shared.join("models/yolo11n-dynamic.onnx");
     let engine = EngineParams { threads: 2, ..EngineParams::default() };
-    Loaded::open(&ModelParams { path, sha256: None, engine, ranges: None }).unwrap()
+    Loaded::open(&ModelParams { path, sha256: None, engine, ranges: None, trial: None }).unwrap()
 }
 
-fn pipeline(frame: &Picture, shared: &Path, focus: Option<roi::Params>) -> (Pipeline, Vec<Size>, Classes) {
+fn pipeline(frame: &Picture, shared: &Path, focus: Option<roi::Params>) -> (WithEngine, Vec<Size>, Classes) {
     let config = Config::load(None, Vec::new()).unwrap();
     let model = open(shared);
     let size = Size { width: frame.format.width as usize, height: frame.format.height as usize };
     let rungs: Vec<Size> = roi::rungs(model.size_for(size).unwrap(), model.stride()).to_vec();
-    let (engine, classes) = model.into_rungs(&rungs).unwrap();
+    let (engine, classes) = model.plan(&rungs).unwrap().start().unwrap();
     let wanted = ["car", "truck", "bus"].iter().map(|name| classes.find(name).unwrap()).collect();
     let params = Params { focus, ..config.stages(wanted) };
-    (Pipeline::new(params, &frame.format, engine, &classes).unwrap(), rungs, classes)
+    let pipeline = Pipeline::new(params, &frame.format, &engine.shape(), &classes).unwrap();
+    (WithEngine { pipeline, engine }, rungs, classes)
 }
 
 /// Has the frames be the first one outside of `lives`.
@@ -131,7 +132,7 @@ fn parts_cost_less_and_show_as_much() {
         let (mut wholes, ..) = pipeline(&frames[0], &shared, None);
         // The same network with twice the pixels a side.
         let fine = Size { width: 2 * rungs[0].width, height: 2 * rungs[0].height };
-        let (mut engine, _) = open(&shared).into_rungs(&[fine]).unwrap();
+        let (mut engine, _) = open(&shared).plan(&[fine]).unwrap().start().unwrap();
         let mut letterbox = Letterbox::new(fine);
         let road_users = ["car", "truck", "bus"].map(|name| classes.find(name).unwrap());
         let params = decode::Params { score_min: 0.5, iou_max: 0.7 };
@@ -142,10 +143,10 @@ fn parts_cost_less_and_show_as_much() {
         for (index, frame) in frames.iter().enumerate() {
             let at = Mono::ZERO + Duration::from_secs_f64(1.0 + index as f64 / 6.0);
             let view = FrameView::new(frame.format, &frame.bytes).unwrap();
-            let began = |tally: &mut Tally, pipeline: &mut Pipeline| {
+            let began = |tally: &mut Tally, stages: &mut WithEngine| {
                 let tracks = &mut tally.tracks;
                 let count = &mut |body| *tracks += usize::from(matches!(body, Body::TrackBegin(_)));
-                pipeline.process(&view, at, count).unwrap()
+                stages.process(&view, at, count).unwrap()
             };
             let outcome = began(&mut ours, &mut parts);
             let whole = began(&mut theirs, &mut wholes);
@@ -165,8 +166,8 @@ fn parts_cost_less_and_show_as_much() {
             let part = look.part.bbox();
             for wanted in truth.iter().filter(|wanted| part.grown(-4.0).holds(&wanted.bbox)) {
                 there += 1;
-                ours.found += usize::from(has(parts.detections(), wanted));
-                theirs.found += usize::from(has(wholes.detections(), wanted));
+                ours.found += usize::from(has(parts.pipeline.detections(), wanted));
+                theirs.found += usize::from(has(wholes.pipeline.detections(), wanted));
             }
         }
         let percent = |found: usize| 100.0 * found as f64 / f64::from(there.max(1));
@@ -211,7 +212,7 @@ impl Engine for Seeing {
     fn size(&self) -> Size {
         self.rungs[self.at]
     }
-    fn rungs(&self) -> &[Size] {
+    fn input_sizes(&self) -> &[Size] {
         &self.rungs
     }
     fn select(&mut self, rung: usize) {
@@ -293,17 +294,17 @@ fn count_street(fps: f64, exclude: &str, focus: Option<roi::Params>) -> (usize, 
     let config = Config::load(Some(file.path()), Vec::new()).unwrap();
     let format = FrameFormat::packed(PixelFormat::Rgb24, 640, 360, Color::JPEG).unwrap();
     let looks = Arc::default();
-    let engine = Box::new(Seeing::new(Size { width: 320, height: 192 }, &looks));
+    let mut engine = Seeing::new(Size { width: 320, height: 192 }, &looks);
     let params = Params { focus, decode: config.decode, ..config.stages(Vec::new()) };
     let classes = Classes::from_metadata("{0: 'person', 1: 'car'}").unwrap();
-    let mut pipeline = Pipeline::new(params, &format, engine, &classes).unwrap();
+    let mut pipeline = Pipeline::new(params, &format, &engine.shape(), &classes).unwrap();
     let (mut began, mut crossings) = (0, Vec::new());
     for index in 0..(26.0 * fps) as u32 {
         let time = f64::from(index) / fps;
         let picture = drawn(time);
         let at = Mono::ZERO + Duration::from_secs_f64(1.0 + time);
         pipeline
-            .process(&FrameView::new(format, &picture).unwrap(), at, &mut |body| {
+            .process(&mut engine, &FrameView::new(format, &picture).unwrap(), at, &mut |body| {
                 if let Body::Crossing(crossing) = &body {
                     crossings.push(format!("{:?}", crossing.direction));
                 }
@@ -347,11 +348,11 @@ fn a_jpeg_of_another_size_is_a_corrupt_frame() {
     for (wider, higher) in [(0, 0), (16, 0), (0, 16), (160, 160)] {
         let promised = mjpeg(width + wider, height + higher);
         let params = Params { decode: config.decode, focus: None, ..config.stages(Vec::new()) };
-        let engine = Box::new(Seeing::new(Size { width: 64, height: 64 }, &Arc::default()));
-        let mut pipeline = Pipeline::new(params, &promised, engine, &classes).unwrap();
+        let mut engine = Seeing::new(Size { width: 64, height: 64 }, &Arc::default());
+        let mut pipeline = Pipeline::new(params, &promised, &engine.shape(), &classes).unwrap();
         let mut process = |format, second| {
             let view = FrameView::new(format, &bytes).unwrap();
-            pipeline.process(&view, Mono::ZERO + Duration::from_secs(second), &mut |_| {})
+            pipeline.process(&mut engine, &view, Mono::ZERO + Duration::from_secs(second), &mut |_| {})
         };
         let outcome = process(promised, 1);
         if (wider, higher) == (0, 0) {

@@ -21,7 +21,7 @@ use flytrap::config::Config;
 use flytrap::delivery::batch::BatchParams;
 use flytrap::delivery::uplink::Outbox;
 use flytrap::event::fixed;
-use flytrap::pipeline::{Params, Pipeline};
+use flytrap::pipeline::{Params, Pipeline, WithEngine};
 use flytrap::platform::clock::SystemClock;
 use flytrap::vision::detect::decode::HeadShape;
 use flytrap::vision::detect::engine::{Engine, EngineParams, Output};
@@ -85,7 +85,7 @@ fn the_counter_sees_a_single_call() {
 
 /// An engine without a network: two cars that drive to and fro, one to the right and one to the left.
 struct Scripted {
-    rungs: Vec<Size>,
+    sizes: Vec<Size>,
     at: usize,
     input: Vec<f32>,
     output: Vec<f32>,
@@ -97,20 +97,20 @@ const ANCHORS: usize = 100;
 impl Scripted {
     fn new(size: Size) -> Self {
         let input = vec![0.0; 3 * size.width * size.height];
-        let rungs = flytrap::vision::roi::rungs(size, 32).to_vec();
-        Scripted { rungs, at: 0, input, output: vec![0.0; 6 * ANCHORS], runs: 0 }
+        let sizes = flytrap::vision::roi::rungs(size, 32).to_vec();
+        Scripted { sizes, at: 0, input, output: vec![0.0; 6 * ANCHORS], runs: 0 }
     }
 }
 
 impl Engine for Scripted {
     fn size(&self) -> Size {
-        self.rungs[self.at]
+        self.sizes[self.at]
     }
-    fn rungs(&self) -> &[Size] {
-        &self.rungs
+    fn input_sizes(&self) -> &[Size] {
+        &self.sizes
     }
-    fn select(&mut self, rung: usize) {
-        self.at = rung;
+    fn select(&mut self, index: usize) {
+        self.at = index;
     }
     fn head(&self) -> HeadShape {
         HeadShape { classes: 2, anchors: ANCHORS }
@@ -163,7 +163,7 @@ struct Way {
     source: Box<dyn FrameSource>,
     sampler: Sampler,
     ring: (flytrap::capture::ring::Writer, flytrap::capture::ring::Reader),
-    pipeline: Pipeline,
+    stages: WithEngine,
     outbox: Outbox,
     inferred: u64,
     in_part: u64,
@@ -204,7 +204,7 @@ impl Way {
         let source = SourceSpec::parse(source).unwrap().open(&capture, Arc::new(SystemClock)).unwrap();
         let config = Config::load(None, Vec::new()).unwrap();
         let params = Params { decode: config.decode, focus, ..config.stages(Vec::new()) };
-        let pipeline = Pipeline::new(params, source.format(), engine, classes).unwrap();
+        let pipeline = Pipeline::new(params, source.format(), &engine.shape(), classes).unwrap();
         let slot_bytes = if source.lending().is_some() { 0 } else { source.slot_bytes() };
         let ring = ring(Policy::Lossless, 3, slot_bytes);
         // Small, so that it is full and drops before the counting begins.
@@ -215,7 +215,7 @@ impl Way {
             source,
             sampler,
             ring,
-            pipeline,
+            stages: WithEngine { pipeline, engine },
             outbox,
             inferred: 0,
             in_part: 0,
@@ -257,7 +257,7 @@ impl Way {
         let view = FrameView::new(slot.format, slot.valid()).unwrap();
         let at = slot.meta.captured_at;
         let (outbox, camera) = (&self.outbox, fixed("camera"));
-        let outcome = self.pipeline.process(&view, at, &mut |body| {
+        let outcome = self.stages.process(&view, at, &mut |body| {
             outbox.post(at, at, &camera, body);
         });
         let outcome = outcome.unwrap();
@@ -358,8 +358,10 @@ fn a_camera_of_the_kernel_makes_no_heap_call_and_no_copy() {
 /// Heap calls of five runs, of our own executor and of tract.
 fn engine_calls(path: &std::path::Path) -> [Vec<u64>; 2] {
     let engine = EngineParams { threads: 2, ..EngineParams::default() };
-    let open =
-        || Loaded::open(&ModelParams { path: path.into(), sha256: None, engine, ranges: None }).unwrap();
+    let open = || {
+        Loaded::open(&ModelParams { path: path.into(), sha256: None, engine, ranges: None, trial: None })
+            .unwrap()
+    };
     let size = Size { width: 1280, height: 720 };
     [open().into_engine(size), open().into_tract(size)].map(|engine| {
         let (mut engine, _) = engine.unwrap();
@@ -397,16 +399,16 @@ fn another_size_costs_no_heap_call() {
     let Some(shared) = common::shared("another_size_costs_no_heap_call") else { return };
     let engine = EngineParams { threads: 2, ..EngineParams::default() };
     let path = shared.join("models/yolo11n-dynamic.onnx");
-    let model = Loaded::open(&ModelParams { path, sha256: None, engine, ranges: None }).unwrap();
-    let rungs = flytrap::vision::roi::rungs(Size { width: 640, height: 384 }, model.stride());
-    let (mut engine, _) = model.into_rungs(&rungs).unwrap();
-    assert_eq!(engine.rungs(), rungs);
+    let model = Loaded::open(&ModelParams { path, sha256: None, engine, ranges: None, trial: None }).unwrap();
+    let sizes = flytrap::vision::roi::rungs(Size { width: 640, height: 384 }, model.stride());
+    let (mut engine, _) = model.plan(&sizes).unwrap().start().unwrap();
+    assert_eq!(engine.input_sizes(), &sizes[..]);
     let mut round = || {
         heap_calls(|| {
-            for rung in 0..rungs.len() {
-                engine.select(rung);
-                let (size, area) = (engine.size(), rungs[rung].width * rungs[rung].height);
-                assert_eq!((size, engine.input().len()), (rungs[rung], 3 * area));
+            for index in 0..sizes.len() {
+                engine.select(index);
+                let (size, area) = (engine.size(), sizes[index].width * sizes[index].height);
+                assert_eq!((size, engine.input().len()), (sizes[index], 3 * area));
                 engine.input().iter_mut().enumerate().for_each(|(at, x)| *x = (at * 37 % 101) as f32 / 101.0);
                 assert!(engine.run(1e-4).unwrap().columns > 0);
             }

@@ -174,7 +174,7 @@ fn frames_of_a_road_are_seen_as_tract_sees_them() {
     let open = |precision| {
         let engine = EngineParams { precision, ..EngineParams::default() };
         let (path, ranges) = (path.clone(), Some(ranges.clone()));
-        Loaded::open(&ModelParams { path, sha256: None, engine, ranges }).unwrap()
+        Loaded::open(&ModelParams { path, sha256: None, engine, ranges, trial: None }).unwrap()
     };
     let (mut tract, _) = open(Precision::Fp32).into_tract(size).unwrap();
     let wanted = seen(&mut *tract, &frames);

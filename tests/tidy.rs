@@ -38,6 +38,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("vision::roi", &["base", "platform::clock", "vision::detect", "vision::gate"]),
     ("vision::draw", &["base", "capture::frame", "vision::detect"]),
     ("vision::selftest", &["base", "vision::detect", "vision::jpeg"]),
+    (
+        "vision::load",
+        &["base", "platform::cores", "platform::system", "vision::detect", "vision::roi", "vision::selftest"],
+    ),
     ("event", &["base", "platform::clock"]),
     ("analytics::track", &["base", "platform::clock", "vision::detect", "vision::roi", "event"]),
     ("analytics::count", &["base", "platform::clock", "vision::detect", "event", "analytics::track"]),

@@ -42,6 +42,9 @@ pub const MODEL_SIDE_MAX: usize = 2048;
 /// Largest model file, bytes. YOLO11x in fp32 has 228 MB.
 pub const MODEL_FILE_BYTES_MAX: u64 = 512 << 20;
 
+/// Most anchors of a detection head. YOLO11 has 86016 at an input of 2048x2048.
+pub const ANCHORS_MAX: usize = 1 << 18;
+
 /// Candidates above the score threshold that suppression looks at; the weakest beyond are dropped and counted.
 /// An 80-class 640 model has 8400 anchors, of which a crowded street brings some hundreds over 0.1.
 pub const CANDIDATES_MAX: usize = 4096;

@@ -16,6 +16,7 @@ mod pins;
 mod selftest;
 mod sim;
 mod spool;
+mod trial;
 mod tune;
 
 use std::io::Write;
@@ -115,6 +116,9 @@ enum Command {
     },
     /// Simulate a device in the field for days of virtual time, or write streets as labelled pictures or as a video.
     Sim(sim::SimArgs),
+    /// Plan and run a model file within limits: what other commands start for a file that only the user trusts.
+    #[command(name = trial::COMMAND, hide = true)]
+    TryModel(trial::TrialArgs),
     /// Check a configuration and the files that it names; print all settings in force.
     Check {
         /// The configuration; without it the defaults are printed.
@@ -194,7 +198,12 @@ impl Settings {
         }
         overrides.extend(json.then_some(("log.json", Value::Bool(true), "--json")));
         overrides.extend(more);
-        Config::load(self.config.as_deref(), overrides)
+        let mut config = Config::load(self.config.as_deref(), overrides)?;
+        if let Some(model) = &mut config.model {
+            // This program, also when its file has been replaced by an update.
+            model.trial = Some(PathBuf::from("/proc/self/exe"));
+        }
+        Ok(config)
     }
 
     /// The same; with the detector that comes with the program if neither a model nor a configuration is named.
@@ -242,6 +251,7 @@ pub fn main() -> ExitCode {
         Command::Decode { file } => ("decode", decode::decode(file.as_deref())),
         Command::Selftest(args) => ("selftest", selftest::selftest(&args, json)),
         Command::Sim(args) => ("sim", sim::sim(&args, json)),
+        Command::TryModel(args) => return trial::try_model(&args),
         Command::Check { config } => ("check", check::check(config.as_deref())),
     };
     match outcome {

@@ -45,6 +45,7 @@ use crate::platform::watchdog;
 use crate::vision::detect::engine::{EngineParams, Precision};
 use crate::vision::detect::{ClassId, decode, model};
 use crate::vision::gate;
+use crate::vision::load;
 use crate::vision::roi;
 use values::{Value, Values};
 
@@ -195,6 +196,11 @@ impl Config {
                 "no model: set model.path in the configuration, or give --model FILE (builtin: the shipped one)",
             )
         })
+    }
+
+    /// How the network is made ready.
+    pub fn loading(&self) -> load::Params {
+        load::Params { cores: self.cores.clone(), regions: self.focus.is_some() && self.gate.is_some() }
     }
 
     /// What the stages of a camera are set to, with a model of which these classes are followed; empty for all.
@@ -388,7 +394,13 @@ fn model(values: &mut Values, cores: &[usize]) -> Option<model::Params> {
     let sha256 = sha256(values);
     let path = values.text("model.path");
     let ranges = Some(values.text("model.ranges")).filter(|place| !place.is_empty()).map(PathBuf::from);
-    (!path.is_empty()).then(|| model::Params { path: PathBuf::from(path), sha256, engine, ranges })
+    (!path.is_empty()).then(|| model::Params {
+        path: PathBuf::from(path),
+        sha256,
+        engine,
+        ranges,
+        trial: None,
+    })
 }
 
 fn sha256(values: &mut Values) -> Option<String> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use smol::channel::Sender;
 
-use super::inference::{Processor, build, prove};
+use super::inference::{Incoming, build, prove};
 use super::{Shared, Timing, spawn};
 use crate::base::error::{Class, Error, Kind, Result};
 use crate::base::retry::Backoff;
@@ -155,8 +155,10 @@ impl Capture {
     /// program is ready. On a thread of its own, which leaves no memory behind.
     fn prove(&self) -> Result<()> {
         self.shared.promise(Stage::Capture, BUILD_MAX);
-        let shared = Arc::clone(&self.shared);
-        spawn("self-test", move || prove(&shared.config))?.join().unwrap_or_else(|_| {
+        let Some((model, _)) = &self.model else { return Ok(()) };
+        // A clone shares the parsed file.
+        let (shared, model) = (Arc::clone(&self.shared), model.clone());
+        spawn("self-test", move || prove(&shared.config, model))?.join().unwrap_or_else(|_| {
             Err(Error::fatal(Kind::System, "the self-test failed; see the message above"))
         })
     }
@@ -284,18 +286,18 @@ impl Capture {
         self.shared.promise(Stage::Capture, BUILD_MAX);
         // Built on the thread that runs it: what building frees, that thread's part of the heap uses again.
         let (ready, built) = mpsc::channel();
+        let incoming = Incoming { format, slot_bytes, lending };
         let shared = Arc::clone(&self.shared);
-        let pipeline =
-            spawn("pipeline", move || match build(&shared, &format, slot_bytes, lending, model, wanted) {
-                Ok((ring, reader, pipeline)) => {
-                    let _waits_for_it = ready.send(Ok(ring));
-                    Processor::new(shared, reader, pipeline).run()
-                }
-                Err(error) => {
-                    let _waits_for_it = ready.send(Err(error));
-                    Ok(())
-                }
-            })?;
+        let pipeline = spawn("pipeline", move || match build(&shared, &incoming, model, wanted) {
+            Ok((ring, processor)) => {
+                let _waits_for_it = ready.send(Ok(ring));
+                processor.run()
+            }
+            Err(error) => {
+                let _waits_for_it = ready.send(Err(error));
+                Ok(())
+            }
+        })?;
         let ring = built.recv().unwrap_or_else(|_| {
             Err(Error::fatal(Kind::System, "the pipeline thread failed; see the message above"))
         })?;

@@ -1,153 +1,138 @@
 //! The pipeline thread: frames from the ring through all stages, their events to the outbox, their outcomes to the counters.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
 use super::capture::corrupt;
-use super::memory::Plan;
+use super::memory::{Mebibytes, Plan};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::limits::RING_SLOTS_MIN;
 use crate::capture::Lending;
-use crate::capture::frame::{Color, FrameFormat, FrameView, PixelFormat};
+use crate::capture::frame::{FrameFormat, FrameView};
 use crate::capture::ring::{Policy, Reader, SlotGuard, Taken, Writer, ring, slots_for};
 use crate::config::Config;
 use crate::delivery::batch::Batcher;
 use crate::event::{Body, Event};
-use crate::pipeline::{Failure, Outcome, Pipeline};
+use crate::pipeline::{Failure, Outcome, Pipeline, WithEngine};
 use crate::platform::clock::Mono;
-use crate::platform::cores;
 use crate::platform::system;
 use crate::platform::watchdog::Stage;
 use crate::vision::detect::ClassId;
-use crate::vision::detect::engine::{Engine, Precision};
-use crate::vision::detect::letterbox::{PADDING, Size};
-use crate::vision::detect::model::{BUILTIN, Classes, Loaded};
+use crate::vision::detect::letterbox::Size;
+use crate::vision::detect::model::Loaded;
 use crate::vision::gate::Reason;
-use crate::vision::roi;
-use crate::vision::selftest::{self, Golden};
+use crate::vision::load;
 
 /// How often a pipeline without frames looks whether its tracks have ended.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Everything behind the source for frames of `format`: takes all memory, or refuses to.
+/// What a camera's frames need, as its source announced it.
+pub(super) struct Incoming {
+    /// The first format, the largest that will come.
+    pub(super) format: FrameFormat,
+    /// Bytes of a ring slot.
+    pub(super) slot_bytes: usize,
+    /// Buffers of the source's own that frames are looked at in.
+    pub(super) lending: Option<Lending>,
+}
+
+/// Everything behind the source: takes all memory, or refuses to. The sum is computed from the plans before the engine's threads
+/// start and the ring is taken; afterwards it is checked again with what was measured.
 pub(super) fn build(
-    shared: &Shared,
-    format: &FrameFormat,
-    slot_bytes: usize,
-    lending: Option<Lending>,
+    shared: &Arc<Shared>,
+    incoming: &Incoming,
     model: Loaded,
     wanted: Vec<ClassId>,
-) -> Result<(Writer, Reader, Pipeline)> {
+) -> Result<(Writer, Processor)> {
     let config = &shared.config;
-    let (engine, classes) = engine(config, model, format)?;
+    let format = &incoming.format;
+    let queue = queue_bytes(config);
+    // Measured: what is resident now, without the parsed file, which goes, and the queue, which is counted below.
+    let program = (system::resident_bytes() as usize).saturating_sub(model.file_bytes() + queue);
+    let classes = model.classes().clone();
+    let prepared = load::plan(model, frame_size(format), &config.loading())?;
+    let before_stages = system::resident_bytes() as usize;
+    let pipeline = Pipeline::new(config.stages(wanted), format, prepared.shape(), &classes)?;
+    let stages_touched = (system::resident_bytes() as usize).saturating_sub(before_stages);
+    let (slots, slot_bytes, ring_bytes) = ring_of(shared, incoming)?;
+    // Computed: the plans of everything else. Only tract does not know before it has run.
+    let mut others = Plan::default();
+    others.add("event queue", queue);
+    others.add("spool", config.spool.params.memory_bytes);
+    others.add("stages", pipeline.heap_bytes());
+    others.add(if incoming.lending.is_some() { "camera buffers" } else { "frame ring" }, ring_bytes);
+    let mut planned = Plan::default();
+    planned.add("program (measured)", program);
+    planned.add("network", prepared.costs().map_or(0, |costs| costs.total_bytes()));
+    planned.append(&others);
+    planned.check(config.memory_budget)?;
+    let (engine, _) = prepared.start()?;
+    // Measured: the most that was resident while the network ran at each size.
     let resident = system::peak_resident_bytes() as usize;
-    let queue = Batcher::bytes(config.uplink.batch.queue_events)
-        + config.uplink.batch.batch_events_max * size_of::<Event>();
-    let pipeline = Pipeline::new(config.stages(wanted), format, engine, &classes)?;
-    let fits = || slots_for(system::memory_bytes(), config.fps, slot_bytes, config.ring_budget);
-    // What a camera lends needs no slots of ours: few, so that few of its buffers wait.
-    let (slots, slot_bytes, ring_bytes) = match lending {
-        Some(Lending { buffers, bytes }) => (RING_SLOTS_MIN, 0, buffers * bytes),
-        None => {
-            let slots = fits().ok_or_else(|| {
-                let text = format!(
-                    "memory: three frames of {}x{} do not fit into memory.ring_mb: raise it, or take smaller pictures",
-                    format.width, format.height
-                );
-                Error::fatal(Kind::Config, text)
-            })?;
-            // A recording waits for us: more than the next frames are memory for nothing.
-            let slots = if shared.options.until_end { RING_SLOTS_MIN } else { slots };
-            (slots, slot_bytes, slots * slot_bytes)
-        }
-    };
-    let mut plan = Plan::default();
-    plan.add("program, model and network (measured)", resident.saturating_sub(queue));
-    plan.add("event queue", queue);
-    plan.add("spool", config.spool.params.memory_bytes);
-    plan.add("stages", pipeline.heap_bytes());
-    plan.add(if lending.is_some() { "camera buffers" } else { "frame ring" }, ring_bytes);
+    let mut measured = Plan::default();
+    measured.add("program, model and network (measured)", resident.saturating_sub(queue + stages_touched));
+    measured.append(&others);
     tracing::info!(
-        engine = pipeline.describe_engine(),
+        engine = engine.describe(),
         slots,
         slot_bytes,
         "ready for {}x{}",
         format.width,
         format.height
     );
-    plan.settle(config.memory_budget)?;
+    tracing::info!("memory: {} were planned before the network started", Mebibytes(planned.sum()));
+    measured.settle(config.memory_budget)?;
     let policy = if shared.options.until_end { Policy::Lossless } else { Policy::NewestWins };
     let (writer, reader) = ring(policy, slots, slot_bytes);
-    Ok((writer, reader, pipeline))
+    Ok((writer, Processor::new(Arc::clone(shared), reader, WithEngine { pipeline, engine })))
 }
 
-/// The network for frames of that size, run once at each of its sizes as if something were everywhere: proves that it runs, and
-/// shows what it takes at most. The largest is run on the picture of the self-test; if nothing is recorded for it, the same file at
-/// a size for which something is.
-pub(crate) fn engine(
-    config: &Config,
-    model: Loaded,
-    format: &FrameFormat,
-) -> Result<(Box<dyn Engine>, Classes)> {
-    let size = Size { width: format.width as usize, height: format.height as usize };
-    let path = config.model.as_ref().map_or(Path::new(BUILTIN), |model| &model.path);
-    let golden = Golden::of(path, model.sha256())?;
-    let precision = config.model.as_ref().map_or(Precision::Fp32, |model| model.engine.precision);
-    // The engine's threads, which begin here, stay there too.
-    cores::run_on(&config.cores)?;
-    let test = |engine: &mut dyn Engine, classes: &Classes, golden: &Golden| -> Result<()> {
-        let boxes = selftest::check(engine, precision, classes, golden)?;
-        tracing::info!(boxes, "the self-test passed: the network finds what it must");
-        Ok(())
-    };
-    let input = model.size_for(size)?;
-    let tested_here = golden.as_ref().is_some_and(|golden| golden.knows(input));
-    match &golden {
-        Some(_) if tested_here => {}
-        Some(golden) => {
-            let (mut engine, classes) = Loaded::open(&config.model()?)?.into_engine(selftest::FRAMES[0])?;
-            test(&mut *engine, &classes, golden)?;
-        }
-        None => tracing::info!(
-            "nothing is recorded for a self-test of this model: 'flytrap selftest --record' does that"
-        ),
-    }
-    let focuses = config.focus.is_some() && config.gate.is_some();
-    let (mut engine, classes) = if focuses && model.is_dynamic() {
-        let rungs = roi::rungs(input, model.stride());
-        model.into_rungs(&rungs)?
-    } else {
-        if focuses {
-            let why = "the model has one input size (export it with dynamic=True)";
-            tracing::info!("whole pictures are looked at, not parts: {why}");
-        }
-        model.into_engine(size)?
-    };
-    system::give_back_memory();
-    system::reset_peak();
-    for rung in (1..engine.rungs().len()).rev() {
-        engine.select(rung);
-        engine.input().fill(PADDING);
-        engine.run(0.0)?;
-    }
-    engine.select(0);
-    match golden.filter(|_| tested_here) {
-        Some(golden) => test(&mut *engine, &classes, &golden)?,
-        None => {
-            engine.input().fill(PADDING);
-            engine.run(0.0)?;
-        }
-    }
-    Ok((engine, classes))
+/// Checks the budget with what is known before the first thread starts: the program, the model's file, and what does not depend on
+/// the camera. The network is at least as large as its file.
+pub(super) fn check_budget(config: &Config, model: &Loaded) -> Result<()> {
+    let mut plan = Plan::default();
+    let resident = system::resident_bytes() as usize;
+    plan.add("program (measured)", resident.saturating_sub(model.file_bytes()));
+    plan.add("network (at least)", model.file_bytes());
+    plan.add("event queue", queue_bytes(config));
+    plan.add("spool", config.spool.params.memory_bytes);
+    plan.check(config.memory_budget)
 }
 
-/// That the network of the configuration passes its self-test, before there is a camera.
-pub(super) fn prove(config: &Config) -> Result<()> {
-    let format = FrameFormat::packed(PixelFormat::I420, 640, 480, Color::default())
-        .map_err(|error| Error::fatal(Kind::System, "a usual format").caused_by(error))?;
-    engine(config, Loaded::open(&config.model()?)?, &format)?;
+fn queue_bytes(config: &Config) -> usize {
+    Batcher::bytes(config.uplink.batch.queue_events)
+        + config.uplink.batch.batch_events_max * size_of::<Event>()
+}
+
+fn frame_size(format: &FrameFormat) -> Size {
+    Size { width: format.width as usize, height: format.height as usize }
+}
+
+/// Slots of the ring, their size, and what frames take in all, bytes.
+fn ring_of(shared: &Shared, incoming: &Incoming) -> Result<(usize, usize, usize)> {
+    let (config, Incoming { format, slot_bytes, lending }) = (&shared.config, incoming);
+    // What a camera lends needs no slots of ours: few, so that few of its buffers wait.
+    if let Some(Lending { buffers, bytes }) = lending {
+        return Ok((RING_SLOTS_MIN, 0, buffers * bytes));
+    }
+    let slots = slots_for(system::memory_bytes(), config.fps, *slot_bytes, config.ring_budget);
+    let slots = slots.ok_or_else(|| {
+        let text = format!(
+            "memory: three frames of {}x{} do not fit into memory.ring_mb: raise it, or take smaller pictures",
+            format.width, format.height
+        );
+        Error::fatal(Kind::Config, text)
+    })?;
+    // A recording waits for us: more than the next frames are memory for nothing.
+    let slots = if shared.options.until_end { RING_SLOTS_MIN } else { slots };
+    Ok((slots, *slot_bytes, slots * slot_bytes))
+}
+
+/// Checks that the network of the configuration passes its self-test, before there is a camera.
+pub(super) fn prove(config: &Config, model: Loaded) -> Result<()> {
+    let usual = Size { width: 640, height: 480 };
+    load::engine(model, usual, &config.loading())?;
     system::give_back_memory();
     Ok(())
 }
@@ -156,7 +141,7 @@ pub(super) fn prove(config: &Config) -> Result<()> {
 pub(super) struct Processor {
     shared: Arc<Shared>,
     reader: Reader,
-    pipeline: Pipeline,
+    stages: WithEngine,
     /// Stamp of the newest frame, and whether tracks may be open since.
     newest: Option<Mono>,
     first: bool,
@@ -165,8 +150,8 @@ pub(super) struct Processor {
 }
 
 impl Processor {
-    pub(super) fn new(shared: Arc<Shared>, reader: Reader, pipeline: Pipeline) -> Self {
-        Processor { shared, reader, pipeline, newest: None, first: true, in_part: 0 }
+    fn new(shared: Arc<Shared>, reader: Reader, stages: WithEngine) -> Self {
+        Processor { shared, reader, stages, newest: None, first: true, in_part: 0 }
     }
 
     /// Processes until the ring is closed and empty.
@@ -205,9 +190,9 @@ impl Processor {
         };
         let shared = &self.shared;
         if let Some(sensed) = shared.senses.sensed() {
-            self.pipeline.wake(sensed);
+            self.stages.pipeline.wake(sensed);
         }
-        let outcome = self.pipeline.process(&frame, at, &mut |body| post(shared, at, body));
+        let outcome = self.stages.process(&frame, at, &mut |body| post(shared, at, body));
         match outcome {
             Ok(outcome) => self.count(&outcome, begun),
             Err(Failure::Corrupt(why)) => corrupt(&self.shared, &why),
@@ -221,7 +206,7 @@ impl Processor {
         let now = self.shared.clock.mono();
         let metrics = &self.shared.metrics;
         metrics.saw_frame(now);
-        if let Some(brightness) = self.pipeline.brightness() {
+        if let Some(brightness) = self.stages.pipeline.brightness() {
             self.shared.senses.saw(now, outcome.gate == Some(Reason::Motion), brightness);
         }
         metrics.frames_gated.add(u64::from(outcome.gate.is_some()));
@@ -242,7 +227,7 @@ impl Processor {
     }
 
     fn count_tracks(&self) {
-        let tracks = self.pipeline.track_counters();
+        let tracks = self.stages.pipeline.track_counters();
         self.shared.metrics.tracks.set(tracks.began);
         self.shared.metrics.tracks_evicted.set(tracks.evicted + tracks.no_room);
     }
@@ -259,7 +244,7 @@ impl Processor {
     fn end_tracks(&mut self) {
         let Some(at) = self.newest.take() else { return };
         let shared = &self.shared;
-        self.pipeline.finish(at, &mut |body| post(shared, at, body));
+        self.stages.pipeline.finish(at, &mut |body| post(shared, at, body));
         self.count_tracks();
     }
 }

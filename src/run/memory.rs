@@ -1,4 +1,7 @@
 //! The plan of memory (I1): one line per owner, the sum, and the refusal to start above the budget.
+//!
+//! It is checked three times: before the first thread with what does not depend on the camera; at the first frame's format with what
+//! the stages and the network planned, before the engine's threads start; and with what was measured once the network has run.
 
 use crate::base::error::{Error, Kind, Result};
 
@@ -17,15 +20,28 @@ impl Plan {
         self.0.iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// Logs the table.
+    /// Adds the owners of another plan.
+    pub(super) fn append(&mut self, other: &Plan) {
+        self.0.extend_from_slice(&other.0);
+    }
+
+    /// Logs the table and checks it.
     ///
     /// # Errors
-    /// `Kind::Config` if the sum is above `budget` bytes.
+    /// As [`Self::check`].
     pub(super) fn settle(&self, budget: usize) -> Result<()> {
         for (owner, bytes) in &self.0 {
             tracing::info!("memory: {owner} {}", Mebibytes(*bytes));
         }
         tracing::info!("memory: {} of {} planned", Mebibytes(self.sum()), Mebibytes(budget));
+        self.check(budget)
+    }
+
+    /// Whether the budget allows it.
+    ///
+    /// # Errors
+    /// `Kind::Config` if the sum is above `budget` bytes.
+    pub(super) fn check(&self, budget: usize) -> Result<()> {
         if self.sum() <= budget {
             return Ok(());
         }

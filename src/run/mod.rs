@@ -14,7 +14,7 @@
 
 mod capture;
 mod gpio;
-pub(crate) mod inference;
+mod inference;
 mod memory;
 mod spool_writer;
 mod supervisor;
@@ -143,6 +143,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     })?;
     let model = Loaded::open(&config.model()?)?;
     let wanted = wanted_classes(&config.classes, model.classes())?;
+    inference::check_budget(&config, &model)?;
     let boot = system::boot_id()?;
     let origin = Origin::new(config.device.as_str(), &boot, started);
     // Everything that can be wrong with the settings is known before the first thread.

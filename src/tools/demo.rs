@@ -13,14 +13,16 @@ use crate::base::error::{Error, Kind, Result};
 use crate::capture::frame::{Color, FrameFormat, FrameView, PixelFormat};
 use crate::config::Config;
 use crate::event::{Body, Direction};
-use crate::pipeline::{Failure, Pipeline};
+use crate::pipeline::{Failure, Pipeline, WithEngine};
 use crate::platform::clock::Mono;
 use crate::sim::judge::Judge;
 use crate::sim::lines::counting_line;
 use crate::sim::scene::{Hour, Scene, SceneParams, Weather};
 use crate::sim::traffic::Kind as Class;
-use crate::vision::detect::model::Loaded;
+use crate::vision::detect::letterbox::Size;
+use crate::vision::detect::model::{Loaded, wanted_classes};
 use crate::vision::draw::Canvas;
+use crate::vision::load;
 
 /// Frames a second, and of how many seconds at the end the clip is.
 const FPS: u32 = 10;
@@ -96,7 +98,7 @@ pub fn demo(config: &Config, params: &Params, on: &mut dyn FnMut(News<'_>) -> Re
     let line = counting_line(scene.setting());
     let format = FrameFormat::packed(PixelFormat::Rgb24, width, height, Color::JPEG)
         .map_err(|error| Error::fatal(Kind::Config, "the simulated street's size").caused_by(error))?;
-    let mut pipeline = pipeline(config, &format, vec![line.clone()])?;
+    let mut stages = pipeline(config, &format, vec![line.clone()])?;
     let mut judge = Judge::new(std::slice::from_ref(&line), width, height);
     let mut reel = Reel::new(&params.folder, &line, (width, height))?;
     let mut rgb = vec![0; scene.picture_bytes()];
@@ -111,7 +113,7 @@ pub fn demo(config: &Config, params: &Params, on: &mut dyn FnMut(News<'_>) -> Re
             Error::fatal(Kind::System, "a frame of the simulated street").caused_by(error)
         })?;
         let mut told = Ok(());
-        let outcome = pipeline.process(&view, at, &mut |body| {
+        let outcome = stages.process(&view, at, &mut |body| {
             if let Body::Crossing(crossing) = &body {
                 *counted.entry((crossing.direction, crossing.class.to_string())).or_default() += 1;
             }
@@ -127,7 +129,7 @@ pub fn demo(config: &Config, params: &Params, on: &mut dyn FnMut(News<'_>) -> Re
         if frame + CLIP_SECONDS * FPS >= frames {
             reel.add(
                 &rgb,
-                &pipeline,
+                &stages.pipeline,
                 config,
                 &format!("{seconds:5.1} s  {sum} counted, {} true", judge.total()),
             )?;
@@ -136,7 +138,7 @@ pub fn demo(config: &Config, params: &Params, on: &mut dyn FnMut(News<'_>) -> Re
             on(News::Progress(frame / FPS, params.seconds, sum))?;
         }
     }
-    pipeline.finish(Mono::ZERO + Duration::from_secs(u64::from(params.seconds)), &mut |_| {});
+    stages.pipeline.finish(Mono::ZERO + Duration::from_secs(u64::from(params.seconds)), &mut |_| {});
     let files = reel.end()?;
     let rows = rows(&line, &counted, &judge);
     Ok(Done {
@@ -164,13 +166,15 @@ fn of_the_street(failure: Failure) -> Error {
 ///
 /// # Errors
 /// `Kind::Config`: no model, or a setting out of range; `Kind::Model`: the model cannot be loaded, or fails its self-test.
-pub fn pipeline(config: &Config, format: &FrameFormat, lines: Vec<Line>) -> Result<Pipeline> {
+pub fn pipeline(config: &Config, format: &FrameFormat, lines: Vec<Line>) -> Result<WithEngine> {
     let model = Loaded::open(&config.model()?)?;
-    let wanted = crate::vision::detect::model::wanted_classes(&config.classes, model.classes())?;
-    let (engine, classes) = crate::run::inference::engine(config, model, format)?;
+    let wanted = wanted_classes(&config.classes, model.classes())?;
+    let frame = Size { width: format.width as usize, height: format.height as usize };
+    let (engine, classes) = load::engine(model, frame, &config.loading())?;
     let mut stages = config.stages(wanted);
     stages.follow.lines = lines;
-    Pipeline::new(stages, format, engine, &classes)
+    let pipeline = Pipeline::new(stages, format, &engine.shape(), &classes)?;
+    Ok(WithEngine { pipeline, engine })
 }
 
 /// Counted and true, by way and class.

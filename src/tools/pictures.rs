@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::vision::detect::decode::{Decoder, Params};
 use crate::vision::detect::engine::{Engine, Output};
 use crate::vision::detect::letterbox::{Letterbox, Placement, Size};
-use crate::vision::detect::model::{self, Classes, Loaded};
+use crate::vision::detect::model::{Classes, Loaded};
 use crate::vision::detect::{Detection, Detections};
 use crate::vision::draw::Canvas;
 use crate::vision::jpeg::JpegDecoder;
@@ -22,14 +22,13 @@ const STAGES_MAX: usize = 4;
 
 /// A model ready for pictures of any size, one at a time.
 pub struct Detector {
-    model: model::Params,
     params: Params,
     classes: Classes,
     /// By the model's index: whether anything of this class is wanted.
     wanted: Vec<bool>,
     model_sha256: String,
-    /// The model as it was checked, until the first picture makes it concrete.
-    loaded: Option<Loaded>,
+    /// The model's file, read and parsed once for all input sizes.
+    loaded: Loaded,
     /// Newest last.
     stages: Vec<Stage>,
 }
@@ -56,11 +55,10 @@ impl Detector {
     /// # Errors
     /// `Kind::Config`: no model is named. `Kind::Model`: see [`Loaded::open`].
     pub fn open(config: &Config) -> Result<Self> {
-        let model = config.model()?;
-        let loaded = Loaded::open(&model)?;
+        let loaded = Loaded::open(&config.model()?)?;
         let (classes, model_sha256) = (loaded.classes().clone(), loaded.sha256().to_owned());
-        let (loaded, stages, wanted) = (Some(loaded), Vec::new(), vec![true; classes.count()]);
-        Ok(Detector { model, params: config.decode, classes, wanted, model_sha256, loaded, stages })
+        let (stages, wanted) = (Vec::new(), vec![true; classes.count()]);
+        Ok(Detector { params: config.decode, classes, wanted, model_sha256, loaded, stages })
     }
 
     /// From the next picture on [`Self::detect`] finds only the classes of these names, as `flytrap run` does.
@@ -123,7 +121,7 @@ impl Detector {
     /// # Errors
     /// As [`Self::detect`]; fatal if our own executor does not know the model.
     pub(super) fn observe(&mut self, path: &Path, each: &mut dyn FnMut(&str, [f32; 8])) -> Result<()> {
-        let place = self.model.path.display().to_string();
+        let place = self.loaded.params().path.display().to_string();
         with_planes(&picture::load(path)?, path, |planes, color| {
             let stage = self.stage_for(Size { width: planes.width(), height: planes.height() })?;
             stage.letterbox.fill(planes, color, stage.engine.input());
@@ -139,18 +137,11 @@ impl Detector {
 
     /// The stage for pictures of that size, made if there is none yet.
     fn stage_for(&mut self, frame: Size) -> Result<&mut Stage> {
-        let loaded = match self.loaded.take() {
-            Some(loaded) => loaded,
-            None => Loaded::open(&self.model)?,
-        };
-        let size = loaded.size_for(frame)?;
+        let size = self.loaded.size_for(frame)?;
         let at = match self.stages.iter().position(|stage| stage.engine.size() == size) {
-            Some(at) => {
-                self.loaded = Some(loaded);
-                at
-            }
+            Some(at) => at,
             None => {
-                let (engine, _) = loaded.into_engine(frame)?;
+                let (engine, _) = self.loaded.clone().into_engine(frame)?;
                 let decoder =
                     Decoder::new(engine.head(), self.params, |class| self.wanted[usize::from(class.0)]);
                 if self.stages.len() == STAGES_MAX {

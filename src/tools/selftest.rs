@@ -31,12 +31,12 @@ pub struct Done {
 /// record cannot be written.
 pub fn check(config: &Config, record: bool) -> Result<Done> {
     let model = config.model()?;
-    let loaded = Loaded::open(&model)?;
-    let (name, sha256) = (loaded.name().to_owned(), loaded.sha256().to_owned());
     if record {
-        return record_for(&model, name, &sha256);
+        return record_for(model);
     }
-    let golden = Golden::of(&model.path, &sha256)?.ok_or_else(|| {
+    let loaded = Loaded::open(&model)?;
+    let name = loaded.name().to_owned();
+    let golden = Golden::of(&model.path, loaded.sha256())?.ok_or_else(|| {
         let text = format!(
             "nothing is recorded for '{}': 'flytrap selftest --record --model {}' does it, on a machine that you trust",
             model.path.display(),
@@ -49,18 +49,19 @@ pub fn check(config: &Config, record: bool) -> Result<Done> {
     Ok(Done { model: name, engine: engine.describe(), boxes, recorded: None })
 }
 
-fn record_for(params: &model::Params, name: String, sha256: &str) -> Result<Done> {
+fn record_for(mut params: model::Params) -> Result<Done> {
     if params.path.to_str() == Some(model::BUILTIN) {
         return Err(Error::fatal(Kind::Config, "the shipped model has its record; --record is for others"));
     }
     // In full precision: that is what every other is held against.
-    let mut params = params.clone();
     params.engine.precision = Precision::Fp32;
+    let loaded = Loaded::open(&params)?;
+    let (name, model) = (loaded.name().to_owned(), loaded.sha256().to_owned());
     let (mut boxes, mut engine_name) = (0, String::new());
-    let mut golden = Golden { model: sha256.to_owned(), record: Vec::new() };
+    let mut golden = Golden { model, record: Vec::new() };
     for frame in FRAMES {
-        let (mut reference, classes) = Loaded::open(&params)?.into_tract(frame)?;
-        let (mut engine, _) = Loaded::open(&params)?.into_engine(frame)?;
+        let (mut reference, classes) = loaded.clone().into_tract(frame)?;
+        let (mut engine, _) = loaded.clone().into_engine(frame)?;
         (boxes, engine_name) = (golden.note(&mut *engine, &mut *reference, &classes)?, engine.describe());
     }
     let place: PathBuf = place_beside(&params.path);

@@ -22,7 +22,7 @@ use crate::delivery::batch::BatchParams;
 use crate::delivery::spool::{self, Batching, Class, Keeper, Log, Quota, Spool};
 use crate::delivery::uplink::{Flow, Outbox, Uplink, UplinkParams};
 use crate::event::{Body, Event, Name, Origin, Started, Stats, Storage, fixed};
-use crate::pipeline::{Failure, Outcome, Pipeline};
+use crate::pipeline::{Failure, Outcome, WithEngine};
 use crate::platform::calendar::Timekeeper;
 use crate::platform::clock::Mono;
 use crate::sim::disk::FaultDisk;
@@ -64,14 +64,14 @@ pub(super) struct Posted {
 }
 
 /// Makes the program's own pipeline for RGB pictures of that format.
-pub type Network = Arc<dyn Fn(&FrameFormat, Vec<Line>) -> Result<Pipeline>>;
+pub type Network = Arc<dyn Fn(&FrameFormat, Vec<Line>) -> Result<WithEngine>>;
 
 /// What looks at frames.
 enum Sight {
     /// The tracker and the counter, of what is known to be there.
     Known(Box<Follower>),
     /// All of the pipeline, of pictures.
-    Network(Box<Pipeline>, FrameFormat),
+    Network(Box<WithEngine>, FrameFormat),
 }
 
 impl Sight {
@@ -105,10 +105,10 @@ impl Sight {
                 follower.still(at, on);
                 Ok(Outcome::default())
             }
-            (Sight::Network(pipeline, format), Seen::Picture(rgb)) => {
+            (Sight::Network(stages, format), Seen::Picture(rgb)) => {
                 let view =
                     FrameView::new(*format, rgb).map_err(|error| Failure::Corrupt(error.to_string()))?;
-                pipeline.process(&view, at, on)
+                stages.process(&view, at, on)
             }
             (Sight::Known(_) | Sight::Network(..), Seen::Known { .. } | Seen::Picture(_) | Seen::Corrupt) => {
                 Err(Failure::Corrupt("no picture".into()))
@@ -125,7 +125,7 @@ impl Sight {
     fn finish(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
         match self {
             Sight::Known(follower) => follower.finish(at, on),
-            Sight::Network(pipeline, _) => pipeline.finish(at, on),
+            Sight::Network(stages, _) => stages.pipeline.finish(at, on),
         }
     }
 }

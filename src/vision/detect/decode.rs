@@ -10,7 +10,7 @@ use super::letterbox::Placement;
 use super::{ClassId, Detection, Detections};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::geometry::{BoxPx, Model};
-use crate::base::limits::{CANDIDATES_MAX, CLASSES_MAX};
+use crate::base::limits::{ANCHORS_MAX, CANDIDATES_MAX, CLASSES_MAX};
 
 /// Thresholds of the decoder.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,6 +51,9 @@ impl HeadShape {
             }
             [1, rows, columns] if rows != 4 + classes && columns == 5 + classes => {
                 wrong("YOLOv5 layout with objectness; use YOLOv8 or YOLO11".into())
+            }
+            [1, rows, anchors] if rows == 4 + classes && anchors > ANCHORS_MAX => {
+                wrong(format!("it has more than {ANCHORS_MAX} anchors; export it with a smaller input"))
             }
             [1, rows, anchors]
                 if rows == 4 + classes && anchors > 0 && (1..=CLASSES_MAX).contains(&classes) =>

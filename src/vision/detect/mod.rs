@@ -6,6 +6,7 @@ pub mod engine;
 pub mod letterbox;
 pub mod model;
 mod rgb;
+pub mod trial;
 
 use crate::base::geometry::{BoxPx, Frame};
 use crate::base::limits::DETECTIONS_MAX;

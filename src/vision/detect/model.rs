@@ -14,14 +14,18 @@ use sha2::{Digest, Sha256};
 use super::ClassId;
 use super::calibration::Calibration;
 use super::engine::tract::{InputSides, Parsed};
-use super::engine::{Engine, EngineParams, Precision};
+use super::engine::{self, Costs, Engine, EngineParams, Precision, Shape};
 use super::letterbox::{Size, rectangle_for};
+use super::trial;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::limits::{CLASSES_MAX, MODEL_FILE_BYTES_MAX, MODEL_SIDE_MAX};
 use crate::base::text::{Name, fixed};
 
 /// The detector that ships with the program, in words of the configuration: `model.path = "builtin"`.
 pub const BUILTIN: &str = "builtin";
+
+/// Most characters of the task that an error repeats.
+const TASK_CHARS_MAX: usize = 40;
 
 /// Its file: ours, trained by `models/train` on simulated streets.
 static BUILTIN_BYTES: &[u8] = include_bytes!("../../../models/street-320.onnx");
@@ -36,12 +40,15 @@ pub fn builtin_bytes() -> &'static [u8] {
 pub struct Params {
     /// The ONNX file, or [`BUILTIN`].
     pub path: PathBuf,
-    /// The hash that the user vouches for, lower-case hex; `None`: only what the manifest lists.
+    /// The hash of a file that the user trusts, lower-case hex; `None`: only what the manifest lists.
     pub sha256: Option<String>,
     /// How it runs.
     pub engine: EngineParams,
     /// What [`Precision::Int8`] needs to know: a file of `flytrap calibrate`; `None`: the one beside the model.
     pub ranges: Option<PathBuf>,
+    /// The program that tries a model which the manifest does not list before this process plans it: [`trial`]. `None`: nobody does,
+    /// and what such a file makes tract do (panic, take all memory) happens here.
+    pub trial: Option<PathBuf>,
 }
 
 impl Params {
@@ -97,6 +104,10 @@ impl Classes {
             if names.len() == CLASSES_MAX {
                 return Err(format!("more than {CLASSES_MAX} classes"));
             }
+            if name.contains(char::is_control) {
+                // It would go to terminals, logs and receivers as it is.
+                return Err(format!("the name of class {} has a control character", names.len()));
+            }
             names.push(fixed(&name));
             rest = after.trim_start();
             rest = rest.strip_prefix(',').map_or(rest, str::trim_start);
@@ -144,7 +155,8 @@ pub fn manifest() -> Vec<Known> {
     manifest.model
 }
 
-/// A model file, read, vouched for and understood, but not yet made concrete.
+/// A model file, read, trusted and parsed, but not yet planned for an input size. Clones share the parsed file.
+#[derive(Clone)]
 pub struct Loaded {
     parsed: Parsed,
     classes: Classes,
@@ -153,8 +165,35 @@ pub struct Loaded {
     stride: usize,
     sha256: String,
     name: String,
-    engine: EngineParams,
-    ranges: PathBuf,
+    is_known: bool,
+    file_bytes: usize,
+    params: Params,
+}
+
+/// A model that is planned for its input sizes: what it takes is known, nothing of it is taken.
+pub struct Planned {
+    network: engine::Planned,
+    classes: Classes,
+}
+
+impl Planned {
+    /// What the stages around the network must know of it.
+    pub fn shape(&self) -> &Shape {
+        self.network.shape()
+    }
+
+    /// What it will take; `None`: nobody knows before it has run (tract).
+    pub fn costs(&self) -> Option<Costs> {
+        self.network.costs()
+    }
+
+    /// Takes the memory and starts the threads.
+    ///
+    /// # Errors
+    /// `Kind::System`: the machine has no more threads.
+    pub fn start(self) -> Result<(Box<dyn Engine>, Classes)> {
+        Ok((self.network.start()?, self.classes))
+    }
 }
 
 impl Loaded {
@@ -170,11 +209,15 @@ impl Loaded {
             Some(BUILTIN) => Cow::Borrowed(BUILTIN_BYTES),
             Some(_) | None => Cow::Owned(read(&params.path)?),
         };
+        let file_bytes = bytes.len();
         let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        let name = vouched_name(&sha256, params.sha256.as_deref()).map_err(wrong)?;
+        let known = manifest().into_iter().find(|known| known.sha256 == sha256).map(|known| known.name);
+        let is_known = known.is_some();
+        let name = trusted_name(&sha256, params.sha256.as_deref(), known).map_err(wrong)?;
         let parsed = Parsed::from_bytes(&bytes, &place)?;
         drop(bytes);
         if let Some(task) = parsed.metadata("task").filter(|task| *task != "detect") {
+            let task: String = task.chars().filter(|c| !c.is_control()).take(TASK_CHARS_MAX).collect();
             return Err(wrong(format!(
                 "it was made for the task '{task}'; flytrap needs one of task 'detect'"
             )));
@@ -204,8 +247,9 @@ impl Loaded {
             stride: stride.unwrap_or(32),
             sha256,
             name,
-            engine: params.engine,
-            ranges: params.ranges(),
+            is_known,
+            file_bytes,
+            params: params.clone(),
         })
     }
 
@@ -219,7 +263,17 @@ impl Loaded {
         &self.sha256
     }
 
-    /// What people call it: the manifest's name, or "vouched for by the user".
+    /// Size of the file, bytes; as much memory is taken until the last clone is planned or dropped.
+    pub fn file_bytes(&self) -> usize {
+        self.file_bytes
+    }
+
+    /// What it was opened with.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// What people call it: the manifest's name, or that the user trusts it.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -255,48 +309,61 @@ impl Loaded {
         Ok(size)
     }
 
-    /// Makes the network ready for frames of that size. Uses the parsed file up, so that its memory is given back.
+    /// Makes the network ready for frames of that size.
     ///
     /// # Errors
-    /// `Kind::Model` if it cannot run or its head is of another kind.
+    /// As [`Self::plan`] and [`Planned::start`].
     pub fn into_engine(self, frame: Size) -> Result<(Box<dyn Engine>, Classes)> {
         let size = self.size_for(frame)?;
-        self.into_rungs(&[size])
+        self.plan(&[size])?.start()
     }
 
-    /// The same at several sizes, the largest first, so that parts of frames can be looked at. Only a file whose input sides are free
-    /// has more than one.
+    /// Plans the network for input sizes, the largest first; they share its weights. Only a file whose input sides are free has more than
+    /// one. Unless there is another clone, the parsed file's memory is given back on the way.
     ///
     /// # Errors
-    /// As [`Self::into_engine`].
-    pub fn into_rungs(self, rungs: &[Size]) -> Result<(Box<dyn Engine>, Classes)> {
-        self.engine.check()?;
-        let calibration = match self.engine.precision {
+    /// `Kind::Model` if it cannot run, its head is of another kind, or it failed its trial.
+    pub fn plan(self, sizes: &[Size]) -> Result<Planned> {
+        self.params.engine.check()?;
+        self.try_first(sizes, trial::Executor::Any)?;
+        let calibration = match self.params.engine.precision {
             Precision::Fp32 | Precision::Fp16 => None,
-            Precision::Int8 => Some(Calibration::load(&self.ranges, &self.sha256)?),
+            Precision::Int8 => Some(Calibration::load(&self.params.ranges(), &self.sha256)?),
         };
         let ranges = calibration.as_ref().map(Calibration::ranges);
-        let engine = self.parsed.into_engine(rungs, self.classes.count(), self.engine, ranges)?;
-        Ok((engine, self.classes))
+        let network = self.parsed.plan(sizes, self.classes.count(), self.params.engine, ranges)?;
+        Ok(Planned { network, classes: self.classes })
     }
 
-    /// The same on tract in any case: what our own executor is held against.
+    /// Runs on tract in any case: what our own executor is held against.
     ///
     /// # Errors
-    /// As [`Self::into_engine`].
+    /// As [`Self::plan`].
     pub fn into_tract(self, frame: Size) -> Result<(Box<dyn Engine>, Classes)> {
         let size = self.size_for(frame)?;
+        self.try_first(&[size], trial::Executor::Tract)?;
         let engine = self.parsed.into_tract(size, self.classes.count())?;
         Ok((Box::new(engine), self.classes))
     }
+
+    /// A file that nobody but the user knows is planned and run in another process first.
+    fn try_first(&self, sizes: &[Size], executor: trial::Executor) -> Result<()> {
+        let Some(program) = self.params.trial.as_deref().filter(|_| !self.is_known) else { return Ok(()) };
+        let (model, sha256) = (self.params.clone(), self.sha256.clone());
+        trial::Trial { model, sha256, sizes: sizes.to_vec(), executor }.run_in_child(program)
+    }
 }
 
-/// Whose word stands for a file of that hash.
-fn vouched_name(sha256: &str, by_user: Option<&str>) -> std::result::Result<String, String> {
+/// What a file of that hash is called, if the manifest (`known`) or the user trusts it.
+fn trusted_name(
+    sha256: &str,
+    by_user: Option<&str>,
+    known: Option<String>,
+) -> std::result::Result<String, String> {
     match by_user {
-        Some(word) if word == sha256 => Ok("vouched for by model.sha256".into()),
+        Some(word) if word == sha256 => Ok("trusted by model.sha256".into()),
         Some(word) => Err(format!("its sha256 is {sha256}, but the configuration says {word}: a wrong or damaged file?")),
-        None => manifest().into_iter().find(|known| known.sha256 == sha256).map(|known| known.name).ok_or_else(|| {
+        None => known.ok_or_else(|| {
             format!("its sha256 {sha256} is not among the models that flytrap knows; if you trust the file, set model.sha256 or --model-sha256 to it")
         }),
     }
@@ -375,6 +442,7 @@ mod tests {
             ("{0: x}", "quotes"),
             ("{0: 'x}", "does not end"),
             ("{0}", "':'"),
+            ("{0: 'a\u{1b}[2J'}", "control character"),
         ] {
             let error = Classes::from_metadata(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
@@ -403,13 +471,13 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_is_vouched_for_by_the_manifest_or_the_user_and_by_nobody_else() {
+    fn a_hash_is_trusted_by_the_manifest_or_the_user_and_by_nobody_else() {
         let known = manifest().remove(0);
-        let other = "00".repeat(32);
-        assert_eq!(vouched_name(&known.sha256, None), Ok(known.name));
-        assert!(vouched_name(&other, None).unwrap_err().contains("--model-sha256"));
-        assert!(vouched_name(&other, Some(&other)).is_ok());
-        assert!(vouched_name(&known.sha256, Some(&other)).unwrap_err().contains("damaged"));
+        let (name, other) = (Some(known.name.clone()), "00".repeat(32));
+        assert_eq!(trusted_name(&known.sha256, None, name.clone()), Ok(known.name));
+        assert!(trusted_name(&other, None, None).unwrap_err().contains("--model-sha256"));
+        assert!(trusted_name(&other, Some(&other), None).is_ok());
+        assert!(trusted_name(&known.sha256, Some(&other), name).unwrap_err().contains("damaged"));
     }
 
     #[test]
@@ -438,6 +506,7 @@ mod tests {
             sha256: Some(sha256),
             engine: EngineParams::default(),
             ranges: None,
+            trial: None,
         });
         opened.err().expect("refused").to_string()
     }
@@ -453,6 +522,7 @@ mod tests {
             sha256: None,
             engine: EngineParams::default(),
             ranges: None,
+            trial: None,
         })
         .err()
         .unwrap();

@@ -21,7 +21,7 @@ fn street() -> SceneParams {
 }
 
 fn loaded(path: &Path, sha256: Option<String>, engine: EngineParams) -> Loaded {
-    Loaded::open(&model::Params { path: path.into(), sha256, engine, ranges: None }).unwrap()
+    Loaded::open(&model::Params { path: path.into(), sha256, engine, ranges: None, trial: None }).unwrap()
 }
 
 fn builtin(engine: EngineParams) -> Loaded {

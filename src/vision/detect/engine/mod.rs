@@ -1,9 +1,9 @@
 //! What runs the network: our own executor ([`planned`]) where it knows every operation of the model, else tract.
 //!
 //! ```text
-//!   ONNX ─► tract.rs ─► import.rs ─► graph.rs ─► plan/ ─► kernels/
-//!           reads,      typed model   plain data,  steps,   vector
-//!           checks      to ours       fused        arena    instructions
+//!   ONNX ─► onnx.rs ─► tract.rs ─► import.rs ─► graph.rs ─► plan/ ─► kernels/
+//!           bounded    reads,      typed model   plain data,  steps,   vector
+//!           walk       checks      to ours       fused        arena    instructions
 //! ```
 
 // What is public in these is so for the engine; what leaves it is public here.
@@ -18,6 +18,8 @@ mod graph;
 mod import;
 #[allow(unreachable_pub, reason = "see above")]
 mod kernels;
+#[allow(unreachable_pub, reason = "see above")]
+mod onnx;
 #[allow(unreachable_pub, reason = "see above")]
 #[allow(clippy::wildcard_enum_match_arm, reason = "what is not known is refused, or stays as it is")]
 mod plan;
@@ -122,8 +124,53 @@ pub struct Costs {
     pub weights_bytes: usize,
     /// Memory of the threads, bytes.
     pub scratch_bytes: usize,
+    /// Memory of the lazily run head, bytes; the result is part of it, which is only touched as far as something is found.
+    pub head_bytes: usize,
     /// Multiplications that the network asks for.
     pub macs: u64,
+}
+
+impl Costs {
+    /// All of it, bytes.
+    pub const fn total_bytes(&self) -> usize {
+        self.arena_bytes + self.weights_bytes + self.scratch_bytes + self.head_bytes
+    }
+}
+
+/// What the stages before and behind a network must know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// All input rectangles that it can be run at, the largest first.
+    pub sizes: Vec<Size>,
+    /// Shape of the output at the first of them.
+    pub head: HeadShape,
+}
+
+/// A network that is planned: it has no threads yet, and its memory is known, but not taken.
+pub struct Planned {
+    shape: Shape,
+    costs: Option<Costs>,
+    start: Box<dyn FnOnce() -> Result<Box<dyn Engine>>>,
+}
+
+impl Planned {
+    /// What [`Engine::shape`] will be.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// What [`Engine::costs`] will be; `None`: nobody knows before it has run (tract).
+    pub fn costs(&self) -> Option<Costs> {
+        self.costs
+    }
+
+    /// Takes the memory and starts the threads.
+    ///
+    /// # Errors
+    /// `Kind::System`: the machine has no more threads.
+    pub fn start(self) -> Result<Box<dyn Engine>> {
+        (self.start)()
+    }
 }
 
 /// How long a step took.
@@ -152,13 +199,21 @@ pub trait Engine: Send {
     fn size(&self) -> Size;
 
     /// All input rectangles that it can be run at, the largest first; empty if it knows of none but [`Self::size`].
-    fn rungs(&self) -> &[Size] {
+    fn input_sizes(&self) -> &[Size] {
         &[]
     }
 
-    /// Has [`Self::size`], [`Self::input`] and [`Self::run`] be those of a rung, an index into [`Self::rungs`], from now on.
-    fn select(&mut self, rung: usize) {
-        let _ = rung;
+    /// From now on [`Self::size`], [`Self::input`] and [`Self::run`] are those of an input size, an index into
+    /// [`Self::input_sizes`]. Who shares an engine selects before each input.
+    fn select(&mut self, index: usize) {
+        let _ = index;
+    }
+
+    /// What the stages around it must know.
+    fn shape(&self) -> Shape {
+        let sizes = self.input_sizes();
+        let sizes = if sizes.is_empty() { vec![self.size()] } else { sizes.to_vec() };
+        Shape { sizes, head: self.head() }
     }
 
     /// Shape of the output at the largest input rectangle.

@@ -2,9 +2,9 @@
 
 use super::graph::Graph;
 use super::kernels::Kernels;
-use super::plan::{Options, Plan, Sketch};
-use super::{Costs, Engine, EngineParams, Output, StepTime};
-use crate::base::error::Result;
+use super::plan::{self, Options, Plan, PlanBuilder};
+use super::{Costs, Engine, EngineParams, Output, Planned, Shape, StepTime};
+use crate::base::error::{Error, Kind, Result};
 use crate::vision::detect::decode::HeadShape;
 use crate::vision::detect::letterbox::Size;
 
@@ -12,40 +12,42 @@ use crate::vision::detect::letterbox::Size;
 pub struct PlannedEngine<E> {
     plan: Plan<E>,
     /// What it can be run at; the first at first.
-    rungs: Vec<Size>,
-    at: usize,
+    sizes: Vec<Size>,
+    /// Which of them is selected.
+    current: usize,
     head: HeadShape,
     params: EngineParams,
 }
 
 impl<E: Kernels> PlannedEngine<E> {
-    /// Looks at `graph`, which is fused and whose head names `classes` classes.
+    /// Plans `graph`, which is fused and whose head names `classes` classes.
     ///
     /// # Errors
     /// One line: what in it has no kernel.
-    pub(super) fn sketch(
+    pub(super) fn builder(
         graph: Graph,
         classes: usize,
         params: EngineParams,
-    ) -> std::result::Result<Sketch<E>, String> {
+    ) -> std::result::Result<PlanBuilder<E>, String> {
         let shape = &graph.nodes[graph.output].shape;
         HeadShape::from_output(shape, classes).map_err(|error| error.to_string())?;
-        Sketch::new(graph, options(params))
+        PlanBuilder::new(graph, options(params))
     }
 
-    /// Plans what [`Self::sketch`] looked at, for each of `rungs`, the largest first; the others share its weights.
-    ///
-    /// # Errors
-    /// One line: the system has no more threads; otherwise as [`Self::sketch`].
-    pub(super) fn new(
-        sketches: Vec<Sketch<E>>,
-        rungs: Vec<Size>,
-        classes: usize,
+    /// What runs a network that was planned for each of `sizes`, the largest first; all share the first one's weights.
+    pub(super) fn planned(
+        builders: Vec<PlanBuilder<E>>,
+        sizes: Vec<Size>,
+        head: HeadShape,
         params: EngineParams,
-    ) -> std::result::Result<Self, String> {
-        let plan = Plan::new(sketches)?;
-        let head = HeadShape::from_output(plan.output_shape(), classes).map_err(|error| error.to_string())?;
-        Ok(PlannedEngine { plan, rungs, at: 0, head, params })
+    ) -> Planned {
+        let (shape, costs) = (Shape { sizes: sizes.clone(), head }, plan::costs(&builders));
+        let start = move || -> Result<Box<dyn Engine>> {
+            let plan = Plan::new(builders)
+                .map_err(|why| Error::fatal(Kind::System, "the engine cannot start").caused_by(why))?;
+            Ok(Box::new(PlannedEngine { plan, sizes, current: 0, head, params }))
+        };
+        Planned { shape, costs: Some(costs), start: Box::new(start) }
     }
 }
 
@@ -55,16 +57,16 @@ fn options(EngineParams { threads, isa, .. }: EngineParams) -> Options {
 
 impl<E: Kernels> Engine for PlannedEngine<E> {
     fn size(&self) -> Size {
-        self.rungs[self.at]
+        self.sizes[self.current]
     }
 
-    fn rungs(&self) -> &[Size] {
-        &self.rungs
+    fn input_sizes(&self) -> &[Size] {
+        &self.sizes
     }
 
-    fn select(&mut self, rung: usize) {
-        self.plan.select(rung);
-        self.at = rung;
+    fn select(&mut self, index: usize) {
+        self.plan.select(index);
+        self.current = index;
     }
 
     fn head(&self) -> HeadShape {

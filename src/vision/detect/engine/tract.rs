@@ -12,16 +12,21 @@ use super::graph::Graph;
 use super::import::import;
 use super::kernels::Kernels;
 use super::kernels::half::Half;
-use super::plan::Sketch;
+use super::plan::PlanBuilder;
 use super::planned::PlannedEngine;
-use super::{Engine, EngineParams, Output, Precision, Ranges};
+use super::{Engine, EngineParams, Output, Planned, Precision, Ranges, onnx};
 use crate::base::error::{Error, Kind, Result};
 use crate::vision::detect::decode::HeadShape;
 use crate::vision::detect::letterbox::Size;
 
-/// A parsed model file, before its input size is settled.
+/// Most characters of tract's own words in an error.
+const CAUSE_CHARS_MAX: usize = 400;
+
+/// A parsed model file, before its input size is settled. Clones share it: the file is parsed once, however many sizes are asked for,
+/// and its memory is given back with the last of them.
+#[derive(Clone)]
 pub struct Parsed {
-    proto: ModelProto,
+    proto: Arc<ModelProto>,
     /// Where it came from, for messages.
     place: String,
 }
@@ -38,22 +43,28 @@ pub struct InputSides {
 }
 
 impl Parsed {
-    /// Parses the bytes of an ONNX file; `place` is what messages call it.
+    /// Parses the bytes of an ONNX file; `place` is what messages call it. What is not well-formed, or would take more memory than a
+    /// detector's file does, is refused before tract sees it: [`onnx::check`].
     ///
     /// # Errors
-    /// `Kind::Model` if the bytes are not an ONNX model.
+    /// `Kind::Model` if the bytes are not an ONNX model that we load.
     pub fn from_bytes(bytes: &[u8], place: &str) -> Result<Self> {
-        let proto = onnx().proto_model_for_read(&mut std::io::Cursor::new(bytes)).map_err(|error| {
-            Error::fatal(Kind::Model, format!("'{place}' is not an ONNX model; export one with format=onnx"))
-                .caused_by(error.root_cause().to_string())
-        })?;
+        let refused = |why: String| {
+            let text =
+                format!("'{place}' is not an ONNX model that flytrap can load; export one with format=onnx");
+            Error::fatal(Kind::Model, text).caused_by(why)
+        };
+        onnx::check(bytes).map_err(refused)?;
+        let proto = importer()
+            .proto_model_for_read(&mut std::io::Cursor::new(bytes))
+            .map_err(|error| refused(error.root_cause().to_string()))?;
         if proto.graph.as_ref().is_none_or(|graph| graph.node.is_empty()) {
             return Err(Error::fatal(
                 Kind::Model,
                 format!("'{place}' holds no network; export it again with format=onnx"),
             ));
         }
-        Ok(Parsed { proto, place: place.to_owned() })
+        Ok(Parsed { proto: Arc::new(proto), place: place.to_owned() })
     }
 
     /// A value of the file's metadata.
@@ -95,52 +106,50 @@ impl Parsed {
         Ok(InputSides { channels: side(1), height: side(2), width: side(3) })
     }
 
-    /// Makes the network ready for one input size or some (`rungs`, the largest first); the parsed form is used up. `classes`: how
-    /// many the file names. Sizes other than the first that it cannot have are left out; if it has operations that our executor does not
-    /// know, tract runs it, at the first size. The log says why.
+    /// Plans the network for one input size or more (`sizes`, the largest first); the parsed form is used up. `classes`: how many the
+    /// file names. Sizes other than the first that it cannot have are left out; if it has operations that our executor does not know,
+    /// tract runs it, at the first size. The log says why.
     ///
     /// # Errors
     /// `Kind::Model` if tract cannot run it either, its output is not a detection head's, or int8 has no range for it; `Kind::Config`: see
     /// [`EngineParams::check`].
-    pub fn into_engine(
+    pub fn plan(
         self,
-        rungs: &[Size],
+        sizes: &[Size],
         classes: usize,
         params: EngineParams,
         ranges: Option<&Ranges>,
-    ) -> Result<Box<dyn Engine>> {
+    ) -> Result<Planned> {
         params.check()?;
         match params.precision {
-            Precision::Fp32 => self.into_planned::<f32>(rungs, classes, params, ranges),
-            Precision::Fp16 | Precision::Int8 => self.into_planned::<Half>(rungs, classes, params, ranges),
+            Precision::Fp32 => self.plan_with::<f32>(sizes, classes, params, ranges),
+            Precision::Fp16 | Precision::Int8 => self.plan_with::<Half>(sizes, classes, params, ranges),
         }
     }
 
-    fn into_planned<E: Kernels>(
+    fn plan_with<E: Kernels>(
         self,
-        rungs: &[Size],
+        sizes: &[Size],
         classes: usize,
         params: EngineParams,
         ranges: Option<&Ranges>,
-    ) -> Result<Box<dyn Engine>> {
+    ) -> Result<Planned> {
         let place = self.place.clone();
-        let Some((first, others)) = rungs.split_first() else {
+        let Some((first, others)) = sizes.split_first() else {
             return Err(Error::fatal(Kind::Model, format!("'{place}': no input size")));
         };
         // The smallest before the largest, each without its weights: they are there once.
-        let mut smaller: Vec<(Size, Sketch<E>)> = Vec::new();
+        let mut smaller: Vec<(Size, PlanBuilder<E>)> = Vec::new();
         for size in others.iter().rev() {
-            let sketch = self.sketch::<E>(*size, classes, params, ranges);
-            match sketch {
-                Ok(sketch) => smaller.insert(0, (*size, sketch)),
+            match self.smaller::<E>(*size, classes, params, ranges) {
+                Ok(builder) => smaller.insert(0, (*size, builder)),
                 Err(why) => tracing::info!("'{place}' is not run at {size}: {why}"),
             }
         }
         let model = self.typed(*first)?;
         let graph = import(&model).map_err(Unfit::Plan);
-        let sketch = graph.and_then(|graph| sketched::<E>(graph, classes, params, ranges));
-        let first_one = match sketch {
-            Ok(sketch) => sketch,
+        let largest = match graph.and_then(|graph| builder_of::<E>(graph, classes, params, ranges)) {
+            Ok(builder) => builder,
             Err(Unfit::Ranges) => {
                 let text = format!(
                     "'{place}': the ranges have none of its convolutions; run flytrap calibrate again"
@@ -150,49 +159,47 @@ impl Parsed {
             Err(Unfit::Plan(why)) => {
                 let engine = TractEngine::new(&place, model, *first, classes)?;
                 let loses = if params.precision == Precision::Fp32 { "" } else { ", and in fp32" };
-                tracing::info!("'{place}' runs on tract, some times slower{loses}: {why}");
-                return Ok(Box::new(engine));
+                tracing::info!("'{place}' runs on tract, several times slower{loses}: {why}");
+                return Ok(engine.into_planned());
             }
         };
-        // What it took is needed for the plan.
+        // Its numbers have been copied.
         drop(model);
-        let (mut sizes, mut sketches) = (vec![*first], vec![first_one]);
-        for (size, sketch) in smaller {
-            if sketch.shares_weights(&sketches[0]) {
+        let head = head_of(&place, largest.output_shape(), classes)?;
+        let (mut sizes, mut builders) = (vec![*first], vec![largest]);
+        for (size, builder) in smaller {
+            if builder.shares_weights(&builders[0]) {
                 sizes.push(size);
-                sketches.push(sketch);
+                builders.push(builder);
             } else {
                 tracing::info!("'{place}' is not run at {size}: it has other weights there");
             }
         }
-        let engine = PlannedEngine::<E>::new(sketches, sizes, classes, params).map_err(|why| {
-            Error::fatal(Kind::System, format!("'{place}': no engine of our own")).caused_by(why)
-        })?;
-        Ok(Box::new(engine))
+        Ok(PlannedEngine::<E>::planned(builders, sizes, head, params))
     }
 
-    /// What there is to do at a size besides the first, without weights.
-    fn sketch<E: Kernels>(
+    /// A plan for a size besides the first, without weights.
+    fn smaller<E: Kernels>(
         &self,
         size: Size,
         classes: usize,
         params: EngineParams,
         ranges: Option<&Ranges>,
-    ) -> std::result::Result<Sketch<E>, String> {
+    ) -> std::result::Result<PlanBuilder<E>, String> {
         let model = self.read(size).and_then(|model| typed(model, &self.place, size));
         let graph = import(&model.map_err(|error| error.to_string())?)?;
-        let mut sketch = sketched(graph, classes, params, ranges).map_err(|unfit| match unfit {
+        let mut builder = builder_of(graph, classes, params, ranges).map_err(|unfit| match unfit {
             Unfit::Plan(why) => why,
             Unfit::Ranges => "no ranges".to_owned(),
         })?;
-        sketch.drop_weights();
-        Ok(sketch)
+        builder.drop_weights();
+        Ok(builder)
     }
 
     /// The same, on tract in any case.
     ///
     /// # Errors
-    /// As [`Self::into_engine`].
+    /// As [`Self::plan`].
     pub fn into_tract(self, size: Size, classes: usize) -> Result<TractEngine> {
         let place = self.place.clone();
         TractEngine::new(&place, self.typed(size)?, size, classes)
@@ -202,13 +209,13 @@ impl Parsed {
     fn typed(self, size: Size) -> Result<TypedModel> {
         let read = self.read(size)?;
         let Parsed { proto, place } = self;
-        // Its numbers have been copied.
+        // Its numbers have been copied: gone now, unless there is another clone.
         drop(proto);
         typed(read, &place, size)
     }
 
     fn read(&self, size: Size) -> Result<InferenceModel> {
-        onnx()
+        importer()
             .model_for_proto_model(&self.proto)
             .map_err(|e| failed(&self.place, size, "cannot read the network", &e))
     }
@@ -237,27 +244,37 @@ impl From<String> for Unfit {
     }
 }
 
-fn sketched<E: Kernels>(
+fn builder_of<E: Kernels>(
     mut graph: Graph,
     classes: usize,
     params: EngineParams,
     ranges: Option<&Ranges>,
-) -> std::result::Result<Sketch<E>, Unfit> {
+) -> std::result::Result<PlanBuilder<E>, Unfit> {
     graph.fuse();
     if params.precision == Precision::Int8 && graph.set_int8(ranges.unwrap_or(&Ranges::new())) == 0 {
         return Err(Unfit::Ranges);
     }
-    Ok(PlannedEngine::<E>::sketch(graph, classes, params)?)
+    Ok(PlannedEngine::<E>::builder(graph, classes, params)?)
 }
 
 fn failed(place: &str, size: Size, doing: &str, error: &TractError) -> Error {
-    Error::fatal(Kind::Model, format!("'{place}': {doing} at {size}"))
-        .caused_by(error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": "))
+    let mut why = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    // It repeats names of the file, which may be of any length.
+    if let Some((end, _)) = why.char_indices().nth(CAUSE_CHARS_MAX) {
+        why.truncate(end);
+        why.push('…');
+    }
+    Error::fatal(Kind::Model, format!("'{place}': {doing} at {size}")).caused_by(why)
+}
+
+fn head_of(place: &str, shape: &[usize], classes: usize) -> Result<HeadShape> {
+    HeadShape::from_output(shape, classes)
+        .map_err(|error| Error::fatal(Kind::Model, format!("'{place}'")).caused_by(error))
 }
 
 /// The importer. Shapes written in the file are ignored and worked out anew: exports with free sides contradict themselves
 /// ("Impossible to unify Sym(batch)").
-fn onnx() -> tract_onnx::Onnx {
+fn importer() -> tract_onnx::Onnx {
     tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true)
 }
 
@@ -279,13 +296,17 @@ impl TractEngine {
             .output_fact(0)
             .map(|fact| fact.shape.as_concrete().map(<[usize]>::to_vec).unwrap_or_default())
             .map_err(|e| failed("has no output", &e))?;
-        let head = HeadShape::from_output(&dims, classes)
-            .map_err(|error| Error::fatal(Kind::Model, format!("'{place}'")).caused_by(error))?;
+        let head = head_of(place, &dims, classes)?;
         let plan = model.into_runnable().map_err(|e| failed("cannot plan the network", &e))?;
         let state = plan.spawn().map_err(|e| failed("cannot start the network", &e))?;
         let input = Tensor::zero::<f32>(&[1, 3, size.height, size.width])
             .map_err(|e| failed("cannot take memory for the input", &e))?;
         Ok(TractEngine { state, input: Arc::new(input), output: None, size, head })
+    }
+
+    /// It is there already; what it takes besides is known when it has run.
+    fn into_planned(self) -> Planned {
+        Planned { shape: self.shape(), costs: None, start: Box::new(|| Ok(Box::new(self))) }
     }
 }
 
@@ -304,7 +325,7 @@ impl Engine for TractEngine {
             self.input = Arc::new((*self.input).clone());
         }
         let tensor = Arc::get_mut(&mut self.input).expect("made exclusive above");
-        let view = tensor.to_plain_array_view_mut::<f32>().expect("made as f32 in into_engine");
+        let view = tensor.to_plain_array_view_mut::<f32>().expect("made as f32 when it was loaded");
         view.into_slice().expect("a whole tensor lies in one piece")
     }
 

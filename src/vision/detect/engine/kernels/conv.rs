@@ -1,13 +1,13 @@
-//! Convolutions by direct multiplication: 1x1 at any pitch, 3x3 at stride 1 and 2, the first layer on 3 channels.
+//! Convolutions by direct multiplication: 1x1 with any stride, 3x3 at stride 1 and 2, the first layer on 3 channels.
 //!
 //! A tile is `P` neighbouring pixels of one output row times 16 (or 8) output channels: its sums stay in registers while the
 //! whole input of the tile passes by. Per input number the tile loads one vector of weights a lane group and multiplies it
 //! with each of `P` pixels, so the arithmetic outweighs the loads.
 
 use super::simd::{MulAdd, Number, Simd};
-use super::{Act, Place};
+use super::{Act, TensorPtr};
 
-/// One convolution, ready to run: all places and sizes in numbers of `f32`.
+/// One convolution, ready to run: all strides and sizes in numbers, not bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Conv<E> {
     /// Input pixel of the first tap of output pixel (0, 0).
@@ -25,7 +25,7 @@ pub struct Conv<E> {
     /// One per output channel.
     pub bias: *const E,
     /// Output pixel (0, 0) of the first output channel.
-    pub out: Place<E>,
+    pub out: TensorPtr<E>,
     /// Columns and rows of the output.
     pub size: (usize, usize),
     /// Blocks of 8 output channels.
@@ -33,7 +33,7 @@ pub struct Conv<E> {
     /// What is done to the sums.
     pub act: Act,
     /// What is added to that: a tensor with the output's sizes.
-    pub residual: Option<Place<E>>,
+    pub residual: Option<TensorPtr<E>>,
 }
 
 // SAFETY: the pointers are into the plan's memory, which outlives its steps; who writes where is the plan's business.
@@ -43,7 +43,7 @@ unsafe impl<E: Number> Sync for Conv<E> {}
 
 /// How the input of a tile lies: distances in what is multiplied.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Walk {
+pub(super) struct Strides {
     /// From a pixel to the one that the next output pixel needs.
     pub(super) pixel: usize,
     /// From one tap to the next, in its row and down.
@@ -51,20 +51,20 @@ pub(super) struct Walk {
     /// Taps in a row, and rows.
     pub(super) taps: (usize, usize),
     /// From a block of channels to the next.
-    pub(super) plane: usize,
+    pub(super) block: usize,
 }
 
 impl<E> Conv<E> {
     #[inline(always)]
-    const fn walk(&self) -> Walk {
-        Walk { pixel: self.step.0, tap: self.tap, taps: self.taps, plane: self.blocks.1 }
+    const fn strides(&self) -> Strides {
+        Strides { pixel: self.step.0, tap: self.tap, taps: self.taps, block: self.blocks.1 }
     }
 }
 
 /// Output rows `rows` of all output channels. `C`: channels of an input block that count, 8 or 3.
 ///
 /// # Safety
-/// The CPU has `S`; the places of `conv` are valid for its sizes, and nobody else writes these rows or what they read.
+/// The CPU has `S`; the pointers of `conv` are valid for its sizes, and nobody else writes these rows or what they read.
 #[inline(always)]
 pub unsafe fn rows<S: Simd, const C: usize>(conv: &Conv<S::E>, rows: std::ops::Range<usize>) {
     // SAFETY: the caller's promise.
@@ -93,26 +93,26 @@ unsafe fn rows_at<S: Simd, const C: usize, const A: usize, const T: usize>(
             let w = conv.w.add(block * 8 * per_channel);
             let left = conv.out_blocks - block;
             if const { S::GROUP == 32 } && left >= 4 {
-                let to = To { w, next: 16 * per_channel, block };
+                let cursor = WeightCursor { w, next: 16 * per_channel, block };
                 for row in rows.clone() {
                     for (column, p) in Tiles::of(conv.size.0, S::TILE) {
-                        dispatch_32::<S, C, A, T>(conv, p, to, column, row);
+                        dispatch_32::<S, C, A, T>(conv, p, cursor, column, row);
                     }
                 }
                 block += 4;
             } else if left >= 2 {
-                let to = To { w, next: S::LANES, block };
+                let cursor = WeightCursor { w, next: S::LANES, block };
                 for row in rows.clone() {
                     for (column, p) in Tiles::of(conv.size.0, S::TILE) {
-                        dispatch_16::<S, C, A, T>(conv, p, to, column, row);
+                        dispatch_16::<S, C, A, T>(conv, p, cursor, column, row);
                     }
                 }
                 block += 2;
             } else {
-                let to = To { w, next: <S::Eight as MulAdd>::LANES, block };
+                let cursor = WeightCursor { w, next: <S::Eight as MulAdd>::LANES, block };
                 for row in rows.clone() {
                     for (column, p) in Tiles::of(conv.size.0, S::TILE_8) {
-                        dispatch_8::<S::Eight, C, A, T>(conv, p, to, column, row);
+                        dispatch_8::<S::Eight, C, A, T>(conv, p, cursor, column, row);
                     }
                 }
                 block += 1;
@@ -123,7 +123,7 @@ unsafe fn rows_at<S: Simd, const C: usize, const A: usize, const T: usize>(
 
 /// Where a tile's weights are, and where its sums go.
 #[derive(Debug, Clone, Copy)]
-struct To<E> {
+struct WeightCursor<E> {
     /// Weights of the first vector.
     w: *const E,
     /// From a vector of weights to the next.
@@ -194,14 +194,14 @@ pub(super) use tiles_of;
 unsafe fn dispatch_32<S: Simd, const C: usize, const A: usize, const T: usize>(
     conv: &Conv<S::E>,
     p: usize,
-    to: To<S::E>,
+    cursor: WeightCursor<S::E>,
     column: usize,
     row: usize,
 ) {
     macro_rules! go {
         ($p:literal) => {
             // SAFETY: the caller's promise.
-            unsafe { tile::<S, $p, 2, C, A, T>(conv, to, column, row) }
+            unsafe { tile::<S, $p, 2, C, A, T>(conv, cursor, column, row) }
         };
     }
     tiles_of!(go, p, S::TILE);
@@ -213,7 +213,7 @@ unsafe fn dispatch_32<S: Simd, const C: usize, const A: usize, const T: usize>(
 unsafe fn dispatch_16<S: Simd, const C: usize, const A: usize, const T: usize>(
     conv: &Conv<S::E>,
     p: usize,
-    to: To<S::E>,
+    cursor: WeightCursor<S::E>,
     column: usize,
     row: usize,
 ) {
@@ -222,11 +222,11 @@ unsafe fn dispatch_16<S: Simd, const C: usize, const A: usize, const T: usize>(
             // SAFETY: the caller's promise.
             unsafe {
                 if const { S::LANES == 4 } {
-                    tile::<S, $p, 4, C, A, T>(conv, to, column, row);
+                    tile::<S, $p, 4, C, A, T>(conv, cursor, column, row);
                 } else if const { S::LANES == 8 } {
-                    tile::<S, $p, 2, C, A, T>(conv, to, column, row);
+                    tile::<S, $p, 2, C, A, T>(conv, cursor, column, row);
                 } else {
-                    tile::<S, $p, 1, C, A, T>(conv, to, column, row);
+                    tile::<S, $p, 1, C, A, T>(conv, cursor, column, row);
                 }
             }
         };
@@ -240,7 +240,7 @@ unsafe fn dispatch_16<S: Simd, const C: usize, const A: usize, const T: usize>(
 unsafe fn dispatch_8<S: Simd, const C: usize, const A: usize, const T: usize>(
     conv: &Conv<S::E>,
     p: usize,
-    to: To<S::E>,
+    cursor: WeightCursor<S::E>,
     column: usize,
     row: usize,
 ) {
@@ -249,9 +249,9 @@ unsafe fn dispatch_8<S: Simd, const C: usize, const A: usize, const T: usize>(
             // SAFETY: the caller's promise.
             unsafe {
                 if const { S::LANES == 4 } {
-                    tile::<S, $p, 2, C, A, T>(conv, to, column, row);
+                    tile::<S, $p, 2, C, A, T>(conv, cursor, column, row);
                 } else {
-                    tile::<S, $p, 1, C, A, T>(conv, to, column, row);
+                    tile::<S, $p, 1, C, A, T>(conv, cursor, column, row);
                 }
             }
         };
@@ -268,7 +268,7 @@ const fn weights_step<S: MulAdd>(n: usize) -> usize {
 /// are those from `w` on.
 ///
 /// # Safety
-/// The CPU has `S`; `x` and `w` are valid for what `walk` says is read.
+/// The CPU has `S`; `x` and `w` are valid for what `strides` says is read.
 #[inline(always)]
 pub(super) unsafe fn sums<
     S: MulAdd,
@@ -278,7 +278,7 @@ pub(super) unsafe fn sums<
     const A: usize,
     const T: usize,
 >(
-    walk: Walk,
+    strides: Strides,
     blocks: std::ops::Range<usize>,
     (mut w, next): (*const S::E, usize),
     x: *const S::E,
@@ -287,11 +287,11 @@ pub(super) unsafe fn sums<
     let step = weights_step::<S>(N);
     // SAFETY: the caller's promise.
     unsafe {
-        let pixel = if A == 0 { walk.pixel } else { A };
-        let taps = if T == 1 { (1, 1) } else { walk.taps };
+        let pixel = if A == 0 { strides.pixel } else { A };
+        let taps = if T == 1 { (1, 1) } else { strides.taps };
         for block in blocks {
             for tap_row in 0..taps.1 {
-                let mut x = x.add(block * walk.plane + tap_row * walk.tap.1);
+                let mut x = x.add(block * strides.block + tap_row * strides.tap.1);
                 for _ in 0..taps.0 {
                     let mut part = 0;
                     while part < C {
@@ -322,7 +322,7 @@ pub(super) unsafe fn sums<
                         lane!(7);
                         part += S::QUAD;
                     }
-                    x = x.add(walk.tap.0);
+                    x = x.add(strides.tap.0);
                 }
             }
         }
@@ -332,11 +332,11 @@ pub(super) unsafe fn sums<
 #[inline(always)]
 unsafe fn tile<S: Simd, const P: usize, const N: usize, const C: usize, const A: usize, const T: usize>(
     conv: &Conv<S::E>,
-    to: To<S::E>,
+    cursor: WeightCursor<S::E>,
     column: usize,
     row: usize,
 ) {
-    let (lanes, block) = (S::LANES, to.block);
+    let (lanes, block) = (S::LANES, cursor.block);
     // SAFETY: the caller's promise.
     unsafe {
         let x = conv.x.add(row * conv.step.1 + column * conv.step.0);
@@ -348,15 +348,15 @@ unsafe fn tile<S: Simd, const P: usize, const N: usize, const C: usize, const A:
         let taps = if T == 1 { 1 } else { conv.taps.0 * conv.taps.1 };
         let together = (S::SUM_MOST / (taps * C)).max(1);
         if const { size_of::<S::E>() == 4 } || conv.blocks.0 <= together {
-            sums::<S, P, N, C, A, T>(conv.walk(), 0..conv.blocks.0, (to.w, to.next), x, &mut acc);
+            sums::<S, P, N, C, A, T>(conv.strides(), 0..conv.blocks.0, (cursor.w, cursor.next), x, &mut acc);
         } else {
             let step = weights_step::<S>(N);
             let mut begin = 0;
             while begin < conv.blocks.0 {
                 let end = (begin + together).min(conv.blocks.0);
-                let w = to.w.add(begin * taps * C * step);
+                let w = cursor.w.add(begin * taps * C * step);
                 let mut part = [[S::splat(0.0); N]; P];
-                sums::<S, P, N, C, A, T>(conv.walk(), begin..end, (w, to.next), x, &mut part);
+                sums::<S, P, N, C, A, T>(conv.strides(), begin..end, (w, cursor.next), x, &mut part);
                 for p in 0..P {
                     for n in 0..N {
                         acc[p][n] = S::add(acc[p][n], part[p][n]);
@@ -377,9 +377,9 @@ unsafe fn tile<S: Simd, const P: usize, const N: usize, const C: usize, const A:
                     let (block, channel) = (block + channel / 8, channel % 8);
                     let at = conv.out.pixel(block, column, row).add(channel);
                     let residual = conv.residual.map(|residual| {
-                        (residual.pixel(block, column, row).add(channel).cast_const(), residual.plane)
+                        (residual.pixel(block, column, row).add(channel).cast_const(), residual.block_stride)
                     });
-                    finish::<S, P>(&sums, conv.act, residual, (at, conv.out.plane));
+                    finish::<S, P>(&sums, conv.act, residual, (at, conv.out.block_stride));
                 }
             };
         }
@@ -390,13 +390,13 @@ unsafe fn tile<S: Simd, const P: usize, const N: usize, const C: usize, const A:
     }
 }
 
-/// Activation, residual, store: a vector of channels of `P` neighbouring pixels. Places come with the distance to the next block.
+/// Activation, residual, store: a vector of channels of `P` neighbouring pixels. Pointers come with their block stride.
 #[inline(always)]
 pub(super) unsafe fn finish<S: Simd, const P: usize>(
     sums: &[S::V; P],
     act: Act,
     residual: Option<(*const S::E, usize)>,
-    (at, plane): (*mut S::E, usize),
+    (at, block_stride): (*mut S::E, usize),
 ) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -405,10 +405,10 @@ pub(super) unsafe fn finish<S: Simd, const P: usize>(
             if act == Act::Silu {
                 v = S::silu(v);
             }
-            if let Some((residual, plane)) = residual {
-                v = S::add(v, S::load_blocks(residual.add(p * 8), plane));
+            if let Some((residual, residual_stride)) = residual {
+                v = S::add(v, S::load_blocks(residual.add(p * 8), residual_stride));
             }
-            S::store_blocks(at.add(p * 8), plane, v);
+            S::store_blocks(at.add(p * 8), block_stride, v);
         }
     }
 }
@@ -434,7 +434,7 @@ pub unsafe fn products<S: Simd, const N: usize>(
         blocks,
         w,
         bias: std::ptr::null(),
-        out: Place::NOWHERE,
+        out: TensorPtr::NULL,
         size: (count, 1),
         out_blocks: 2,
         act: Act::None,
@@ -451,7 +451,7 @@ pub unsafe fn products<S: Simd, const N: usize>(
         unsafe {
             let mut acc = [[S::splat(0.0); N]; P];
             sums::<S, P, N, 8, 8, 1>(
-                conv.walk(),
+                conv.strides(),
                 0..conv.blocks.0,
                 (conv.w, next),
                 conv.x.add(column * 8),

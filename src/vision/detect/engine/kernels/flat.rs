@@ -1,4 +1,4 @@
-//! Arithmetic on tensors that lie row by row, as in the file: attention, the head's tail.
+//! Arithmetic on tensors that lie row by row, as in the file: attention, the end of the head.
 
 use super::simd::Simd;
 
@@ -25,7 +25,7 @@ unsafe impl Sync for MatMul {}
 /// Rows `rows` of the product.
 ///
 /// # Safety
-/// The CPU has `S`; the places are valid for the sizes; nobody else writes these rows.
+/// The CPU has `S`; the pointers are valid for the sizes; nobody else writes these rows.
 #[inline(always)]
 pub unsafe fn matmul_rows<S: Simd<E = f32>>(mul: &MatMul, rows: std::ops::Range<usize>) {
     let wide = 2 * S::LANES;
@@ -70,14 +70,14 @@ unsafe fn matmul_tile<S: Simd<E = f32>, const P: usize, const N: usize>(
         let a = mul.a.add(row * mul.k);
         let b = mul.b.add(column);
         for k in 0..mul.k {
-            let mut line = [S::load(b.add(k * mul.n)); N];
+            let mut b_row = [S::load(b.add(k * mul.n)); N];
             for n in 1..N {
-                line[n] = S::load(b.add(k * mul.n + n * S::LANES));
+                b_row[n] = S::load(b.add(k * mul.n + n * S::LANES));
             }
             for p in 0..P {
                 let x = S::splat(*a.add(p * mul.k + k));
                 for n in 0..N {
-                    acc[p][n] = S::fma(x, line[n], acc[p][n]);
+                    acc[p][n] = S::fma(x, b_row[n], acc[p][n]);
                 }
             }
         }

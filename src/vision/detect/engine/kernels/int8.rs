@@ -7,9 +7,9 @@
 
 use std::ops::Range;
 
-use super::conv::{Tiles, Walk, finish, sums, tiles_of};
+use super::conv::{Strides, Tiles, finish, sums, tiles_of};
 use super::simd::{Four, Int8, MulAdd, Number};
-use super::{Act, Place};
+use super::{Act, TensorPtr};
 
 /// Channels of a block of bytes.
 pub const BLOCK: usize = 16;
@@ -21,7 +21,7 @@ pub const PRODUCTS_MAX: usize = 32 << 10;
 #[derive(Debug, Clone, Copy)]
 pub struct Int8Conv<E> {
     /// Input pixel (0, 0); the border is zero where it is read.
-    pub x: Place<E>,
+    pub x: TensorPtr<E>,
     /// Blocks of 16 input channels.
     pub blocks: usize,
     /// Steps of a byte in 1.0: a number of the kind `E`.
@@ -41,7 +41,7 @@ pub struct Int8Conv<E> {
     /// What a sum of each output channel is multiplied with.
     pub scale: *const f32,
     /// Output pixel (0, 0) of the first output channel.
-    pub out: Place<E>,
+    pub out: TensorPtr<E>,
     /// Columns and rows of the output.
     pub size: (usize, usize),
     /// Blocks of 8 output channels, an even number.
@@ -49,7 +49,7 @@ pub struct Int8Conv<E> {
     /// What is done to the sums.
     pub act: Act,
     /// What is added to that.
-    pub residual: Option<Place<E>>,
+    pub residual: Option<TensorPtr<E>>,
 }
 
 // SAFETY: as `Conv`.
@@ -73,21 +73,22 @@ impl<E> Int8Conv<E> {
 /// Output rows `rows` of all output channels.
 ///
 /// # Safety
-/// The CPU has `S` and its `Dot`; the places are valid for the sizes; `scratch` has room for `scratch_bytes(rows.len())` and is this
+/// The CPU has `S` and its `Dot`; the pointers are valid for the sizes; `scratch` has room for `scratch_bytes(rows.len())` and is this
 /// thread's; nobody else writes these rows or what they read.
 #[inline(always)]
 pub unsafe fn rows<S: Int8>(conv: &Int8Conv<S::E>, rows: Range<usize>, scratch: *mut S::E) {
     let bytes = scratch.cast::<Four>();
     let (wide, high) = conv.window(rows.len());
-    let walk = Walk { pixel: 4 * conv.stride.0, tap: (4, 4 * wide), taps: conv.taps, plane: 4 * wide * high };
+    let strides =
+        Strides { pixel: 4 * conv.stride.0, tap: (4, 4 * wide), taps: conv.taps, block: 4 * wide * high };
     // SAFETY: the caller's promise.
     unsafe {
         into_bytes::<S>(conv, rows.start * conv.stride.1, (wide, high), bytes.cast());
         // What is known beforehand needs no arithmetic.
         match (conv.stride.0, conv.taps) {
-            (1, (1, 1)) => tiles::<S, 4, 1>(conv, rows, walk, bytes),
-            (2, _) => tiles::<S, 8, 0>(conv, rows, walk, bytes),
-            _ => tiles::<S, 0, 0>(conv, rows, walk, bytes),
+            (1, (1, 1)) => tiles::<S, 4, 1>(conv, rows, strides, bytes),
+            (2, _) => tiles::<S, 8, 0>(conv, rows, strides, bytes),
+            _ => tiles::<S, 0, 0>(conv, rows, strides, bytes),
         }
     }
 }
@@ -104,11 +105,14 @@ unsafe fn into_bytes<S: Int8>(
     unsafe {
         let per_one = S::splat(conv.per_one);
         for block in 0..conv.blocks {
-            for line in row..row + high {
-                let first = conv.x.pixel(2 * block, 0, line).sub(conv.pad.1 * conv.x.line + conv.pad.0 * 8);
+            for input_row in row..row + high {
+                let first = conv
+                    .x
+                    .pixel(2 * block, 0, input_row)
+                    .sub(conv.pad.1 * conv.x.row_stride + conv.pad.0 * 8);
                 for column in 0..wide {
                     let low = first.add(column * 8);
-                    let numbers = [S::load(low), S::load(low.add(conv.x.plane))];
+                    let numbers = [S::load(low), S::load(low.add(conv.x.block_stride))];
                     S::store_bytes(to, numbers, per_one, conv.zero);
                     to = to.add(BLOCK);
                 }
@@ -117,27 +121,27 @@ unsafe fn into_bytes<S: Int8>(
     }
 }
 
-/// All tiles, with pixels that are `A` apart and `T` taps; 0: as `walk` says.
+/// All tiles, with pixels that are `A` apart and `T` taps; 0: as `strides` says.
 #[inline(always)]
 unsafe fn tiles<S: Int8, const A: usize, const T: usize>(
     conv: &Int8Conv<S::E>,
     rows: Range<usize>,
-    walk: Walk,
+    strides: Strides,
     bytes: *const Four,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         for block in (0..conv.out_blocks).step_by(2) {
             for row in rows.clone() {
-                let line = bytes.add((row - rows.start) * conv.stride.1 * walk.tap.1);
+                let row_start = bytes.add((row - rows.start) * conv.stride.1 * strides.tap.1);
                 for (column, p) in Tiles::of(conv.size.0, S::Dot::TILE) {
-                    let x = line.add(column * walk.pixel);
+                    let x = row_start.add(column * strides.pixel);
                     macro_rules! go {
                         ($p:literal) => {
                             if const { S::Dot::LANES == 4 } {
-                                tile::<S, $p, 4, A, T>(conv, walk, x, (block, column, row))
+                                tile::<S, $p, 4, A, T>(conv, strides, x, (block, column, row))
                             } else {
-                                tile::<S, $p, 2, A, T>(conv, walk, x, (block, column, row))
+                                tile::<S, $p, 2, A, T>(conv, strides, x, (block, column, row))
                             }
                         };
                     }
@@ -152,18 +156,18 @@ unsafe fn tiles<S: Int8, const A: usize, const T: usize>(
 #[inline(always)]
 unsafe fn tile<S: Int8, const P: usize, const N: usize, const A: usize, const T: usize>(
     conv: &Int8Conv<S::E>,
-    walk: Walk,
+    strides: Strides,
     x: *const Four,
     (block, column, row): (usize, usize, usize),
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         let lanes = S::Dot::LANES;
-        let taps = walk.taps.0 * walk.taps.1;
+        let taps = strides.taps.0 * strides.taps.1;
         let w = conv.w.add(block * 8 * conv.blocks * taps * 4);
         let bias = S::Dot::load_some::<N>(conv.bias.add(block * 8).cast(), lanes);
         let mut acc = [bias; P];
-        sums::<S::Dot, P, N, 4, A, T>(walk, 0..conv.blocks, (w, lanes), x, &mut acc);
+        sums::<S::Dot, P, N, 4, A, T>(strides, 0..conv.blocks, (w, lanes), x, &mut acc);
         let scale = conv.scale.add(block * 8);
         let mut numbers = [S::of_sums(&acc[0], scale); P];
         for p in 1..P {
@@ -175,10 +179,10 @@ unsafe fn tile<S: Int8, const P: usize, const N: usize, const A: usize, const T:
                 eights[p] = numbers[p][half];
             }
             let at = conv.out.pixel(block + half, column, row);
-            let residual = conv
-                .residual
-                .map(|residual| (residual.pixel(block + half, column, row).cast_const(), residual.plane));
-            finish::<S, P>(&eights, conv.act, residual, (at, conv.out.plane));
+            let residual = conv.residual.map(|residual| {
+                (residual.pixel(block + half, column, row).cast_const(), residual.block_stride)
+            });
+            finish::<S, P>(&eights, conv.act, residual, (at, conv.out.block_stride));
         }
     }
 }

@@ -1,25 +1,25 @@
 //! What else is done to pictures in blocks of 8 channels: depth-wise convolution, pooling, enlarging.
 
 use super::simd::{Number, Simd};
-use super::{Act, Place};
+use super::{Act, TensorPtr};
 
 /// A 3x3 convolution of each channel by itself, at stride 1 and with a border of one zero.
 #[derive(Debug, Clone, Copy)]
 pub struct Depthwise<E> {
     /// Input pixel (0, 0); the border is zero.
-    pub x: Place<E>,
+    pub x: TensorPtr<E>,
     /// `[block][tap row][tap][8]`.
     pub w: *const E,
     /// One per channel.
     pub bias: *const E,
     /// Output pixel (0, 0).
-    pub out: Place<E>,
+    pub out: TensorPtr<E>,
     /// Columns and rows.
     pub size: (usize, usize),
     /// What is done to the sums.
     pub act: Act,
     /// What is added to that.
-    pub residual: Option<Place<E>>,
+    pub residual: Option<TensorPtr<E>>,
 }
 
 // SAFETY: as `Conv`.
@@ -30,7 +30,7 @@ unsafe impl<E: Number> Sync for Depthwise<E> {}
 /// Output rows `rows` of one block of channels.
 ///
 /// # Safety
-/// The CPU has `S`; the places are valid for the sizes; nobody else writes these rows or what they read.
+/// The CPU has `S`; the pointers are valid for the sizes; nobody else writes these rows or what they read.
 #[inline(always)]
 pub unsafe fn depthwise_rows<S: Simd>(conv: &Depthwise<S::E>, block: usize, rows: std::ops::Range<usize>) {
     // SAFETY: the caller's promise.
@@ -46,7 +46,7 @@ pub unsafe fn depthwise_rows<S: Simd>(conv: &Depthwise<S::E>, block: usize, rows
             }
             let bias = S::load(conv.bias.add(block * 8 + part));
             for row in rows.clone() {
-                let x = conv.x.pixel(block, 0, row).sub(conv.x.line + 8).add(part);
+                let x = conv.x.pixel(block, 0, row).sub(conv.x.row_stride + 8).add(part);
                 let to = conv.out.pixel(block, 0, row).add(part);
                 let residual = match &conv.residual {
                     Some(residual) => residual.pixel(block, 0, row).add(part),
@@ -58,13 +58,13 @@ pub unsafe fn depthwise_rows<S: Simd>(conv: &Depthwise<S::E>, block: usize, rows
                     // Two pixels share six of the nine columns that they read.
                     let mut sums = [bias; 2];
                     for y in 0..3 {
-                        let line = x.add(y * conv.x.line + column * 8);
-                        let mut d = [S::load(line); 4];
+                        let window = x.add(y * conv.x.row_stride + column * 8);
+                        let mut d = [S::load(window); 4];
                         for x in 1..3 {
-                            d[x] = S::load(line.add(x * 8));
+                            d[x] = S::load(window.add(x * 8));
                         }
                         if pair {
-                            d[3] = S::load(line.add(24));
+                            d[3] = S::load(window.add(24));
                         }
                         for x in 0..3 {
                             sums[0] = S::fma(d[x], weights[y][x], sums[0]);
@@ -96,9 +96,9 @@ pub unsafe fn depthwise_rows<S: Simd>(conv: &Depthwise<S::E>, block: usize, rows
 #[derive(Debug, Clone, Copy)]
 pub struct MaxPool<E> {
     /// Input pixel (0, 0).
-    pub x: Place<E>,
+    pub x: TensorPtr<E>,
     /// Output pixel (0, 0).
-    pub out: Place<E>,
+    pub out: TensorPtr<E>,
     /// Columns and rows.
     pub size: (usize, usize),
     /// The window reaches so far to each side.
@@ -113,7 +113,7 @@ unsafe impl<E: Number> Sync for MaxPool<E> {}
 /// One block of channels: the greatest in rows, then in columns.
 ///
 /// # Safety
-/// The CPU has `S`; the places are valid for the sizes; `scratch` has room for 8 numbers a pixel and is this thread's; nobody
+/// The CPU has `S`; the pointers are valid for the sizes; `scratch` has room for 8 numbers a pixel and is this thread's; nobody
 /// else writes this block.
 #[inline(always)]
 pub unsafe fn max_pool_block<S: Simd>(pool: &MaxPool<S::E>, block: usize, scratch: *mut S::E) {
@@ -153,9 +153,9 @@ pub unsafe fn max_pool_block<S: Simd>(pool: &MaxPool<S::E>, block: usize, scratc
 #[derive(Debug, Clone, Copy)]
 pub struct Upsample<E> {
     /// Input pixel (0, 0).
-    pub x: Place<E>,
+    pub x: TensorPtr<E>,
     /// Output pixel (0, 0).
-    pub out: Place<E>,
+    pub out: TensorPtr<E>,
     /// Columns and rows of the input.
     pub size: (usize, usize),
 }
@@ -168,7 +168,7 @@ unsafe impl<E: Number> Sync for Upsample<E> {}
 /// The two output rows of an input row of one block of channels.
 ///
 /// # Safety
-/// The CPU has `S`; the places are valid for the sizes; nobody else writes these rows.
+/// The CPU has `S`; the pointers are valid for the sizes; nobody else writes these rows.
 #[inline(always)]
 pub unsafe fn upsample_row<S: Simd>(up: &Upsample<S::E>, block: usize, row: usize) {
     // SAFETY: the caller's promise.

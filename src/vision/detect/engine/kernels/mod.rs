@@ -24,20 +24,20 @@ use std::ops::Range;
 use half::Half;
 use simd::Number;
 
-/// Where a tensor lies, counted in numbers.
+/// A tensor in memory; strides count numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place<E> {
+pub struct TensorPtr<E> {
     /// Pixel (0, 0) of the first block.
     pub first: *mut E,
     /// From a row to the next.
-    pub line: usize,
+    pub row_stride: usize,
     /// From a block of 8 channels to the next.
-    pub plane: usize,
+    pub block_stride: usize,
 }
 
-impl<E> Place<E> {
-    /// No place.
-    pub const NOWHERE: Self = Place { first: std::ptr::null_mut(), line: 0, plane: 0 };
+impl<E> TensorPtr<E> {
+    /// Points nowhere.
+    pub const NULL: Self = TensorPtr { first: std::ptr::null_mut(), row_stride: 0, block_stride: 0 };
 
     /// The 8 channels of `block` of a pixel.
     ///
@@ -46,7 +46,7 @@ impl<E> Place<E> {
     #[inline(always)]
     pub unsafe fn pixel(&self, block: usize, column: usize, row: usize) -> *mut E {
         // SAFETY: the caller's promise.
-        unsafe { self.first.add(block * self.plane + row * self.line + column * 8) }
+        unsafe { self.first.add(block * self.block_stride + row * self.row_stride + column * 8) }
     }
 }
 

@@ -1,18 +1,18 @@
 //! 3x3 convolutions at stride 1 by Winograd's F(4x4, 3x3): 36 multiplications for 16 outputs instead of 144.
 //!
 //! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), with their matrices. A block of some tens of
-//! tiles goes through three stages in memory of the thread: input tiles of 6x6 are transformed, for each of the 36 places the
+//! tiles goes through three stages in memory of the thread: input tiles of 6x6 are transformed, for each of the 36 positions the
 //! channels are multiplied as a 1x1 convolution would, and the products are transformed to tiles of 4x4.
 
 use super::conv::products;
 use super::simd::{Number, Simd};
-use super::{Act, Place};
+use super::{Act, TensorPtr};
 
 /// One convolution, ready to run.
 #[derive(Debug, Clone, Copy)]
 pub struct Winograd<E> {
     /// Input pixel (0, 0) of the first block of channels; there is a border of zeros one pixel wide.
-    pub x: Place<E>,
+    pub x: TensorPtr<E>,
     /// Blocks of 8 input channels.
     pub blocks: usize,
     /// `[output block of 16][36][input channel][16]`.
@@ -20,7 +20,7 @@ pub struct Winograd<E> {
     /// One per output channel.
     pub bias: *const E,
     /// Output pixel (0, 0) of the first output channel.
-    pub out: Place<E>,
+    pub out: TensorPtr<E>,
     /// Columns and rows.
     pub size: (usize, usize),
     /// Blocks of 8 output channels.
@@ -28,7 +28,7 @@ pub struct Winograd<E> {
     /// What is done to the sums.
     pub act: Act,
     /// What is added to that.
-    pub residual: Option<Place<E>>,
+    pub residual: Option<TensorPtr<E>>,
 }
 
 // SAFETY: as `Conv`.
@@ -37,7 +37,7 @@ unsafe impl<E: Number> Send for Winograd<E> {}
 unsafe impl<E: Number> Sync for Winograd<E> {}
 
 /// Places of a transformed tile.
-pub const PLACES: usize = 36;
+pub const POSITIONS: usize = 36;
 
 impl<E: Number> Winograd<E> {
     /// Tiles in a row and rows of them.
@@ -50,18 +50,18 @@ impl<E: Number> Winograd<E> {
         /// Numbers of transformed input of a block: 384 kB.
         const INPUT: usize = 96 << 10;
         let all = self.tiles().0 * self.tiles().1;
-        let most = (INPUT / (PLACES * 8 * self.blocks)).clamp(tile, 48) / tile * tile;
+        let most = (INPUT / (POSITIONS * 8 * self.blocks)).clamp(tile, 48) / tile * tile;
         all.div_ceil(all.div_ceil(most))
     }
 
     /// Numbers of memory that a thread needs for a block of `tiles`, with `group` channels of products at once.
     pub fn scratch_len(&self, tiles: usize, group: usize) -> usize {
-        PLACES * tiles * (8 * self.blocks + group) + 16 * PLACES
+        POSITIONS * tiles * (8 * self.blocks + group) + 16 * POSITIONS
     }
 }
 
 /// The transformed weights of one 3x3 kernel: `G g G'`.
-pub fn transform_weights(kernel: &[f32; 9]) -> [f32; PLACES] {
+pub fn transform_weights(kernel: &[f32; 9]) -> [f32; POSITIONS] {
     const G: [[f64; 3]; 6] = [
         [1.0 / 4.0, 0.0, 0.0],
         [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
@@ -70,8 +70,8 @@ pub fn transform_weights(kernel: &[f32; 9]) -> [f32; PLACES] {
         [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
         [0.0, 0.0, 1.0],
     ];
-    std::array::from_fn(|place| {
-        let (row, column) = (G[place / 6], G[place % 6]);
+    std::array::from_fn(|position| {
+        let (row, column) = (G[position / 6], G[position % 6]);
         let mut sum = 0.0;
         for y in 0..3 {
             for x in 0..3 {
@@ -85,7 +85,7 @@ pub fn transform_weights(kernel: &[f32; 9]) -> [f32; PLACES] {
 /// Tiles `tiles` (their numbers, row by row) of all output channels.
 ///
 /// # Safety
-/// The CPU has `S`; the places are valid for the sizes; `scratch` has room for `scratch_len(tiles.len(), GROUP)` numbers and is
+/// The CPU has `S`; the pointers are valid for the sizes; `scratch` has room for `scratch_len(tiles.len(), GROUP)` numbers and is
 /// this thread's; nobody else writes these tiles or what they read.
 #[inline(always)]
 pub unsafe fn tiles<S: Simd>(conv: &Winograd<S::E>, tiles: &[u32], scratch: *mut S::E) {
@@ -93,8 +93,8 @@ pub unsafe fn tiles<S: Simd>(conv: &Winograd<S::E>, tiles: &[u32], scratch: *mut
     // SAFETY: the caller's promise.
     unsafe {
         let input = scratch;
-        let output = input.add(PLACES * count * 8 * conv.blocks);
-        let edge = output.add(PLACES * count * S::GROUP);
+        let output = input.add(POSITIONS * count * 8 * conv.blocks);
+        let edge = output.add(POSITIONS * count * S::GROUP);
         let at_once = S::LANES.div_ceil(8);
         let mut block = 0;
         while block < conv.blocks {
@@ -137,7 +137,7 @@ pub unsafe fn tiles<S: Simd>(conv: &Winograd<S::E>, tiles: &[u32], scratch: *mut
     }
 }
 
-/// The products of all places for `N` vectors of output channels from `block` on: `[place][tile][N * LANES]`.
+/// The products of all positions for `N` vectors of output channels from `block` on: `[position][tile][N * LANES]`.
 #[inline(always)]
 unsafe fn multiply<S: Simd, const N: usize>(
     conv: &Winograd<S::E>,
@@ -146,18 +146,18 @@ unsafe fn multiply<S: Simd, const N: usize>(
     input: *const S::E,
     output: *mut S::E,
 ) {
-    let a_place = conv.blocks * 8 * 16;
+    let per_position = conv.blocks * 8 * 16;
     // SAFETY: the caller's promise.
     unsafe {
-        let w = conv.w.add(block / 2 * PLACES * a_place);
-        let next = if S::LANES == 16 { PLACES * a_place } else { S::LANES };
-        for place in 0..PLACES {
+        let w = conv.w.add(block / 2 * POSITIONS * per_position);
+        let next = if S::LANES == 16 { POSITIONS * per_position } else { S::LANES };
+        for position in 0..POSITIONS {
             products::<S, N>(
-                input.add(place * conv.blocks * count * 8),
+                input.add(position * conv.blocks * count * 8),
                 (conv.blocks, count * 8),
-                (w.add(place * a_place), next),
+                (w.add(position * per_position), next),
                 count,
-                output.add(place * count * N * S::LANES),
+                output.add(position * count * N * S::LANES),
             );
         }
     }
@@ -174,27 +174,27 @@ unsafe fn input_tiles<S: Simd>(
 ) {
     let (across, _) = conv.tiles();
     let count = tiles.len();
-    let pitch = (conv.blocks * count * 8, count * 8);
+    let stride = (conv.blocks * count * 8, count * 8);
     // SAFETY: the caller's promise.
     unsafe {
         for (index, tile) in tiles.iter().enumerate() {
             let tile = *tile as usize;
             let (column, row) = (tile % across * 4, tile / across * 4);
             // The tile's first pixel is in the border, or the pixel before.
-            let from = conv.x.pixel(block, column, row).sub(conv.x.line + 8);
+            let from = conv.x.pixel(block, column, row).sub(conv.x.row_stride + 8);
             let inside = (conv.size.0 + 2 - column, conv.size.1 + 2 - row);
             let to = to.add(index * 8);
             if inside.0 >= 6 && inside.1 >= 6 {
-                input_tile::<S>(from, (conv.x.line, conv.x.plane), to, pitch);
+                input_tile::<S>(from, (conv.x.row_stride, conv.x.block_stride), to, stride);
                 continue;
             }
             // What is outside the picture and its border is zero as well.
             for half in 0..S::LANES.div_ceil(8) {
                 for y in 0..6 {
                     for x in 0..6 {
-                        let to = edge.add((half * PLACES + y * 6 + x) * 8);
+                        let to = edge.add((half * POSITIONS + y * 6 + x) * 8);
                         if x < inside.0 && y < inside.1 {
-                            let from = from.add(half * conv.x.plane + y * conv.x.line + x * 8);
+                            let from = from.add(half * conv.x.block_stride + y * conv.x.row_stride + x * 8);
                             std::ptr::copy_nonoverlapping(from, to, 8);
                         } else {
                             std::ptr::write_bytes(to, 0, 8);
@@ -202,19 +202,19 @@ unsafe fn input_tiles<S: Simd>(
                     }
                 }
             }
-            input_tile::<S>(edge, (48, PLACES * 8), to, pitch);
+            input_tile::<S>(edge, (48, POSITIONS * 8), to, stride);
         }
     }
 }
 
-/// `B' d B` of a tile of 8 or 16 channels, each place to one of 36 arrays that are `pitch.0` numbers apart; blocks are `plane`
-/// and `pitch.1` apart.
+/// `B' d B` of a tile of 8 or 16 channels, each position to one of 36 arrays that are `stride.0` numbers apart; blocks are `block_stride`
+/// and `stride.1` apart.
 #[inline(always)]
 unsafe fn input_tile<S: Simd>(
     from: *const S::E,
-    (line, plane): (usize, usize),
+    (row_stride, block_stride): (usize, usize),
     to: *mut S::E,
-    pitch: (usize, usize),
+    stride: (usize, usize),
 ) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -224,7 +224,7 @@ unsafe fn input_tile<S: Simd>(
             for x in 0..6 {
                 let mut d = [S::splat(0.0); 6];
                 for y in 0..6 {
-                    d[y] = S::load_blocks(from.add(y * line + x * 8 + part), plane);
+                    d[y] = S::load_blocks(from.add(y * row_stride + x * 8 + part), block_stride);
                 }
                 let t = input_row::<S>(d);
                 for y in 0..6 {
@@ -234,7 +234,7 @@ unsafe fn input_tile<S: Simd>(
             for y in 0..6 {
                 let t = input_row::<S>(columns[y]);
                 for x in 0..6 {
-                    S::store_blocks(to.add((y * 6 + x) * pitch.0 + part), pitch.1, t[x]);
+                    S::store_blocks(to.add((y * 6 + x) * stride.0 + part), stride.1, t[x]);
                 }
             }
             part += S::LANES;
@@ -273,12 +273,12 @@ unsafe fn output_tiles<S: Simd>(
     (from, group): (*const S::E, usize),
 ) {
     let (across, _) = conv.tiles();
-    let pitch = tiles.len() * group;
+    let stride = tiles.len() * group;
     for (index, tile) in tiles.iter().enumerate() {
         let tile = *tile as usize;
         let (column, row) = (tile % across * 4, tile / across * 4);
         // SAFETY: the caller's promise.
-        unsafe { output_tile::<S>(conv, from.add(index * group), pitch, block, column, row) };
+        unsafe { output_tile::<S>(conv, from.add(index * group), stride, block, column, row) };
     }
 }
 
@@ -287,7 +287,7 @@ unsafe fn output_tiles<S: Simd>(
 unsafe fn output_tile<S: Simd>(
     conv: &Winograd<S::E>,
     from: *const S::E,
-    pitch: usize,
+    stride: usize,
     block: usize,
     column: usize,
     row: usize,
@@ -302,7 +302,7 @@ unsafe fn output_tile<S: Simd>(
             for x in 0..6 {
                 let mut m = [S::splat(0.0); 6];
                 for y in 0..6 {
-                    m[y] = S::load(from.add((y * 6 + x) * pitch + part));
+                    m[y] = S::load(from.add((y * 6 + x) * stride + part));
                 }
                 let t = output_row::<S>(m);
                 for y in 0..4 {
@@ -312,7 +312,9 @@ unsafe fn output_tile<S: Simd>(
             for y in 0..high {
                 let to = conv.out.pixel(block, column, row + y).add(part);
                 let residual = match &conv.residual {
-                    Some(residual) => (residual.pixel(block, column, row + y).add(part), residual.plane),
+                    Some(residual) => {
+                        (residual.pixel(block, column, row + y).add(part), residual.block_stride)
+                    }
                     None => (std::ptr::null_mut(), 0),
                 };
                 let t = output_row::<S>(columns[y]);
@@ -325,7 +327,7 @@ unsafe fn output_tile<S: Simd>(
                         if !residual.0.is_null() {
                             v = S::add(v, S::load_blocks(residual.0.add(x * 8), residual.1));
                         }
-                        S::store_blocks(to.add(x * 8), conv.out.plane, v);
+                        S::store_blocks(to.add(x * 8), conv.out.block_stride, v);
                     }
                 }
             }

@@ -1,7 +1,7 @@
 //! The end of a detection head, done only for the places of the picture that may hold something.
 //!
 //! Behind the last convolutions a head turns each of thousands of places ("anchors", a column each) into a box and scores, every
-//! column by itself. Nearly all of them score next to nothing. So the graph is cut there:
+//! column by itself. Nearly all of them score next to nothing. So the graph is split there:
 //!
 //! ```text
 //!   …─┬─► convolutions ─► scores ────────► pick the columns whose best class can reach the wanted score
@@ -12,8 +12,8 @@
 //! What makes the boxes is a fifth of YOLO11n's multiplications; where nothing is, none of it is done.
 
 use super::super::graph::{Conv, Graph, Node, Op};
-use super::super::kernels::{Isa, Kernels, Place, conv};
-use super::step::Chosen;
+use super::super::kernels::{Isa, Kernels, TensorPtr, conv};
+use super::step::ActiveTiles;
 
 /// Columns that are done at a time.
 pub(super) const COLUMNS: usize = 32;
@@ -21,19 +21,26 @@ pub(super) const COLUMNS: usize = 32;
 /// How far below the wanted score the best class of a column may be before it is exactly known: rounding.
 const MARGIN: f32 = 1e-3;
 
-/// Where a graph is cut.
+/// Where a graph is split.
 #[derive(Debug)]
-pub(super) struct Cut {
+pub(super) struct GraphSplit {
     /// For each source of columns its maps.
     pub(super) sources: Vec<Vec<MapOf>>,
-    /// The rest, for [`COLUMNS`] columns. Its inputs are the sources, then `constants`.
-    pub(super) rest: Graph,
+    /// The rest, for [`COLUMNS`] columns, until it is taken. Its inputs are the sources, then `constants`.
+    rest: Graph,
     /// Rows of numbers that belong to the columns: where an object can be, how large it is.
     pub(super) constants: Vec<Vec<f32>>,
     /// The source with the scores before the sigmoid, the first of its rows, and how many.
     pub(super) scores: (usize, usize, usize),
     /// Columns in all.
     pub(super) columns: usize,
+}
+
+impl GraphSplit {
+    /// What is behind the split.
+    pub(super) fn take_rest(&mut self) -> Graph {
+        std::mem::replace(&mut self.rest, Graph { nodes: Vec::new(), output: 0 })
+    }
 }
 
 /// A map, nodes whose results are `[1, rows, height, width]` one above the other.
@@ -55,9 +62,9 @@ pub(super) struct PieceOf {
     pub(super) rows: (usize, usize),
 }
 
-/// The cut of `graph`, if its output is a head's: boxes and sigmoid scores, one above the other, each column by itself. `later`:
+/// The split of `graph`, if its output is a head's: boxes and sigmoid scores, one above the other, each column by itself. `deferred`:
 /// whether convolutions can be done in part.
-pub(super) fn cut(graph: &Graph, later: bool) -> Option<Cut> {
+pub(super) fn split(graph: &Graph, deferred: bool) -> Option<GraphSplit> {
     let output = &graph.nodes[graph.output];
     let [1, rows, columns] = output.shape[..] else { return None };
     let (Op::Concat { axis: 1 }, [boxes, scores]) = (&output.op, &output.inputs[..]) else { return None };
@@ -69,10 +76,11 @@ pub(super) fn cut(graph: &Graph, later: bool) -> Option<Cut> {
         Node { op: Op::Slice { axis: 1, start }, inputs, .. } => (inputs[0], *start),
         _ => (scores.inputs[0], 0),
     };
-    let mut cutter = Cutter { graph, columns, sources: Vec::new(), constants: Vec::new(), inner: Vec::new() };
-    cutter.take(graph.output)?;
-    let which = cutter.sources.iter().position(|id| *id == source)?;
-    let sources = cutter.sources.iter().map(|id| parts(graph, columns, *id)).collect::<Option<Vec<_>>>()?;
+    let mut splitter =
+        Splitter { graph, columns, sources: Vec::new(), constants: Vec::new(), inner: Vec::new() };
+    splitter.take(graph.output)?;
+    let which = splitter.sources.iter().position(|id| *id == source)?;
+    let sources = splitter.sources.iter().map(|id| parts(graph, columns, *id)).collect::<Option<Vec<_>>>()?;
     // Column by column the same place in all of them.
     let sides = |maps: &Vec<usize>| -> Vec<Vec<usize>> {
         maps.iter().map(|id| graph.nodes[*id].shape[2..].to_vec()).collect()
@@ -86,16 +94,16 @@ pub(super) fn cut(graph: &Graph, later: bool) -> Option<Cut> {
     };
     let mut sources: Vec<Vec<MapOf>> =
         sources.iter().map(|parts| parts.iter().map(whole).collect()).collect();
-    let constants = cutter.constants.iter().map(|id| match &graph.nodes[*id].op {
+    let constants = splitter.constants.iter().map(|id| match &graph.nodes[*id].op {
         Op::Const(numbers) => Some(numbers.clone()),
         _ => None,
     });
     let constants = constants.collect::<Option<_>>()?;
     let scores = (which, first, rows - 4);
-    if later && let Some(maps) = done_later(graph, &sources, scores) {
+    if deferred && let Some(maps) = deferred_maps(graph, &sources, scores) {
         sources = maps;
     }
-    Some(Cut { sources, constants, scores, columns, rest: cutter.rest() })
+    Some(GraphSplit { sources, constants, scores, columns, rest: splitter.rest() })
 }
 
 /// The maps of a concatenation of columns: `[1, rows, height, width]` each, made flat, one behind the other.
@@ -112,9 +120,9 @@ fn parts(graph: &Graph, columns: usize, id: usize) -> Option<Vec<usize>> {
     node.inputs.iter().map(part).collect::<Option<_>>().filter(|_| *all == columns)
 }
 
-/// The maps with all that is no score done later, if it comes out of 3x3 convolutions and a 1x1 one which nothing else needs. A map
+/// The maps with all that is no score deferred, if it comes out of 3x3 convolutions and a 1x1 one which nothing else needs. A map
 /// that is a concatenation is taken apart for that.
-fn done_later(
+fn deferred_maps(
     graph: &Graph,
     sources: &[Vec<MapOf>],
     scores: (usize, usize, usize),
@@ -169,7 +177,7 @@ fn done_later(
     (made.len() == count && maps().any(|map| !map.chain.is_empty())).then_some(all)
 }
 
-struct Cutter<'g> {
+struct Splitter<'g> {
     graph: &'g Graph,
     columns: usize,
     sources: Vec<usize>,
@@ -178,7 +186,7 @@ struct Cutter<'g> {
     inner: Vec<usize>,
 }
 
-impl Cutter<'_> {
+impl Splitter<'_> {
     /// Takes a node and what it needs into the rest, if it does each column by itself.
     fn take(&mut self, id: usize) -> Option<()> {
         if [&self.sources, &self.constants, &self.inner].iter().any(|list| list.contains(&id)) {
@@ -251,15 +259,15 @@ pub(super) struct Map<E> {
     pub(super) pieces: Vec<Piece<E>>,
     /// Columns and rows.
     pub(super) size: (usize, usize),
-    /// Those of the plan's chosen tiles that are this map's, in the order of its chain.
-    pub(super) chosen: Vec<usize>,
+    /// Those of the plan's active tiles that are this map's, in the order of its chain.
+    pub(super) active: Vec<usize>,
 }
 
 /// Some rows of a map.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Piece<E> {
     /// What is read.
-    pub(super) place: Place<E>,
+    pub(super) tensor: TensorPtr<E>,
     /// The first row of the map, and how many.
     pub(super) rows: (usize, usize),
     /// What is done to it for picked columns: a convolution of [`COLUMNS`] pixels, from its own input to its own output.
@@ -287,7 +295,7 @@ pub(super) unsafe fn pick<E: Kernels>(
         for row in 0..map.size.1 {
             for column in 0..map.size.0 {
                 // SAFETY: the caller's promise; rows beyond the map's are not looked at.
-                if unsafe { reaches(&piece.place, (column, row), first..first + count, least) } {
+                if unsafe { reaches(&piece.tensor, (column, row), first..first + count, least) } {
                     picked.push((before + row * map.size.0 + column) as u32);
                 }
             }
@@ -299,9 +307,9 @@ pub(super) unsafe fn pick<E: Kernels>(
 /// Whether one of the numbers is not below `least`: what is not a number goes on, the decoder throws it away.
 ///
 /// # Safety
-/// The place is there, and nobody writes it.
+/// The tensor is there, and nobody writes it.
 unsafe fn reaches<E: Kernels>(
-    place: &Place<E>,
+    tensor: &TensorPtr<E>,
     (column, row): (usize, usize),
     rows: std::ops::Range<usize>,
     least: E,
@@ -310,7 +318,7 @@ unsafe fn reaches<E: Kernels>(
     let (mut at, mut good) = (rows.start, false);
     while at < rows.end {
         // SAFETY: the caller's promise.
-        let numbers = unsafe { place.pixel(at / 8, column, row).cast::<[E; 8]>().read_unaligned() };
+        let numbers = unsafe { tensor.pixel(at / 8, column, row).cast::<[E; 8]>().read_unaligned() };
         let upto = (rows.end - at / 8 * 8).min(8);
         // Eight at once where they all count.
         good |= if at.is_multiple_of(8) && upto == 8 {
@@ -327,10 +335,10 @@ unsafe fn reaches<E: Kernels>(
 /// are in, of each one before those around.
 ///
 /// `columns` are the map's own, from 0; `marks` has room for a mark a tile, twice.
-pub(super) fn choose<E>(
+pub(super) fn activate_tiles<E>(
     map: &Map<E>,
     columns: &[u32],
-    chosen: &mut [Chosen],
+    active: &mut [ActiveTiles],
     threads: usize,
     marks: &mut [bool],
 ) {
@@ -341,8 +349,8 @@ pub(super) fn choose<E>(
         let (x, y) = (*column as usize % map.size.0, *column as usize / map.size.0);
         marks[y / 4 * wide + x / 4] = true;
     }
-    for (index, which) in map.chosen.iter().enumerate().rev() {
-        let Chosen { tiles, per_task } = &mut chosen[*which];
+    for (index, which) in map.active.iter().enumerate().rev() {
+        let ActiveTiles { tiles, per_task } = &mut active[*which];
         tiles.clear();
         tiles.extend((0..wide * high).filter(|tile| marks[*tile]).map(|tile| tile as u32));
         // All threads at work, but tasks that are worth their beginning.
@@ -381,18 +389,18 @@ pub(super) unsafe fn gather<E: Kernels>(map: &Map<E>, columns: &[u32], isa: Isa,
                     let (x, y) = at(*column);
                     for block in 0..conv.blocks.0 {
                         let to = conv.x.cast_mut().add(block * conv.blocks.1 + index * 8);
-                        std::ptr::copy_nonoverlapping(piece.place.pixel(block, x, y), to, 8);
+                        std::ptr::copy_nonoverlapping(piece.tensor.pixel(block, x, y), to, 8);
                     }
                 }
                 E::conv_rows(isa, conv, 0..1);
             }
             for (index, column) in columns.iter().enumerate() {
-                let (place, (x, y)) = match &piece.last {
+                let (tensor, (x, y)) = match &piece.last {
                     Some(conv) => (&conv.out, (index, 0)),
-                    None => (&piece.place, at(*column)),
+                    None => (&piece.tensor, at(*column)),
                 };
                 for row in 0..piece.rows.1 {
-                    let number = *place.pixel(row / 8, x, y).add(row % 8);
+                    let number = *tensor.pixel(row / 8, x, y).add(row % 8);
                     *to.add((piece.rows.0 + row) * COLUMNS + index) = number.to();
                 }
             }

@@ -1,4 +1,4 @@
-//! Where the buffers of a plan lie: one arena, in which buffers that are not needed at the same time share their place.
+//! Where the buffers of a plan lie: one arena, in which buffers that are not needed at the same time share their memory.
 
 /// Numbers in a cache line: everything begins at one.
 const LINE: usize = 16;
@@ -18,6 +18,11 @@ impl Memory {
     /// Room for `len` numbers, all zero.
     pub fn zeroed(len: usize) -> Self {
         Memory { lines: vec![Line([0.0; LINE]); len.div_ceil(LINE)].into_boxed_slice() }
+    }
+
+    /// Bytes of [`Self::zeroed`] for `len` numbers.
+    pub const fn bytes_of(len: usize) -> usize {
+        len.div_ceil(LINE) * size_of::<Line>()
     }
 
     /// The first of them.
@@ -48,20 +53,20 @@ impl Need {
     }
 }
 
-/// A place for each buffer, and the size of the arena: no two that are needed in the same step overlap. The largest are placed
+/// An offset for each buffer, and the size of the arena: no two that are needed in the same step overlap. The largest are assigned
 /// first, each as low as it goes, which is what others found to be within a few percent of the best (Pisarchyk and Lee,
 /// "Efficient Memory Management for Deep Neural Net Inference", 2020).
-pub fn place(needs: &[Need]) -> (Vec<usize>, usize) {
+pub fn assign_offsets(needs: &[Need]) -> (Vec<usize>, usize) {
     let mut order: Vec<usize> = (0..needs.len()).collect();
     order.sort_by_key(|index| (std::cmp::Reverse(needs[*index].len), *index));
-    let (mut places, mut size) = (vec![0; needs.len()], 0);
-    let mut placed: Vec<usize> = Vec::new();
+    let (mut offsets, mut size) = (vec![0; needs.len()], 0);
+    let mut assigned: Vec<usize> = Vec::new();
     for index in order {
         let need = &needs[index];
-        let mut taken: Vec<(usize, usize)> = placed
+        let mut taken: Vec<(usize, usize)> = assigned
             .iter()
             .filter(|other| needs[**other].meets(need))
-            .map(|other| (places[*other], places[*other] + needs[*other].len))
+            .map(|other| (offsets[*other], offsets[*other] + needs[*other].len))
             .collect();
         taken.sort_unstable();
         let mut at = 0;
@@ -71,11 +76,11 @@ pub fn place(needs: &[Need]) -> (Vec<usize>, usize) {
             }
             at = at.max(to.next_multiple_of(LINE));
         }
-        places[index] = at;
+        offsets[index] = at;
         size = size.max(at + need.len);
-        placed.push(index);
+        assigned.push(index);
     }
-    (places, size)
+    (offsets, size)
 }
 
 /// The most that is needed in any one step: no arena can be smaller.
@@ -97,11 +102,11 @@ mod tests {
         ) {
             let needs: Vec<Need> =
                 needs.into_iter().map(|(len, first, more)| Need { len, first, last: first + more }).collect();
-            let (places, size) = place(&needs);
+            let (offsets, size) = assign_offsets(&needs);
             for (a, one) in needs.iter().enumerate() {
-                prop_assert!(places[a] % LINE == 0 && places[a] + one.len <= size);
+                prop_assert!(offsets[a] % LINE == 0 && offsets[a] + one.len <= size);
                 for (b, other) in needs.iter().enumerate().skip(a + 1) {
-                    let apart = places[a] + one.len <= places[b] || places[b] + other.len <= places[a];
+                    let apart = offsets[a] + one.len <= offsets[b] || offsets[b] + other.len <= offsets[a];
                     prop_assert!(apart || one.last < other.first || other.last < one.first);
                 }
             }
@@ -113,7 +118,7 @@ mod tests {
     fn what_is_over_is_used_again() {
         let need = |len, first, last| Need { len, first, last };
         let needs = [need(160, 0, 1), need(160, 1, 2), need(160, 2, 3), need(160, 3, 4)];
-        assert_eq!(place(&needs), (vec![0, 160, 0, 160], 320));
+        assert_eq!(assign_offsets(&needs), (vec![0, 160, 0, 160], 320));
         assert_eq!(least(&needs), 320);
         assert!(Memory::zeroed(17).first().addr().is_multiple_of(64));
     }

@@ -15,13 +15,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::graph::Graph;
 use super::kernels::conv::Conv;
-use super::kernels::{Isa, Kernels, Place};
+use super::kernels::{Isa, Kernels, TensorPtr};
 use super::{Costs, StepTime};
 use build::{Built, Last, Wanted};
 use lazy_head::{COLUMNS, Map, Piece};
 use memory::Memory;
-use step::{Chosen, Kind, Step, Which};
-use thread_pool::{Crew, Work};
+use step::{ActiveTiles, Kind, Step, Which};
+use thread_pool::{ThreadPool, Work};
 
 /// How a plan is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ struct Body<E> {
     /// Which of them is run.
     part: AtomicUsize,
     /// For each size the tiles that its second part does; its steps point here.
-    chosen: UnsafeCell<Vec<Box<[Chosen]>>>,
+    active: UnsafeCell<Vec<Box<[ActiveTiles]>>>,
     isa: Isa,
     /// The arena, the weights; steps point into them.
     _memory: UnsafeCell<Vec<Memory>>,
@@ -58,7 +58,7 @@ struct Body<E> {
 }
 
 // SAFETY: the memory is only touched through the steps, whose tasks write different places, and by the plan's owner between runs;
-// so are the parts and what is chosen.
+// so are the parts and the active tiles.
 unsafe impl<E: Kernels> Send for Body<E> {}
 // SAFETY: as above.
 unsafe impl<E: Kernels> Sync for Body<E> {}
@@ -66,7 +66,7 @@ unsafe impl<E: Kernels> Sync for Body<E> {}
 impl<E: Kernels> Body<E> {
     /// The part that is run.
     fn now(&self) -> &Part<E> {
-        // SAFETY: it is changed between runs only, and the crew looks at it only during a run.
+        // SAFETY: it is changed between runs only, and the thread pool looks at it only during a run.
         let parts = unsafe { &*self.parts.get() };
         &parts[self.part.load(Ordering::Relaxed)]
     }
@@ -78,7 +78,7 @@ impl<E: Kernels> Work for Body<E> {
     }
 
     fn task(&self, step: usize, task: u64, worker: usize) {
-        // SAFETY: the crew gives each task to one worker, after all of the steps before; the rest is as the plan was built.
+        // SAFETY: the thread pool gives each task to one worker, after all of the steps before; the rest is as the plan was built.
         unsafe { self.now().steps[step].run(self.isa, task as usize, self.scratch[worker]) };
     }
 }
@@ -91,12 +91,12 @@ impl<E: Kernels> Part<E> {
         part
     }
 
-    /// Gives steps on chosen tiles as many tasks as those are worth.
+    /// Gives steps on active tiles as many tasks as those are worth.
     fn set_tasks(&mut self) {
         for step in &mut self.steps {
-            if let Kind::Winograd { which: Which::Chosen(chosen), .. } = step.kind {
+            if let Kind::Winograd { which: Which::Active(active), .. } = step.kind {
                 // SAFETY: it is the body's, and nobody changes it now.
-                let Chosen { tiles, per_task } = unsafe { &*chosen };
+                let ActiveTiles { tiles, per_task } = unsafe { &*active };
                 step.tasks = tiles.len().div_ceil(*per_task);
             }
         }
@@ -111,13 +111,13 @@ impl<E: Kernels> Part<E> {
     }
 }
 
-/// The end of the network, for a few columns at a time. See `tail.rs`.
-struct Tail<E> {
+/// The end of the network, run for a few columns at a time. See [`lazy_head`].
+struct LazyHead<E> {
     steps: Vec<Step<E>>,
     _memory: Vec<Memory>,
     scratch: Memory,
     /// Input and output of the convolutions that are done for picked columns only.
-    _lines: Memory,
+    _columns_memory: Memory,
     /// For each source its maps.
     sources: Vec<Vec<Map<E>>>,
     /// Where the columns of each source go, then those of each of `constants`.
@@ -129,140 +129,191 @@ struct Tail<E> {
     picked: Vec<u32>,
     /// How many of them are in each map.
     in_map: Vec<usize>,
-    /// Room for [`lazy_head::choose`].
+    /// Room for [`lazy_head::activate_tiles`].
     marks: Vec<bool>,
     /// The result: rows of as many numbers as there are picked columns.
     result: Vec<f32>,
 }
 
-/// A network of one input size that was looked at, and what there is to do; no memory yet.
-pub struct Sketch<E> {
+/// A network that is planned for one input size, without memory: what [`Plan::new`] builds from.
+pub struct PlanBuilder<E> {
     options: Options,
     graph: Graph,
-    cut: Option<lazy_head::Cut>,
-    draft: build::Draft<E>,
+    planned: build::PlannedGraph<E>,
+    head: Option<PlannedHead<E>>,
 }
 
-impl<E: Kernels> Sketch<E> {
-    /// Looks at `graph`, which is fused.
+/// A head that is run lazily, without memory.
+struct PlannedHead<E> {
+    split: lazy_head::GraphSplit,
+    /// What is behind the split, planned for one thread.
+    rest: Graph,
+    planned: build::PlannedGraph<E>,
+}
+
+impl<E: Kernels> PlanBuilder<E> {
+    /// Plans `graph`, which is fused.
     ///
     /// # Errors
     /// One line: what has no kernel.
     pub fn new(graph: Graph, options: Options) -> Result<Self, String> {
-        let cut = lazy_head::cut(&graph, options.winograd);
-        let wanted = cut.as_ref().map(lazy_head::Cut::wanted).unwrap_or_default();
-        let draft = build::draft::<E>(&graph, options, &wanted)?;
-        if let Some(cut) = &cut {
-            let mut rest = cut.rest.clone();
-            rest.fuse();
-            build::draft::<E>(&rest, options, &Wanted::default())?;
-        }
-        Ok(Sketch { options, graph, cut, draft })
+        let split = lazy_head::split(&graph, options.winograd);
+        let wanted = split.as_ref().map(lazy_head::GraphSplit::wanted).unwrap_or_default();
+        let planned = build::plan_graph::<E>(&graph, options, &wanted)?;
+        let head = split.map(|split| PlannedHead::new(split, options)).transpose()?;
+        Ok(PlanBuilder { options, graph, planned, head })
     }
 
     /// Whether it is the same network as `other`, perhaps at another size, so that one's packed weights are the other's.
     pub fn shares_weights(&self, other: &Self) -> bool {
-        self.options == other.options && self.draft.shares_weights(&self.graph, &other.draft, &other.graph)
+        self.options == other.options
+            && self.planned.shares_weights(&self.graph, &other.planned, &other.graph)
+    }
+
+    /// Sides of the output if every column is in it.
+    pub fn output_shape(&self) -> &[usize] {
+        &self.graph.nodes[self.graph.output].shape
     }
 
     /// Drops the weights, which those of the same network at another size stand for.
     pub fn drop_weights(&mut self) {
         self.graph.drop_weights();
     }
+
+    /// Bytes that are this size's alone: constants, the lazy head.
+    fn own_bytes(&self) -> (usize, usize) {
+        let head = self.head.as_ref().map_or(0, PlannedHead::bytes);
+        let columns = self.head.as_ref().map_or(0, |_| self.planned.last_blocks_most() * COLUMNS * 8);
+        (Memory::bytes_of(self.planned.constants_len()), head + Memory::bytes_of(columns))
+    }
+}
+
+impl<E: Kernels> PlannedHead<E> {
+    fn new(mut split: lazy_head::GraphSplit, options: Options) -> Result<Self, String> {
+        let mut rest = split.take_rest();
+        rest.fuse();
+        let planned = build::plan_graph::<E>(&rest, Options { threads: 1, ..options }, &Wanted::default())?;
+        if planned.inputs_len() != split.sources.len() + split.constants.len() {
+            return Err("a head that does not use all of its inputs".into());
+        }
+        Ok(PlannedHead { split, rest, planned })
+    }
+
+    /// Bytes of its arena, weights and constants, and of the result.
+    fn bytes(&self) -> usize {
+        let lens = [self.planned.arena_len(), self.planned.weights_len(), self.planned.constants_len()];
+        let scratch = scratch_len::<E>(self.planned.scratch_len());
+        lens.into_iter().chain([scratch]).map(Memory::bytes_of).sum::<usize>() + 4 * self.split.result_len()
+    }
+}
+
+/// What a plan of `builders` will take, before any of it is there.
+pub fn costs<E: Kernels>(builders: &[PlanBuilder<E>]) -> Costs {
+    let Some(first) = builders.first() else { return Costs::default() };
+    let most = |len: fn(&build::PlannedGraph<E>) -> usize| {
+        builders.iter().map(|builder| len(&builder.planned)).max().unwrap_or(0)
+    };
+    let (constants, heads) =
+        builders.iter().map(PlanBuilder::own_bytes).fold((0, 0), |sum, own| (sum.0 + own.0, sum.1 + own.1));
+    let scratch = Memory::bytes_of(scratch_len::<E>(most(build::PlannedGraph::scratch_len)));
+    Costs {
+        arena_bytes: Memory::bytes_of(most(build::PlannedGraph::arena_len)),
+        arena_least_bytes: 4 * most(build::PlannedGraph::least_len),
+        weights_bytes: Memory::bytes_of(first.planned.weights_len()) + constants,
+        scratch_bytes: first.options.threads * scratch,
+        head_bytes: heads,
+        macs: first.graph.macs(),
+    }
 }
 
 /// The network at one size.
-struct Rung<E> {
+struct AtSize<E> {
     input: (*mut f32, usize),
     output: (*mut f32, usize),
     output_shape: Vec<usize>,
-    tail: Option<Tail<E>>,
+    lazy_head: Option<LazyHead<E>>,
 }
 
 /// A network of one input size or some, ready to run at one of them at a time: they share the weights, the arena and the threads.
 pub struct Plan<E> {
     body: Arc<Body<E>>,
-    crew: Crew,
+    pool: ThreadPool,
     threads: usize,
-    rungs: Vec<Rung<E>>,
+    sizes: Vec<AtSize<E>>,
     /// Which of them is run.
-    at: usize,
+    current: usize,
     costs: Costs,
 }
 
-// SAFETY: the pointers are into memory that the body and the tails own.
+// SAFETY: the pointers are into memory that the body and the lazy heads own.
 unsafe impl<E: Kernels> Send for Plan<E> {}
 
 impl<E: Kernels> Plan<E> {
-    /// Plans `sketches`: one with its weights, and others that share them. The first is run until another is chosen.
+    /// Takes the memory that `builders` planned, packs the weights and starts the threads. The first has its weights, the others
+    /// share them. The first is run until another is selected.
     ///
     /// # Errors
     /// One line: others that do not share, or no more threads.
-    pub fn new(mut sketches: Vec<Sketch<E>>) -> Result<Self, String> {
-        let (first, others) = sketches.split_first_mut().ok_or("no network")?;
+    pub fn new(mut builders: Vec<PlanBuilder<E>>) -> Result<Self, String> {
+        let costs = costs(&builders);
+        let (first, others) = builders.split_first_mut().ok_or("no network")?;
         if others.iter().any(|other| !other.shares_weights(first)) {
             return Err("the network has other weights at another size".into());
         }
         let options = first.options;
-        let macs = first.graph.macs();
-        let mut weights = Memory::zeroed(first.draft.weights_len());
+        let mut weights = Memory::zeroed(first.planned.weights_len());
         // SAFETY: there is room for them, and nobody else has it.
-        unsafe { first.draft.pack(&mut first.graph, weights.first().cast()) };
-        let lens = sketches.iter().map(|sketch| sketch.draft.arena_len());
+        unsafe { first.planned.pack(&mut first.graph, weights.first().cast()) };
+        let lens = builders.iter().map(|builder| builder.planned.arena_len());
         let mut arena = Memory::zeroed(lens.max().unwrap_or(0));
-        let mut costs = Costs {
-            arena_bytes: arena.bytes(),
-            arena_least_bytes: 0,
-            weights_bytes: weights.bytes(),
-            scratch_bytes: 0,
-            macs,
-        };
-        let (mut parts, mut chosen, mut numbers, mut memory) =
+        let (mut parts, mut active, mut numbers, mut memory) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (mut rungs, mut most) = (Vec::new(), 0);
-        for Sketch { graph, cut, draft, .. } in sketches {
+        let (mut sizes, mut scratch_most) = (Vec::new(), 0);
+        for PlanBuilder { graph, planned, head, .. } in builders {
             // SAFETY: the arena is as long as the longest needs, the weights are those of all; both live as long as the body.
-            let mut built = unsafe { draft.bind(arena.first(), weights.first().cast()) };
+            let mut built = unsafe { planned.bind(arena.first(), weights.first().cast()) };
             let output_shape = graph.nodes[graph.output].shape.clone();
             drop(graph);
-            let tail = cut.map(|cut| Tail::new(cut, options, &built)).transpose()?;
-            costs.arena_least_bytes = costs.arena_least_bytes.max(4 * built.least_len);
-            costs.weights_bytes += built.memory.iter().map(Memory::bytes).sum::<usize>();
-            most = most.max(built.scratch_len);
-            rungs.push(Rung { input: built.inputs[0], output: built.output, output_shape, tail });
-            parts.extend([Part::new(built.steps), Part::new(built.later)]);
-            chosen.push(built.chosen);
+            let lazy_head = head.map(|head| LazyHead::new(head, &built));
+            scratch_most = scratch_most.max(built.scratch_len);
+            sizes.push(AtSize { input: built.inputs[0], output: built.output, output_shape, lazy_head });
+            parts.extend([Part::new(built.steps), Part::new(built.deferred)]);
+            active.push(built.active);
             numbers.push(built._numbers);
             memory.append(&mut built.memory);
         }
         let mut scratch: Vec<Memory> =
-            (0..options.threads).map(|_| Memory::zeroed(scratch_len::<E>(most))).collect();
-        costs.scratch_bytes = scratch.iter().map(Memory::bytes).sum();
+            (0..options.threads).map(|_| Memory::zeroed(scratch_len::<E>(scratch_most))).collect();
         let firsts = scratch.iter_mut().map(|scratch| scratch.first().cast::<E>()).collect();
         memory.extend(scratch.into_iter().chain([arena, weights]));
+        debug_assert_eq!(
+            memory.iter().map(Memory::bytes).sum::<usize>(),
+            costs.arena_bytes + costs.weights_bytes + costs.scratch_bytes,
+            "as much as was planned"
+        );
         let body = Arc::new(Body {
             parts: UnsafeCell::new(parts),
             part: AtomicUsize::new(0),
-            chosen: UnsafeCell::new(chosen),
+            active: UnsafeCell::new(active),
             isa: options.isa,
             _memory: UnsafeCell::new(memory),
             _numbers: numbers,
             scratch: firsts,
         });
-        let crew = Crew::new(&body, options.threads)
+        let pool = ThreadPool::new(&body, options.threads)
             .map_err(|error| format!("no thread for the engine: {error}"))?;
-        Ok(Plan { body, crew, threads: options.threads, rungs, at: 0, costs })
+        Ok(Plan { body, pool, threads: options.threads, sizes, current: 0, costs })
     }
 
-    /// Has another size run from now on: that of sketch `rung`. What was written into the input is gone.
-    pub fn select(&mut self, rung: usize) {
-        assert!(rung < self.rungs.len(), "size {rung} of {}", self.rungs.len());
-        self.at = rung;
+    /// Runs at another size from now on: that of builder `index`. What was written into the input is gone.
+    pub fn select(&mut self, index: usize) {
+        assert!(index < self.sizes.len(), "size {index} of {}", self.sizes.len());
+        self.current = index;
     }
 
     /// The picture: three planes, row by row.
     pub fn input(&mut self) -> &mut [f32] {
-        let (first, len) = self.rungs[self.at].input;
+        let (first, len) = self.sizes[self.current].input;
         // SAFETY: it lies in the arena, nobody runs while we are borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(first, len) }
     }
@@ -270,34 +321,29 @@ impl<E: Kernels> Plan<E> {
     /// Runs all steps: the output row by row, with so many columns. Of a head's only those columns whose best score can reach
     /// `score_min` (0: all; below 1), in their order. Valid until the next run.
     pub fn run(&mut self, score_min: f32) -> (&[f32], usize) {
-        self.body.part.store(2 * self.at, Ordering::Relaxed);
-        self.crew.run(&*self.body);
-        let rung = &mut self.rungs[self.at];
-        let Some(tail) = &mut rung.tail else {
-            let columns = rung.output_shape.last().copied().unwrap_or(1);
+        self.body.part.store(2 * self.current, Ordering::Relaxed);
+        self.pool.run(&*self.body);
+        let at_size = &mut self.sizes[self.current];
+        let Some(lazy_head) = &mut at_size.lazy_head else {
+            let columns = at_size.output_shape.last().copied().unwrap_or(1);
             // SAFETY: it lies in the arena, the run is over, and nobody runs while we are borrowed mutably.
-            return (unsafe { std::slice::from_raw_parts(rung.output.0, rung.output.1) }, columns);
+            return (unsafe { std::slice::from_raw_parts(at_size.output.0, at_size.output.1) }, columns);
         };
-        tail.pick(score_min);
-        if !tail.picked.is_empty() {
+        lazy_head.pick(score_min);
+        if !lazy_head.picked.is_empty() {
             // SAFETY: no run is on, and nobody else begins one.
-            let (parts, chosen) = unsafe { (&mut *self.body.parts.get(), &mut *self.body.chosen.get()) };
-            tail.choose(&mut chosen[self.at], self.threads);
-            parts[2 * self.at + 1].set_tasks();
-            self.body.part.store(2 * self.at + 1, Ordering::Relaxed);
-            self.crew.run(&*self.body);
+            let (parts, active) = unsafe { (&mut *self.body.parts.get(), &mut *self.body.active.get()) };
+            lazy_head.activate_tiles(&mut active[self.current], self.threads);
+            parts[2 * self.current + 1].set_tasks();
+            self.body.part.store(2 * self.current + 1, Ordering::Relaxed);
+            self.pool.run(&*self.body);
         }
-        tail.run(self.body.isa)
-    }
-
-    /// Sides of the output if every column is in it.
-    pub fn output_shape(&self) -> &[usize] {
-        &self.rungs[self.at].output_shape
+        lazy_head.run(self.body.isa)
     }
 
     /// Whether only the columns that matter are finished.
     pub fn is_sparse(&self) -> bool {
-        self.rungs[self.at].tail.is_some()
+        self.sizes[self.current].lazy_head.is_some()
     }
 
     /// What it takes.
@@ -309,7 +355,7 @@ impl<E: Kernels> Plan<E> {
     pub fn step_times(&mut self, now: &mut dyn FnMut() -> u64) -> Vec<StepTime> {
         let mut times = Vec::new();
         let mut begun = 0;
-        self.walk(&mut |step, is_done| match is_done {
+        self.for_each_step(&mut |step, is_done| match is_done {
             false => begun = now(),
             true => {
                 let nanos = now() - begun;
@@ -324,7 +370,7 @@ impl<E: Kernels> Plan<E> {
     /// Runs all steps on this thread and shows what goes into the convolutions that int8 does on bytes, eight channels of a pixel at a
     /// time; what is read more than once is shown once.
     pub fn observe(&mut self, each: &mut dyn FnMut(&str, [f32; 8])) {
-        self.walk(&mut |step, is_done| {
+        self.for_each_step(&mut |step, is_done| {
             let Kind::Direct { conv, for_int8: true, .. } = &step.kind else { return };
             if is_done {
                 return;
@@ -348,13 +394,13 @@ impl<E: Kernels> Plan<E> {
     }
 
     /// Runs all steps on this thread, as if every column were picked, and shows each before and after.
-    fn walk(&mut self, show: &mut dyn FnMut(&Step<E>, bool)) {
+    fn for_each_step(&mut self, show: &mut dyn FnMut(&Step<E>, bool)) {
         // SAFETY: no run is on, and nobody else begins one.
-        let (parts, chosen) = unsafe { (&mut *self.body.parts.get(), &mut *self.body.chosen.get()) };
-        let parts = &mut parts[2 * self.at..][..2];
-        if let Some(tail) = &mut self.rungs[self.at].tail {
-            tail.pick_all();
-            tail.choose(&mut chosen[self.at], 1);
+        let (parts, active) = unsafe { (&mut *self.body.parts.get(), &mut *self.body.active.get()) };
+        let parts = &mut parts[2 * self.current..][..2];
+        if let Some(lazy_head) = &mut self.sizes[self.current].lazy_head {
+            lazy_head.pick_all();
+            lazy_head.activate_tiles(&mut active[self.current], 1);
         }
         parts[1].set_tasks();
         for step in parts.iter().flat_map(|part| &part.steps) {
@@ -368,36 +414,42 @@ impl<E: Kernels> Plan<E> {
     }
 }
 
-impl lazy_head::Cut {
+impl lazy_head::GraphSplit {
+    /// Numbers of the result if every column is picked.
+    fn result_len(&self) -> usize {
+        (self.scores.2 + 4) * self.columns
+    }
+
     /// What the steps are to make.
     fn wanted(&self) -> Wanted {
         let maps = || self.sources.iter().flatten();
         let pieces = || maps().flat_map(|map| &map.pieces);
         // All that is near the picture before what comes out of it.
         let chain_len = maps().map(|map| map.chain.len()).max().unwrap_or(0);
-        let later = (0..chain_len).flat_map(|at| maps().filter_map(move |map| map.chain.get(at).copied()));
+        let deferred = (0..chain_len).flat_map(|at| maps().filter_map(move |map| map.chain.get(at).copied()));
         Wanted {
             maps: pieces().map(|piece| piece.node).collect(),
-            later: later.collect(),
+            deferred: deferred.collect(),
             lasts: pieces().filter_map(|piece| piece.last).collect(),
         }
     }
 
-    /// The maps of each source as they were built, with `lines` for the convolutions of their pieces.
-    fn maps<E: Kernels>(&self, built: &Built<E>, lines: *mut E) -> Vec<Vec<Map<E>>> {
+    /// The maps of each source as they were built, with `columns_memory` for the convolutions of their pieces.
+    fn maps<E: Kernels>(&self, built: &Built<E>, columns_memory: *mut E) -> Vec<Vec<Map<E>>> {
         let wanted = self.wanted();
-        let (mut places, mut lasts) = (built.maps.iter(), built.lasts.iter());
+        let (mut tensors, mut lasts) = (built.maps.iter(), built.lasts.iter());
         let mut map_of = |map: &lazy_head::MapOf| {
             let mut size = (0, 0);
             let pieces = map.pieces.iter().map(|piece| {
-                let (place, of_place) = *places.next().expect("one each");
-                size = of_place;
-                let last = piece.last.map(|_| last_conv(lasts.next().expect("one each"), lines));
-                Piece { place, rows: piece.rows, last }
+                let (tensor, tensor_size) = *tensors.next().expect("one each");
+                size = tensor_size;
+                let last = piece.last.map(|_| last_conv(lasts.next().expect("one each"), columns_memory));
+                Piece { tensor, rows: piece.rows, last }
             });
             let pieces = pieces.collect();
-            let chosen = map.chain.iter().filter_map(|id| wanted.later.iter().position(|other| other == id));
-            Map { pieces, size, chosen: chosen.collect() }
+            let active =
+                map.chain.iter().filter_map(|id| wanted.deferred.iter().position(|other| other == id));
+            Map { pieces, size, active: active.collect() }
         };
         self.sources.iter().map(|maps| maps.iter().map(&mut map_of).collect()).collect()
     }
@@ -408,18 +460,22 @@ fn scratch_len<E>(len: usize) -> usize {
     (len * size_of::<E>()).div_ceil(4).max(16)
 }
 
-/// A convolution of [`COLUMNS`] pixels at `lines`.
-fn last_conv<E: Kernels>(last: &Last<E>, lines: *mut E) -> Conv<E> {
-    let plane = COLUMNS * 8;
+/// A convolution of [`COLUMNS`] pixels at `columns_memory`.
+fn last_conv<E: Kernels>(last: &Last<E>, columns_memory: *mut E) -> Conv<E> {
+    let block_stride = COLUMNS * 8;
     Conv {
-        x: lines,
+        x: columns_memory,
         step: (8, 0),
         tap: (0, 0),
         taps: (1, 1),
-        blocks: (last.blocks.0, plane),
+        blocks: (last.blocks.0, block_stride),
         w: last.w,
         bias: last.bias,
-        out: Place { first: lines.wrapping_add(last.blocks.0 * plane), line: 0, plane },
+        out: TensorPtr {
+            first: columns_memory.wrapping_add(last.blocks.0 * block_stride),
+            row_stride: 0,
+            block_stride,
+        },
         size: (COLUMNS, 1),
         out_blocks: last.blocks.1,
         act: last.act,
@@ -427,37 +483,32 @@ fn last_conv<E: Kernels>(last: &Last<E>, lines: *mut E) -> Conv<E> {
     }
 }
 
-impl<E: Kernels> Tail<E> {
-    fn new(cut: lazy_head::Cut, options: Options, body: &Built<E>) -> Result<Self, String> {
-        let most = body.lasts.iter().map(|last| last.blocks.0 + last.blocks.1).max().unwrap_or(0);
-        let mut lines = Memory::zeroed(most * COLUMNS * 8);
-        let sources = cut.maps(body, lines.first().cast());
-        let mut rest = cut.rest;
-        rest.fuse();
-        let built = build::build(&mut rest, Options { threads: 1, ..options }, &Wanted::default())?;
-        if built.inputs.len() != sources.len() + cut.constants.len() {
-            return Err("a head that does not use all of its inputs".into());
-        }
-        let rows = cut.scores.2 + 4;
-        let maps = &sources[cut.scores.0];
+impl<E: Kernels> LazyHead<E> {
+    fn new(head: PlannedHead<E>, body: &Built<E>) -> Self {
+        let PlannedHead { split, mut rest, planned } = head;
+        let blocks_most = body.lasts.iter().map(|last| last.blocks.0 + last.blocks.1).max().unwrap_or(0);
+        let mut columns_memory = Memory::zeroed(blocks_most * COLUMNS * 8);
+        let sources = split.maps(body, columns_memory.first().cast());
+        let built = planned.allocate(&mut rest);
+        let maps = &sources[split.scores.0];
         let tiles = maps.iter().map(|map| map.size.0.div_ceil(4) * map.size.1.div_ceil(4)).max();
-        Ok(Tail {
+        LazyHead {
             steps: built.steps,
             _memory: built.memory,
             scratch: Memory::zeroed(scratch_len::<E>(built.scratch_len)),
-            _lines: lines,
+            _columns_memory: columns_memory,
             in_map: vec![0; maps.len()],
             marks: vec![false; 2 * tiles.unwrap_or(0)],
             sources,
             inputs: built.inputs,
-            constants: cut.constants,
             output: built.output,
-            scores: cut.scores,
-            columns: cut.columns,
-            picked: Vec::with_capacity(cut.columns),
+            scores: split.scores,
+            columns: split.columns,
+            picked: Vec::with_capacity(split.columns),
             // Not touched, and so not taken from the system, as far as it is not needed.
-            result: vec![0.0; rows * cut.columns],
-        })
+            result: vec![0.0; split.result_len()],
+            constants: split.constants,
+        }
     }
 
     /// Picks the columns that can reach `score_min`.
@@ -489,13 +540,13 @@ impl<E: Kernels> Tail<E> {
     }
 
     /// Chooses the tiles that the picked columns need.
-    fn choose(&mut self, chosen: &mut [Chosen], threads: usize) {
+    fn activate_tiles(&mut self, active: &mut [ActiveTiles], threads: usize) {
         for maps in &self.sources {
             let mut columns = &self.picked[..];
             for (map, count) in maps.iter().zip(&self.in_map) {
                 let (ours, others) = columns.split_at(*count);
                 columns = others;
-                lazy_head::choose(map, ours, chosen, threads, &mut self.marks);
+                lazy_head::activate_tiles(map, ours, active, threads, &mut self.marks);
             }
         }
     }
@@ -513,17 +564,17 @@ impl<E: Kernels> Tail<E> {
                     unsafe { lazy_head::gather(&maps[index], columns, isa, input.0) };
                 }
                 for (numbers, input) in self.constants.iter().zip(&self.inputs[self.sources.len()..]) {
-                    // SAFETY: it lies in the tail's arena, and nobody else is there.
+                    // SAFETY: it lies in the lazy head's arena, and nobody else is there.
                     let input = unsafe { std::slice::from_raw_parts_mut(input.0, input.1) };
-                    let lines = numbers.chunks_exact(self.columns).zip(input.chunks_exact_mut(COLUMNS));
-                    for (from, to) in lines {
+                    let rows = numbers.chunks_exact(self.columns).zip(input.chunks_exact_mut(COLUMNS));
+                    for (from, to) in rows {
                         let from = &from[before..];
                         columns.iter().zip(to).for_each(|(column, to)| *to = from[*column as usize]);
                     }
                 }
                 for step in &self.steps {
                     for task in 0..step.tasks + step.borders.len() {
-                        // SAFETY: all before it are done, on this thread, in the tail's own memory.
+                        // SAFETY: all before it are done, on this thread, in the lazy head's own memory.
                         unsafe { step.run(isa, task, scratch) };
                     }
                 }

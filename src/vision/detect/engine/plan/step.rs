@@ -1,12 +1,14 @@
 //! The steps of a plan: which kernel, on which memory, in how many tasks.
 
+use std::ops::Range;
+
 use super::super::graph::Binary;
 use super::super::kernels::conv::Conv;
 use super::super::kernels::flat::MatMul;
 use super::super::kernels::int8::Int8Conv;
 use super::super::kernels::maps::{Depthwise, MaxPool, Upsample};
 use super::super::kernels::winograd::Winograd;
-use super::super::kernels::{self, Isa, Kernels, Place};
+use super::super::kernels::{self, Isa, Kernels, TensorPtr};
 
 /// Most axes of a tensor that is copied or combined number by number.
 pub const AXES_MAX: usize = 5;
@@ -14,9 +16,9 @@ pub const AXES_MAX: usize = 5;
 /// Sides of a tensor, padded in front with 1.
 pub type Sides = [usize; AXES_MAX];
 
-/// Tiles that are done, chosen anew in each run.
+/// The tiles that a deferred step computes, set anew in each run.
 #[derive(Debug, Clone, Default)]
-pub struct Chosen {
+pub struct ActiveTiles {
     /// Their numbers, in order.
     pub tiles: Vec<u32>,
     /// How many a task does.
@@ -28,8 +30,35 @@ pub struct Chosen {
 pub enum Which {
     /// All: their numbers in a row, and how many a task does.
     All { numbers: *const u32, per_task: usize },
-    /// Those that the plan chose.
-    Chosen(*const Chosen),
+    /// Those that the lazy head activated.
+    Active(*const ActiveTiles),
+}
+
+impl Which {
+    /// The tiles of a task, of `all` that the convolution has.
+    ///
+    /// # Safety
+    /// What it points to is there, and nobody writes it.
+    unsafe fn tiles(&self, all: usize, task: usize) -> &[u32] {
+        // SAFETY: the caller's promise; `numbers` has as many as there are tiles.
+        unsafe {
+            match self {
+                Which::All { numbers, per_task } => {
+                    let part = part_of(task, *per_task, all);
+                    std::slice::from_raw_parts(numbers.add(part.start), part.len())
+                }
+                Which::Active(active) => {
+                    let ActiveTiles { tiles, per_task } = &**active;
+                    &tiles[part_of(task, *per_task, tiles.len())]
+                }
+            }
+        }
+    }
+}
+
+/// What task `task` does of `all`, `per_task` at a time.
+fn part_of(task: usize, per_task: usize, all: usize) -> Range<usize> {
+    task * per_task..((task + 1) * per_task).min(all)
 }
 
 /// What a step does.
@@ -52,11 +81,11 @@ pub enum Kind<E> {
     /// Twice the size.
     Upsample { up: Upsample<E> },
     /// Rows into blocks of 8 channels.
-    Pack { from: *const f32, to: Place<E>, channels: usize, size: (usize, usize) },
+    Pack { from: *const f32, to: TensorPtr<E>, channels: usize, size: (usize, usize) },
     /// Blocks of 8 channels into rows.
-    Unpack { from: Place<E>, to: *mut f32, channels: usize, size: (usize, usize) },
+    Unpack { from: TensorPtr<E>, to: *mut f32, channels: usize, size: (usize, usize) },
     /// Blocks of 8 channels into others.
-    Copy { from: Place<E>, to: Place<E>, size: (usize, usize) },
+    Copy { from: TensorPtr<E>, to: TensorPtr<E>, size: (usize, usize) },
     /// Products of matrices, `batch` of them.
     MatMul { mul: MatMul, m: usize, rows: usize },
     /// Along the last axis.
@@ -74,11 +103,11 @@ pub enum Kind<E> {
         b: *const f32,
         to: *mut f32,
         sides: Sides,
-        a_pitch: Sides,
-        b_pitch: Sides,
+        a_strides: Sides,
+        b_strides: Sides,
     },
     /// A copy with other distances between neighbours.
-    Gather { from: *const f32, to: *mut f32, sides: Sides, from_pitch: Sides, to_pitch: Sides },
+    Gather { from: *const f32, to: *mut f32, sides: Sides, from_strides: Sides, to_strides: Sides },
 }
 
 impl<E> Kind<E> {
@@ -110,7 +139,7 @@ impl<E> Kind<E> {
 #[derive(Debug, Clone, Copy)]
 pub struct Border<E> {
     /// Pixel (0, 0) of the first block.
-    pub place: Place<E>,
+    pub tensor: TensorPtr<E>,
     /// Blocks.
     pub blocks: usize,
     /// Columns and rows.
@@ -151,7 +180,7 @@ impl<E: Kernels> Step<E> {
             unsafe { zero(&self.borders[border]) };
             return;
         }
-        let part = |per_task: usize, all: usize| task * per_task..((task + 1) * per_task).min(all);
+        let part = |per_task: usize, all: usize| part_of(task, per_task, all);
         // SAFETY: the caller's promise; each arm's tasks write different rows, tiles, blocks or numbers.
         unsafe {
             match &self.kind {
@@ -160,17 +189,8 @@ impl<E: Kernels> Step<E> {
                 Kind::Direct { conv, rows, .. } => E::conv_rows(isa, conv, part(*rows, conv.size.1)),
                 Kind::Int8 { conv, rows } => E::int8_rows(isa, conv, part(*rows, conv.size.1), scratch),
                 Kind::Winograd { conv, which } => {
-                    let tiles = match which {
-                        Which::All { numbers, per_task } => {
-                            let part = part(*per_task, conv.tiles().0 * conv.tiles().1);
-                            std::slice::from_raw_parts(numbers.add(part.start), part.len())
-                        }
-                        Which::Chosen(chosen) => {
-                            let Chosen { tiles, per_task } = &**chosen;
-                            &tiles[part(*per_task, tiles.len())]
-                        }
-                    };
-                    E::winograd_tiles(isa, conv, tiles, scratch);
+                    let all = conv.tiles().0 * conv.tiles().1;
+                    E::winograd_tiles(isa, conv, which.tiles(all, task), scratch);
                 }
                 Kind::Depthwise { conv } => E::depthwise_rows(isa, conv, task, 0..conv.size.1),
                 Kind::MaxPool { pool } => E::max_pool_block(isa, pool, task, scratch),
@@ -181,26 +201,8 @@ impl<E: Kernels> Step<E> {
                 }
                 Kind::Pack { from, to, channels, size } => pack(*from, to, *channels, *size, task),
                 Kind::Unpack { from, to, channels, size } => unpack(from, *to, *channels, *size, task),
-                Kind::Copy { from, to, size } => {
-                    for row in 0..size.1 {
-                        std::ptr::copy_nonoverlapping(
-                            from.pixel(task, 0, row),
-                            to.pixel(task, 0, row),
-                            size.0 * 8,
-                        );
-                    }
-                }
-                Kind::MatMul { mul, m, rows } => {
-                    let chunks = m.div_ceil(*rows);
-                    let (batch, chunk) = (task / chunks, task % chunks);
-                    let mul = MatMul {
-                        a: mul.a.add(batch * m * mul.k),
-                        b: mul.b.add(batch * mul.k * mul.n),
-                        out: mul.out.add(batch * m * mul.n),
-                        ..*mul
-                    };
-                    kernels::matmul_rows(isa, &mul, chunk * rows..((chunk + 1) * rows).min(*m));
-                }
+                Kind::Copy { from, to, size } => copy_block(from, to, *size, task),
+                Kind::MatMul { mul, m, rows } => matmul(isa, mul, *m, *rows, task),
                 Kind::SoftmaxRows { first, len, count, rows } => {
                     for row in part(*rows, *count) {
                         kernels::softmax_row(isa, first.add(row * len), *len);
@@ -219,37 +221,19 @@ impl<E: Kernels> Step<E> {
                     let part = part(*size, *len);
                     kernels::silu(isa, from.add(part.start), to.add(part.start), part.len());
                 }
-                Kind::Binary { op, a, b, to, sides, a_pitch, b_pitch } => {
-                    let mut at = *to;
-                    each_row(sides, |index| {
-                        let (a, b) = (a.add(dot(index, a_pitch)), b.add(dot(index, b_pitch)));
-                        let (a_step, b_step) = (a_pitch[AXES_MAX - 1], b_pitch[AXES_MAX - 1]);
-                        for i in 0..sides[AXES_MAX - 1] {
-                            *at.add(i) = op.of(*a.add(i * a_step), *b.add(i * b_step));
-                        }
-                        at = at.add(sides[AXES_MAX - 1]);
-                    });
+                Kind::Binary { op, a, b, to, sides, a_strides, b_strides } => {
+                    binary(*op, (*a, a_strides), (*b, b_strides), *to, sides);
                 }
-                Kind::Gather { from, to, sides, from_pitch, to_pitch } => {
-                    let (len, last) = (sides[AXES_MAX - 1], AXES_MAX - 1);
-                    each_row(sides, |index| {
-                        let (from, to) = (from.add(dot(index, from_pitch)), to.add(dot(index, to_pitch)));
-                        if from_pitch[last] == 1 && to_pitch[last] == 1 {
-                            std::ptr::copy_nonoverlapping(from, to, len);
-                        } else {
-                            for i in 0..len {
-                                *to.add(i * to_pitch[last]) = *from.add(i * from_pitch[last]);
-                            }
-                        }
-                    });
+                Kind::Gather { from, to, sides, from_strides, to_strides } => {
+                    gather((*from, from_strides), (*to, to_strides), sides);
                 }
             }
         }
     }
 }
 
-fn dot(index: &Sides, pitch: &Sides) -> usize {
-    index.iter().zip(pitch).map(|(index, pitch)| index * pitch).sum()
+fn dot(index: &Sides, strides: &Sides) -> usize {
+    index.iter().zip(strides).map(|(index, strides)| index * strides).sum()
 }
 
 /// Calls `each` with the index of the first number of each row.
@@ -282,12 +266,12 @@ unsafe fn zero<E>(border: &Border<E>) {
     // SAFETY: the caller's promise.
     unsafe {
         for block in 0..border.blocks {
-            let first = border.place.pixel(block, 0, 0).sub(border.place.line + 8);
+            let first = border.tensor.pixel(block, 0, 0).sub(border.tensor.row_stride + 8);
             std::ptr::write_bytes(first, 0, (wide + 2) * 8);
-            std::ptr::write_bytes(first.add((high + 1) * border.place.line), 0, (wide + 2) * 8);
+            std::ptr::write_bytes(first.add((high + 1) * border.tensor.row_stride), 0, (wide + 2) * 8);
             for row in 1..=high {
-                std::ptr::write_bytes(first.add(row * border.place.line), 0, 8);
-                std::ptr::write_bytes(first.add(row * border.place.line + (wide + 1) * 8), 0, 8);
+                std::ptr::write_bytes(first.add(row * border.tensor.row_stride), 0, 8);
+                std::ptr::write_bytes(first.add(row * border.tensor.row_stride + (wide + 1) * 8), 0, 8);
             }
         }
     }
@@ -312,10 +296,10 @@ unsafe fn picture<E: Kernels>(isa: Isa, from: *const f32, to: *mut E, (wide, hig
 }
 
 /// # Safety
-/// The places have room for the sizes.
+/// The tensors have room for the sizes.
 unsafe fn pack<E: Kernels>(
     from: *const f32,
-    to: &Place<E>,
+    to: &TensorPtr<E>,
     channels: usize,
     (wide, high): (usize, usize),
     block: usize,
@@ -336,9 +320,9 @@ unsafe fn pack<E: Kernels>(
 }
 
 /// # Safety
-/// The places have room for the sizes.
+/// The tensors have room for the sizes.
 unsafe fn unpack<E: Kernels>(
-    from: &Place<E>,
+    from: &TensorPtr<E>,
     to: *mut f32,
     channels: usize,
     (wide, high): (usize, usize),
@@ -356,6 +340,88 @@ unsafe fn unpack<E: Kernels>(
             }
         }
     }
+}
+
+/// Copies a block of 8 channels.
+///
+/// # Safety
+/// The tensors have room for the size, and do not overlap.
+unsafe fn copy_block<E>(from: &TensorPtr<E>, to: &TensorPtr<E>, (wide, high): (usize, usize), block: usize) {
+    for row in 0..high {
+        // SAFETY: the caller's promise.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from.pixel(block, 0, row), to.pixel(block, 0, row), wide * 8);
+        }
+    }
+}
+
+/// Some `rows` of `m` of one of the products.
+///
+/// # Safety
+/// The matrices are there, one behind the other, and the rows are this task's alone; the CPU has `isa`.
+unsafe fn matmul(isa: Isa, first: &MatMul, m: usize, rows: usize, task: usize) {
+    let chunks = m.div_ceil(rows);
+    let (batch, chunk) = (task / chunks, task % chunks);
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mul = MatMul {
+            a: first.a.add(batch * m * first.k),
+            b: first.b.add(batch * first.k * first.n),
+            out: first.out.add(batch * m * first.n),
+            ..*first
+        };
+        kernels::matmul_rows(isa, &mul, part_of(chunk, rows, m));
+    }
+}
+
+/// Number by number, from two tensors with their strides into one that lies row by row.
+///
+/// # Safety
+/// All numbers that `sides` and the strides reach are there.
+unsafe fn binary(
+    op: Binary,
+    (a, a_strides): (*const f32, &Sides),
+    (b, b_strides): (*const f32, &Sides),
+    to: *mut f32,
+    sides: &Sides,
+) {
+    let (len, last) = (sides[AXES_MAX - 1], AXES_MAX - 1);
+    let mut at = to;
+    each_row(sides, |index| {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (a, b) = (a.add(dot(index, a_strides)), b.add(dot(index, b_strides)));
+            for i in 0..len {
+                *at.add(i) = op.of(*a.add(i * a_strides[last]), *b.add(i * b_strides[last]));
+            }
+            at = at.add(len);
+        }
+    });
+}
+
+/// Copies a tensor to one with other strides.
+///
+/// # Safety
+/// All numbers that `sides` and the strides reach are there; the two do not overlap.
+unsafe fn gather(
+    (from, from_strides): (*const f32, &Sides),
+    (to, to_strides): (*mut f32, &Sides),
+    sides: &Sides,
+) {
+    let (len, last) = (sides[AXES_MAX - 1], AXES_MAX - 1);
+    each_row(sides, |index| {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (from, to) = (from.add(dot(index, from_strides)), to.add(dot(index, to_strides)));
+            if from_strides[last] == 1 && to_strides[last] == 1 {
+                std::ptr::copy_nonoverlapping(from, to, len);
+            } else {
+                for i in 0..len {
+                    *to.add(i * to_strides[last]) = *from.add(i * from_strides[last]);
+                }
+            }
+        }
+    });
 }
 
 /// # Safety

@@ -136,7 +136,7 @@ impl Draw {
 
 fn plan<E: Kernels>(mut graph: Graph, options: Options) -> Result<Plan<E>, String> {
     graph.fuse();
-    Plan::new(vec![Sketch::new(graph, options)?])
+    Plan::new(vec![PlanBuilder::new(graph, options)?])
 }
 
 fn every_way() -> Vec<Options> {
@@ -386,31 +386,31 @@ fn sizes_as<E: Kernels>(range: Option<[f32; 2]>) {
         size_of::<E>() == 4 || if range.is_some() { way.isa.has_int8() } else { way.isa.has_half() }
     };
     for options in every_way().into_iter().filter(can) {
-        let sketch = |graph: &Graph| Sketch::<E>::new(graph.clone(), options).unwrap();
-        let sketches = || {
-            let mut sketches: Vec<_> = graphs.iter().map(sketch).collect();
-            sketches[1..].iter_mut().for_each(Sketch::drop_weights);
-            sketches
+        let builder = |graph: &Graph| PlanBuilder::<E>::new(graph.clone(), options).unwrap();
+        let builders = || {
+            let mut builders: Vec<_> = graphs.iter().map(builder).collect();
+            builders[1..].iter_mut().for_each(PlanBuilder::drop_weights);
+            builders
         };
         let mut renamed = graphs[1].clone();
         let conv = renamed.nodes.iter_mut().rfind(|node| matches!(node.op, Op::Conv(_))).unwrap();
         conv.name.push('x');
         for other in [network(10, 16, 24), renamed] {
-            assert!(Plan::new(vec![sketch(&graphs[0]), sketch(&other)]).is_err());
+            assert!(Plan::new(vec![builder(&graphs[0]), builder(&other)]).is_err());
         }
-        let mut plan = Plan::new(sketches()).unwrap();
-        let mut alone: Vec<_> = graphs.iter().map(|graph| Plan::new(vec![sketch(graph)]).unwrap()).collect();
+        let mut plan = Plan::new(builders()).unwrap();
+        let mut alone: Vec<_> = graphs.iter().map(|graph| Plan::new(vec![builder(graph)]).unwrap()).collect();
         let mut random = Random(3);
         let mut some = 0;
-        for (turn, rung) in [0, 2, 1, 1, 0, 2, 2, 0, 1, 0, 2].into_iter().enumerate() {
-            plan.select(rung);
-            let picture = random.numbers(3 * sides[rung].0 * sides[rung].1);
+        for (turn, size) in [0, 2, 1, 1, 0, 2, 2, 0, 1, 0, 2].into_iter().enumerate() {
+            plan.select(size);
+            let picture = random.numbers(3 * sides[size].0 * sides[size].1);
             plan.input().copy_from_slice(&picture);
-            alone[rung].input().copy_from_slice(&picture);
+            alone[size].input().copy_from_slice(&picture);
             let score_min = [0.0, 0.7, 0.9, 0.6][turn % 4];
             let (out, columns) = plan.run(score_min);
-            let expected = alone[rung].run(score_min);
-            assert_eq!((out, columns), expected, "{options:?} {turn} {rung}");
+            let expected = alone[size].run(score_min);
+            assert_eq!((out, columns), expected, "{options:?} {turn} {size}");
             some += usize::from(score_min > 0.0 && columns > 0);
         }
         assert!(some > 2, "{options:?}: some are finished, not all");
@@ -521,7 +521,7 @@ fn heads_as<E: Kernels>(
     Ok(())
 }
 
-/// Heads whose boxes cannot be done later, or only in part: on the picture itself, and with maps that two sources share.
+/// Heads whose boxes cannot be deferred, or only in part: on the picture itself, and with maps that two sources share.
 #[test]
 fn heads_of_other_forms() {
     for seed in 0..20 {

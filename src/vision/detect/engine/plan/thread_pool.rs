@@ -37,14 +37,14 @@ struct Counters {
     end: AtomicBool,
 }
 
-/// A crew for one piece of work.
+/// The threads of one piece of work.
 #[derive(Debug)]
-pub struct Crew {
+pub struct ThreadPool {
     counters: Arc<Counters>,
     others: Vec<(JoinHandle<()>, Thread)>,
 }
 
-impl Crew {
+impl ThreadPool {
     /// `workers` threads in all, the caller of [`Self::run`] among them.
     ///
     /// # Errors
@@ -60,7 +60,7 @@ impl Crew {
             let handle = thread.thread().clone();
             others.push((thread, handle));
         }
-        Ok(Crew { counters, others })
+        Ok(ThreadPool { counters, others })
     }
 
     /// Does all of the work once.
@@ -88,7 +88,7 @@ impl Crew {
     }
 }
 
-impl Drop for Crew {
+impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.counters.end.store(true, Ordering::Release);
         for (thread, other) in self.others.drain(..) {
@@ -200,11 +200,11 @@ mod tests {
             let notes =
                 Notes { begins, short, is_short, done, early: AtomicU64::new(0), workers: Mutex::default() };
             let work = Arc::new(notes);
-            let crew = Crew::new(&work, workers).unwrap();
+            let pool = ThreadPool::new(&work, workers).unwrap();
             for run in 1..=200 {
-                crew.run(&*work);
+                pool.run(&*work);
                 work.is_short.store(true, Ordering::Relaxed);
-                crew.run(&*work);
+                pool.run(&*work);
                 work.is_short.store(false, Ordering::Relaxed);
                 assert!(work.done.iter().all(|count| count.load(Ordering::SeqCst) == run), "{workers} {run}");
                 if run % 50 == 0 {

@@ -116,17 +116,17 @@ pub trait Simd: MulAdd<E: Number> {
 
     /// `LANES` numbers, at any alignment.
     unsafe fn store(to: *mut Self::E, v: Self::V);
-    /// A vector of neighbouring channels of a pixel, from blocks of 8 that are `plane` apart.
+    /// A vector of neighbouring channels of a pixel, from blocks of 8 that are `block_stride` apart.
     #[inline(always)]
-    unsafe fn load_blocks(from: *const Self::E, plane: usize) -> Self::V {
-        let _ = plane;
+    unsafe fn load_blocks(from: *const Self::E, block_stride: usize) -> Self::V {
+        let _ = block_stride;
         // SAFETY: the caller's promise.
         unsafe { Self::load(from) }
     }
     /// The same way back.
     #[inline(always)]
-    unsafe fn store_blocks(to: *mut Self::E, plane: usize, v: Self::V) {
-        let _ = plane;
+    unsafe fn store_blocks(to: *mut Self::E, block_stride: usize, v: Self::V) {
+        let _ = block_stride;
         // SAFETY: the caller's promise.
         unsafe { Self::store(to, v) }
     }

@@ -180,17 +180,17 @@ impl Simd for Avx512 {
         unsafe { _mm512_storeu_ps(to, v) }
     }
     #[inline(always)]
-    unsafe fn load_blocks(from: *const f32, plane: usize) -> __m512 {
+    unsafe fn load_blocks(from: *const f32, block_stride: usize) -> __m512 {
         unsafe {
             let low = _mm512_castps256_ps512(_mm256_loadu_ps(from));
-            _mm512_insertf32x8::<1>(low, _mm256_loadu_ps(from.add(plane)))
+            _mm512_insertf32x8::<1>(low, _mm256_loadu_ps(from.add(block_stride)))
         }
     }
     #[inline(always)]
-    unsafe fn store_blocks(to: *mut f32, plane: usize, v: __m512) {
+    unsafe fn store_blocks(to: *mut f32, block_stride: usize, v: __m512) {
         unsafe {
             _mm256_storeu_ps(to, _mm512_castps512_ps256(v));
-            _mm256_storeu_ps(to.add(plane), _mm512_extractf32x8_ps::<1>(v));
+            _mm256_storeu_ps(to.add(block_stride), _mm512_extractf32x8_ps::<1>(v));
         }
     }
     #[inline(always)]

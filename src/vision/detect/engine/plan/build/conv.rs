@@ -8,8 +8,9 @@ use super::super::super::kernels::winograd::Winograd;
 use super::super::super::kernels::{Act, Kernels};
 use super::super::lazy_head::TILES_MOST;
 use super::super::step::{Kind, Which};
-use super::weights::Int8Parts;
-use super::{At, Bind, Blocks, Build, What, picture_sides};
+use super::bind::{At, Bind, Blocks};
+use super::weights::{Int8Parts, What};
+use super::{GraphPlanner, picture_sides};
 
 /// Numbers of input that a task of a direct convolution should not pass: they are read once for each block of output channels,
 /// and so should stay in a second-level cache. 128 kB.
@@ -40,7 +41,7 @@ impl Shape<'_> {
     }
 }
 
-impl<E: Kernels> Build<'_, E> {
+impl<E: Kernels> GraphPlanner<'_, E> {
     pub(super) fn conv(&mut self, id: usize, conv: &graph::Conv) -> Result<(), String> {
         let node = &self.graph.nodes[id];
         let input = &self.graph.nodes[node.inputs[0]];
@@ -82,15 +83,15 @@ impl<E: Kernels> Build<'_, E> {
         Ok(())
     }
 
-    /// A place for the result, in a step that also reads `x`.
-    fn place_for(&mut self, shape: &Shape<'_>, x: usize) -> Blocks {
+    /// Room for the result, in a step that also reads `x`.
+    fn output_for(&mut self, shape: &Shape<'_>, x: usize) -> Blocks {
         self.output_of(shape.id, &[Some(x), shape.residual.map(|residual| residual.buffer)])
     }
 
-    /// Rows of the result that a task does, if it reads `line` numbers for each row of the input: as many tasks for each thread.
-    fn task_rows(&self, shape: &Shape<'_>, line: usize) -> usize {
+    /// Rows of the result that a task does, if it reads `row_numbers` numbers for each row of the input: as many tasks for each thread.
+    fn task_rows(&self, shape: &Shape<'_>, row_numbers: usize) -> usize {
         let rows = shape.to.1;
-        let most = (TASK_INPUT / (shape.conv.stride[0] * line)).clamp(1, rows);
+        let most = (TASK_INPUT / (shape.conv.stride[0] * row_numbers)).clamp(1, rows);
         rows.div_ceil(rows.div_ceil(most).next_multiple_of(self.options.threads).min(rows))
     }
 
@@ -106,7 +107,7 @@ impl<E: Kernels> Build<'_, E> {
         let x = self.in_blocks(node.inputs[0])?;
         self.border(x);
         let w = self.keep(pack_depthwise(shape.weights(), channels));
-        let out = self.place_for(shape, x.buffer);
+        let out = self.output_for(shape, x.buffer);
         let bias = self.keep_bias(shape.conv);
         let (size, act, residual) = (shape.size(), shape.act, shape.residual);
         self.step(
@@ -132,7 +133,7 @@ impl<E: Kernels> Build<'_, E> {
     fn winograd(&mut self, shape: &Shape<'_>, x: Blocks) {
         let how = What::Winograd { node: shape.id, channels: shape.to.0, in_channels: shape.from.0 };
         let w = self.weights.keep::<E>(how);
-        let out = self.place_for(shape, x.buffer);
+        let out = self.output_for(shape, x.buffer);
         let bias = self.keep_bias(shape.conv);
         let (size, act, residual) = (shape.size(), shape.act, shape.residual);
         let make = move |bind: &Bind<'_, E>| Winograd {
@@ -153,11 +154,11 @@ impl<E: Kernels> Build<'_, E> {
         let tasks = all.div_ceil(most).next_multiple_of(self.options.threads).min(all);
         let per_task = all.div_ceil(tasks);
         self.tiles_most = self.tiles_most.max(all);
-        let later = self.is_later.then_some(self.later_tiles.len());
-        if later.is_some() {
-            self.later_tiles.push(all);
+        let deferred = self.is_deferred.then_some(self.deferred_tiles.len());
+        if deferred.is_some() {
+            self.deferred_tiles.push(all);
         }
-        let tiles = if later.is_some() { TILES_MOST } else { per_task };
+        let tiles = if deferred.is_some() { TILES_MOST } else { per_task };
         self.scratch_len = self.scratch_len.max(nowhere.scratch_len(tiles, group));
         self.step(
             &self.graph.nodes[shape.id].name,
@@ -166,8 +167,8 @@ impl<E: Kernels> Build<'_, E> {
             shape.numbers,
             Box::new(move |bind, tables| Kind::Winograd {
                 conv: make(bind),
-                which: match later {
-                    Some(later) => Which::Chosen(&raw const tables.chosen[later]),
+                which: match deferred {
+                    Some(deferred) => Which::Active(&raw const tables.active[deferred]),
                     None => Which::All { numbers: tables.numbers, per_task },
                 },
             }),
@@ -198,17 +199,17 @@ impl<E: Kernels> Build<'_, E> {
         let ([down, across], [above, left]) = (shape.conv.stride, shape.conv.pad);
         let taps = wide * high;
         let w = self.weights.direct::<E>((shape.id, taps), shape.to.0, (shape.from.0, 8));
-        let out = self.place_for(shape, x.buffer);
+        let out = self.output_for(shape, x.buffer);
         let bias = self.keep_bias(shape.conv);
         let (size, act, residual) = (shape.size(), shape.act, shape.residual);
-        let rows = self.task_rows(shape, x.line() * x.blocks);
+        let rows = self.task_rows(shape, x.row_stride() * x.blocks);
         let for_int8 = shape.conv.is_for_int8(shape.from.0);
         let make = move |bind: &Bind<'_, E>| Conv {
-            x: bind.blocks(x).first.wrapping_sub(above * x.line() + left * 8),
-            step: (across * 8, down * x.line()),
-            tap: (8, x.line()),
+            x: bind.blocks(x).first.wrapping_sub(above * x.row_stride() + left * 8),
+            step: (across * 8, down * x.row_stride()),
+            tap: (8, x.row_stride()),
             taps: (wide, high),
-            blocks: (x.blocks, x.plane()),
+            blocks: (x.blocks, x.block_stride()),
             w: bind.numbers(w),
             bias: bind.numbers(bias),
             out: bind.blocks(out),
@@ -234,10 +235,10 @@ impl<E: Kernels> Build<'_, E> {
         let ([down, across], [above, left]) = (shape.conv.stride, shape.conv.pad);
         let parts = Int8Parts { channels: shape.to.0, in_channels: shape.from.0, taps: wide * high };
         let w = self.weights.keep::<E>(What::Int8 { node: shape.id, parts });
-        let [bias, scale, _] = parts.places().map(|at| At { offset: w.offset + at / size_of::<E>(), ..w });
-        let out = self.place_for(shape, x.buffer);
+        let [bias, scale, _] = parts.offsets().map(|at| At { offset: w.offset + at / size_of::<E>(), ..w });
+        let out = self.output_for(shape, x.buffer);
         let (size, act, residual) = (shape.size(), shape.act, shape.residual);
-        let rows = self.task_rows(shape, x.line() * x.blocks);
+        let rows = self.task_rows(shape, x.row_stride() * x.blocks);
         let make = move |bind: &Bind<'_, E>| Int8Conv {
             x: bind.blocks(x),
             blocks: parts.in_channels / int8::BLOCK,
@@ -271,17 +272,17 @@ impl<E: Kernels> Build<'_, E> {
     fn first(&mut self, shape: &Shape<'_>) -> Result<(), String> {
         let [high, wide] = shape.conv.kernel;
         let ([down, across], [above, left]) = (shape.conv.stride, shape.conv.pad);
-        let line = (shape.from.2 + 2) * 4;
+        let row_stride = (shape.from.2 + 2) * 4;
         let pixels = self.pixels(shape)?;
         let w = self.weights.direct::<E>((shape.id, wide * high), shape.to.0, (3, 3));
-        let out = self.place_for(shape, pixels.buffer);
+        let out = self.output_for(shape, pixels.buffer);
         let bias = self.keep_bias(shape.conv);
         let (size, act) = (shape.size(), shape.act);
-        let rows = self.task_rows(shape, line);
+        let rows = self.task_rows(shape, row_stride);
         let make = move |bind: &Bind<'_, E>| Conv {
-            x: bind.numbers(At { offset: (1 - above) * line + (1 - left) * 4, ..pixels }),
-            step: (across * 4, down * line),
-            tap: (4, line),
+            x: bind.numbers(At { offset: (1 - above) * row_stride + (1 - left) * 4, ..pixels }),
+            step: (across * 4, down * row_stride),
+            tap: (4, row_stride),
             taps: (wide, high),
             blocks: (1, 0),
             w: bind.numbers(w),

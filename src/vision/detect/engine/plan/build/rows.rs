@@ -4,9 +4,10 @@ use super::super::super::graph::{Binary, Op};
 use super::super::super::kernels::Kernels;
 use super::super::super::kernels::flat::MatMul;
 use super::super::step::{AXES_MAX, Kind, Sides};
-use super::{At, Build, CONSTANTS, TASK_NUMBERS};
+use super::bind::{At, CONSTANTS};
+use super::{GraphPlanner, TASK_NUMBERS};
 
-impl<E: Kernels> Build<'_, E> {
+impl<E: Kernels> GraphPlanner<'_, E> {
     fn uses_if_buffer(&mut self, at: At) {
         if at.buffer != CONSTANTS {
             self.uses(at.buffer);
@@ -15,35 +16,36 @@ impl<E: Kernels> Build<'_, E> {
 
     pub(super) fn concat_rows(&mut self, id: usize, axis: usize) -> Result<(), String> {
         let node = &self.graph.nodes[id];
-        let to_pitch = pitches(&node.shape);
+        let to_strides = row_major_strides(&node.shape);
         let to = self.flat_for(id);
         let mut start = 0;
         for input in &node.inputs {
             let shape = &self.graph.nodes[*input].shape;
             let from = self.in_rows(*input)?;
-            let to = At { offset: to.offset + start * to_pitch[axis], ..to };
-            self.gather_to(&node.name, from, &pitches(shape), to, &to_pitch, shape)?;
+            let to = At { offset: to.offset + start * to_strides[axis], ..to };
+            self.gather_to(&node.name, from, &row_major_strides(shape), to, &to_strides, shape)?;
             start += shape[axis];
         }
         Ok(())
     }
 
-    pub(super) fn gather(&mut self, id: usize, from: At, pitch: &[usize]) -> Result<(), String> {
+    pub(super) fn gather(&mut self, id: usize, from: At, strides: &[usize]) -> Result<(), String> {
         let node = &self.graph.nodes[id];
         let to = self.flat_for(id);
-        self.gather_to(&node.name, from, pitch, to, &pitches(&node.shape), &node.shape)
+        self.gather_to(&node.name, from, strides, to, &row_major_strides(&node.shape), &node.shape)
     }
 
     fn gather_to(
         &mut self,
         name: &str,
         from: At,
-        from_pitch: &[usize],
+        from_strides: &[usize],
         to: At,
-        to_pitch: &[usize],
+        to_strides: &[usize],
         shape: &[usize],
     ) -> Result<(), String> {
-        let (sides, from_pitch, to_pitch) = (sides(shape, 1)?, sides(from_pitch, 0)?, sides(to_pitch, 0)?);
+        let (sides, from_strides, to_strides) =
+            (sides(shape, 1)?, sides(from_strides, 0)?, sides(to_strides, 0)?);
         self.uses_if_buffer(from);
         self.uses(to.buffer);
         let numbers = 2 * shape.iter().product::<usize>();
@@ -56,8 +58,8 @@ impl<E: Kernels> Build<'_, E> {
                 from: bind.rows(from),
                 to: bind.rows(to),
                 sides,
-                from_pitch,
-                to_pitch,
+                from_strides,
+                to_strides,
             }),
         );
         Ok(())
@@ -98,8 +100,8 @@ impl<E: Kernels> Build<'_, E> {
     pub(super) fn softmax(&mut self, id: usize, axis: usize) -> Result<(), String> {
         let node = &self.graph.nodes[id];
         let from = self.in_rows(node.inputs[0])?;
-        let pitch = pitches(&node.shape);
-        self.gather(id, from, &pitch)?;
+        let strides = row_major_strides(&node.shape);
+        self.gather(id, from, &strides)?;
         let at = self.flat[id].ok_or("a result that is nowhere")?;
         self.uses(at.buffer);
         let len = node.shape[axis];
@@ -151,23 +153,23 @@ impl<E: Kernels> Build<'_, E> {
     pub(super) fn binary(&mut self, id: usize, op: Binary) -> Result<(), String> {
         let node = &self.graph.nodes[id];
         let [a, b] = node.inputs[..] else { return Err("an operation on one".into()) };
-        let pitch = |id: usize| -> Result<Sides, String> {
+        let strides = |id: usize| -> Result<Sides, String> {
             let shape = &self.graph.nodes[id].shape;
-            let mut pitch = pitches(shape);
+            let mut strides = row_major_strides(shape);
             for (axis, side) in shape.iter().enumerate() {
                 let whole = node.shape.len() - shape.len() + axis;
                 if *side == 1 && node.shape[whole] != 1 {
-                    pitch[axis] = 0;
+                    strides[axis] = 0;
                 } else if *side != node.shape[whole] {
                     return Err(format!("{shape:?} repeated to {:?}", node.shape));
                 }
             }
-            sides(&pitch, 0)
+            sides(&strides, 0)
         };
         if node.shape.len() < self.graph.nodes[a].shape.len().max(self.graph.nodes[b].shape.len()) {
             return Err("an operation with fewer sides than its inputs".into());
         }
-        let (a_pitch, b_pitch, sides) = (pitch(a)?, pitch(b)?, sides(&node.shape, 1)?);
+        let (a_strides, b_strides, sides) = (strides(a)?, strides(b)?, sides(&node.shape, 1)?);
         let (a, b) = (self.in_rows(a)?, self.in_rows(b)?);
         let to = self.flat_for(id);
         [a, b, to].into_iter().for_each(|at| self.uses_if_buffer(at));
@@ -183,8 +185,8 @@ impl<E: Kernels> Build<'_, E> {
                 b: bind.rows(b),
                 to: bind.rows(to),
                 sides,
-                a_pitch,
-                b_pitch,
+                a_strides,
+                b_strides,
             }),
         );
         Ok(())
@@ -192,12 +194,12 @@ impl<E: Kernels> Build<'_, E> {
 }
 
 /// From each neighbour to the next along each axis, in a tensor that lies row by row.
-pub(super) fn pitches(shape: &[usize]) -> Vec<usize> {
-    let mut pitch = vec![1; shape.len()];
+pub(super) fn row_major_strides(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; shape.len()];
     for axis in (1..shape.len()).rev() {
-        pitch[axis - 1] = pitch[axis] * shape[axis];
+        strides[axis - 1] = strides[axis] * shape[axis];
     }
-    pitch
+    strides
 }
 
 /// Padded in front with `with`.

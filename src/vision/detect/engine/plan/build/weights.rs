@@ -3,7 +3,7 @@
 
 use super::super::super::graph::{Bytes, Conv, Graph, Node, Op};
 use super::super::super::kernels::{Kernels, int8, winograd};
-use super::{At, WEIGHTS};
+use super::bind::{At, WEIGHTS};
 
 /// Numbers that are kept.
 pub(super) enum What {
@@ -31,7 +31,7 @@ impl Int8Parts {
     }
 
     /// Where biases and scales begin, and the end, in bytes.
-    pub(super) const fn places(self) -> [usize; 3] {
+    pub(super) const fn offsets(self) -> [usize; 3] {
         let weights = self.weights();
         [weights, weights + 4 * self.channels, weights + 8 * self.channels]
     }
@@ -47,13 +47,13 @@ impl What {
     /// How many they are when they are packed.
     pub(super) fn len<E>(&self) -> usize {
         match self {
-            What::Int8 { parts, .. } => parts.places()[2] / size_of::<E>(),
+            What::Int8 { parts, .. } => parts.offsets()[2] / size_of::<E>(),
             What::Numbers(numbers) => numbers.len(),
             What::Direct { taps, channels, in_channels, a_block, .. } => {
                 channels.next_multiple_of(8) * in_channels.next_multiple_of(*a_block) * taps
             }
             What::Winograd { channels, in_channels, .. } => {
-                channels.next_multiple_of(16) * in_channels.next_multiple_of(8) * winograd::PLACES
+                channels.next_multiple_of(16) * in_channels.next_multiple_of(8) * winograd::POSITIONS
             }
         }
     }
@@ -103,7 +103,7 @@ impl What {
             What::Int8 { node, parts } => {
                 let weights = take(node);
                 let Op::Conv(conv @ Conv { int8: Some(bytes), .. }) = &graph.nodes[node].op else {
-                    unreachable!("it was drafted so");
+                    unreachable!("it was planned so");
                 };
                 return Packed::Bytes(pack_int8(&weights, &conv.bias, *bytes, parts));
             }
@@ -120,7 +120,7 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// A place for `what` at a cache line.
+    /// Reserves room for `what` at a cache line.
     pub(super) fn keep<E: Kernels>(&mut self, what: What) -> At {
         let offset = self.len;
         self.len = (offset + what.len::<E>()).next_multiple_of(64 / size_of::<E>());
@@ -139,7 +139,7 @@ impl Weights {
         self.keep::<E>(What::Direct { node, taps, channels, in_channels, a_block })
     }
 
-    /// Whether `other` keeps the same at the same places. `graphs`: whose nodes they are.
+    /// Whether `other` keeps the same at the same offsets. `graphs`: whose nodes they are.
     pub(super) fn equal(&self, graphs: (&Graph, &Graph), other: &Self) -> bool {
         let same = |(ours, theirs): (&(usize, What), &(usize, What))| {
             ours.0 == theirs.0 && ours.1.equals(graphs, &theirs.1)
@@ -212,12 +212,12 @@ fn pack_direct(
 /// `[output block of 16][36][input channel][16]` of `[output][input][9]`.
 fn pack_winograd(weights: &[f32], channels: usize, in_channels: usize) -> Vec<f32> {
     let (out_blocks, in_wide) = (channels.div_ceil(16), in_channels.next_multiple_of(8));
-    let mut packed = vec![0.0; out_blocks * winograd::PLACES * in_wide * 16];
+    let mut packed = vec![0.0; out_blocks * winograd::POSITIONS * in_wide * 16];
     for out in 0..channels {
         for channel in 0..in_channels {
             let kernel = weights[(out * in_channels + channel) * 9..][..9].try_into().expect("nine of them");
-            for (place, number) in winograd::transform_weights(kernel).into_iter().enumerate() {
-                let at = ((out / 16 * winograd::PLACES + place) * in_wide + channel) * 16 + out % 16;
+            for (position, number) in winograd::transform_weights(kernel).into_iter().enumerate() {
+                let at = ((out / 16 * winograd::POSITIONS + position) * in_wide + channel) * 16 + out % 16;
                 packed[at] = number;
             }
         }

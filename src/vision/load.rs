@@ -1,0 +1,138 @@
+//! From a model file to a network that is proven to work: planning, the cores that it runs on, its self-test.
+//!
+//! ```text
+//!   Loaded ──► plan ──► Prepared ──► start ──► Engine
+//!   read and    sizes,   memory is     threads on their cores, every size run once,
+//!   parsed      steps    known         the self-test
+//! ```
+//! The file is read and parsed once, whatever becomes of it; the clones of a [`Loaded`] share it.
+
+use crate::base::error::Result;
+use crate::platform::{cores, system};
+use crate::vision::detect::engine::{Costs, Engine, Precision, Shape};
+use crate::vision::detect::letterbox::{PADDING, Size};
+use crate::vision::detect::model::{Classes, Loaded, Planned};
+use crate::vision::roi;
+use crate::vision::selftest::{self, Golden};
+
+/// How a network is made ready.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Params {
+    /// Cores that the engine's threads, and the one that loads it, run on from then on; empty: wherever the system puts them.
+    pub cores: Vec<usize>,
+    /// Whether regions of interest are wanted: several input sizes, if the model has them.
+    pub regions: bool,
+}
+
+/// A network that is planned for frames of one size. It has taken nothing yet but the parsed file.
+pub struct Prepared {
+    planned: Planned,
+    precision: Precision,
+    cores: Vec<usize>,
+    test: Test,
+}
+
+/// How the network is tested when it starts.
+enum Test {
+    /// Nothing is recorded for the model.
+    Nothing,
+    /// At the size that it runs at.
+    Here(Golden),
+    /// Nothing is recorded for that size: the same file at another one.
+    Elsewhere(Golden, Box<Loaded>),
+}
+
+impl Prepared {
+    /// What the stages around the network must know of it.
+    pub fn shape(&self) -> &Shape {
+        self.planned.shape()
+    }
+
+    /// What it will take; `None`: nobody knows before it has run (tract).
+    pub fn costs(&self) -> Option<Costs> {
+        self.planned.costs()
+    }
+
+    /// Starts the threads on their cores, tests the network, and runs it once at each of its sizes as if something were everywhere:
+    /// this proves that it runs, and touches all memory that it ever takes.
+    ///
+    /// # Errors
+    /// `Kind::Model`: the self-test failed, or the network; `Kind::Config`: the machine has no such cores; `Kind::System`: no threads.
+    pub fn start(self) -> Result<(Box<dyn Engine>, Classes)> {
+        let Prepared { planned, precision, cores, test } = self;
+        // The engine's threads, which begin here, stay there too.
+        cores::run_on(&cores)?;
+        let passes = |engine: &mut dyn Engine, classes: &Classes, golden: &Golden| -> Result<()> {
+            let boxes = selftest::check(engine, precision, classes, golden)?;
+            tracing::info!(boxes, "the self-test passed: the network finds what it must");
+            Ok(())
+        };
+        let golden = match test {
+            Test::Here(golden) => Some(golden),
+            Test::Elsewhere(golden, model) => {
+                let (mut engine, classes) = model.into_engine(selftest::FRAMES[0])?;
+                passes(&mut *engine, &classes, &golden)?;
+                None
+            }
+            Test::Nothing => {
+                tracing::info!(
+                    "nothing is recorded for a self-test of this model: 'flytrap selftest --record' does that"
+                );
+                None
+            }
+        };
+        let (mut engine, classes) = planned.start()?;
+        system::give_back_memory();
+        system::reset_peak();
+        let run_empty = |engine: &mut dyn Engine, index: usize| -> Result<()> {
+            engine.select(index);
+            engine.input().fill(PADDING);
+            engine.run(0.0)?;
+            Ok(())
+        };
+        for index in (1..engine.shape().sizes.len()).rev() {
+            run_empty(&mut *engine, index)?;
+        }
+        engine.select(0);
+        match golden {
+            Some(golden) => passes(&mut *engine, &classes, &golden)?,
+            None => run_empty(&mut *engine, 0)?,
+        }
+        Ok((engine, classes))
+    }
+}
+
+/// Plans the network for frames of that size: the whole picture at the largest input size, regions of interest at smaller ones if
+/// `params` want them and the model has them.
+///
+/// # Errors
+/// `Kind::Model`: the model cannot run, or the record of its self-test is broken.
+pub fn plan(model: Loaded, frame: Size, params: &Params) -> Result<Prepared> {
+    let golden = Golden::of(&model.params().path, model.sha256())?;
+    let precision = model.params().engine.precision;
+    let input = model.size_for(frame)?;
+    let test = match golden {
+        Some(golden) if golden.knows(input) => Test::Here(golden),
+        Some(golden) => Test::Elsewhere(golden, Box::new(model.clone())),
+        None => Test::Nothing,
+    };
+    let planned = if params.regions && model.is_dynamic() {
+        let sizes = roi::rungs(input, model.stride());
+        model.plan(&sizes)?
+    } else {
+        if params.regions {
+            let why = "the model has one input size (export it with dynamic=True)";
+            tracing::info!("whole pictures are looked at, not regions of interest: {why}");
+        }
+        model.plan(&[input])?
+    };
+    Ok(Prepared { planned, precision, cores: params.cores.clone(), test })
+}
+
+/// Plans and starts.
+///
+/// # Errors
+/// As [`plan`] and [`Prepared::start`].
+pub fn engine(model: Loaded, frame: Size, params: &Params) -> Result<(Box<dyn Engine>, Classes)> {
+    plan(model, frame, params)?.start()
+}
