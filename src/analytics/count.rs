@@ -1,12 +1,12 @@
 //! Counts road users that cross lines.
 //!
-//! Duty: tracks that were seen in, crossings out, each once. A track is where its box stands on the ground: the middle
-//! of the lower side. Around a line lies a band in which no side is believed; a track has crossed when it was clearly on
-//! one side and then clearly on the other, however many frames or how few lie between, and the way between the two
-//! places meets the line within its ends.
+//! Duty: tracks that were seen in, crossings out, each once. The reference point of a track is the middle of the lower side of
+//! its box, where it stands on the ground. Around a line lies a hysteresis band in which neither side is taken; a track has crossed
+//! when it was clearly on one side and then clearly on the other, however many frames lie between, and the path between the
+//! two points meets the line within its ends.
 //!
 //! ```text
-//!            clearly on a side            clearly on the other, way meets the line
+//!            clearly on a side            clearly on the other, path meets the line
 //!   Unknown ──────────────────► On(side) ─────────────────────────────────────────► On(other) + pending crossing
 //!      └─ in the band: stays       └─ in the band, or around the line's end: no crossing
 //!
@@ -14,14 +14,14 @@
 //! ```
 //!
 //! What keeps counts honest:
-//! - a car that stops on the line and jitters stays in the band: nothing. (A counter without a band made 15 of it.)
-//! - each track counts once per line and direction; a U-turn counts once each way.
-//! - a track must have been seen in [`Params::frames_min`] frames and been [`Params::travel_min`] away from its first place:
+//! - a car that stops on the line and jitters stays in the band: no crossing. (A counter without a band counted 15.)
+//! - each track counts once per line and direction; a U-turn counts once in each direction.
+//! - a track must have been seen in [`Params::frames_min`] frames and been [`Params::travel_min`] away from its first point:
 //!   a box that flickers over a line is not traffic. A crossing before that waits and is not lost.
-//! - the first place is where the *tentative* track was first seen, so late confirmation loses nothing.
+//! - the first point is where the *tentative* track was first seen, so late confirmation loses nothing.
 //!
-//! It never takes heap memory after [`Counter::new`], never asks for the time, and keeps nothing of a track that lost
-//! its slot: state belongs to the track number, not to the slot.
+//! It never allocates after [`Counter::new`], never asks for the time, and keeps nothing of a track that lost its slot: state
+//! belongs to the track id, not to the slot.
 
 use crate::analytics::track::Track;
 use crate::base::error::{Error, Kind, Result};
@@ -32,8 +32,8 @@ use crate::platform::clock::Mono;
 
 /// Shortest line, parts of the frame's diagonal: a fifteenth of a 1280x720 frame's width is 85 px, 0.02 are 29 px.
 const LENGTH_MIN: f32 = 0.02;
-/// A way that misses the end of a line by so much meets it, pixels: half a pixel is rounding.
-const END_SLACK_PX: f32 = 0.5;
+/// Tolerance beyond the ends of a line, pixels: half a pixel is rounding.
+const END_TOLERANCE_PX: f32 = 0.5;
 
 /// A counting line in parts of the frame.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,9 +44,9 @@ pub struct Line {
     pub a: PointRel,
     /// Second end.
     pub b: PointRel,
-    /// Name of the way from its left side to its right side, looking from `a` to `b`.
+    /// Name of the direction from its left side to its right side, looking from `a` to `b`.
     pub forward: Name,
-    /// Name of the other way.
+    /// Name of the opposite direction.
     pub backward: Name,
 }
 
@@ -63,15 +63,15 @@ impl Line {
         }
     }
 
-    /// The name of a way.
-    pub const fn way(&self, direction: Direction) -> &Name {
+    /// The name of a direction.
+    pub const fn direction_name(&self, direction: Direction) -> &Name {
         match direction {
             Direction::Forward => &self.forward,
             Direction::Backward => &self.backward,
         }
     }
 
-    /// Whether the line makes sense.
+    /// Checks the line.
     ///
     /// # Errors
     /// `Kind::Config` with the line's name, the value and the range: ends outside of 0..=1, too short, no names.
@@ -104,10 +104,10 @@ pub struct Params {
     /// Half width of the band, parts of the box's extent across the line, 0..=1. The larger of both counts.
     /// Default 0.1: two standard deviations of a measured box ([`crate::analytics::track`] takes 1/20 of a side for one).
     pub band_share: f32,
-    /// A track must once have been so far from its first place, parts of the frame's diagonal, 0..=1.
+    /// A track must once have been this far from its first point, parts of the frame's diagonal, 0..=1.
     /// Default 0.034: 50 px of a 1280x720 frame.
     pub travel_min: f32,
-    /// A track must have been seen in so many frames, 2..=100. Default 3. The original asks for 10 positions at 30
+    /// A track must have been seen in this many frames, 2..=100. Default 3. The original asks for 10 positions at 30
     /// frames a second, a third of a second; at 2 to 6 frames a second that would be most of a car's passage.
     pub frames_min: u32,
 }
@@ -119,7 +119,7 @@ impl Default for Params {
 }
 
 impl Params {
-    /// Whether the settings make sense.
+    /// Checks all settings.
     ///
     /// # Errors
     /// `Kind::Config` with the name, the value and the range of the first one that does not.
@@ -142,15 +142,15 @@ impl Params {
 /// A track crossed a line.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Crossed<'a> {
-    /// Number of the track.
+    /// Id of the track.
     pub track: u64,
     /// Index of the line in the list given to [`Counter::new`].
     pub line: usize,
     /// Name of the line.
     pub line_name: &'a Name,
-    /// Which way.
+    /// In which direction.
     pub direction: Direction,
-    /// What that way is called.
+    /// The name of that direction.
     pub direction_name: &'a Name,
     /// When it was certain.
     pub at: Mono,
@@ -187,13 +187,13 @@ impl LinePx {
         self.along.y.abs() * bbox.width() + self.along.x.abs() * bbox.height()
     }
 
-    /// Whether the way from `p` to `q`, which lie on different sides, meets the line between its ends.
+    /// Whether the path from `p` to `q`, which lie on different sides, meets the line between its ends.
     fn met_by(&self, p: PointPx, q: PointPx) -> bool {
         let (from, to) = (self.distance(p), self.distance(q));
         let part = from / (from - to);
         let (x, y) = (p.x + part * (q.x - p.x), p.y + part * (q.y - p.y));
         let along = (x - self.a.x) * self.along.x + (y - self.a.y) * self.along.y;
-        (-END_SLACK_PX..=self.length + END_SLACK_PX).contains(&along)
+        (-END_TOLERANCE_PX..=self.length + END_TOLERANCE_PX).contains(&along)
     }
 }
 
@@ -218,7 +218,7 @@ enum Side {
 struct Slot {
     /// 0 if there is none.
     track: u64,
-    /// Greatest distance from its first place so far, pixels.
+    /// Greatest distance from its first point so far, pixels.
     travel: f32,
     lines: [AtLine; LINES_MAX],
 }
@@ -270,13 +270,13 @@ impl Counter {
         self.slots.fill(Slot::default());
     }
 
-    /// A confirmed track was seen in the frame of `now`. `on` hears what it crossed, at most once per line.
+    /// A confirmed track was seen in the frame of `now`. `on` is called with what it crossed, at most once per line.
     pub fn update(&mut self, now: Mono, track: &Track, on: &mut dyn FnMut(Crossed<'_>)) {
         let Some(slot) = self.slots.get_mut(track.slot()) else { return };
         let (first, point, bbox) = (track.first_point(), track.last_point(), track.bbox());
         if slot.track != track.id() {
             *slot = Slot { track: track.id(), ..Slot::default() };
-            // The sides of the first place. The band is that of the box now; the one then is gone.
+            // The side of its first point. The band is that of the box now; the first box is not kept.
             for (line, state) in self.lines.iter().zip(&mut slot.lines) {
                 state.step(line, first, self.params.band(line, &bbox));
             }
@@ -286,7 +286,7 @@ impl Counter {
         for (index, (line, state)) in self.lines.iter().zip(&mut slot.lines).enumerate() {
             state.step(line, point, self.params.band(line, &bbox));
             let Some(direction) = state.take(ripe) else { continue };
-            let direction_name = line.line.way(direction);
+            let direction_name = line.line.direction_name(direction);
             let line_name = &line.line.name;
             on(Crossed {
                 track: track.id(),
@@ -327,13 +327,13 @@ impl AtLine {
             return;
         };
         let before = self.on.replace((side, point));
-        let Some((was, place)) = before else { return };
-        if was == side {
+        let Some((side_before, point_before)) = before else { return };
+        if side_before == side {
             return;
         }
-        // Back before it was counted: it has not crossed, neither that way nor this way.
+        // Back before it was counted: no crossing in either direction.
         let undone = self.pending.take().is_some();
-        if !undone && line.met_by(place, point) {
+        if !undone && line.met_by(point_before, point) {
             self.pending = Some(match side {
                 Side::Right => Direction::Forward,
                 Side::Left => Direction::Backward,

@@ -1,6 +1,6 @@
-//! Detections in, what happened out: the tracker and the counter together, and the events that come of them.
+//! Detections in, events out: the tracker and the counter together.
 //!
-//! No pictures and no network: the pipeline feeds it with what a network found, a simulation with what is known to be there.
+//! No pictures and no network: the pipeline feeds it with detections of a network, a simulation with what it knows is there.
 
 pub mod count;
 pub mod track;
@@ -59,18 +59,18 @@ impl Follower {
         &self.tracker
     }
 
-    /// What was found in the frame of `at`, or in a part of it. `on` hears what happened.
+    /// What the detector found in the frame of `at`, or in a `region` of it. `on` is called with what happened.
     pub fn update(
         &mut self,
         at: Mono,
         detections: &[Detection],
-        part: Option<&BoxPx<Frame>>,
+        region: Option<&BoxPx<Frame>>,
         on: &mut dyn FnMut(Body),
     ) {
         let Follower { tracker, counter, names } = self;
         let mut tell = |event: TrackEvent<'_>| tell_track(event, names, counter, on);
-        match part {
-            Some(part) => tracker.update_part(at, part, detections, &mut tell),
+        match region {
+            Some(region) => tracker.update_region(at, region, detections, &mut tell),
             None => tracker.update(at, detections, &mut tell),
         }
         for track in tracker.seen() {
@@ -88,7 +88,7 @@ impl Follower {
         }
     }
 
-    /// Nothing moved in the frame of `at`: what stands still stands.
+    /// Nothing moved in the frame of `at`: tracks stay where they are.
     pub fn still(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
         let Follower { tracker, counter, names } = self;
         tracker.still(at, &mut |event| tell_track(event, names, counter, on));
@@ -100,7 +100,7 @@ impl Follower {
         tracker.finish(at, &mut |event| tell_track(event, names, counter, on));
     }
 
-    /// Frames have another size from now on: everything known is forgotten.
+    /// Frames have another size from now on: all state is dropped.
     pub fn resize(&mut self, width: u32, height: u32) {
         self.tracker.resize(width, height);
         self.counter.resize(width, height);

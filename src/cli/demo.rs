@@ -6,17 +6,17 @@ use clap::Args;
 
 use super::{Failed, Settings, print, print_json, say};
 use crate::event::Body;
-use crate::tools::demo::{Done, News, Params, demo as run};
+use crate::tools::demo::{DemoReport, News, Params, demo as run};
 
-/// What `flytrap demo` is told.
+/// Arguments of `flytrap demo`.
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
     #[command(flatten)]
     settings: Settings,
-    /// Which street.
+    /// Seed of the street.
     #[arg(long, value_name = "NUMBER", default_value_t = 7)]
     seed: u64,
-    /// For how long, seconds of the street.
+    /// Duration, seconds of the street.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(5..=3600))]
     seconds: u32,
     /// Where the annotated picture and clip go.
@@ -24,7 +24,7 @@ pub(super) struct DemoArgs {
     out: PathBuf,
 }
 
-/// Counts, shows what happens, and ends with the truth.
+/// Counts, prints events, and ends with what was counted and what is true.
 pub(super) fn demo(args: &DemoArgs, json: bool) -> Result<(), Failed> {
     let config = args.settings.load_or_builtin(json)?;
     let params = Params { seed: args.seed, seconds: args.seconds, folder: args.out.clone() };
@@ -35,10 +35,10 @@ pub(super) fn demo(args: &DemoArgs, json: bool) -> Result<(), Failed> {
                     print(&line)?;
                 }
             }
-            News::Progress(seconds, all, counted) if !json && seconds % 10 == 0 && seconds > 0 => {
-                say("demo", &format!("{seconds} of {all} s, {counted} counted"));
+            News::Progress { seconds, total, counted } if !json && seconds % 10 == 0 && seconds > 0 => {
+                say("demo", &format!("{seconds} of {total} s, {counted} counted"));
             }
-            News::Progress(..) => {}
+            News::Progress { .. } => {}
         }
         Ok(())
     })?;
@@ -71,18 +71,15 @@ fn event_line(seconds: f64, body: &Body) -> Option<String> {
     }
 }
 
-fn table(done: &Done) -> String {
+fn table(done: &DemoReport) -> String {
     let mut lines = vec![
         String::new(),
-        format!(
-            "{} frames, {} looked at by the network, {} tracks",
-            done.frames, done.inferences, done.tracks
-        ),
+        format!("{} frames, the network ran on {}, {} tracks", done.frames, done.inferences, done.tracks),
         String::new(),
-        format!("{:<12} {:<12} {:>8} {:>8}", "way", "class", "counted", "true"),
+        format!("{:<12} {:<12} {:>8} {:>8}", "direction", "class", "counted", "true"),
     ];
     for row in &done.rows {
-        lines.push(format!("{:<12} {:<12} {:>8} {:>8}", row.way, row.class, row.counted, row.truth));
+        lines.push(format!("{:<12} {:<12} {:>8} {:>8}", row.direction, row.class, row.counted, row.truth));
     }
     lines.push(format!("{:<12} {:<12} {:>8} {:>8}", "all", "", done.counted, done.truth));
     if done.unseen > 0 {

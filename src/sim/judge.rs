@@ -1,47 +1,74 @@
 //! What a perfect counter would have counted: the truth about crossings of counting lines.
 //!
-//! It knows who is who and where each stands, so it needs none of what [`crate::analytics::count`] does against doubt: no band, no minimum of
-//! frames or of way. It asks the same question: on which side of the line is the middle of the lower edge, and did the way
-//! between two pictures meet the line between its ends. Each road user counts once a line and direction.
+//! A counter judges by the lower edge of a box, which is not where a bus stands whose wheels are below the picture's edge. The truth
+//! does not: it knows where everybody is on the ground, and asks on which side of the line that point is seen, and whether the
+//! step between two pictures meets the line between its ends. A line that ends at the picture's edge has no end there: nobody can draw
+//! it further, and who passes below the edge passes it. It needs none of what [`crate::analytics::count`] does against doubt: no band, no
+//! minimum of frames or of distance. Each road user counts once a line and direction.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::scene::Truth;
+use super::space::vec3;
 use super::traffic::Kind;
+use super::view::View;
 use crate::analytics::count::Line;
 use crate::base::geometry::{PointPx, side_of};
 use crate::event::Direction;
 
-/// Who has not been in so many pictures is forgotten: minutes at least, hidden by a bus or gone.
+/// A road user that has not been in this many pictures is forgotten: minutes at least, hidden by a bus or gone.
 const FORGET_EVERY: u64 = 2000;
 
-/// A crossing: the line's place in the list, which way, and what.
+/// An end of a line this near to the picture's edge is at the edge, pixels: rounding.
+const EDGE_PX: f32 = 1.0;
+
+/// How far a line goes on beyond the picture's edge, in its own lengths: further than anybody of whom something is in the picture.
+const BEYOND_EDGE: f32 = 20.0;
+
+/// A crossing: the line's place in the list, which direction, and what.
 pub type Crossed = (usize, Direction, Kind);
+
+/// Where somebody was in the last picture.
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    /// Where the point on the ground is seen, which may be outside of the picture.
+    point: PointPx,
+    /// Whether a detector could be asked for it.
+    can_be_seen: bool,
+    /// Number of the picture.
+    picture: u64,
+}
 
 /// Counts the truth.
 #[derive(Debug)]
 pub struct Judge {
     lines: Vec<[PointPx; 2]>,
-    /// Where each was last, whether it could be seen, and in which picture.
-    last: BTreeMap<u64, (PointPx, bool, u64)>,
+    view: View,
+    last: BTreeMap<u64, Last>,
     counted: BTreeSet<(u64, usize, Direction)>,
     pictures: u64,
     counts: BTreeMap<Crossed, u64>,
-    picture_width: u32,
+    size: [u32; 2],
     unseen: u64,
 }
 
 impl Judge {
-    /// For these lines in pictures of `width` x `height`.
-    pub fn new(lines: &[Line], width: u32, height: u32) -> Self {
-        let to_px = |line: &Line| [line.a.to_px(width, height), line.b.to_px(width, height)];
+    /// For these lines in pictures of `width` x `height` of that camera.
+    pub fn new(lines: &[Line], view: View, width: u32, height: u32) -> Self {
+        let to_px = |line: &Line| {
+            without_ends_at_the_edge(
+                [line.a.to_px(width, height), line.b.to_px(width, height)],
+                [width as f32, height as f32],
+            )
+        };
         Judge {
             lines: lines.iter().map(to_px).collect(),
+            view,
             last: BTreeMap::new(),
             counted: BTreeSet::new(),
             pictures: 0,
             counts: BTreeMap::new(),
-            picture_width: width,
+            size: [width, height],
             unseen: 0,
         }
     }
@@ -50,17 +77,21 @@ impl Judge {
     pub fn see(&mut self, truth: &[Truth]) {
         self.pictures += 1;
         for truth in truth {
-            let [left, _, right, bottom] = truth.whole;
-            let foot = PointPx { x: (left + right) / 2.0, y: bottom };
-            let can_be_seen = !truth.is_hard(self.picture_width);
-            let before = self.last.insert(truth.id, (foot, can_be_seen, self.pictures));
-            let Some((before, could_be_seen, _)) = before else { continue };
+            let Some(seen) = self.view.see(vec3(truth.at[0], truth.at[1], 0.0)) else {
+                // Beside or behind the camera: where the next step begins is not known.
+                self.last.remove(&truth.id);
+                continue;
+            };
+            let point = PointPx { x: seen.x, y: seen.y };
+            let can_be_seen = truth.is_large(self.size[0]) && !truth.is_hidden(self.size);
+            let now = Last { point, can_be_seen, picture: self.pictures };
+            let Some(before) = self.last.insert(truth.id, now) else { continue };
             for (index, line) in self.lines.iter().enumerate() {
-                let Some(direction) = crossing(line, before, foot) else { continue };
+                let Some(direction) = crossing(line, before.point, point) else { continue };
                 if !self.counted.insert((truth.id, index, direction)) {
                     continue;
                 }
-                if can_be_seen || could_be_seen {
+                if can_be_seen || before.can_be_seen {
                     *self.counts.entry((index, direction, truth.kind)).or_default() += 1;
                 } else {
                     self.unseen += 1;
@@ -69,13 +100,13 @@ impl Judge {
         }
         if self.pictures.is_multiple_of(FORGET_EVERY) {
             let old = self.pictures - FORGET_EVERY;
-            self.last.retain(|_, (_, _, picture)| *picture > old);
+            self.last.retain(|_, last| last.picture > old);
             let Judge { last, counted, .. } = self;
             counted.retain(|(id, _, _)| last.contains_key(id));
         }
     }
 
-    /// What crossed which line which way, and how often.
+    /// What crossed which line in which direction, and how often.
     pub fn counts(&self) -> &BTreeMap<Crossed, u64> {
         &self.counts
     }
@@ -85,13 +116,26 @@ impl Judge {
         self.counts.values().sum()
     }
 
-    /// Crossings of those whom nobody could see then: too small, or hidden. In no other count.
+    /// Crossings of those whom nobody could see then: too small, or hidden by others. In no other count.
     pub fn unseen(&self) -> u64 {
         self.unseen
     }
 }
 
-/// Which way the step from `before` to `now` crosses the line, if it does.
+/// The line, but an end that is at the picture's edge is moved far out of it.
+fn without_ends_at_the_edge([a, b]: [PointPx; 2], [width, height]: [f32; 2]) -> [PointPx; 2] {
+    let at_edge = |end: PointPx| {
+        end.x <= EDGE_PX || end.y <= EDGE_PX || end.x >= width - EDGE_PX || end.y >= height - EDGE_PX
+    };
+    let beyond = |end: PointPx, from: PointPx| PointPx {
+        x: end.x + BEYOND_EDGE * (end.x - from.x),
+        y: end.y + BEYOND_EDGE * (end.y - from.y),
+    };
+    let moved = |end: PointPx, from: PointPx| if at_edge(end) { beyond(end, from) } else { end };
+    [moved(a, b), moved(b, a)]
+}
+
+/// In which direction the step from `before` to `now` crosses the line, if it does.
 fn crossing([a, b]: &[PointPx; 2], before: PointPx, now: PointPx) -> Option<Direction> {
     let (from, to) = (side_of(*a, *b, before), side_of(*a, *b, now));
     if (from >= 0.0) == (to >= 0.0) {
@@ -108,14 +152,35 @@ fn crossing([a, b]: &[PointPx; 2], before: PointPx, now: PointPx) -> Option<Dire
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::geometry::PointRel;
+    use crate::sim::view::Mount;
 
-    fn truth(id: u64, x: f32, bottom: f32, visible: f32) -> Truth {
-        let whole = [x - 20.0, bottom - 30.0, x + 20.0, bottom];
-        Truth { id, kind: Kind::Car, seen: whole, whole, visible, at: [0.0; 2], speed: 5.0 }
+    const SIZE: [f32; 2] = [640.0, 360.0];
+
+    /// Looks straight over the street, x to the right, from 6 m above and 10 m before y = 0.
+    fn view() -> View {
+        let mount = Mount {
+            at: vec3(0.0, -10.0, 6.0),
+            pan_deg: 90.0,
+            tilt_deg: 20.0,
+            roll_deg: 0.0,
+            field_deg: 60.0,
+        };
+        View::new(&mount, SIZE[0], SIZE[1])
     }
 
-    fn counts(steps: &[&[Truth]]) -> (u64, u64, u64) {
-        let mut judge = Judge::new(&[Line::middle()], 640, 360);
+    /// A car, 1.5 m high, at that place on the ground, of which `visible` is seen.
+    fn truth(id: u64, at: [f32; 2], visible: f32) -> Truth {
+        let corners = [vec3(at[0] - 2.0, at[1], 0.0), vec3(at[0] + 2.0, at[1], 1.5)];
+        let [a, b] = corners.map(|corner| view().see(corner).unwrap());
+        let whole = [a.x, b.y, b.x, a.y];
+        let [left, top, right, bottom] = whole;
+        let seen = [left.max(0.0), top.max(0.0), right.min(SIZE[0]), bottom.min(SIZE[1])];
+        Truth { id, kind: Kind::Car, seen, whole, visible, at, speed: 5.0 }
+    }
+
+    fn counts_at(line: Line, steps: &[&[Truth]]) -> (u64, u64, u64) {
+        let mut judge = Judge::new(&[line], view(), 640, 360);
         for step in steps {
             judge.see(step);
         }
@@ -123,22 +188,40 @@ mod tests {
         (of(Direction::Forward), of(Direction::Backward), judge.unseen())
     }
 
+    fn counts(steps: &[&[Truth]]) -> (u64, u64, u64) {
+        counts_at(Line::middle(), steps)
+    }
+
     #[test]
-    fn each_counts_once_a_way_and_turning_back_counts_both_ways() {
-        let car = |x| truth(2, x, 200.0, 1.0);
-        assert_eq!(counts(&[&[car(300.0)], &[car(340.0)]]), (1, 0, 0));
-        assert_eq!(counts(&[&[car(340.0)], &[car(300.0)], &[car(340.0)], &[car(300.0)]]), (1, 1, 0));
-        assert_eq!(counts(&[&[car(300.0)], &[truth(4, 340.0, 200.0, 1.0)]]), (0, 0, 0), "two cars");
-        assert_eq!(
-            counts(&[&[truth(2, 300.0, 400.0, 1.0)], &[truth(2, 340.0, 400.0, 1.0)]]),
-            (0, 0, 0),
-            "past its end"
-        );
-        assert_eq!(
-            counts(&[&[truth(2, 300.0, 200.0, 0.1)], &[truth(2, 340.0, 200.0, 0.1)]]),
-            (0, 0, 1),
-            "hidden"
-        );
+    fn each_counts_once_per_direction_and_turning_back_counts_both() {
+        let car = |x| truth(2, [x, 5.0], 1.0);
+        assert_eq!(counts(&[&[car(-1.0)], &[car(1.0)]]), (1, 0, 0));
+        assert_eq!(counts(&[&[car(1.0)], &[car(-1.0)], &[car(1.0)], &[car(-1.0)]]), (1, 1, 0));
+        assert_eq!(counts(&[&[car(-1.0)], &[truth(4, [1.0, 5.0], 1.0)]]), (0, 0, 0), "two cars");
+        let hidden = |x| truth(2, [x, 5.0], 0.1);
+        assert_eq!(counts(&[&[hidden(-1.0)], &[hidden(1.0)]]), (0, 0, 1), "hidden by others");
+    }
+
+    /// A lorry that passes so near that its wheels are below the picture's edge was missing in the truth.
+    #[test]
+    fn wheels_below_the_picture_cross_a_line_that_ends_at_its_edge() {
+        let near = |x| {
+            let mut lorry = truth(2, [x, -4.5], 0.4);
+            lorry.whole[1] -= 150.0;
+            lorry.seen[1] = lorry.whole[1].max(0.0);
+            lorry
+        };
+        let lorry = near(0.0);
+        assert!(lorry.whole[3] > SIZE[1] + 20.0 && lorry.seen[1] < SIZE[1] - 100.0, "{lorry:?}");
+        assert!(lorry.is_hard(640), "most of it is outside of the picture, but nothing hides it");
+        assert_eq!(counts(&[&[near(-0.5)], &[near(0.5)]]), (1, 0, 0));
+        // A line that ends in the picture ends there.
+        let short = Line { a: PointRel { x: 0.5, y: 0.9 }, ..Line::middle() };
+        assert_eq!(counts_at(short, &[&[near(-0.5)], &[near(0.5)]]), (0, 0, 0));
+        // Beside the camera nothing is known, and nothing is made up.
+        let mut behind = near(0.5);
+        behind.at[1] = -14.0;
+        assert_eq!(counts(&[&[near(-0.5)], &[behind], &[near(0.5)]]), (0, 0, 0));
     }
 
     #[test]

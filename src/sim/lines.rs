@@ -3,7 +3,6 @@
 use super::scene::Setting;
 use super::space::vec3;
 use super::traffic::Street;
-use super::view::View;
 use crate::analytics::count::Line;
 use crate::base::geometry::PointRel;
 use crate::event::fixed;
@@ -11,7 +10,7 @@ use crate::event::fixed;
 /// A line straight across all lanes, where these are in the picture and things are large; else the middle of the picture.
 pub fn counting_line(setting: &Setting) -> Line {
     let (width, height) = (setting.width as f32, setting.height as f32);
-    let view = View::new(&setting.mount, width, height);
+    let view = setting.view();
     let street = &setting.street;
     let seen_at = |x: f32, y: f32| {
         let seen = view.see(vec3(x, y, 0.0))?;
@@ -19,10 +18,10 @@ pub fn counting_line(setting: &Setting) -> Line {
         ((0.02..=0.98).contains(&x) && (0.12..=0.97).contains(&y)).then_some(PointRel { x, y })
     };
     // From the lanes outward, as far over the pavement as the picture shows it.
-    let end = |x: f32, way: usize| {
-        let lanes = street.lanes_m(way) + street.cycle_m + 0.3;
-        let most = street.kerb_m(way) + street.pavement_m;
-        let at = |out: f32| seen_at(x, Street::side(way, out));
+    let end = |x: f32, direction: usize| {
+        let lanes = street.lanes_m(direction) + street.cycle_m + 0.3;
+        let most = street.kerb_m(direction) + street.pavement_m;
+        let at = |out: f32| seen_at(x, Street::side(direction, out));
         let mut best = at(lanes)?;
         let mut out = lanes;
         while let Some(further) = at(out) {

@@ -1,4 +1,4 @@
-//! The whole of it on a simulated street with the shipped detector: what `flytrap demo` does. No camera, no configuration.
+//! The complete pipeline on a simulated street with the built-in detector: what `flytrap demo` does. No camera, no configuration.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -24,50 +24,51 @@ use crate::vision::detect::model::{Loaded, wanted_classes};
 use crate::vision::draw::Canvas;
 use crate::vision::load;
 
-/// Frames a second, and of how many seconds at the end the clip is.
+/// Frames a second, and length of the clip, which shows the end.
 const FPS: u32 = 10;
 const CLIP_SECONDS: u32 = 20;
 
-/// What is shown.
+/// What to run.
 #[derive(Debug, Clone)]
 pub struct Params {
-    /// The street.
+    /// Seed of the street.
     pub seed: u64,
-    /// How long.
+    /// Duration, seconds of the street.
     pub seconds: u32,
-    /// Where the picture and the clip go.
+    /// Output folder of the picture and the clip.
     pub folder: PathBuf,
 }
 
-/// A class on a way.
+/// Crossings of a class in a direction.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
-    /// Line and way.
-    pub way: String,
-    /// What.
+    /// Name of the direction.
+    #[serde(rename = "way")]
+    pub direction: String,
+    /// Name of the class.
     pub class: String,
-    /// As the program counted.
+    /// What the program counted.
     pub counted: u64,
-    /// As it was.
+    /// What crossed.
     pub truth: u64,
 }
 
-/// What came of it.
+/// What was counted, and what is true.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Done {
+pub struct DemoReport {
     /// Frames.
     pub frames: u64,
-    /// Frames at which the network looked.
+    /// Frames on which the network ran.
     pub inferences: u64,
     /// Tracks.
     pub tracks: u64,
-    /// Crossings by way and class.
+    /// Crossings by direction and class.
     pub rows: Vec<Row>,
-    /// All of them.
+    /// All crossings that were counted.
     pub counted: u64,
-    /// All that there were.
+    /// All crossings that there were.
     pub truth: u64,
-    /// Besides: of what was too small or hidden.
+    /// Not in `truth`: crossings of what was too small or hidden.
     pub unseen: u64,
     /// The annotated picture and clip.
     pub files: Vec<String>,
@@ -75,17 +76,28 @@ pub struct Done {
 
 /// Something to tell while it runs.
 pub enum News<'a> {
-    /// Something happened, so many seconds from the start.
+    /// An event, this many seconds after the start.
     Event(f64, &'a Body),
-    /// So many seconds of so many are over, so many crossings were counted.
-    Progress(u32, u32, u64),
+    /// How far it is.
+    Progress {
+        /// Seconds that are over.
+        seconds: u32,
+        /// Seconds in all.
+        total: u32,
+        /// Crossings counted so far.
+        counted: u64,
+    },
 }
 
 /// Runs the street through the pipeline.
 ///
 /// # Errors
-/// `Kind::System`: the folder cannot be written. `Kind::Model`: the network fails. What `on` says, which ends it.
-pub fn demo(config: &Config, params: &Params, on: &mut dyn FnMut(News<'_>) -> Result<()>) -> Result<Done> {
+/// `Kind::System`: the folder cannot be written. `Kind::Model`: the network fails. Errors of `on`, which end the run.
+pub fn demo(
+    config: &Config,
+    params: &Params,
+    on: &mut dyn FnMut(News<'_>) -> Result<()>,
+) -> Result<DemoReport> {
     let scene = SceneParams {
         seed: params.seed,
         hour: Some(Hour::Day),
@@ -99,8 +111,8 @@ pub fn demo(config: &Config, params: &Params, on: &mut dyn FnMut(News<'_>) -> Re
     let format = FrameFormat::packed(PixelFormat::Rgb24, width, height, Color::JPEG)
         .map_err(|error| Error::fatal(Kind::Config, "the simulated street's size").caused_by(error))?;
     let mut stages = pipeline(config, &format, vec![line.clone()])?;
-    let mut judge = Judge::new(std::slice::from_ref(&line), width, height);
-    let mut reel = Reel::new(&params.folder, &line, (width, height))?;
+    let mut judge = Judge::new(std::slice::from_ref(&line), scene.setting().view(), width, height);
+    let mut clip = ClipWriter::new(&params.folder, &line, (width, height))?;
     let mut rgb = vec![0; scene.picture_bytes()];
     let mut counted: BTreeMap<(Direction, String), u64> = BTreeMap::new();
     let (mut inferences, mut tracks) = (0, 0);
@@ -127,7 +139,7 @@ pub fn demo(config: &Config, params: &Params, on: &mut dyn FnMut(News<'_>) -> Re
         inferences += u64::from(outcome.inferred);
         let sum = counted.values().sum();
         if frame + CLIP_SECONDS * FPS >= frames {
-            reel.add(
+            clip.add(
                 &rgb,
                 &stages.pipeline,
                 config,
@@ -135,13 +147,13 @@ pub fn demo(config: &Config, params: &Params, on: &mut dyn FnMut(News<'_>) -> Re
             )?;
         }
         if frame % FPS == 0 {
-            on(News::Progress(frame / FPS, params.seconds, sum))?;
+            on(News::Progress { seconds: frame / FPS, total: params.seconds, counted: sum })?;
         }
     }
     stages.pipeline.finish(Mono::ZERO + Duration::from_secs(u64::from(params.seconds)), &mut |_| {});
-    let files = reel.end()?;
+    let files = clip.finish()?;
     let rows = rows(&line, &counted, &judge);
-    Ok(Done {
+    Ok(DemoReport {
         frames: u64::from(frames),
         inferences,
         tracks,
@@ -162,7 +174,7 @@ fn of_the_street(failure: Failure) -> Error {
     }
 }
 
-/// The stages with the model of the configuration, counting at these lines.
+/// The pipeline with the model of the configuration, counting at these lines.
 ///
 /// # Errors
 /// `Kind::Config`: no model, or a setting out of range; `Kind::Model`: the model cannot be loaded, or fails its self-test.
@@ -177,7 +189,7 @@ pub fn pipeline(config: &Config, format: &FrameFormat, lines: Vec<Line>) -> Resu
     Ok(WithEngine { pipeline, engine })
 }
 
-/// Counted and true, by way and class.
+/// Counted and true, by direction and class.
 fn rows(line: &Line, counted: &BTreeMap<(Direction, String), u64>, judge: &Judge) -> Vec<Row> {
     let mut rows = Vec::new();
     for (direction, name) in [(Direction::Forward, &line.forward), (Direction::Backward, &line.backward)] {
@@ -185,14 +197,24 @@ fn rows(line: &Line, counted: &BTreeMap<(Direction, String), u64>, judge: &Judge
             let counted = counted.get(&(direction, class.name().to_owned())).copied().unwrap_or(0);
             let truth = judge.counts().get(&(0, direction, class)).copied().unwrap_or(0);
             if counted + truth > 0 {
-                rows.push(Row { way: name.to_string(), class: class.name().to_owned(), counted, truth });
+                rows.push(Row {
+                    direction: name.to_string(),
+                    class: class.name().to_owned(),
+                    counted,
+                    truth,
+                });
             }
         }
-        // What another model knows besides, and what is not on this street.
+        // Classes of another model that are not on this street.
         let known = |class: &str| Class::ALL.iter().any(|kind| kind.name() == class);
-        for ((way, class), counted) in counted.iter().filter(|((_, class), _)| !known(class)) {
-            if *way == direction {
-                rows.push(Row { way: name.to_string(), class: class.clone(), counted: *counted, truth: 0 });
+        for ((of, class), counted) in counted.iter().filter(|((_, class), _)| !known(class)) {
+            if *of == direction {
+                rows.push(Row {
+                    direction: name.to_string(),
+                    class: class.clone(),
+                    counted: *counted,
+                    truth: 0,
+                });
             }
         }
     }
@@ -200,7 +222,7 @@ fn rows(line: &Line, counted: &BTreeMap<(Direction, String), u64>, judge: &Judge
 }
 
 /// The annotated clip and its best picture.
-struct Reel {
+struct ClipWriter {
     picture: PathBuf,
     clip: PathBuf,
     file: std::fs::File,
@@ -210,13 +232,13 @@ struct Reel {
     best: Option<(usize, Vec<u8>)>,
 }
 
-impl Reel {
+impl ClipWriter {
     fn new(folder: &Path, line: &Line, size: (u32, u32)) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(|error| cannot_write(folder, error))?;
         let (picture, clip) = (folder.join("demo.jpg"), folder.join("demo.mjpeg"));
         let file = std::fs::File::create(&clip).map_err(|error| cannot_write(&clip, error))?;
         let ends = [line.a, line.b].map(|end| end.to_px(size.0, size.1)).map(|end| (end.x, end.y));
-        Ok(Reel { picture, clip, file, line: ends, size, best: None })
+        Ok(ClipWriter { picture, clip, file, line: ends, size, best: None })
     }
 
     fn add(&mut self, rgb: &[u8], pipeline: &Pipeline, config: &Config, caption: &str) -> Result<()> {
@@ -240,8 +262,8 @@ impl Reel {
         Ok(())
     }
 
-    /// Tells where they are.
-    fn end(self) -> Result<Vec<String>> {
+    /// Writes the picture; returns the names of both files.
+    fn finish(self) -> Result<Vec<String>> {
         let Some((_, jpeg)) = self.best else { return Ok(Vec::new()) };
         std::fs::write(&self.picture, jpeg).map_err(|error| cannot_write(&self.picture, error))?;
         Ok(vec![self.picture.display().to_string(), self.clip.display().to_string()])

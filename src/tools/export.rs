@@ -140,7 +140,7 @@ pub fn video(
         let line = line.map_err(|error| Error::fatal(Kind::System, "the truth as JSON").caused_by(error))?;
         writeln!(truth, "{line}").map_err(|error| cannot_write(&truth_path, error))
     };
-    let mut judge = Judge::new(lines, format.width, format.height);
+    let mut judge = Judge::new(lines, scene.setting().view(), format.width, format.height);
     if is_y4m {
         out.write_all(pixels::y4m_head(&format, spec.fps).as_bytes()).map_err(full)?;
     }
@@ -183,7 +183,7 @@ struct Crossing {
 fn crossings(lines: &[count::Line], judge: &Judge) -> Vec<Crossing> {
     let crossing = |((line, direction, class), count): (&Crossed, &u64)| Crossing {
         line: lines[*line].name.to_string(),
-        direction: lines[*line].way(*direction).to_string(),
+        direction: lines[*line].direction_name(*direction).to_string(),
         class: class.name(),
         count: *count,
     };

@@ -27,7 +27,7 @@ const POSITION_RATE: f32 = REFERENCE_FPS * MEASURED_STD * MEASURED_STD;
 const VELOCITY_RATE: f32 = REFERENCE_FPS * (REFERENCE_FPS / 160.0) * (REFERENCE_FPS / 160.0);
 /// Standard deviation of the velocity of a new box's sides, sides per second: `10 * 30/160` of the ByteTrack code.
 const GROWTH_STD: f32 = 10.0 * REFERENCE_FPS / 160.0;
-/// A predicted side stays within this factor of the last measured one: sizes extrapolate badly.
+/// An expected side stays within this factor of the last measured one: sizes extrapolate badly.
 const SIDE_FACTOR_MAX: f32 = 2.0;
 
 /// One coordinate and its velocity.
@@ -81,15 +81,20 @@ pub(super) struct BoxFilter {
     pub(super) cy: Axis,
     w: Axis,
     h: Axis,
-    /// The last measured sides: they scale the noise, and stay as they are between measurements.
-    side: [f32; 2],
+    /// The last measured sides; they stay as they are between measurements. An expected side is not far below its own.
+    measured: [f32; 2],
+    /// What scales the noise along each axis, at least the measured side. An expected side is not far above it.
+    scale: [f32; 2],
 }
 
-/// What scales the noise of a box: its own sides, or the longer of them for one that the frame's edge cuts, because
-/// a sliver of a car moves like the car.
-fn sides(bbox: &BoxPx<Frame>, cut: bool) -> [f32; 2] {
-    let longest = bbox.width().max(bbox.height());
-    if cut { [longest; 2] } else { [bbox.width(), bbox.height()] }
+fn sides(bbox: &BoxPx<Frame>) -> [f32; 2] {
+    [bbox.width(), bbox.height()]
+}
+
+/// What scales the noise of a box with these sides: the sides themselves, or the longer of them for a box that the frame's edge
+/// cuts, because a sliver of a car moves like the car, and grows like it.
+fn noise_scale(sides: [f32; 2], cut: bool) -> [f32; 2] {
+    if cut { [sides[0].max(sides[1]); 2] } else { sides }
 }
 
 fn centre(bbox: &BoxPx<Frame>) -> [f32; 2] {
@@ -103,53 +108,63 @@ impl BoxFilter {
     /// standard deviations. ByteTrack's start (1.9 sides/s, one standard deviation) is made for people: a car passing
     /// a roadside camera makes 3 to 9 of its widths a second.
     pub(super) fn new(bbox: &BoxPx<Frame>, cut: bool, speed_max: f32) -> Self {
-        let side = sides(bbox, cut);
+        let measured = sides(bbox);
+        let scale = noise_scale(measured, cut);
         let [cx, cy] = centre(bbox);
         let (at, speed) = (2.0 * MEASURED_STD, speed_max / 3.0);
         BoxFilter {
-            cx: Axis::new(cx, at * side[0], speed * side[0]),
-            cy: Axis::new(cy, at * side[1], speed * side[1]),
-            w: Axis::new(bbox.width(), at * side[0], GROWTH_STD * side[0]),
-            h: Axis::new(bbox.height(), at * side[1], GROWTH_STD * side[1]),
-            side,
+            cx: Axis::new(cx, at * scale[0], speed * scale[0]),
+            cy: Axis::new(cy, at * scale[1], speed * scale[1]),
+            w: Axis::new(measured[0], at * scale[0], GROWTH_STD * scale[0]),
+            h: Axis::new(measured[1], at * scale[1], GROWTH_STD * scale[1]),
+            measured,
+            scale,
         }
     }
 
     /// `dt` seconds later, `dt >= 0`.
     pub(super) fn predict(&mut self, dt: f32) {
-        for (axis, side) in [(&mut self.cx, 0), (&mut self.cy, 1), (&mut self.w, 0), (&mut self.h, 1)] {
-            axis.predict(dt, self.side[side]);
+        let [across, down] = self.scale;
+        for (axis, scale) in
+            [(&mut self.cx, across), (&mut self.cy, down), (&mut self.w, across), (&mut self.h, down)]
+        {
+            axis.predict(dt, scale);
         }
     }
 
     /// Seen again.
     pub(super) fn correct(&mut self, bbox: &BoxPx<Frame>, cut: bool) {
-        self.side = sides(bbox, cut);
+        self.measured = sides(bbox);
+        self.scale = noise_scale(self.measured, cut);
         let std = if cut { CUT_STD } else { MEASURED_STD };
         let [cx, cy] = centre(bbox);
-        self.cx.correct(cx, std * self.side[0]);
-        self.cy.correct(cy, std * self.side[1]);
-        self.w.correct(bbox.width(), std * self.side[0]);
-        self.h.correct(bbox.height(), std * self.side[1]);
+        self.cx.correct(cx, std * self.scale[0]);
+        self.cy.correct(cy, std * self.scale[1]);
+        self.w.correct(self.measured[0], std * self.scale[0]);
+        self.h.correct(self.measured[1], std * self.scale[1]);
     }
 
     /// The expected box.
     pub(super) fn expected(&self) -> BoxPx<Frame> {
-        let keep = |at: f32, side: f32| at.clamp(side / SIDE_FACTOR_MAX, side * SIDE_FACTOR_MAX);
-        let (w, h) = (keep(self.w.at, self.side[0]), keep(self.h.at, self.side[1]));
-        BoxPx::from_centre(self.cx.at, self.cy.at, w, h)
+        // Each side has its own lower bound: the bonnet of a parked car, 205x37 above the frame's lower edge, stays 37 high. Only
+        // what is cut may become as large as its longer side says, because there is more of it outside.
+        let keep = |axis: &Axis, index: usize| {
+            let (measured, scale) = (self.measured[index], self.scale[index]);
+            axis.at.clamp(measured / SIDE_FACTOR_MAX, scale * SIDE_FACTOR_MAX)
+        };
+        BoxPx::from_centre(self.cx.at, self.cy.at, keep(&self.w, 0), keep(&self.h, 1))
     }
 
     /// Squared distance of a box's centre from the expected one in standard deviations of both together (Mahalanobis).
     /// `std_max` limits the deviation of the expectation, in sides.
     pub(super) fn distance2(&self, bbox: &BoxPx<Frame>, std_max: f32) -> f32 {
         let [cx, cy] = centre(bbox);
-        let part = |axis: &Axis, at: f32, side: f32| {
-            let expected = axis.var_at.min(std_max * std_max * side * side);
-            let total = expected + MEASURED_STD * MEASURED_STD * side * side;
+        let part = |axis: &Axis, at: f32, scale: f32| {
+            let expected = axis.var_at.min(std_max * std_max * scale * scale);
+            let total = expected + MEASURED_STD * MEASURED_STD * scale * scale;
             (at - axis.at) * (at - axis.at) / total
         };
-        part(&self.cx, cx, self.side[0]) + part(&self.cy, cy, self.side[1])
+        part(&self.cx, cx, self.scale[0]) + part(&self.cy, cy, self.scale[1])
     }
 
     /// Sizes stop growing: for a box that is out of sight (ByteTrack does the same with its height).
@@ -158,8 +173,8 @@ impl BoxFilter {
         self.h.speed = 0.0;
     }
 
-    /// It stands still: nothing moved in the picture.
-    pub(super) fn stand(&mut self) {
+    /// It is stationary: nothing moved in the picture.
+    pub(super) fn stop(&mut self) {
         self.hold_size();
         self.cx.speed = 0.0;
         self.cy.speed = 0.0;
@@ -363,6 +378,41 @@ mod tests {
         ours.predict(1.0, 60.0);
         assert!((f64::from(ours.var_at) / p - 1.0).abs() < 0.03, "{} {p}", ours.var_at);
         assert!((f64::from(ours.var_speed) / (v * 900.0) - 1.0).abs() < 1e-4);
+    }
+
+    /// What stands where the frame's edge cuts it is expected as it was measured, at whichever edge, however flat or narrow it is:
+    /// the bonnet of a parked car was expected as 205x102 instead of 205x37.
+    #[test]
+    fn a_stationary_box_at_the_edge_is_expected_as_measured() {
+        for bbox in [
+            BoxPx::new(251.0, 323.0, 456.0, 360.0),
+            BoxPx::new(251.0, 0.0, 456.0, 37.0),
+            BoxPx::new(0.0, 100.0, 25.0, 220.0),
+            BoxPx::new(0.0, 352.0, 300.0, 360.0),
+        ] {
+            let mut filter = BoxFilter::new(&bbox, true, 12.0);
+            for frame in 0..30 {
+                let iou = filter.expected().iou(&bbox);
+                assert!(iou > 0.99, "{frame}: {:?} for {bbox:?}, IoU {iou}", filter.expected());
+                filter.predict(1.0 / 6.0);
+                filter.correct(&bbox, true);
+            }
+        }
+    }
+
+    /// Each side of what drives into the picture grows up to twice its longer side, not only up to twice the slice seen so far.
+    #[test]
+    fn a_slice_at_the_edge_may_grow_to_a_whole_car() {
+        let slice = |width: f32| BoxPx::new(0.0, 100.0, width, 160.0);
+        let mut filter = BoxFilter::new(&slice(10.0), true, 12.0);
+        filter.predict(0.1);
+        filter.correct(&slice(40.0), true);
+        filter.predict(0.4);
+        let width = filter.expected().width();
+        assert!((90.0..=120.0).contains(&width), "{width}");
+        // And what shrinks out of it does not vanish.
+        filter.w.at = -50.0;
+        assert_eq!(filter.expected().width(), 20.0);
     }
 
     /// Two sightings are enough to know the velocity.

@@ -1,34 +1,34 @@
-//! Follows road users from frame to frame: a ByteTrack-class tracker (Zhang et al. 2022) of fixed capacity.
+//! Tracks road users from frame to frame: a ByteTrack-class tracker (Zhang et al. 2022) of fixed capacity.
 //!
 //! Duty: detections of one frame in, tracks with an identity out. Per update: predict every track to `now`
-//! (`kalman.rs`), then give detections to tracks in three rounds, each solved for the optimum (`assign.rs`):
+//! (`kalman.rs`), then assign detections to tracks in three rounds, each solved for the optimum (`assign.rs`):
 //! 1. confirmed and lost tracks x strong detections, by IoU with the predicted box, fused with the score;
 //! 2. confirmed tracks still without one x weak detections, by IoU: a car that is half hidden scores low;
 //! 3. all tracks still without one, new ones included x strong detections left, by distance in standard deviations.
 //!
-//! Strong detections that nobody took begin a track. Round 3 is what ByteTrack does not have. At 2 to 6 frames a second
+//! Strong detections without a track begin one. ByteTrack has no round 3. At 2 to 6 frames a second
 //! a car moves more than its own width between frames, and a track with one sighting has no velocity: its boxes do
 //! not overlap. A buffered IoU (C-BIoU, Yang et al. 2023) needs a buffer made for one frame rate; the filter's own
 //! uncertainty already contains the true time since the last frame, the age of the track and the size of the box. It is
-//! asked last, so that a wide guess never takes what a good prediction explains.
+//! used last, so that a wide guess never takes what a good prediction explains.
 //!
 //! ```text
 //!                 hits_min sightings                 not found
-//!  (detection) ──► Tentative ──────────────► Confirmed ──────────► Lost ──┐ unseen for lost_after and two looks,
-//!                     │ two looks in vain        ▲                   │    │ predicted outside the frame, or evicted
+//!  (detection) ──► Tentative ──────────────► Confirmed ──────────► Lost ──┐ missed twice and unseen for lost_after,
+//!                     │ missed twice             ▲                   │    │ predicted outside the frame, or evicted
 //!                     ▼                          └───────────────────┘    ▼
 //!                  forgotten, no event                 found again      ended
 //! ```
 //!
 //! A track is never confirmed by a single detection, however strong: a crossing needs several positions anyway, and
-//! a sure-looking reflection would become an event.
+//! a reflection with a high score would become an event.
 //!
 //! Classes: a model that wavers between car and truck must not split a track, so association ignores the class within
-//! a group ([`group_of`]) but for a penalty, and a track's class is the score-weighted majority. Between groups
-//! (person and car, rider and bicycle) there is no association: these really do stand in the same place.
+//! a group ([`group_of`]) except for a penalty, and a track's class is the score-weighted majority. Between groups
+//! (person and car, rider and bicycle) there is no association: these really are in the same place.
 //!
-//! It never reads a clock (it is told `now`), never takes heap memory after [`Tracker::new`], never ages a track
-//! by frames, and never panics for any detection: what is not a box is refused and counted (I4, I8).
+//! It never reads a clock (it is told `now`), never allocates after [`Tracker::new`], never ages a track by frames, and
+//! never panics for any detection: what is not a box is refused and counted (I4, I8).
 
 mod assign;
 mod kalman;
@@ -47,39 +47,39 @@ use assign::Assignment;
 use kalman::BoxFilter;
 pub use params::Params;
 
-/// Shortest side of a box that is followed, pixels: less than a pixel is no picture of anything.
+/// Shortest side of a box that is tracked, pixels: less than a pixel is no picture of anything.
 const SIDE_MIN: f32 = 1.0;
-/// Largest coordinate that is believed, pixels: `u16::MAX`, far outside of `limits::FRAME_SIDE_MAX`.
+/// Largest coordinate that is accepted, pixels: `u16::MAX`, far outside of `limits::FRAME_SIDE_MAX`.
 const COORDINATE_MAX: f32 = 65_535.0;
 /// Round 3 looks this far: the 99 % point of the chi-square distribution of two dimensions, squared deviations.
 const DISTANCE2_MAX: f32 = 9.21;
-/// Standard deviation of the size between two sights, in natural logarithms: 0.35 is a factor of 1.4.
+/// Standard deviation of the size between two sightings, in natural logarithms: 0.35 is a factor of 1.4.
 const SIZE_STD: f32 = 0.35;
-/// A velocity is known from so many sightings on; then round 3 believes no deviation above [`KNOWN_STD_MAX`].
+/// A velocity is known from this many sightings on; then round 3 takes no deviation above [`KNOWN_STD_MAX`].
 const KNOWN_FRAMES: u32 = 3;
 /// In sides. Without it a track lost for 2 s would reach five of its lengths far and take over the next car.
 const KNOWN_STD_MAX: f32 = 0.7;
-/// Looks in vain after which a tentative track is forgotten, and before which no track is given up.
+/// Misses in a row after which a tentative track is forgotten, and before which no track ends.
 const MISSES_MIN: u32 = 2;
-/// Two detections of a group that overlap this much are one object (car and truck by class-wise suppression).
-const DOUBLE_IOU: f32 = 0.7;
+/// Two detections of a group that overlap this much are duplicates: one object (car and truck by class-wise suppression).
+const DUPLICATE_IOU: f32 = 0.7;
 /// ... and so are a box and one that lies in it, where it covers this part of the smaller ...
-const DOUBLE_COVER: f32 = 0.9;
+const DUPLICATE_COVER: f32 = 0.9;
 /// ... and the smaller has this part of the larger one's area: the lower half of a car, as small models report it. A child
 /// before an adult, or a car before a lorry, is smaller.
-const DOUBLE_AREA: f32 = 0.4;
+const DUPLICATE_AREA: f32 = 0.4;
 /// A box this near to the frame's edge is cut by it, pixels.
 const EDGE_PX: f32 = 2.0;
-/// A track slower than this stands, sides a second along the faster axis: a car at walking pace, seen from the side.
-const STANDS_BELOW: f32 = 0.3;
-/// A track seen so often is known well enough to say what it cannot be ...
+/// A track slower than this is stationary, sides a second along the faster axis: a car at walking pace, seen from the side.
+const STATIONARY_BELOW: f32 = 0.3;
+/// A track seen this often is known well enough to say what it cannot be ...
 const SETTLED_FRAMES: u32 = 10;
-/// ... and while it stands its box does not grow by more than this factor in area between two looks: half of it may have been
-/// hidden. A bus that drives past a parked car covers four times its area, a lorry three.
+/// ... and while it is stationary its box does not grow by more than this factor in area between two frames: half of it may have
+/// been hidden. A bus that drives past a parked car covers four times its area, a lorry three.
 const GROWTH_MAX: f32 = 2.0;
 /// ... or by this one if what is seen now is of another class: a van covers half as much again as a car.
 const OTHER_GROWTH_MAX: f32 = 1.4;
-/// How far a road user gets that nobody knows yet, sides a second: a bicycle seen from the side, see [`Params::speed_max`].
+/// How far a road user gets that was hardly seen yet, sides a second: a bicycle seen from the side, see [`Params::speed_max`].
 const REACH: f32 = 5.0;
 /// Classes that a track remembers; the one with the least weight makes room.
 const VOTES: usize = 4;
@@ -95,14 +95,14 @@ pub fn group_of(class: &str) -> Option<u8> {
     }
 }
 
-/// Where a track is in its life; see the drawing at the top.
+/// The state of a track; see the drawing at the top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// Seen less than `hits_min` times.
     Tentative,
-    /// Believed, and seen in the last frame that was looked at.
+    /// Confirmed by `hits_min` sightings, and seen in the last frame that the detector ran on.
     Confirmed,
-    /// Believed, but not found in the last frame that was looked at.
+    /// Confirmed before, but not found in the last frame that the detector ran on.
     Lost,
 }
 
@@ -124,7 +124,7 @@ pub struct Track {
     found: bool,
     first_seen: Mono,
     last_seen: Mono,
-    /// The last moment at which it was certainly there: seen, or the gate saw nothing move where it stands.
+    /// The last moment at which it was certainly there: seen, or the gate saw nothing move where it is.
     sure_at: Mono,
     first_point: PointPx,
 }
@@ -135,12 +135,12 @@ impl Track {
         self.id
     }
 
-    /// Place in the tracker, below `limits::TRACKS_MAX`: for state that others keep per track. Used again by later tracks.
+    /// Slot in the tracker, below `limits::TRACKS_MAX`: for state that others keep per track. Used again by later tracks.
     pub fn slot(&self) -> usize {
         self.slot
     }
 
-    /// Where it is in its life.
+    /// Its state.
     pub fn state(&self) -> State {
         self.state
     }
@@ -203,10 +203,10 @@ impl Track {
     }
 
     /// Whether its centre hardly moves.
-    fn stands(&self) -> bool {
+    fn is_stationary(&self) -> bool {
         let (across, down) = self.velocity();
         let most = (across.abs() / self.bbox.width()).max(down.abs() / self.bbox.height());
-        most < STANDS_BELOW
+        most < STATIONARY_BELOW
     }
 
     fn begin(
@@ -272,7 +272,7 @@ impl Track {
 /// What became of a track.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum TrackEvent<'a> {
-    /// It is believed from now on.
+    /// It is confirmed from now on.
     Began(&'a Track),
     /// It is gone; only for tracks that began.
     Ended {
@@ -298,7 +298,7 @@ pub struct Counters {
     pub refused: u64,
     /// Detections beyond `limits::DETECTIONS_MAX` in a frame.
     pub over: u64,
-    /// Second boxes of one object, which did not become a track.
+    /// Duplicate detections: second boxes of one object, which did not become a track.
     pub doubles: u64,
 }
 
@@ -322,7 +322,7 @@ pub struct Tracker {
     now: Mono,
     counters: Counters,
     // Scratch of an update, taken once.
-    inbox: Vec<Detection>,
+    pending: Vec<Detection>,
     taken: Box<[bool]>,
     rows: Vec<usize>,
     columns: Vec<usize>,
@@ -352,7 +352,7 @@ impl Tracker {
             next_id: 1,
             now: Mono::ZERO,
             counters: Counters::default(),
-            inbox: Vec::with_capacity(DETECTIONS_MAX),
+            pending: Vec::with_capacity(DETECTIONS_MAX),
             taken: vec![false; DETECTIONS_MAX].into_boxed_slice(),
             rows: Vec::with_capacity(TRACKS_MAX),
             columns: Vec::with_capacity(DETECTIONS_MAX),
@@ -365,7 +365,7 @@ impl Tracker {
         size_of_val(&*self.groups)
             + size_of_val(&*self.tracks)
             + size_of_val(&*self.taken)
-            + self.inbox.capacity() * size_of::<Detection>()
+            + self.pending.capacity() * size_of::<Detection>()
             + (self.rows.capacity() + self.columns.capacity()) * size_of::<usize>()
             + self.assignment.heap_bytes()
     }
@@ -386,8 +386,8 @@ impl Tracker {
         self.tracks.iter().flatten()
     }
 
-    /// Where tracks that were not given up are expected at `now`, in the frame, and how they move. One that was not seen often enough to
-    /// tell may be anywhere around.
+    /// Where the tracks are expected at `now`, in the frame, and how they move. One that was not seen often enough to tell may be
+    /// anywhere around.
     pub fn outlook(&self, now: Mono) -> impl Iterator<Item = (BoxPx<Frame>, Motion)> + Clone {
         let dt = now.since(self.now).min(self.params.lost_after).as_secs_f32();
         let expected = move |track: &Track| {
@@ -399,7 +399,7 @@ impl Tracker {
             if is_new {
                 bbox = bbox.grown(REACH * dt * bbox.width().max(bbox.height()));
             }
-            let motion = if is_new || !track.stands() { Motion::Moves } else { Motion::Stands };
+            let motion = if is_new || !track.is_stationary() { Motion::Moves } else { Motion::Stands };
             (bbox.clipped(self.width, self.height), motion)
         };
         self.tracks.iter().flatten().map(expected)
@@ -410,46 +410,46 @@ impl Tracker {
         self.tracks().filter(|track| track.state == State::Confirmed && track.found)
     }
 
-    /// A frame was looked at: its detections in any order, in frame pixels. `on` hears what became of tracks.
+    /// The detector ran on a whole frame: its detections in any order, in frame pixels. `on` is called with what became of tracks.
     /// A `now` before the last one counts as the last one.
     pub fn update(&mut self, now: Mono, detections: &[Detection], on: &mut dyn FnMut(TrackEvent<'_>)) {
-        self.look(now, None, detections, on);
+        self.update_in(now, None, detections, on);
     }
 
-    /// A part of a frame was looked at, because the gate saw nothing move elsewhere; what the sides of the part cut through is none of
-    /// `detections`. Tracks that stand and are not wholly in the part stay as they are until somebody looks there; all others may be
-    /// found, and are missed, as in [`Self::update`].
-    pub fn update_part(
+    /// The detector ran on a region of a frame only, because the gate saw nothing move elsewhere; boxes that a side of the region cuts
+    /// are not among `detections`. Stationary tracks that are not wholly in the region stay as they are until the detector runs there;
+    /// all others may be found, or are missed, as in [`Self::update`].
+    pub fn update_region(
         &mut self,
         now: Mono,
-        part: &BoxPx<Frame>,
+        region: &BoxPx<Frame>,
         detections: &[Detection],
         on: &mut dyn FnMut(TrackEvent<'_>),
     ) {
-        self.look(now, Some(*part), detections, on);
+        self.update_in(now, Some(*region), detections, on);
     }
 
-    fn look(
+    fn update_in(
         &mut self,
         now: Mono,
-        part: Option<BoxPx<Frame>>,
+        region: Option<BoxPx<Frame>>,
         detections: &[Detection],
         on: &mut dyn FnMut(TrackEvent<'_>),
     ) {
-        self.take_in(detections);
+        self.accept(detections);
         let now = self.advance(now, false);
         self.associate(now, Round::Strong);
         self.associate(now, Round::Weak);
         self.associate(now, Round::Near);
         self.begin_tracks(now, on);
         for slot in 0..self.tracks.len() {
-            if !part.is_some_and(|part| self.stands_outside(slot, now, &part, on)) {
+            if !region.is_some_and(|region| self.keep_outside(slot, now, &region, on)) {
                 self.settle(slot, now, on);
             }
         }
     }
 
-    /// A frame was not looked at because nothing in it moved. Visible tracks stand where they are and do not age;
+    /// The detector did not run on a frame because nothing in it moved. Visible tracks stay where they are and do not age;
     /// those out of sight do. For frames that were skipped for other reasons: no call at all.
     pub fn still(&mut self, now: Mono, on: &mut dyn FnMut(TrackEvent<'_>)) {
         let now = self.advance(now, true);
@@ -462,24 +462,29 @@ impl Tracker {
         }
     }
 
-    /// Whether the track in `slot` stands where a look at `part` says nothing of it; what becomes of it then is done. One that was not
-    /// found by a look before is not given up for want of looks; one that was seen only once is, as it may have been nothing.
-    fn stands_outside(
+    /// Whether the track in `slot` is stationary where detections in `region` say nothing about it; its next state is set then. One
+    /// that was missed once does not end before the detector ran there again; one that was seen only once does, as it may have been
+    /// nothing.
+    fn keep_outside(
         &mut self,
         slot: usize,
         now: Mono,
-        part: &BoxPx<Frame>,
+        region: &BoxPx<Frame>,
         on: &mut dyn FnMut(TrackEvent<'_>),
     ) -> bool {
         let Some(track) = &mut self.tracks[slot] else { return false };
         let expected = track.filter.expected().clipped(self.width, self.height);
-        if track.found || !track.stands() || expected.area() <= 0.0 || part.grown(EDGE_PX).holds(&expected) {
+        if track.found
+            || !track.is_stationary()
+            || expected.area() <= 0.0
+            || region.grown(EDGE_PX).holds(&expected)
+        {
             return false;
         }
         let is_over = match track.state {
             State::Tentative => now.since(track.last_seen) >= self.params.lost_after,
             State::Confirmed | State::Lost if track.misses == 0 => {
-                track.filter.stand();
+                track.filter.stop();
                 track.sure_at = now;
                 false
             }
@@ -501,33 +506,33 @@ impl Tracker {
         }
     }
 
-    /// Copies what is a detection into `inbox`, in an order that does not depend on the caller's.
-    fn take_in(&mut self, detections: &[Detection]) {
-        self.inbox.clear();
+    /// Copies what is a detection into `pending`, in an order that does not depend on the caller's.
+    fn accept(&mut self, detections: &[Detection]) {
+        self.pending.clear();
         for detection in detections {
             if !plausible(detection) {
                 self.counters.refused += 1;
             } else if detection.score < self.params.score_low {
-                // Not wanted; the decoder's business.
-            } else if self.inbox.len() == DETECTIONS_MAX {
+                // Too weak for anything: not a drop.
+            } else if self.pending.len() == DETECTIONS_MAX {
                 self.counters.over += 1;
             } else {
-                self.inbox.push(*detection);
+                self.pending.push(*detection);
             }
         }
-        self.inbox.sort_unstable_by(strongest_first);
+        self.pending.sort_unstable_by(strongest_first);
         self.taken.fill(false);
     }
 
     /// Predicts all tracks to `now`; `still` if nothing moved since the last frame.
     fn advance(&mut self, now: Mono, still: bool) -> Mono {
         let now = now.max(self.now);
-        // Nobody's velocity is worth anything after `lost_after`; until then it is what we know.
+        // No velocity says anything after `lost_after`; until then it is the best that is known.
         let dt = now.since(self.now).min(self.params.lost_after).as_secs_f32();
         self.now = now;
         for track in self.tracks.iter_mut().flatten() {
             if still && track.misses == 0 {
-                track.filter.stand();
+                track.filter.stop();
                 track.sure_at = now;
             }
             track.filter.predict(dt);
@@ -539,18 +544,19 @@ impl Tracker {
     fn associate(&mut self, now: Mono, round: Round) {
         self.rows.clear();
         self.columns.clear();
-        let plays = |track: &Track| match (round, track.state) {
+        let takes_part = |track: &Track| match (round, track.state) {
             (Round::Strong, State::Confirmed | State::Lost) => true,
             (Round::Weak, State::Confirmed) => true,
             (Round::Near, State::Tentative | State::Confirmed | State::Lost) => true,
             (Round::Strong | Round::Weak, State::Tentative) | (Round::Weak, State::Lost) => false,
         };
-        let playing = self.tracks.iter().flatten().filter(|track| !track.found && plays(track));
-        self.rows.extend(playing.map(|track| track.slot));
+        let candidates = self.tracks.iter().flatten().filter(|track| !track.found && takes_part(track));
+        self.rows.extend(candidates.map(|track| track.slot));
         let strong = |score: f32| score >= self.params.score_high;
-        let wanted =
-            |&index: &usize| !self.taken[index] && strong(self.inbox[index].score) == (round != Round::Weak);
-        self.columns.extend((0..self.inbox.len()).filter(wanted));
+        let wanted = |&index: &usize| {
+            !self.taken[index] && strong(self.pending[index].score) == (round != Round::Weak)
+        };
+        self.columns.extend((0..self.pending.len()).filter(wanted));
         if self.rows.is_empty() || self.columns.is_empty() {
             return;
         }
@@ -559,7 +565,7 @@ impl Tracker {
             let Some(track) = &self.tracks[slot] else { continue };
             let expected = track.filter.expected();
             for (column, &index) in self.columns.iter().enumerate() {
-                let detection = &self.inbox[index];
+                let detection = &self.pending[index];
                 let other = self.claimed(track, detection) || Self::hides(track, &expected, detection);
                 if self.group(detection.class) == track.group && !other {
                     let cost = self.cost(round, track, &expected, detection);
@@ -571,33 +577,33 @@ impl Tracker {
         for (column, &index) in self.columns.iter().enumerate() {
             let row = self.assignment.row(column);
             let Some(track) = row.and_then(|row| self.tracks[self.rows[row]].as_mut()) else { continue };
-            let detection = &self.inbox[index];
+            let detection = &self.pending[index];
             let cut = is_cut(&detection.bbox, self.width, self.height);
             track.see(now, detection, cut);
             self.taken[index] = true;
         }
     }
 
-    /// Whether `detection` shows a road user in sight, so that `track`, which is out of sight, may not come back as it: the
-    /// second box of the car behind would throw the lost one back over its line.
+    /// Whether `detection` shows a road user that has a track in sight, so that the lost `track` may not come back as it: a
+    /// duplicate detection of the car behind would throw the lost one back over its line.
     fn claimed(&self, track: &Track, detection: &Detection) -> bool {
         let shows = |other: &Track| {
             other.state == State::Confirmed
                 && other.group == track.group
-                && is_double(&other.filter.expected(), &detection.bbox)
+                && is_duplicate(&other.filter.expected(), &detection.bbox)
         };
         track.state == State::Lost && self.tracks().any(shows)
     }
 
-    /// Whether `detection` shows what hides `track`, a road user that stands, and not itself: a bus that is new in the picture must
-    /// not drive on as the parked car that it has just covered.
+    /// Whether `detection` shows what hides the stationary `track`, and not the track itself: a bus that is new in the picture must not
+    /// go on as the parked car that it has just covered.
     fn hides(track: &Track, expected: &BoxPx<Frame>, detection: &Detection) -> bool {
-        let known = track.frames >= SETTLED_FRAMES && track.stands() && !track.cut;
+        let known = track.frames >= SETTLED_FRAMES && track.is_stationary() && !track.cut;
         let most = if detection.class == track.class() { GROWTH_MAX } else { OTHER_GROWTH_MAX };
         known && detection.bbox.area() > most * expected.area()
     }
 
-    /// What it costs to believe that `detection` is `track`: 0..=1, infinite if it is not allowed.
+    /// The cost of assigning `detection` to `track`: 0..=1, infinite if it is not allowed.
     fn cost(&self, round: Round, track: &Track, expected: &BoxPx<Frame>, detection: &Detection) -> f32 {
         let iou_cost = |least: f32, score: f32| {
             let iou = expected.iou(&detection.bbox);
@@ -610,7 +616,7 @@ impl Tracker {
                 let known = track.frames >= KNOWN_FRAMES;
                 let std_max = if known { KNOWN_STD_MAX } else { f32::INFINITY };
                 let mut distance2 = track.filter.distance2(&detection.bbox, std_max);
-                // What the frame's edge cuts says nothing about its size.
+                // A box that the frame's edge cuts says nothing about the object's size.
                 if !track.cut && !is_cut(&detection.bbox, self.width, self.height) {
                     let w = (detection.bbox.width() / track.bbox.width()).ln() / SIZE_STD;
                     let h = (detection.bbox.height() / track.bbox.height()).ln() / SIZE_STD;
@@ -622,26 +628,26 @@ impl Tracker {
         if cost > assign::UNMATCHED {
             return f32::INFINITY;
         }
-        // The penalty shrinks the advantage of the pair, so that a pair which is alone is never lost to it.
+        // The penalty shrinks the advantage of the pair, so that it never forbids a pair that has no rival.
         let penalty = if detection.class == track.class() { 0.0 } else { self.params.class_penalty };
         1.0 - (1.0 - cost) * (1.0 - penalty)
     }
 
-    /// Strong detections that nobody took begin tracks.
+    /// Strong detections without a track begin one.
     fn begin_tracks(&mut self, now: Mono, on: &mut dyn FnMut(TrackEvent<'_>)) {
-        for index in 0..self.inbox.len() {
-            let detection = self.inbox[index];
+        for index in 0..self.pending.len() {
+            let detection = self.pending[index];
             if self.taken[index] || detection.score < self.params.score_new {
                 continue;
             }
             let group = self.group(detection.class);
-            let twin = |other: usize| {
-                let other_one = &self.inbox[other];
-                self.taken[other]
-                    && self.group(other_one.class) == group
-                    && is_double(&other_one.bbox, &detection.bbox)
+            let is_duplicate_of = |index: usize| {
+                let other = &self.pending[index];
+                self.taken[index]
+                    && self.group(other.class) == group
+                    && is_duplicate(&other.bbox, &detection.bbox)
             };
-            if (0..self.inbox.len()).any(twin) {
+            if (0..self.pending.len()).any(is_duplicate_of) {
                 self.counters.doubles += 1;
                 continue;
             }
@@ -686,15 +692,15 @@ impl Tracker {
             return;
         }
         track.misses = track.misses.saturating_add(1);
-        let looked = track.misses >= MISSES_MIN;
+        let missed_enough = track.misses >= MISSES_MIN;
         let gone = match track.state {
-            State::Tentative => looked,
+            State::Tentative => missed_enough,
             State::Confirmed | State::Lost => {
                 track.state = State::Lost;
                 track.filter.hold_size();
                 let (x, y) = (track.filter.cx.at, track.filter.cy.at);
                 let outside = !(0.0..=self.width).contains(&x) || !(0.0..=self.height).contains(&y);
-                looked && (outside || now.since(track.sure_at) >= self.params.lost_after)
+                missed_enough && (outside || now.since(track.sure_at) >= self.params.lost_after)
             }
         };
         if gone {
@@ -717,12 +723,12 @@ impl Tracker {
     }
 }
 
-/// The group of a class that is alone in it: above all those of [`group_of`].
+/// The group of a class that shares it with no other: numbers above all those of [`group_of`].
 fn alone(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX - 256).saturating_add(256)
 }
 
-/// Whether it is a box with an area and a score, in believable numbers.
+/// Whether it is a box with an area and a score, in plausible numbers.
 fn plausible(detection: &Detection) -> bool {
     let b = &detection.bbox;
     let numbers = b.to_array().iter().all(|v| v.abs() <= COORDINATE_MAX);
@@ -743,10 +749,10 @@ fn strongest_first(a: &Detection, b: &Detection) -> Ordering {
 }
 
 /// Whether two boxes of a group show one object.
-fn is_double(a: &BoxPx<Frame>, b: &BoxPx<Frame>) -> bool {
+fn is_duplicate(a: &BoxPx<Frame>, b: &BoxPx<Frame>) -> bool {
     let (smaller, larger) = (a.area().min(b.area()), a.area().max(b.area()));
-    let inside = a.intersection(b) >= DOUBLE_COVER * smaller && smaller >= DOUBLE_AREA * larger;
-    inside || a.iou(b) >= DOUBLE_IOU
+    let inside = a.intersection(b) >= DUPLICATE_COVER * smaller && smaller >= DUPLICATE_AREA * larger;
+    inside || a.iou(b) >= DUPLICATE_IOU
 }
 
 #[cfg(test)]

@@ -23,9 +23,9 @@ pub struct Params {
     pub class_penalty: f32,
     /// Sightings that confirm a track, 2..=20. Default 2.
     pub hits_min: u32,
-    /// A track unseen for so long has ended, 100 ms..=60 s. Default 2 s.
+    /// A track ends after this long out of sight, 100 ms..=60 s. Default 2 s.
     pub lost_after: Duration,
-    /// Highest believable velocity, box sides a second along either axis, 1..=50. Default 12: a car at 50 km/h seen
+    /// Highest plausible velocity, box sides a second along either axis, 1..=50. Default 12: a car at 50 km/h seen
     /// from the side makes 3 a second, a bicycle 5, a motorcycle coming across at 90 km/h 12.
     pub speed_max: f32,
 }
@@ -54,7 +54,7 @@ fn within(name: &str, value: f32, least: f32, most: f32) -> Result<()> {
 }
 
 impl Params {
-    /// Whether the settings make sense.
+    /// Checks all settings.
     ///
     /// # Errors
     /// `Kind::Config` with the name, the value and the range of the first one that does not.

@@ -1,6 +1,6 @@
 //! Bodies into a picture: where their faces are seen, in which light, and the shadow that they throw.
 
-use super::light::Look;
+use super::light::Lighting;
 use super::mesh::Mesh;
 use super::raster::{Corner, Raster};
 use crate::sim::space::{Heading, Vec3, vec3};
@@ -16,7 +16,7 @@ pub(super) struct Brush<'a> {
     /// Seen from where, in samples.
     pub(super) view: View,
     /// In which light.
-    pub(super) look: &'a Look,
+    pub(super) lighting: &'a Lighting,
 }
 
 impl Brush<'_> {
@@ -45,7 +45,7 @@ impl Brush<'_> {
             if normal.dot(to_eye) <= 0.0 {
                 continue;
             }
-            let color = self.look.shade(&face.paint, middle, normal.unit(), to_eye);
+            let color = self.lighting.shade(&face.paint, middle, normal.unit(), to_eye);
             let own = face.corners;
             // Its grain lies in the two directions in which it reaches furthest.
             let flat = (own[2] - own[0]).cross(own[3] - own[1]);
@@ -75,34 +75,34 @@ impl Brush<'_> {
 
     /// The shadow of a body on the ground, while there is a sun.
     pub(super) fn shadow(&mut self, mesh: &Mesh, heading: Heading, at: [f32; 2]) {
-        if self.look.shadow >= 1.0 {
+        if self.lighting.shadow >= 1.0 {
             return;
         }
-        let (sun, stand) = (self.look.sun, vec3(at[0], at[1], 0.0));
+        let (sun, stand) = (self.lighting.sun, vec3(at[0], at[1], 0.0));
         for face in &mesh.faces {
             let corners = face.corners.map(|corner| heading.turn(corner) + stand);
             if (corners[2] - corners[0]).cross(corners[3] - corners[1]).dot(sun) <= 0.0 {
                 continue;
             }
             let ground = corners.map(|corner| corner - sun * (corner.z / sun.z));
-            self.dark([ground[0], ground[1], ground[2]], self.look.shadow);
-            self.dark([ground[0], ground[2], ground[3]], self.look.shadow);
+            self.dark([ground[0], ground[1], ground[2]], self.lighting.shadow);
+            self.dark([ground[0], ground[2], ground[3]], self.lighting.shadow);
         }
     }
 
     /// The shadow of a ball, as of leaves.
     pub(super) fn blob_shadow(&mut self, middle: Vec3, radius: f32) {
-        if self.look.shadow >= 1.0 {
+        if self.lighting.shadow >= 1.0 {
             return;
         }
-        let ground = middle - self.look.sun * (middle.z / self.look.sun.z);
-        let (along, wide) = (vec3(self.look.sun.x, self.look.sun.y, 0.0).unit(), radius);
+        let ground = middle - self.lighting.sun * (middle.z / self.lighting.sun.z);
+        let (along, wide) = (vec3(self.lighting.sun.x, self.lighting.sun.y, 0.0).unit(), radius);
         let aside = vec3(-along.y, along.x, 0.0);
-        let long = radius / self.look.sun.z;
+        let long = radius / self.lighting.sun.z;
         let corners =
             [along * long, aside * wide, along * -long, aside * -wide].map(|corner| ground + corner);
-        self.dark([corners[0], corners[1], corners[2]], self.look.shadow);
-        self.dark([corners[0], corners[2], corners[3]], self.look.shadow);
+        self.dark([corners[0], corners[1], corners[2]], self.lighting.shadow);
+        self.dark([corners[0], corners[2], corners[3]], self.lighting.shadow);
     }
 
     /// The dark below a body of that length and width, whatever the weather.

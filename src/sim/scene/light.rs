@@ -49,7 +49,7 @@ impl Weather {
 
 /// How everything looks at an hour in a weather. Light is on a scale where white paper in the sun is 1.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Look {
+pub(super) struct Lighting {
     /// When.
     pub(super) hour: Hour,
     /// In what.
@@ -74,7 +74,7 @@ pub(super) struct Look {
     tint: [f32; 3],
 }
 
-impl Look {
+impl Lighting {
     /// An hour and a weather, the rest from the seed.
     pub(super) fn new(hour: Hour, weather: Weather, random: &mut Random) -> Self {
         let clear = weather == Weather::Clear;
@@ -112,7 +112,7 @@ impl Look {
             Hour::Dusk => random.range(1.4, 2.2),
             Hour::Night => random.range(2.2, 4.0),
         };
-        Look {
+        Lighting {
             hour,
             weather,
             sun,
@@ -205,11 +205,12 @@ mod tests {
     fn every_hour_and_weather_gives_colours_of_a_picture() {
         for (_, hour) in Hour::ALL {
             for (_, weather) in Weather::ALL {
-                let mut look = Look::new(hour, weather, &mut Random::new(1));
-                look.street_lamps = vec![vec3(0.0, 0.0, 8.0)];
+                let mut lighting = Lighting::new(hour, weather, &mut Random::new(1));
+                lighting.street_lamps = vec![vec3(0.0, 0.0, 8.0)];
                 for lamp in [0.0, 3.0] {
                     let paint = Paint { color: [0.9; 3], grain: 0.0, gloss: 0.5, lamp };
-                    let color = look.shade(&paint, vec3(1.0, 2.0, 0.0), look.sun, vec3(5.0, 0.0, 5.0));
+                    let color =
+                        lighting.shade(&paint, vec3(1.0, 2.0, 0.0), lighting.sun, vec3(5.0, 0.0, 5.0));
                     assert!(
                         color.iter().all(|part| (1.0..=255.0).contains(part)),
                         "{hour:?} {weather:?} {color:?}"
@@ -222,9 +223,14 @@ mod tests {
     #[test]
     fn day_is_brighter_than_night_and_a_lamp_lights_what_is_below_it() {
         let shade = |hour, lamps: Vec<Vec3>| {
-            let look = Look { street_lamps: lamps, ..Look::new(hour, Weather::Clear, &mut Random::new(1)) };
-            look.shade(&Paint::dull([0.3; 3]), vec3(0.0, 0.0, 0.0), vec3(0.0, 0.0, 1.0), vec3(0.0, -9.0, 6.0))
-                [1]
+            let lighting =
+                Lighting { street_lamps: lamps, ..Lighting::new(hour, Weather::Clear, &mut Random::new(1)) };
+            lighting.shade(
+                &Paint::dull([0.3; 3]),
+                vec3(0.0, 0.0, 0.0),
+                vec3(0.0, 0.0, 1.0),
+                vec3(0.0, -9.0, 6.0),
+            )[1]
         };
         let dark = shade(Hour::Night, vec![]);
         assert!(shade(Hour::Day, vec![]) > 3.0 * dark);

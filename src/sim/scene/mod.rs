@@ -20,7 +20,7 @@ use backdrop::Backdrop;
 use bodies::{Moment, Part};
 use draw::Brush;
 use lens::Lens;
-use light::Look;
+use light::Lighting;
 pub use light::{Hour, Weather};
 use mesh::Mesh;
 use raster::{Raster, SAMPLES};
@@ -34,6 +34,9 @@ use crate::base::error::Result;
 
 /// The picture that does not move is larger at each side, samples: the camera may shake by as much.
 const MARGIN: usize = 24;
+
+/// A detector can be asked for what is seen to this share.
+const VISIBLE_MIN: f32 = 0.5;
 
 /// A road user, or its rider, in a picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -59,10 +62,24 @@ impl Truth {
     /// 640 wide, which are 12 x 5 in the 320 of the shipped detector. That is KITTI's "moderate" (25 of 375 lines high, partly
     /// occluded; Geiger et al., CVPR 2012). A detector is neither praised nor blamed for such an object.
     pub fn is_hard(&self, picture_width: u32) -> bool {
+        self.visible < VISIBLE_MIN || !self.is_large(picture_width)
+    }
+
+    /// Whether what is seen of it is at least 24 x 10 pixels of a picture 640 wide.
+    pub fn is_large(&self, picture_width: u32) -> bool {
         let pixel = picture_width as f32 / 640.0;
         let [left, top, right, bottom] = self.seen;
         let (width, height) = (right - left, bottom - top);
-        self.visible < 0.5 || width.max(height) < 24.0 * pixel || width.min(height) < 10.0 * pixel
+        width.max(height) >= 24.0 * pixel && width.min(height) >= 10.0 * pixel
+    }
+
+    /// Whether others hide more than half of what is inside of the picture; what is outside does not matter.
+    pub fn is_hidden(&self, [width, height]: [u32; 2]) -> bool {
+        let [left, top, right, bottom] = self.whole;
+        let inside = (right.min(width as f32) - left.max(0.0)).max(0.0)
+            * (bottom.min(height as f32) - top.max(0.0)).max(0.0);
+        let share = inside / ((right - left) * (bottom - top)).max(1e-3);
+        self.visible < VISIBLE_MIN * share.min(1.0)
     }
 }
 
@@ -70,7 +87,7 @@ impl Truth {
 pub struct Scene {
     setting: Setting,
     traffic: Traffic,
-    look: Look,
+    lighting: Lighting,
     /// Of the camera at rest, and of this picture, in samples.
     at_rest: View,
     view: View,
@@ -91,18 +108,18 @@ impl Scene {
     pub fn new(params: &SceneParams) -> Result<Self> {
         let setting = params.complete()?;
         let mut random = Random::stream(params.seed, 11);
-        let mut look = Look::new(setting.hour, setting.weather, &mut random);
+        let mut lighting = Lighting::new(setting.hour, setting.weather, &mut random);
         let (width, height) = (setting.width as usize * SAMPLES, setting.height as usize * SAMPLES);
         let view = View::new(&setting.mount, width as f32, height as f32);
         let mut still = Raster::new(width + 2 * MARGIN, height + 2 * MARGIN);
         let wide = view.with_margin(MARGIN as f32);
-        let backdrop = Backdrop::draw(&mut still, &wide, &setting.street, &mut look, &mut random);
+        let backdrop = Backdrop::draw(&mut still, &wide, &setting.street, &mut lighting, &mut random);
         let mut traffic = Traffic::new(setting.street, setting.demand, params.seed);
         traffic.advance(setting.lead_s);
         let lens = Lens::new(&setting, &mut Random::stream(params.seed, 12));
         Ok(Scene {
             traffic,
-            look,
+            lighting,
             at_rest: view,
             view,
             still,
@@ -168,13 +185,13 @@ impl Scene {
     fn users(&mut self, seconds: f64) {
         self.truth.clear();
         let ahead = ((self.start + seconds) - self.traffic.now()) as f32;
-        let mut brush = Brush { raster: &mut self.frame, view: self.view, look: &self.look };
+        let mut brush = Brush { raster: &mut self.frame, view: self.view, lighting: &self.lighting };
         // All shadows first: they fall on the ground, and what stands on it hides them.
         for user in self.traffic.users().iter().filter(|user| may_be_seen(&self.view, user, ahead)) {
             let pose = user.pose(ahead);
             for part in [Part::Whole, Part::Rider] {
-                let falls = self.look.shadow < 1.0;
-                if falls && bodies::build(&mut self.mesh, user, part, moment(user, &self.look, ahead)) {
+                let falls = self.lighting.shadow < 1.0;
+                if falls && bodies::build(&mut self.mesh, user, part, moment(user, &self.lighting, ahead)) {
                     brush.shadow(&self.mesh, pose.heading, pose.at);
                 }
             }
@@ -184,7 +201,7 @@ impl Scene {
                 [user.size[0] * 0.96, user.size[1] * 0.9]
             };
             brush.contact(pose.heading, pose.at, wide);
-            let lit = match self.look.hour {
+            let lit = match self.lighting.hour {
                 Hour::Day => 0.0,
                 Hour::Dusk => 0.14,
                 Hour::Night => 0.34,
@@ -197,7 +214,7 @@ impl Scene {
         for user in self.traffic.users().iter().filter(|user| may_be_seen(&self.view, user, ahead)) {
             let pose = user.pose(ahead);
             for part in [Part::Whole, Part::Rider] {
-                if !bodies::build(&mut self.mesh, user, part, moment(user, &self.look, ahead)) {
+                if !bodies::build(&mut self.mesh, user, part, moment(user, &self.lighting, ahead)) {
                     continue;
                 }
                 let whose = self.truth.len() as u16 + 1;
@@ -229,7 +246,7 @@ impl Scene {
                 let Some(seen) = self.view.see(at) else { continue };
                 let to_eye = self.view.at() - at;
                 let color =
-                    self.look.shade(paint, at, vec3(0.0, 0.0, 1.0), to_eye).map(|part| part.min(255.0));
+                    self.lighting.shade(paint, at, vec3(0.0, 0.0, 1.0), to_eye).map(|part| part.min(255.0));
                 self.frame.disc(seen, radius * self.view.focal() * seen.near, color, 0);
             }
         }
@@ -262,13 +279,13 @@ fn may_be_seen(view: &View, user: &RoadUser, ahead: f32) -> bool {
     near > half + 0.4 && distance > 0.5 - half && distance < 400.0
 }
 
-fn moment(user: &RoadUser, look: &Look, ahead: f32) -> Moment {
+fn moment(user: &RoadUser, lighting: &Lighting, ahead: f32) -> Moment {
     let pose = user.pose(ahead);
     Moment {
-        way: pose.way,
+        travelled: pose.travelled,
         brakes: !user.parked && user.slows_down(),
-        lamps: look.lamps_lit() && !user.parked,
-        rain: look.weather == Weather::Rain,
+        lamps: lighting.lamps_lit() && !user.parked,
+        rain: lighting.weather == Weather::Rain,
         moves: pose.speed > 0.2,
     }
 }

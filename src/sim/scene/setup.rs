@@ -6,7 +6,7 @@ use crate::base::limits::{FRAME_SIDE_MAX, FRAME_SIDE_MIN};
 use crate::sim::random::Random;
 use crate::sim::space::vec3;
 use crate::sim::traffic::{Demand, Street};
-use crate::sim::view::Mount;
+use crate::sim::view::{Mount, View};
 
 /// What is asked of a scene. `None`: the seed chooses.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -85,6 +85,13 @@ pub struct Setting {
     pub softness: f32,
     /// Seconds of traffic before the first picture.
     pub lead_s: f64,
+}
+
+impl Setting {
+    /// What the camera at rest sees.
+    pub fn view(&self) -> View {
+        View::new(&self.mount, self.width as f32, self.height as f32)
+    }
 }
 
 impl SceneParams {

@@ -69,18 +69,18 @@ impl Traffic {
         if self.users.len() >= ROAD_USERS_MAX {
             return;
         }
-        let way = match self.street.lanes {
+        let direction = match self.street.lanes {
             [0, _] => 1,
             [_, 0] => 0,
             [_, _] => self.random.below(2),
         };
-        let way = if kind == Kind::Person { self.random.below(2) } else { way };
-        let lane = self.random.below(usize::from(self.street.lanes[way]));
-        let start_x = Street::side(way, self.reach(kind));
-        let Some((gap, ahead)) = self.room_at(start_x, way, kind) else { return };
+        let direction = if kind == Kind::Person { self.random.below(2) } else { direction };
+        let lane = self.random.below(usize::from(self.street.lanes[direction]));
+        let start_x = Street::side(direction, self.reach(kind));
+        let Some((gap, ahead)) = self.room_at(start_x, direction, kind) else { return };
         self.born += 1;
         let mut random = Random::stream(self.random.bits(), u64::from(self.born));
-        let mut user = self.newcomer(kind, way, lane, &mut random);
+        let mut user = self.newcomer(kind, direction, lane, &mut random);
         // Nobody comes faster than they can stop behind the last of a queue.
         user.speed = user.speed.min(ahead + (2.0 * BRAKING * gap).sqrt());
         self.users.push(user);
@@ -89,12 +89,12 @@ impl Traffic {
 
     /// Free metres behind the last one at an entry, and its speed; none if there is no room: then it waits outside, and tries
     /// again with the next step.
-    fn room_at(&self, start_x: f32, way: usize, kind: Kind) -> Option<(f32, f32)> {
+    fn room_at(&self, start_x: f32, direction: usize, kind: Kind) -> Option<(f32, f32)> {
         if kind == Kind::Person {
             return Some((f32::INFINITY, 0.0));
         }
         let same_side = |user: &&RoadUser| {
-            user.kind != Kind::Person && !user.parked && (user.pose(0.0).at[1] < 0.0) == (way == 0)
+            user.kind != Kind::Person && !user.parked && (user.pose(0.0).at[1] < 0.0) == (direction == 0)
         };
         let gap = |user: &RoadUser| {
             let from_entry =
@@ -110,15 +110,17 @@ impl Traffic {
         if kind == Kind::Person { self.street.walk_reach_m } else { self.street.reach_m }
     }
 
-    fn newcomer(&self, kind: Kind, way: usize, lane: usize, random: &mut Random) -> RoadUser {
+    fn newcomer(&self, kind: Kind, direction: usize, lane: usize, random: &mut Random) -> RoadUser {
         let looks = random.bits();
         let [length, width, height, wish] =
             SIZES[kind.index()].map(|[least, most]| random.range(least, most));
         let wish = if kind == Kind::Person { wish } else { wish * self.demand.pace };
         let (path, gives_way) = match kind {
-            Kind::Person => self.walk_path(way, random),
-            Kind::Bicycle => (self.straight(way, self.bicycle_y(way)), None),
-            Kind::Car | Kind::Motorcycle | Kind::Bus | Kind::Truck => self.lane_path(kind, way, lane, random),
+            Kind::Person => self.walk_path(direction, random),
+            Kind::Bicycle => (self.straight(direction, self.bicycle_y(direction)), None),
+            Kind::Car | Kind::Motorcycle | Kind::Bus | Kind::Truck => {
+                self.lane_path(kind, direction, lane, random)
+            }
         };
         let stops = kind != Kind::Person && random.chance(self.demand.hesitate);
         let place = path.length() * random.range(0.35, 0.65);
@@ -142,48 +144,54 @@ impl Traffic {
         }
     }
 
-    fn straight(&self, way: usize, y: f32) -> Path {
-        let forward = Street::side(1 - way, 1.0);
+    fn straight(&self, direction: usize, y: f32) -> Path {
+        let forward = Street::side(1 - direction, 1.0);
         Path::through(&[[-forward * self.street.reach_m, y], [forward * self.street.reach_m, y]])
     }
 
-    fn bicycle_y(&self, way: usize) -> f32 {
-        let lanes = self.street.lanes_m(way);
+    fn bicycle_y(&self, direction: usize) -> f32 {
+        let lanes = self.street.lanes_m(direction);
         let from_middle =
             if self.street.cycle_m > 0.0 { lanes + self.street.cycle_m / 2.0 } else { lanes - 0.6 };
-        Street::side(way, from_middle)
+        Street::side(direction, from_middle)
     }
 
     /// A lane to its end, or back on the other side.
-    fn lane_path(&self, kind: Kind, way: usize, lane: usize, random: &mut Random) -> (Path, Option<f32>) {
+    fn lane_path(
+        &self,
+        kind: Kind,
+        direction: usize,
+        lane: usize,
+        random: &mut Random,
+    ) -> (Path, Option<f32>) {
         let street = &self.street;
-        let y = street.lane_y(way, lane) + random.range(-0.25, 0.25);
-        let two_ways = street.lanes[1 - way] > 0;
+        let y = street.lane_y(direction, lane) + random.range(-0.25, 0.25);
+        let two_ways = street.lanes[1 - direction] > 0;
         let nimble = matches!(kind, Kind::Car | Kind::Motorcycle);
         // Two who wait for each other's lane would wait for ever.
         let another = self.users.iter().any(|user| user.kind != Kind::Person && user.gives_way.is_some());
         if !(two_ways && nimble && random.chance(self.demand.turn_back)) || another {
-            return (self.straight(way, y), None);
+            return (self.straight(direction, y), None);
         }
-        let forward = Street::side(1 - way, 1.0);
+        let forward = Street::side(1 - direction, 1.0);
         let x = random.range(-8.0, 25.0);
-        let outer = usize::from(street.lanes[1 - way]) - 1;
+        let outer = usize::from(street.lanes[1 - direction]) - 1;
         let mut path = Path::through(&[[-forward * street.reach_m, y], [x, y]]);
         let turn = path.length();
-        path.turn_round(street.lane_y(1 - way, outer));
-        path.go_to([-forward * street.reach_m, street.lane_y(1 - way, outer)]);
+        path.turn_round(street.lane_y(1 - direction, outer));
+        path.go_to([-forward * street.reach_m, street.lane_y(1 - direction, outer)]);
         (path, Some(turn))
     }
 
     /// Along the pavement; over the road; or there and back.
-    fn walk_path(&self, way: usize, random: &mut Random) -> (Path, Option<f32>) {
+    fn walk_path(&self, direction: usize, random: &mut Random) -> (Path, Option<f32>) {
         let street = &self.street;
         let lateral = |random: &mut Random, side: usize| {
             Street::side(side, street.kerb_m(side) + random.range(0.15, 0.85) * street.pavement_m)
         };
         let side = random.below(2);
         let (y, across) = (lateral(random, side), lateral(random, 1 - side));
-        let start = Street::side(1 - way, street.walk_reach_m);
+        let start = Street::side(1 - direction, street.walk_reach_m);
         let x = random.range(-15.0, 30.0);
         if random.chance(self.demand.cross) {
             let at_crossing = random.chance(0.6);
@@ -204,8 +212,8 @@ impl Traffic {
         if self.street.parking_m <= 0.0 {
             return;
         }
-        for way in 0..2 {
-            let y = Street::side(way, self.street.kerb_m(way) - self.street.parking_m / 2.0);
+        for direction in 0..2 {
+            let y = Street::side(direction, self.street.kerb_m(direction) - self.street.parking_m / 2.0);
             let mut x = -self.street.reach_m * 0.6;
             while x < self.street.reach_m * 0.6 {
                 x += random.range(5.6, 7.0);
@@ -216,9 +224,9 @@ impl Traffic {
                 self.born += 1;
                 let kind = [Kind::Car, Kind::Truck, Kind::Motorcycle, Kind::Bicycle]
                     [random.weighted(&[0.86, 0.06, 0.04, 0.04])];
-                let forward = Street::side(1 - way, if random.chance(0.9) { 1.0 } else { -1.0 });
+                let forward = Street::side(1 - direction, if random.chance(0.9) { 1.0 } else { -1.0 });
                 let path = Path::through(&[[x, y], [x + forward, y]]);
-                let mut user = self.newcomer(kind, way, 0, random);
+                let mut user = self.newcomer(kind, direction, 0, random);
                 if kind == Kind::Truck {
                     user.size = [random.range(5.2, 6.4), 2.0, random.range(1.8, 2.6)];
                 }
@@ -306,14 +314,15 @@ impl Everybody {
     fn comes_to(&self, x: f32, except: Option<usize>) -> bool {
         self.poses.iter().enumerate().any(|(index, other)| {
             let vehicle = other.kind != Kind::Person && !other.parked && Some(index) != except;
-            let way = (x - other.at[0]) * other.heading.cos.signum();
-            let nose = way - other.half[0];
-            let comes = way > -other.half[0] - 1.0 && nose < other.speed * GAP_S + 1.0 && other.speed > 0.3;
+            let distance = (x - other.at[0]) * other.heading.cos.signum();
+            let nose = distance - other.half[0];
+            let comes =
+                distance > -other.half[0] - 1.0 && nose < other.speed * GAP_S + 1.0 && other.speed > 0.3;
             // Who turns back also needs a place in the queue on the other side.
             let turner = except.map(|index| self.poses[index]);
             let fills = turner.is_some_and(|turner| {
                 let opposite = turner.heading.cos * other.heading.cos < 0.0;
-                opposite && way.abs() < other.half[0] + turner.half[0] + 5.0
+                opposite && distance.abs() < other.half[0] + turner.half[0] + 5.0
             });
             vehicle && (comes || fills)
         })
@@ -342,9 +351,9 @@ fn red_ahead(street: &Street, now: f64, user: &RoadUser, all: &Everybody, index:
         return None;
     }
     let body = all.poses[index];
-    let way = (street.crossing_x - body.at[0]) * body.heading.cos.signum();
+    let distance = (street.crossing_x - body.at[0]) * body.heading.cos.signum();
     // The stop line is 3 m before the middle of the crossing.
-    let gap = way - 3.0 - body.half[0] + STANDING_GAP_M;
+    let gap = distance - 3.0 - body.half[0] + STANDING_GAP_M;
     let can_stop = user.speed * user.speed / (2.0 * BRAKING * 1.6) < gap;
     (gap > 0.0 && gap < LOOK_M && can_stop).then_some((gap, 0.0))
 }

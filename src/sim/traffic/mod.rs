@@ -101,22 +101,22 @@ impl Default for Street {
 
 impl Street {
     /// From the centre line to the outer edge of the lanes of a direction (0: towards +x).
-    pub fn lanes_m(&self, way: usize) -> f32 {
-        f32::from(self.lanes[way]) * self.lane_m
+    pub fn lanes_m(&self, direction: usize) -> f32 {
+        f32::from(self.lanes[direction]) * self.lane_m
     }
 
     /// From the centre line to the kerb on that side.
-    pub fn kerb_m(&self, way: usize) -> f32 {
-        self.lanes_m(way) + self.cycle_m + self.parking_m
+    pub fn kerb_m(&self, direction: usize) -> f32 {
+        self.lanes_m(direction) + self.cycle_m + self.parking_m
     }
 
     /// `y` of a distance from the centre line on the side of a direction.
-    pub fn side(way: usize, distance: f32) -> f32 {
-        if way == 0 { -distance } else { distance }
+    pub fn side(direction: usize, distance: f32) -> f32 {
+        if direction == 0 { -distance } else { distance }
     }
 
-    fn lane_y(&self, way: usize, lane: usize) -> f32 {
-        Street::side(way, (lane as f32 + 0.5) * self.lane_m)
+    fn lane_y(&self, direction: usize, lane: usize) -> f32 {
+        Street::side(direction, (lane as f32 + 0.5) * self.lane_m)
     }
 }
 
@@ -159,8 +159,8 @@ pub struct Pose {
     pub heading: Heading,
     /// Metres a second.
     pub speed: f32,
-    /// Way since it came, metres: moves legs and pedals.
-    pub way: f32,
+    /// Distance travelled since it came, metres: moves legs and pedals.
+    pub travelled: f32,
 }
 
 /// Somebody on the street.
@@ -177,7 +177,7 @@ pub struct RoadUser {
     /// Stands at the kerb and never moves.
     pub parked: bool,
     path: Path,
-    /// Way along the path, metres.
+    /// Distance along the path, metres.
     at: f32,
     speed: f32,
     braking: bool,
@@ -198,9 +198,9 @@ impl RoadUser {
 
     /// Where it is, `ahead` seconds after the last step.
     pub fn pose(&self, ahead: f32) -> Pose {
-        let way = self.at + self.speed * ahead;
-        let (at, heading) = self.path.at(way);
-        Pose { at, heading, speed: self.speed, way }
+        let travelled = self.at + self.speed * ahead;
+        let (at, heading) = self.path.at(travelled);
+        Pose { at, heading, speed: self.speed, travelled }
     }
 }
 

@@ -26,11 +26,11 @@ impl Path {
     }
 
     fn push(&mut self, point: [f32; 2]) {
-        let way = self.points.last().map_or(0.0, |(last, way)| {
+        let distance = self.points.last().map_or(0.0, |(last, distance)| {
             let (x, y) = (point[0] - last[0], point[1] - last[1]);
-            way + (x * x + y * y).sqrt()
+            distance + (x * x + y * y).sqrt()
         });
-        self.points.push((point, way));
+        self.points.push((point, distance));
     }
 
     /// Appends a half circle to the left or to the right, as `to_y` says, ending at `to_y`.
@@ -59,20 +59,20 @@ impl Path {
 
     /// Its length.
     pub fn length(&self) -> f32 {
-        self.points.last().map_or(0.0, |(_, way)| *way)
+        self.points.last().map_or(0.0, |(_, distance)| *distance)
     }
 
     /// The point after so much of the way, and the heading there; the ends beyond them.
-    pub fn at(&self, way: f32) -> ([f32; 2], Heading) {
+    pub fn at(&self, distance: f32) -> ([f32; 2], Heading) {
         let next = self
             .points
-            .partition_point(|(_, reached)| *reached <= way)
+            .partition_point(|(_, reached)| *reached <= distance)
             .clamp(1, self.points.len().max(2) - 1);
         let (Some(&(from, begin)), Some(&(to, end))) = (self.points.get(next - 1), self.points.get(next))
         else {
             return (self.points[0].0, Heading::ALONG);
         };
-        let part = if end > begin { ((way - begin) / (end - begin)).clamp(0.0, 1.0) } else { 0.0 };
+        let part = if end > begin { ((distance - begin) / (end - begin)).clamp(0.0, 1.0) } else { 0.0 };
         ([from[0] + part * (to[0] - from[0]), from[1] + part * (to[1] - from[1])], Heading::towards(from, to))
     }
 }
@@ -85,10 +85,10 @@ mod tests {
     fn a_path_is_followed_to_its_end_and_not_beyond() {
         let path = Path::through(&[[0.0, 0.0], [3.0, 0.0], [3.0, 4.0]]);
         assert_eq!(path.length(), 7.0);
-        for (way, at) in
+        for (distance, at) in
             [(-1.0, [0.0, 0.0]), (0.0, [0.0, 0.0]), (2.0, [2.0, 0.0]), (5.0, [3.0, 2.0]), (9.0, [3.0, 4.0])]
         {
-            assert_eq!(path.at(way).0, at, "after {way} m");
+            assert_eq!(path.at(distance).0, at, "after {distance} m");
         }
         assert_eq!(path.at(5.0).1, Heading { cos: 0.0, sin: 1.0 });
         assert_eq!(Path::through(&[[1.0, 2.0]]).at(5.0).0, [1.0, 2.0]);

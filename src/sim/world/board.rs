@@ -1,17 +1,17 @@
-//! The board: heat, a slowed-down CPU, a battery and the sun.
+//! The board: temperature, CPU throttling, battery and solar panel.
 
 use super::SECOND;
 use super::scenario::{BoardScenario, Scenario};
 use crate::sim::random::Random;
 use crate::sim::space::sin_cos;
 
-/// From the air to the CPU through a closed box, K/W.
+/// Thermal resistance from the CPU through a closed enclosure to the air, K/W.
 const RESISTANCE: f32 = 6.5;
-/// How fast it warms up, seconds.
+/// Thermal time constant, seconds.
 const TIME_CONSTANT_S: f32 = 420.0;
-/// What the sun on the box adds, K.
-const SUN_ON_BOX_K: f32 = 14.0;
-/// A slowed-down CPU needs so much longer.
+/// What the sun on the enclosure adds, K.
+const SUN_ON_ENCLOSURE_K: f32 = 14.0;
+/// Factor by which an inference takes longer on a throttled CPU.
 const THROTTLED: f32 = 1.7;
 /// The battery switches off at this charge, and on again at the other.
 const OFF_AT: f32 = 0.02;
@@ -49,7 +49,7 @@ impl Board {
         }
     }
 
-    /// How long an inference of `nanos` takes now; counts it.
+    /// How long an inference of `nanos` takes now; adds it to the load.
     pub(super) fn infer(&mut self, nanos: u64) -> u64 {
         let nanos = if self.throttled { (nanos as f32 * THROTTLED) as u64 } else { nanos };
         self.busy += nanos;
@@ -68,10 +68,10 @@ impl Board {
         let (warmth, _) = sin_cos((hour - 9.0) / 12.0 * std::f32::consts::PI);
         let [coldest, warmest] = self.params.air_c;
         let air = coldest + (warmest - coldest) * (0.5 + 0.5 * warmth);
-        let target = air + power * RESISTANCE + sun * SUN_ON_BOX_K;
+        let target = air + power * RESISTANCE + sun * SUN_ON_ENCLOSURE_K;
         self.temperature += (target - self.temperature) * (60.0 / TIME_CONSTANT_S);
         self.hottest = self.hottest.max(self.temperature);
-        // 5 K lower before it is fast again.
+        // Hysteresis: throttling ends 5 K lower.
         let limit = self.params.throttles_c - if self.throttled { 5.0 } else { 0.0 };
         self.throttled = self.temperature > limit;
         self.throttled_s += if self.throttled { 60 } else { 0 };
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn work_and_sun_make_heat_and_heat_makes_it_slow() {
+    fn load_and_sun_heat_the_board_and_heat_throttles_it() {
         let usual = BoardScenario::default();
         let (idle, busy) = (day(usual, 0.0), day(usual, 1.0));
         assert!(busy.hottest_c() > idle.hottest_c() + 15.0);

@@ -1,4 +1,4 @@
-//! The street, what a camera sees of it, and what a detector that knows the truth says about that.
+//! The street, what a camera sees of it, and a detector that knows the truth about that.
 
 use super::SECOND;
 use super::scenario::{Detector, Scenario};
@@ -13,21 +13,21 @@ use crate::sim::traffic::{Demand, Kind, STEP_S, Traffic};
 use crate::sim::view::View;
 use crate::vision::detect::{ClassId, Detection};
 
-/// Slower than this nothing moves for a gate, metres a second.
+/// What is slower does not move for a gate, metres a second.
 const MOVES_FROM: f32 = 0.2;
 
 /// A frame as it comes from the camera.
 #[derive(Debug)]
-pub(super) enum Seen {
+pub(super) enum FrameContent {
     /// What is found in it, and whether something moves.
     Known { found: Vec<Detection>, moves: bool },
     /// An RGB picture.
     Picture(Vec<u8>),
-    /// Bytes that are no picture.
+    /// A corrupt frame.
     Corrupt,
 }
 
-/// The street, drawn or not: one traffic, which the truth and the pictures show.
+/// The street, rendered or not: the truth and the pictures show the same traffic.
 enum Street {
     Known(Box<Traffic>),
     Drawn(Box<Scene>),
@@ -43,7 +43,7 @@ impl Street {
 }
 
 /// The street and a camera.
-pub(super) struct Eyes {
+pub(super) struct CameraModel {
     setting: Setting,
     street: Street,
     base: Demand,
@@ -55,7 +55,7 @@ pub(super) struct Eyes {
     scale: f32,
 }
 
-impl Eyes {
+impl CameraModel {
     pub(super) fn new(seed: u64, scenario: &Scenario) -> Result<Self> {
         let [width, height] = scenario.size;
         let params = SceneParams { seed, width, height, traffic: Some(1.0), ..SceneParams::default() };
@@ -67,9 +67,9 @@ impl Eyes {
             traffic.advance(setting.lead_s);
             Street::Known(Box::new(traffic))
         };
-        let view = View::new(&setting.mount, width as f32, height as f32);
+        let view = setting.view();
         let line = counting_line(&setting);
-        Ok(Eyes {
+        Ok(CameraModel {
             base: setting.demand,
             street,
             view,
@@ -86,6 +86,10 @@ impl Eyes {
         (self.setting.width, self.setting.height)
     }
 
+    pub(super) fn view(&self) -> View {
+        self.view
+    }
+
     pub(super) fn lines(&self) -> Vec<Line> {
         vec![self.line.clone()]
     }
@@ -95,7 +99,7 @@ impl Eyes {
         self.setting.lead_s + now as f64 / SECOND as f64
     }
 
-    /// An hour begins, or goes on: so many come.
+    /// Sets the demand of an hour of the day.
     pub(super) fn hour(&mut self, hour: f32) {
         let busy = self.scale * daily(hour);
         let demand = Demand { per_hour: self.base.per_hour.map(|rate| rate * busy), ..self.base };
@@ -107,7 +111,7 @@ impl Eyes {
         }
     }
 
-    /// Until when nobody moves on the street, nanoseconds of the world; none if somebody does.
+    /// Until when nothing moves on the street, nanoseconds of the world; none if something does.
     pub(super) fn quiet_until(&self, now: u64) -> Option<u64> {
         let Street::Known(traffic) = &self.street else { return None };
         let until = traffic.quiet_until()? - self.setting.lead_s - STEP_S;
@@ -123,7 +127,7 @@ impl Eyes {
         }
     }
 
-    /// Everybody who is in the picture now.
+    /// All road users that are in the picture now.
     pub(super) fn truth(&mut self, now: u64) -> &[Truth] {
         let seconds = self.seconds(now);
         match &mut self.street {
@@ -137,7 +141,7 @@ impl Eyes {
         &self.truth
     }
 
-    /// Who is in the last frame that was drawn.
+    /// The road users in the last frame that was rendered.
     #[cfg(test)]
     pub(super) fn drawn(&self) -> &[Truth] {
         match &self.street {
@@ -147,22 +151,22 @@ impl Eyes {
     }
 
     /// The frame that the camera takes now.
-    pub(super) fn frame(&mut self, now: u64) -> Seen {
+    pub(super) fn frame(&mut self, now: u64) -> FrameContent {
         if let Street::Drawn(scene) = &mut self.street {
             let mut rgb = vec![0; scene.picture_bytes()];
             scene.render(now as f64 / SECOND as f64, &mut rgb);
-            return Seen::Picture(rgb);
+            return FrameContent::Picture(rgb);
         }
         self.truth(now);
         let moves = self.truth.iter().any(|truth| truth.speed > MOVES_FROM);
         let found = if moves { self.detect() } else { Vec::new() };
-        Seen::Known { found, moves }
+        FrameContent::Known { found, moves }
     }
 
-    /// What the detector says, strongest first.
+    /// What the detector finds, strongest first.
     fn detect(&mut self) -> Vec<Detection> {
         let mut found = Vec::new();
-        let Eyes { truth, detector, random, setting, .. } = self;
+        let CameraModel { truth, detector, random, setting, .. } = self;
         let (width, height) = (setting.width as f32, setting.height as f32);
         let mut add = |[left, top, right, bottom]: [f32; 4], score: f32, kind: Kind| {
             let bbox = BoxPx::new(left, top, right, bottom).clipped(width, height);
@@ -195,7 +199,7 @@ impl Eyes {
     }
 }
 
-/// What a detector takes it for when it errs.
+/// The class that a detector mistakes it for.
 fn similar(kind: Kind) -> Kind {
     match kind {
         Kind::Car | Kind::Bus => Kind::Truck,
@@ -206,7 +210,7 @@ fn similar(kind: Kind) -> Kind {
     }
 }
 
-/// How busy a street is at an hour of the day: 1 at noon, rush hours above, hardly anybody at night. In the manner of the
+/// How busy a street is at an hour of the day: 1 at noon, more in rush hours, next to nothing at night. In the manner of the
 /// hourly factors of urban counting stations (Highway Capacity Manual, chapter 5), rounded.
 fn daily(hour: f32) -> f32 {
     const BY_HOUR: [f32; 24] = [

@@ -1,5 +1,5 @@
-//! The device's two clocks: one that counts from its start, and a calendar that starts wrong, is set, is set wrong and loses
-//! its server.
+//! The device's two clocks: the boot clock, and a calendar that starts wrong, is set, is set wrong and loses its time
+//! server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
@@ -12,18 +12,18 @@ use crate::sim::random::Random;
 /// The world begins then: 2026-06-01T00:00:00Z, seconds since 1970.
 const BEGIN_UNIX: i64 = 1_780_272_000;
 
-/// Before the calendar is set a board without a battery believes this: 1970-01-01T00:00:10Z.
+/// What the calendar of a board without a battery says before it is set: 1970-01-01T00:00:10Z.
 const UNSET_UNIX: i64 = 10;
 
 #[derive(Debug, Default)]
-struct Hands {
+struct ClockState {
     mono: AtomicU64,
     /// Calendar minus boot clock, nanoseconds.
     offset: AtomicI64,
     synchronised: AtomicBool,
 }
 
-impl Clock for Hands {
+impl Clock for ClockState {
     fn mono(&self) -> Mono {
         Mono::from_nanos(self.mono.load(SeqCst))
     }
@@ -42,21 +42,21 @@ pub(super) fn true_unix(now: u64) -> i64 {
 /// Both clocks of the device, and the true time.
 #[derive(Debug)]
 pub(super) struct Calendar {
-    hands: Arc<Hands>,
+    state: Arc<ClockState>,
     booted: u64,
-    /// When the time server is next heard, nanoseconds of the world.
+    /// When the time server next answers, nanoseconds of the world.
     set_at: u64,
     begins_at: f32,
 }
 
 impl Calendar {
     pub(super) fn new(begins_at: f32) -> Self {
-        Calendar { hands: Arc::default(), booted: 0, set_at: 0, begins_at }
+        Calendar { state: Arc::default(), booted: 0, set_at: 0, begins_at }
     }
 
     /// The clocks as the program reads them.
     pub(super) fn clock(&self) -> Arc<dyn Clock> {
-        Arc::<Hands>::clone(&self.hands)
+        Arc::<ClockState>::clone(&self.state)
     }
 
     /// When the board was switched on, nanoseconds of the world.
@@ -73,34 +73,34 @@ impl Calendar {
     pub(super) fn boot(&mut self, now: u64, after: Option<Death>, random: &mut Random) {
         if after != Some(Death::Crash) {
             self.booted = now;
-            self.hands.offset.store(UNSET_UNIX * SECOND as i64, SeqCst);
-            self.hands.synchronised.store(false, SeqCst);
+            self.state.offset.store(UNSET_UNIX * SECOND as i64, SeqCst);
+            self.state.synchronised.store(false, SeqCst);
             self.set_at = now + (random.exponential(60.0) * SECOND as f32) as u64;
         }
         self.tick(now);
     }
 
-    /// It is now.
+    /// Sets the time.
     pub(super) fn tick(&self, now: u64) {
-        self.hands.mono.store(now.saturating_sub(self.booted), SeqCst);
-        if now >= self.set_at && !self.hands.synchronised.load(SeqCst) {
-            self.hands.offset.store(true_unix(self.booted), SeqCst);
-            self.hands.synchronised.store(true, SeqCst);
+        self.state.mono.store(now.saturating_sub(self.booted), SeqCst);
+        if now >= self.set_at && !self.state.synchronised.load(SeqCst) {
+            self.state.offset.store(true_unix(self.booted), SeqCst);
+            self.state.synchronised.store(true, SeqCst);
         }
     }
 
-    /// Somebody sets it by hand, wrong; the server is heard again some minutes later.
+    /// The calendar is set wrong by hand; the time server answers again some minutes later.
     pub(super) fn step(&mut self, random: &mut Random) {
         let hours = [-20.0 * 8766.0, -1.0, 1.0, 30.0][random.below(4)] as i64;
-        self.hands.offset.fetch_add(hours * 3600 * SECOND as i64, SeqCst);
+        self.state.offset.fetch_add(hours * 3600 * SECOND as i64, SeqCst);
         self.lose_synchronisation();
         self.set_at =
-            self.booted + self.hands.mono.load(SeqCst) + (random.exponential(600.0) * SECOND as f32) as u64;
+            self.booted + self.state.mono.load(SeqCst) + (random.exponential(600.0) * SECOND as f32) as u64;
     }
 
-    /// The server goes away for a while.
+    /// The time server is unreachable for a while.
     pub(super) fn lose_synchronisation(&mut self) {
-        self.hands.synchronised.store(false, SeqCst);
-        self.set_at = self.set_at.max(self.booted + self.hands.mono.load(SeqCst) + 1800 * SECOND);
+        self.state.synchronised.store(false, SeqCst);
+        self.set_at = self.set_at.max(self.booted + self.state.mono.load(SeqCst) + 1800 * SECOND);
     }
 }

@@ -1,11 +1,11 @@
-//! The program on its board: its own stages, called as its threads call them, in virtual time.
+//! The program on its board: the program's own stages, called as its threads call them, in virtual time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::board::Board;
-use super::camera_model::{Eyes, Seen};
+use super::camera_model::{CameraModel, FrameContent};
 use super::clock::Calendar;
 use super::scenario::Scenario;
 use super::server::{Server, fingerprint};
@@ -22,11 +22,13 @@ use crate::delivery::batch::BatchParams;
 use crate::delivery::spool::{self, Batching, Class, Keeper, Log, Quota, Spool};
 use crate::delivery::uplink::{Flow, Outbox, Uplink, UplinkParams};
 use crate::event::{Body, Event, Name, Origin, Started, Stats, Storage, fixed};
+use crate::pipeline::worker::{FrameCounts, FrameWorker};
 use crate::pipeline::{Failure, Outcome, WithEngine};
 use crate::platform::calendar::Timekeeper;
 use crate::platform::clock::Mono;
 use crate::sim::disk::FaultDisk;
 use crate::sim::traffic;
+use crate::vision::gate::Reason;
 
 /// How a run ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,14 +41,14 @@ pub(super) enum Death {
     Orderly,
 }
 
-/// Sizes that fit days of events and are full now and then.
+/// Sizes that are full now and then.
 const BATCH: BatchParams =
     BatchParams { queue_events: 1000, batch_events_max: 200, age_max: Duration::from_secs(5) };
-/// The time of a frame in which nothing moves, and of one that is tracked: little, and not nothing.
+/// Processing time of a frame in which nothing moves, or that is corrupt, nanoseconds.
 const STILL_NANOS: u64 = 3_000_000;
-/// The gate stays open so long after the last motion.
+/// The gate stays open for this long after the last motion, nanoseconds.
 const OPEN_NANOS: u64 = 2 * SECOND;
-/// A camera that is silent so long takes its tracks with it, as in the program.
+/// Tracks end after this long without a frame, as in the program.
 const SILENT: Duration = Duration::from_secs(2);
 
 /// Since when events of a class cannot be made durable, by class, nanoseconds of the world.
@@ -66,66 +68,68 @@ pub(super) struct Posted {
 /// Makes the program's own pipeline for RGB pictures of that format.
 pub type Network = Arc<dyn Fn(&FrameFormat, Vec<Line>) -> Result<WithEngine>>;
 
-/// What looks at frames.
-enum Sight {
-    /// The tracker and the counter, of what is known to be there.
+/// What processes frames.
+enum FrameStages {
+    /// The tracker and the counter, fed with what is known to be there.
     Known(Box<Follower>),
-    /// All of the pipeline, of pictures.
+    /// The whole pipeline, fed with pictures.
     Network(Box<WithEngine>, FrameFormat),
 }
 
-impl Sight {
-    fn new(eyes: &Eyes, network: Option<&Network>) -> Result<Self> {
-        let (width, height) = eyes.size();
+impl FrameStages {
+    fn new(camera_model: &CameraModel, network: Option<&Network>) -> Result<Self> {
+        let (width, height) = camera_model.size();
         if let Some(network) = network {
             let format = FrameFormat::packed(PixelFormat::Rgb24, width, height, Color::JPEG)
                 .map_err(|error| Error::fatal(Kind::Config, "scenario: size").caused_by(error))?;
-            return Ok(Sight::Network(Box::new(network(&format, eyes.lines())?), format));
+            return Ok(FrameStages::Network(Box::new(network(&format, camera_model.lines())?), format));
         }
         let (track, count) = (track::Params::default(), count::Params::default());
-        let follow = Params { track, count, lines: eyes.lines() };
+        let follow = Params { track, count, lines: camera_model.lines() };
         let names = traffic::Kind::ALL.map(traffic::Kind::name);
-        Ok(Sight::Known(Box::new(Follower::new(&follow, (width, height), &names)?)))
+        Ok(FrameStages::Known(Box::new(Follower::new(&follow, (width, height), &names)?)))
     }
 
     /// One frame; `open`: something moves, or did a moment ago.
-    fn look(
+    fn process(
         &mut self,
         at: Mono,
-        seen: &Seen,
+        seen: &FrameContent,
         open: bool,
         on: &mut dyn FnMut(Body),
     ) -> Result<Outcome, Failure> {
         match (self, seen) {
-            (Sight::Known(follower), Seen::Known { found, .. }) if open => {
+            (FrameStages::Known(follower), FrameContent::Known { found, moves }) if open => {
                 follower.update(at, found, None, on);
-                Ok(Outcome { inferred: true, detections: found.len() as u32, ..Outcome::default() })
+                let gate = Some(if *moves { Reason::Motion } else { Reason::Hold });
+                Ok(Outcome { gate, inferred: true, detections: found.len() as u32, ..Outcome::default() })
             }
-            (Sight::Known(follower), Seen::Known { .. }) => {
+            (FrameStages::Known(follower), FrameContent::Known { .. }) => {
                 follower.still(at, on);
-                Ok(Outcome::default())
+                Ok(Outcome { gate: Some(Reason::Still), ..Outcome::default() })
             }
-            (Sight::Network(stages, format), Seen::Picture(rgb)) => {
+            (FrameStages::Network(stages, format), FrameContent::Picture(rgb)) => {
                 let view =
                     FrameView::new(*format, rgb).map_err(|error| Failure::Corrupt(error.to_string()))?;
                 stages.process(&view, at, on)
             }
-            (Sight::Known(_) | Sight::Network(..), Seen::Known { .. } | Seen::Picture(_) | Seen::Corrupt) => {
-                Err(Failure::Corrupt("no picture".into()))
-            }
+            (
+                FrameStages::Known(_) | FrameStages::Network(..),
+                FrameContent::Known { .. } | FrameContent::Picture(_) | FrameContent::Corrupt,
+            ) => Err(Failure::Corrupt("no picture".into())),
         }
     }
 
     fn still(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
-        if let Sight::Known(follower) = self {
+        if let FrameStages::Known(follower) = self {
             follower.still(at, on);
         }
     }
 
     fn finish(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
         match self {
-            Sight::Known(follower) => follower.finish(at, on),
-            Sight::Network(stages, _) => stages.pipeline.finish(at, on),
+            FrameStages::Known(follower) => follower.finish(at, on),
+            FrameStages::Network(stages, _) => stages.pipeline.finish(at, on),
         }
     }
 }
@@ -145,7 +149,7 @@ fn new_spool(scenario: &Scenario, seed: u64, origin: Origin) -> Spool {
     Spool::new(Log::new(params, origin), batching)
 }
 
-/// Opens the spool's folder; if it cannot be, somebody tries again.
+/// Opens the spool's folder; if that fails, the spool's worker tries again.
 fn attach(spool: &Spool, disk: &FaultDisk, time: &Timekeeper) {
     if let Ok(recovered) = spool.attach(Box::new(disk.clone()))
         && let Some(clock) = recovered.clock
@@ -173,7 +177,7 @@ pub(super) struct Remains {
     pub(super) stats: Stats,
 }
 
-/// A program that runs.
+/// A running program.
 pub(super) struct Device {
     booted: u64,
     started: u64,
@@ -188,13 +192,13 @@ pub(super) struct Device {
     sampler: Sampler,
     ring: (Writer, Reader),
     /// Frames in the ring, oldest first.
-    waiting: VecDeque<(u64, Seen)>,
-    /// A frame in work, and when it is done.
-    work: Option<(u64, FrameMeta, Seen)>,
+    waiting: VecDeque<(u64, FrameContent)>,
+    /// The frame that is being processed, and when that is done.
+    work: Option<(u64, FrameMeta, FrameContent)>,
     latency: u64,
-    sight: Sight,
+    stages: FrameStages,
     moved_at: Option<u64>,
-    newest: Option<Mono>,
+    frames: FrameWorker,
     lost_at: Option<u64>,
     uplink_at: u64,
     /// A request is under way until then.
@@ -213,13 +217,13 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// The program starts: opens what its last run left, tells that it is there.
+    /// The program starts: opens what its last run left, and posts its first event.
     pub(super) fn boot(
         (scenario, now, seed): (&Scenario, u64, u64),
         calendar: &Calendar,
         disk: &FaultDisk,
         server: &Server,
-        (eyes, network): (&Eyes, Option<&Network>),
+        (camera_model, network): (&CameraModel, Option<&Network>),
     ) -> Result<Self> {
         let booted = calendar.booted();
         // One identity a boot: a crash keeps it.
@@ -233,7 +237,7 @@ impl Device {
         let ends = (Arc::clone(&outbox), Arc::clone(&spool));
         let uplink =
             Uplink::new(ends, server.sink(), Arc::clone(&time), origin.clone(), Stop::new(), delivery);
-        let sight = Sight::new(eyes, network)?;
+        let stages = FrameStages::new(camera_model, network)?;
         let mut device = Device {
             booted,
             started: now,
@@ -250,9 +254,9 @@ impl Device {
             waiting: VecDeque::new(),
             work: None,
             latency: (scenario.detector.latency_ms * 1e6) as u64,
-            sight,
+            stages,
             moved_at: None,
-            newest: None,
+            frames: FrameWorker::new(Some(SILENT)),
             lost_at: None,
             uplink_at: now,
             sending_until: now,
@@ -291,7 +295,7 @@ impl Device {
         let event = Event { seq: self.posted.len() as u64, at, camera: self.camera.clone(), body };
         self.posted.push(Posted { at: now, class, can_wait, print: fingerprint(&event) });
         self.stats.events += 1;
-        // What the outbox dropped it has counted.
+        // The outbox counts what it drops.
         let _posted = self.outbox.post(self.mono(now), at, &self.camera, event.body);
         self.note_waiting();
     }
@@ -305,25 +309,31 @@ impl Device {
         done.min(keep).min(uplink)
     }
 
-    /// Nothing is in work, nobody is followed who moves.
+    /// No frame is waiting or being processed, and no track moves.
     pub(super) fn is_idle(&self) -> bool {
         self.work.is_none() && self.waiting.is_empty() && self.moved_at.is_none() && self.lost_at.is_none()
     }
 
     /// A frame comes from the camera.
-    pub(super) fn frame(&mut self, now: u64, seq: u64, corrupt: bool, eyes: &mut Eyes) -> Result<()> {
+    pub(super) fn frame(
+        &mut self,
+        now: u64,
+        seq: u64,
+        corrupt: bool,
+        camera_model: &mut CameraModel,
+    ) -> Result<()> {
         self.stats.frames_captured += 1;
         let at = self.mono(now);
         if let Some(lost) = self.lost_at.take() {
             let absent_ms = (now - lost) / 1_000_000;
-            let (width, height) = eyes.size();
+            let (width, height) = camera_model.size();
             self.post(now, Body::CameraBack { absent_ms, width, height });
         }
         if self.sampler.decide(at) == Sample::Skip {
             self.stats.frames_skipped += 1;
             return Ok(());
         }
-        let seen = if corrupt { Seen::Corrupt } else { eyes.frame(now) };
+        let seen = if corrupt { FrameContent::Corrupt } else { camera_model.frame(now) };
         let filled = self.ring.0.fill(|slot| {
             slot.meta = FrameMeta { seq, captured_at: at, bytes_used: 0 };
             Ok::<(), Error>(())
@@ -351,23 +361,30 @@ impl Device {
         self.stats.frames_gated += taken;
         self.stats.frames_still += taken;
         self.stats.frames_skipped += frames - taken;
-        let at = self.mono(now);
-        self.newest = Some(at);
-        self.tell(now, at, |sight, on| sight.still(at, on));
+        let (at, stages) = (self.mono(now), &mut self.stages);
+        let mut happened = Vec::new();
+        // Counted above, all of them at once.
+        let _counted = self.frames.frame(
+            at,
+            |on| {
+                stages.still(at, on);
+                Ok(Outcome::default())
+            },
+            &mut |at, body| happened.push((at, body)),
+        );
+        self.post_all(now, happened);
     }
 
-    /// Has the stages do something, and posts what happened.
-    fn tell(&mut self, now: u64, at: Mono, what: impl FnOnce(&mut Sight, &mut dyn FnMut(Body))) {
-        let mut happened = Vec::new();
-        what(&mut self.sight, &mut |body| happened.push(body));
-        for body in happened {
+    /// Posts what happened in the stages.
+    fn post_all(&mut self, now: u64, happened: Vec<(Mono, Body)>) {
+        for (at, body) in happened {
             self.stats.crossings += u64::from(matches!(body, Body::Crossing(_)));
             self.stats.tracks += u64::from(matches!(body, Body::TrackBegin(_)));
             self.post_at(now, at, body);
         }
     }
 
-    /// There is no camera.
+    /// The camera is gone.
     pub(super) fn camera_lost(&mut self, now: u64) {
         if self.lost_at.is_none() {
             self.lost_at = Some(now);
@@ -376,7 +393,7 @@ impl Device {
         }
     }
 
-    /// Counters, as each minute.
+    /// Posts the counters, as each minute.
     pub(super) fn minute(&mut self, now: u64) {
         if self.closed {
             return;
@@ -430,7 +447,7 @@ impl Device {
         self.closed
     }
 
-    /// It is asked to end: tracks end, the last words are said.
+    /// It is asked to end: tracks end, the final report is posted.
     pub(super) fn close(&mut self, now: u64) {
         self.end_tracks(now);
         let stats = self.stats(now);
@@ -441,7 +458,7 @@ impl Device {
         self.uplink_at = now;
     }
 
-    /// Whatever is due: frames, commits, sends.
+    /// Does what is due: frames, commits, requests.
     pub(super) fn work(&mut self, now: u64, board: &mut Board) -> Result<()> {
         if self.work.as_ref().is_some_and(|(done, ..)| *done <= now)
             && let Some((_, meta, seen)) = self.work.take()
@@ -467,62 +484,71 @@ impl Device {
         let Taken::Frame(slot) = self.ring.1.take(Duration::ZERO) else { return };
         let meta = slot.meta;
         drop(slot);
-        // Those that newer ones replaced are gone from here too.
+        // Frames that newer ones replaced in the ring are gone from here too.
         while self.waiting.front().is_some_and(|(seq, _)| *seq < meta.seq) {
             self.waiting.pop_front();
         }
         let Some((_, seen)) = self.waiting.pop_front() else { return };
         let takes = match &seen {
-            Seen::Known { moves, .. } => {
+            FrameContent::Known { moves, .. } => {
                 let open = *moves || self.moved_at.is_some_and(|moved| now < moved + OPEN_NANOS);
                 if open { board.infer(self.latency) } else { STILL_NANOS }
             }
-            Seen::Picture(_) => board.infer(self.latency),
-            Seen::Corrupt => STILL_NANOS,
+            FrameContent::Picture(_) => board.infer(self.latency),
+            FrameContent::Corrupt => STILL_NANOS,
         };
         self.work = Some((now + takes, meta, seen));
     }
 
-    fn process(&mut self, now: u64, meta: &FrameMeta, seen: &Seen) -> Result<()> {
+    fn process(&mut self, now: u64, meta: &FrameMeta, seen: &FrameContent) -> Result<()> {
         let at = meta.captured_at;
         let taken = self.booted + at.as_nanos();
-        if let Seen::Known { moves: true, .. } = seen {
+        if let FrameContent::Known { moves: true, .. } = seen {
             self.moved_at = Some(taken);
         }
         let open = self.moved_at.is_some_and(|moved| taken < moved + OPEN_NANOS);
-        let mut outcome = Ok(Outcome::default());
-        self.tell(now, at, |sight, on| outcome = sight.look(at, seen, open, on));
-        match outcome {
-            Ok(Outcome { inferred, detections, .. }) => {
-                self.stats.frames_gated += 1;
-                self.stats.inferences += u64::from(inferred);
-                self.stats.frames_still += u64::from(!inferred);
-                self.stats.detections += u64::from(detections);
-                if !inferred {
-                    self.moved_at = None;
-                }
-                self.newest = Some(at);
-                Ok(())
-            }
-            Err(Failure::Corrupt(_)) => {
-                self.stats.frames_corrupt += 1;
-                Ok(())
-            }
-            Err(Failure::Engine(error)) => Err(error),
+        let mut happened = Vec::new();
+        let stages = &mut self.stages;
+        let processed = self.frames.frame(at, |on| stages.process(at, seen, open, on), &mut |at, body| {
+            happened.push((at, body));
+        })?;
+        let FrameCounts { frames_gated, frames_still, frames_corrupt, inferences, detections, .. } =
+            processed.counts;
+        self.stats.frames_gated += frames_gated;
+        self.stats.frames_still += frames_still;
+        self.stats.frames_corrupt += frames_corrupt;
+        self.stats.inferences += inferences;
+        self.stats.detections += detections;
+        if processed.outcome.is_ok_and(|outcome| !outcome.inferred) {
+            self.moved_at = None;
         }
+        self.post_all(now, happened);
+        Ok(())
     }
 
-    /// A camera that stays away takes its tracks with it.
+    /// Without a camera tracks end. (No deadline of its own in [`Device::next`]: the world steps from frame to frame, also while the camera
+    /// is away.)
     fn silence(&mut self, now: u64) {
-        if self.newest.is_some_and(|newest| self.mono(now).since(newest) >= SILENT) && self.work.is_none() {
-            self.end_tracks(now);
+        if self.work.is_some() {
+            return;
         }
+        let mut happened = Vec::new();
+        let (at, stages) = (self.mono(now), &mut self.stages);
+        let ended = self.frames.poll(at, |at, on| stages.finish(at, on), &mut |at, body| {
+            happened.push((at, body));
+        });
+        if ended {
+            self.moved_at = None;
+        }
+        self.post_all(now, happened);
     }
 
     fn end_tracks(&mut self, now: u64) {
-        let Some(at) = self.newest.take() else { return };
+        let mut happened = Vec::new();
+        let stages = &mut self.stages;
+        self.frames.end(|at, on| stages.finish(at, on), &mut |at, body| happened.push((at, body)));
         self.moved_at = None;
-        self.tell(now, at, |sight, on| sight.finish(at, on));
+        self.post_all(now, happened);
     }
 
     /// What the spool's thread does.

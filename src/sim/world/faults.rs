@@ -1,4 +1,4 @@
-//! When what goes wrong: drawn before the world begins, so that one fault more does not move the others.
+//! The fault schedule: drawn before the world begins, so that one fault more does not move the others.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ pub(super) enum Fault {
     DiskAway,
     DiskBack,
     LinkOutage,
-    ServerMood,
+    ServerFault,
     ClockStep,
     ClockLost,
 }
@@ -35,7 +35,7 @@ impl Fault {
             Fault::DiskAway => "disk away",
             Fault::DiskBack => "disk back",
             Fault::LinkOutage => "link outage",
-            Fault::ServerMood => "server mood",
+            Fault::ServerFault => "server fault",
             Fault::ClockStep => "clock step",
             Fault::ClockLost => "clock lost",
         }
@@ -59,7 +59,7 @@ impl Faults {
             (Fault::DiskFull, disk.full),
             (Fault::DiskAway, disk.away),
             (Fault::LinkOutage, link.outages),
-            (Fault::ServerMood, link.moods),
+            (Fault::ServerFault, link.moods),
             (Fault::ClockStep, clock.steps),
             (Fault::ClockLost, clock.lost),
         ] {
@@ -69,7 +69,7 @@ impl Faults {
                 continue;
             }
             loop {
-                // What is rare enough comes after the end of all numbers.
+                // A rare fault may lie beyond the range of the numbers.
                 let wait = (f64::from(stream.exponential(86_400.0 / a_day)) * SECOND as f64) as u64;
                 at = at.saturating_add(wait).saturating_add(1);
                 if at >= end {
@@ -81,23 +81,23 @@ impl Faults {
         Faults(all)
     }
 
-    /// When the next strikes.
+    /// When the next fault is due.
     pub(super) fn next(&self) -> u64 {
         self.0.first().map_or(u64::MAX, |(at, _)| *at)
     }
 
-    /// When the device is next cut off or crashes.
+    /// When the device next loses power or crashes.
     pub(super) fn next_death(&self) -> u64 {
         let death = self.0.iter().find(|(_, fault)| matches!(fault, Fault::PowerCut | Fault::Crash));
         death.map_or(u64::MAX, |(at, _)| *at)
     }
 
-    /// The next of those that are due.
+    /// Takes the next fault that is due.
     pub(super) fn due(&mut self, now: u64) -> Option<Fault> {
         (self.next() <= now).then(|| self.0.pop_first()).flatten().map(|(_, fault)| fault)
     }
 
-    /// One more, which follows from another.
+    /// Adds a fault that follows from another.
     pub(super) fn later(&mut self, at: u64, fault: Fault) {
         self.0.insert((at, fault));
     }

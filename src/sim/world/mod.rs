@@ -1,15 +1,14 @@
-//! A device in the field, in virtual time: traffic, weather, light and heat around it, and everything that goes wrong at its edges.
+//! A device in the field, in virtual time: traffic, weather, light and heat around it, and faults at all its interfaces.
 //!
 //! ```text
-//!   traffic ─► eyes ─► sampler ─► ring ─► follower ─► outbox ─► spool ─► uplink ─► server
+//!   traffic ─► camera model ─► sampler ─► ring ─► follower ─► outbox ─► spool ─► uplink ─► server
 //!   (truth)    camera faults      latency                       disk     link      moods
 //!                                                               faults   faults
 //! ```
-//! From the sampler to the uplink these are the program's own stages, driven through the same calls as its threads make; what
-//! is simulated is what they cannot see behind: the camera's world, the network's answers (or the network itself, from
-//! rendered frames), the disk, the receiver, the clocks and the board. Time jumps to the next deadline. One seed drives
-//! everything, and the same seed gives the same report to the last byte; with rendered frames as far as the network computes the
-//! same on another CPU.
+//! From the sampler to the uplink these are the program's own stages, driven through the calls that its threads make. Simulated is
+//! what lies beyond them: the camera's scene, the network's results (or, from rendered frames, the network itself runs), the disk,
+//! the receiver, the clocks and the board. Time jumps to the next deadline. One seed drives everything, and the same seed gives
+//! the same report to the last byte; with rendered frames as far as the network computes the same on another CPU.
 
 mod board;
 mod camera_model;
@@ -23,7 +22,7 @@ mod server;
 use std::collections::BTreeMap;
 
 use self::board::Board;
-use self::camera_model::Eyes;
+use self::camera_model::CameraModel;
 use self::clock::Calendar;
 pub use self::device::Network;
 use self::device::{Death, Device};
@@ -41,10 +40,10 @@ use crate::platform::clock::Mono;
 /// Nanoseconds of a second of the world.
 const SECOND: u64 = 1_000_000_000;
 
-/// How long the world waits at the end for what is still on the device.
+/// How long the world waits at the end for the events that are still on the device.
 const DRAIN: u64 = 6 * 3600 * SECOND;
 
-/// How often the truth is looked at: a road user moves less than its own length meanwhile.
+/// Interval between two evaluations of the truth: a road user moves less than its own length meanwhile.
 const JUDGED_EVERY: u64 = SECOND / 5;
 
 /// A device and everything around it.
@@ -55,7 +54,7 @@ pub struct World {
     now: u64,
     end: u64,
     random: Random,
-    eyes: Eyes,
+    camera_model: CameraModel,
     judge: Judge,
     judged: u64,
     faults: Faults,
@@ -64,9 +63,9 @@ pub struct World {
     disk: FaultDisk,
     server: Server,
     device: Option<Device>,
-    /// When it is switched on again.
+    /// When the device is switched on again.
     boots_at: u64,
-    /// The camera is unplugged, or silent, until then.
+    /// The camera is unplugged until then.
     camera_away: u64,
     camera_stalls: u64,
     camera_corrupt: u64,
@@ -78,18 +77,23 @@ pub struct World {
 }
 
 impl World {
-    /// A world of `hours` hours. `network` looks at the pictures of a scenario with rendered frames.
+    /// A world of `hours` hours. `network` runs on the frames of a scenario that has them rendered.
     ///
     /// # Errors
     /// `Kind::Config`: a setting of the scenario is out of range. For rendered frames: see [`crate::vision::detect::model::Loaded::open`].
     pub fn new(seed: u64, hours: f64, scenario: &Scenario, network: Option<Network>) -> Result<Self> {
         scenario.check()?;
         if scenario.rendered && network.is_none() {
-            let text = "scenario: rendered frames need a network that looks at them";
+            let text = "scenario: rendered frames need a network";
             return Err(Error::fatal(Kind::Config, text));
         }
-        let eyes = Eyes::new(seed, scenario)?;
-        let judge = Judge::new(&eyes.lines(), eyes.size().0, eyes.size().1);
+        let camera_model = CameraModel::new(seed, scenario)?;
+        let judge = Judge::new(
+            &camera_model.lines(),
+            camera_model.view(),
+            camera_model.size().0,
+            camera_model.size().1,
+        );
         let end = (hours * 3600.0 * SECOND as f64) as u64;
         let mut random = Random::stream(seed, 101);
         let faults = Faults::new(scenario, end, &mut random);
@@ -100,7 +104,7 @@ impl World {
         Ok(World {
             now: 0,
             end,
-            eyes,
+            camera_model,
             judge,
             judged: 0,
             faults,
@@ -124,10 +128,10 @@ impl World {
         })
     }
 
-    /// Lets all the hours go by, then gives the device time to deliver what it has.
+    /// Runs all the hours, then gives the device time to deliver what it has.
     ///
     /// # Errors
-    /// A stage failed for good: a mistake of the program's.
+    /// A stage failed for good: a bug in the program.
     pub fn run(mut self, on: &mut dyn FnMut(f64)) -> Result<Report> {
         let mut told = 0;
         while self.now < self.end {
@@ -155,9 +159,9 @@ impl World {
         // At least a millisecond, so that nothing that stays due stops the world.
         self.now = next.max(self.now + SECOND / 1000);
         self.calendar.tick(self.now);
-        self.look_at_the_truth();
+        self.judge_truth();
         while let Some(fault) = self.faults.due(self.now) {
-            self.strike(fault);
+            self.inject(fault);
         }
         if self.now >= self.next_minute {
             self.minute();
@@ -171,7 +175,7 @@ impl World {
         self.work()
     }
 
-    /// Whatever of the device is due now.
+    /// Does what is due on the device.
     fn work(&mut self) -> Result<()> {
         let Some(device) = &mut self.device else { return Ok(()) };
         device.work(self.now, &mut self.board)?;
@@ -179,17 +183,17 @@ impl World {
         Ok(())
     }
 
-    /// The power went while something was written.
+    /// The power failed during a write.
     fn cut_in_a_write(&mut self) {
         if self.device.is_some() && self.disk.is_off() {
             self.die(Death::Power, 40);
         }
     }
 
-    /// While nothing moves on the street frames come and go, all alike: they are counted, not looked at one by one. True if
-    /// the street was skipped; the device's own deadlines remain.
+    /// While nothing moves on the street all frames are alike: they are counted, not processed one by one. True if the street
+    /// was skipped; the device's own deadlines remain.
     fn skip_quiet(&mut self) -> bool {
-        let Some(until) = self.eyes.quiet_until(self.now) else { return false };
+        let Some(until) = self.camera_model.quiet_until(self.now) else { return false };
         if self.camera_is_away()
             || self.now < self.camera_corrupt
             || self.device.as_ref().is_some_and(|device| !device.is_idle())
@@ -214,7 +218,7 @@ impl World {
             self.report.camera_drops += dropped;
             device.saw_nothing(frames - dropped, self.now);
         }
-        self.eyes.skip_to(self.now);
+        self.camera_model.skip_to(self.now);
         self.judged = self.judged.max(self.now);
         true
     }
@@ -228,13 +232,13 @@ impl World {
         self.now < self.camera_away.max(self.camera_stalls)
     }
 
-    fn look_at_the_truth(&mut self) {
+    fn judge_truth(&mut self) {
         if self.now < self.judged + JUDGED_EVERY {
             return;
         }
         self.judged = self.now;
         let before = self.judge.total();
-        let truth = self.eyes.truth(self.now);
+        let truth = self.camera_model.truth(self.now);
         self.judge.see(truth);
         let crossed = self.judge.total() - before;
         if self.device.is_none() || self.camera_is_away() {
@@ -245,7 +249,7 @@ impl World {
     fn minute(&mut self) {
         self.next_minute += 60 * SECOND;
         let hour = self.calendar.hour(self.now);
-        self.eyes.hour(hour);
+        self.camera_model.hour(hour);
         let on = self.device.is_some();
         self.board.minute(hour, on, &mut self.random);
         if let Some(device) = &mut self.device {
@@ -280,10 +284,10 @@ impl World {
             return Ok(());
         }
         let corrupt = self.now < self.camera_corrupt;
-        device.frame(self.now, seq, corrupt, &mut self.eyes)
+        device.frame(self.now, seq, corrupt, &mut self.camera_model)
     }
 
-    fn strike(&mut self, fault: Fault) {
+    fn inject(&mut self, fault: Fault) {
         self.server.dies_at(self.faults.next_death());
         if fault != Fault::DiskBack {
             *self.report.faults.entry(fault.name()).or_default() += 1;
@@ -305,16 +309,16 @@ impl World {
             }
             Fault::DiskBack => self.disk.set_away(false),
             Fault::LinkOutage => self.server.cut_link(self.now + lasts(self.scenario.link.outage_mean_s)),
-            Fault::ServerMood => {
+            Fault::ServerFault => {
                 let until = self.now + lasts(self.scenario.link.mood_mean_s);
-                self.server.next_mood(until);
+                self.server.next_fault_mode(until);
             }
             Fault::ClockStep => self.calendar.step(&mut self.random),
             Fault::ClockLost => self.calendar.lose_synchronisation(),
         }
     }
 
-    /// The power goes: at once, or in the midst of one of the next writes.
+    /// A power cut: at once, or in the middle of one of the next writes.
     fn cut(&mut self) {
         if self.device.is_some() && self.random.chance(0.5) {
             self.disk.cut_after(self.random.below(8) as u64);
@@ -323,7 +327,7 @@ impl World {
         }
     }
 
-    /// The device goes dark for some seconds, or, without power, until there is some.
+    /// The device is off for some seconds, or, without power, until there is some.
     fn die(&mut self, how: Death, seconds: u64) {
         let Some(device) = self.device.take() else { return };
         self.report.note_death(device.end(self.now), how);
@@ -340,13 +344,13 @@ impl World {
             &self.calendar,
             &self.disk,
             &self.server,
-            (&self.eyes, self.network.as_ref()),
+            (&self.camera_model, self.network.as_ref()),
         )?;
         self.device = Some(device);
         Ok(())
     }
 
-    /// The link is good and nothing else happens: everything that is on the device arrives.
+    /// The link is good and no more faults happen: everything that is on the device arrives.
     fn drain(&mut self) -> Result<()> {
         self.disk.spare();
         self.disk.set_moods(self.scenario.disk_moods(false));
@@ -378,7 +382,7 @@ impl World {
             self.report.note_device(&device);
             self.report.note_death(device.end(self.now), Death::Orderly);
         }
-        let names: Vec<String> = self.eyes.lines().iter().map(|line| line.name.to_string()).collect();
+        let names: Vec<String> = self.camera_model.lines().iter().map(|line| line.name.to_string()).collect();
         let mut truth: BTreeMap<String, u64> = BTreeMap::new();
         for ((line, direction, kind), count) in self.judge.counts() {
             *truth.entry(counted_as(&names[*line], *direction, kind.name())).or_default() += count;

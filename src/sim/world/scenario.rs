@@ -1,4 +1,4 @@
-//! What kind of world it is: rates of everything that goes wrong, in a file or by default.
+//! The scenario of a world: rates of all faults, from a file or by default.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,13 +6,13 @@ use super::SECOND;
 use crate::base::error::{Error, Kind, Result};
 use crate::sim::disk::Moods;
 
-/// A world's settings. A file says only what is to be other than by default.
+/// A world's settings. A file holds only what differs from the defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Scenario {
     /// Frames a second of the camera, 1..=60.
     pub camera_fps: f32,
-    /// Frames a second that are looked at, 0.1..=60.
+    /// Frames a second that are processed, 0.1..=60.
     pub fps: f32,
     /// Size of its frames, pixels.
     pub size: [u32; 2],
@@ -20,10 +20,10 @@ pub struct Scenario {
     pub traffic: f32,
     /// Hour at which the world begins, 0..24.
     pub begins_at: f32,
-    /// Frames are drawn and looked at by a model instead of being known; much slower. Hour of the day and weather of the pictures are
-    /// the seed's and stay; traffic follows the clock.
+    /// Frames are rendered and a network runs on them, instead of a detector that knows the truth; much slower. Hour of the day and
+    /// weather of the pictures come from the seed and stay; traffic follows the clock.
     pub rendered: bool,
-    /// What finds road users, while frames are not drawn.
+    /// The detector, while frames are not rendered.
     pub detector: Detector,
     /// The camera.
     pub camera: Camera,
@@ -56,15 +56,15 @@ impl Default for Scenario {
     }
 }
 
-/// A detector that knows the truth and errs as told.
+/// A detector that knows the truth and errs at given rates.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Detector {
     /// Share of road users that it does not find in a frame.
     pub misses: f32,
-    /// Boxes of nothing, a frame.
+    /// Boxes around nothing, per frame.
     pub false_alarms: f32,
-    /// Share of vehicles whose class it mistakes for a similar one.
+    /// Share of road users whose class it mistakes for a similar one.
     pub confusions: f32,
     /// Standard deviation of a box's sides, parts of its size.
     pub jitter: f32,
@@ -84,9 +84,9 @@ impl Default for Detector {
 pub struct Camera {
     /// Share of frames that it loses.
     pub drop_share: f32,
-    /// It is silent for some seconds, times a day.
+    /// It delivers nothing for some seconds, times a day.
     pub stalls: f32,
-    /// Its bytes are no pictures for some seconds, times a day.
+    /// Its frames are corrupt for some seconds, times a day.
     pub corrupt: f32,
     /// It is unplugged for some minutes, times a day.
     pub unplugged: f32,
@@ -133,13 +133,13 @@ impl Default for DiskScenario {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Link {
-    /// The link is away, times a day.
+    /// Outages of the link, times a day.
     pub outages: f32,
-    /// For so long, seconds, on the average.
+    /// Mean duration of an outage, seconds.
     pub outage_mean_s: f32,
-    /// The receiver falls into another mood, times a day.
+    /// The receiver enters a fault mode, times a day.
     pub moods: f32,
-    /// For so long, seconds, on the average.
+    /// Mean duration of a fault mode, seconds.
     pub mood_mean_s: f32,
 }
 
@@ -153,9 +153,9 @@ impl Default for Link {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClockScenario {
-    /// Somebody sets the clock wrong by hours or years, times a day.
+    /// The clock is set wrong by hours or years, times a day.
     pub steps: f32,
-    /// The time server goes away, times a day.
+    /// The time server is unreachable, times a day.
     pub lost: f32,
 }
 
@@ -169,7 +169,7 @@ impl Default for ClockScenario {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BoardScenario {
-    /// Power while nothing is computed, W.
+    /// Power when idle, W.
     pub idle_w: f32,
     /// Power while a network runs, W.
     pub busy_w: f32,
@@ -179,7 +179,7 @@ pub struct BoardScenario {
     pub panel_w: f32,
     /// Coldest and hottest air of a day, °C.
     pub air_c: [f32; 2],
-    /// From here on the CPU is slowed down, °C.
+    /// The CPU is throttled above this, °C.
     pub throttles_c: f32,
 }
 
@@ -238,7 +238,7 @@ impl Scenario {
         Ok(scenario)
     }
 
-    /// All of it, as a file.
+    /// The whole scenario as a file.
     ///
     /// # Panics
     /// Never: it is tables of numbers.
@@ -246,7 +246,7 @@ impl Scenario {
         toml::to_string(self).expect("tables of numbers")
     }
 
-    /// Whether the numbers make sense.
+    /// Checks all settings.
     ///
     /// # Errors
     /// `Kind::Config` with name, value and range of the first that does not.
@@ -309,7 +309,7 @@ impl Scenario {
         (SECOND as f64 / f64::from(self.camera_fps)) as u64
     }
 
-    /// The disk's moods, when it is full or not.
+    /// The disk's fault modes, when it is full or not.
     pub(super) fn disk_moods(&self, full: bool) -> Moods {
         Moods { error: self.disk.error_one_in, full: u64::from(full), ..Moods::default() }
     }
@@ -320,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_says_what_is_other_and_nothing_that_is_not_known() {
+    fn a_file_holds_differences_only_and_unknown_keys_are_errors() {
         let scenario = Scenario::from_toml("fps = 2\n[link]\noutages = 1", "a.toml").unwrap();
         assert_eq!((scenario.fps, scenario.link.outages), (2.0, 1.0));
         assert_eq!(scenario.camera, Camera::default());

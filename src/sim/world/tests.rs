@@ -1,4 +1,4 @@
-use super::camera_model::Seen;
+use super::camera_model::FrameContent;
 use super::*;
 
 fn run(seed: u64, hours: f64, scenario: &Scenario) -> Report {
@@ -111,14 +111,14 @@ fn what_waits_is_bounded_when_the_network_is_slow() {
 #[test]
 fn a_drawn_street_is_the_street_of_the_truth() {
     let scenario = Scenario { rendered: true, begins_at: 6.0, size: [320, 180], ..Scenario::perfect() };
-    let mut eyes = Eyes::new(2, &scenario).unwrap();
+    let mut camera_model = CameraModel::new(2, &scenario).unwrap();
     for minute in 0..3 {
-        eyes.hour(6.0 + minute as f32);
+        camera_model.hour(6.0 + minute as f32);
         for second in 0..20 {
             let now = (minute * 60 + second) * SECOND;
-            let Seen::Picture(with) = eyes.frame(now) else { panic!("no picture") };
-            let truth = eyes.truth(now).to_vec();
-            let drawn = eyes.drawn();
+            let FrameContent::Picture(with) = camera_model.frame(now) else { panic!("no picture") };
+            let truth = camera_model.truth(now).to_vec();
+            let drawn = camera_model.drawn();
             for user in drawn.iter().filter(|user| !user.is_hard(320)) {
                 let same =
                     truth.iter().find(|truth| truth.id == user.id).expect("the truth knows who is drawn");

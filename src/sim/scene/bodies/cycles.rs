@@ -174,7 +174,7 @@ pub(super) fn rider(mesh: &mut Mesh, kind: Kind, size: [f32; 3], moment: Moment,
         &clothes,
         random.chance(if on_bicycle { 0.4 } else { 0.95 }),
     );
-    let turn = moment.way / PEDAL_M * std::f32::consts::TAU;
+    let turn = moment.travelled / PEDAL_M * std::f32::consts::TAU;
     for side in [-1.0f32, 1.0] {
         let shoulder = neck + vec3(-0.02, side * 0.18, -0.05);
         let hand = vec3(bar.x, side * width * 0.42, bar.z);

@@ -22,8 +22,8 @@ pub(super) enum Part {
 /// What changes while it is looked at.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Moment {
-    /// Way since it came, metres.
-    pub(super) way: f32,
+    /// Distance travelled since it came, metres.
+    pub(super) travelled: f32,
     /// It slows down.
     pub(super) brakes: bool,
     /// Lamps are lit.

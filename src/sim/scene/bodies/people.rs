@@ -103,7 +103,7 @@ pub(super) fn on_foot(mesh: &mut Mesh, size: [f32; 3], moment: Moment, random: &
     let wide = random.range(0.92, 1.15) * scale;
     let stride = if moment.moves { random.range(0.36, 0.5) } else { 0.06 };
     // A step of 0.7 m for each leg: a whole swing is 1.4 m.
-    let phase = moment.way / (1.4 * scale) * std::f32::consts::TAU;
+    let phase = moment.travelled / (1.4 * scale) * std::f32::consts::TAU;
     let (swing, _) = sin_cos(phase);
     let hip = vec3(0.0, 0.0, 0.93 * scale);
     let neck = vec3(0.04 * scale, 0.0, 1.5 * scale);
