@@ -164,6 +164,9 @@ pub(super) struct Lane {
     /// Whether what came before there was a disk is not written yet.
     pub(super) behind: bool,
     stalled: Option<Stalled>,
+    /// Where the newest segment that is not written to any more ends, also when its file is gone or should be: a file that
+    /// could not be removed must not be read beyond that.
+    end_of_last: Option<Place>,
     /// A receiver has confirmed something of it, as far as files tell.
     confirmed: bool,
     this_run: Run,
@@ -194,6 +197,7 @@ impl Lane {
             trouble: None,
             behind: false,
             stalled: None,
+            end_of_last: None,
             confirmed: false,
             this_run,
         }
@@ -219,6 +223,8 @@ impl Lane {
     /// Takes over what was found on disk: finished segments in order, and how far the lane is done.
     pub(super) fn adopt(&mut self, finished: VecDeque<Finished>, acked: Option<Acked>) {
         self.finished = finished;
+        let last = self.finished.back().filter(|last| !last.short);
+        self.end_of_last = last.map(|last| Place { segment: last.id, offset: last.sums.used });
         self.confirmed |= acked.is_some();
         let acked = acked.unwrap_or(START);
         self.acked = acked;
@@ -735,6 +741,7 @@ impl Lane {
     fn finish(&mut self, active: &Active, bytes: u64) {
         let run = self.this_run.clone();
         let (id, sums) = (active.id, active.sums);
+        self.end_of_last = Some(Place { segment: id, offset: sums.used });
         self.finished.push_back(Finished { id, run, sums, bytes, damaged: false, short: false });
     }
 
@@ -745,11 +752,7 @@ impl Lane {
             class: self.class,
             run: self.this_run.number,
             origin: (*self.this_run.origin).clone(),
-            follows: self
-                .finished
-                .back()
-                .filter(|before| !before.short)
-                .map(|before| Place { segment: before.id, offset: before.sums.used }),
+            follows: self.end_of_last,
         }
     }
 }
