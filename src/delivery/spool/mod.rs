@@ -5,13 +5,13 @@
 //!   outbox ─────────────► tail ─────────────────────────────► segments ─────────────────► uplink
 //!                        memory                                 disk
 //! ```
-//! Four lanes, one for each [`Class`] of events, because they are not worth the same when there is no room: crossings outlive
-//! tracks and statistics, alerts outlive crossings. A lane (`lane.rs`) is a row of segment files ([`segment`]) of records
-//! ([`record`]); [`log`] keeps the lanes together, [`retain`] decides what goes, [`disk`] is the only file that touches one.
+//! Four queues, one for each [`Class`] of events, because they are not worth the same when there is no room: crossings outlive
+//! tracks and statistics, alerts outlive crossings. A queue (`class_queue.rs`) is a row of segment files ([`segment`]) of records
+//! ([`record`]); [`log`] keeps the queues together, [`retain`] decides what goes, [`disk`] is the only file that touches one.
 //!
 //! # The order of writes, and what each step keeps
-//! Making events durable (a commit of a lane):
-//! 1. A lane without a segment: a file is created (or a free one renamed) and the names are synced; then its header is
+//! Making events durable (a commit of a queue):
+//! 1. A queue without a segment: a file is created (or a free one renamed) and the names are synced; then its header is
 //!    written and synced. *A record is never in a file whose name or owner a power cut can take away, and a file is not
 //!    written over while a cut can still give it its old name back.*
 //! 2. The tail is written behind the committed part. *What is committed is never written again, except with the same bytes in
@@ -25,27 +25,30 @@
 //! Removing events (only ever after the receiver's word, or by quota with a count):
 //! 5. The acknowledgement moves in memory; segments before it are renamed to free files or removed. *A cut brings them back:
 //!    they are sent again under the same ids.*
-//! 6. The next commit writes how far the lane is done, as a record of the lane itself: one sync for both.
+//! 6. The next commit writes how far the queue is done, as a record of the queue itself: one sync for both.
 //! 7. Events that are delivered before they are committed are never written.
 //!
-//! A full segment is sealed (its sums go into its first page, not synced): that only saves the next start a look through it.
+//! A full segment is closed (its sums go into its first page, not synced): that only saves the next start a look through it.
 //!
 //! # What is found at a start
-//! Any bytes whatever: names that are not ours are left alone, a segment without a valid seal is read through once, bytes
+//! Any bytes whatever: names that are not ours are left alone, a segment without a valid footer is read through once, bytes
 //! that are no record are skipped to the next one that is, segments with damage are kept aside (the newest four, and the first
 //! to go when there is no room), and nothing that was not written by us passes two checksums and a decoder. Memory: 32 kB a
-//! lane and the list of segments.
+//! queue and the list of segments.
 //!
 //! # What cannot be read
-//! Is not damage yet. A start that cannot read a segment fails and is tried again; while it runs, a lane that cannot read on waits
-//! ten minutes, the others go on. Each lane also has its own delay after a failed write: no room for a new segment of one is no
+//! Is not damage yet. A start that cannot read a segment fails and is tried again; while it runs, a queue that cannot read on waits
+//! ten minutes, the others go on. Each queue also has its own delay after a failed write: no room for a new segment of one is no
 //! reason not to write to the segment that another has.
 
 mod class_queue;
+mod clock_memory;
 pub mod disk;
+mod files;
 pub mod inspect;
 pub mod log;
 pub mod record;
+mod recovery;
 pub mod retain;
 pub mod segment;
 mod shared;
@@ -59,7 +62,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::Body;
 pub use log::{Log, Recovered, Taken, Tally};
 pub use retain::Quota;
-pub use shared::{Batching, Look, Spool};
+pub use shared::{Batching, Look, Spool, State};
 pub use write_budget::LastDay;
 pub use writer::Keeper;
 

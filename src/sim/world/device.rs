@@ -383,12 +383,13 @@ impl Device {
         }
         let stats = self.stats(now);
         self.post(now, Body::Stats(stats));
-        let (tally, disk_bytes, _) = self.spool.state();
+        let state = self.spool.state();
+        let tally = state.tally;
         self.post(
             now,
             Body::Storage(Storage {
-                waiting: self.spool.waiting(),
-                disk_bytes,
+                waiting: state.waiting,
+                disk_bytes: state.disk_bytes,
                 written_bytes: tally.written_bytes,
                 commits: tally.commits,
                 failures: tally.failures,
@@ -404,7 +405,7 @@ impl Device {
         let counters = self.outbox.counters();
         Stats {
             uptime_ms: (now - self.started) / 1_000_000,
-            events_dropped: counters.dropped() + self.spool.state().0.dropped.iter().sum::<u64>(),
+            events_dropped: counters.dropped() + self.spool.state().tally.dropped.iter().sum::<u64>(),
             events_delivered: counters.delivered(),
             send_failures: counters.failures(),
             events_refused: counters.refused(),
@@ -423,7 +424,7 @@ impl Device {
 
     /// The most that waited in its queues, events and frames, and bytes on disk now.
     pub(super) fn sizes(&self) -> (usize, u64) {
-        (self.waiting_max, self.spool.state().1)
+        (self.waiting_max, self.spool.state().disk_bytes)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -531,9 +532,10 @@ impl Device {
         let source = |out: &mut Vec<Event>| self.outbox.take(out);
         let again = || attach(&self.spool, &self.disk, &self.time);
         self.keeper.turn((at, self.closed), &self.spool, &self.time, source, again);
+        let fails = self.spool.state().fails;
         for class in Class::ALL {
             let since = &mut self.failing_since[class as usize];
-            *since = if self.spool.fails(class) { since.or(Some(now)) } else { None };
+            *since = if fails[class as usize] { since.or(Some(now)) } else { None };
         }
     }
 
@@ -570,7 +572,7 @@ impl Device {
 
     /// What is left of it.
     pub(super) fn end(self, now: u64) -> Remains {
-        let (tally, _, _) = self.spool.state();
+        let tally = self.spool.state().tally;
         let stats = self.stats(now);
         Remains {
             run: self.origin.boot.to_string(),
