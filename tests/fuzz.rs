@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use flytrap::delivery::spool::disk::Disk;
 use flytrap::delivery::spool::record::{self, Acked, Place, Record};
-use flytrap::delivery::spool::segment::{self, Header, Named, Footer, Sums, VERSION};
+use flytrap::delivery::spool::segment::{self, Footer, Header, Named, Sums, VERSION};
 use flytrap::delivery::spool::{Class, Log, Params, Quota};
 use flytrap::delivery::uplink::format::{cloudevents, influx, packed};
 use flytrap::delivery::uplink::http::{Deadlines, HttpParams, HttpSink};

@@ -371,7 +371,9 @@ fn deliver(log: &mut Log) -> Vec<u64> {
 
 #[test]
 fn events_of_a_segment_that_was_cut_short_are_counted() {
-    for (delivered, kept_bytes) in [(0, 8192), (0, 4096), (0, 1500), (30, 8192), (60, 6000), (119, 8192), (120, 8192)] {
+    for (delivered, kept_bytes) in
+        [(0, 8192), (0, 4096), (0, 1500), (30, 8192), (60, 6000), (119, 8192), (120, 8192)]
+    {
         // The run has ended, its segment has a footer; another run wrote behind it.
         let disk = FaultDisk::new(1);
         let mut log = open(&disk, 1, Params { segment_bytes: 64 << 10, ..params() });

@@ -31,7 +31,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::stop::Stop;
 use crate::capture::Timing;
 use crate::config::Config;
-use crate::delivery::spool::{LastDay, Spool};
+use crate::delivery::spool::{DailyWriteBudget, Spool};
 use crate::delivery::uplink::{self, Outbox, Report, Uplink};
 use crate::event::{Body, Name, Origin, Started, Stats, fixed};
 use crate::metrics::{Metrics, millis};
@@ -69,7 +69,7 @@ pub(crate) struct Shared {
     pub(crate) faults: Faults,
     pub(crate) senses: gpio::Senses,
     /// What the spool wrote.
-    written: Mutex<LastDay>,
+    written: Mutex<DailyWriteBudget>,
 }
 
 impl Shared {

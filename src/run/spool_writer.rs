@@ -10,7 +10,7 @@ use super::Shared;
 use crate::base::error::{Error, Kind, Result};
 use crate::config::Config;
 use crate::delivery::spool::disk::Folder;
-use crate::delivery::spool::{Batching, Class, Keeper, Log, Params, Spool, Tally};
+use crate::delivery::spool::{Batching, Class, Log, Params, Spool, SpoolWriter, Tally};
 use crate::delivery::uplink::Report;
 use crate::event::{Body, Dropped, Event, Origin, Storage, fixed};
 use crate::platform::calendar::Timekeeper;
@@ -82,7 +82,7 @@ fn attach(spool: &Spool, path: &Path, time: &Timekeeper) -> io::Result<()> {
 /// The body of the thread: ends when the uplink has ended and everything is safe, or cannot be; then passes the uplink's report on.
 pub(super) fn keep(shared: &Shared, uplink_ended: &Receiver<Report>, report: &Sender<Report>) {
     let mut told = Told::default();
-    let mut keeper = Keeper::new(shared.clock.mono());
+    let mut writer = SpoolWriter::new(shared.clock.mono());
     let last = loop {
         shared.promise(Stage::Spool, LOOK_MAX);
         // All are read before anything is looked at: what comes from here on ends the wait below at once.
@@ -95,7 +95,7 @@ pub(super) fn keep(shared: &Shared, uplink_ended: &Receiver<Report>, report: &Se
             }
         };
         let source = |out: &mut Vec<Event>| shared.outbox.take(out);
-        keeper.turn((now, closed), &shared.spool, &shared.time, source, again);
+        writer.turn((now, closed), &shared.spool, &shared.time, source, again);
         match ended {
             Ok(last) => break Some(last),
             Err(TryRecvError::Closed) => break None, // It failed; the message is above.
@@ -105,7 +105,7 @@ pub(super) fn keep(shared: &Shared, uplink_ended: &Receiver<Report>, report: &Se
             told.tell(shared, now);
         }
         // At the end everything was done just now, whatever is due.
-        let due = if closed { LOOK_MAX } else { keeper.due(&shared.spool).since(shared.clock.mono()) };
+        let due = if closed { LOOK_MAX } else { writer.due(&shared.spool).since(shared.clock.mono()) };
         shared.outbox.wait(seen, due.min(LOOK_MAX));
     };
     shared.ledger.ended(Stage::Spool);

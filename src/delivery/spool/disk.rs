@@ -5,10 +5,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::segment::Named;
+use crate::platform::system;
 
 /// Most segment files that a folder may hold. A spool of the largest quota has 16 384 segments.
 pub const FILES_MAX: usize = 65_536;
@@ -118,7 +119,7 @@ impl Folder {
     pub fn open(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path)?;
         let mut folder = Folder::inspect(path)?;
-        let lock = open_lock(&folder.names, Self::LOCK)?;
+        let lock = system::lock_file(&folder.names, Self::LOCK)?;
         // An overlay copies a folder when something is first made in it: what counts is what it is from then on.
         folder.identity = identity(&rustix::fs::stat(path)?);
         folder.lock = Some(lock);
@@ -153,28 +154,6 @@ impl Folder {
             Err(_) => file.set_len(bytes),
         }
     }
-}
-
-/// Opens and locks the file `name` of a folder, which is made if it is not there.
-///
-/// # Errors
-/// [`io::ErrorKind::WouldBlock`]: another program holds the lock; [`io::ErrorKind::InvalidInput`]: it is no regular file.
-pub fn open_lock(folder: &File, name: &str) -> io::Result<File> {
-    let no_file = || {
-        let text = format!("its file '{name}' is not a regular file: remove it");
-        io::Error::new(io::ErrorKind::InvalidInput, text)
-    };
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let lock = match rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o644)) {
-        Ok(lock) => File::from(lock),
-        Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => return Err(no_file()),
-        Err(error) => return Err(error.into()),
-    };
-    if !lock.metadata()?.is_file() {
-        return Err(no_file());
-    }
-    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-    Ok(lock)
 }
 
 fn identity(stat: &rustix::fs::Stat) -> (u64, u64) {
@@ -328,7 +307,11 @@ mod tests {
         first.rename(a, b).unwrap();
         assert_eq!(reader.open(a).unwrap_err().kind(), io::ErrorKind::NotFound);
         first.create(a, 1).unwrap();
-        assert_eq!(first.rename(a, b).unwrap_err().kind(), io::ErrorKind::AlreadyExists, "nothing is replaced");
+        assert_eq!(
+            first.rename(a, b).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists,
+            "nothing is replaced"
+        );
         first.remove(b).unwrap();
         assert!(reader.free_bytes().unwrap() > 0);
         drop(first);

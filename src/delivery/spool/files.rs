@@ -27,7 +27,7 @@ pub(super) struct DamagedFile {
 
 /// A segment that nobody needs any more, whose file is still there.
 #[derive(Debug, Clone, Copy)]
-struct Done {
+struct Unneeded {
     class: Class,
     id: u64,
     bytes: u64,
@@ -42,7 +42,7 @@ pub(super) struct Files {
     free: Vec<u64>,
     damaged: VecDeque<DamagedFile>,
     /// In the order in which they have to go.
-    done: VecDeque<Done>,
+    unneeded: VecDeque<Unneeded>,
     /// A torn segment was removed, which has to last before anything behind it is removed.
     unsynced: bool,
     /// Files that were set aside so far.
@@ -55,7 +55,7 @@ impl Files {
             segment_bytes: u64::from(segment_bytes),
             free: Vec::new(),
             damaged: VecDeque::new(),
-            done: VecDeque::new(),
+            unneeded: VecDeque::new(),
             unsynced: false,
             set_aside: 0,
         }
@@ -65,7 +65,7 @@ impl Files {
     pub(super) fn forget(&mut self) {
         self.free.clear();
         self.damaged.clear();
-        self.done.clear();
+        self.unneeded.clear();
         self.unsynced = false;
     }
 
@@ -81,7 +81,7 @@ impl Files {
     pub(super) fn bytes(&self) -> u64 {
         self.free_bytes()
             + self.damaged.iter().map(|file| file.bytes).sum::<u64>()
-            + self.done.iter().map(|file| file.bytes).sum::<u64>()
+            + self.unneeded.iter().map(|file| file.bytes).sum::<u64>()
     }
 
     /// Size of the free ones, bytes.
@@ -120,16 +120,16 @@ impl Files {
         class: Class,
         segments: impl IntoIterator<Item = Finished>,
     ) {
-        let done = segments.into_iter().map(|Finished { id, bytes, damaged, torn, .. }| Done {
+        let done = segments.into_iter().map(|Finished { id, bytes, damaged, torn, .. }| Unneeded {
             class,
             id,
             bytes,
             damaged,
             torn,
         });
-        self.done.extend(done);
+        self.unneeded.extend(done);
         let Some(disk) = disk else { return };
-        while let Some(first) = self.done.front().copied() {
+        while let Some(first) = self.unneeded.front().copied() {
             // Where a torn segment ends only the one behind it says: that one must not go while a cut can bring the first back.
             if self.unsynced && disk.sync_names().is_err() {
                 return;
@@ -139,13 +139,13 @@ impl Files {
                 return;
             }
             self.unsynced = first.torn;
-            self.done.pop_front();
+            self.unneeded.pop_front();
         }
     }
 
     /// False if it has to be tried again.
-    fn let_go(&mut self, disk: &mut dyn Disk, file: Done) -> bool {
-        let Done { class, id, bytes, damaged, .. } = file;
+    fn let_go(&mut self, disk: &mut dyn Disk, file: Unneeded) -> bool {
+        let Unneeded { class, id, bytes, damaged, .. } = file;
         let named = Named::Segment(class, id);
         if damaged {
             return self.set_aside(disk, DamagedFile { class, id, bytes });

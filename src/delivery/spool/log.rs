@@ -495,7 +495,9 @@ impl Log {
     /// The queue with the next event.
     fn next_queue(&mut self, urgent: bool) -> Option<(usize, Run)> {
         let mut first: Option<(usize, Run, u64)> = None;
-        for (index, queue) in self.queues.iter_mut().enumerate().filter(|(_, queue)| queue.class != Class::Dead) {
+        for (index, queue) in
+            self.queues.iter_mut().enumerate().filter(|(_, queue)| queue.class != Class::Dead)
+        {
             let Some(peeked) = queue.peek(self.disk.as_deref_mut(), self.now) else { continue };
             let sooner = |(_, run, seq): &(usize, Run, u64)| {
                 (peeked.run.number, peeked.event.seq) < (run.number, *seq)

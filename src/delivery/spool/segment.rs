@@ -181,7 +181,7 @@ const RESYNC_BYTES: u32 = 64 << 10;
 
 /// A record that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Found {
+pub struct RecordSpan {
     /// Where it begins. Bytes before it, from where the search began, are damaged.
     pub at: u32,
     /// Where the next one begins.
@@ -227,7 +227,7 @@ impl Reader {
         id: u64,
         from: u32,
         end: u32,
-    ) -> Result<Option<Found>, Unreadable> {
+    ) -> Result<Option<RecordSpan>, Unreadable> {
         let mut at = from;
         while end.saturating_sub(at) > HEAD_BYTES as u32 {
             if let Err(readable_from) = self.fill(file, id, at, end) {
@@ -240,7 +240,7 @@ impl Reader {
             let bytes = self.rest(at);
             if let Some(payload) = record::read(bytes, Place { segment: id, offset: at }) {
                 let next = at + record::frame_bytes(payload.len()) as u32;
-                return Ok((next <= end).then_some(Found { at, next }));
+                return Ok((next <= end).then_some(RecordSpan { at, next }));
             }
             if bytes.is_empty() {
                 return Ok(None); // The file is shorter than it should be.
@@ -251,7 +251,7 @@ impl Reader {
     }
 
     /// The payload of a record that was just found.
-    pub fn payload(&self, found: Found) -> &[u8] {
+    pub fn payload(&self, found: RecordSpan) -> &[u8] {
         let bytes = self.rest(found.at);
         &bytes[HEAD_BYTES..(found.next - found.at) as usize]
     }

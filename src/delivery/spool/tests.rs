@@ -347,7 +347,11 @@ struct Blocking {
 }
 
 #[derive(Debug)]
-struct BlockingFile(Box<dyn disk::DiskFile>, std::sync::Arc<(std::sync::Mutex<bool>, std::sync::Condvar)>, std::sync::mpsc::Sender<()>);
+struct BlockingFile(
+    Box<dyn disk::DiskFile>,
+    std::sync::Arc<(std::sync::Mutex<bool>, std::sync::Condvar)>,
+    std::sync::mpsc::Sender<()>,
+);
 
 impl disk::DiskFile for BlockingFile {
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
@@ -512,7 +516,11 @@ fn a_folder_that_goes_is_noticed_and_what_went_with_it_is_counted() {
         assert!(log.check_disk().is_err() && !log.has_disk(), "{taken}");
         let lost = 20u64.saturating_sub(taken as u64);
         let dropped = |log: &Log| log.tally().dropped[Class::Counts as usize];
-        assert_eq!((dropped(&log), log.tally().detached, log.waiting()), (lost, 1, 30 - taken as u64 - lost), "{taken}");
+        assert_eq!(
+            (dropped(&log), log.tally().detached, log.waiting()),
+            (lost, 1, 30 - taken as u64 - lost),
+            "{taken}"
+        );
         assert_eq!(log.why_detached(), Some("its folder is gone"));
         if taken == 25 {
             // The receiver does not answer: what is in flight and was on the disk is lost too.

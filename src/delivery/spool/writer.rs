@@ -18,17 +18,17 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// Remembers what was done when.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct SpoolWriter {
     retained: Mono,
     /// When a disk that is not there is tried again.
     attach_at: Mono,
     checked: Mono,
 }
 
-impl Keeper {
+impl SpoolWriter {
     /// The spool was just opened, or could not be.
     pub fn new(now: Mono) -> Self {
-        Keeper { retained: now, attach_at: now + ATTACH_EVERY, checked: now }
+        SpoolWriter { retained: now, attach_at: now + ATTACH_EVERY, checked: now }
     }
 
     /// One turn: appends what `source` moves into the list that it is given, commits what is due (or everything, if no more will come),

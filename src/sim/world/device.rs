@@ -19,7 +19,7 @@ use crate::capture::frame::{Color, FrameFormat, FrameMeta, FrameView, PixelForma
 use crate::capture::ring::{Policy, Reader, Taken, Writer, ring};
 use crate::capture::sampler::{Sample, Sampler};
 use crate::delivery::batch::BatchParams;
-use crate::delivery::spool::{self, Batching, Class, Keeper, Log, Quota, Spool};
+use crate::delivery::spool::{self, Batching, Class, Log, Quota, Spool, SpoolWriter};
 use crate::delivery::uplink::{Flow, Outbox, Uplink, UplinkParams};
 use crate::event::{Body, Event, Name, Origin, Started, Stats, Storage, fixed};
 use crate::pipeline::{Failure, Outcome, Pipeline};
@@ -200,7 +200,7 @@ pub(super) struct Device {
     /// A request is under way until then.
     sending_until: u64,
     signals: u64,
-    keeper: Keeper,
+    writer: SpoolWriter,
     failing_since: Failing,
     closed: bool,
     ended: bool,
@@ -257,7 +257,7 @@ impl Device {
             uplink_at: now,
             sending_until: now,
             signals: u64::MAX,
-            keeper: Keeper::new(mono(now, booted)),
+            writer: SpoolWriter::new(mono(now, booted)),
             failing_since: [Some(now); Class::ALL.len()],
             closed: false,
             ended: false,
@@ -299,7 +299,7 @@ impl Device {
     /// When it next has something to do.
     pub(super) fn next(&self) -> u64 {
         let done = self.work.as_ref().map_or(u64::MAX, |(done, ..)| *done);
-        let keep = self.booted + self.keeper.due(&self.spool).as_nanos();
+        let keep = self.booted + self.writer.due(&self.spool).as_nanos();
         let wakes = if self.outbox.signals() == self.signals { self.uplink_at } else { 0 };
         let uplink = if self.ended { u64::MAX } else { wakes.max(self.sending_until) };
         done.min(keep).min(uplink)
@@ -531,7 +531,7 @@ impl Device {
         let at = self.mono(now);
         let source = |out: &mut Vec<Event>| self.outbox.take(out);
         let again = || attach(&self.spool, &self.disk, &self.time);
-        self.keeper.turn((at, self.closed), &self.spool, &self.time, source, again);
+        self.writer.turn((at, self.closed), &self.spool, &self.time, source, again);
         let fails = self.spool.state().fails;
         for class in Class::ALL {
             let since = &mut self.failing_since[class as usize];

@@ -44,7 +44,11 @@ enum Next {
 
 impl ClassQueue {
     /// The next event, not taken.
-    pub(in crate::delivery::spool) fn peek(&mut self, mut disk: Option<&mut (dyn Disk + 'static)>, now: Mono) -> Option<&Peeked> {
+    pub(in crate::delivery::spool) fn peek(
+        &mut self,
+        mut disk: Option<&mut (dyn Disk + 'static)>,
+        now: Mono,
+    ) -> Option<&Peeked> {
         while self.peeked.is_none() {
             if self.stalled.is_some_and(|stalled| {
                 stalled.segment == self.read.segment
