@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use flytrap::delivery::spool::disk::Disk;
 use flytrap::delivery::spool::record::{self, Acked, Place, Record};
-use flytrap::delivery::spool::segment::{self, Header, Named, Seal, Sums, VERSION};
+use flytrap::delivery::spool::segment::{self, Footer, Header, Named, Sums, VERSION};
 use flytrap::delivery::spool::{Class, Log, Params, Quota};
 use flytrap::delivery::uplink::format::{cloudevents, influx, packed};
 use flytrap::delivery::uplink::http::{Deadlines, HttpParams, HttpSink};
@@ -114,7 +114,7 @@ fn records() {
     });
 }
 
-/// Gives a segment a seal with a valid checksum and numbers that are not so.
+/// Gives a segment a footer with a valid checksum and numbers that are not so.
 fn lie(random: &mut Random, disk: &FaultDisk, name: &str) {
     let Some(id) = Named::parse(name).map(Named::id) else { return };
     let number = |random: &mut Random| (random.bits() as u32) >> random.whole(32);
@@ -134,7 +134,7 @@ fn lie(random: &mut Random, disk: &FaultDisk, name: &str) {
     if random.one_in(2) {
         file.write_at(&segment::header_blocks(id, &header), 0).unwrap();
     }
-    segment::write_seal(file.as_mut(), id, &Seal { header, last: random.one_in(2), sums }).unwrap();
+    segment::write_footer(file.as_mut(), id, &Footer { header, last: random.one_in(2), sums }).unwrap();
 }
 
 #[test]

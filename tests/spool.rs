@@ -214,3 +214,343 @@ fn a_disk_that_comes_late_is_taken_into_use() {
         assert_eq!(seqs, (0..seqs.len() as u64).collect::<Vec<_>>(), "each once");
     }
 }
+
+/// A spool that an earlier version of the program wrote, see its README: with closed segments, open ones and a dead letter.
+#[test]
+fn the_spool_of_an_earlier_version_is_delivered() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/spool-v1");
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("spool");
+    std::fs::create_dir(&place).unwrap();
+    for file in std::fs::read_dir(&golden).unwrap().map(Result::unwrap) {
+        let name = file.file_name().into_string().unwrap();
+        if name.ends_with(".seg") {
+            std::fs::copy(file.path(), place.join(&name)).unwrap();
+            if ["7.seg", "8.seg", "9.seg"].iter().any(|end| name.ends_with(end)) {
+                let open = std::fs::OpenOptions::new().write(true).open(place.join(&name)).unwrap();
+                open.set_len(262_144).unwrap();
+            }
+        }
+    }
+    let text = |name: &str| std::fs::read_to_string(golden.join(name)).unwrap();
+    let printed = |what: &[&str]| {
+        let output = output(&mut spool(what, &place));
+        assert!(output.status.success(), "{}", told(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(printed(&["cat"]), text("events.ndjson"));
+    assert_eq!(printed(&["cat", "--dead"]), text("dead.ndjson"));
+    assert!(printed(&["check"]).contains("10 segments, 80 events, 80 waiting, 0 segments with damage"));
+
+    let expected: Vec<Value> =
+        text("events.ndjson").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(expected.len(), 79);
+    let server = Server::start([], Mood::Accept(200));
+    let file = settings(&place, 60);
+    let run = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &server.url()]));
+    assert!(run.status.success(), "{}", told(&run));
+    let stored = server.stored();
+    assert_eq!(server.deliveries(), stored.len(), "nothing came twice");
+    let by_id = |events: &[Value]| -> BTreeMap<String, Value> {
+        let what =
+            |event: &Value| ["source", "type", "boottime", "data"].map(|key| event[key].clone()).to_vec();
+        let of_id = |event: &Value| (event["id"].as_str().unwrap().to_owned(), Value::from(what(event)));
+        events
+            .iter()
+            .filter(|event| event["id"].as_str().unwrap().starts_with("mast-7/"))
+            .map(of_id)
+            .collect()
+    };
+    assert_eq!(by_id(&stored), by_id(&expected), "exactly its events");
+    assert!(stored.len() > expected.len(), "and this run's own");
+}
+
+/// What `spool check` says is missing, the program says too.
+#[test]
+fn a_segment_that_was_cut_short_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("spool");
+    let file = settings(&place, 0);
+    for _ in 0..2 {
+        let output = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &nobody()]));
+        assert!(output.status.success(), "{}", told(&output));
+    }
+    let listed = json_lines(&output(&mut spool(&["ls", "--json"], &place)));
+    let first = listed
+        .iter()
+        .find(|line| line["file"].as_str().unwrap().starts_with("details-") && line["state"] == "sealed")
+        .expect("the segment of the first run");
+    let path = place.join(first["file"].as_str().unwrap());
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(4096 + 400).unwrap();
+    let check = output(&mut spool(&["check"], &place));
+    assert!(!check.status.success());
+    let text = told(&check);
+    let missing: u64 =
+        text.split(" are missing").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(missing > 0 && missing < first["events"].as_u64().unwrap(), "{text}");
+    let server = Server::start([], Mood::Accept(200));
+    let file = settings(&place, 60);
+    let run = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &server.url()]));
+    assert_eq!(run.status.code(), Some(5), "{}", told(&run));
+    assert!(told(&run).contains(&format!("{missing} damaged on disk")), "{}", told(&run));
+    let stored = server.stored();
+    let dropped = common::of_type(&stored, "dropped");
+    assert_eq!(dropped.len(), 1);
+    assert_eq!(
+        (&dropped[0]["reason"], dropped[0]["events"].as_u64()),
+        (&Value::from("damage"), Some(missing))
+    );
+    let aside =
+        std::fs::read_dir(&place).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    assert_eq!(aside.filter(|name| name.starts_with("damaged-details-")).count(), 1);
+}
+
+/// The program on an endless recording, with a supervisor that listens.
+struct Endless {
+    child: std::process::Child,
+    heard: std::os::unix::net::UnixDatagram,
+    _settings: tempfile::NamedTempFile,
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+    }
+}
+
+/// `more`: further settings; `hang`: as long as this file is there, syncs of files do not come back.
+fn endless(folder: &Path, place: &Path, more: &str, uplink: &str, hang: Option<&Path>) -> Endless {
+    let file = settings(place, 5);
+    let text = std::fs::read_to_string(file.path()).unwrap();
+    let text = text.replace("batch_events_max = 7", "batch_events_max = 7\nqueue_events = 12");
+    let file = config(&format!(
+        "{text}[camera]\nat_end = \"loop\"\nfps = \"25\"\n[events]\nstats_interval_s = 1\n{more}"
+    ));
+    let socket = folder.join("notify");
+    let _not_there_yet = std::fs::remove_file(&socket);
+    let heard = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    heard.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let mut command = flytrap();
+    command.arg("run").arg("--config").arg(file.path()).args(["--uplink", uplink]);
+    command.arg("--source").arg(format!("file:{}", data("squares.mjpeg")));
+    command.arg("--model").arg(data("squares.onnx")).env("NOTIFY_SOCKET", &socket);
+    if let Some(hang) = hang {
+        command.env("LD_PRELOAD", library(folder, HANGING_SYNC)).env("FLYTRAP_TEST_HANG", hang);
+    }
+    let stderr = std::fs::File::create(folder.join("stderr")).unwrap();
+    let child = command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+    Endless { child, heard, _settings: file }
+}
+
+impl Endless {
+    /// What it tells its supervisor about how it does, until it is silent for half a second.
+    fn statuses(&self) -> Vec<String> {
+        let mut buffer = [0; 4096];
+        let mut all = Vec::new();
+        while let Ok(count) = self.heard.recv(&mut buffer) {
+            all.push(String::from_utf8_lossy(&buffer[..count]).into_owned());
+        }
+        all.retain(|text| text.starts_with("STATUS="));
+        all
+    }
+
+    fn wait_for(&mut self, what: &str, there: &dyn Fn() -> bool) {
+        for _ in 0..600 {
+            if there() {
+                return;
+            }
+            assert!(self.child.try_wait().unwrap().is_none(), "it ended while waiting for {what}");
+            flytrap::base::stop::Stop::new().wait(Duration::from_millis(100));
+        }
+        panic!("{what} did not come");
+    }
+
+    fn wait_for_a_crossing(&self) {
+        let counts = |status: &String| crossings_in(status) > 0;
+        assert!((0..100).any(|_| self.statuses().iter().any(counts)), "no crossing");
+    }
+
+    fn terminate(mut self) -> std::process::ExitStatus {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap()
+    }
+}
+
+/// Builds a library to be loaded before the program. Rust needs a C compiler to link, so there is one.
+fn library(folder: &Path, text: &str) -> std::path::PathBuf {
+    let (source, library) = (folder.join("preload.c"), folder.join("preload.so"));
+    std::fs::write(&source, text).unwrap();
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
+    assert!(built.unwrap().success());
+    library
+}
+
+/// Makes `fdatasync` wait for as long as a file is there.
+const HANGING_SYNC: &str = r#"
+    #define _GNU_SOURCE
+    #include <stdlib.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    int fdatasync(int fd) {
+        const char *hang = getenv("FLYTRAP_TEST_HANG");
+        while (hang && access(hang, F_OK) == 0) usleep(10000);
+        return (int)syscall(SYS_fdatasync, fd);
+    }
+"#;
+
+/// Makes the kernel answer EINVAL to `fallocate` and `fsync`, as some file systems do (the spool syncs files with `fdatasync`, folders
+/// with `fsync`).
+const REFUSING: &str = r#"
+    #include <errno.h>
+    #include <linux/filter.h>
+    #include <linux/seccomp.h>
+    #include <stddef.h>
+    #include <stdlib.h>
+    #include <sys/prctl.h>
+    #include <sys/syscall.h>
+    __attribute__((constructor)) static void refuse(void) {
+        struct sock_filter code[] = {
+            BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+            BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_fallocate, 1, 0),
+            BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_fsync, 0, 1),
+            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL),
+            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+        };
+        struct sock_fprog program = {sizeof code / sizeof code[0], code};
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) exit(99);
+    }
+"#;
+
+/// A file system that can neither reserve room nor sync a folder: events are on it all the same.
+#[test]
+fn a_file_system_that_cannot_reserve_or_sync_folders_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("spool");
+    let file = settings(&place, 0);
+    let mut command = run_squares();
+    command.arg("--config").arg(file.path()).args(["--uplink", &nobody()]);
+    command.env("LD_PRELOAD", library(folder.path(), REFUSING));
+    let output = output(&mut command);
+    if output.status.code() == Some(99) {
+        return common::skip("a_file_system_that_cannot_reserve_or_sync_folders", "no seccomp here");
+    }
+    let text = told(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("cannot sync a folder") && text.contains("events wait on disk"), "{text}");
+    assert!(segments(&place) >= 3);
+}
+
+fn segments(place: &Path) -> usize {
+    let Ok(files) = std::fs::read_dir(place) else { return 0 };
+    files.filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().ends_with(".seg")).count()
+}
+
+/// Crossings in a status line.
+fn crossings_in(status: &str) -> u64 {
+    status.rsplit("crossings: ").next().unwrap().trim().parse().unwrap()
+}
+
+/// A disk whose sync does not come back: counting and statistics go on until the watchdog names the spool.
+#[test]
+fn a_disk_that_hangs_is_named_and_stops_nobody_else() {
+    for uplink_works in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let (place, hang) = (folder.path().join("spool"), folder.path().join("hang"));
+        let server = Server::start([], Mood::Accept(200));
+        let url = if uplink_works { server.url() } else { nobody() };
+        let more = format!(
+            "[watchdog]\nstage_timeout_s = 8\n[device]\nstate_folder = {:?}\n",
+            folder.path().join("state").display().to_string()
+        );
+        let mut run = endless(folder.path(), &place, &more, &url, Some(&hang));
+        run.wait_for("a segment", &|| segments(&place) > 0);
+        run.wait_for_a_crossing();
+        std::fs::write(&hang, "").unwrap();
+        let began = std::time::SystemTime::now();
+        let (mut statuses, mut status) = (Vec::new(), None);
+        while status.is_none() {
+            assert!(began.elapsed().unwrap() < Duration::from_secs(60), "it does not end");
+            statuses.extend(run.statuses());
+            status = run.child.try_wait().unwrap();
+        }
+        let stderr = std::fs::read_to_string(folder.path().join("stderr")).unwrap();
+        assert!(stderr.contains("the spool hangs") && !stderr.contains("the uplink hangs"), "{stderr}");
+        assert_ne!(status.unwrap().code(), Some(0));
+        // It hung for nine seconds at least, with statistics each second.
+        assert!(statuses.len() >= 6, "statistics stopped: {statuses:?}");
+        let (first, last) = (crossings_in(&statuses[0]), crossings_in(statuses.last().unwrap()));
+        assert!(last > first, "counting stopped: {statuses:?}");
+        std::fs::remove_file(&hang).unwrap();
+        let history = std::fs::read_to_string(folder.path().join("state/history.json")).unwrap();
+        assert!(history.contains("the spool hangs"), "{history}");
+    }
+}
+
+/// A disk that comes back before anybody loses patience: what had no room in front of it is counted.
+#[test]
+fn a_disk_that_hangs_for_a_while_costs_what_the_queue_cannot_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let (place, hang) = (folder.path().join("spool"), folder.path().join("hang"));
+    let server = Server::start([], Mood::Accept(200));
+    let more = "[watchdog]\nstage_timeout_s = 60\n";
+    let mut run = endless(folder.path(), &place, more, &server.url(), Some(&hang));
+    run.wait_for("a segment", &|| segments(&place) > 0);
+    run.wait_for_a_crossing();
+    std::fs::write(&hang, "").unwrap();
+    let began = std::time::SystemTime::now();
+    let mut statuses = Vec::new();
+    while began.elapsed().unwrap() < Duration::from_secs(12) {
+        statuses.extend(run.statuses());
+    }
+    std::fs::remove_file(&hang).unwrap();
+    assert!(statuses.len() >= 8, "{statuses:?}");
+    let before = server.stored().len();
+    run.wait_for("deliveries", &|| server.stored().len() > before + 20);
+    let status = run.terminate();
+    assert_eq!(status.code(), Some(5), "events were dropped");
+    let stored = server.stored();
+    let stats = common::of_type(&stored, "stats");
+    let last = stats.iter().max_by_key(|stats| stats["events"].as_u64()).unwrap();
+    let dropped = last["events_dropped"].as_u64().unwrap();
+    assert!(dropped > 5, "{last}");
+    let runs = by_run(&stored);
+    assert_eq!(runs.len(), 1);
+    let mut seqs = runs.into_values().next().unwrap();
+    seqs.sort_unstable();
+    seqs.dedup();
+    let missing = seqs.last().unwrap() + 1 - seqs.len() as u64;
+    assert_eq!(missing, dropped, "each event was delivered, or counted");
+    let rss = |stats: &Value| stats["rss_bytes"].as_u64().unwrap();
+    let (least, most) =
+        (stats.iter().map(|s| rss(s)).min().unwrap(), stats.iter().map(|s| rss(s)).max().unwrap());
+    assert!(most < least + (24 << 20), "memory grew from {least} to {most}");
+}
+
+/// The folder goes while the program runs: it says so, and goes on in a new one.
+#[test]
+fn a_folder_that_goes_is_told_and_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (place, away) = (folder.path().join("spool"), folder.path().join("away"));
+    let events = folder.path().join("events.ndjson");
+    let mut run = endless(folder.path(), &place, "", &format!("file:{}", events.display()), None);
+    let read = || std::fs::read_to_string(&events).unwrap_or_default();
+    run.wait_for("a segment", &|| segments(&place) > 0);
+    std::fs::rename(&place, &away).unwrap();
+    run.wait_for("the word about it", &|| {
+        read().contains("its folder is gone: what waited there is out of reach")
+    });
+    run.wait_for("a segment in a new folder", &|| segments(&place) > 0);
+    run.terminate();
+    let written = read();
+    let runs =
+        by_run(&written.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>());
+    assert_eq!(runs.len(), 1);
+    let mut seqs = runs.into_values().next().unwrap();
+    let count = seqs.len();
+    seqs.sort_unstable();
+    seqs.dedup();
+    assert_eq!(seqs.len(), count, "each once");
+}

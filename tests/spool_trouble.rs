@@ -1,10 +1,12 @@
-//! A disk in trouble that passes, or does not: what it cannot read now is tried again, one lane's failure is not another's,
+//! A disk in trouble that passes, or does not: what it cannot read now is tried again, one queue's failure is not another's,
 //! nothing hangs, and what is lost is counted.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::time::Duration;
 
 use flytrap::base::geometry::PointPx;
+use flytrap::delivery::spool::disk::Disk;
+use flytrap::delivery::spool::inspect;
 use flytrap::delivery::spool::log::ATTACH_TRIES;
 use flytrap::delivery::spool::{Class, Log, Params, Quota};
 use flytrap::event::{Body, Crossing, Direction, Event, Origin, TrackBegin, fixed};
@@ -91,7 +93,7 @@ fn what_cannot_be_read_for_a_while_is_read_later() {
         let copy = FaultDisk::new(seed);
         for name in disk.names() {
             let mut bytes = vec![0; 16 << 10];
-            let mut file = flytrap::delivery::spool::disk::Disk::open(&mut disk.clone(), &name).unwrap();
+            let mut file = disk.clone().open(&name).unwrap();
             let filled = file.read_at(&mut bytes, 0).unwrap();
             bytes.truncate(filled);
             copy.plant(&name, bytes);
@@ -193,7 +195,7 @@ fn a_start_that_cannot_read_tries_again_before_it_sets_anything_aside() {
 #[derive(Debug, Clone)]
 struct Unreadable(FaultDisk);
 
-impl flytrap::delivery::spool::disk::Disk for Unreadable {
+impl Disk for Unreadable {
     fn list(&mut self) -> std::io::Result<Vec<(String, u64)>> {
         self.0.list()
     }
@@ -223,7 +225,7 @@ impl flytrap::delivery::spool::disk::Disk for Unreadable {
 
 /// No room for a new segment, but the one that crossings are written to has room: they go on being safe.
 #[test]
-fn a_lane_without_room_does_not_stop_the_others() {
+fn a_queue_without_room_does_not_stop_the_others() {
     let disk = FaultDisk::new(3);
     let mut log = open(&disk, 1, params());
     log.append(at(0), &event(Class::Counts, 0));
@@ -336,7 +338,7 @@ fn damage_among_what_is_delivered_costs_nothing() {
     drop(log);
     disk.reboot(false);
     let name = disk.names().into_iter().find(|name| name.starts_with("counts-")).unwrap();
-    let mut file = flytrap::delivery::spool::disk::Disk::open(&mut disk.clone(), &name).unwrap();
+    let mut file = disk.clone().open(&name).unwrap();
     for record in 0..5 {
         file.write_at(&[0xff], 4096 + 20 + record * 300).unwrap();
     }
@@ -345,4 +347,115 @@ fn damage_among_what_is_delivered_costs_nothing() {
     assert_eq!(take(&mut log), (90..100).collect::<Vec<_>>());
     log.done(at(102));
     assert_eq!((take(&mut log), log.waiting()), (vec![], 0));
+}
+
+/// A file that lost its end: to a check of the file system, or a copy that broke off.
+fn cut(disk: &FaultDisk, name: &str, bytes: u64) {
+    let mut file = disk.clone().open(name).unwrap();
+    file.set_len(bytes).unwrap();
+    file.sync().unwrap();
+}
+
+/// Everything that can be taken, and delivered.
+fn deliver(log: &mut Log) -> Vec<u64> {
+    let mut seen = Vec::new();
+    loop {
+        let taken = take(log);
+        if taken.is_empty() {
+            return seen;
+        }
+        seen.extend(taken);
+        log.done(at(1_000_000));
+    }
+}
+
+#[test]
+fn events_of_a_segment_that_was_cut_short_are_counted() {
+    for (delivered, kept_bytes) in
+        [(0, 8192), (0, 4096), (0, 1500), (30, 8192), (60, 6000), (119, 8192), (120, 8192)]
+    {
+        // The run has ended, its segment has a footer; another run wrote behind it.
+        let disk = FaultDisk::new(1);
+        let mut log = open(&disk, 1, Params { segment_bytes: 64 << 10, ..params() });
+        (0..120).for_each(|seq| {
+            log.append(at(seq), &event(Class::Counts, seq));
+            log.commit(at(seq), None, true);
+        });
+        drop(log);
+        let mut log = open(&disk, 2, params());
+        log.take(delivered, &mut Vec::new());
+        log.done(at(200));
+        log.append(at(200), &event(Class::Counts, 1000));
+        log.commit(at(200), None, true);
+        drop(log);
+        disk.reboot(true);
+        let name = disk.names().into_iter().find(|name| name.starts_with("counts-"));
+        let name = name.expect("the segment with what was not delivered");
+        if delivered < 120 {
+            cut(&disk, &name, kept_bytes);
+        }
+        let segments = inspect::inspect(&mut disk.clone(), |_, _, _, _| {}).unwrap();
+        let damaged = segments.iter().filter(|segment| !segment.is_whole()).count();
+        let mut log = open(&disk, 3, params());
+        let told = log.tally();
+        let seen = deliver(&mut log);
+        let case = format!("{delivered} delivered, cut to {kept_bytes}: {seen:?} {told:?}");
+        assert_eq!(seen.last(), Some(&1000), "what is behind it is delivered: {case}");
+        let found = seen.len() as u64 - 1;
+        if delivered == 120 {
+            assert_eq!((found, damaged, told.damaged_events, told.set_aside), (0, 0, 0, 0), "{case}");
+            continue;
+        }
+        assert!(found < 120 - delivered as u64, "{case}");
+        assert_eq!(damaged, 1, "{case}");
+        let counted = if kept_bytes < 4096 { 0 } else { 120 - delivered as u64 - found };
+        assert_eq!(told.damaged_events, counted, "{case}");
+        assert_eq!(log.tally().set_aside, 1, "it is kept for people: {case}");
+        assert_eq!((log.tally().damaged_events, log.waiting()), (counted, 0), "counted once: {case}");
+    }
+}
+
+/// The end of a given-up segment is known by the next one only. The first is there again after a cut, the second is not.
+#[test]
+fn a_given_up_segment_that_comes_back_is_not_read_beyond_its_end() {
+    let (mut came_back, mut twice) = (0, 0);
+    for seed in 0..4000 {
+        let disk = FaultDisk::new(seed);
+        disk.set_moods(Moods { no_journal: true, ..Moods::default() });
+        let mut log = open(&disk, 1, params());
+        let (mut now, mut seq, mut random) = (0, 0, Random::new(seed));
+        let mut append = |log: &mut Log, now: u64, count: u64| {
+            for _ in 0..count {
+                log.append(at(now), &event(Class::Counts, seq));
+                seq += 1;
+            }
+        };
+        append(&mut log, now, 5);
+        log.commit(at(now), None, true);
+        // Two writes fail, each may leave records behind; what they were to write is in the third segment.
+        append(&mut log, now, 5);
+        for _ in 0..2 {
+            disk.set_moods(Moods { no_journal: true, error: 2, ..Moods::default() });
+            now += 400;
+            log.commit(at(now), None, true);
+        }
+        disk.set_moods(Moods { no_journal: true, ..Moods::default() });
+        now += 400;
+        log.commit(at(now), None, true);
+        // The first ones are delivered, so the segments before the third one go.
+        let most = 1 + random.whole(10) as usize;
+        log.take(most, &mut Vec::new());
+        log.done(at(now));
+        let before = disk.names().into_iter().filter(|name| name.starts_with("counts-")).count();
+        drop(log);
+        disk.reboot(false);
+        let after = disk.names().into_iter().filter(|name| name.starts_with("counts-")).count();
+        came_back += u64::from(after > before);
+        let mut log = open(&disk, 2, params());
+        let mut seen = deliver(&mut log);
+        seen.sort_unstable();
+        twice += u64::from(seen.windows(2).any(|pair| pair[0] == pair[1]));
+    }
+    assert!(came_back > 100, "{came_back}: this does not try what it wants to");
+    assert_eq!(twice, 0, "of {came_back}: events that come twice in one life");
 }

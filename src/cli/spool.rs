@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Failed, print};
 use crate::base::error::{Error, Kind, Result};
 use crate::delivery::spool::disk::Folder;
-use crate::delivery::spool::inspect::{Looked, acked, look};
+use crate::delivery::spool::inspect::{Inspected, acked, inspect};
 use crate::delivery::spool::record::Record;
 use crate::delivery::spool::segment::Named;
 use crate::delivery::uplink::Batch;
@@ -16,7 +16,7 @@ use crate::event::{Event, Origin};
 use crate::platform::clock::{ClockMap, Rfc3339};
 
 fn open(folder: &Path) -> Result<Folder> {
-    Folder::look(folder).map_err(|error| failed(folder, error))
+    Folder::inspect(folder).map_err(|error| failed(folder, error))
 }
 
 fn failed(folder: &Path, error: std::io::Error) -> Error {
@@ -27,24 +27,24 @@ fn failed(folder: &Path, error: std::io::Error) -> Error {
 
 /// One line a segment.
 pub(super) fn ls(folder: &Path, json: bool) -> Result<(), Failed> {
-    let all = look(&mut open(folder)?, |_, _, _, _| {}).map_err(|error| failed(folder, error))?;
+    let all = inspect(&mut open(folder)?, |_, _, _, _| {}).map_err(|error| failed(folder, error))?;
     if all.is_empty() && !json {
         print("no segments: nothing waits")?;
     }
-    for looked in &all {
+    for segment in &all {
         if json {
-            print(&as_json(&all, looked).to_string())?;
+            print(&as_json(&all, segment).to_string())?;
         } else {
-            print(&as_text(&all, looked))?;
+            print(&as_text(&all, segment))?;
         }
     }
     Ok(())
 }
 
 /// Events of a segment that are not delivered.
-fn waiting(all: &[Looked], looked: &Looked) -> u32 {
-    let events = looked.scan.sums.events;
-    let Named::Segment(class, id) = looked.named else { return 0 };
+fn waiting(all: &[Inspected], segment: &Inspected) -> u32 {
+    let events = segment.scan.sums.events;
+    let Named::Segment(class, id) = segment.named else { return 0 };
     match acked(all, class) {
         Some(acked) if id < acked.place.segment => 0,
         Some(acked) if id == acked.place.segment => events.saturating_sub(acked.events),
@@ -52,8 +52,8 @@ fn waiting(all: &[Looked], looked: &Looked) -> u32 {
     }
 }
 
-fn state(looked: &Looked) -> &'static str {
-    match (looked.named, looked.is_whole(), looked.sealed) {
+fn state(segment: &Inspected) -> &'static str {
+    match (segment.named, segment.is_whole(), segment.closed) {
         (Named::Damaged(..), ..) => "set aside",
         (_, false, _) => "damaged",
         (_, true, true) => "sealed",
@@ -61,31 +61,31 @@ fn state(looked: &Looked) -> &'static str {
     }
 }
 
-fn as_text(all: &[Looked], looked: &Looked) -> String {
-    let whose = looked.header.as_ref().map_or("?", |header| header.origin.boot.as_str());
-    let clock = looked.scan.sums.clock.filter(|clock| clock.wall.plausible());
+fn as_text(all: &[Inspected], segment: &Inspected) -> String {
+    let whose = segment.header.as_ref().map_or("?", |header| header.origin.boot.as_str());
+    let clock = segment.scan.sums.clock.filter(|clock| clock.wall.plausible());
     let written =
         clock.map_or_else(|| "no calendar".to_owned(), |clock| Rfc3339(clock.wall.unix_nanos).to_string());
-    let (events, wait) = (looked.scan.sums.events, waiting(all, looked));
+    let (events, wait) = (segment.scan.sums.events, waiting(all, segment));
     format!(
         "{:<32} {:<10} {events:>8} events {wait:>8} waiting {:>9} bytes  run {whose}  {written}",
-        looked.named.file(),
-        state(looked),
-        looked.bytes
+        segment.named.file(),
+        state(segment),
+        segment.bytes
     )
 }
 
-fn as_json(all: &[Looked], looked: &Looked) -> serde_json::Value {
+fn as_json(all: &[Inspected], segment: &Inspected) -> serde_json::Value {
     json!({
-        "file": looked.named.file(),
-        "state": state(looked),
-        "events": looked.scan.sums.events,
-        "waiting": waiting(all, looked),
-        "bytes": looked.bytes,
-        "used_bytes": looked.scan.sums.used,
-        "damaged_bytes": looked.scan.damaged_bytes,
-        "device": looked.header.as_ref().map(|header| header.origin.device.as_str()),
-        "run": looked.header.as_ref().map(|header| header.origin.boot.as_str()),
+        "file": segment.named.file(),
+        "state": state(segment),
+        "events": segment.scan.sums.events,
+        "waiting": waiting(all, segment),
+        "bytes": segment.bytes,
+        "used_bytes": segment.scan.sums.used,
+        "damaged_bytes": segment.scan.damaged_bytes,
+        "device": segment.header.as_ref().map(|header| header.origin.device.as_str()),
+        "run": segment.header.as_ref().map(|header| header.origin.boot.as_str()),
     })
 }
 
@@ -101,14 +101,14 @@ pub(super) fn cat(folder: &Path, dead: bool) -> Result<(), Failed> {
         }
     };
     // Once for the calendars, which come behind the events that they are for, once for the events.
-    let all = look(&mut disk, |_, _, _, _| {}).map_err(|error| failed(folder, error))?;
+    let all = inspect(&mut disk, |_, _, _, _| {}).map_err(|error| failed(folder, error))?;
     let calendar = |origin: &Origin| {
         let same =
-            all.iter().filter(|looked| looked.header.as_ref().is_some_and(|h| h.origin.same_boot(origin)));
-        let clocks = same.filter_map(|looked| looked.scan.sums.clock);
+            all.iter().filter(|segment| segment.header.as_ref().is_some_and(|h| h.origin.same_boot(origin)));
+        let clocks = same.filter_map(|segment| segment.scan.sums.clock);
         clocks.max_by_key(|clock| (clock.wall.synchronised, clock.mono)).unwrap_or(ClockMap::UNKNOWN)
     };
-    look(&mut disk, |header, _, _, record| match (record, header) {
+    inspect(&mut disk, |header, _, _, record| match (record, header) {
         (Record::Event(event), Some(header)) if !dead => {
             show(&header.origin, calendar(&header.origin), event);
         }
@@ -121,22 +121,22 @@ pub(super) fn cat(folder: &Path, dead: bool) -> Result<(), Failed> {
 
 /// Reads everything, and says what is not as it should be.
 pub(super) fn check(folder: &Path) -> Result<(), Failed> {
-    let all = look(&mut open(folder)?, |_, _, _, _| {}).map_err(|error| failed(folder, error))?;
+    let all = inspect(&mut open(folder)?, |_, _, _, _| {}).map_err(|error| failed(folder, error))?;
     let mut bad = 0;
-    for looked in all.iter().filter(|looked| !looked.is_whole()) {
-        let Looked { named, scan, promised, .. } = looked;
+    for segment in all.iter().filter(|segment| !segment.is_whole()) {
+        let Inspected { named, scan, promised, cut_bytes, .. } = segment;
         let missing = promised.unwrap_or(scan.sums.events).saturating_sub(scan.sums.events);
         print(&format!(
-            "{}: {}: {} events can be read, {missing} are missing, {} bytes are no records",
+            "{}: {}: {} events can be read, {missing} are missing, {} bytes are no records, {cut_bytes} bytes were cut off",
             named.file(),
-            state(looked),
+            state(segment),
             scan.sums.events,
             scan.damaged_bytes
         ))?;
         bad += 1;
     }
-    let events: u64 = all.iter().map(|looked| u64::from(looked.scan.sums.events)).sum();
-    let waits: u64 = all.iter().map(|looked| u64::from(waiting(&all, looked))).sum();
+    let events: u64 = all.iter().map(|segment| u64::from(segment.scan.sums.events)).sum();
+    let waits: u64 = all.iter().map(|segment| u64::from(waiting(&all, segment))).sum();
     print(&format!("{} segments, {events} events, {waits} waiting, {bad} segments with damage", all.len()))?;
     if bad == 0 {
         return Ok(());

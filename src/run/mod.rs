@@ -10,7 +10,7 @@
 //! The end, in this order, so that nothing that was seen is lost: the source ends or a signal comes; the capture thread
 //! leaves and closes the ring; the pipeline takes what is in it and ends its tracks; the last statistics and `stopping` are
 //! posted; the outbox closes; the spool makes everything durable; the uplink delivers what it can within its drain time, and
-//! reports what it could not.
+//! reports what it could not; the spool makes durable what was delivered.
 
 mod capture;
 mod gpio;
@@ -31,7 +31,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::stop::Stop;
 use crate::capture::Timing;
 use crate::config::Config;
-use crate::delivery::spool::{LastDay, Spool};
+use crate::delivery::spool::{DailyWriteBudget, Spool};
 use crate::delivery::uplink::{self, Outbox, Report, Uplink};
 use crate::event::{Body, Name, Origin, Started, Stats, fixed};
 use crate::metrics::{Metrics, millis};
@@ -69,13 +69,13 @@ pub(crate) struct Shared {
     pub(crate) faults: Faults,
     pub(crate) senses: gpio::Senses,
     /// What the spool wrote.
-    written: Mutex<LastDay>,
+    written: Mutex<DailyWriteBudget>,
 }
 
 impl Shared {
     /// Bytes that the spool had the disk write in the last 24 hours, in whole pages.
     fn written_in_a_day(&self, now: Mono) -> u64 {
-        let written = self.spool.state().0.flash_bytes;
+        let written = self.spool.state().tally.flash_bytes;
         self.written.lock().unwrap_or_else(PoisonError::into_inner).note(now, written)
     }
 
@@ -107,7 +107,7 @@ impl Shared {
         let counters = self.outbox.counters();
         Stats {
             events: counters.posted(),
-            events_dropped: counters.dropped() + self.spool.state().0.dropped.iter().sum::<u64>(),
+            events_dropped: counters.dropped() + self.spool.state().tally.dropped.iter().sum::<u64>(),
             events_delivered: counters.delivered(),
             send_failures: counters.failures(),
             events_refused: counters.refused(),
@@ -216,11 +216,12 @@ fn go(
 ) -> Result<()> {
     let (done, ended) = smol::channel::bounded(1);
     let (report, reported) = smol::channel::bounded(1);
+    let (delivered, uplink_ended) = smol::channel::bounded(1);
     let keeper = spawn("spool", {
         let shared = Arc::clone(shared);
-        move || spool_writer::keep(&shared)
+        move || spool_writer::keep(&shared, &uplink_ended, &report)
     })?;
-    let uplink = spawn("uplink", deliver(Arc::clone(shared), driver, report))?;
+    let uplink = spawn("uplink", deliver(Arc::clone(shared), driver, delivered))?;
     let (up, came_up) = smol::channel::bounded(1);
     let capture = spawn("capture", move || tell(&done, capture.run(&up)))?;
     let pins = async {
@@ -249,15 +250,18 @@ fn tell_start(shared: &Shared, guard: &Guard, model: &Loaded) {
     }
 }
 
-/// The uplink thread: a send may take as long as its deadlines say, and is finished work however it ended.
+/// The uplink thread: a send may take as long as its deadlines say, and is finished work however it ended. Around it the thread may
+/// wait for the spool, which has to be named if that hangs: the uplink is late only when the spool has been late for long.
 fn deliver(shared: Arc<Shared>, driver: Uplink, report: Sender<Report>) -> impl FnOnce() + Send {
     move || {
+        let spool = spool_writer::LOOK_MAX + shared.config.watchdog.stage_timeout;
         let wait = Duration::from_secs(1);
         let over_http = shared.config.uplink.target.is_http();
         let send = if over_http { shared.config.uplink.http.deadlines.whole } else { wait };
-        let told = driver.run(|sends| shared.promise(Stage::Uplink, if sends { send } else { wait }));
+        let told = driver.run(|sends| shared.promise(Stage::Uplink, spool + if sends { send } else { wait }));
         shared.ledger.ended(Stage::Uplink);
         tell(&report, told);
+        shared.outbox.flush(); // Wakes the spool's thread, which has the last word.
     }
 }
 
@@ -304,8 +308,6 @@ async fn attend(
     let report = report.or(again).or(last_words(shared, &mut guard)).await;
     let outcome = match report {
         Ok(report) => {
-            // What was delivered just now is not sent again by the next start.
-            shared.spool.commit(shared.clock.mono(), shared.time.map(), true);
             tell_end(shared, &report);
             outcome.and_then(|()| all_delivered(shared, &report))
         }
@@ -380,18 +382,19 @@ fn status_line(stats: &Stats) -> String {
 
 fn all_delivered(shared: &Shared, report: &Report) -> Result<()> {
     let Report { undelivered, refused, .. } = *report;
-    let kept = if shared.spool.is_durable() { undelivered } else { 0 };
+    let kept = if shared.spool.state().is_durable() { undelivered } else { 0 };
     if kept > 0 {
         tracing::info!("{kept} events wait on disk for the next start");
     }
     let (lost, dropped) = (undelivered - kept, shared.stats().events_dropped);
-    if lost + refused + dropped == 0 {
+    let damaged = shared.spool.state().tally.damaged_events;
+    if lost + refused + dropped + damaged == 0 {
         return Ok(());
     }
     let to = uplink::http::redacted(&shared.config.uplink.target.first);
     let text = format!(
         "events that are lost: {lost} not delivered to {to} within uplink.drain_s, {refused} refused by it, {dropped} \
-         dropped for want of room (uplink.queue_events, spool): the lines above say why"
+         dropped for want of room (uplink.queue_events, spool), {damaged} damaged on disk: the lines above say why"
     );
     Err(Error::fatal(Kind::Delivery, text))
 }

@@ -4,18 +4,21 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use smol::channel::{Receiver, Sender, TryRecvError};
+
 use super::Shared;
 use crate::base::error::{Error, Kind, Result};
 use crate::config::Config;
 use crate::delivery::spool::disk::Folder;
-use crate::delivery::spool::{Batching, Class, Keeper, Log, Params, Spool, Tally};
+use crate::delivery::spool::{Batching, Class, Log, Params, Spool, SpoolWriter, Tally};
+use crate::delivery::uplink::Report;
 use crate::event::{Body, Dropped, Event, Origin, Storage, fixed};
 use crate::platform::calendar::Timekeeper;
 use crate::platform::clock::Mono;
 use crate::platform::watchdog::Stage;
 
 /// Longest time between two looks.
-const LOOK_MAX: Duration = Duration::from_secs(1);
+pub(super) const LOOK_MAX: Duration = Duration::from_secs(1);
 
 /// What was dropped is told at most so often.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -66,23 +69,25 @@ fn attach(spool: &Spool, path: &Path, time: &Timekeeper) -> io::Result<()> {
     tracing::info!(
         waiting = recovered.events,
         segments = recovered.segments,
-        unsealed = recovered.unsealed,
+        unclosed = recovered.unclosed,
         damaged_bytes = recovered.damaged_bytes,
+        damaged_events = recovered.damaged_events,
         set_aside = recovered.set_aside,
+        foreign = recovered.foreign,
         "the spool is open"
     );
     Ok(())
 }
 
-/// The body of the thread: ends when the outbox is closed and everything is safe, or cannot be.
-pub(super) fn keep(shared: &Shared) {
+/// The body of the thread: ends when the uplink has ended and everything is safe, or cannot be; then passes the uplink's report on.
+pub(super) fn keep(shared: &Shared, uplink_ended: &Receiver<Report>, report: &Sender<Report>) {
     let mut told = Told::default();
-    let mut keeper = Keeper::new(shared.clock.mono());
-    loop {
+    let mut writer = SpoolWriter::new(shared.clock.mono());
+    let last = loop {
         shared.promise(Stage::Spool, LOOK_MAX);
-        // Both are read before anything is looked at: what comes from here on ends the wait below at once.
-        let (seen, closed) = (shared.outbox.signals(), shared.outbox.closed());
-        let now = shared.clock.mono();
+        // All are read before anything is looked at: what comes from here on ends the wait below at once.
+        let (seen, ended) = (shared.outbox.signals(), uplink_ended.try_recv());
+        let (closed, now) = (shared.outbox.closed(), shared.clock.mono());
         let again = || {
             if let Some(path) = &shared.config.spool.folder {
                 // What is wrong was said.
@@ -90,15 +95,23 @@ pub(super) fn keep(shared: &Shared) {
             }
         };
         let source = |out: &mut Vec<Event>| shared.outbox.take(out);
-        keeper.turn((now, closed), &shared.spool, &shared.time, source, again);
-        if closed {
-            break;
+        writer.turn((now, closed), &shared.spool, &shared.time, source, again);
+        match ended {
+            Ok(last) => break Some(last),
+            Err(TryRecvError::Closed) => break None, // It failed; the message is above.
+            Err(TryRecvError::Empty) => {}
         }
-        told.tell(shared, now);
-        let due = keeper.due(&shared.spool).since(shared.clock.mono());
+        if !closed {
+            told.tell(shared, now);
+        }
+        // At the end everything was done just now, whatever is due.
+        let due = if closed { LOOK_MAX } else { writer.due(&shared.spool).since(shared.clock.mono()) };
         shared.outbox.wait(seen, due.min(LOOK_MAX));
-    }
+    };
     shared.ledger.ended(Stage::Spool);
+    if let Some(last) = last {
+        super::tell(report, last);
+    }
 }
 
 /// What the events so far have said about losses.
@@ -118,13 +131,20 @@ impl Told {
         if now.since(self.at) < TELL_EVERY {
             return;
         }
-        let (tally, _, trouble) = shared.spool.state();
-        let missing = shared.config.spool.folder.is_some() && !shared.spool.has_disk();
-        let trouble = trouble.or_else(|| missing.then(|| "it cannot be opened".to_owned()));
+        let state = shared.spool.state();
+        let tally = state.tally;
+        if tally.detached > self.tally.detached {
+            let why = state.why_detached.as_deref().unwrap_or("its folder is gone");
+            let text = format!("spool: {why}: what waited there is out of reach");
+            tracing::error!("{text}; the folder is opened again");
+            shared.post_own(Body::Degraded { reason: fixed(&text) });
+        }
+        let missing = shared.config.spool.folder.is_some() && !state.has_disk;
+        let trouble = state.trouble.or_else(|| missing.then(|| "it cannot be opened".to_owned()));
         for class in Class::ALL {
             let lost = tally.dropped[class as usize] - self.tally.dropped[class as usize];
             if lost > 0 {
-                let reason = shared.spool.last_drop(class).map_or("memory", |reason| reason.name());
+                let reason = state.last_drop[class as usize].map_or("memory", |reason| reason.name());
                 self.post(shared, now, class.name(), reason, lost, tally.dropped[class as usize]);
             }
         }
@@ -181,10 +201,11 @@ impl Told {
 /// The state of the spool, if it is on disk.
 pub(super) fn storage(shared: &Shared) -> Option<Storage> {
     shared.config.spool.folder.as_ref()?;
-    let (tally, disk_bytes, _) = shared.spool.state();
+    let state = shared.spool.state();
+    let tally = state.tally;
     Some(Storage {
-        waiting: shared.spool.waiting(),
-        disk_bytes,
+        waiting: state.waiting,
+        disk_bytes: state.disk_bytes,
         written_bytes: tally.written_bytes,
         written_day_bytes: shared.written_in_a_day(shared.clock.mono()),
         commits: tally.commits,

@@ -1,21 +1,25 @@
 //! The disk below the spool: the few operations that it needs, behind a trait that tests replace by a disk which loses power.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
 
-/// Most files of a folder that are looked at. A spool of the largest quota has 16 384 segments.
+use super::segment::Named;
+use crate::platform::system;
+
+/// Most segment files that a folder may hold. A spool of the largest quota has 16 384 segments.
 pub const FILES_MAX: usize = 65_536;
 
 /// A folder of segment files. Nothing is durable before the `sync` that covers it, and then in any order.
 pub trait Disk: Send + std::fmt::Debug {
-    /// Names and sizes of at most [`FILES_MAX`] files.
+    /// Names and sizes of all files whose names are those of segments. Other files are not looked at, however many there are.
     ///
     /// # Errors
-    /// The folder cannot be read.
+    /// The folder cannot be read, or has more than [`FILES_MAX`] segments.
     fn list(&mut self) -> io::Result<Vec<(String, u64)>>;
 
     /// A new file with room for `bytes`. What is in it is not said.
@@ -30,10 +34,10 @@ pub trait Disk: Send + std::fmt::Debug {
     /// It is not, or cannot be opened.
     fn open(&mut self, name: &str) -> io::Result<Box<dyn DiskFile>>;
 
-    /// Gives a file another name, in place of a file that has it.
+    /// Gives a file another name.
     ///
     /// # Errors
-    /// As the disk says.
+    /// [`io::ErrorKind::AlreadyExists`]: another file has that name, and keeps it. Else as the disk says.
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
 
     /// Takes a file away.
@@ -53,6 +57,14 @@ pub trait Disk: Send + std::fmt::Debug {
     /// # Errors
     /// As the disk says.
     fn free_bytes(&mut self) -> io::Result<u64>;
+
+    /// Whether what was opened is still what others find at its path.
+    ///
+    /// # Errors
+    /// It was removed or replaced, or something is mounted over it: what is written to it is out of sight.
+    fn still_in_place(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// An open segment file.
@@ -82,13 +94,17 @@ pub trait DiskFile: Send + std::fmt::Debug {
     fn set_len(&mut self, bytes: u64) -> io::Result<()>;
 }
 
-/// A folder of the machine.
+/// A folder of the machine. All files are reached through the open folder, whatever happens to its path.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
     names: File,
+    /// Device and inode of the folder.
+    identity: (u64, u64),
     /// Held until the end: one program writes to a spool.
-    _lock: Option<File>,
+    lock: Option<File>,
+    /// The file system cannot sync a folder, which was said.
+    no_folder_sync: bool,
 }
 
 impl Folder {
@@ -98,89 +114,145 @@ impl Folder {
     /// The folder at `path`, made if it is not there, for this program alone.
     ///
     /// # Errors
-    /// It cannot be made or opened; [`io::ErrorKind::WouldBlock`]: another program has it.
+    /// It cannot be made or opened; [`io::ErrorKind::WouldBlock`]: another program has it; [`io::ErrorKind::InvalidInput`]: its
+    /// lock is no regular file.
     pub fn open(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path)?;
-        let lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path.join(Self::LOCK))?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Folder { path: path.to_owned(), names: File::open(path)?, _lock: Some(lock) })
+        let mut folder = Folder::inspect(path)?;
+        let lock = system::lock_file(&folder.names, Self::LOCK)?;
+        // An overlay copies a folder when something is first made in it: what counts is what it is from then on.
+        folder.identity = identity(&rustix::fs::stat(path)?);
+        folder.lock = Some(lock);
+        Ok(folder)
     }
 
-    /// The folder at `path` for looking only, whoever writes to it.
+    /// The folder at `path` for reading only, whoever writes to it.
     ///
     /// # Errors
     /// It cannot be opened.
-    pub fn look(path: &Path) -> io::Result<Self> {
-        Ok(Folder { path: path.to_owned(), names: File::open(path)?, _lock: None })
+    pub fn inspect(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let names = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let identity = identity(&rustix::fs::fstat(&names)?);
+        Ok(Folder { path: path.to_owned(), names, identity, lock: None, no_folder_sync: false })
     }
+
+    fn open_at(&self, name: &str, flags: OFlags) -> Result<File, Errno> {
+        // Neither a link to elsewhere nor a pipe that blocks is a segment.
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        rustix::fs::openat(&self.names, name, flags, Mode::from_raw_mode(0o644)).map(File::from)
+    }
+
+    /// Room for a new file, as far as the file system can promise it.
+    fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => Ok(()),
+            Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::IO | Errno::ROFS)) => {
+                Err(error.into())
+            }
+            // FAT, network and user-space file systems cannot, and say so in many ways: then it is found out while writing.
+            Err(_) => file.set_len(bytes),
+        }
+    }
+}
+
+fn identity(stat: &rustix::fs::Stat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
 }
 
 impl Disk for Folder {
     fn list(&mut self) -> io::Result<Vec<(String, u64)>> {
         let mut files = Vec::new();
-        for entry in fs::read_dir(&self.path)?.take(FILES_MAX) {
+        for entry in rustix::fs::Dir::read_from(&self.names)? {
             let entry = entry?;
-            if let (Ok(name), Ok(metadata)) = (entry.file_name().into_string(), entry.metadata())
-                && metadata.is_file()
-            {
-                files.push((name, metadata.len()));
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if Named::parse(name).is_none() {
+                continue;
             }
+            let Ok(stat) = rustix::fs::statat(&self.names, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                continue;
+            }
+            if files.len() == FILES_MAX {
+                return Err(io::Error::other(format!("it has more than {FILES_MAX} segment files")));
+            }
+            files.push((name.to_owned(), u64::try_from(stat.st_size).unwrap_or(0)));
         }
         Ok(files)
     }
 
     fn create(&mut self, name: &str, bytes: u64) -> io::Result<Box<dyn DiskFile>> {
-        let path = self.path.join(name);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        // FAT and some network file systems cannot reserve room: then it is found out while writing.
-        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(bytes)?,
+        let file = self.open_at(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
+        match Folder::reserve(&file, bytes) {
+            Ok(()) => Ok(Box::new(file)),
             Err(error) => {
                 drop(file);
-                let _tried = fs::remove_file(&path);
-                return Err(error.into());
+                let _tried = self.remove(name); // It was made here.
+                Err(error)
             }
         }
-        Ok(Box::new(file))
     }
 
     fn open(&mut self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let path = self.path.join(name);
-        let file = match OpenOptions::new().read(true).write(true).open(&path) {
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
-                ) =>
-            {
-                File::open(&path)?
-            }
+        let file = match self.open_at(name, OFlags::RDWR) {
+            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => self.open_at(name, OFlags::RDONLY)?,
             other => other?,
         };
         Ok(Box::new(file))
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.path.join(from), self.path.join(to))
+        match rustix::fs::renameat_with(&self.names, from, &self.names, to, RenameFlags::NOREPLACE) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+            other => return Ok(other?),
+        }
+        // The file system cannot do both at once; nobody else gives names here.
+        match rustix::fs::statat(&self.names, to, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+            Err(Errno::NOENT) => Ok(rustix::fs::renameat(&self.names, from, &self.names, to)?),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn remove(&mut self, name: &str) -> io::Result<()> {
-        fs::remove_file(self.path.join(name))
+        Ok(rustix::fs::unlinkat(&self.names, name, AtFlags::empty())?)
     }
 
     fn sync_names(&mut self) -> io::Result<()> {
-        self.names.sync_all()
+        match rustix::fs::fsync(&self.names) {
+            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            other => return Ok(other?),
+        }
+        if !std::mem::replace(&mut self.no_folder_sync, true) {
+            tracing::warn!(
+                "spool.folder '{}': its file system cannot sync a folder; all of it is synced instead, if it can",
+                self.path.display()
+            );
+        }
+        match rustix::fs::syncfs(&self.names) {
+            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()), // More cannot be had.
+            other => Ok(other?),
+        }
     }
 
     fn free_bytes(&mut self) -> io::Result<u64> {
         let stat = rustix::fs::fstatvfs(&self.names)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn still_in_place(&mut self) -> io::Result<()> {
+        let gone = |text: &str| Err(io::Error::new(io::ErrorKind::NotFound, text));
+        match rustix::fs::stat(&self.path) {
+            Ok(stat) if identity(&stat) != self.identity => {
+                return gone("its folder was replaced, or something is mounted over it");
+            }
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return gone("its folder is gone"),
+            Ok(_) | Err(_) => {} // A disk that cannot say so now is another kind of trouble.
+        }
+        match &self.lock {
+            Some(lock) if rustix::fs::fstat(lock)?.st_nlink == 0 => gone("its files were removed"),
+            Some(_) | None => Ok(()),
+        }
     }
 }
 
@@ -221,23 +293,67 @@ mod tests {
         let path = dir.path().join("new/spool");
         let mut first = Folder::open(&path).unwrap();
         assert_eq!(Folder::open(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        let mut file = first.create("a", 8192).unwrap();
-        assert_eq!(first.create("a", 1).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        let (a, b) = ("counts-0000000000000001.seg", "free-0000000000000001.seg");
+        let mut file = first.create(a, 8192).unwrap();
+        assert_eq!(first.create(a, 1).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         file.write_at(b"hello", 8190).unwrap();
         file.sync().unwrap();
         first.sync_names().unwrap();
-        let mut reader = Folder::look(&path).unwrap();
-        let mut names = reader.list().unwrap();
-        names.sort();
-        assert_eq!(names, [("a".to_owned(), 8195), ("lock".to_owned(), 0)]);
+        let mut reader = Folder::inspect(&path).unwrap();
+        assert_eq!(reader.list().unwrap(), [(a.to_owned(), 8195)]);
         let mut buffer = [0; 8];
-        assert_eq!(reader.open("a").unwrap().read_at(&mut buffer, 8190).unwrap(), 5);
+        assert_eq!(reader.open(a).unwrap().read_at(&mut buffer, 8190).unwrap(), 5);
         assert_eq!(&buffer[..5], b"hello");
-        first.rename("a", "b").unwrap();
-        assert_eq!(reader.open("a").unwrap_err().kind(), io::ErrorKind::NotFound);
-        first.remove("b").unwrap();
+        first.rename(a, b).unwrap();
+        assert_eq!(reader.open(a).unwrap_err().kind(), io::ErrorKind::NotFound);
+        first.create(a, 1).unwrap();
+        assert_eq!(
+            first.rename(a, b).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists,
+            "nothing is replaced"
+        );
+        first.remove(b).unwrap();
         assert!(reader.free_bytes().unwrap() > 0);
         drop(first);
         Folder::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_is_no_file_is_refused_and_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let elsewhere = dir.path().join("elsewhere");
+        let kinds: [fn(&Path, &Path); 3] = [
+            |lock, elsewhere| std::os::unix::fs::symlink(elsewhere, lock).unwrap(),
+            |lock, _| fs::create_dir(lock).unwrap(),
+            |lock, _| {
+                let kind = FileType::Fifo;
+                rustix::fs::mknodat(rustix::fs::CWD, lock, kind, Mode::from_raw_mode(0o600), 0).unwrap();
+            },
+        ];
+        for (index, make) in kinds.into_iter().enumerate() {
+            let path = dir.path().join(index.to_string());
+            fs::create_dir(&path).unwrap();
+            make(&path.join(Folder::LOCK), &elsewhere);
+            let refused = Folder::open(&path).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{refused}");
+        }
+        assert!(!elsewhere.exists(), "the link was followed");
+    }
+
+    #[test]
+    fn a_folder_that_is_not_the_one_at_its_path_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("spool");
+        let mut folder = Folder::open(&path).unwrap();
+        folder.still_in_place().unwrap();
+        fs::rename(&path, dir.path().join("away")).unwrap();
+        let told = |folder: &mut Folder| folder.still_in_place().unwrap_err().to_string();
+        assert_eq!(told(&mut folder), "its folder is gone");
+        fs::create_dir(&path).unwrap();
+        assert_eq!(told(&mut folder), "its folder was replaced, or something is mounted over it");
+        let mut folder = Folder::open(&path).unwrap();
+        folder.still_in_place().unwrap();
+        fs::remove_file(path.join(Folder::LOCK)).unwrap();
+        assert_eq!(told(&mut folder), "its files were removed");
     }
 }

@@ -1,33 +1,41 @@
-//! Looking at a spool without touching it, while a program writes to it or not: for people.
+//! Inspection of a spool: reads it, and changes nothing, while a program writes to it or not. For people.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use super::Class;
 use super::disk::Disk;
 use super::record::{Acked, Place, Record};
-use super::segment::{self, Begin, Header, Named, Scan, Sums};
+use super::segment::{self, Begin, DATA, Header, Named, Scan, Sums};
 
 /// A segment, read through.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Looked {
+pub struct Inspected {
     /// What its file is called.
     pub named: Named,
     /// Size of the file, bytes.
     pub bytes: u64,
     /// Whose it is; `None`: nobody knows.
     pub header: Option<Header>,
-    /// Whether its run got to sealing it.
-    pub sealed: bool,
-    /// Its seal promises so many events.
+    /// Whether it has its last footer: nothing more is appended.
+    pub closed: bool,
+    /// Its footer promises so many events at least.
     pub promised: Option<u32>,
     /// What was found.
     pub scan: Scan,
+    /// Bytes at its end that were written and are not there any more.
+    pub cut_bytes: u32,
 }
 
-impl Looked {
-    /// Whether all of it could be read, and is what its seal says.
+impl Inspected {
+    /// Whether all of it could be read, and is what its footer says.
     pub fn is_whole(&self) -> bool {
-        let kept = self.promised.is_none_or(|events| events == self.scan.sums.events);
+        let kept = self.cut_bytes == 0
+            && match self.promised {
+                Some(events) if self.closed => events == self.scan.sums.events,
+                Some(events) => events <= self.scan.sums.events,
+                None => true,
+            };
         let aside =
             matches!(self.named, Named::Damaged(..)) || (self.header.is_none() && self.scan.sums.events > 0);
         kept && !aside && self.scan.damaged_bytes == 0 && !self.scan.unreadable
@@ -37,14 +45,15 @@ impl Looked {
 /// Reads every segment through, the oldest first, and shows its records to `each`.
 ///
 /// # Errors
-/// The folder cannot be listed. Segments that go while this looks are left out.
-pub fn look(
+/// The folder cannot be listed. Segments that go in the meantime are left out.
+pub fn inspect(
     disk: &mut dyn Disk,
     mut each: impl FnMut(Option<&Header>, Named, Place, &Record),
-) -> io::Result<Vec<Looked>> {
-    let mut files: Vec<(Named, u64)> =
-        disk.list()?.into_iter().filter_map(|(name, bytes)| Some((Named::parse(&name)?, bytes))).collect();
+) -> io::Result<Vec<Inspected>> {
+    let parse = |(name, bytes): (String, u64)| Some((Named::parse(&name)?, bytes));
+    let mut files: Vec<(Named, u64)> = disk.list()?.into_iter().filter_map(parse).collect();
     files.sort_unstable_by_key(|(named, _)| named.id());
+    let ends = ends(disk, &files);
     let mut all = Vec::with_capacity(files.len());
     for (named, bytes) in files {
         let id = named.id();
@@ -54,25 +63,46 @@ pub fn look(
         let Ok(mut file) = disk.open(&named.file()) else { continue };
         let begin = segment::read_begin(file.as_mut(), id).unwrap_or(Begin::Nothing);
         let size = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let (header, sealed, promised, end) = match begin {
-            Begin::Sealed(seal) => {
-                (Some(seal.header), true, Some(seal.sums.events), seal.sums.used.min(size))
-            }
-            Begin::Open(header, _) => (Some(header), false, None, size),
-            Begin::Nothing => (None, false, None, size),
+        let told_end = match named {
+            Named::Segment(class, id) => ends.get(&(class, id)).copied(),
+            Named::Free(_) | Named::Damaged(..) => None,
         };
-        let scan = segment::scan(file.as_mut(), id, end, Sums::default(), |place, payload| {
+        let (header, closed, promised, end) = match begin {
+            Begin::Closed(footer) => (Some(footer.header), true, Some(footer.sums.events), footer.sums.used),
+            Begin::Open(header, sums) => {
+                (Some(header), false, (sums.used > DATA).then_some(sums.events), told_end.unwrap_or(size))
+            }
+            Begin::Nothing => (None, false, None, told_end.unwrap_or(size)),
+        };
+        let scan = segment::scan(file.as_mut(), id, end.min(size), Sums::default(), |place, payload| {
             if let Some(record) = Record::decode(payload) {
                 each(header.as_ref(), named, place, &record);
             }
         });
-        all.push(Looked { named, bytes, header, sealed, promised, scan });
+        let least = told_end.unwrap_or(if header.is_some() { DATA } else { 0 });
+        let cut_bytes = least.saturating_sub(scan.sums.used.min(size));
+        all.push(Inspected { named, bytes, header, closed, promised, scan, cut_bytes });
     }
     Ok(all)
 }
 
-/// How far the lane of `class` is done.
-pub fn acked(all: &[Looked], class: Class) -> Option<Acked> {
-    let of_class = all.iter().filter(|looked| matches!(looked.named, Named::Segment(of, _) if of == class));
-    of_class.filter_map(|looked| looked.scan.sums.acked).max()
+/// Where segments end, as those behind them say.
+fn ends(disk: &mut dyn Disk, files: &[(Named, u64)]) -> BTreeMap<(Class, u64), u32> {
+    let mut ends = BTreeMap::new();
+    for (named, _) in files {
+        let Named::Segment(class, id) = *named else { continue };
+        let begin = disk.open(&named.file()).and_then(|mut file| segment::read_begin(file.as_mut(), id));
+        if let Ok(Begin::Closed(segment::Footer { header, .. }) | Begin::Open(header, _)) = begin
+            && let Some(end) = header.follows
+        {
+            ends.insert((class, end.segment), end.offset);
+        }
+    }
+    ends
+}
+
+/// How far the queue of `class` is done.
+pub fn acked(all: &[Inspected], class: Class) -> Option<Acked> {
+    let of_class = all.iter().filter(|segment| matches!(segment.named, Named::Segment(of, _) if of == class));
+    of_class.filter_map(|segment| segment.scan.sums.acked).max()
 }

@@ -1,32 +1,28 @@
-//! All lanes together: what is appended, committed, taken, acknowledged and dropped. One thread at a time; told the time.
+//! All queues together: what is appended, committed, taken, acknowledged and dropped. One thread at a time; told the time.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::class_queue::{CLOCK_EVERY, Damage, Finished, Full, Lane, Run};
-use super::disk::{Disk, DiskFile};
-use super::record::{self, Acked, Dead, PAYLOAD_BYTES_MAX, Place, Record};
+use super::class_queue::{CLOCK_EVERY, ClassQueue, Damage, Full, Run};
+use super::clock_memory::ClockMemory;
+use super::disk::Disk;
+use super::files::{self, Files};
+use super::record::{self, Dead, PAYLOAD_BYTES_MAX, Record};
+pub use super::recovery::Recovered;
+use super::recovery::{self, Stock};
 use super::retain::{self, Held, Reason};
-use super::segment::{self, Begin, Named, Seal, Sums};
+use super::segment::{self, Footer, Named};
 use super::{Class, Params};
 use crate::base::retry::Backoff;
 use crate::event::{Event, Origin};
-use crate::platform::calendar::{Bounds, started_before};
+use crate::platform::calendar::Bounds;
 use crate::platform::clock::{ClockMap, Mono};
-
-/// Empty files that are kept for the next segments: writing over a file costs about half of what writing into a new one
-/// does, because the file system has nothing to note. They are the first to go when there is no room.
-const FREE_FILES_MAX: usize = 32;
-
-/// Segments with damage that are kept for people to look at, the newest.
-const DAMAGED_FILES_MAX: usize = 4;
 
 /// Finished segments of dead letters that are kept, the newest.
 const DEAD_SEGMENTS_MAX: usize = 2;
 
-/// A disk that cannot read some of its segments is tried so often before it is taken as it is.
+/// A disk that cannot read some of its segments is tried so often before what can be read is taken.
 pub const ATTACH_TRIES: u32 = 3;
 
 /// What flash is written in, at least.
@@ -36,22 +32,8 @@ const PAGE_BYTES: u64 = 4096;
 const RETRY_FIRST: Duration = Duration::from_secs(5);
 const RETRY_CAP: Duration = Duration::from_secs(300);
 
-/// What was found when a spool was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Recovered {
-    /// Segments with events.
-    pub segments: u64,
-    /// Events that are not delivered yet.
-    pub events: u64,
-    /// Segments without a seal: the last run did not end well. They were read through.
-    pub unsealed: u64,
-    /// Bytes between records that are no records.
-    pub damaged_bytes: u64,
-    /// Files that belong to nobody any more, or cannot be read: they are left or set aside.
-    pub set_aside: u64,
-    /// The best reading of the calendar that an earlier process of this boot left.
-    pub clock: Option<ClockMap>,
-}
+/// Numbers that a new segment is tried with at once, if others have files of that name.
+const NUMBERS_TRIED: u32 = 64;
 
 /// What has happened to a spool since it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -76,6 +58,8 @@ pub struct Tally {
     pub dead: u64,
     /// Files with damage, or that nobody can read, that were set aside.
     pub set_aside: u64,
+    /// Times at which the disk was gone: removed, replaced, or mounted over.
+    pub detached: u64,
     /// What the disk has to write for `written_bytes`, in whole pages: what its flash wears by, about.
     pub flash_bytes: u64,
 }
@@ -91,24 +75,15 @@ pub struct Taken {
     pub bounds: Bounds,
 }
 
-/// A reading of the calendar by an earlier run that somebody vouched for.
-#[derive(Debug)]
-struct Vouched {
-    run: u64,
-    origin: Arc<Origin>,
-    clock: ClockMap,
-}
-
 /// See the top of the file.
 #[derive(Debug)]
 pub struct Log {
     disk: Option<Box<dyn Disk>>,
-    lanes: [Lane; Class::ALL.len()],
+    queues: [ClassQueue; Class::ALL.len()],
     params: Params,
     origin: Arc<Origin>,
     next_id: u64,
-    free: Vec<u64>,
-    damaged: VecDeque<(Class, u64, u64)>,
+    files: Files,
     tally: Tally,
     /// Why the last drop of each class was needed; `None`: memory.
     last_drop: [Option<Reason>; Class::ALL.len()],
@@ -116,14 +91,15 @@ pub struct Log {
     attempts: u32,
     /// The last time that was told.
     now: Mono,
-    /// The run whose events are in hand.
-    hand: Option<u64>,
-    /// Segments of runs that did not end well, to be sealed when there is time.
-    unsealed: Vec<(Class, u64, Seal)>,
-    /// The best of each earlier run, in their order.
-    vouched: Vec<Vouched>,
-    /// The newest reading that is on disk in every lane that needs it.
+    /// The run whose events are in flight: taken, and not done.
+    in_flight: Option<u64>,
+    /// Segments of runs that did not end well, to be closed when there is time.
+    unclosed: Vec<(Class, Footer, u64)>,
+    clocks: ClockMemory,
+    /// The newest reading that is on disk in every queue that needs it.
     anchored: Option<ClockMap>,
+    /// Why the disk was gone when it last was.
+    why_detached: Option<String>,
 }
 
 impl Log {
@@ -135,27 +111,27 @@ impl Log {
         assert!(2 * params.memory_bytes <= params.segment_bytes as usize, "see Params::memory_bytes");
         let origin = Arc::new(origin);
         let run = Run { number: 0, origin: Arc::clone(&origin) };
-        let lanes = Class::ALL.map(|class| {
+        let queues = Class::ALL.map(|class| {
             let bytes = (params.memory_bytes as f64 * class.memory_share()) as usize;
             let backoff = Backoff::new(RETRY_FIRST, RETRY_CAP, params.seed.wrapping_add(class as u64));
-            Lane::new(class, bytes.max(2 * record::FRAME_BYTES_MAX + 512), run.clone(), backoff)
+            ClassQueue::new(class, bytes.max(2 * record::FRAME_BYTES_MAX + 512), run.clone(), backoff)
         });
         Log {
             disk: None,
-            lanes,
+            queues,
             params,
             origin,
             next_id: 0,
-            free: Vec::new(),
-            damaged: VecDeque::new(),
+            files: Files::new(params.segment_bytes),
             tally: Tally::default(),
             last_drop: [None; Class::ALL.len()],
             attempts: 0,
             now: Mono::ZERO,
-            hand: None,
-            unsealed: Vec::new(),
-            vouched: Vec::new(),
+            in_flight: None,
+            unclosed: Vec::new(),
+            clocks: ClockMemory::default(),
             anchored: None,
+            why_detached: None,
         }
     }
 
@@ -165,66 +141,73 @@ impl Log {
     /// The disk cannot be listed, or cannot read some of its files: those are set aside at the last of [`ATTACH_TRIES`].
     ///
     /// # Panics
-    /// If events are in hand (see [`Self::put_back`]), or there is a disk already: our own mistake.
+    /// If events are in flight (see [`Self::requeue`]), or there is a disk already: our own mistake.
     pub fn attach(&mut self, mut disk: Box<dyn Disk>) -> io::Result<Recovered> {
-        assert!(self.disk.is_none() && self.hand.is_none(), "a spool has one disk from its start");
-        let mut files: Vec<(Named, u64)> = disk
-            .list()?
-            .into_iter()
-            .filter_map(|(name, bytes)| Some((Named::parse(&name)?, bytes)))
-            .collect();
-        files.sort_unstable_by_key(|(named, _)| named.id());
-        let mut found = Found::default();
-        // The newest first: each says where the one before it ends.
-        for (named, bytes) in files.into_iter().rev() {
-            self.next_id = self.next_id.max(named.id() + 1);
-            match named {
-                Named::Segment(class, id) => found.look_at(disk.as_mut(), class, id, bytes, &self.params),
-                Named::Free(id) if bytes == u64::from(self.params.segment_bytes) => found.free.push(id),
-                Named::Free(_) => found.junk.push(named),
-                Named::Damaged(class, id) => found.damaged.push_front((class, id, bytes)),
-            }
-        }
+        assert!(self.disk.is_none() && self.in_flight.is_none(), "a spool has one disk at a time");
+        let stock = recovery::take_stock(disk.as_mut(), &self.params)?;
         self.attempts += 1;
-        if (!found.unreadable.is_empty() || found.tries_again) && self.attempts < ATTACH_TRIES {
+        if stock.unreadable && self.attempts < ATTACH_TRIES {
             return Err(io::Error::other("it cannot read some of its segments"));
         }
+        let recovered = self.adopt(disk.as_mut(), stock);
         self.disk = Some(disk);
-        Ok(self.adopt(found))
+        // What is delivered goes; the rest is what there is to send.
+        (0..self.queues.len()).for_each(|index| self.acknowledge(index));
+        let segments = self.queues.iter().map(|queue| queue.finished.len() as u64).sum();
+        Ok(Recovered { segments, events: self.waiting(), ..recovered })
     }
 
-    fn adopt(&mut self, found: Found) -> Recovered {
-        let Found { mut recovered, segments, acked, free, junk, run, mut set_aside, unsealed, .. } = found;
-        self.unsealed = unsealed;
-        self.damaged = found.damaged;
+    fn adopt(&mut self, disk: &mut dyn Disk, stock: Stock) -> Recovered {
+        let Stock { mut recovered, classes, free, junk, run, set_aside, damaged, unclosed, .. } = stock;
+        self.unclosed = unclosed;
+        self.next_id = self.next_id.max(stock.next_id);
         self.tally.damaged_bytes += recovered.damaged_bytes;
-        recovered.set_aside += found.unreadable.len() as u64;
-        set_aside.extend(found.unreadable);
+        self.tally.damaged_events += recovered.damaged_events;
+        self.files.adopt(disk, free, damaged);
+        recovered.set_aside += set_aside.len() as u64;
+        for file in set_aside {
+            // One that cannot be renamed is found again by the next start.
+            let _renamed = self.files.set_aside(disk, file);
+        }
+        junk.into_iter().for_each(|named| files::remove(disk, named));
         let run = Run { number: run, origin: Arc::clone(&self.origin) };
-        self.free = free;
-        for (class, id, bytes) in set_aside {
-            self.set_aside(class, id, bytes);
+        for (queue, class) in self.queues.iter_mut().zip(classes) {
+            queue.behind = queue.wants_commit();
+            queue.begin(run.clone(), &mut self.next_id);
+            queue.adopt(class.segments, class.acked);
         }
-        for (lane, (segments, acked)) in self.lanes.iter_mut().zip(segments.into_iter().zip(acked)) {
-            self.next_id = self.next_id.max(acked.map_or(0, |acked| acked.place.segment.saturating_add(1)));
-            lane.behind = lane.wants_commit();
-            lane.begin(run.clone(), &mut self.next_id);
-            lane.adopt(segments, acked);
-        }
-        self.remember_clocks();
+        self.clocks.learn(self.queues.iter().flat_map(|queue| &queue.finished));
         recovered.clock = Some(self.clock_of(&self.origin)).filter(|clock| clock.wall.plausible());
-        for junk in junk {
-            self.remove(junk);
-        }
-        self.trim_free();
-        for index in 0..self.lanes.len() {
-            // What is delivered goes; the rest is what there is to send.
-            let done = self.lanes[index].ack();
-            self.dispose(index, done);
-            recovered.segments += self.lanes[index].finished.len() as u64;
-        }
-        recovered.events = self.waiting();
         recovered
+    }
+
+    /// Whether the disk is still the one that was taken into use. One that is not is given up: what it holds and was not taken is
+    /// dropped, and counted; what was not written yet waits for another one.
+    ///
+    /// # Errors
+    /// It is not, and there is none now.
+    pub fn check_disk(&mut self) -> io::Result<()> {
+        let Some(disk) = &mut self.disk else { return Ok(()) };
+        let Err(error) = disk.still_in_place() else { return Ok(()) };
+        self.disk = None;
+        self.files.forget();
+        self.unclosed.clear();
+        (self.attempts, self.anchored) = (0, None);
+        self.tally.detached += 1;
+        for (index, queue) in self.queues.iter_mut().enumerate() {
+            let gone = queue.detach(&mut self.next_id);
+            self.tally.dropped[index] += gone;
+            if gone > 0 {
+                self.last_drop[index] = Some(Reason::Detached);
+            }
+        }
+        self.why_detached = Some(error.to_string());
+        Err(error)
+    }
+
+    /// Why the disk was gone when it last was.
+    pub fn why_detached(&self) -> Option<&str> {
+        self.why_detached.as_deref()
     }
 
     /// Which run of which device this is.
@@ -233,19 +216,25 @@ impl Log {
     }
 
     /// Whether events were taken that are not done.
-    pub fn has_hand(&self) -> bool {
-        self.hand.is_some()
+    pub fn has_in_flight(&self) -> bool {
+        self.in_flight.is_some()
     }
 
-    /// What is in hand is to be taken again.
-    pub fn put_back(&mut self) {
-        self.hand = None;
-        self.lanes.iter_mut().for_each(Lane::put_back);
+    /// What is in flight is to be taken again. What cannot be, as its disk is not there any more, is dropped and counted.
+    pub fn requeue(&mut self) {
+        self.in_flight = None;
+        for (index, queue) in self.queues.iter_mut().enumerate() {
+            let gone = queue.requeue();
+            self.tally.dropped[index] += gone;
+            if gone > 0 {
+                self.last_drop[index] = Some(Reason::Detached);
+            }
+        }
     }
 
     /// Whether a receiver has confirmed anything, also in an earlier run whose files are still there.
     pub fn was_confirmed(&self) -> bool {
-        self.sent_lanes().any(Lane::was_acked)
+        self.sent_queues().any(ClassQueue::was_acked)
     }
 
     /// Whether there is a disk.
@@ -265,49 +254,49 @@ impl Log {
     }
 
     /// Keeps a dead letter.
-    pub fn bury(&mut self, now: Mono, dead: Dead) {
+    pub fn write_dead_letter(&mut self, now: Mono, dead: Dead) {
         let mut buffer = [0; PAYLOAD_BYTES_MAX];
         let record = Record::Dead(Box::new(dead));
         self.tally.dead += 1;
         self.push(now, Class::Dead, record.encode(&mut buffer), self.params.commit_interval);
         let index = Class::Dead as usize;
-        while self.lanes[index].finished.len() > DEAD_SEGMENTS_MAX
-            && let Some((segment, lost)) = self.lanes[index].lose(0)
+        while self.queues[index].finished.len() > DEAD_SEGMENTS_MAX
+            && let Some((segment, lost)) = self.queues[index].evict(0)
         {
             self.tally.dropped[index] += lost;
-            self.dispose(index, vec![segment]);
+            self.files.dispose(self.disk.as_deref_mut(), Class::Dead, [segment]);
         }
     }
 
     fn push(&mut self, now: Mono, class: Class, payload: &[u8], soon: Duration) {
         let index = class as usize;
         loop {
-            let lane = &mut self.lanes[index];
-            match lane.append(payload, self.params.segment_bytes, &mut self.next_id) {
+            let queue = &mut self.queues[index];
+            match queue.append(payload, self.params.segment_bytes, &mut self.next_id) {
                 Ok(()) => {
                     let due = now
-                        + if lane.tail_bytes() >= self.params.commit_bytes { Duration::ZERO } else { soon };
-                    lane.due = Some(lane.due.map_or(due, |earlier| earlier.min(due)));
+                        + if queue.tail_bytes() >= self.params.commit_bytes { Duration::ZERO } else { soon };
+                    queue.due = Some(queue.due.map_or(due, |earlier| earlier.min(due)));
                     return;
                 }
                 Err(Full::Segment) => {
-                    if self.commit_lane(now, index, None) {
-                        self.lanes[index].rotate(self.params.segment_bytes);
+                    if self.commit_queue(now, index, None) {
+                        self.queues[index].rotate(self.params.segment_bytes);
                     } else {
                         // What waits for the disk goes on in a segment that has room, whenever that is written.
-                        self.lanes[index].give_up(self.params.segment_bytes, &mut self.next_id);
+                        self.queues[index].give_up(self.params.segment_bytes, &mut self.next_id);
                     }
                 }
                 Err(Full::Tail) => {
-                    if self.commit_lane(now, index, None) {
+                    if self.commit_queue(now, index, None) {
                         continue;
                     }
-                    let lane = &mut self.lanes[index];
-                    let dropped = lane.drop_oldest(self.params.memory_bytes / 64 + 2 * payload.len() + 512);
+                    let queue = &mut self.queues[index];
+                    let dropped = queue.drop_oldest(self.params.memory_bytes / 64 + 2 * payload.len() + 512);
                     self.tally.dropped[index] += dropped;
                     self.last_drop[index] = None;
-                    if dropped == 0 && !lane.has_room_for(payload.len()) {
-                        self.tally.dropped[index] += 1; // All of it is in hand: the new one goes.
+                    if dropped == 0 && !queue.has_room_for(payload.len()) {
+                        self.tally.dropped[index] += 1; // All of it is in flight: the new one goes.
                         return;
                     }
                 }
@@ -318,7 +307,7 @@ impl Log {
     /// When the next commit is due.
     pub fn due(&self) -> Option<Mono> {
         self.disk.as_ref()?;
-        self.lanes.iter().filter_map(|lane| lane.due).min()
+        self.queues.iter().filter_map(|queue| queue.due).min()
     }
 
     /// Makes durable what is due at `now`, or everything. `clock` is written along, so that a later boot knows the times:
@@ -329,56 +318,59 @@ impl Log {
             && clock.is_news_after(self.anchored)
         {
             self.anchored = Some(clock);
-            for lane in &mut self.lanes {
-                lane.anchor(now, clock);
+            for queue in &mut self.queues {
+                queue.anchor(now, clock);
             }
         }
-        for index in 0..self.lanes.len() {
-            let lane = &self.lanes[index];
-            if lane.due.is_some_and(|due| due <= now) || (everything && lane.wants_commit()) {
-                self.commit_lane(now, index, clock);
+        for index in 0..self.queues.len() {
+            let queue = &self.queues[index];
+            if queue.due.is_some_and(|due| due <= now) || (everything && queue.wants_commit()) {
+                self.commit_queue(now, index, clock);
             }
         }
     }
 
     /// Whether it worked, or there was nothing to do.
-    fn commit_lane(&mut self, now: Mono, index: usize, clock: Option<ClockMap>) -> bool {
+    fn commit_queue(&mut self, now: Mono, index: usize, clock: Option<ClockMap>) -> bool {
         if self.disk.is_none() {
             return false;
         }
-        if now < self.lanes[index].retry_at {
-            self.lanes[index].due = Some(self.lanes[index].retry_at);
+        if now < self.queues[index].retry_at {
+            self.queues[index].due = Some(self.queues[index].retry_at);
             return false;
         }
-        if self.lanes[index].active_file().is_none() && self.lanes[index].wants_commit() {
-            self.seal_old();
+        if self.queues[index].active_file().is_none() && self.queues[index].wants_commit() {
+            self.close_old();
             self.retain(clock, u64::from(self.params.segment_bytes));
         }
-        let lane = &mut self.lanes[index];
-        let (class, header, segment_bytes) = (lane.class, lane.header(), self.params.segment_bytes);
-        let (disk, free) = (&mut self.disk, &mut self.free);
-        let disk = disk.as_mut().expect("looked at above").as_mut();
-        let outcome =
-            lane.commit(clock, &mut self.next_id, |id| create(disk, free, class, id, &header, segment_bytes));
+        let (mut outcome, mut tries) = (self.write(index, clock), 1);
+        while tries < NUMBERS_TRIED
+            && outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
+        {
+            // Somebody else's file has that name: another number.
+            self.queues[index].give_up(self.params.segment_bytes, &mut self.next_id);
+            (outcome, tries) = (self.write(index, clock), tries + 1);
+        }
+        let (queue, segment_bytes) = (&mut self.queues[index], self.params.segment_bytes);
         match outcome {
             Ok(bytes) => {
-                lane.behind = false;
+                queue.behind = false;
                 self.tally.written_bytes += bytes;
                 if bytes > 0 {
                     self.tally.commits += 1;
                     self.tally.flash_bytes += (bytes / PAGE_BYTES + 1) * PAGE_BYTES;
-                    lane.backoff.succeeded();
-                    lane.trouble = None;
+                    queue.backoff.succeeded();
+                    queue.trouble = None;
                 }
                 true
             }
             Err(error) => {
                 self.tally.failures += 1;
-                lane.retry_at = now + lane.backoff.next_delay();
-                lane.trouble = Some(error.to_string());
-                self.tally.given_up += u64::from(lane.active_file().is_some());
-                lane.give_up(segment_bytes, &mut self.next_id);
-                lane.due = Some(lane.retry_at);
+                queue.retry_at = now + queue.backoff.next_delay();
+                queue.trouble = Some(error.to_string());
+                self.tally.given_up += u64::from(queue.active_file().is_some());
+                queue.give_up(segment_bytes, &mut self.next_id);
+                queue.due = Some(queue.retry_at);
                 false
             }
         }
@@ -386,69 +378,30 @@ impl Log {
 
     /// Seals segments whose runs did not get to it. What is behind the last record was never promised, and its room is
     /// needed by others. None of this has to last: without it the next start reads them through again.
-    fn seal_old(&mut self) {
-        for (class, id, seal) in std::mem::take(&mut self.unsealed) {
+    fn close_old(&mut self) {
+        for (class, footer, id) in std::mem::take(&mut self.unclosed) {
             let Some(disk) = self.disk.as_mut() else { return };
-            let lane = &mut self.lanes[class as usize];
-            let Some(segment) = lane.finished.iter_mut().find(|segment| segment.id == id) else { continue };
+            let queue = &mut self.queues[class as usize];
+            let Some(segment) = queue.finished.iter_mut().find(|segment| segment.id == id) else { continue };
             let Ok(mut file) = disk.open(&Named::Segment(class, id).file()) else { continue };
-            let used = u64::from(seal.sums.used);
+            let used = u64::from(footer.sums.used);
             if used + 4096 < segment.bytes && file.set_len(used).is_ok() {
                 segment.bytes = used;
             }
-            let _sealed = segment::write_seal(file.as_mut(), id, &seal);
+            let _written = segment::write_footer(file.as_mut(), id, &footer);
         }
     }
 
     /// Drops what the quota does not allow, if `need` more bytes come.
     pub fn retain(&mut self, clock: Option<ClockMap>, need: u64) {
         let Some(disk) = &mut self.disk else { return };
-        let mut free = disk.free_bytes().ok();
+        let free = disk.free_bytes().ok();
+        let free = self.remove_spare_files(free, need);
+        let need = need.saturating_sub(self.files.free_bytes());
+        let (held, whose) = self.held(clock);
         let segment_bytes = u64::from(self.params.segment_bytes);
-        // A free file is the room that is needed; those beyond it go before any event does.
-        let keep = need.div_ceil(segment_bytes);
-        while self.free.len() as u64 > keep
-            && (self.disk_bytes() > self.params.quota.bytes
-                || free.is_some_and(|free| free < self.params.quota.headroom))
-            && let Some(id) = self.free.pop()
-        {
-            self.remove(Named::Free(id));
-            free = free.map(|free| free + segment_bytes);
-        }
-        // What is kept for people goes next.
-        while (self.disk_bytes() + need > self.params.quota.bytes
-            || free.is_some_and(|free| free < self.params.quota.headroom.saturating_add(need)))
-            && let Some((class, id, bytes)) = self.damaged.pop_front()
-        {
-            self.remove(Named::Damaged(class, id));
-            free = free.map(|free| free + bytes);
-        }
-        let spare = self.free.len() as u64 * segment_bytes;
-        let need = need.saturating_sub(spare);
-        let mut held = Vec::new();
-        let mut whose = Vec::new();
-        let wall = clock.map(|clock| clock.wall).filter(|wall| wall.vouched());
-        for (at, lane) in self.lanes.iter().enumerate() {
-            for (index, segment) in lane.finished.iter().enumerate() {
-                let ended = segment.sums.clock.filter(|clock| clock.wall.vouched());
-                let age = wall.zip(ended).map(|(now, then)| {
-                    let since = now.unix_nanos.saturating_sub(then.wall.unix_nanos).max(0) as u64;
-                    Duration::from_nanos(since).saturating_sub(CLOCK_EVERY)
-                });
-                let (bytes, events) = (segment.bytes, lane.unread_in(segment));
-                held.push(Held {
-                    class: lane.class,
-                    bytes,
-                    events,
-                    age,
-                    in_use: lane.is_in_hand(segment.id),
-                });
-                whose.push((at, index));
-            }
-        }
-        let active = self.lanes.iter().filter(|lane| lane.active_file().is_some()).count() as u64;
-        let fixed =
-            active * segment_bytes + spare + self.damaged.iter().map(|(.., bytes)| bytes).sum::<u64>();
+        let active = self.queues.iter().filter(|queue| queue.active_file().is_some()).count() as u64;
+        let fixed = active * segment_bytes + self.files.bytes();
         let quota =
             retain::Quota { bytes: self.params.quota.bytes.saturating_sub(fixed), ..self.params.quota };
         let mut plan = retain::plan(&held, &quota, free, need);
@@ -456,52 +409,96 @@ impl Log {
         plan.sort_unstable_by_key(|(index, _)| std::cmp::Reverse(*index));
         for (index, reason) in plan {
             let (at, index) = whose[index];
-            if let Some((segment, lost)) = self.lanes[at].lose(index) {
+            if let Some((segment, lost)) = self.queues[at].evict(index) {
                 self.tally.dropped[at] += lost;
                 self.last_drop[at] = Some(reason);
-                self.dispose(at, vec![segment]);
+                self.files.dispose(self.disk.as_deref_mut(), self.queues[at].class, [segment]);
             }
         }
     }
 
+    /// Removes files that hold nothing to send, as far as that makes room that is wanted. `free`: bytes that the file system has
+    /// left; returns what it has then.
+    fn remove_spare_files(&mut self, mut free: Option<u64>, need: u64) -> Option<u64> {
+        let quota = self.params.quota;
+        // A free file is the room that is needed; those beyond it go before any event does.
+        let keep = need.div_ceil(u64::from(self.params.segment_bytes));
+        while self.files.free_count() > keep
+            && (self.disk_bytes() > quota.bytes || free.is_some_and(|free| free < quota.headroom))
+            && let Some(bytes) = self.disk.as_mut().and_then(|disk| self.files.remove_free(disk.as_mut()))
+        {
+            free = free.map(|free| free + bytes);
+        }
+        // What is kept for people goes next.
+        while (self.disk_bytes() + need > quota.bytes
+            || free.is_some_and(|free| free < quota.headroom.saturating_add(need)))
+            && let Some(bytes) = self.disk.as_mut().and_then(|disk| self.files.remove_damaged(disk.as_mut()))
+        {
+            free = free.map(|free| free + bytes);
+        }
+        free
+    }
+
+    /// The finished segments, as [`retain::plan`] wants them; and of which queue each is, and where in it.
+    fn held(&self, clock: Option<ClockMap>) -> (Vec<Held>, Vec<(usize, usize)>) {
+        let wall = clock.map(|clock| clock.wall).filter(|wall| wall.vouched());
+        let (mut held, mut whose) = (Vec::new(), Vec::new());
+        for (at, queue) in self.queues.iter().enumerate() {
+            for (index, segment) in queue.finished.iter().enumerate() {
+                let ended = segment.sums.clock.filter(|clock| clock.wall.vouched());
+                let age = wall.zip(ended).map(|(now, then)| {
+                    let since = now.unix_nanos.saturating_sub(then.wall.unix_nanos).max(0) as u64;
+                    Duration::from_nanos(since).saturating_sub(CLOCK_EVERY)
+                });
+                let (bytes, events) = (segment.bytes, queue.unread_in(segment));
+                let in_use = queue.is_in_flight(segment.id);
+                held.push(Held { class: queue.class, bytes, events, age, in_use });
+                whose.push((at, index));
+            }
+        }
+        (held, whose)
+    }
+
     /// Events that wait to be sent.
     pub fn waiting(&self) -> u64 {
-        self.sent_lanes().map(|lane| lane.unread).sum()
+        self.sent_queues().map(|queue| queue.unread).sum()
     }
 
     /// Those of one class.
     pub fn waiting_of(&self, class: Class) -> u64 {
-        self.lanes[class as usize].unread
+        self.queues[class as usize].unread
     }
 
-    fn sent_lanes(&self) -> impl Iterator<Item = &Lane> {
-        self.lanes.iter().filter(|lane| lane.class != Class::Dead)
+    fn sent_queues(&self) -> impl Iterator<Item = &ClassQueue> {
+        self.queues.iter().filter(|queue| queue.class != Class::Dead)
     }
 
     /// Moves events of one run behind those in `out`, oldest first, until it has `most`. With more to send than one batch,
-    /// alerts come first. Says whose they are; `None` if there are none (of that run, if some are in hand).
+    /// alerts come first. Says whose they are; `None` if there are none (of that run, if some are in flight).
     pub fn take(&mut self, most: usize, out: &mut Vec<Event>) -> Option<Taken> {
         let urgent = self.waiting() > most as u64;
         let mut whose = None;
         while out.len() < most
-            && let Some((index, run)) = self.next_lane(urgent)
-            && self.hand.is_none_or(|hand| hand == run.number)
+            && let Some((index, run)) = self.next_queue(urgent)
+            && self.in_flight.is_none_or(|number| number == run.number)
         {
-            out.extend(self.lanes[index].take());
-            self.hand = Some(run.number);
+            out.extend(self.queues[index].take());
+            self.in_flight = Some(run.number);
             whose = Some(run);
         }
         let run = whose?;
         let clock = (!run.origin.same_boot(&self.origin)).then(|| self.clock_of(&run.origin));
-        let bounds = self.bounds_of(&run);
+        let bounds = self.clocks.bounds_of(&run);
         Some(Taken { origin: run.origin, clock, bounds })
     }
 
-    /// The lane with the next event.
-    fn next_lane(&mut self, urgent: bool) -> Option<(usize, Run)> {
+    /// The queue with the next event.
+    fn next_queue(&mut self, urgent: bool) -> Option<(usize, Run)> {
         let mut first: Option<(usize, Run, u64)> = None;
-        for (index, lane) in self.lanes.iter_mut().enumerate().filter(|(_, lane)| lane.class != Class::Dead) {
-            let Some(peeked) = lane.peek(self.disk.as_deref_mut(), self.now) else { continue };
+        for (index, queue) in
+            self.queues.iter_mut().enumerate().filter(|(_, queue)| queue.class != Class::Dead)
+        {
+            let Some(peeked) = queue.peek(self.disk.as_deref_mut(), self.now) else { continue };
             let sooner = |(_, run, seq): &(usize, Run, u64)| {
                 (peeked.run.number, peeked.event.seq) < (run.number, *seq)
             };
@@ -509,8 +506,8 @@ impl Log {
                 first = Some((index, peeked.run.clone(), peeked.event.seq));
             }
             if urgent
-                && lane.class == Class::Alerts
-                && self.hand.is_none_or(|hand| lane.peeked_run() == Some(hand))
+                && queue.class == Class::Alerts
+                && self.in_flight.is_none_or(|number| queue.peeked_run() == Some(number))
             {
                 break;
             }
@@ -520,68 +517,39 @@ impl Log {
     }
 
     fn note_damage(&mut self) {
-        for lane in &mut self.lanes {
-            let Damage { bytes, events } = std::mem::take(&mut lane.damage);
+        for queue in &mut self.queues {
+            let Damage { bytes, events } = std::mem::take(&mut queue.damage);
             self.tally.damaged_bytes += bytes;
             self.tally.damaged_events += events;
         }
     }
 
-    /// Keeps the calendars of earlier runs, which outlive the segments that they are in.
-    fn remember_clocks(&mut self) {
-        for segment in self.lanes.iter().flat_map(|lane| &lane.finished) {
-            let Some(clock) = segment.sums.clock.filter(|clock| clock.wall.vouched()) else { continue };
-            let origin = Arc::clone(&segment.run.origin);
-            self.vouched.push(Vouched { run: segment.run.number, origin, clock });
-        }
-        self.vouched.sort_by_key(|vouched| (vouched.run, std::cmp::Reverse(vouched.clock.mono)));
-        self.vouched.dedup_by_key(|vouched| vouched.run);
-    }
-
-    /// The newest calendar of the boot of `origin` that somebody vouched for.
-    fn vouched_for(&self, origin: &Origin) -> Option<ClockMap> {
-        let of_boot = self.vouched.iter().filter(|vouched| vouched.origin.same_boot(origin));
-        of_boot.map(|vouched| vouched.clock).max_by_key(|clock| clock.mono)
-    }
-
     /// The best that is known about the clocks of an earlier boot.
     fn clock_of(&self, origin: &Origin) -> ClockMap {
-        let segments = self.lanes.iter().flat_map(|lane| &lane.finished);
-        let of_boot = segments.filter(|segment| segment.run.origin.same_boot(origin));
-        let guess = || of_boot.filter_map(|segment| segment.sums.clock).max_by_key(|clock| clock.mono);
-        self.vouched_for(origin).or_else(guess).unwrap_or(ClockMap::UNKNOWN)
+        self.clocks.clock_of(origin, self.queues.iter().flat_map(|queue| &queue.finished))
     }
 
-    /// What the calendars of other boots say about the boot of `run`.
-    fn bounds_of(&self, run: &Run) -> Bounds {
-        let others = || self.vouched.iter().filter(|vouched| !vouched.origin.same_boot(&run.origin));
-        let (before, after) = (
-            others().filter(|other| other.run < run.number),
-            others().filter(|other| other.run > run.number),
-        );
-        Bounds {
-            started_after: before.map(|other| other.clock.wall.unix_nanos).max(),
-            over_before: after.map(|other| started_before(&other.clock)).min(),
-        }
-    }
-
-    /// Everything that was taken is delivered, or buried: nothing of it is sent again.
+    /// Everything that was taken is delivered, or a dead letter: nothing of it is sent again.
     pub fn done(&mut self, now: Mono) {
         self.now = self.now.max(now);
-        self.hand = None;
-        for index in 0..self.lanes.len() {
-            let done = self.lanes[index].ack();
-            self.dispose(index, done);
-            let lane = &mut self.lanes[index];
-            if lane.due.is_none() && lane.wants_commit() {
-                lane.due = Some(now + self.params.commit_interval);
+        self.in_flight = None;
+        for index in 0..self.queues.len() {
+            self.acknowledge(index);
+            let queue = &mut self.queues[index];
+            if queue.due.is_none() && queue.wants_commit() {
+                queue.due = Some(now + self.params.commit_interval);
             }
         }
     }
 
+    fn acknowledge(&mut self, index: usize) {
+        let (queue, disk) = (&mut self.queues[index], self.disk.as_deref_mut());
+        self.files.dispose(disk, queue.class, queue.ack());
+    }
+
     /// Counters so far.
     pub fn tally(&self) -> Tally {
-        self.tally
+        Tally { set_aside: self.files.set_aside_count(), ..self.tally }
     }
 
     /// Why the last segment of a class had to go; `None`: it was not a segment, but memory that was full.
@@ -591,197 +559,23 @@ impl Log {
 
     /// What is wrong with the disk, while it is.
     pub fn trouble(&self) -> Option<&str> {
-        self.lanes.iter().find_map(|lane| lane.trouble.as_deref())
+        self.queues.iter().find_map(|queue| queue.trouble.as_deref())
     }
 
     /// Whether events of a class wait longer than they should to be made durable: there is no disk, its last write failed, or it has just
     /// come and what waited for it is not written yet.
     pub fn fails(&self, class: Class) -> bool {
-        let fails = |lane: &Lane| lane.class == class && (lane.trouble.is_some() || lane.behind);
-        self.disk.is_none() || self.lanes.iter().any(fails)
+        let fails = |queue: &ClassQueue| queue.class == class && (queue.trouble.is_some() || queue.behind);
+        self.disk.is_none() || self.queues.iter().any(fails)
     }
 
     /// Size of all files, bytes.
     pub fn disk_bytes(&self) -> u64 {
         let segment_bytes = u64::from(self.params.segment_bytes);
-        let lanes = self.lanes.iter().map(|lane| {
-            let finished: u64 = lane.finished.iter().map(|segment| segment.bytes).sum();
-            finished + if lane.active_file().is_some() { segment_bytes } else { 0 }
+        let queues = self.queues.iter().map(|queue| {
+            let finished: u64 = queue.finished.iter().map(|segment| segment.bytes).sum();
+            finished + if queue.active_file().is_some() { segment_bytes } else { 0 }
         });
-        lanes.sum::<u64>()
-            + self.free.len() as u64 * segment_bytes
-            + self.damaged.iter().map(|(.., bytes)| bytes).sum::<u64>()
-    }
-
-    /// Takes files away whose segments nobody needs any more, or keeps them for the next, or for people.
-    fn dispose(&mut self, lane: usize, segments: Vec<Finished>) {
-        let class = self.lanes[lane].class;
-        for segment in segments {
-            let named = Named::Segment(class, segment.id);
-            if segment.damaged {
-                self.set_aside(class, segment.id, segment.bytes);
-            } else if segment.bytes == u64::from(self.params.segment_bytes)
-                && self.free.len() < FREE_FILES_MAX
-                && self.rename(named, Named::Free(segment.id))
-            {
-                self.free.push(segment.id);
-            } else {
-                self.remove(named);
-            }
-        }
-    }
-
-    fn set_aside(&mut self, class: Class, id: u64, bytes: u64) {
-        self.tally.set_aside += 1;
-        if self.rename(Named::Segment(class, id), Named::Damaged(class, id)) {
-            self.damaged.push_back((class, id, bytes));
-        }
-        while self.damaged.len() > DAMAGED_FILES_MAX
-            && let Some((class, id, _)) = self.damaged.pop_front()
-        {
-            self.remove(Named::Damaged(class, id));
-        }
-    }
-
-    fn trim_free(&mut self) {
-        while self.free.len() > FREE_FILES_MAX
-            && let Some(id) = self.free.pop()
-        {
-            self.remove(Named::Free(id));
-        }
-    }
-
-    fn rename(&mut self, from: Named, to: Named) -> bool {
-        let Some(disk) = &mut self.disk else { return false };
-        disk.rename(&from.file(), &to.file()).is_ok()
-    }
-
-    /// A file that stays because it cannot be removed is found, and removed, by the next start.
-    fn remove(&mut self, named: Named) {
-        if let Some(disk) = &mut self.disk {
-            let _removed = disk.remove(&named.file());
-        }
-    }
-}
-
-/// The file of a new segment, its header durable, its name too. The bytes written.
-fn create(
-    disk: &mut dyn Disk,
-    free: &mut Vec<u64>,
-    class: Class,
-    id: u64,
-    header: &segment::Header,
-    segment_bytes: u32,
-) -> io::Result<(Box<dyn DiskFile>, u64)> {
-    let name = Named::Segment(class, id).file();
-    let blocks = segment::header_blocks(id, header);
-    let file = loop {
-        let Some(old) = free.pop() else { break disk.create(&name, u64::from(segment_bytes)) };
-        match disk.rename(&Named::Free(old).file(), &name) {
-            Ok(()) => break disk.open(&name),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {} // Somebody took it away.
-            Err(error) => return Err(error),
-        }
-    };
-    let durable = file.and_then(|mut file| {
-        // First the name: a file that is used again must not be written over while a cut can give its old name back.
-        disk.sync_names()?;
-        file.write_at(&blocks, 0)?;
-        file.sync()?;
-        Ok((file, blocks.len() as u64))
-    });
-    durable.inspect_err(|_| {
-        let _removed = disk.remove(&name);
-    })
-}
-
-/// What a disk holds.
-#[derive(Default)]
-struct Found {
-    recovered: Recovered,
-    segments: [VecDeque<Finished>; Class::ALL.len()],
-    acked: [Option<Acked>; Class::ALL.len()],
-    /// Where the segment before the one looked at last ends.
-    follows: [Option<Place>; Class::ALL.len()],
-    free: Vec<u64>,
-    junk: Vec<Named>,
-    /// Records, but nobody knows whose.
-    set_aside: Vec<(Class, u64, u64)>,
-    /// The disk cannot read them.
-    unreadable: Vec<(Class, u64, u64)>,
-    damaged: VecDeque<(Class, u64, u64)>,
-    unsealed: Vec<(Class, u64, Seal)>,
-    /// A part of a segment could not be read.
-    tries_again: bool,
-    /// Number for this run.
-    run: u64,
-}
-
-impl Found {
-    fn look_at(&mut self, disk: &mut dyn Disk, class: Class, id: u64, bytes: u64, params: &Params) {
-        let begin = disk.open(&Named::Segment(class, id).file()).and_then(|mut file| {
-            let begin = segment::read_begin(file.as_mut(), id)?;
-            Ok((file, begin))
-        });
-        let (mut file, begin) = match begin {
-            Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(_) => return self.unreadable.push((class, id, bytes)),
-        };
-        let begin = match begin {
-            // Sums that cannot be are not believed: it is read through.
-            Begin::Sealed(Seal { header, sums, .. }) if !sums.can_be_of(id, bytes) => {
-                Begin::Open(header, Sums::default())
-            }
-            Begin::Open(header, sums) if !sums.can_be_of(id, bytes) => Begin::Open(header, Sums::default()),
-            Begin::Sealed(_) | Begin::Open(..) | Begin::Nothing => begin,
-        };
-        let lane = class as usize;
-        let size = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let size = match self.follows[lane] {
-            Some(end) if end.segment == id => size.min(end.offset),
-            Some(_) | None => size,
-        };
-        let (header, sums, damaged, short) = match begin {
-            Begin::Sealed(Seal { header, sums, .. }) if header.class == class => (header, sums, false, false),
-            Begin::Open(header, sums) if header.class == class => {
-                let scan = segment::scan(file.as_mut(), id, size, sums, |_, _| {});
-                self.recovered.unsealed += 1;
-                self.recovered.damaged_bytes += u64::from(scan.damaged_bytes);
-                if !scan.unreadable {
-                    // Else the next start may see more of it.
-                    self.unsealed.push((
-                        class,
-                        id,
-                        Seal { header: header.clone(), last: true, sums: scan.sums },
-                    ));
-                }
-                let damaged = scan.damaged_bytes > 0 || scan.unreadable;
-                self.tries_again |= scan.unreadable;
-                (header, scan.sums, damaged, scan.unreadable)
-            }
-            Begin::Sealed(_) | Begin::Open(..) | Begin::Nothing => {
-                let scan = segment::scan(file.as_mut(), id, size, Sums::default(), |_, _| {});
-                if scan.unreadable {
-                    self.unreadable.push((class, id, bytes));
-                } else if scan.sums.events > 0 {
-                    self.recovered.set_aside += 1;
-                    self.set_aside.push((class, id, bytes));
-                } else if bytes == u64::from(params.segment_bytes) && self.free.len() < FREE_FILES_MAX {
-                    let (from, to) = (Named::Segment(class, id), Named::Free(id));
-                    if disk.rename(&from.file(), &to.file()).is_ok() {
-                        self.free.push(id);
-                    }
-                } else {
-                    self.junk.push(Named::Segment(class, id));
-                }
-                return;
-            }
-        };
-        self.follows[lane] = header.follows;
-        self.run = self.run.max(header.run.saturating_add(1));
-        self.acked[lane] = self.acked[lane].max(sums.acked);
-        let run = Run { number: header.run, origin: Arc::new(header.origin) };
-        self.segments[lane].push_front(Finished { id, run, sums, bytes, damaged, short });
+        queues.sum::<u64>() + self.files.bytes()
     }
 }

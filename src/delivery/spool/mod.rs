@@ -5,13 +5,15 @@
 //!   outbox ─────────────► tail ─────────────────────────────► segments ─────────────────► uplink
 //!                        memory                                 disk
 //! ```
-//! Four lanes, one for each [`Class`] of events, because they are not worth the same when there is no room: crossings outlive
-//! tracks and statistics, alerts outlive crossings. A lane (`lane.rs`) is a row of segment files ([`segment`]) of records
-//! ([`record`]); [`log`] keeps the lanes together, [`retain`] decides what goes, [`disk`] is the only file that touches one.
+//! Four queues, one for each [`Class`] of events, because they are not worth the same when there is no room: crossings outlive
+//! tracks and statistics, alerts outlive crossings. A queue (`class_queue/`) is a row of segment files ([`segment`]) of records
+//! ([`record`]). [`log`] keeps the queues together; `recovery.rs` finds out what a disk holds, [`retain`] decides what goes,
+//! `files.rs` keeps the files that hold nothing to send, and [`disk`] is the only file that touches one. [`Spool`] shares all of it
+//! between two threads.
 //!
 //! # The order of writes, and what each step keeps
-//! Making events durable (a commit of a lane):
-//! 1. A lane without a segment: a file is created (or a free one renamed) and the names are synced; then its header is
+//! Making events durable (a commit of a queue):
+//! 1. A queue without a segment: a file is created (or a free one renamed) and the names are synced; then its header is
 //!    written and synced. *A record is never in a file whose name or owner a power cut can take away, and a file is not
 //!    written over while a cut can still give it its old name back.*
 //! 2. The tail is written behind the committed part. *What is committed is never written again, except with the same bytes in
@@ -25,27 +27,38 @@
 //! Removing events (only ever after the receiver's word, or by quota with a count):
 //! 5. The acknowledgement moves in memory; segments before it are renamed to free files or removed. *A cut brings them back:
 //!    they are sent again under the same ids.*
-//! 6. The next commit writes how far the lane is done, as a record of the lane itself: one sync for both.
-//! 7. Events that are delivered before they are committed are never written.
+//! 6. After a segment that was given up is removed, the names are synced before the one behind it goes. *Only that one knows where
+//!    the first one ends: should a cut bring the first back alone, its events and the copies behind it would both be read.*
+//! 7. The next commit writes how far the queue is done, as a record of the queue itself: one sync for both.
+//! 8. Events that are delivered before they are committed are never written.
 //!
-//! A full segment is sealed (its sums go into its first page, not synced): that only saves the next start a look through it.
+//! A full segment gets its footer (what its records come to, in its first page, not synced): that only saves the next start a look
+//! through it.
 //!
 //! # What is found at a start
-//! Any bytes whatever: names that are not ours are left alone, a segment without a valid seal is read through once, bytes
-//! that are no record are skipped to the next one that is, segments with damage are kept aside (the newest four, and the first
-//! to go when there is no room), and nothing that was not written by us passes two checksums and a decoder. Memory: 32 kB a
-//! lane and the list of segments.
+//! Any bytes whatever: names that are not ours, and files that are called like ours and begin like none of ours, are left alone; a
+//! segment without a valid footer is read through once; bytes that are no record are skipped to the next one that is; a file that is
+//! shorter than its footer or the segment behind it says has lost events, which are counted; segments with damage are kept aside (the
+//! newest four, and the first to go when there is no room), and nothing that was not written by us passes two checksums and a
+//! decoder. Memory: 32 kB a queue and the list of segments.
 //!
 //! # What cannot be read
-//! Is not damage yet. A start that cannot read a segment fails and is tried again; while it runs, a lane that cannot read on waits
-//! ten minutes, the others go on. Each lane also has its own delay after a failed write: no room for a new segment of one is no
+//! Is not damage yet. A start that cannot read a segment fails and is tried again; while it runs, a queue that cannot read on waits
+//! ten minutes, the others go on. Each queue also has its own delay after a failed write: no room for a new segment of one is no
 //! reason not to write to the segment that another has.
+//!
+//! # A folder that goes
+//! Removed, replaced, or hidden by something that was mounted over it: noticed within a second, told, and opened again. What waited in
+//! it and was not taken yet is dropped, and counted; should the folder come back, a later start sends it after all.
 
 mod class_queue;
+mod clock_memory;
 pub mod disk;
+mod files;
 pub mod inspect;
 pub mod log;
 pub mod record;
+mod recovery;
 pub mod retain;
 pub mod segment;
 mod shared;
@@ -59,9 +72,9 @@ use serde::{Deserialize, Serialize};
 use crate::event::Body;
 pub use log::{Log, Recovered, Taken, Tally};
 pub use retain::Quota;
-pub use shared::{Batching, Look, Spool};
-pub use write_budget::LastDay;
-pub use writer::Keeper;
+pub use shared::{Batching, Look, Spool, State};
+pub use write_budget::DailyWriteBudget;
+pub use writer::SpoolWriter;
 
 /// What kind of event it is, for the question which outlives which. The order is the order on disk: append, never reorder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

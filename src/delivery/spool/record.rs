@@ -28,7 +28,7 @@ const KIND_ACKED: u8 = b'A';
 const KIND_CLOCK: u8 = b'C';
 const KIND_DEAD: u8 = b'D';
 
-/// A place in a lane: a segment's number and an offset in it.
+/// A place in a queue: a segment's number and an offset in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Place {
     /// Number of the segment; grows over the life of a spool.
@@ -37,7 +37,7 @@ pub struct Place {
     pub offset: u32,
 }
 
-/// How far a lane is done.
+/// How far a queue is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Acked {
     /// Everything before it is delivered, refused or dropped.
@@ -68,7 +68,7 @@ pub struct Dead {
 pub enum Record {
     /// Something happened.
     Event(Event),
-    /// The lane is done up to here.
+    /// The queue is done up to here.
     Acked(Acked),
     /// Both clocks, read together while the calendar was set.
     Clock(ClockMap),

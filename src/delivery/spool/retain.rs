@@ -46,6 +46,8 @@ pub enum Reason {
     Count,
     /// The rest of the system needs the room.
     Headroom,
+    /// The folder that it is in was removed, replaced or mounted over.
+    Detached,
 }
 
 impl Reason {
@@ -56,6 +58,7 @@ impl Reason {
             Reason::Bytes => "quota",
             Reason::Count => "count",
             Reason::Headroom => "headroom",
+            Reason::Detached => "folder gone",
         }
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   0        512      1024     1536            4096                              used                 segment_bytes
-//!   ├ header ┼ header ┼ seal ──┼ (unused) ─────┼ record ─ record ─ … ─ record ──┼ what was there before ┤
+//!   ├ header ┼ header ┼ footer ┼ (unused) ─────┼ record ─ record ─ … ─ record ──┼ what was there before ┤
 //! ```
-//! The header is there twice, and again in the seal. The seal says how far the records go and what they come to, so that the
+//! The header is there twice, and again in the footer. The footer says how far the records go and what they come to, so that the
 //! next start need not read them: it is written when nothing more will be appended, and now and then before. Behind it, and
 //! without a valid one, the end is the last valid record.
 
@@ -21,25 +21,28 @@ use crate::platform::clock::ClockMap;
 /// Where the records begin.
 pub const DATA: u32 = 4096;
 
-/// Size of a header or seal, bytes: a sector.
+/// Size of a header or footer, bytes: a sector.
 const BLOCK: usize = 512;
-const SEAL_AT: u64 = 2 * BLOCK as u64;
+const FOOTER_AT: u64 = 2 * BLOCK as u64;
+
+/// The blocks before the records, bytes.
+pub(super) const BLOCKS_BYTES: usize = 3 * BLOCK;
 
 const HEADER_MAGIC: [u8; 8] = *b"FlytrapH";
-const SEAL_MAGIC: [u8; 8] = *b"FlytrapS";
+const FOOTER_MAGIC: [u8; 8] = *b"FlytrapS";
 
 /// Whose records these are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// Version of this form.
     pub version: u8,
-    /// The lane.
+    /// The queue.
     pub class: Class,
     /// Number of the run within the life of the spool: orders events of different runs.
     pub run: u64,
     /// Which run of which device.
     pub origin: Origin,
-    /// Where the lane's segment before this one ends. What is behind that was given up, and is here again.
+    /// Where the queue's segment before this one ends. What is behind that was given up, and is here again.
     pub follows: Option<Place>,
 }
 
@@ -48,7 +51,7 @@ pub const VERSION: u8 = 1;
 
 /// What a segment holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Seal {
+pub struct Footer {
     /// Its header.
     pub header: Header,
     /// Nothing more was appended: the sums are all. Else there may be records behind `used`.
@@ -64,7 +67,7 @@ pub struct Sums {
     pub used: u32,
     /// Events among them.
     pub events: u32,
-    /// The newest word on how far the lane is done.
+    /// The newest word on how far the queue is done.
     pub acked: Option<Acked>,
     /// The newest reading of both clocks.
     pub clock: Option<ClockMap>,
@@ -80,8 +83,8 @@ impl Default for Sums {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Begin {
     /// Nothing more will be appended.
-    Sealed(Seal),
-    /// The run that wrote it did not get to sealing it; so far was known when it was last noted.
+    Closed(Footer),
+    /// The run that wrote it did not get to closing it; so far was known when it was last noted.
     Open(Header, Sums),
     /// Nothing valid: never begun, or damaged.
     Nothing,
@@ -94,12 +97,12 @@ pub fn header_blocks(id: u64, header: &Header) -> Vec<u8> {
     out
 }
 
-/// Writes the seal of segment `id`. Not synced: it only saves the next start some work.
+/// Writes the footer of segment `id`. Not synced: it only saves the next start some work.
 ///
 /// # Errors
 /// As the disk says.
-pub fn write_seal(file: &mut dyn DiskFile, id: u64, seal: &Seal) -> io::Result<()> {
-    file.write_at(&block(id, SEAL_MAGIC, seal), SEAL_AT)
+pub fn write_footer(file: &mut dyn DiskFile, id: u64, footer: &Footer) -> io::Result<()> {
+    file.write_at(&block(id, FOOTER_MAGIC, footer), FOOTER_AT)
 }
 
 /// Reads what segment `id` begins with.
@@ -107,7 +110,7 @@ pub fn write_seal(file: &mut dyn DiskFile, id: u64, seal: &Seal) -> io::Result<(
 /// # Errors
 /// As the disk says.
 pub fn read_begin(file: &mut dyn DiskFile, id: u64) -> io::Result<Begin> {
-    let mut bytes = [0; 3 * BLOCK];
+    let mut bytes = [0; BLOCKS_BYTES];
     let filled = file.read_at(&mut bytes, 0)?;
     Ok(begin(&bytes[..filled], id))
 }
@@ -116,14 +119,26 @@ pub fn read_begin(file: &mut dyn DiskFile, id: u64) -> io::Result<Begin> {
 pub fn begin(bytes: &[u8], id: u64) -> Begin {
     let at = |block: usize| bytes.get(block * BLOCK..(block + 1) * BLOCK);
     let known = |header: &Header| header.version == VERSION;
-    if let Some(seal) = at(2).and_then(|bytes| unblock::<Seal>(bytes, id, SEAL_MAGIC))
-        && known(&seal.header)
-        && seal.sums.used >= DATA
+    if let Some(footer) = at(2).and_then(|bytes| unblock::<Footer>(bytes, id, FOOTER_MAGIC))
+        && known(&footer.header)
+        && footer.sums.used >= DATA
     {
-        return if seal.last { Begin::Sealed(seal) } else { Begin::Open(seal.header, seal.sums) };
+        return if footer.last { Begin::Closed(footer) } else { Begin::Open(footer.header, footer.sums) };
     }
     let headers = (0..2).filter_map(|n| at(n).and_then(|bytes| unblock::<Header>(bytes, id, HEADER_MAGIC)));
     headers.filter(known).map(|header| Begin::Open(header, Sums::default())).next().unwrap_or(Begin::Nothing)
+}
+
+/// Whether a file that begins with these bytes can be one of ours, of whatever segment: it has nothing in it yet, or one of
+/// its blocks is marked as ours.
+pub(super) fn looks_like_ours(bytes: &[u8]) -> bool {
+    let marked = |block: usize, magic: [u8; 8]| {
+        bytes.get(block * BLOCK..).is_some_and(|bytes| bytes.starts_with(&magic))
+    };
+    bytes.iter().all(|byte| *byte == 0)
+        || marked(0, HEADER_MAGIC)
+        || marked(1, HEADER_MAGIC)
+        || marked(2, FOOTER_MAGIC)
 }
 
 fn block<T: Serialize>(id: u64, magic: [u8; 8], what: &T) -> Vec<u8> {
@@ -166,7 +181,7 @@ const RESYNC_BYTES: u32 = 64 << 10;
 
 /// A record that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Found {
+pub struct RecordSpan {
     /// Where it begins. Bytes before it, from where the search began, are damaged.
     pub at: u32,
     /// Where the next one begins.
@@ -212,7 +227,7 @@ impl Reader {
         id: u64,
         from: u32,
         end: u32,
-    ) -> Result<Option<Found>, Unreadable> {
+    ) -> Result<Option<RecordSpan>, Unreadable> {
         let mut at = from;
         while end.saturating_sub(at) > HEAD_BYTES as u32 {
             if let Err(readable_from) = self.fill(file, id, at, end) {
@@ -225,7 +240,7 @@ impl Reader {
             let bytes = self.rest(at);
             if let Some(payload) = record::read(bytes, Place { segment: id, offset: at }) {
                 let next = at + record::frame_bytes(payload.len()) as u32;
-                return Ok((next <= end).then_some(Found { at, next }));
+                return Ok((next <= end).then_some(RecordSpan { at, next }));
             }
             if bytes.is_empty() {
                 return Ok(None); // The file is shorter than it should be.
@@ -236,7 +251,7 @@ impl Reader {
     }
 
     /// The payload of a record that was just found.
-    pub fn payload(&self, found: Found) -> &[u8] {
+    pub fn payload(&self, found: RecordSpan) -> &[u8] {
         let bytes = self.rest(found.at);
         &bytes[HEAD_BYTES..(found.next - found.at) as usize]
     }
@@ -323,25 +338,30 @@ pub fn scan(
 }
 
 /// No segment is larger: sums can be done in 32 bits.
-const SIZE_MAX: u32 = 1 << 30;
+pub(super) const SIZE_MAX: u32 = 1 << 30;
 
 impl Sums {
     /// Whether segment `id` of so many bytes can come to this.
     pub fn can_be_of(&self, id: u64, size: u64) -> bool {
+        u64::from(self.used) <= size && self.could_be_of(id)
+    }
+
+    /// Whether segment `id` can have come to this, however large its file is now.
+    pub fn could_be_of(&self, id: u64) -> bool {
         // A record has a head and a payload of two bytes at least.
-        u64::from(self.used) <= size.min(u64::from(SIZE_MAX))
+        self.used <= SIZE_MAX
             && self.events <= self.used / (HEAD_BYTES as u32 + 2)
             && self.acked.is_none_or(|acked| acked.place.segment <= id)
     }
 }
 
 /// Numbers from here on are not ours: nobody writes so many segments, and there is room for the next number.
-const ID_END: u64 = 1 << 62;
+pub(super) const ID_END: u64 = 1 << 62;
 
 /// What the name of a file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named {
-    /// A segment of a lane.
+    /// A segment of a queue.
     Segment(Class, u64),
     /// A file without contents that is used for the next segment.
     Free(u64),
@@ -435,11 +455,11 @@ mod tests {
         }
     }
 
-    fn seal() -> Seal {
+    fn footer() -> Footer {
         let acked = Acked { place: Place { segment: u64::MAX, offset: u32::MAX }, events: u32::MAX };
         let wall = Wall { unix_nanos: i64::MIN, synchronised: true };
         let clock = Some(ClockMap { mono: Mono::from_nanos(u64::MAX), wall });
-        Seal {
+        Footer {
             header: header(),
             last: true,
             sums: Sums { used: u32::MAX, events: u32::MAX, acked: Some(acked), clock },
@@ -477,8 +497,8 @@ mod tests {
         );
         file.bytes[BLOCK + 30] ^= 1;
         assert_eq!(read_begin(&mut file, 7).unwrap(), Begin::Nothing);
-        write_seal(&mut file, 7, &seal()).unwrap();
-        assert_eq!(read_begin(&mut file, 7).unwrap(), Begin::Sealed(seal()), "the third one");
+        write_footer(&mut file, 7, &footer()).unwrap();
+        assert_eq!(read_begin(&mut file, 7).unwrap(), Begin::Closed(footer()), "the third one");
         assert_eq!(read_begin(&mut file, 8).unwrap(), Begin::Nothing);
         for short in 0..3 * BLOCK {
             let _begin = begin(&file.bytes[..short], 7);
@@ -500,12 +520,12 @@ mod tests {
             let end = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1);
             bytes[..end].iter().map(|b| format!("{b:02x}")).collect::<String>()
         };
-        let seal = Seal {
+        let footer = Footer {
             header: small.clone(),
             last: false,
             sums: Sums { used: 5000, events: 12, ..Sums::default() },
         };
-        let ours = [hex(&header_blocks(42, &small)[..BLOCK]), hex(&block(42, SEAL_MAGIC, &seal))];
+        let ours = [hex(&header_blocks(42, &small)[..BLOCK]), hex(&block(42, FOOTER_MAGIC, &footer))];
         assert_eq!(golden.lines().collect::<Vec<_>>(), ours, "the form on disk changed");
     }
 

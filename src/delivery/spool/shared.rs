@@ -1,7 +1,10 @@
 //! The spool between its two threads: one commits, the other takes out and acknowledges; both put in what they find waiting.
 //!
-//! One lock, held across a commit: the uplink may wait for a sync, the pipeline never touches it (it posts to the outbox).
+//! One lock, held across a commit: the uplink may wait for a sync, the pipeline never touches it (it posts to the outbox). Whoever
+//! only asks how things are ([`Spool::state`]) never waits for it: the state is published each time that the lock is given back.
 
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +12,7 @@ use super::Class;
 use super::disk::Disk;
 use super::log::{Log, Recovered, Taken, Tally};
 use super::record::Dead;
+use super::retain::Reason;
 use crate::event::Event;
 use crate::platform::clock::{ClockMap, Mono};
 
@@ -35,60 +39,144 @@ pub enum Look {
     },
 }
 
+/// How a spool does, as of the last time that somebody was done with it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct State {
+    /// Counters.
+    pub tally: Tally,
+    /// Size of all files, bytes.
+    pub disk_bytes: u64,
+    /// Events that wait to be sent; those in flight are not among them.
+    pub waiting: u64,
+    /// Whether there is a disk, however it does.
+    pub has_disk: bool,
+    /// What is wrong with the disk, while it is.
+    pub trouble: Option<String>,
+    /// Why the disk was gone when it last was, see [`Tally::detached`].
+    pub why_detached: Option<String>,
+    /// Why the last events of each class had to go, see [`Log::last_drop`].
+    pub last_drop: [Option<Reason>; Class::ALL.len()],
+    /// Classes whose events cannot be made durable now, see [`Log::fails`].
+    pub fails: [bool; Class::ALL.len()],
+    /// When the next commit is due, if one is.
+    pub commit_due: Option<Mono>,
+    /// See [`Log::was_confirmed`].
+    pub was_confirmed: bool,
+}
+
+impl State {
+    /// Whether what waits outlives the program.
+    pub fn is_durable(&self) -> bool {
+        self.has_disk && self.trouble.is_none()
+    }
+
+    fn update(&mut self, log: &Log) {
+        // No heap calls while nothing is wrong, or the same as before.
+        let keep = |text: &mut Option<String>, now: Option<&str>| {
+            if text.as_deref() != now {
+                *text = now.map(str::to_owned);
+            }
+        };
+        keep(&mut self.trouble, log.trouble());
+        keep(&mut self.why_detached, log.why_detached());
+        (self.tally, self.disk_bytes, self.waiting) = (log.tally(), log.disk_bytes(), log.waiting());
+        (self.has_disk, self.commit_due, self.was_confirmed) =
+            (log.has_disk(), log.due(), log.was_confirmed());
+        self.last_drop = Class::ALL.map(|class| log.last_drop(class));
+        self.fails = Class::ALL.map(|class| log.fails(class));
+    }
+}
+
 #[derive(Debug)]
 struct Inside {
     log: Log,
     batching: Batching,
     /// When the oldest event that waits came, or earlier.
     since: Option<Mono>,
-    flushed: bool,
     /// While the link sleeps: when it is woken.
     asleep_until: Option<Mono>,
     /// On their way from the outbox.
     coming: Vec<Event>,
-    /// What was taken was put back: whoever has it in hand has to take it again.
-    put_back: bool,
 }
 
 /// See the top of the file.
 #[derive(Debug)]
 pub struct Spool {
     inside: Mutex<Inside>,
+    /// Locked for a copy at most.
+    state: Mutex<State>,
+    batch_events_max: usize,
+    /// What waits is due at once.
+    flushed: AtomicBool,
+    /// What was taken is to be taken again: whoever has it in flight has to forget it. Written under the lock.
+    requeued: AtomicBool,
+}
+
+/// The inside while it is worked with; publishes its state at the end.
+struct Held<'a> {
+    inside: MutexGuard<'a, Inside>,
+    spool: &'a Spool,
+}
+
+impl Deref for Held<'_> {
+    type Target = Inside;
+    fn deref(&self) -> &Inside {
+        &self.inside
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut Inside {
+        &mut self.inside
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.spool.state.lock().unwrap_or_else(PoisonError::into_inner).update(&self.inside.log);
+    }
 }
 
 impl Spool {
     /// A spool around `log`.
     pub fn new(log: Log, batching: Batching) -> Self {
         let coming = Vec::with_capacity(batching.events_max);
+        let mut state = State::default();
+        state.update(&log);
+        let inside = Inside { log, batching, since: None, asleep_until: None, coming };
         Spool {
-            inside: Mutex::new(Inside {
-                log,
-                batching,
-                since: None,
-                flushed: false,
-                asleep_until: None,
-                coming,
-                put_back: false,
-            }),
+            inside: Mutex::new(inside),
+            state: Mutex::new(state),
+            batch_events_max: batching.events_max,
+            flushed: AtomicBool::new(false),
+            requeued: AtomicBool::new(false),
         }
     }
 
-    /// Takes `disk` into use, see [`Log::attach`]. What it holds is due at once, and comes before a batch that is in hand: see
+    /// Takes `disk` into use, see [`Log::attach`]. What it holds is due at once, and comes before a batch that is in flight: see
     /// [`Self::was_put_back`].
     ///
     /// # Errors
     /// The disk cannot be listed.
     pub fn attach(&self, disk: Box<dyn Disk>) -> std::io::Result<Recovered> {
         let mut inside = self.lock();
-        if inside.log.has_hand() {
-            inside.log.put_back();
-            inside.put_back = true;
+        if inside.log.has_in_flight() {
+            inside.log.requeue();
+            self.requeued.store(true, Relaxed);
         }
         let recovered = inside.log.attach(disk)?;
         if recovered.events > 0 {
             inside.since = Some(Mono::ZERO);
         }
         Ok(recovered)
+    }
+
+    /// Gives the disk up if it is not the one that was taken into use any more, see [`Log::check_disk`].
+    ///
+    /// # Errors
+    /// It is not, and there is none now.
+    pub fn check_disk(&self) -> std::io::Result<()> {
+        self.lock().log.check_disk()
     }
 
     /// Appends everything that `source` moves into the list that it is given, until it moves nothing. Under the lock, so that
@@ -106,11 +194,6 @@ impl Spool {
         }
     }
 
-    /// When the next commit is due, if one is.
-    pub fn commit_due(&self) -> Option<Mono> {
-        self.lock().log.due()
-    }
-
     /// Makes durable what is due, or everything.
     pub fn commit(&self, now: Mono, clock: ClockMap, everything: bool) {
         let clock = clock.wall.plausible().then_some(clock);
@@ -124,14 +207,14 @@ impl Spool {
 
     /// Makes what waits due at once: the link is known to be good, or about to go away.
     pub fn flush(&self) {
-        self.lock().flushed = true;
+        self.flushed.store(true, Relaxed);
     }
 
     /// Moves a due batch into `out`, which is emptied before.
     pub fn take(&self, now: Mono, out: &mut Vec<Event>) -> Look {
         let mut inside = self.lock();
         out.clear();
-        if !inside.due(now) {
+        if !inside.due(now, self.flushed.load(Relaxed)) {
             let until = inside.since.map(|since| since + inside.batching.age_max);
             return Look::Nothing {
                 until: until.map(|until| until.max(inside.asleep_until.unwrap_or(until))),
@@ -142,14 +225,16 @@ impl Spool {
         match inside.log.take(most, out) {
             Some(taken) => {
                 if inside.log.waiting() == 0 {
-                    (inside.since, inside.flushed) = (None, false);
+                    inside.since = None;
+                    self.flushed.store(false, Relaxed);
                     inside.asleep_until = inside.batching.interval.map(|interval| now + interval);
                 }
                 Look::Batch(taken)
             }
             None => {
                 // What waited cannot be read: not now, or it is counted as damage.
-                (inside.since, inside.flushed) = (None, false);
+                inside.since = None;
+                self.flushed.store(false, Relaxed);
                 Look::Nothing { until: None }
             }
         }
@@ -158,82 +243,58 @@ impl Spool {
     /// Moves events of the same run, due or not, behind those in `out`, as far as a batch has room.
     pub fn top_up(&self, out: &mut Vec<Event>) {
         let mut inside = self.lock();
-        if !inside.put_back {
+        if !self.requeued.load(Relaxed) {
             let most = inside.batching.events_max;
             let _same_run = inside.log.take(most, out);
         }
     }
 
-    /// What was taken is delivered, or buried.
+    /// What was taken is delivered, or is a dead letter.
     pub fn done(&self, now: Mono) {
         let mut inside = self.lock();
-        // What was put back is sent once more, under the same ids.
-        if !inside.put_back {
+        // What was requeued is sent once more, under the same ids.
+        if !self.requeued.load(Relaxed) {
             inside.log.done(now);
         }
     }
 
     /// Whether what was taken was put back since this was last asked: it has to be forgotten, and taken again.
     pub fn was_put_back(&self) -> bool {
-        std::mem::take(&mut self.lock().put_back)
-    }
-
-    /// See [`Log::was_confirmed`].
-    pub fn was_confirmed(&self) -> bool {
-        self.lock().log.was_confirmed()
+        self.requeued.load(Relaxed) && {
+            let _inside = self.lock();
+            self.requeued.swap(false, Relaxed)
+        }
     }
 
     /// Keeps a dead letter.
     pub fn bury(&self, now: Mono, dead: Dead) {
-        self.lock().log.bury(now, dead);
+        self.lock().log.write_dead_letter(now, dead);
     }
 
-    /// Events that wait; those in hand are not among them.
+    /// How it does. Never waits for the disk: while somebody waits for it, this is how things were before.
+    pub fn state(&self) -> State {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Events that wait to be sent; those in flight are not among them. Never waits for the disk.
     pub fn waiting(&self) -> u64 {
-        self.lock().log.waiting()
-    }
-
-    /// Whether there is a disk, however it does.
-    pub fn has_disk(&self) -> bool {
-        self.lock().log.has_disk()
-    }
-
-    /// Whether what waits outlives the program.
-    pub fn is_durable(&self) -> bool {
-        let inside = self.lock();
-        inside.log.has_disk() && inside.log.trouble().is_none()
-    }
-
-    /// Whether events of a class cannot be made durable now, see [`Log::fails`].
-    pub fn fails(&self, class: Class) -> bool {
-        self.lock().log.fails(class)
-    }
-
-    /// Counters, the size of all files, and what is wrong with the disk.
-    pub fn state(&self) -> (Tally, u64, Option<String>) {
-        let inside = self.lock();
-        (inside.log.tally(), inside.log.disk_bytes(), inside.log.trouble().map(str::to_owned))
-    }
-
-    /// Why the last segment of a class had to go, see [`Log::last_drop`].
-    pub fn last_drop(&self, class: Class) -> Option<super::retain::Reason> {
-        self.lock().log.last_drop(class)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).waiting
     }
 
     /// The most events of one batch.
     pub fn batch_events_max(&self) -> usize {
-        self.lock().batching.events_max
+        self.batch_events_max
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Held<'_> {
+        Held { inside: self.inside.lock().unwrap_or_else(PoisonError::into_inner), spool: self }
     }
 }
 
 impl Inside {
-    fn due(&self, now: Mono) -> bool {
+    fn due(&self, now: Mono, flushed: bool) -> bool {
         let waiting = self.log.waiting();
-        if waiting == 0 || self.flushed {
+        if waiting == 0 || flushed {
             return waiting > 0;
         }
         let old = self.since.is_none_or(|since| since + self.batching.age_max <= now);

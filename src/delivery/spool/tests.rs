@@ -62,7 +62,7 @@ fn events_wait_for_the_interval_of_their_kind() {
     log.commit(secs(24), None, false);
     assert_eq!(log.tally().commits, 0);
     log.commit(secs(25), None, false);
-    assert_eq!((log.tally().commits, log.due()), (1, Some(secs(27))), "tracks and statistics are one lane");
+    assert_eq!((log.tally().commits, log.due()), (1, Some(secs(27))), "tracks and statistics are one queue");
     log.commit(secs(27), None, false);
     assert_eq!((log.tally().commits, log.due(), log.waiting()), (2, None, 3));
 }
@@ -92,7 +92,7 @@ fn events_of_earlier_runs_come_first_and_in_order() {
         log.commit(Mono::ZERO, None, true);
     }
     let (mut log, recovered) = on_disk(folder.path(), small(), 4);
-    assert_eq!((recovered.events, recovered.unsealed, log.waiting()), (27, 3, 27));
+    assert_eq!((recovered.events, recovered.unclosed, log.waiting()), (27, 3, 27));
     let all: Vec<(Origin, u64)> = drain(&mut log).into_iter().map(|(origin, seq, _)| (origin, seq)).collect();
     let expected: Vec<_> = (1..=3).flat_map(|run| (0..9).map(move |seq| (origin(run), seq))).collect();
     assert_eq!(all, expected);
@@ -166,7 +166,7 @@ fn dead_letters_are_kept_and_not_sent() {
             why,
             event: event(CROSSING, seq),
         };
-        log.bury(Mono::ZERO, dead);
+        log.write_dead_letter(Mono::ZERO, dead);
     }
     log.commit(Mono::ZERO, None, true);
     assert_eq!((log.waiting(), drain(&mut log).len(), log.tally().dead), (0, 0, 1000));
@@ -240,7 +240,7 @@ proptest! {
                     (run, seq, hand) = (run + 1, 0, [0; 4]);
                     let recovered;
                     (log, recovered) = on_disk(folder.path(), small(), run);
-                    prop_assert_eq!(recovered.events, waiting.iter().map(|lane| lane.len() as u64).sum::<u64>());
+                    prop_assert_eq!(recovered.events, waiting.iter().map(|queue| queue.len() as u64).sum::<u64>());
                     prop_assert_eq!((recovered.set_aside, recovered.damaged_bytes), (0, 0));
                 }
             }
@@ -313,7 +313,7 @@ fn a_disk_that_comes_late_does_not_wait_for_the_receiver() {
     spool.put(Mono::ZERO, |out| out.append(&mut coming));
     let second = take(&mut out);
     assert_eq!(second.1, [0, 1]);
-    assert!(!spool.was_confirmed());
+    assert!(!spool.state().was_confirmed);
     let recovered = spool.attach(Box::new(Folder::open(folder.path()).unwrap())).unwrap();
     assert_eq!((recovered.events, spool.waiting()), (8, 8));
     // Whoever still has the old batch in hand can do no harm with it.
@@ -334,6 +334,214 @@ fn a_disk_that_comes_late_does_not_wait_for_the_receiver() {
         [(first, vec![0, 1]), (first, vec![2]), (this, vec![0, 1]), (this, vec![2, 3]), (this, vec![4])]
     );
     spool.commit(secs(9), crate::platform::clock::ClockMap::UNKNOWN, true);
-    assert_eq!(spool.state().2, None);
-    assert!(spool.was_confirmed());
+    assert_eq!(spool.state().trouble, None);
+    assert!(spool.state().was_confirmed);
+}
+
+/// A disk whose sync does not come back until it is let go.
+#[derive(Debug)]
+struct Blocking {
+    inside: crate::sim::disk::FaultDisk,
+    gate: std::sync::Arc<(std::sync::Mutex<bool>, std::sync::Condvar)>,
+    entered: std::sync::mpsc::Sender<()>,
+}
+
+#[derive(Debug)]
+struct BlockingFile(
+    Box<dyn disk::DiskFile>,
+    std::sync::Arc<(std::sync::Mutex<bool>, std::sync::Condvar)>,
+    std::sync::mpsc::Sender<()>,
+);
+
+impl disk::DiskFile for BlockingFile {
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        self.0.read_at(buffer, offset)
+    }
+    fn write_at(&mut self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+        self.0.write_at(bytes, offset)
+    }
+    fn sync(&mut self) -> std::io::Result<()> {
+        self.2.send(()).unwrap();
+        let open = self.1.1.wait_while(self.1.0.lock().unwrap(), |open| !*open).unwrap();
+        drop(open);
+        self.0.sync()
+    }
+    fn set_len(&mut self, bytes: u64) -> std::io::Result<()> {
+        self.0.set_len(bytes)
+    }
+}
+
+impl disk::Disk for Blocking {
+    fn list(&mut self) -> std::io::Result<Vec<(String, u64)>> {
+        self.inside.list()
+    }
+    fn create(&mut self, name: &str, bytes: u64) -> std::io::Result<Box<dyn disk::DiskFile>> {
+        let file = self.inside.create(name, bytes)?;
+        Ok(Box::new(BlockingFile(file, self.gate.clone(), self.entered.clone())))
+    }
+    fn open(&mut self, name: &str) -> std::io::Result<Box<dyn disk::DiskFile>> {
+        self.inside.open(name)
+    }
+    fn rename(&mut self, from: &str, to: &str) -> std::io::Result<()> {
+        self.inside.rename(from, to)
+    }
+    fn remove(&mut self, name: &str) -> std::io::Result<()> {
+        self.inside.remove(name)
+    }
+    fn sync_names(&mut self) -> std::io::Result<()> {
+        self.inside.sync_names()
+    }
+    fn free_bytes(&mut self) -> std::io::Result<u64> {
+        self.inside.free_bytes()
+    }
+}
+
+#[test]
+fn the_state_is_told_while_a_sync_hangs() {
+    let gate = std::sync::Arc::new((std::sync::Mutex::new(false), std::sync::Condvar::new()));
+    let (entered, has_entered) = std::sync::mpsc::channel();
+    let inside = crate::sim::disk::FaultDisk::new(1);
+    let batching = Batching { events_max: 2, age_max: std::time::Duration::ZERO, interval: None };
+    let spool = std::sync::Arc::new(Spool::new(Log::new(small(), origin(1)), batching));
+    spool.attach(Box::new(Blocking { inside, gate: gate.clone(), entered })).unwrap();
+    let mut coming: Vec<Event> = (0..5).map(|seq| event(CROSSING, seq)).collect();
+    spool.put(Mono::ZERO, |out| out.append(&mut coming));
+    let before = spool.state();
+    assert_eq!((before.waiting, before.tally.appended, before.has_disk), (5, 5, true));
+    let committing = std::thread::spawn({
+        let spool = std::sync::Arc::clone(&spool);
+        move || spool.commit(secs(9), crate::platform::clock::ClockMap::UNKNOWN, true)
+    });
+    has_entered.recv().unwrap();
+    // The lock is held now, and stays so: a reader that wanted it would never come back.
+    let (answer, answered) = std::sync::mpsc::channel();
+    std::thread::spawn({
+        let spool = std::sync::Arc::clone(&spool);
+        move || {
+            spool.flush();
+            assert!(!spool.was_put_back());
+            answer.send((spool.state(), spool.waiting(), spool.batch_events_max())).unwrap();
+        }
+    });
+    let told = answered.recv_timeout(std::time::Duration::from_secs(30)).expect("it waits for the disk");
+    assert!(!committing.is_finished());
+    assert_eq!(told, (before, 5, 2));
+    *gate.0.lock().unwrap() = true;
+    gate.1.notify_all();
+    committing.join().unwrap();
+    assert_eq!(spool.state().tally.commits, 1);
+}
+
+/// Files of others, as many as anybody likes: they stay, and are in nobody's way.
+#[test]
+fn files_of_others_are_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut log, _) = on_disk(folder.path(), small(), 1);
+    (0..9).for_each(|seq| log.append(Mono::ZERO, &event(CROSSING, seq)));
+    log.commit(Mono::ZERO, None, true);
+    drop(log);
+    let foreign = [
+        ("counts-3fffffffffffffff.seg", 100),
+        ("counts-0000000000000007.seg", 32 << 10),
+        ("alerts-000000ffffffffff.seg", 5000),
+        ("free-0000000000000008.seg", 32 << 10),
+        ("free-0000000000000009.seg", 10),
+        ("notes.txt", 10),
+    ];
+    for (name, bytes) in foreign {
+        std::fs::write(folder.path().join(name), vec![b'x'; bytes]).unwrap();
+    }
+    // More of them than a spool may have segments.
+    for number in 0..disk::FILES_MAX + 100 {
+        std::fs::write(folder.path().join(format!("photo-{number}.jpg")), b"").unwrap();
+    }
+    for run in 2..5 {
+        let (mut log, recovered) = on_disk(folder.path(), small(), run);
+        assert_eq!((recovered.events, recovered.foreign), (9, 5), "run {run}");
+        // Segments are begun and done with, over names that others have.
+        for seq in 0..2000 {
+            log.append(Mono::ZERO, &event(CROSSING, seq));
+            if seq % 100 == 99 {
+                log.commit(Mono::ZERO, None, true);
+            }
+        }
+        assert_eq!(log.trouble(), None);
+        assert_eq!(drain(&mut log).len(), 2009, "run {run}");
+        (0..9).for_each(|seq| log.append(Mono::ZERO, &event(CROSSING, seq)));
+        log.commit(Mono::ZERO, None, true);
+    }
+    for (name, bytes) in foreign {
+        let kept = std::fs::read(folder.path().join(name)).unwrap();
+        assert_eq!(kept, vec![b'x'; bytes], "{name}");
+    }
+    let photos = std::fs::read_dir(folder.path()).unwrap();
+    let photos = photos.filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().ends_with(".jpg"));
+    assert_eq!(photos.count(), disk::FILES_MAX + 100);
+}
+
+/// A name that is taken while the spool is open already.
+#[test]
+fn a_name_that_somebody_takes_is_not_taken_away_from_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut log, _) = on_disk(folder.path(), small(), 1);
+    let taken: Vec<_> = (0..5).map(|id| folder.path().join(format!("counts-{id:016x}.seg"))).collect();
+    taken.iter().for_each(|path| std::fs::write(path, b"theirs").unwrap());
+    (0..9).for_each(|seq| log.append(Mono::ZERO, &event(CROSSING, seq)));
+    log.commit(Mono::ZERO, None, true);
+    assert_eq!((log.trouble(), log.tally().failures), (None, 0));
+    assert!(taken.iter().all(|path| std::fs::read(path).unwrap() == b"theirs"));
+    drop(log);
+    let (mut log, recovered) = on_disk(folder.path(), small(), 2);
+    assert_eq!((recovered.events, recovered.foreign, drain(&mut log).len()), (9, 5, 9));
+}
+
+/// The folder goes while events wait in it, in memory, and in flight.
+#[test]
+fn a_folder_that_goes_is_noticed_and_what_went_with_it_is_counted() {
+    let parent = tempfile::tempdir().unwrap();
+    let (place, away) = (parent.path().join("spool"), parent.path().join("away"));
+    for taken in [0, 3, 20, 25] {
+        let _none = std::fs::remove_dir_all(&place);
+        let _none = std::fs::remove_dir_all(&away);
+        let (mut log, _) = on_disk(&place, small(), 1);
+        (0..20).for_each(|seq| log.append(Mono::ZERO, &event(CROSSING, seq)));
+        log.commit(Mono::ZERO, None, true);
+        (20..30).for_each(|seq| log.append(Mono::ZERO, &event(CROSSING, seq)));
+        let mut out = Vec::new();
+        if taken > 0 {
+            log.take(taken, &mut out);
+        }
+        log.check_disk().unwrap();
+        std::fs::rename(&place, &away).unwrap();
+        assert!(log.check_disk().is_err() && !log.has_disk(), "{taken}");
+        let lost = 20u64.saturating_sub(taken as u64);
+        let dropped = |log: &Log| log.tally().dropped[Class::Counts as usize];
+        assert_eq!(
+            (dropped(&log), log.tally().detached, log.waiting()),
+            (lost, 1, 30 - taken as u64 - lost),
+            "{taken}"
+        );
+        assert_eq!(log.why_detached(), Some("its folder is gone"));
+        if taken == 25 {
+            // The receiver does not answer: what is in flight and was on the disk is lost too.
+            log.requeue();
+            assert_eq!((dropped(&log), log.waiting()), (20, 10));
+        } else {
+            log.done(secs(1));
+        }
+        log.attach(Box::new(Folder::open(&place).unwrap())).unwrap();
+        log.append(secs(2), &event(CROSSING, 30));
+        log.commit(secs(2), None, true);
+        assert!(log.trouble().is_none() && log.disk_bytes() > 0);
+        let from = if taken == 25 { 20 } else { taken.max(20) as u64 };
+        let seqs: Vec<u64> = drain(&mut log).into_iter().map(|(_, seq, _)| seq).collect();
+        assert_eq!(seqs, (from..31).collect::<Vec<_>>(), "{taken}");
+        assert_eq!(dropped(&log), if taken == 25 { 20 } else { lost });
+        drop(log);
+        // Back in its place, what was in it is sent after all.
+        std::fs::remove_dir_all(&place).unwrap();
+        std::fs::rename(&away, &place).unwrap();
+        let (mut log, recovered) = on_disk(&place, small(), 2);
+        assert_eq!((recovered.events, drain(&mut log).len()), (20, 20));
+    }
 }

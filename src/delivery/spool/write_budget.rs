@@ -6,14 +6,14 @@ const HOUR_NANOS: u64 = 3_600_000_000_000;
 
 /// A sum over the last 24 hours, to the hour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct LastDay {
+pub struct DailyWriteBudget {
     hours: [u64; 24],
     /// Number of the hour that is counted now, since the boot.
     hour: u64,
     total: u64,
 }
 
-impl LastDay {
+impl DailyWriteBudget {
     /// The counter stands at `total` now. Returns by how much it grew in the last 24 hours: this hour and the 23 before.
     pub fn note(&mut self, now: Mono, total: u64) -> u64 {
         let hour = now.as_nanos() / HOUR_NANOS;
@@ -33,7 +33,7 @@ mod tests {
 
     #[test]
     fn what_is_older_than_a_day_is_forgotten_hour_by_hour() {
-        let mut day = LastDay::default();
+        let mut day = DailyWriteBudget::default();
         let at = |hour: u64| Mono::from_nanos(hour * HOUR_NANOS + 5);
         assert_eq!(day.note(at(100), 10), 10);
         assert_eq!(day.note(at(100), 15), 15);
@@ -44,7 +44,7 @@ mod tests {
         assert_eq!(day.note(at(124), 21), 5, "a clock that goes back forgets nothing");
         assert_eq!(day.note(at(100_000), 22), 1);
         // Without a pause: each hour a byte.
-        let mut day = LastDay::default();
+        let mut day = DailyWriteBudget::default();
         let sums: Vec<u64> = (0..60).map(|hour| day.note(at(hour), hour + 1)).collect();
         assert!(sums.iter().enumerate().all(|(hour, &sum)| sum == (hour as u64 + 1).min(24)), "{sums:?}");
     }

@@ -13,17 +13,22 @@ const RETAIN_EVERY: Duration = Duration::from_secs(600);
 /// A disk that could not be opened is tried again so often.
 const ATTACH_EVERY: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether the disk is still the one that was opened: no later than the shortest commit interval.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+
 /// Remembers what was done when.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct SpoolWriter {
     retained: Mono,
-    attached: Mono,
+    /// When a disk that is not there is tried again.
+    attach_at: Mono,
+    checked: Mono,
 }
 
-impl Keeper {
+impl SpoolWriter {
     /// The spool was just opened, or could not be.
     pub fn new(now: Mono) -> Self {
-        Keeper { retained: now, attached: now }
+        SpoolWriter { retained: now, attach_at: now + ATTACH_EVERY, checked: now }
     }
 
     /// One turn: appends what `source` moves into the list that it is given, commits what is due (or everything, if no more will come),
@@ -36,6 +41,12 @@ impl Keeper {
         source: impl FnMut(&mut Vec<Event>),
         attach: impl FnOnce(),
     ) {
+        if now.since(self.checked) >= CHECK_EVERY {
+            self.checked = now;
+            if spool.check_disk().is_err() {
+                self.attach_at = now; // Another one may be there already.
+            }
+        }
         spool.put(now, source);
         spool.commit(now, time.map(), closed);
         if closed {
@@ -45,8 +56,8 @@ impl Keeper {
             self.retained = now;
             spool.retain(time.map());
         }
-        if !spool.has_disk() && now.since(self.attached) >= ATTACH_EVERY {
-            self.attached = now;
+        if now >= self.attach_at && !spool.state().has_disk {
+            self.attach_at = now + ATTACH_EVERY;
             attach();
         }
     }
@@ -54,7 +65,8 @@ impl Keeper {
     /// When the next turn is due at the latest, whatever comes.
     pub fn due(&self, spool: &Spool) -> Mono {
         let retain = self.retained + RETAIN_EVERY;
-        let attach = (!spool.has_disk()).then(|| self.attached + ATTACH_EVERY);
-        [spool.commit_due(), attach].into_iter().flatten().fold(retain, Mono::min)
+        let state = spool.state();
+        let attach = (!state.has_disk).then_some(self.attach_at);
+        [state.commit_due, attach].into_iter().flatten().fold(retain, Mono::min)
     }
 }

@@ -127,7 +127,7 @@ impl Uplink {
     ) -> Self {
         let backoff = Backoff::new(params.backoff_first, params.backoff_cap, params.seed);
         let mut session = Session::new(backoff, params.retry_after_cap);
-        if spool.was_confirmed() {
+        if spool.state().was_confirmed {
             session.trust();
         }
         let events = Vec::with_capacity(spool.batch_events_max());

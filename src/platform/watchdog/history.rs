@@ -13,8 +13,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::platform::system;
+
 /// Name of the file in the state folder.
 const FILE: &str = "history.json";
+
+/// Name of the file whose lock says that a program keeps its history here.
+const LOCK: &str = "history.lock";
 
 /// Largest file that is read, bytes.
 const BYTES_MAX: u64 = 4096;
@@ -53,6 +58,8 @@ pub struct History {
     file: PathBuf,
     contents: Contents,
     before: Option<Before>,
+    /// Held until the end.
+    _lock: fs::File,
 }
 
 impl History {
@@ -60,9 +67,15 @@ impl History {
     /// watchdog says that it reset the board.
     ///
     /// # Errors
-    /// The folder cannot be read or written; the text says which.
+    /// The folder cannot be read or written, or another program keeps its history there; the text says which.
     pub fn begin(folder: &Path, boot: &str, was_reset: bool) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
+        let lock = system::lock_file(&fs::File::open(folder)?, LOCK).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => {
+                io::Error::new(error.kind(), "another flytrap uses it: give each one a folder of its own")
+            }
+            _ => error,
+        })?;
         let file = folder.join(FILE);
         let last = read(&file)?;
         let before = last.as_ref().map(|last| ended(last, boot, was_reset));
@@ -76,7 +89,7 @@ impl History {
             end: None,
             clean: false,
         };
-        let history = History { file, contents, before };
+        let history = History { file, contents, before, _lock: lock };
         history.write()?;
         Ok(history)
     }
@@ -175,9 +188,13 @@ mod tests {
         let mut history = History::begin(&folder, "c", true).unwrap();
         assert_eq!(history.before().unwrap().reason, "killed, or crashed", "within the boot it was no reset");
         history.end("the pipeline hangs", false).unwrap();
+        let second = History::begin(&folder, "c", false).unwrap_err();
+        assert!(second.to_string().contains("another flytrap uses it"), "{second}");
+        drop(history);
         assert_eq!(before(&folder, "d", true), (6, 5, told("the pipeline hangs", false)));
         let mut history = History::begin(&folder, "d", false).unwrap();
         history.end("terminated", true).unwrap();
+        drop(history);
         assert_eq!(before(&folder, "e", false), (8, 6, told("terminated", true)));
     }
 

@@ -19,7 +19,7 @@ use crate::capture::frame::{Color, FrameFormat, FrameMeta, FrameView, PixelForma
 use crate::capture::ring::{Policy, Reader, Taken, Writer, ring};
 use crate::capture::sampler::{Sample, Sampler};
 use crate::delivery::batch::BatchParams;
-use crate::delivery::spool::{self, Batching, Class, Keeper, Log, Quota, Spool};
+use crate::delivery::spool::{self, Batching, Class, Log, Quota, Spool, SpoolWriter};
 use crate::delivery::uplink::{Flow, Outbox, Uplink, UplinkParams};
 use crate::event::{Body, Event, Name, Origin, Started, Stats, Storage, fixed};
 use crate::pipeline::worker::{FrameCounts, FrameWorker};
@@ -204,7 +204,7 @@ pub(super) struct Device {
     /// A request is under way until then.
     sending_until: u64,
     signals: u64,
-    keeper: Keeper,
+    writer: SpoolWriter,
     failing_since: Failing,
     closed: bool,
     ended: bool,
@@ -261,7 +261,7 @@ impl Device {
             uplink_at: now,
             sending_until: now,
             signals: u64::MAX,
-            keeper: Keeper::new(mono(now, booted)),
+            writer: SpoolWriter::new(mono(now, booted)),
             failing_since: [Some(now); Class::ALL.len()],
             closed: false,
             ended: false,
@@ -303,7 +303,7 @@ impl Device {
     /// When it next has something to do.
     pub(super) fn next(&self) -> u64 {
         let done = self.work.as_ref().map_or(u64::MAX, |(done, ..)| *done);
-        let keep = self.booted + self.keeper.due(&self.spool).as_nanos();
+        let keep = self.booted + self.writer.due(&self.spool).as_nanos();
         let wakes = if self.outbox.signals() == self.signals { self.uplink_at } else { 0 };
         let uplink = if self.ended { u64::MAX } else { wakes.max(self.sending_until) };
         done.min(keep).min(uplink)
@@ -400,12 +400,13 @@ impl Device {
         }
         let stats = self.stats(now);
         self.post(now, Body::Stats(stats));
-        let (tally, disk_bytes, _) = self.spool.state();
+        let state = self.spool.state();
+        let tally = state.tally;
         self.post(
             now,
             Body::Storage(Storage {
-                waiting: self.spool.waiting(),
-                disk_bytes,
+                waiting: state.waiting,
+                disk_bytes: state.disk_bytes,
                 written_bytes: tally.written_bytes,
                 commits: tally.commits,
                 failures: tally.failures,
@@ -421,7 +422,7 @@ impl Device {
         let counters = self.outbox.counters();
         Stats {
             uptime_ms: (now - self.started) / 1_000_000,
-            events_dropped: counters.dropped() + self.spool.state().0.dropped.iter().sum::<u64>(),
+            events_dropped: counters.dropped() + self.spool.state().tally.dropped.iter().sum::<u64>(),
             events_delivered: counters.delivered(),
             send_failures: counters.failures(),
             events_refused: counters.refused(),
@@ -440,7 +441,7 @@ impl Device {
 
     /// The most that waited in its queues, events and frames, and bytes on disk now.
     pub(super) fn sizes(&self) -> (usize, u64) {
-        (self.waiting_max, self.spool.state().1)
+        (self.waiting_max, self.spool.state().disk_bytes)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -556,10 +557,11 @@ impl Device {
         let at = self.mono(now);
         let source = |out: &mut Vec<Event>| self.outbox.take(out);
         let again = || attach(&self.spool, &self.disk, &self.time);
-        self.keeper.turn((at, self.closed), &self.spool, &self.time, source, again);
+        self.writer.turn((at, self.closed), &self.spool, &self.time, source, again);
+        let fails = self.spool.state().fails;
         for class in Class::ALL {
             let since = &mut self.failing_since[class as usize];
-            *since = if self.spool.fails(class) { since.or(Some(now)) } else { None };
+            *since = if fails[class as usize] { since.or(Some(now)) } else { None };
         }
     }
 
@@ -596,7 +598,7 @@ impl Device {
 
     /// What is left of it.
     pub(super) fn end(self, now: u64) -> Remains {
-        let (tally, _, _) = self.spool.state();
+        let tally = self.spool.state().tally;
         let stats = self.stats(now);
         Remains {
             run: self.origin.boot.to_string(),

@@ -1,0 +1,341 @@
+//! One queue: the events of one class in the order in which they happened, on disk and in memory.
+//!
+//! ```text
+//!    finished segments                 the active segment
+//!   ┌─────┐┌─────┐┌─────┐┌─────────────────────┬╌╌╌╌╌╌╌╌╌╌╌╌╌┐
+//!   │     ││     ││     ││ committed           │ tail, memory┊
+//!   └─────┘└─────┘└─────┘└─────────────────────┴╌╌╌╌╌╌╌╌╌╌╌╌╌┘
+//!        ▲ acked      ▲ read                                 ▲ append
+//! ```
+//! The tail is what the next commit writes, at the place where its records already say they are. Without a disk, or while it
+//! fails, the active segment has no file and all of it is tail: the queue works the same, from memory.
+
+mod commit;
+mod read;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Class;
+use super::disk::DiskFile;
+use super::record::{self, Acked, Place};
+use super::segment::{DATA, Reader, Sums};
+use crate::base::retry::Backoff;
+use crate::event::{Event, Origin};
+use crate::platform::clock::Mono;
+
+/// Room in the tail that appends leave to the records that a commit adds.
+const COMMIT_ROOM: usize = 128;
+
+/// Where a queue that nothing is known of begins.
+const START: Acked = Acked { place: Place { segment: 0, offset: DATA }, events: 0 };
+
+/// The calendar is written so often besides its news: how old a segment is must be known to that.
+pub(super) const CLOCK_EVERY: Duration = Duration::from_secs(3600);
+
+/// A run whose events a queue holds.
+#[derive(Debug, Clone)]
+pub(super) struct Run {
+    pub(super) number: u64,
+    pub(super) origin: Arc<Origin>,
+}
+
+/// A segment that nothing is appended to any more.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) id: u64,
+    pub(super) run: Run,
+    pub(super) sums: Sums,
+    /// Size of the file.
+    pub(super) bytes: u64,
+    /// Something in it could not be read: it is set aside when its other events are delivered.
+    pub(super) damaged: bool,
+    /// A start could not read all of it, so where it ends is not known.
+    pub(super) short: bool,
+    /// A write to it failed: behind its end may be records that are again in the next segment, which says where the end is.
+    pub(super) torn: bool,
+}
+
+/// The segment that is appended to.
+#[derive(Debug)]
+struct Active {
+    id: u64,
+    /// `None`: there is none yet, everything is in the tail.
+    file: Option<Box<dyn DiskFile>>,
+    /// What is in the file: `used` is where the tail begins.
+    sums: Sums,
+    /// `used` when the sums were last noted in the footer.
+    noted: u32,
+}
+
+impl Active {
+    fn new(id: u64) -> Self {
+        Active { id, file: None, sums: Sums::default(), noted: DATA }
+    }
+}
+
+/// The next event of a queue, not taken yet.
+#[derive(Debug)]
+pub(super) struct Peeked {
+    pub(super) event: Event,
+    pub(super) run: Run,
+    next: Place,
+}
+
+/// Why an event could not be appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Full {
+    /// The tail: commit, or drop something.
+    Tail,
+    /// The segment: commit, then begin another.
+    Segment,
+}
+
+/// What a queue lost to damage, since it was last asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Damage {
+    pub(super) bytes: u64,
+    pub(super) events: u64,
+}
+
+/// See the top of the file.
+#[derive(Debug)]
+pub(super) struct ClassQueue {
+    pub(super) class: Class,
+    pub(super) finished: VecDeque<Finished>,
+    active: Option<Active>,
+    tail: Vec<u8>,
+    tail_bytes_max: usize,
+    /// Events in the tail.
+    tail_events: u32,
+    /// Where the next event is looked for; `read_events` of its segment lie before it.
+    read: Place,
+    read_events: u32,
+    acked: Acked,
+    /// Files hold events that are done, and the queue's records do not say so: a start after a power cut would send them again.
+    news: bool,
+    peeked: Option<Peeked>,
+    reader: Reader,
+    /// The finished segment that is open for reading.
+    open: Option<(u64, Box<dyn DiskFile>)>,
+    /// Events that were taken since the last acknowledgement.
+    in_flight: u32,
+    /// Of those, events whose disk is not there any more: they cannot be taken again.
+    in_flight_gone: u32,
+    /// Events that were not read yet.
+    pub(super) unread: u64,
+    pub(super) damage: Damage,
+    /// When the tail has to be on disk.
+    pub(super) due: Option<Mono>,
+    /// After a failure: when the disk is tried again, and why.
+    pub(super) retry_at: Mono,
+    pub(super) backoff: Backoff,
+    pub(super) trouble: Option<String>,
+    /// Whether what came before there was a disk is not written yet.
+    pub(super) behind: bool,
+    stalled: Option<read::Stalled>,
+    /// Where the newest segment that is not written to any more ends, also when its file is gone or should be: a file that
+    /// could not be removed must not be read beyond that.
+    end_of_last: Option<Place>,
+    /// A receiver has confirmed something of it, as far as files tell.
+    confirmed: bool,
+    this_run: Run,
+}
+
+impl ClassQueue {
+    pub(super) fn new(class: Class, tail_bytes_max: usize, this_run: Run, backoff: Backoff) -> Self {
+        ClassQueue {
+            class,
+            finished: VecDeque::new(),
+            active: None,
+            tail: Vec::with_capacity(tail_bytes_max),
+            tail_bytes_max,
+            tail_events: 0,
+            read: START.place,
+            read_events: 0,
+            acked: START,
+            news: false,
+            peeked: None,
+            reader: Reader::default(),
+            open: None,
+            in_flight: 0,
+            in_flight_gone: 0,
+            unread: 0,
+            damage: Damage::default(),
+            due: None,
+            retry_at: Mono::ZERO,
+            backoff,
+            trouble: None,
+            behind: false,
+            stalled: None,
+            end_of_last: None,
+            confirmed: false,
+            this_run,
+        }
+    }
+
+    /// This run's number is known, and which numbers of segments are free.
+    pub(super) fn begin(&mut self, run: Run, next_id: &mut u64) {
+        self.this_run = run;
+        self.forget_done();
+        self.renumber(next_id);
+    }
+
+    /// The run of the event that was peeked.
+    pub(super) fn peeked_run(&self) -> Option<u64> {
+        self.peeked.as_ref().map(|peeked| peeked.run.number)
+    }
+
+    /// Whether the tail takes a payload of so many bytes.
+    pub(super) fn has_room_for(&self, payload: usize) -> bool {
+        self.tail.len() + record::frame_bytes(payload) + COMMIT_ROOM <= self.tail_bytes_max
+    }
+
+    /// Takes over what was found on disk: finished segments in order, and how far the queue is done.
+    pub(super) fn adopt(&mut self, finished: VecDeque<Finished>, acked: Option<Acked>) {
+        self.finished = finished;
+        let last = self.finished.back().filter(|last| !last.short);
+        self.end_of_last = last.map(|last| Place { segment: last.id, offset: last.sums.used });
+        self.confirmed |= acked.is_some();
+        let acked = acked.unwrap_or(START);
+        self.acked = acked;
+        (self.read, self.read_events) = (acked.place, acked.events);
+        let before = |segment: &Finished| segment.id < self.read.segment;
+        let done = self.finished.iter().filter(|segment| before(segment));
+        let done: u64 = done.map(|segment| u64::from(segment.sums.events)).sum();
+        let all: u64 = self.finished.iter().map(|segment| u64::from(segment.sums.events)).sum();
+        let part =
+            self.finished.iter().find(|segment| segment.id == self.read.segment).map_or(0, |segment| {
+                let events = segment.sums.events;
+                if self.read.offset >= segment.sums.used { events } else { events.min(self.read_events) }
+            });
+        self.unread = all - done - u64::from(part) + u64::from(self.tail_events);
+    }
+
+    /// Adds a payload to the tail. `next_id` numbers a segment that begins with it.
+    pub(super) fn append(
+        &mut self,
+        payload: &[u8],
+        segment_bytes: u32,
+        next_id: &mut u64,
+    ) -> Result<(), Full> {
+        let frame = record::frame_bytes(payload.len());
+        if !self.has_room_for(payload.len()) {
+            return Err(Full::Tail);
+        }
+        let active = self.active.get_or_insert_with(|| {
+            let id = *next_id;
+            *next_id += 1;
+            Active::new(id)
+        });
+        let offset = active.sums.used + self.tail.len() as u32;
+        if offset as usize + frame + COMMIT_ROOM > segment_bytes as usize {
+            return Err(Full::Segment);
+        }
+        record::write(&mut self.tail, Place { segment: active.id, offset }, payload);
+        self.tail_events += 1;
+        self.unread += 1;
+        Ok(())
+    }
+
+    /// Bytes that wait for a commit.
+    pub(super) fn tail_bytes(&self) -> usize {
+        self.tail.len()
+    }
+
+    /// Number of the segment that is written, if it has a file.
+    pub(super) fn active_file(&self) -> Option<u64> {
+        self.active.as_ref().filter(|active| active.file.is_some()).map(|active| active.id)
+    }
+
+    /// Whether events of this segment are being sent.
+    pub(super) fn is_in_flight(&self, id: u64) -> bool {
+        self.in_flight > 0 && (self.acked.place.segment..=self.read.segment).contains(&id)
+    }
+
+    /// Events of a finished segment that were not read.
+    pub(super) fn unread_in(&self, segment: &Finished) -> u64 {
+        let events = u64::from(segment.sums.events);
+        match segment.id.cmp(&self.read.segment) {
+            std::cmp::Ordering::Less => 0,
+            std::cmp::Ordering::Equal => events.saturating_sub(u64::from(self.read_events)),
+            std::cmp::Ordering::Greater => events,
+        }
+    }
+
+    /// Takes a finished segment out, whose unread events are lost. Returns how many.
+    pub(super) fn evict(&mut self, index: usize) -> Option<(Finished, u64)> {
+        let lost = self.unread_in(self.finished.get(index)?);
+        let segment = self.finished.remove(index)?;
+        self.unread -= lost;
+        self.peeked = None;
+        self.close(segment.id);
+        if segment.id == self.read.segment && self.in_flight == 0 {
+            // Nothing of it is in flight, and nothing of it is left.
+            self.skip_to(Place { segment: segment.id + 1, offset: DATA });
+        }
+        Some((segment, lost))
+    }
+
+    fn skip_to(&mut self, place: Place) {
+        (self.read, self.read_events) = (place, 0);
+        self.acked = Acked { place, events: 0 };
+    }
+
+    fn close(&mut self, id: u64) {
+        if self.open.as_ref().is_some_and(|(open, _)| *open == id) {
+            self.open = None;
+        }
+    }
+
+    /// Everything that was taken is done. Returns the segments that nobody needs any more.
+    pub(super) fn ack(&mut self) -> Vec<Finished> {
+        let (read, finished) = (self.read, &self.finished);
+        let at_its_end = |segment: &&Finished| segment.id == read.segment && read.offset >= segment.sums.used;
+        if let Some(events) = finished.iter().find(at_its_end).map(|segment| segment.sums.events) {
+            // It goes now: what it promised and nobody found is not looked for any more.
+            self.count_missing(events);
+            self.read_events = self.read_events.max(events);
+        }
+        self.news |= self.in_flight > 0 && self.in_flight_is_in_files();
+        self.confirmed |= self.in_flight + self.in_flight_gone > 0;
+        self.acked = Acked { place: self.read, events: self.read_events };
+        (self.in_flight, self.in_flight_gone) = (0, 0);
+        let mut done = Vec::new();
+        while let Some(first) = self.finished.front()
+            && (first.id < self.read.segment
+                || first.id == self.read.segment && self.read.offset >= first.sums.used)
+        {
+            let id = first.id;
+            self.close(id);
+            done.extend(self.finished.pop_front());
+        }
+        done
+    }
+
+    /// Whether files hold any of the events between `acked` and `read`.
+    fn in_flight_is_in_files(&self) -> bool {
+        let from = |id: u64| if id == self.acked.place.segment { self.acked.events } else { 0 };
+        let to = |id: u64| if id == self.read.segment { self.read_events } else { u32::MAX };
+        let finished = self.finished.iter().map(|segment| (segment.id, segment.sums.events));
+        let active = self.active.iter().map(|active| (active.id, active.sums.events));
+        finished
+            .chain(active)
+            .take_while(|(id, _)| *id <= self.read.segment)
+            .any(|(id, events)| from(id) < to(id).min(events))
+    }
+
+    /// What is in flight is to be read again. Returns how many events cannot be, as their disk is not there any more.
+    pub(super) fn requeue(&mut self) -> u64 {
+        self.unread += u64::from(std::mem::take(&mut self.in_flight));
+        (self.read, self.read_events) = (self.acked.place, self.acked.events);
+        self.peeked = None;
+        u64::from(std::mem::take(&mut self.in_flight_gone))
+    }
+
+    /// Whether a receiver has confirmed anything of it, in this run or an earlier one whose files are there.
+    pub(super) fn was_acked(&self) -> bool {
+        self.confirmed
+    }
+}

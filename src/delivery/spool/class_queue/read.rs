@@ -1,0 +1,228 @@
+//! Reading a queue: the next event, from a finished segment or from the active one, and what to do when the disk cannot read it.
+
+use std::io;
+use std::time::Duration;
+
+use super::{Active, ClassQueue, Peeked, Run};
+use crate::delivery::spool::disk::Disk;
+use crate::delivery::spool::record::{self, Place, Record};
+use crate::delivery::spool::segment::{DATA, Named};
+use crate::event::Event;
+use crate::platform::clock::Mono;
+
+/// What the disk cannot read is tried again for so long before it counts as lost: a card that lost its contact, a bus that is
+/// being reset.
+const READ_PATIENCE: Duration = Duration::from_secs(600);
+/// And so often.
+const READ_TRIES: u32 = 20;
+
+/// A segment that the disk could not read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stalled {
+    segment: u64,
+    since: Mono,
+    last: Mono,
+    /// At how many times it was tried.
+    tries: u32,
+}
+
+/// What was found behind the last event.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it lives for a moment, and a box would be a heap call for each event"
+)]
+enum Next {
+    /// A record.
+    Record(heapless::Vec<u8, { record::PAYLOAD_BYTES_MAX }>, Place, Run),
+    /// None here, but there may be one in the next place.
+    Step,
+    /// The disk cannot read it now.
+    Stalled,
+    /// There is none.
+    End,
+}
+
+impl ClassQueue {
+    /// The next event, not taken.
+    pub(in crate::delivery::spool) fn peek(
+        &mut self,
+        mut disk: Option<&mut (dyn Disk + 'static)>,
+        now: Mono,
+    ) -> Option<&Peeked> {
+        while self.peeked.is_none() {
+            if self.stalled.is_some_and(|stalled| {
+                stalled.segment == self.read.segment
+                    && stalled.last == now
+                    && !self.has_waited_for(stalled.segment, now)
+            }) {
+                return None; // That was a moment ago.
+            }
+            let index = self.finished.partition_point(|segment| segment.id < self.read.segment);
+            let next = match &mut disk {
+                Some(disk) if index < self.finished.len() => self.read_finished(index, *disk, now),
+                Some(_) | None => self.read_active(now),
+            };
+            match next {
+                Next::Record(payload, behind, run) => {
+                    self.peeked = self.understand(&payload, behind, run);
+                    if self.peeked.is_none() {
+                        self.read = behind;
+                    }
+                }
+                Next::Step => {}
+                Next::Stalled | Next::End => return None,
+            }
+        }
+        self.peeked.as_ref()
+    }
+
+    /// The disk could not read from `segment`.
+    fn stall(&mut self, segment: u64, now: Mono) {
+        match &mut self.stalled {
+            Some(stalled) if stalled.segment == segment => {
+                stalled.tries += u32::from(now > stalled.last);
+                stalled.last = now;
+            }
+            stalled => *stalled = Some(Stalled { segment, since: now, last: now, tries: 1 }),
+        }
+    }
+
+    /// Whether there is nothing to do about what the disk cannot read in `segment` but to go on without it.
+    fn has_waited_for(&self, segment: u64, now: Mono) -> bool {
+        self.stalled.is_some_and(|stalled| {
+            stalled.segment == segment
+                && stalled.tries >= READ_TRIES
+                && now.since(stalled.since) >= READ_PATIENCE
+        })
+    }
+
+    /// The next record of the finished segment `index`.
+    fn read_finished(&mut self, index: usize, disk: &mut dyn Disk, now: Mono) -> Next {
+        let id = self.finished[index].id;
+        if id > self.read.segment {
+            (self.read, self.read_events) = (Place { segment: id, offset: DATA }, 0);
+        }
+        let sums = self.finished[index].sums;
+        if sums.events == 0 {
+            // Nothing but acknowledgements and calendars.
+            (self.read, self.read_events) = (Place { segment: id + 1, offset: DATA }, 0);
+            return Next::Step;
+        }
+        if self.open.as_ref().is_none_or(|(open, _)| *open != id) {
+            self.reader.forget();
+            self.open = match disk.open(&Named::Segment(self.class, id).file()) {
+                Ok(file) => Some((id, file)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(_) if !self.has_waited_for(id, now) => {
+                    self.stall(id, now);
+                    return Next::Stalled;
+                }
+                Err(_) => None,
+            };
+        }
+        let from = self.read.offset;
+        self.reader.lenient = self.has_waited_for(id, now);
+        let found = match &mut self.open {
+            Some((_, file)) => {
+                let Ok(found) = self.reader.next(file.as_mut(), id, from, sums.used) else {
+                    self.open = None; // A card that comes back does not do so for files that were open.
+                    self.stall(id, now);
+                    return Next::Stalled;
+                };
+                if !self.reader.lenient {
+                    self.stalled = None;
+                }
+                found
+            }
+            None => None,
+        };
+        let skipped = found.map_or(sums.used, |found| found.at).saturating_sub(from);
+        let segment = &mut self.finished[index];
+        if skipped > 0 {
+            self.damage.bytes += u64::from(skipped);
+            segment.damaged = true;
+        }
+        let Some(found) = found else {
+            // The end. What the sums promise and nobody found is lost to damage.
+            self.count_missing(sums.events);
+            (self.read, self.read_events) = (Place { segment: id + 1, offset: DATA }, 0);
+            return Next::Step;
+        };
+        let run = segment.run.clone();
+        let payload = self.reader.payload(found).try_into().expect("a record's payload fits");
+        Next::Record(payload, Place { segment: id, offset: found.next }, run)
+    }
+
+    /// The same in the active segment.
+    fn read_active(&mut self, now: Mono) -> Next {
+        let lenient = self.active.as_ref().is_some_and(|active| self.has_waited_for(active.id, now));
+        let Some(active) = self.active.as_mut() else { return Next::End };
+        if active.id > self.read.segment {
+            (self.read, self.read_events) = (Place { segment: active.id, offset: DATA }, 0);
+        }
+        let (id, from, used, events) = (active.id, self.read.offset, active.sums.used, active.sums.events);
+        if from < used {
+            self.reader.lenient = lenient;
+            let found = match &mut active.file {
+                Some(file) => self.reader.next(file.as_mut(), id, from, used),
+                None => Ok(None),
+            };
+            let Ok(found) = found else {
+                self.stall(id, now);
+                return Next::Stalled;
+            };
+            let to = found.map_or(used, |found| found.at);
+            self.damage.bytes += u64::from(to - from);
+            let Some(found) = found else {
+                self.read.offset = used;
+                return Next::Step;
+            };
+            let payload = self.reader.payload(found).try_into().expect("a record's payload fits");
+            return Next::Record(payload, Place { segment: id, offset: found.next }, self.this_run.clone());
+        }
+        if from == used && self.read_events < events {
+            self.count_missing(events);
+            self.read_events = events;
+        }
+        let bytes = &self.tail[(from - used) as usize..];
+        let Some(payload) = record::read(bytes, Place { segment: id, offset: from }) else {
+            return Next::End;
+        };
+        let next = Place { segment: id, offset: from + record::frame_bytes(payload.len()) as u32 };
+        let payload = payload.try_into().expect("a record's payload fits");
+        Next::Record(payload, next, self.this_run.clone())
+    }
+
+    /// Of the segment that was read to its end, which has so many events, the others were not found.
+    pub(super) fn count_missing(&mut self, events: u32) {
+        let lost = u64::from(events.saturating_sub(self.read_events));
+        self.damage.events += lost;
+        self.unread = self.unread.saturating_sub(lost);
+    }
+
+    /// The event of a payload, unless it is none.
+    fn understand(&mut self, payload: &[u8], next: Place, run: Run) -> Option<Peeked> {
+        match Record::decode(payload) {
+            Some(Record::Event(event)) => Some(Peeked { event, run, next }),
+            Some(Record::Dead(_)) => {
+                self.count_read();
+                None
+            }
+            Some(Record::Acked(_) | Record::Clock(_) | Record::Unknown(_)) | None => None,
+        }
+    }
+
+    pub(super) fn count_read(&mut self) {
+        self.read_events += 1;
+        self.unread = self.unread.saturating_sub(1);
+    }
+
+    /// Takes the event that was peeked.
+    pub(in crate::delivery::spool) fn take(&mut self) -> Option<Event> {
+        let Peeked { event, next, .. } = self.peeked.take()?;
+        self.read = next;
+        self.count_read();
+        self.in_flight += 1;
+        Some(event)
+    }
+}
