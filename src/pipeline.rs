@@ -54,6 +54,8 @@ pub struct Outcome {
     pub detections: u32,
     /// What the decoder had no room for.
     pub dropped: Dropped,
+    /// The frame is a JPEG with bytes that have no place in it; it was decoded without them.
+    pub mended: bool,
 }
 
 /// Why a frame was not processed.
@@ -148,7 +150,7 @@ impl Pipeline {
         let gate = verdict.as_ref().map(|verdict| verdict.reason);
         if gate.is_some_and(|reason| !reason.open()) {
             self.follower.still(at, on);
-            return Ok(Outcome { gate, ..Outcome::default() });
+            return Ok(Outcome { gate, mended: self.mended(frame), ..Outcome::default() });
         }
         let look = self.focus(at, verdict.as_ref());
         let dropped = self.detect(engine, frame, look)?;
@@ -162,7 +164,13 @@ impl Pipeline {
         let part = look.map(|look| look.part.bbox());
         self.follower.update(at, &self.detections, part.as_ref(), on);
         let detections = self.detections.len() as u32;
-        Ok(Outcome { gate, inferred: true, look, detections, dropped })
+        Ok(Outcome { gate, inferred: true, look, detections, dropped, mended: self.mended(frame) })
+    }
+
+    /// Whether the JPEG that was just decoded had stray bytes.
+    fn mended(&self, frame: &FrameView<'_>) -> bool {
+        let is_jpeg = frame.format().pixel == PixelFormat::Mjpeg;
+        is_jpeg && self.jpeg.as_ref().is_some_and(|jpeg| jpeg.stray_bytes() > 0)
     }
 
     /// Something else than the picture says that something moves, as of `at`: the gate opens.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{ffmpeg, shared};
+use common::{config, data, ffmpeg, flytrap, json_lines, of_type, output, run_squares, shared, told};
 use flytrap::base::error::{Class, Error, Kind};
 use flytrap::base::stop::Stop;
 use flytrap::capture::frame::PixelFormat;
@@ -64,7 +64,7 @@ fn wait_until(mut done: impl FnMut() -> bool, what: &str) {
     let begun = SystemClock.mono();
     let patience = Stop::new();
     while !done() {
-        assert!(SystemClock.mono().since(begun) < BOUND, "waited in vain for {what}");
+        assert!(SystemClock.mono().since(begun) < BOUND, "waited without success for {what}");
         patience.wait(Duration::from_millis(10));
     }
 }
@@ -316,9 +316,13 @@ fn files_that_are_none_are_refused_with_the_remedy() {
         (write("clip.mp4", b"\0\0\0\x20ftyp"), "exec:ffmpeg"),
         (write("one.jpg", b"\xFF\xD8"), "use dir:"),
         (write("empty.y4m", b""), "is empty"),
+        (
+            write("long.y4m", &[b"YUV4MPEG2 W16 H16 X", &[b'a'; 5000][..], b"\n"].concat()),
+            "more than 4096 bytes",
+        ),
         (write("text.y4m", b"hello, this is no video at all\n"), "YUV4MPEG2"),
         (write("head.y4m", b"YUV4MPEG2 W16 H16 F25:1"), "before its first frame"),
-        (write("large.y4m", b"YUV4MPEG2 W99999 H16 F25:1\nFRAME\n"), "4096"),
+        (write("large.y4m", b"YUV4MPEG2 W99999 H16 F25:1\nFRAME\n"), "8192"),
         (write("what.bin", b"x"), "none of y4m"),
     ] {
         let error = refused(&spec, &CaptureParams::default());
@@ -337,4 +341,196 @@ fn ffmpeg_delivers_every_frame_of_the_clip() {
     assert_eq!((source.format().width, source.format().height), (1280, 720));
     let (frames, end) = play(&mut *source);
     assert_eq!((frames, end.unwrap()), (161, Advance::End));
+}
+
+/// A baseline JPEG of a grey ramp.
+fn jpeg(width: u16, height: u16) -> Vec<u8> {
+    let pixels: Vec<u8> = (0..height).flat_map(|y| (0..width).map(move |x| (x + y) as u8)).collect();
+    let mut bytes = Vec::new();
+    jpeg_encoder::Encoder::new(&mut bytes, 80)
+        .encode(&pixels, width, height, jpeg_encoder::ColorType::Luma)
+        .unwrap();
+    bytes
+}
+
+/// The same, cut off in the middle of its picture, with EOI: its headers are good, its picture is not.
+fn torn_jpeg(width: u16, height: u16) -> Vec<u8> {
+    let whole = jpeg(width, height);
+    [&whole[..whole.len() / 2 + 100], &[0xFF, 0xD9]].concat()
+}
+
+/// `flytrap run` on a live source until `enough` is satisfied with what it wrote to stderr; then it is ended. What it told.
+fn run_live(source: &str, settings: &str, enough: impl Fn(&str) -> bool) -> std::process::Output {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let out = folder.path().join("events");
+    let config = config(&format!("[events]\nstats_interval_s = 1\n{settings}"));
+    let mut child = flytrap()
+        .args(["run", "--uplink", "stdout", "--model", &data("squares.onnx"), "--source", source, "--config"])
+        .arg(config.path())
+        .stderr(std::fs::File::create(&log).unwrap())
+        .stdout(std::fs::File::create(&out).unwrap())
+        .spawn()
+        .unwrap();
+    let said = || std::fs::read_to_string(&log).unwrap();
+    wait_until(|| enough(&said()) || child.try_wait().unwrap().is_some(), "what the program says");
+    let id = rustix::process::Pid::from_child(&child);
+    let _sent_or_gone = rustix::process::kill_process(id, rustix::process::Signal::TERM);
+    let status = child.wait().unwrap();
+    std::process::Output {
+        status,
+        stdout: std::fs::read(&out).unwrap(),
+        stderr: std::fs::read(&log).unwrap(),
+    }
+}
+
+/// A placeholder, then another size for ever: the larger size is taken up within the program, and the camera is not lost.
+#[test]
+fn a_stream_that_changes_to_a_larger_size_is_taken_up() {
+    let script = Script::new(
+        "for i in 1 2 3 4 5; do cat $1/small; sleep 0.1; done; while :; do cat $1/large; sleep 0.1; done\n",
+    );
+    std::fs::write(script.folder.path().join("small"), jpeg(64, 48)).unwrap();
+    std::fs::write(script.folder.path().join("large"), jpeg(192, 128)).unwrap();
+    let frames = |text: &str| text.matches("ready for").count();
+    let output = run_live(&script.command(), "", |text| frames(text) == 2);
+    assert!(output.status.success(), "{}", told(&output));
+    let events = json_lines(&output);
+    assert_eq!(of_type(&events, "camera.back").len(), 1, "{}", told(&output));
+    assert_eq!(of_type(&events, "camera.lost").len(), 0, "{}", told(&output));
+    let corrupt = of_type(&events, "stats").last().unwrap()["frames_corrupt"].as_u64().unwrap();
+    assert_eq!(corrupt, 2, "the third frame of a size makes it the stream's: {}", told(&output));
+}
+
+/// A stream of which no frame is usable is a lost camera, however many bytes come.
+#[test]
+fn a_stream_without_a_usable_frame_is_lost_and_opened_again() {
+    let script = Script::new("echo >> $1/starts; while :; do cat $1/torn; sleep 0.1; done\n");
+    std::fs::write(script.folder.path().join("torn"), torn_jpeg(64, 64)).unwrap();
+    let starts = || {
+        std::fs::read_to_string(script.folder.path().join("starts")).map_or(0, |text| text.lines().count())
+    };
+    let settings = "[camera]\nidle_timeout_s = 1\n";
+    let output = run_live(&script.command(), settings, |_| starts() == 3);
+    assert!(output.status.success(), "{}", told(&output));
+    let events = json_lines(&output);
+    let lost = of_type(&events, "camera.lost");
+    assert_eq!(lost.len(), 1, "once, as it never came back: {}", told(&output));
+    let reason = lost[0]["reason"].as_str().unwrap();
+    assert!(reason.contains("no usable frame for 1s"), "{reason}");
+}
+
+/// Recordings: what their JPEGs may have between and around them.
+#[test]
+fn jpegs_without_their_end_and_among_other_bytes_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = jpeg(96, 64);
+    let bare = &one[..one.len() - 2];
+    let boundary = b"--frame\r\nContent-Type: image/jpeg\r\n\r\n";
+    let multipart = [boundary, &one[..], b"\r\n"].concat().repeat(3);
+    for (name, bytes, expected) in [
+        ("no EOI", bare.repeat(4), 4),
+        ("multipart", multipart, 3),
+        ("text before", [b"Setting pipeline to PAUSED ...\n".repeat(20), one.repeat(2)].concat(), 2),
+        ("in the middle of a frame", [&one[one.len() / 2..], &one, &one].concat(), 2),
+    ] {
+        std::fs::write(folder.path().join("stream"), &bytes).unwrap();
+        let source = format!("exec:cat '{}'", folder.path().join("stream").display());
+        let mut command = flytrap();
+        command.args([
+            "run",
+            "--until-end",
+            "--uplink",
+            "stdout",
+            "--model",
+            &data("squares.onnx"),
+            "--source",
+            &source,
+        ]);
+        let output = output(&mut command);
+        assert!(output.status.success(), "{name}: {}", told(&output));
+        let events = json_lines(&output);
+        let stats = of_type(&events, "stats");
+        let count = |key: &str| stats.last().unwrap()[key].as_u64().unwrap();
+        assert_eq!(
+            (count("frames_captured"), count("frames_corrupt")),
+            (expected, 0),
+            "{name}: {}",
+            told(&output)
+        );
+    }
+}
+
+#[test]
+fn a_recording_without_a_usable_frame_is_an_error_with_its_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(folder.path(), "torn.mjpeg", &torn_jpeg(64, 64).repeat(3));
+    let mut command = flytrap();
+    command.args(["run", "--until-end", "--uplink", "stdout", "--model", &data("squares.onnx"), "--source"]);
+    let output = output(command.arg(format!("file:{}", path.display())));
+    let text = told(&output);
+    assert_eq!(output.status.code(), Some(4), "{text}");
+    assert!(
+        text.contains("no usable frame (3 came") && text.contains("the JPEG ends before its picture does"),
+        "{text}"
+    );
+    assert!(output_of_squares().status.success());
+}
+
+/// The check above must not make an error of a good recording.
+fn output_of_squares() -> std::process::Output {
+    output(run_squares().args(["--uplink", "stdout"]))
+}
+
+/// Rows that a program pads: read as they lie, and noticed where the settings do not say so.
+#[test]
+fn padded_rows_are_read_and_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (width, height, row) = (76usize, 64usize, 128usize);
+    // A picture with something to see in it: a slope with an edge.
+    let value = |x: usize, y: usize| if x > 40 { 200 - y as u8 } else { (x + y) as u8 };
+    let mut padded = Vec::new();
+    for y in 0..height {
+        padded.extend((0..row).map(|x| if x < width { value(x, y) } else { 0 }));
+    }
+    for _ in 0..height {
+        padded.extend([128u8; 64]);
+    }
+    let path = write(folder.path(), "clip.yuv", &padded.repeat(3));
+    let run = |settings: &str| {
+        let config =
+            config(&format!("[camera]\nwidth = {width}\nheight = {height}\nfps = \"5\"\n{settings}"));
+        let mut command = flytrap();
+        command.args([
+            "run",
+            "--until-end",
+            "--uplink",
+            "stdout",
+            "--model",
+            &data("squares.onnx"),
+            "--config",
+        ]);
+        let output =
+            output(command.arg(config.path()).args(["--source", &format!("file:{}", path.display())]));
+        assert!(output.status.success(), "{}", told(&output));
+        let events = json_lines(&output);
+        (of_type(&events, "stats").last().unwrap()["frames_captured"].as_u64().unwrap(), told(&output))
+    };
+    let (frames, text) = run("row_bytes = 128\n");
+    assert!(frames == 3 && !text.contains("slanted") && !text.contains("bytes are"), "{frames}: {text}");
+    let (frames, text) = run("");
+    assert!(
+        frames == 5 && text.contains("set camera.row_bytes = 128") && text.contains("frames of 7296 and"),
+        "{frames}: {text}"
+    );
+}
+
+#[test]
+fn a_program_whose_bytes_are_no_frame_is_told_so() {
+    let script = Script::new("while :; do head -c 1000 /dev/zero; sleep 0.05; done\n");
+    let params =
+        CaptureParams { idle_timeout: Duration::from_secs(1), pixel: Some(PixelFormat::Mjpeg), ..live() };
+    let error = refused(&script.command(), &params);
+    assert_eq!(error.class(), Class::Retry, "{error}");
+    assert!(error.to_string().contains("no frame within 1s, though "), "{error}");
 }

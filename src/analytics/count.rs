@@ -32,6 +32,10 @@ use crate::platform::clock::Mono;
 
 /// Shortest line, parts of the frame's diagonal: a fifteenth of a 1280x720 frame's width is 85 px, 0.02 are 29 px.
 const LENGTH_MIN: f32 = 0.02;
+/// Least distance of a line from the edge along which it runs, parts of the picture's side. A car of a fifth of the picture's width is
+/// seen whole on both sides of a line at this distance; nearer, its box is cut off by the edge, and its foot stops short of the line,
+/// or passes it before there is a track.
+const EDGE_MIN: f32 = 0.1;
 /// Tolerance beyond the ends of a line, pixels: half a pixel is rounding.
 const END_TOLERANCE_PX: f32 = 0.5;
 
@@ -69,6 +73,23 @@ impl Line {
             Direction::Forward => &self.forward,
             Direction::Backward => &self.backward,
         }
+    }
+
+    /// What is wrong with a line that lies along an edge of the picture, within [`EDGE_MIN`] of it, if this one does.
+    pub fn edge_warning(&self) -> Option<String> {
+        let near = |distance: fn(PointRel) -> f32| distance(self.a).max(distance(self.b)) < EDGE_MIN;
+        let edges: [(&str, fn(PointRel) -> f32); 4] = [
+            ("left", |point| point.x),
+            ("right", |point| 1.0 - point.x),
+            ("upper", |point| point.y),
+            ("lower", |point| 1.0 - point.y),
+        ];
+        let (edge, _) = edges.into_iter().find(|(_, distance)| near(*distance))?;
+        Some(format!(
+            "line '{}' lies within {EDGE_MIN} of the picture's {edge} edge: road users are cut off there before they have crossed it, and \
+             not all are counted: move it towards the middle",
+            self.name
+        ))
     }
 
     /// Checks the line.
@@ -352,5 +373,33 @@ impl AtLine {
             Direction::Backward => &mut self.backward_done,
         };
         (!std::mem::replace(done, true)).then_some(direction)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_along_an_edge_is_warned_about() {
+        let line = |a: (f32, f32), b: (f32, f32)| Line {
+            a: PointRel { x: a.0, y: a.1 },
+            b: PointRel { x: b.0, y: b.1 },
+            ..Line::middle()
+        };
+        assert_eq!(Line::middle().edge_warning(), None, "its ends lie on two edges");
+        for (a, b, edge) in [
+            ((0.0, 0.95), (1.0, 0.92), Some("lower")),
+            ((0.0, 0.02), (1.0, 0.02), Some("upper")),
+            ((0.05, 0.0), (0.05, 1.0), Some("left")),
+            ((0.97, 1.0), (0.91, 0.3), Some("right")),
+            ((0.0, 0.95), (1.0, 0.8), None),
+            ((0.1, 0.0), (0.1, 1.0), None),
+        ] {
+            let warning = line(a, b).edge_warning();
+            let words = edge.map(|edge| format!("{edge} edge"));
+            assert_eq!(warning.is_some(), edge.is_some(), "{warning:?}");
+            assert!(warning.zip(words).is_none_or(|(warning, words)| warning.contains(&words)));
+        }
     }
 }

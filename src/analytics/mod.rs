@@ -5,6 +5,8 @@
 pub mod count;
 pub mod track;
 
+use std::time::Duration;
+
 use crate::analytics::count::{Counter, Line};
 use crate::analytics::track::{TrackEvent, Tracker};
 use crate::base::error::Result;
@@ -12,6 +14,33 @@ use crate::base::geometry::{BoxPx, Frame};
 use crate::event::{Body, Crossing, Name, TrackBegin, TrackEnd, fixed};
 use crate::platform::clock::Mono;
 use crate::vision::detect::{ClassId, Detection};
+
+/// Notices a view in which things move and the model sees none of them: from straight above, or far too small. Pure.
+#[derive(Debug, Default)]
+pub struct UnseenMotion {
+    moved: Duration,
+    last: Option<Mono>,
+    told: bool,
+}
+
+impl UnseenMotion {
+    /// Time of motion without a detection after which it is told: single leaves and headlights do not move for so long.
+    const LIMIT: Duration = Duration::from_secs(60);
+    /// Most time that counts between two frames.
+    const STEP_MAX: Duration = Duration::from_secs(1);
+
+    /// A frame was taken at `at`; whether the gate saw motion in it, and how much was detected. True when it is to be told: once,
+    /// until something is detected.
+    pub fn look(&mut self, at: Mono, moving: bool, detections: u32) -> bool {
+        let step = self.last.replace(at).map_or(Duration::ZERO, |last| at.since(last).min(Self::STEP_MAX));
+        if detections > 0 {
+            (self.moved, self.told) = (Duration::ZERO, false);
+        } else if moving {
+            self.moved += step;
+        }
+        self.moved >= Self::LIMIT && !std::mem::replace(&mut self.told, true)
+    }
+}
 
 /// Settings of both.
 #[derive(Debug, Clone)]
@@ -132,5 +161,36 @@ fn tell_track(event: TrackEvent<'_>, names: &[Name], counter: &mut Counter, on: 
                 reason,
             }));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_minute_of_motion_without_a_detection_is_told_once() {
+        let mut unseen = UnseenMotion::default();
+        let mut frame = 0;
+        // Told after how many frames, at 5 frames a second.
+        let mut told = |unseen: &mut UnseenMotion, frames: u64, moving: bool, detections: u32| {
+            let mut at = Vec::new();
+            for number in 0..frames {
+                frame += 1;
+                if unseen.look(Mono::from_nanos(frame * 200_000_000), moving, detections) {
+                    at.push(number);
+                }
+            }
+            at
+        };
+        assert_eq!(told(&mut unseen, 1000, false, 0), [] as [u64; 0], "nothing moves");
+        assert_eq!(told(&mut unseen, 1000, true, 0), [299]);
+        assert_eq!(told(&mut unseen, 5, true, 1), [] as [u64; 0]);
+        assert_eq!(told(&mut unseen, 299, true, 0), [] as [u64; 0]);
+        assert_eq!(told(&mut unseen, 1000, false, 0), [] as [u64; 0], "what does not move does not count");
+        assert_eq!(told(&mut unseen, 2, true, 0), [0]);
+        // A gap between frames is no motion.
+        let mut unseen = UnseenMotion::default();
+        assert!(!(0..50).any(|hour| unseen.look(Mono::from_nanos(hour * 3_600_000_000_000), true, 0)));
     }
 }

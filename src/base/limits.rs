@@ -2,8 +2,9 @@
 //!
 //! A limit that can drop something has a counter with the same root in [`crate::metrics`] (invariant I4).
 
-/// Largest side of a frame, pixels. 4K cameras fit; `u16` holds every coordinate.
-pub const FRAME_SIDE_MAX: u32 = 4096;
+/// Largest side of a frame, pixels. Cameras of 33 megapixels (8K) fit; `u16` holds every coordinate. Memory is planned by the
+/// frames that come, not by this.
+pub const FRAME_SIDE_MAX: u32 = 8192;
 
 /// Smallest side of a frame, pixels: the chroma of a 4:2:0 frame and the gate's cells need something to stand on.
 pub const FRAME_SIDE_MIN: u32 = 16;

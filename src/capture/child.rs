@@ -105,9 +105,11 @@ pub(super) struct Program {
     stop: Stop,
     /// Until when reads wait.
     deadline: Mono,
-    /// Since when we wait for bytes in vain.
+    /// Since when no bytes have come.
     silent_since: Option<Mono>,
     read_at: Mono,
+    /// Bytes read so far.
+    received: u64,
 }
 
 impl Program {
@@ -144,6 +146,7 @@ impl Program {
             deadline: now,
             silent_since: None,
             read_at: now,
+            received: 0,
         };
         let set = |fd: &dyn AsFd| -> rustix::io::Result<()> {
             let flags = rustix::fs::fcntl_getfl(fd.as_fd())?;
@@ -163,7 +166,12 @@ impl Program {
         self.deadline = self.clock.mono() + patience;
     }
 
-    /// How long we have been waiting for bytes in vain.
+    /// Bytes that it has written so far.
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// How long no bytes have come.
     pub(super) fn silence(&self) -> Duration {
         self.silent_since.map_or(Duration::ZERO, |since| self.clock.mono().since(since))
     }
@@ -269,6 +277,7 @@ impl Program {
                 Ok(count) => {
                     self.silent_since = None;
                     self.read_at = self.clock.mono();
+                    self.received += count as u64;
                     return Ok(Got::Some(count));
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

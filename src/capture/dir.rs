@@ -1,9 +1,12 @@
-//! `dir:` - the pictures of a folder, in the order of their names.
+//! `dir:` - the pictures of a folder, in the order of their names: `2.jpg` before `10.jpg`. Hidden files (`._x.jpg`) are none.
 //!
-//! The folder is listed once, when it is opened, and every header looked at; a picture that is added later is not seen.
-//! Baseline JPEGs go straight into the caller's buffer; PNGs and progressive JPEGs are decoded on the heap, one at a time.
-//! Never looks into folders below.
+//! The folder is listed when it is opened, and every header looked at. A live folder is listed again while nothing else is to be done:
+//! pictures that are added later come once each, when they have stopped growing. Baseline JPEGs go straight into the caller's buffer;
+//! all others are decoded on the heap, one at a time. Never looks into folders below.
 
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,16 +15,24 @@ use std::time::Duration;
 
 use super::mjpeg_stream::{Head, jpeg_head};
 use super::rate::{FrameRate, Timeline};
-use super::{Advance, AtEnd, CaptureParams, ColorOverride, Filled, FrameSource, picture};
+use super::{Advance, AtEnd, CaptureParams, ColorOverride, Filled, FrameSource, Timing, picture};
 use crate::base::error::{Error, Kind, Result};
+use crate::base::stop::Stop;
 use crate::capture::frame::{FrameFormat, PixelFormat};
-use crate::platform::clock::Clock;
+use crate::platform::clock::{Clock, Mono};
 
 /// Most pictures of a folder: their names are kept in memory, and each header is read when it is opened.
 pub const PICTURES_MAX: usize = 100_000;
+/// How often a live folder is listed. A picture whose size is the same in two lists is complete.
+const LIST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A folder of pictures.
 pub struct DirSource {
+    folder: PathBuf,
+    /// What is known of a live folder.
+    watch: Option<Watch>,
+    clock: Arc<dyn Clock>,
+    stop: Stop,
     pictures: Vec<Entry>,
     format: FrameFormat,
     slot_bytes: usize,
@@ -34,10 +45,50 @@ pub struct DirSource {
     over: bool,
 }
 
-/// A picture and whether its header promised a baseline JPEG.
+/// A picture and whether its header promised a JPEG that goes into the ring as it is.
 struct Entry {
     path: PathBuf,
     baseline: bool,
+    bytes: usize,
+}
+
+/// What is known of a live folder.
+struct Watch {
+    known: BTreeMap<OsString, Seen>,
+    next_list: Mono,
+    /// Listing failed, which was said.
+    failed: bool,
+}
+
+/// A file of a live folder in the last list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// It has had its turn.
+    Taken,
+    /// It had this many bytes.
+    Growing(u64),
+}
+
+impl Watch {
+    /// The names that are complete and were not taken yet. What is no longer in the folder is forgotten.
+    fn complete(&mut self, list: Vec<(OsString, u64)>) -> Vec<OsString> {
+        let mut new = Vec::new();
+        let mut known = BTreeMap::new();
+        for (name, bytes) in list {
+            let seen = match self.known.get(&name) {
+                Some(Seen::Taken) => Seen::Taken,
+                Some(Seen::Growing(before)) if *before == bytes && bytes > 0 => {
+                    new.push(name.clone());
+                    Seen::Taken
+                }
+                Some(Seen::Growing(_)) | None => Seen::Growing(bytes),
+            };
+            known.insert(name, seen);
+        }
+        self.known = known;
+        new.sort_by(|a, b| by_number(a.as_encoded_bytes(), b.as_encoded_bytes()));
+        new
+    }
 }
 
 impl DirSource {
@@ -45,34 +96,27 @@ impl DirSource {
     /// is reported when its turn comes.
     ///
     /// # Errors
-    /// Fatal with the remedy: no such folder, none of these files, none with a good header, more than [`PICTURES_MAX`].
+    /// Fatal with the remedy: no such folder, more than [`PICTURES_MAX`]; none of these files, or none with a good header (for a live
+    /// folder Retry: they may come).
     pub fn open(path: &Path, params: &CaptureParams, clock: Arc<dyn Clock>) -> Result<Self> {
-        let fatal = |text: &str| Error::fatal(Kind::Source, format!("folder '{}': {text}", path.display()));
-        let mut pictures = Vec::new();
-        let unread = |error: std::io::Error| {
-            if error.kind() == std::io::ErrorKind::NotADirectory {
-                return fatal("is no folder: use file: for a recording");
-            }
-            fatal("cannot be listed: check the path and its rights").caused_by(error)
+        let is_live = params.timing == Timing::Live && params.at_end == AtEnd::Stop;
+        let none = |text: &str| {
+            let make: fn(Kind, String) -> Error = if is_live { Error::retry } else { Error::fatal };
+            make(Kind::Source, format!("folder '{}': {text}", path.display()))
         };
-        for entry in std::fs::read_dir(path).map_err(unread)? {
-            let path = entry.map_err(unread)?.path();
-            if is_picture_name(&path) && !path.is_dir() {
-                if pictures.len() == PICTURES_MAX {
-                    return Err(fatal(&format!("has more than {PICTURES_MAX} pictures: split it")));
-                }
-                pictures.push(Entry { path, baseline: false });
-            }
+        let list = list(path)?;
+        if list.is_empty() {
+            return Err(none("has no .jpg, .jpeg or .png in it"));
         }
-        if pictures.is_empty() {
-            return Err(fatal("has no .jpg, .jpeg or .png in it"));
-        }
-        pictures.sort_by(|a, b| a.path.cmp(&b.path));
+        let mut names: Vec<&OsString> = list.iter().map(|(name, _)| name).collect();
+        names.sort_by(|a, b| by_number(a.as_encoded_bytes(), b.as_encoded_bytes()));
+        let mut pictures = Vec::with_capacity(names.len());
         let (mut format, mut slot_bytes, mut first_error) = (None::<FrameFormat>, 0, None);
-        for entry in &mut pictures {
-            match picture::announced(&entry.path) {
+        for name in names {
+            let (entry, found) = announced(path.join(name));
+            pictures.push(entry);
+            match found {
                 Ok(found) => {
-                    entry.baseline = found.format.pixel == PixelFormat::Mjpeg;
                     slot_bytes = slot_bytes.max(found.bytes);
                     format = Some(format.map_or(found.format, |format| around(&format, &found.format)));
                 }
@@ -82,7 +126,7 @@ impl DirSource {
             }
         }
         let Some(mut format) = format else {
-            let error = fatal("none of its pictures can be read");
+            let error = none("none of its pictures can be read");
             return Err(match first_error {
                 Some(first) => error.caused_by(first),
                 None => error,
@@ -90,7 +134,16 @@ impl DirSource {
         };
         format.color = params.color.apply(format.color);
         let rate = params.fps.unwrap_or(FrameRate::whole(1));
+        let watch = is_live.then(|| Watch {
+            known: list.into_iter().map(|(name, _)| (name, Seen::Taken)).collect(),
+            next_list: clock.mono() + LIST_INTERVAL,
+            failed: false,
+        });
         Ok(DirSource {
+            folder: path.to_owned(),
+            watch,
+            clock: Arc::clone(&clock),
+            stop: params.stop.clone(),
             pictures,
             slot_bytes: slot_bytes.max(format.slot_bytes()),
             format,
@@ -101,6 +154,37 @@ impl DirSource {
             announced: None,
             over: false,
         })
+    }
+
+    /// All pictures of a live folder were taken: lists it again, if it is time to. Waits at most `patience`.
+    fn look_for_more(&mut self, patience: Duration) {
+        let Some(watch) = &mut self.watch else { return };
+        let now = self.clock.mono();
+        if now < watch.next_list {
+            self.stop.wait(watch.next_list.since(now).min(patience));
+            return;
+        }
+        watch.next_list = now + LIST_INTERVAL;
+        let new = match list(&self.folder) {
+            Ok(list) => watch.complete(list),
+            Err(error) => {
+                if !std::mem::replace(&mut watch.failed, true) {
+                    tracing::warn!(%error, "no new pictures are seen until the folder can be listed again");
+                }
+                return;
+            }
+        };
+        watch.failed = false;
+        (self.pictures, self.next) = (Vec::with_capacity(new.len()), 0);
+        for name in new {
+            let (entry, found) = announced(self.folder.join(name));
+            self.pictures.push(entry);
+            if let Ok(found) = found {
+                self.slot_bytes = self.slot_bytes.max(found.bytes);
+                let color = self.format.color;
+                self.format = FrameFormat { color, ..around(&self.format, &found.format) };
+            }
+        }
     }
 }
 
@@ -113,12 +197,20 @@ impl FrameSource for DirSource {
         self.slot_bytes
     }
 
+    fn announced_bytes(&self) -> Option<usize> {
+        self.announced.and_then(|at| self.pictures.get(at)).map(|entry| entry.bytes)
+    }
+
     fn advance(&mut self, patience: Duration) -> Result<Advance> {
         self.announced = None;
         if self.next == self.pictures.len() {
-            match self.at_end {
-                AtEnd::Stop => self.over = true,
-                AtEnd::Loop => self.next = 0,
+            match (self.at_end, self.watch.is_some()) {
+                (AtEnd::Stop, true) => {
+                    self.look_for_more(patience);
+                    return Ok(Advance::Idle);
+                }
+                (AtEnd::Stop, false) => self.over = true,
+                (AtEnd::Loop, _) => self.next = 0,
             }
         }
         if self.over {
@@ -160,13 +252,82 @@ fn around(a: &FrameFormat, b: &FrameFormat) -> FrameFormat {
     FrameFormat { width, height, row_bytes, ..*mjpeg.unwrap_or(a) }
 }
 
-fn is_picture_name(path: &Path) -> bool {
-    path.extension()
-        .and_then(|extension| extension.to_str())
-        .is_some_and(|e| ["jpg", "jpeg", "png"].iter().any(|known| e.eq_ignore_ascii_case(known)))
+/// The pictures of a folder and their lengths in bytes, in no order.
+fn list(folder: &Path) -> Result<Vec<(OsString, u64)>> {
+    let fatal = |text: &str| Error::fatal(Kind::Source, format!("folder '{}': {text}", folder.display()));
+    let unread = |error: std::io::Error| {
+        if error.kind() == std::io::ErrorKind::NotADirectory {
+            return fatal("is no folder: use file: for a recording");
+        }
+        fatal("cannot be listed: check the path and its rights").caused_by(error)
+    };
+    let mut pictures = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unread)? {
+        let path = entry.map_err(unread)?.path();
+        let (Some(name), true) = (path.file_name(), is_picture_name(&path)) else { continue };
+        // A link that leads nowhere is listed, and told when its turn comes.
+        let data = std::fs::metadata(&path);
+        if data.as_ref().is_ok_and(std::fs::Metadata::is_dir) {
+            continue;
+        }
+        if pictures.len() == PICTURES_MAX {
+            return Err(fatal(&format!("has more than {PICTURES_MAX} pictures: split it")));
+        }
+        pictures.push((name.to_owned(), data.map_or(0, |data| data.len())));
+    }
+    Ok(pictures)
 }
 
-/// A baseline JPEG, straight into the buffer. The file may have changed since it was listed, so its header counts anew.
+/// What the header of the picture `path` promises.
+fn announced(path: PathBuf) -> (Entry, Result<picture::Announced>) {
+    let found = picture::announced(&path);
+    let baseline = found.as_ref().is_ok_and(|found| found.format.pixel == PixelFormat::Mjpeg);
+    let bytes = found.as_ref().map_or(0, |found| found.bytes);
+    (Entry { path, baseline, bytes }, found)
+}
+
+/// Whether this is the name of a picture: `.jpg`, `.jpeg` or `.png`, in any case. Hidden files are none: macOS puts `._x.jpg`, which
+/// is no picture, beside each `x.jpg` on foreign disks.
+pub fn is_picture_name(path: &Path) -> bool {
+    let is_hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    !is_hidden
+        && extension.is_some_and(|e| ["jpg", "jpeg", "png"].iter().any(|known| e.eq_ignore_ascii_case(known)))
+}
+
+/// Orders names as people do: runs of digits by their number, everything else by its bytes.
+pub fn by_number(a: &[u8], b: &[u8]) -> Ordering {
+    let (mut rest_a, mut rest_b) = (a, b);
+    while let (Some(&first_a), Some(&first_b)) = (rest_a.first(), rest_b.first()) {
+        if first_a.is_ascii_digit() && first_b.is_ascii_digit() {
+            let (number_a, number_b);
+            (number_a, rest_a) = number(rest_a);
+            (number_b, rest_b) = number(rest_b);
+            // Without leading zeros the longer number is the larger one.
+            let order = number_a.len().cmp(&number_b.len()).then_with(|| number_a.cmp(number_b));
+            if order.is_ne() {
+                return order;
+            }
+        } else {
+            if first_a != first_b {
+                return first_a.cmp(&first_b);
+            }
+            (rest_a, rest_b) = (&rest_a[1..], &rest_b[1..]);
+        }
+    }
+    // Equal but for leading zeros, or one is the beginning of the other.
+    rest_a.len().cmp(&rest_b.len()).then_with(|| a.cmp(b))
+}
+
+/// The digits that `text` begins with, without leading zeros, and what follows them.
+fn number(text: &[u8]) -> (&[u8], &[u8]) {
+    let end = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, rest) = text.split_at(end);
+    let zeros = digits.iter().take_while(|&&digit| digit == b'0').count();
+    (&digits[zeros..], rest)
+}
+
+/// A baseline JPEG, straight into the buffer. The file may have changed since it was listed, so its header counts again.
 fn read_jpeg(path: &Path, buffer: &mut [u8]) -> Result<Filled> {
     let refuse = |why: &str| Error::degrade(Kind::Source, format!("picture '{}': {why}", path.display()));
     let unread = |error: std::io::Error| refuse("cannot be read").caused_by(error);
@@ -187,7 +348,7 @@ fn read_jpeg(path: &Path, buffer: &mut [u8]) -> Result<Filled> {
         }
     }
     match jpeg_head(&buffer[..used]) {
-        Head::Info(info) if info.baseline => {
+        Head::Info(info) if info.baseline && info.orientation == 1 => {
             let format = info.format(ColorOverride::default()).map_err(|why| refuse(&why))?;
             Ok(Filled { format, bytes_used: used })
         }
@@ -271,6 +432,77 @@ mod tests {
             }
             assert_eq!(source.read_into(&mut buffer).unwrap_err().class(), Class::Degrade, "once a frame");
         }
+    }
+
+    #[test]
+    fn names_are_ordered_by_their_numbers() {
+        for (low, high) in [
+            ("2.jpg", "10.jpg"),
+            ("a9", "a10"),
+            ("a1b2", "a1b10"),
+            ("a", "a1"),
+            ("01", "1"),
+            ("1", "02"),
+            ("x99999999999999999999999998", "x99999999999999999999999999"),
+            ("", "0"),
+            ("B", "a"),
+        ] {
+            let order = by_number(low.as_bytes(), high.as_bytes());
+            assert_eq!(
+                (order, by_number(high.as_bytes(), low.as_bytes())),
+                (Ordering::Less, Ordering::Greater),
+                "{low} {high}"
+            );
+            assert_eq!(by_number(low.as_bytes(), low.as_bytes()), Ordering::Equal);
+        }
+    }
+
+    /// A folder that stands in for a camera waits for more, takes each picture once and only when it has stopped growing.
+    #[test]
+    fn a_live_folder_takes_each_picture_once_when_it_is_complete() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
+        let clock = Arc::new(FakeClock::default());
+        let params =
+            CaptureParams { timing: Timing::Live, fps: FrameRate::new(1000, 1), ..CaptureParams::default() };
+        let empty = DirSource::open(dir.path(), &params, clock.clone()).unwrap_err();
+        assert_eq!(empty.class(), Class::Retry, "{empty}");
+        for name in ["10.jpg", "2.jpg", "1.jpg", "._1.jpg"] {
+            write(name, &skeleton(64, 48, 1));
+        }
+        let mut source = DirSource::open(dir.path(), &params, clock.clone()).unwrap();
+        let mut buffer = vec![0; source.slot_bytes()];
+        // What comes in so many seconds: the widths of the pictures.
+        let mut come = |source: &mut DirSource, seconds: u64| {
+            let mut widths = Vec::new();
+            for _ in 0..seconds * 10 {
+                clock.set(clock.mono() + Duration::from_millis(100));
+                match source.advance(Duration::ZERO).unwrap() {
+                    Advance::Frame(_) => {
+                        widths.push(source.read_into(&mut buffer).map_or(0, |f| f.format.width))
+                    }
+                    Advance::Idle => {}
+                    Advance::End => panic!("it has no end"),
+                }
+            }
+            widths
+        };
+        let names: Vec<_> =
+            source.pictures.iter().map(|entry| entry.path.file_name().unwrap().to_owned()).collect();
+        assert_eq!(names, ["1.jpg", "2.jpg", "10.jpg"]);
+        assert_eq!(come(&mut source, 5), [64, 64, 64]);
+        let whole = skeleton(80, 48, 1);
+        write("11.jpg", &whole[..20]);
+        write("9.jpg", &skeleton(32, 32, 1));
+        assert_eq!(come(&mut source, 1), [] as [u32; 0], "seen once is not complete");
+        write("11.jpg", &whole);
+        assert_eq!(come(&mut source, 4), [32, 80]);
+        assert_eq!(source.format().width, 80);
+        assert_eq!(come(&mut source, 5), [] as [u32; 0], "once each");
+        std::fs::remove_file(dir.path().join("9.jpg")).unwrap();
+        assert_eq!(come(&mut source, 2), [] as [u32; 0]);
+        write("9.jpg", &skeleton(48, 48, 1));
+        assert_eq!(come(&mut source, 4), [48], "a new one of an old name");
     }
 
     #[test]

@@ -61,8 +61,9 @@ impl ExecSource {
         let framer = match Framer::open(&mut program, Expect::Look(params.pixel), params, &what) {
             Ok(Opened::Yes(framer)) => framer,
             Ok(Opened::Idle) => return Err(silent(&what, &mut program, params.idle_timeout)),
-            Ok(Opened::End(bytes)) => {
+            Ok(Opened::End) => {
                 let ended = program.ended();
+                let bytes = program.received();
                 let text =
                     format!("{ended} before its first frame, after {bytes} bytes{}", program.last_words());
                 return Err(named(Error::retry, &what, &text));
@@ -128,6 +129,10 @@ impl FrameSource for ExecSource {
         self.framer.format()
     }
 
+    fn announced_bytes(&self) -> Option<usize> {
+        self.framer.announced_bytes()
+    }
+
     fn advance(&mut self, patience: Duration) -> Result<Advance> {
         match self.state {
             State::Running => {}
@@ -184,7 +189,13 @@ impl FrameSource for ExecSource {
 }
 
 fn silent(what: &str, program: &mut Program, idle_timeout: Duration) -> Error {
-    let text = format!("no bytes for {idle_timeout:?}{}", program.last_words());
+    let text = match program.received() {
+        // At the opening bytes may come all the time and make no frame.
+        bytes if bytes > 0 && program.silence() < idle_timeout => {
+            format!("no frame within {idle_timeout:?}, though {bytes} bytes came{}", program.last_words())
+        }
+        _ => format!("no bytes for {idle_timeout:?}{}", program.last_words()),
+    };
     named(Error::retry, what, &text)
 }
 

@@ -100,13 +100,22 @@ impl FileSource {
         let mut bytes = FileBytes { file, at: 0, length };
         let framer = match Framer::open(&mut bytes, expect, params, &what) {
             Ok(Opened::Yes(framer)) => framer,
-            Ok(Opened::Idle | Opened::End(_)) if length == 0 => return Err(fatal("is empty")),
-            Ok(Opened::Idle | Opened::End(_)) => {
+            Ok(Opened::Idle | Opened::End) if length == 0 => return Err(fatal("is empty")),
+            Ok(Opened::Idle | Opened::End) => {
                 return Err(fatal(&format!("ends after {length} bytes, before its first frame")));
             }
             Err(Fault::Source(error)) => return Err(error),
             Err(Fault::Stream(text) | Fault::Frame(text)) => return Err(fatal(&text)),
         };
+        if let (Expect::Raw(_), Some(need)) = (expect, framer.format().frame_bytes()) {
+            let (frames, rest) = (length / need as u64, length % need as u64);
+            if rest > 0 {
+                tracing::warn!(
+                    "{what}: its {length} bytes are {frames} frames of {need} and {rest} more: check camera.width, camera.height, \
+                     camera.pixel_format and camera.row_bytes if that is no cut recording"
+                );
+            }
+        }
         let Some(rate) = params.fps.or(framer.rate()) else {
             return Err(Error::fatal(
                 Kind::Config,
@@ -152,6 +161,10 @@ impl FileSource {
 impl FrameSource for FileSource {
     fn format(&self) -> &FrameFormat {
         self.framer.format()
+    }
+
+    fn announced_bytes(&self) -> Option<usize> {
+        self.framer.announced_bytes()
     }
 
     fn advance(&mut self, patience: Duration) -> Result<Advance> {

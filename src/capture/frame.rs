@@ -175,8 +175,16 @@ impl FrameFormat {
         }
     }
 
+    /// The most bytes that a frame can sensibly have: those of a raw one, three a pixel for MJPEG (and room for its headers).
+    pub fn encoded_bytes_max(&self) -> usize {
+        self.frame_bytes().unwrap_or_else(|| {
+            let pixels = self.width as usize * self.height as usize;
+            (3 * pixels).clamp(256 << 10, FRAME_BYTES_MAX)
+        })
+    }
+
     /// Bytes that a ring slot for such frames needs. For MJPEG, whose frames have no fixed size: one byte and a half a
-    /// pixel, which a camera at best quality stays under; a larger frame is counted as corrupt.
+    /// pixel, which a camera at best quality stays under; slots for larger ones grow.
     pub fn slot_bytes(&self) -> usize {
         self.frame_bytes().unwrap_or_else(|| {
             let pixels = self.width as usize * self.height as usize;

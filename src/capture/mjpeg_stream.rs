@@ -1,9 +1,15 @@
 //! JPEGs one after the other: where one ends and the next begins, and what a JPEG says about itself before it is decoded.
 //!
-//! Pure. Walks from marker to marker (ITU-T T.81 annex B), so that a thumbnail inside a segment is not taken for a frame.
-//! Never decodes, never copies, never allocates but for the text of an error.
+//! Pure. Walks from marker to marker (ITU-T T.81 annex B), so that a thumbnail inside a segment is not taken for a frame. Bytes
+//! between segments (a segment that is longer than it says) are passed over, up to [`JUNK_BYTES_MAX`]. A frame ends with EOI;
+//! without one, where the next begins. Never decodes, never copies, never allocates but for the text of an error.
 
 use crate::capture::frame::{Color, FrameFormat, PixelFormat};
+
+/// Most bytes of a JPEG's headers that belong to no segment.
+const JUNK_BYTES_MAX: usize = 64 << 10;
+/// So many frames in a row of one other size: the stream has changed its size.
+const SIZE_STAYS_FRAMES: u32 = 3;
 
 /// What a JPEG's frame header (SOF) says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +22,10 @@ pub struct JpegInfo {
     pub components: u8,
     /// Huffman-coded, sequential, 8 bits, grey or colour: what our own decoder reads.
     pub baseline: bool,
+    /// Why no decoder here reads it, if none does.
+    pub refusal: Option<&'static str>,
+    /// How the picture is to be turned: EXIF's number, 1..=8; 1 as it is.
+    pub orientation: u8,
 }
 
 impl JpegInfo {
@@ -47,31 +57,107 @@ pub fn jpeg_head(bytes: &[u8]) -> Head {
         [] | [0xFF] => return Head::More,
         _ => return Head::Broken("it does not begin with FF D8"),
     };
+    let (mut junk, mut orientation) = (0, 1);
     loop {
         match segment(bytes, at) {
             Segment::More => return Head::More,
-            Segment::Broken(why) => return Head::Broken(why),
+            Segment::Junk { next } => {
+                junk += next - at;
+                at = next;
+                if junk > JUNK_BYTES_MAX {
+                    return Head::Broken(LOST_IN_JUNK);
+                }
+            }
+            Segment::Bare { marker: 0xD9, .. } => return Head::Broken("it ends before its frame header"),
             Segment::Bare { next, .. } => at = next,
             Segment::Body { marker, next, body } => {
                 if is_sof(marker) {
-                    let Some(&[precision, h1, h0, w1, w0, components]) = body.first_chunk::<6>() else {
-                        return Head::Broken("its frame header is cut off");
-                    };
-                    return Head::Info(JpegInfo {
-                        width: u32::from(u16::from_be_bytes([w1, w0])),
-                        height: u32::from(u16::from_be_bytes([h1, h0])),
-                        components,
-                        baseline: matches!(marker, 0xC0 | 0xC1)
-                            && precision == 8
-                            && matches!(components, 1 | 3),
-                    });
+                    return frame_header(marker, body, orientation);
                 }
                 if marker == 0xDA {
                     return Head::Broken("its picture data come before the frame header");
                 }
+                if marker == 0xE1 {
+                    orientation = exif_orientation(body).unwrap_or(orientation);
+                }
                 at = next;
             }
         }
+    }
+}
+
+const LOST_IN_JUNK: &str = "its headers are lost in other bytes";
+
+/// Reads SOF (T.81 B.2.2).
+fn frame_header(marker: u8, body: &[u8], orientation: u8) -> Head {
+    let Some(&[precision, h1, h0, w1, w0, components]) = body.first_chunk::<6>() else {
+        return Head::Broken("its frame header is cut off");
+    };
+    let refusal = match (marker, precision) {
+        (0xC0..=0xC2, 8) => None,
+        (0xC0..=0xC2, _) => Some("samples of more than 8 bits"),
+        (0xC3, _) => Some("lossless coding"),
+        (0xC9..=0xCB, _) => Some("arithmetic coding"),
+        _ => Some("hierarchical coding"),
+    };
+    Head::Info(JpegInfo {
+        width: u32::from(u16::from_be_bytes([w1, w0])),
+        height: u32::from(u16::from_be_bytes([h1, h0])),
+        components,
+        baseline: matches!(marker, 0xC0 | 0xC1) && precision == 8 && matches!(components, 1 | 3),
+        refusal,
+        orientation,
+    })
+}
+
+/// The orientation that an APP1 segment of EXIF tells: tag 0x0112 of the first directory of its TIFF structure (Exif 2.32, 4.6.4).
+fn exif_orientation(body: &[u8]) -> Option<u8> {
+    let tiff = body.strip_prefix(b"Exif\0\0")?;
+    let little = match tiff.first_chunk::<4>()? {
+        b"II*\0" => true,
+        b"MM\0*" => false,
+        _ => return None,
+    };
+    let short = |at: usize| {
+        let bytes = *tiff.get(at..)?.first_chunk::<2>()?;
+        Some(if little { u16::from_le_bytes(bytes) } else { u16::from_be_bytes(bytes) })
+    };
+    let directory = {
+        let bytes = *tiff.get(4..)?.first_chunk::<4>()?;
+        let offset = if little { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) };
+        usize::try_from(offset).ok().filter(|offset| *offset < tiff.len())?
+    };
+    let entries = usize::from(short(directory)?);
+    let entry = (0..entries).map(|index| directory + 2 + index * 12).find(|&at| short(at) == Some(0x0112))?;
+    // Type 3: one number of 16 bits, at the start of the entry's value.
+    (short(entry + 2)? == 3)
+        .then(|| short(entry + 8))?
+        .and_then(|value| u8::try_from(value).ok())
+        .filter(|value| (1..=8).contains(value))
+}
+
+/// Tells a stream that has changed its size from single frames of another size (a placeholder, a thumbnail, damage).
+#[derive(Debug, Default)]
+pub struct SizeWatch {
+    other: (u32, u32),
+    /// Frames in a row of that size.
+    count: u32,
+}
+
+impl SizeWatch {
+    /// Whether frames have another size than `size` from now on: the newest one, of size `found`, included.
+    pub fn has_changed(&mut self, size: (u32, u32), found: (u32, u32)) -> bool {
+        if size == found {
+            self.count = 0;
+            return false;
+        }
+        self.count = if self.other == found { self.count + 1 } else { 1 };
+        self.other = found;
+        let changed = self.count >= SIZE_STAYS_FRAMES;
+        if changed {
+            self.count = 0;
+        }
+        changed
     }
 }
 
@@ -82,7 +168,10 @@ fn is_sof(marker: u8) -> bool {
 
 enum Segment<'a> {
     More,
-    Broken(&'static str),
+    /// What lies before `next` belongs to no segment.
+    Junk {
+        next: usize,
+    },
     /// A marker without a body.
     Bare {
         marker: u8,
@@ -98,10 +187,13 @@ enum Segment<'a> {
 
 /// The segment at `at`, if it is wholly there.
 fn segment(bytes: &[u8], mut at: usize) -> Segment<'_> {
-    match bytes.get(at) {
-        None => return Segment::More,
-        Some(0xFF) => at += 1,
-        Some(_) => return Segment::Broken("something else where a marker must stand"),
+    match bytes.get(at..).unwrap_or(&[]) {
+        [] => return Segment::More,
+        [0xFF, ..] => at += 1,
+        rest => {
+            let junk = rest.iter().position(|&byte| byte == 0xFF).unwrap_or(rest.len());
+            return Segment::Junk { next: at + junk };
+        }
     }
     // Any number of FF may fill the space before a marker.
     while bytes.get(at) == Some(&0xFF) {
@@ -109,16 +201,15 @@ fn segment(bytes: &[u8], mut at: usize) -> Segment<'_> {
     }
     let Some(&marker) = bytes.get(at) else { return Segment::More };
     match marker {
-        0x00 => Segment::Broken("a stuffed byte where a marker must stand"),
+        // A stuffed byte, or a code that T.81 reserves (table B.1).
+        0x00 | 0x02..=0xBF => Segment::Junk { next: at + 1 },
         0x01 | 0xD0..=0xD9 => Segment::Bare { marker, next: at + 1 },
         _ => {
             let Some(&[high, low]) = bytes.get(at + 1..).and_then(|rest| rest.first_chunk::<2>()) else {
                 return Segment::More;
             };
-            let length = usize::from(u16::from_be_bytes([high, low]));
-            if length < 2 {
-                return Segment::Broken("a segment shorter than its own length");
-            }
+            // A length below that of its own two bytes: the next marker tells where the segment ends.
+            let length = usize::from(u16::from_be_bytes([high, low])).max(2);
             match bytes.get(at + 3..at + 1 + length) {
                 Some(body) => Segment::Body { marker, next: at + 1 + length, body },
                 None => Segment::More,
@@ -147,6 +238,10 @@ pub struct Splitter {
     at: usize,
     /// Inside entropy-coded data rather than between segments.
     in_scan: bool,
+    /// A scan has begun: there is a picture, perhaps without its end.
+    has_scan: bool,
+    /// Bytes so far that belong to no segment.
+    junk: usize,
 }
 
 impl Splitter {
@@ -177,19 +272,43 @@ impl Splitter {
             }
             match segment(bytes, self.at) {
                 Segment::More => return Scan::More,
-                Segment::Broken(why) => return self.broken(bytes, why),
+                Segment::Junk { next } => {
+                    self.junk += next - self.at;
+                    self.at = next;
+                    if self.junk > JUNK_BYTES_MAX {
+                        return self.broken(bytes, LOST_IN_JUNK);
+                    }
+                }
                 Segment::Bare { marker: 0xD9, next } => {
                     self.restart();
                     return Scan::Frame(next);
                 }
                 Segment::Bare { marker: 0xD8, next } => {
+                    let (has_scan, is_first) = (self.has_scan, self.at == 2);
                     self.restart();
+                    if has_scan {
+                        // No EOI: the next frame ends this one, and the decoder judges it.
+                        return Scan::Frame(next - 2);
+                    }
+                    if is_first {
+                        // Two SOI.
+                        return Scan::Skip(next - 2);
+                    }
                     return Scan::Broken(next - 2, "the next one begins inside it");
                 }
                 Segment::Bare { next, .. } => self.at = next,
-                Segment::Body { marker, next, .. } => (self.at, self.in_scan) = (next, marker == 0xDA),
+                Segment::Body { marker, next, .. } => {
+                    (self.at, self.in_scan) = (next, marker == 0xDA);
+                    self.has_scan |= self.in_scan;
+                }
             }
         }
+    }
+
+    /// Whether the bytes since the last answer are a frame if no more come: a picture of which only EOI is missing, or more; the
+    /// decoder judges.
+    pub fn ends_here(&self) -> bool {
+        self.has_scan
     }
 
     /// Forgets the frame that it was in: the bytes before the next call were dropped.
@@ -213,14 +332,14 @@ fn find_start(bytes: &[u8]) -> usize {
     }
 }
 
-/// Index of the marker that ends the entropy-coded data from `at` on (restarts and stuffed bytes belong to it), or how far it
-/// was looked.
+/// Index of the marker that ends the entropy-coded data from `at` on (restarts, stuffed bytes and codes that are no marker belong to
+/// it), or how far it was looked.
 fn entropy_end(bytes: &[u8], mut at: usize) -> Result<usize, usize> {
     while let Some(found) = bytes.get(at..).and_then(|rest| rest.iter().position(|&b| b == 0xFF)) {
         at += found;
         match bytes.get(at + 1) {
             None => return Err(at),
-            Some(0x00 | 0xD0..=0xD7) => at += 2,
+            Some(0x00..=0xBF | 0xD0..=0xD7) => at += 2,
             // A fill byte: the next FF decides.
             Some(0xFF) => at += 1,
             Some(_) => return Ok(at),
@@ -282,20 +401,105 @@ pub(super) mod tests {
         }
     }
 
+    /// Within its headers it is none; within its picture the decoder judges, as EOI alone may be missing.
     #[test]
-    fn a_torn_frame_costs_itself_only() {
+    fn a_torn_frame_ends_where_the_next_begins() {
         let (a, b) = (skeleton(64, 48, 1), skeleton(64, 48, 2));
-        let torn = &a[..a.len() - 4];
-        for piece in [1, 3, 1000] {
-            let found = split(&[torn, &b[..]].concat(), piece);
-            assert_eq!(found, [(false, torn.to_vec()), (true, b.clone())], "pieces of {piece}");
+        let sof = a.windows(2).rposition(|pair| pair == [0xFF, 0xC0]).unwrap();
+        for (torn, whole) in [(&a[..sof], false), (&a[..a.len() - 4], true), (&a[..a.len() - 2], true)] {
+            for piece in [1, 3, 1000] {
+                let found = split(&[torn, &b[..]].concat(), piece);
+                assert_eq!(found, [(whole, torn.to_vec()), (true, b.clone())], "pieces of {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn segments_longer_than_they_say_and_a_second_soi_cost_nothing() {
+        let (a, b) = (skeleton(64, 48, 1), skeleton(64, 48, 2));
+        let Head::Info(info) = jpeg_head(&a) else { panic!() };
+        for junk in [
+            &[&[0xFF, 0xFE, 0, 4, b'a', b'b'][..], &[0; 608]].concat()[..],
+            &[0xFF, 0xE1, 0, 0, 7, 7],
+            &[7, 0xFF, 0, 0xFF, 0x30, 0xFF, 0xD3],
+        ] {
+            let long = [&a[..2], junk, &a[2..]].concat();
+            assert_eq!(jpeg_head(&long), Head::Info(info));
+            for piece in [1, 3, 1000] {
+                let found = split(&[&long[..], &b].concat(), piece);
+                assert_eq!(found, [(true, long.clone()), (true, b.clone())], "{junk:?}, pieces of {piece}");
+            }
+        }
+        assert_eq!(
+            split(&[&[0xFF, 0xD8], &a[..], &[0xFF, 0xD8], &b].concat(), 5),
+            [(true, a.clone()), (true, b)]
+        );
+        let lost = [&a[..2], &vec![7; JUNK_BYTES_MAX + 1], &a[2..]].concat();
+        assert_eq!(jpeg_head(&lost), Head::Broken(LOST_IN_JUNK));
+        let found = split(&[&lost[..], &a].concat(), 1000);
+        assert_eq!(found.last(), Some(&(true, a)), "the next one is found");
+        assert!(!found[0].0);
+    }
+
+    #[test]
+    fn a_size_that_stays_is_taken_up_and_a_single_frame_is_not() {
+        let mut watch = SizeWatch::default();
+        let (small, large, other) = ((64, 48), (128, 96), (32, 32));
+        let changes = [small, large, small, large, large, other, large, large, large]
+            .map(|found| watch.has_changed(small, found));
+        assert_eq!(changes, [false, false, false, false, false, false, false, false, true]);
+        assert!(!watch.has_changed(large, large) && !watch.has_changed(large, small));
+    }
+
+    /// An APP1 segment with an orientation.
+    pub(in super::super) fn exif(orientation: u16, little: bool) -> Vec<u8> {
+        let short = |value: u16| if little { value.to_le_bytes() } else { value.to_be_bytes() };
+        let long = |value: u32| if little { value.to_le_bytes() } else { value.to_be_bytes() };
+        let mut tiff = if little { b"II*\0".to_vec() } else { b"MM\0*".to_vec() };
+        tiff.extend(long(8));
+        tiff.extend(short(2));
+        for (tag, value) in [(0x010f, 9), (0x0112, orientation)] {
+            tiff.extend(
+                short(tag).into_iter().chain(short(3)).chain(long(1)).chain(short(value)).chain([0, 0]),
+            );
+        }
+        let length = (tiff.len() as u16 + 8).to_be_bytes();
+        [&[0xFF, 0xE1], &length[..], b"Exif\0\0", &tiff].concat()
+    }
+
+    #[test]
+    fn the_orientation_is_read_and_nonsense_is_none() {
+        let jpeg = skeleton(64, 48, 0);
+        let orientation = |segment: &[u8]| match jpeg_head(&[&jpeg[..2], segment, &jpeg[2..]].concat()) {
+            Head::Info(info) => info.orientation,
+            other => panic!("{other:?}"),
+        };
+        for (written, read) in [(1, 1), (3, 3), (6, 6), (8, 8), (0, 1), (9, 1), (300, 1)] {
+            assert_eq!(
+                [true, false].map(|little| orientation(&exif(written, little))),
+                [read; 2],
+                "{written}"
+            );
+        }
+        let whole = exif(6, true);
+        for cut in 4..whole.len() {
+            let mut short = whole[..cut].to_vec();
+            short[2..4].copy_from_slice(&(cut as u16 - 2).to_be_bytes());
+            assert!([1, 6].contains(&orientation(&short)), "{cut}");
         }
     }
 
     #[test]
     fn the_head_tells_size_and_kind() {
         let jpeg = skeleton(640, 480, 0);
-        let info = JpegInfo { width: 640, height: 480, components: 3, baseline: true };
+        let info = JpegInfo {
+            width: 640,
+            height: 480,
+            components: 3,
+            baseline: true,
+            refusal: None,
+            orientation: 1,
+        };
         assert_eq!(jpeg_head(&jpeg), Head::Info(info));
         for short in 0..33 {
             assert_eq!(jpeg_head(&jpeg[..short]), Head::More, "{short} bytes");
@@ -306,10 +510,17 @@ pub(super) mod tests {
         assert_eq!(jpeg_head(&progressive), Head::Info(JpegInfo { baseline: false, ..info }));
         let mut deep = jpeg;
         deep[sof + 4] = 12;
-        assert_eq!(jpeg_head(&deep), Head::Info(JpegInfo { baseline: false, ..info }));
+        let refusal = Some("samples of more than 8 bits");
+        assert_eq!(jpeg_head(&deep), Head::Info(JpegInfo { baseline: false, refusal, ..info }));
+        for (marker, words) in [(0xC3, "lossless"), (0xC9, "arithmetic"), (0xC5, "hierarchical")] {
+            let mut other = progressive.clone();
+            other[sof + 1] = marker;
+            let Head::Info(JpegInfo { refusal: Some(why), .. }) = jpeg_head(&other) else { panic!() };
+            assert!(why.contains(words), "{why}");
+        }
         assert!(matches!(jpeg_head(b"GIF89a"), Head::Broken(_)));
         assert!(matches!(jpeg_head(&[0xFF, 0xD8, 0xFF, 0xDA, 0, 2]), Head::Broken(_)));
-        assert!(matches!(jpeg_head(&[0xFF, 0xD8, 0xFF, 0xE0, 0, 1]), Head::Broken(_)));
+        assert_eq!(jpeg_head(&[0xFF, 0xD8, 0xFF, 0xE0, 0, 1]), Head::More);
     }
 
     proptest! {

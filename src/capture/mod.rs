@@ -75,11 +75,17 @@ pub struct Lending {
 /// Errors: `Class::Degrade` costs this frame (corrupt: counted, go on), `Class::Retry` means that the source is gone and is
 /// to be dropped and opened again, `Class::Fatal` that trying again cannot help.
 pub trait FrameSource: Send {
-    /// What bounds every frame that will come; sizes the ring's slots and the decoder. A folder's pictures may differ: then
-    /// it is as wide as the widest and as high as the highest, and MJPEG if one of them is to be decoded.
+    /// What bounds the frames that come from now on; sizes the ring's slots and the decoder. A stream may change its size: whoever
+    /// reads it asks again after each frame. A folder's pictures may differ: then it is as wide as the widest and as high as the
+    /// highest, and MJPEG if one of them is to be decoded.
     fn format(&self) -> &FrameFormat;
 
-    /// Bytes that a ring slot needs for any frame of this source.
+    /// Bytes of the announced frame, where they are known before it is read: it may need more room than a slot has.
+    fn announced_bytes(&self) -> Option<usize> {
+        None
+    }
+
+    /// Bytes that a ring slot needs for a usual frame of this source.
     fn slot_bytes(&self) -> usize {
         self.format().slot_bytes()
     }
@@ -162,6 +168,8 @@ pub struct CaptureParams {
     pub height: Option<u32>,
     /// How raw frames lie in memory; files also tell by their extension.
     pub pixel: Option<PixelFormat>,
+    /// Bytes from a row of a raw frame to the next, for programs that pad them; `None`: as many as the width needs.
+    pub row_bytes: Option<u32>,
     /// Frames a second. Needed for raw recordings; for yuv4mpeg it overrides the header (time lapse); default 25 for
     /// MJPEG and 1 for folders.
     pub fps: Option<FrameRate>,
@@ -196,6 +204,7 @@ impl Default for CaptureParams {
             width: None,
             height: None,
             pixel: None,
+            row_bytes: None,
             fps: None,
             color: ColorOverride::default(),
             controls: Vec::new(),
@@ -219,7 +228,7 @@ impl CaptureParams {
     /// RGB and grey are full range.
     ///
     /// # Errors
-    /// Fatal: sides missing, out of range, or odd.
+    /// Fatal: sides missing, out of range, or odd; rows shorter than the width.
     pub(crate) fn raw_format(&self, pixel: PixelFormat, what: &str) -> Result<FrameFormat> {
         let (Some(width), Some(height)) = (self.width, self.height) else {
             return Err(Error::fatal(
@@ -232,9 +241,14 @@ impl CaptureParams {
             PixelFormat::Nv12 | PixelFormat::I420 => Color::guess_for_video(width, height),
             PixelFormat::Grey | PixelFormat::Rgb24 | PixelFormat::Mjpeg => Color::JPEG,
         };
-        FrameFormat::packed(pixel, width, height, self.color.apply(guess)).map_err(|error| {
-            Error::fatal(Kind::Config, format!("{what}: set width and height right")).caused_by(error)
-        })
+        let wrong = |key: &str, error| {
+            Error::fatal(Kind::Config, format!("{what}: set {key} right")).caused_by(error)
+        };
+        let packed = FrameFormat::packed(pixel, width, height, self.color.apply(guess))
+            .map_err(|error| wrong("width and height", error))?;
+        let format = FrameFormat { row_bytes: self.row_bytes.unwrap_or(packed.row_bytes), ..packed };
+        format.check().map_err(|error| wrong("camera.row_bytes", error))?;
+        Ok(format)
     }
 }
 

@@ -1,8 +1,8 @@
 //! One picture file: JPEG or PNG to a frame.
 //!
-//! A baseline JPEG stays a JPEG (our own decoder reads it); everything else becomes RGB. Heap use is bounded by
-//! [`crate::base::limits`], not by what a header claims: sides are checked before anything is decoded. EXIF rotation is not
-//! applied. Never writes.
+//! A baseline JPEG that lies the right way up stays a JPEG (our own decoder reads it); everything else becomes RGB, turned as its EXIF
+//! orientation says. Heap use is bounded by [`crate::base::limits`], not by what a header claims: sides are checked before anything is
+//! decoded. Never writes.
 
 use std::fs::File;
 use std::io::{Cursor, Read};
@@ -27,7 +27,7 @@ const HEAD_BYTES: u64 = 64 << 10;
 /// A picture in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {
-    /// MJPEG for a baseline JPEG, RGB24 for everything else.
+    /// MJPEG for a baseline JPEG that is not to be turned, RGB24 for everything else.
     pub format: FrameFormat,
     /// The JPEG, or the decoded rows without padding.
     pub bytes: Vec<u8>,
@@ -59,7 +59,7 @@ pub fn load(path: &Path) -> Result<Picture> {
     let bytes = read_up_to(&file, FRAME_BYTES_MAX as u64 + 1)
         .map_err(|error| refuse("cannot be read".to_owned()).caused_by(error))?;
     if bytes.len() > FRAME_BYTES_MAX {
-        return Err(refuse(too_long()));
+        return Err(refuse(too_long(file.metadata().map_or(0, |data| data.len()))));
     }
     decode(bytes).map_err(refuse)
 }
@@ -74,7 +74,7 @@ pub fn announced(path: &Path) -> Result<Announced> {
     let file = open(path)?;
     let length = file.metadata().map_err(unread)?.len();
     if length > FRAME_BYTES_MAX as u64 {
-        return Err(refuse(too_long()));
+        return Err(refuse(too_long(length)));
     }
     let mut bytes = read_up_to(&file, HEAD_BYTES).map_err(unread)?;
     // Large segments (colour profiles, previews) may lie before the frame header.
@@ -82,8 +82,11 @@ pub fn announced(path: &Path) -> Result<Announced> {
         bytes.extend(read_up_to(&file, FRAME_BYTES_MAX as u64).map_err(unread)?);
     }
     let format = match sort(&bytes).map_err(refuse)? {
-        Sort::Jpeg(info) if info.baseline => info.format(ColorOverride::default()).map_err(refuse)?,
-        Sort::Jpeg(info) => rgb_format(info.width, info.height).map_err(refuse)?,
+        Sort::Jpeg(info) if stays(&info) => info.format(ColorOverride::default()).map_err(refuse)?,
+        Sort::Jpeg(info) => {
+            let (width, height) = turned_sides(&info);
+            rgb_format(width, height).map_err(refuse)?
+        }
         Sort::Png => {
             let (width, height) = png_sides(&bytes).map_err(refuse)?;
             rgb_format(width, height).map_err(refuse)?
@@ -113,17 +116,30 @@ fn read_up_to(file: &File, most: u64) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn too_long() -> String {
-    format!("is longer than FRAME_BYTES_MAX = {FRAME_BYTES_MAX} bytes")
+fn too_long(bytes: u64) -> String {
+    format!("has {} MiB, and {} MiB are the most that is read", bytes >> 20, FRAME_BYTES_MAX >> 20)
+}
+
+/// Whether a JPEG is used as it is.
+fn stays(info: &JpegInfo) -> bool {
+    info.baseline && info.orientation == 1
+}
+
+/// Width and height of the picture once it is turned.
+fn turned_sides(info: &JpegInfo) -> (u32, u32) {
+    if info.orientation > 4 { (info.height, info.width) } else { (info.width, info.height) }
 }
 
 /// Decodes a file's bytes, or keeps them.
 fn decode(bytes: Vec<u8>) -> std::result::Result<Picture, String> {
     match sort(&bytes)? {
-        Sort::Jpeg(info) if info.baseline => {
+        Sort::Jpeg(info) if stays(&info) => {
             Ok(Picture { format: info.format(ColorOverride::default())?, bytes })
         }
-        Sort::Jpeg(info) => decode_jpeg(&bytes, rgb_format(info.width, info.height)?),
+        Sort::Jpeg(info) => {
+            let picture = decode_jpeg(&bytes, rgb_format(info.width, info.height)?)?;
+            turned(picture, &info)
+        }
         Sort::Png => decode_png(&bytes),
     }
 }
@@ -134,6 +150,9 @@ fn sort(bytes: &[u8]) -> std::result::Result<Sort, String> {
     }
     if bytes.starts_with(&[0xFF, 0xD8]) {
         return match jpeg_head(bytes) {
+            Head::Info(JpegInfo { refusal: Some(why), .. }) => {
+                Err(format!("is a JPEG of a kind that is not read here ({why}): convert it"))
+            }
             Head::Info(info) => Ok(Sort::Jpeg(info)),
             Head::More => Err("the JPEG ends before its frame header".to_owned()),
             Head::Broken(why) => Err(format!("is a damaged JPEG: {why}")),
@@ -155,8 +174,34 @@ fn sort(bytes: &[u8]) -> std::result::Result<Sort, String> {
 
 /// Full-range RGB of that size, if the limits allow it.
 fn rgb_format(width: u32, height: u32) -> std::result::Result<FrameFormat, String> {
-    FrameFormat::packed(PixelFormat::Rgb24, width, height, Color::JPEG)
-        .map_err(|error| format!("{error} (FRAME_SIDE_MIN, FRAME_SIDE_MAX)"))
+    FrameFormat::packed(PixelFormat::Rgb24, width, height, Color::JPEG).map_err(|error| error.to_string())
+}
+
+/// The picture as its EXIF orientation says that it is to be seen.
+fn turned(picture: Picture, info: &JpegInfo) -> std::result::Result<Picture, String> {
+    if info.orientation == 1 {
+        return Ok(picture);
+    }
+    let (width, height) = turned_sides(info);
+    let format = rgb_format(width, height)?;
+    let (w, h) = (info.width as usize, info.height as usize);
+    let mut bytes = Vec::with_capacity(picture.bytes.len());
+    for (y, x) in (0..height as usize).flat_map(|y| (0..width as usize).map(move |x| (y, x))) {
+        // Where it lies in the file (Exif 2.32, 4.6.4, tag 0x0112: which side of the picture its first row and column are).
+        let (from_x, from_y) = match info.orientation {
+            2 => (w - 1 - x, y),
+            3 => (w - 1 - x, h - 1 - y),
+            4 => (x, h - 1 - y),
+            5 => (y, x),
+            6 => (y, h - 1 - x),
+            7 => (w - 1 - y, h - 1 - x),
+            8 => (w - 1 - y, x),
+            _ => (x, y),
+        };
+        let at = (from_y * w + from_x) * 3;
+        bytes.extend_from_slice(&picture.bytes[at..at + 3]);
+    }
+    Ok(Picture { format, bytes })
 }
 
 fn decode_jpeg(bytes: &[u8], format: FrameFormat) -> std::result::Result<Picture, String> {
@@ -219,7 +264,7 @@ fn decode_png(bytes: &[u8]) -> std::result::Result<Picture, String> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::mjpeg_stream::tests::skeleton;
+    use super::super::mjpeg_stream::tests::{exif, skeleton};
     use super::*;
     use crate::base::error::Class;
     use proptest::prelude::*;
@@ -300,7 +345,53 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn orientations_are_applied() {
+        // Rows of 32 pixels with a bright corner at the upper left, 16 rows.
+        let (width, height) = (32usize, 16usize);
+        let pixels: Vec<u8> = (0..height)
+            .flat_map(|y| (0..width).map(move |x| if x < 8 && y < 8 { 250 } else { 10 }))
+            .flat_map(|value| [value; 3])
+            .collect();
+        let mut jpeg = Vec::new();
+        jpeg_encoder::Encoder::new(&mut jpeg, 95)
+            .encode(&pixels, width as u16, height as u16, jpeg_encoder::ColorType::Rgb)
+            .unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("turned.jpg");
+        for (orientation, sides, corner) in [
+            (2, (32, 16), (31, 0)),
+            (3, (32, 16), (31, 15)),
+            (4, (32, 16), (0, 15)),
+            (5, (16, 32), (0, 0)),
+            (6, (16, 32), (15, 0)),
+            (7, (16, 32), (15, 31)),
+            (8, (16, 32), (0, 31)),
+        ] {
+            let segment = exif(orientation, orientation % 2 == 0);
+            std::fs::write(&path, [&jpeg[..2], &segment, &jpeg[2..]].concat()).unwrap();
+            let picture = load(&path).unwrap();
+            assert_eq!((picture.format.width, picture.format.height), sides, "{orientation}");
+            assert_eq!(
+                announced(&path).unwrap(),
+                Announced { format: picture.format, bytes: picture.bytes.len() }
+            );
+            for (x, y) in [(0, 0), (sides.0 - 1, 0), (0, sides.1 - 1), (sides.0 - 1, sides.1 - 1)] {
+                let bright = picture.bytes[((y * sides.0 + x) * 3) as usize] > 128;
+                assert_eq!(bright, (x, y) == corner, "{orientation} at {x},{y}");
+            }
+        }
+        // As it is: no decoding.
+        std::fs::write(&path, [&jpeg[..2], &exif(1, true), &jpeg[2..]].concat()).unwrap();
+        assert_eq!(load(&path).unwrap().format.pixel, PixelFormat::Mjpeg);
+    }
+
+    #[test]
     fn what_is_no_picture_says_what_it_is() {
+        let mut arithmetic = skeleton(64, 48, 0);
+        let sof = arithmetic.windows(2).rposition(|w| w == [0xFF, 0xC0]).unwrap();
+        arithmetic[sof + 1] = 0xC9;
+        let mut deep = skeleton(64, 48, 0);
+        deep[sof + 4] = 12;
         let dir = tempfile::tempdir().unwrap();
         let mut wide = png(16, 16, png::ColorType::Rgb, png::BitDepth::Eight, &[0; 3]);
         wide[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
@@ -311,8 +402,10 @@ pub(super) mod tests {
             ("gif.jpg", b"GIF89a..".to_vec(), "a GIF"),
             ("short.jpg", skeleton(64, 48, 0)[..20].to_vec(), "ends before its frame header"),
             ("zero.jpg", skeleton(0, 0, 0), "0x0"),
-            ("wide.png", wide, "FRAME_SIDE_MAX"),
-            ("big.jpg", skeleton(5000, 48, 0), "4096"),
+            ("wide.png", wide, "65536x65536 is outside 16..=8192"),
+            ("big.jpg", skeleton(9000, 48, 0), "9000x48 is outside 16..=8192"),
+            ("arithmetic.jpg", arithmetic, "not read here (arithmetic coding)"),
+            ("deep.jpg", deep, "not read here (samples of more than 8 bits)"),
             ("half.png", whole[..whole.len() - 20].to_vec(), "damaged PNG"),
             ("magic.png", PNG_MAGIC.to_vec(), "cut off"),
         ] {

@@ -8,7 +8,8 @@
 //! ```
 //! A slot is filled in place and becomes visible only when that succeeded. In [`Policy::NewestWins`] a slow reader costs
 //! old frames, counted, and never latency that grows (I2); in [`Policy::Lossless`] (recordings) the writer waits instead.
-//! Nothing is allocated after [`ring`]; slots change hands, bytes stay where they are. A camera of the kernel lends its
+//! Slots change hands, bytes stay where they are. The ring's memory is fixed by [`ring`]; JPEGs have no fixed size, so a frame that is
+//! larger than its slot gets a larger one, and the ring fewer of them ([`Writer::fill_sized`]). A camera of the kernel lends its
 //! own buffers: then a slot holds a [`Lease`], which goes back as soon as the slot is free, and no byte is copied.
 
 use std::ops::Deref;
@@ -71,6 +72,11 @@ struct Core {
     ready: Deque<Slot, RING_SLOTS_MAX>,
     dropped: u64,
     closed: bool,
+    /// Slots, wherever they are.
+    slots: usize,
+    /// Bytes of all their buffers, and the most that they may be.
+    bytes: usize,
+    bytes_max: usize,
 }
 
 impl Core {
@@ -83,12 +89,40 @@ impl Core {
             color: Color::default(),
         };
         let mut free = Vec::new();
-        for _ in 0..slots.clamp(RING_SLOTS_MIN, RING_SLOTS_MAX) {
+        let slots = slots.clamp(RING_SLOTS_MIN, RING_SLOTS_MAX);
+        let bytes = slots * slot_bytes;
+        for _ in 0..slots {
             let bytes = vec![0; slot_bytes].into_boxed_slice();
             let pushed = free.push(Slot { format, meta: FrameMeta::default(), bytes, lent: None });
             assert!(pushed.is_ok(), "at most RING_SLOTS_MAX slots");
         }
-        Core { policy, free, ready: Deque::new(), dropped: 0, closed: false }
+        let ready = Deque::new();
+        Core { policy, free, ready, dropped: 0, closed: false, slots, bytes, bytes_max: bytes }
+    }
+
+    /// Makes room for a buffer of `bytes` instead of the one of `have`: gives up other slots, down to the fewest, if need be.
+    /// Returns how large the buffer may be, which is an eighth more where possible: the next frame may be a little larger.
+    ///
+    /// # Errors
+    /// The ring's memory is not enough: the most that a frame may have now.
+    fn grow(&mut self, have: usize, bytes: usize) -> Result<usize, usize> {
+        let spare = |core: &Core| core.bytes_max.saturating_sub(core.bytes);
+        while have + spare(self) < bytes && self.slots > RING_SLOTS_MIN {
+            let old = self.free.pop().or_else(|| match self.policy {
+                Policy::NewestWins => self.ready.pop_front().inspect(|_| self.dropped += 1),
+                Policy::Lossless => None,
+            });
+            let Some(old) = old else { break };
+            self.slots -= 1;
+            self.bytes -= old.bytes.len();
+        }
+        let most = have + spare(self);
+        if most < bytes {
+            return Err(most);
+        }
+        let larger = (bytes + bytes / 8).min(most);
+        self.bytes += larger - have;
+        Ok(larger)
     }
 
     /// A slot to fill: a free one, or (newest wins) the oldest that nobody has looked at.
@@ -163,6 +197,8 @@ pub enum Fill<T, E> {
     Committed(T),
     /// The fill failed; the ring is as before.
     Failed(E),
+    /// The frame has no room: this many bytes are the most.
+    NoRoom(usize),
     /// The reader is gone.
     Closed,
 }
@@ -173,6 +209,17 @@ pub struct Writer(Arc<Shared>);
 impl Writer {
     /// Fills a slot in place and shows it to the reader if `fill` succeeds. In [`Policy::Lossless`] waits for a free slot.
     pub fn fill<T, E>(&self, fill: impl FnOnce(&mut Slot) -> Result<T, E>) -> Fill<T, E> {
+        self.fill_sized(0, fill)
+    }
+
+    /// The ring's buffers may have so many bytes together from now on; never less than they have.
+    pub fn allow(&self, bytes_max: usize) {
+        let mut core = self.0.lock();
+        core.bytes_max = bytes_max.max(core.bytes);
+    }
+
+    /// As [`Writer::fill`], with a slot of at least `bytes`: if the next one is smaller, it becomes larger, within the ring's memory.
+    pub fn fill_sized<T, E>(&self, bytes: usize, fill: impl FnOnce(&mut Slot) -> Result<T, E>) -> Fill<T, E> {
         let mut core = self.0.lock();
         let mut slot = loop {
             if core.closed {
@@ -183,7 +230,22 @@ impl Writer {
                 None => core = self.0.changed.wait(core).unwrap_or_else(PoisonError::into_inner),
             }
         };
-        drop(core);
+        if slot.bytes.len() < bytes {
+            match core.grow(slot.bytes.len(), bytes) {
+                Ok(larger) => {
+                    drop(core);
+                    // The old buffer goes first.
+                    slot.bytes = Box::default();
+                    slot.bytes = vec![0; larger].into_boxed_slice();
+                }
+                Err(most) => {
+                    core.release(slot);
+                    return Fill::NoRoom(most);
+                }
+            }
+        } else {
+            drop(core);
+        }
         let outcome = fill(&mut slot);
         let mut core = self.0.lock();
         match outcome {
@@ -313,6 +375,41 @@ mod tests {
             (8 * GB, 6.0, 1 << 20, (3 << 20) - 1, None), // one byte too few
         ] {
             assert_eq!(slots_for(ram, fps, slot, budget), slots, "{ram} {fps} {slot} {budget}");
+        }
+    }
+
+    /// Frames that are larger than a slot get larger ones and leave fewer of them; the sum of the buffers never grows.
+    #[test]
+    fn slots_grow_by_what_comes_within_the_memory_of_the_ring() {
+        for policy in [Policy::NewestWins, Policy::Lossless] {
+            let (writer, reader) = ring(policy, 10, 100);
+            let fill = |bytes: usize| {
+                writer.fill_sized(bytes, |slot| {
+                    assert!(slot.bytes.len() >= bytes, "{} of {bytes}", slot.bytes.len());
+                    slot.meta.bytes_used = bytes;
+                    Ok::<_, ()>(())
+                })
+            };
+            let sum = || {
+                let core = writer.0.lock();
+                let buffers: usize = core.free.iter().chain(&core.ready).map(|slot| slot.bytes.len()).sum();
+                assert_eq!((core.free.len() + core.ready.len(), buffers), (core.slots, core.bytes));
+                (core.slots, core.bytes)
+            };
+            for (bytes, slots) in [(100, 10), (150, 9), (300, 8)] {
+                assert_eq!(fill(bytes), Fill::Committed(()));
+                let (have, sum) = sum();
+                assert!(have == slots && sum <= 1000, "{bytes}: {have} slots of {sum}");
+                drop(get(&reader));
+            }
+            // Three slots must stay, whatever they have.
+            let Fill::NoRoom(most) = fill(900) else { panic!() };
+            assert!((300..900).contains(&most), "{most}");
+            assert!(sum().0 >= RING_SLOTS_MIN && sum().1 <= 1000);
+            assert_eq!(fill(most), Fill::Committed(()));
+            writer.allow(10_000);
+            assert_eq!(fill(4000), Fill::Committed(()));
+            assert!(sum().1 <= 10_000);
         }
     }
 

@@ -4,18 +4,20 @@
 //! taken up again there. Never keeps a raw frame (its bytes go straight into the caller's buffer); an MJPEG frame is
 //! gathered first, because only its end tells its length. No heap calls after [`Framer::open`] but for the texts of faults.
 
-use super::mjpeg_stream::{Head, Scan, Splitter, jpeg_head};
+mod start;
+
+use super::mjpeg_stream::{Head, Scan, SizeWatch, Splitter, jpeg_head};
 use super::rate::FrameRate;
-use super::{CaptureParams, Filled, y4m};
+use super::{CaptureParams, ColorOverride, Filled, y4m};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::limits::{FRAME_BYTES_MAX, Y4M_HEADER_BYTES_MAX};
 use crate::capture::frame::{FrameFormat, PixelFormat};
 use crate::platform::clock::Mono;
+use start::{look, open_mjpeg, open_y4m};
 
-/// First guess of what an MJPEG stream needs until its first frame header, bytes; doubles while that is not found.
-const JPEG_PROBE_BYTES: usize = 64 << 10;
-/// An MJPEG stream whose first frame header is not within this is none, bytes.
-const JPEG_PROBE_BYTES_MAX: usize = 4 << 20;
+/// Largest JPEG of a stream, bytes: best quality at the largest sides has about this much.
+const JPEG_BYTES_MAX: usize = 32 << 20;
+const _: () = assert!(JPEG_BYTES_MAX <= FRAME_BYTES_MAX);
 
 /// What a read or skip of [`Bytes`] came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,6 +186,12 @@ enum State {
 pub(super) struct Framer {
     layout: Layout,
     format: FrameFormat,
+    /// As of the first frame, for another pass.
+    first_format: FrameFormat,
+    color: ColorOverride,
+    sizes: SizeWatch,
+    /// The first frame's rows were looked at, see [`likely_row_bytes`].
+    rows_checked: bool,
     /// From the stream itself.
     rate: Option<FrameRate>,
     /// Payload bytes of the announced frame; fixed for raw frames.
@@ -209,29 +217,57 @@ impl Framer {
         what: &str,
     ) -> std::result::Result<Opened, Fault> {
         let mut ahead = Ahead::new(Y4M_HEADER_BYTES_MAX);
-        let expect = match expect {
-            Expect::Look(raw) => match look(&mut ahead, source, raw)? {
-                Ok(expect) => expect,
+        let (expect, skipped) = match expect {
+            Expect::Look(_) | Expect::Y4m => match look(&mut ahead, source, expect)? {
+                Ok(found) => found,
                 Err(opened) => return Ok(opened),
             },
-            Expect::Y4m | Expect::Mjpeg | Expect::Raw(_) => expect,
+            Expect::Mjpeg | Expect::Raw(_) => (expect, 0),
         };
-        match expect {
+        let opened = match expect {
             Expect::Raw(pixel) => {
                 let format = params.raw_format(pixel, what)?;
-                Ok(Opened::Yes(Self::with(Layout::Raw, format, None, ahead)))
+                Ok(Opened::Yes(Self::with(Layout::Raw, (format, params.color), None, ahead)))
             }
             Expect::Y4m => open_y4m(source, ahead, params),
             Expect::Mjpeg | Expect::Look(_) => open_mjpeg(source, ahead, params),
+        };
+        opened.map(|mut opened| {
+            if let Opened::Yes(framer) = &mut opened {
+                framer.offset += skipped;
+            }
+            opened
+        })
+    }
+
+    fn with(
+        layout: Layout,
+        (format, color): (FrameFormat, ColorOverride),
+        rate: Option<FrameRate>,
+        ahead: Ahead,
+    ) -> Self {
+        Framer {
+            layout,
+            format,
+            first_format: format,
+            color,
+            sizes: SizeWatch::default(),
+            rows_checked: false,
+            rate,
+            need: format.frame_bytes().unwrap_or(0),
+            ahead,
+            state: State::Between,
+            first_byte: None,
+            offset: 0,
         }
     }
 
-    fn with(layout: Layout, format: FrameFormat, rate: Option<FrameRate>, ahead: Ahead) -> Self {
-        let need = format.frame_bytes().unwrap_or(0);
-        Framer { layout, format, rate, need, ahead, state: State::Between, first_byte: None, offset: 0 }
+    /// Bytes of the announced frame.
+    pub(super) fn announced_bytes(&self) -> Option<usize> {
+        (self.state == State::Announced).then_some(self.need)
     }
 
-    /// The largest frame.
+    /// The format of the frames that come now. A stream may change its size.
     pub(super) fn format(&self) -> &FrameFormat {
         &self.format
     }
@@ -255,9 +291,15 @@ impl Framer {
         self.state = State::Between;
         self.first_byte = None;
         self.offset = offset;
+        self.set_format(self.first_format);
         if let Layout::Mjpeg(splitter) = &mut self.layout {
             splitter.restart();
         }
+    }
+
+    fn set_format(&mut self, format: FrameFormat) {
+        self.format = format;
+        self.need = format.frame_bytes().unwrap_or(0);
     }
 
     /// Skips what was not read and looks for the next frame.
@@ -328,7 +370,22 @@ impl Framer {
             }
         }
         self.state = State::Between;
+        if !std::mem::replace(&mut self.rows_checked, true) && matches!(self.layout, Layout::Raw) {
+            self.check_rows(target);
+        }
         Ok(Read::Whole(Filled { format: self.format, bytes_used: need }))
+    }
+
+    /// Warns if the rows of the first raw frame are padded and the settings do not say so.
+    fn check_rows(&self, frame: &[u8]) {
+        let have = self.format.row_bytes as usize;
+        if let Some(likely) = likely_row_bytes(frame, have) {
+            tracing::warn!(
+                "the picture of raw {} looks slanted: its rows seem to have {likely} bytes, not {have}: set camera.row_bytes = \
+                 {likely}, or camera.width right",
+                self.format
+            );
+        }
     }
 
     fn use_up(&mut self, count: usize) {
@@ -407,9 +464,20 @@ impl Framer {
     fn advance_y4m(&mut self, source: &mut impl Bytes) -> std::result::Result<Next, Fault> {
         loop {
             let bytes = self.ahead.bytes();
-            let known = bytes.len().min(y4m::FRAME_MAGIC.len());
             let line = bytes.iter().position(|&b| b == b'\n');
-            let plausible = bytes[..known] == y4m::FRAME_MAGIC[..known];
+            let begins = |magic: &[u8]| {
+                let known = bytes.len().min(magic.len());
+                bytes[..known] == magic[..known]
+            };
+            let plausible = begins(y4m::FRAME_MAGIC) || begins(y4m::STREAM_MAGIC);
+            if let Some(length) = line.filter(|_| begins(y4m::STREAM_MAGIC)) {
+                // Another stream follows, as of `cat a.y4m b.y4m`.
+                let header = y4m::parse_stream_header(&bytes[..length], self.color)
+                    .map_err(|why| Fault::Stream(format!("damaged at byte {}: {why}", self.offset)))?;
+                self.use_up(length + 1);
+                self.set_format(header.format);
+                continue;
+            }
             if let Some(length) = line {
                 y4m::check_frame_header(&bytes[..length])
                     .map_err(|why| Fault::Stream(format!("damaged at byte {}: {why}", self.offset)))?;
@@ -454,6 +522,9 @@ impl Framer {
                     self.use_up(count);
                     return Err(Fault::Frame(format!("no JPEG before byte {}: {why}", self.offset)));
                 }
+                Scan::More if self.ahead.is_full() && self.ahead.len() < JPEG_BYTES_MAX => {
+                    self.ahead.grow((self.ahead.len() * 2).min(JPEG_BYTES_MAX));
+                }
                 Scan::More if self.ahead.is_full() => {
                     splitter.restart();
                     // Past its start, so that the search for the next one goes on behind it.
@@ -462,29 +533,85 @@ impl Framer {
                     return Err(Fault::Frame(format!("a JPEG of more than {most} bytes")));
                 }
                 Scan::More => {
-                    if let Some(give_up) = self.more(source, None)? {
-                        return Ok(give_up);
+                    let ends_here = splitter.ends_here();
+                    match self.ahead.fill(source)? {
+                        Got::Some(_) => {
+                            self.first_byte.get_or_insert(self.ahead.arrived);
+                        }
+                        Got::Idle => return Ok(Next::Idle),
+                        Got::End if ends_here => return self.last_jpeg(source),
+                        Got::End => {
+                            let have = self.ahead.len() as u64;
+                            return Ok(self.end(Some(Half { have, need: None })));
+                        }
                     }
                 }
             }
         }
     }
 
-    /// Whether the first `length` bytes are a JPEG as the stream began with.
-    fn check_jpeg(&self, length: usize) -> std::result::Result<(), String> {
+    /// The stream is over, and its last JPEG has no EOI: perhaps nothing else is missing.
+    fn last_jpeg(&mut self, source: &impl Bytes) -> std::result::Result<Next, Fault> {
+        let length = self.ahead.len();
+        if let Layout::Mjpeg(splitter) = &mut self.layout {
+            splitter.restart();
+        }
+        if let Err(why) = self.check_jpeg(length) {
+            self.use_up(length);
+            return Err(Fault::Frame(why));
+        }
+        self.need = length;
+        Ok(Next::Frame(self.first_byte.take().unwrap_or_else(|| source.now())))
+    }
+
+    /// Whether the first `length` bytes are a JPEG of the stream's size. A new size that stays becomes the stream's.
+    fn check_jpeg(&mut self, length: usize) -> std::result::Result<(), String> {
         let info = match jpeg_head(&self.ahead.bytes()[..length]) {
             Head::Info(info) => info,
             Head::More => return Err("a JPEG without a frame header".to_owned()),
             Head::Broken(why) => return Err(format!("no JPEG: {why}")),
         };
-        if (info.width, info.height) != (self.format.width, self.format.height) {
-            return Err(format!(
-                "a JPEG of {}x{} in a stream of {}x{}",
-                info.width, info.height, self.format.width, self.format.height
-            ));
+        let size = (self.format.width, self.format.height);
+        let found = (info.width, info.height);
+        if self.sizes.has_changed(size, found) {
+            self.format = info.format(self.color)?;
+            tracing::info!(
+                "the stream's pictures have {}x{} from now on, not {}x{}",
+                found.0,
+                found.1,
+                size.0,
+                size.1
+            );
+        } else if found != size {
+            return Err(format!("a JPEG of {}x{} in a stream of {}x{}", found.0, found.1, size.0, size.1));
         }
         Ok(())
     }
+}
+
+/// How many bytes the rows of a raw frame seem to have, if not `have`: what drivers pad rows to, if rows at that distance are far
+/// more alike. A frame that is read with the wrong distance is slanted.
+pub(super) fn likely_row_bytes(frame: &[u8], have: usize) -> Option<usize> {
+    /// Rows that are compared.
+    const ROWS: usize = 64;
+    /// Below this mean difference nothing is slanted, or nothing can be seen.
+    const DIFFERENCE_MIN: f64 = 4.0;
+    let difference = |distance: usize| {
+        let count = (ROWS * have).min(frame.len().saturating_sub(distance));
+        let sum: u64 = frame[..count]
+            .iter()
+            .zip(&frame[frame.len().min(distance)..])
+            .map(|(a, b)| u64::from(a.abs_diff(*b)))
+            .sum();
+        sum as f64 / count.max(1) as f64
+    };
+    let now = difference(have);
+    let padded = [16, 32, 64, 128, 256].map(|step| have.next_multiple_of(step));
+    let best = padded
+        .into_iter()
+        .filter(|&row| row > have)
+        .min_by(|a, b| difference(*a).total_cmp(&difference(*b)))?;
+    (now > DIFFERENCE_MIN && difference(best) * 2.0 < now).then_some(best)
 }
 
 /// What [`Framer::read_into`] came to.
@@ -504,127 +631,8 @@ pub(super) enum Opened {
     Yes(Framer),
     /// No (more) bytes in time.
     Idle,
-    /// The stream ended before its format was known, after so many bytes.
-    End(usize),
-}
-
-/// Decides by the first bytes. The inner error ends the opening.
-fn look(
-    ahead: &mut Ahead,
-    source: &mut impl Bytes,
-    raw: Option<PixelFormat>,
-) -> std::result::Result<std::result::Result<Expect, Opened>, Fault> {
-    if raw == Some(PixelFormat::Mjpeg) {
-        return Ok(Ok(Expect::Mjpeg));
-    }
-    loop {
-        let bytes = ahead.bytes();
-        let known = bytes.len().min(y4m::STREAM_MAGIC.len());
-        if known == y4m::STREAM_MAGIC.len() && bytes.starts_with(y4m::STREAM_MAGIC) {
-            return Ok(Ok(Expect::Y4m));
-        }
-        if known > 0 && bytes[..known] != y4m::STREAM_MAGIC[..known] {
-            if let Some(pixel) = raw {
-                return Ok(Ok(Expect::Raw(pixel)));
-            }
-            if bytes.starts_with(&[0xFF, 0xD8]) {
-                return Ok(Ok(Expect::Mjpeg));
-            }
-            if bytes != [0xFF] {
-                let start = &bytes[..bytes.len().min(16)];
-                return Err(Fault::Stream(format!(
-                    "begins with '{}', which is neither yuv4mpeg nor JPEG: add -f yuv4mpegpipe -pix_fmt yuv420p, or set \
-                     pixel format, width and height of raw frames",
-                    start.escape_ascii()
-                )));
-            }
-        }
-        match ahead.fill(source)? {
-            Got::Some(_) => {}
-            Got::Idle => return Ok(Err(Opened::Idle)),
-            Got::End => return Ok(Err(Opened::End(ahead.len()))),
-        }
-    }
-}
-
-fn open_y4m(
-    source: &mut impl Bytes,
-    mut ahead: Ahead,
-    params: &CaptureParams,
-) -> std::result::Result<Opened, Fault> {
-    loop {
-        let bytes = ahead.bytes();
-        if let Some(length) = bytes.iter().position(|&b| b == b'\n') {
-            let header = y4m::parse_stream_header(&bytes[..length], params.color).map_err(Fault::Stream)?;
-            ahead.consume(length + 1);
-            let mut framer = Framer::with(Layout::Y4m, header.format, header.rate, ahead);
-            framer.offset = length as u64 + 1;
-            return Ok(Opened::Yes(framer));
-        }
-        let known = bytes.len().min(y4m::STREAM_MAGIC.len());
-        if bytes[..known] != y4m::STREAM_MAGIC[..known] || ahead.is_full() {
-            let start = &bytes[..bytes.len().min(16)];
-            return Err(Fault::Stream(format!(
-                "begins with '{}', not with a yuv4mpeg header",
-                start.escape_ascii()
-            )));
-        }
-        match ahead.fill(source)? {
-            Got::Some(_) => {}
-            Got::Idle => return Ok(Opened::Idle),
-            Got::End => return Ok(Opened::End(ahead.len())),
-        }
-    }
-}
-
-fn open_mjpeg(
-    source: &mut impl Bytes,
-    mut ahead: Ahead,
-    params: &CaptureParams,
-) -> std::result::Result<Opened, Fault> {
-    ahead.grow(JPEG_PROBE_BYTES);
-    let mut offset = 0;
-    loop {
-        let mut splitter = Splitter::new();
-        if let Scan::Skip(count) = splitter.scan(ahead.bytes()) {
-            ahead.consume(count);
-            offset += count as u64;
-            continue;
-        }
-        match jpeg_head(ahead.bytes()) {
-            Head::Info(info) => {
-                if !info.baseline {
-                    return Err(Fault::Stream(
-                        "its JPEGs are not baseline (8 bits, grey or colour): let ffmpeg write them with -c:v mjpeg"
-                            .to_owned(),
-                    ));
-                }
-                let format = info.format(params.color).map_err(Fault::Stream)?;
-                ahead.grow(format.slot_bytes().min(FRAME_BYTES_MAX));
-                let mut framer = Framer::with(Layout::Mjpeg(Splitter::new()), format, None, ahead);
-                framer.offset = offset;
-                return Ok(Opened::Yes(framer));
-            }
-            // A frame that is torn at the start of the stream; the next one tells.
-            Head::Broken(_) => {
-                ahead.consume(2);
-                offset += 2;
-                continue;
-            }
-            Head::More => {}
-        }
-        if ahead.is_full() {
-            if ahead.len() >= JPEG_PROBE_BYTES_MAX {
-                return Err(Fault::Stream("no JPEG frame header within 4 MiB".to_owned()));
-            }
-            ahead.grow(ahead.len() * 2);
-        }
-        match ahead.fill(source)? {
-            Got::Some(_) => {}
-            Got::Idle => return Ok(Opened::Idle),
-            Got::End => return Ok(Opened::End(ahead.len())),
-        }
-    }
+    /// The stream ended before its format was known.
+    End,
 }
 
 /// An error about a source, named.

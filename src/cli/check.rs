@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Failed, print, say};
+use crate::analytics::count::Line;
 use crate::base::error::{Error, Kind};
 use crate::capture::SourceSpec;
 use crate::config::Config;
@@ -17,6 +18,9 @@ pub(super) fn check(file: Option<&Path>) -> Result<(), Failed> {
     let config = Config::load(file, Vec::new())?;
     for setting in &config.in_force {
         print(setting)?;
+    }
+    for warning in config.lines.iter().filter_map(Line::edge_warning) {
+        say("check", &warning);
     }
     let Some(file) = file else { return Ok(()) };
     let missing = |key: &str, option: &str| {

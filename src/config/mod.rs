@@ -334,6 +334,9 @@ fn capture(values: &mut Values) -> CaptureParams {
         width: values.int_or_auto("camera.width", sides.clone()).map(|side| side as u32),
         height: values.int_or_auto("camera.height", sides).map(|side| side as u32),
         pixel: values.choice("camera.pixel_format", &pixels),
+        row_bytes: values
+            .int_or_auto("camera.row_bytes", i64::from(FRAME_SIDE_MIN)..=i64::from(FRAME_SIDE_MAX) * 4)
+            .map(|bytes| bytes as u32),
         fps,
         color: ColorOverride {
             matrix: values.choice(

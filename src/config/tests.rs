@@ -79,7 +79,7 @@ fn every_key_of_the_defaults_is_asked_for_and_wears_its_unit() {
 #[test]
 fn mistakes_come_with_line_key_value_and_range() {
     let expected = [
-        ("[camera]\nwidth = 5\n", "2: camera.width = 5: must be 0 (automatic) or 16..=4096"),
+        ("[camera]\nwidth = 5\n", "2: camera.width = 5: must be 0 (automatic) or 16..=8192"),
         (
             "[camera]\nfps = \"fast\"\n",
             "2: camera.fps = \"fast\": 'fast' is no frame rate: write 25, 29.97 or 30000/1001, within 0.001..=1000 a second",

@@ -1,7 +1,10 @@
 //! The capture thread: opens the source, takes the frames that the sampler wants into the ring, and opens it again when it
 //! is lost (I12).
+//!
+//! A source is alive while the pipeline gets usable frames from it, not while bytes come. Frames that become larger than what the
+//! stages behind the ring were built for have these built again, within the same memory budget.
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -10,6 +13,7 @@ use smol::channel::Sender;
 use super::inference::{Incoming, build, prove};
 use super::{Shared, Timing, spawn};
 use crate::base::error::{Class, Error, Kind, Result};
+use crate::base::limits::RING_SLOTS_MIN;
 use crate::base::retry::Backoff;
 use crate::capture::frame::{FrameFormat, FrameMeta, PixelFormat};
 use crate::capture::ring::{Fill, Writer};
@@ -21,7 +25,7 @@ use crate::platform::watchdog::Stage;
 use crate::sim::source::SimSource;
 use crate::vision::detect::ClassId;
 use crate::vision::detect::letterbox::Size;
-use crate::vision::detect::model::Loaded;
+use crate::vision::detect::model::{Loaded, wanted_classes};
 
 /// How long the source may keep the thread from looking whether it is to stop.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -36,17 +40,24 @@ const BUILD_MAX: Duration = Duration::from_secs(180);
 /// The picture that a model with free sides is asked about before there is a camera.
 const SERVED: Size = Size { width: 640, height: 480 };
 
+/// Fewest frames in a row that were not usable before their source may count as lost.
+const BAD_FRAMES_MIN: u64 = 3;
+
 /// The thread's state.
 pub(super) struct Capture {
     shared: Arc<Shared>,
     spec: SourceSpec,
     params: CaptureParams,
-    backoff: Backoff,
+    recovery: Recovery,
     /// When the camera was lost; `None` while it delivers.
     lost_at: Option<Mono>,
     /// What the pipeline is built from at the first format.
     model: Option<(Loaded, Vec<ClassId>)>,
     downstream: Option<Downstream>,
+    /// What the rings before this one dropped.
+    ring_dropped: u64,
+    /// The stages were built once: whatever goes wrong from now on may heal.
+    worked: bool,
 }
 
 /// The stages behind the ring, once there is a format.
@@ -58,6 +69,85 @@ struct Downstream {
     /// Frames are looked at in the source's own buffers.
     lent: bool,
     pipeline: JoinHandle<Result<()>>,
+}
+
+impl Downstream {
+    /// Whether frames like these need stages that are built again.
+    fn is_outgrown(&self, format: &FrameFormat, slot_bytes: usize, lent: bool) -> bool {
+        let is_jpeg = format.pixel == PixelFormat::Mjpeg;
+        // Slots for JPEGs grow by themselves.
+        let needs_slots = !is_jpeg && !lent && slot_bytes > self.slot_bytes;
+        format.width > self.format.width
+            || format.height > self.format.height
+            || (is_jpeg && self.format.pixel != PixelFormat::Mjpeg)
+            || lent != self.lent
+            || needs_slots
+    }
+}
+
+/// When a lost source is opened again. A source that fails again soon after it came back is not opened at full pace for ever: the delay
+/// begins small again only when it has delivered for `trusted_after`. Pure.
+struct Recovery {
+    backoff: Backoff,
+    trusted_after: Duration,
+    /// Since when it delivers; `None` while it is lost, and once it is trusted.
+    back_at: Option<Mono>,
+}
+
+impl Recovery {
+    fn new(backoff: Backoff, trusted_after: Duration) -> Self {
+        Recovery { backoff, trusted_after, back_at: None }
+    }
+
+    /// It delivers, since `at`.
+    fn back(&mut self, at: Mono) {
+        self.back_at = Some(at);
+    }
+
+    /// It still delivers at `now`.
+    fn delivers(&mut self, now: Mono) {
+        if self.back_at.is_some_and(|at| now.since(at) >= self.trusted_after) {
+            self.back_at = None;
+            self.backoff.succeeded();
+        }
+    }
+
+    /// It is lost: how long to wait before it is opened again.
+    fn next_delay(&mut self) -> Duration {
+        self.back_at = None;
+        self.backoff.next_delay()
+    }
+}
+
+/// Whether what a source delivers is usable. Pure: told the time and what was counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Liveness {
+    /// When the last usable frame was processed; before that, when the source was opened.
+    usable_at: Mono,
+    /// Frames that were corrupt until then.
+    corrupt: u64,
+    /// A usable frame has come since the source was opened.
+    delivers: bool,
+}
+
+impl Liveness {
+    /// The source was opened at `now`, after `corrupt` frames that were not usable.
+    fn new(now: Mono, corrupt: u64) -> Self {
+        Liveness { usable_at: now, corrupt, delivers: false }
+    }
+
+    /// Takes note of the newest usable frame, and of all that were corrupt.
+    fn note(&mut self, usable: Option<Mono>, corrupt: u64) {
+        if let Some(at) = usable.filter(|at| *at > self.usable_at) {
+            *self = Liveness { usable_at: at, corrupt, delivers: true };
+        }
+    }
+
+    /// How many frames came, none of them usable, in `limit` or longer.
+    fn lost(&self, now: Mono, corrupt: u64, limit: Duration) -> Option<u64> {
+        let bad = corrupt.saturating_sub(self.corrupt);
+        (bad >= BAD_FRAMES_MIN && now.since(self.usable_at) >= limit).then_some(bad)
+    }
 }
 
 /// Why a source is no longer pumped.
@@ -87,14 +177,17 @@ impl Capture {
             }
         };
         let backoff = Backoff::new(params.restart_first.min(cap), cap, shared.started.as_nanos());
+        let recovery = Recovery::new(backoff, params.idle_timeout.max(cap));
         Capture {
             shared,
             spec,
             params,
-            backoff,
+            recovery,
             lost_at: None,
             model: Some((model, wanted)),
             downstream: None,
+            ring_dropped: 0,
+            worked: false,
         }
     }
 
@@ -105,13 +198,30 @@ impl Capture {
     pub(super) fn run(mut self, up: &Sender<()>) -> Result<()> {
         let captured = self.capture(up);
         self.shared.ledger.ended(Stage::Capture);
-        let Some(Downstream { ring, pipeline, .. }) = self.downstream.take() else { return captured };
-        drop(ring);
-        let processed = pipeline.join().unwrap_or_else(|_| {
-            Err(Error::fatal(Kind::System, "the pipeline thread failed; see the message above"))
-        });
         // What the pipeline says is the cause if both failed.
-        processed.and(captured)
+        self.close_downstream().and(captured).and_then(|()| self.was_usable())
+    }
+
+    /// Lets the pipeline finish what is in the ring, and waits for it.
+    fn close_downstream(&mut self) -> Result<()> {
+        let Some(Downstream { ring, pipeline, .. }) = self.downstream.take() else { return Ok(()) };
+        drop(ring);
+        pipeline.join().unwrap_or_else(|_| {
+            Err(Error::fatal(Kind::System, "the pipeline thread failed; see the message above"))
+        })
+    }
+
+    /// A recording of which no frame was usable is an error.
+    fn was_usable(&self) -> Result<()> {
+        let Shared { options, stop, metrics, .. } = &*self.shared;
+        if !options.until_end || stop.requested() || metrics.last_frame().is_some() {
+            return Ok(());
+        }
+        let (captured, corrupt) = (metrics.frames_captured.get(), metrics.frames_corrupt.get());
+        let why = self.shared.last_corrupt.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let why = if why.is_empty() { String::new() } else { format!("; the last one: {why}") };
+        let text = format!("{}: no usable frame ({captured} came, {corrupt} were corrupt){why}", self.spec);
+        Err(Error::fatal(Kind::Source, text))
     }
 
     fn capture(&mut self, up: &Sender<()>) -> Result<()> {
@@ -122,15 +232,15 @@ impl Capture {
             // A program has its idle time-out to show its first frame.
             self.shared.promise(Stage::Capture, self.params.idle_timeout);
             let ended = match open(&self.spec, &self.params, Arc::clone(&self.shared.clock)) {
-                Ok(source) => {
-                    self.fit(&*source)?;
-                    say_up(up);
-                    self.pump(source)?
-                }
+                Ok(source) => match self.fit(&*source) {
+                    Ok(()) => {
+                        say_up(up);
+                        self.pump(source)?
+                    }
+                    Err(error) => self.cannot_fit(error)?,
+                },
                 // What worked before may work again, whatever it says now.
-                Err(error) if error.class() == Class::Fatal && self.downstream.is_none() => {
-                    return Err(error);
-                }
+                Err(error) if error.class() == Class::Fatal && !self.worked => return Err(error),
                 Err(error) => Ended::Lost(error),
             };
             match ended {
@@ -143,7 +253,7 @@ impl Capture {
                 self.prove()?;
             }
             say_up(up);
-            let delay = self.backoff.next_delay();
+            let delay = self.recovery.next_delay();
             self.shared.promise(Stage::Capture, delay);
             if self.shared.stop.wait(delay) {
                 return Ok(());
@@ -165,7 +275,7 @@ impl Capture {
 
     fn lost(&mut self, error: &Error) {
         if self.lost_at.is_some() {
-            tracing::warn!(%error, tries = self.backoff.failures() + 1, "the camera is still away");
+            tracing::warn!(%error, tries = self.recovery.backoff.failures() + 1, "the camera is still away");
             return;
         }
         let now = self.shared.clock.mono();
@@ -175,9 +285,9 @@ impl Capture {
         self.shared.post(now, Body::CameraLost { reason: fixed(&error.to_string()) });
     }
 
-    /// The first frame after an absence, or at all.
+    /// The first usable frame after an absence, or the first one at all.
     fn back(&mut self, format: &FrameFormat, at: Mono) {
-        self.backoff.succeeded();
+        self.recovery.back(at);
         let absent_ms = self.lost_at.take().map_or(0, |lost| at.since(lost).as_millis() as u64);
         let FrameFormat { pixel, width, height, .. } = *format;
         tracing::info!(%pixel, width, height, absent_ms, "the camera delivers");
@@ -190,7 +300,8 @@ impl Capture {
         let metrics = &shared.metrics;
         let mut sampler = Sampler::new(shared.config.fps);
         let mut expected = 0;
-        let mut first = true;
+        let mut told = false;
+        let mut liveness = Liveness::new(shared.clock.mono(), metrics.frames_corrupt.get());
         // A program may take its idle time-out for the rest of a frame that it began.
         let longest = match &self.spec {
             SourceSpec::V4l2(_) => PATIENCE,
@@ -203,6 +314,13 @@ impl Capture {
                 return Ok(Ended::Stopped);
             }
             shared.promise(Stage::Capture, longest);
+            if let Some(error) = self.check_liveness(&mut liveness) {
+                return Ok(Ended::Lost(error));
+            }
+            if !told && liveness.delivers {
+                told = true;
+                self.back(source.format(), liveness.usable_at);
+            }
             let error = match source.advance(PATIENCE) {
                 Ok(Advance::Idle) => continue,
                 Ok(Advance::End) => return Ok(Ended::Over),
@@ -211,8 +329,13 @@ impl Capture {
                     // Frames that the source lost itself keep their numbers.
                     metrics.frames_camera_dropped.add(meta.seq.saturating_sub(expected));
                     expected = meta.seq + 1;
-                    if std::mem::take(&mut first) {
+                    // After an absence a frame must prove usable first.
+                    if !told && self.lost_at.is_none() {
+                        told = true;
                         self.back(source.format(), meta.captured_at);
+                    }
+                    if let Err(error) = self.fit(&*source) {
+                        return self.cannot_fit(error);
                     }
                     if sampler.decide(meta.captured_at) == Sample::Skip {
                         metrics.frames_skipped.add(1);
@@ -237,10 +360,38 @@ impl Capture {
         }
     }
 
+    /// Looks whether the pipeline gets usable frames. The reason why the source counts as lost, if it does.
+    fn check_liveness(&mut self, liveness: &mut Liveness) -> Option<Error> {
+        let (now, metrics) = (self.shared.clock.mono(), &self.shared.metrics);
+        let corrupt = metrics.frames_corrupt.get();
+        liveness.note(metrics.last_frame(), corrupt);
+        self.recovery.delivers(now);
+        let limit = self.params.idle_timeout;
+        let can_heal = match &self.spec {
+            SourceSpec::V4l2(_) | SourceSpec::Exec(_) | SourceSpec::File(_) => !self.shared.options.until_end,
+            // A folder's pictures have nothing to do with each other.
+            SourceSpec::Dir(_) | SourceSpec::Sim(_) => false,
+        };
+        let bad = liveness.lost(now, corrupt, limit).filter(|_| can_heal)?;
+        let why = self.shared.last_corrupt.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let text = format!("no usable frame for {limit:?}, though {bad} came; the last one: {why}");
+        Some(Error::retry(Kind::Source, text))
+    }
+
+    /// The stages behind the ring cannot be built for what the source delivers now. At first that is the end; later it costs the
+    /// source, which may deliver something else when it is opened again.
+    fn cannot_fit(&self, error: Error) -> Result<Ended> {
+        if self.worked && !self.shared.options.until_end && !self.shared.stop.requested() {
+            return Ok(Ended::Lost(error));
+        }
+        Err(error)
+    }
+
     /// The announced frame into the ring.
     fn take(&self, source: &mut dyn FrameSource, meta: FrameMeta) -> Fill<(), Error> {
         let Some(downstream) = &self.downstream else { return Fill::Closed };
-        let fill = downstream.ring.fill(|slot| {
+        let need = if downstream.lent { 0 } else { source.announced_bytes().unwrap_or(0) };
+        let fill = downstream.ring.fill_sized(need, |slot| {
             let filled = if downstream.lent {
                 let (lease, filled) = source.lend()?;
                 slot.lent = Some(lease);
@@ -252,36 +403,39 @@ impl Capture {
             slot.meta = FrameMeta { bytes_used: filled.bytes_used, ..meta };
             Ok(())
         });
-        self.shared.metrics.frames_ring_dropped.set(downstream.ring.dropped());
-        fill
+        self.shared.metrics.frames_ring_dropped.set(self.ring_dropped + downstream.ring.dropped());
+        match fill {
+            Fill::NoRoom(most) => {
+                let needed_mb = (RING_SLOTS_MIN * need).div_ceil(1 << 20);
+                let text = format!(
+                    "a frame of {need} bytes has no room in the ring, {most} are the most: set memory.ring_mb = {needed_mb} or more"
+                );
+                Fill::Failed(Error::degrade(Kind::Source, text))
+            }
+            other @ (Fill::Committed(()) | Fill::Failed(_) | Fill::Closed) => other,
+        }
     }
 
-    /// Builds what is behind the ring at the first format; later formats must fit into it.
+    /// Builds what is behind the ring at the first format, and again if frames outgrow it.
     fn fit(&mut self, source: &dyn FrameSource) -> Result<()> {
-        let (format, slot_bytes, lending) = (*source.format(), source.slot_bytes(), source.lending());
+        let (format, lending) = (*source.format(), source.lending());
+        let slot_bytes = source.slot_bytes();
         if let Some(there) = &self.downstream {
-            let larger = format.width > there.format.width
-                || format.height > there.format.height
-                || slot_bytes > there.slot_bytes
-                || (format.pixel == PixelFormat::Mjpeg && there.format.pixel != PixelFormat::Mjpeg);
-            if larger {
-                return Err(Error::fatal(
-                    Kind::Source,
-                    format!(
-                        "the camera came back with {} {}x{}, memory was planned for {} {}x{}: starting anew",
-                        format.pixel,
-                        format.width,
-                        format.height,
-                        there.format.pixel,
-                        there.format.width,
-                        there.format.height
-                    ),
-                ));
+            if !there.is_outgrown(&format, slot_bytes, lending.is_some()) {
+                return Ok(());
             }
-            return Ok(());
+            tracing::info!("frames of {format} come after {}: the stages are built again", there.format);
+            self.ring_dropped += there.ring.dropped();
+            self.shared.promise(Stage::Capture, BUILD_MAX);
+            self.close_downstream()?;
         }
-        let Some((model, wanted)) = self.model.take() else {
-            return Err(Error::fatal(Kind::System, "the model was used up without a pipeline"));
+        let (model, wanted) = match self.model.take() {
+            Some(first) => first,
+            None => {
+                let model = Loaded::open(&self.shared.config.model()?)?;
+                let wanted = wanted_classes(&self.shared.config.classes, model.classes())?;
+                (model, wanted)
+            }
         };
         self.shared.promise(Stage::Capture, BUILD_MAX);
         // Built on the thread that runs it: what building frees, that thread's part of the heap uses again.
@@ -301,6 +455,7 @@ impl Capture {
         let ring = built.recv().unwrap_or_else(|_| {
             Err(Error::fatal(Kind::System, "the pipeline thread failed; see the message above"))
         })?;
+        self.worked = true;
         self.downstream = Some(Downstream { ring, format, slot_bytes, lent: lending.is_some(), pipeline });
         Ok(())
     }
@@ -322,10 +477,60 @@ fn open(spec: &SourceSpec, params: &CaptureParams, clock: Arc<dyn Clock>) -> Res
     }
 }
 
-/// Counts a frame whose bytes are no picture; tells at 1, 2, 4, 8, … so that a bad cable does not fill the log.
+/// Counts a frame whose bytes are no picture and remembers why; tells at 1, 2, 4, 8, … so that a bad cable does not fill the log.
 pub(super) fn corrupt(shared: &Shared, why: &dyn std::fmt::Display) {
     let count = shared.metrics.frames_corrupt.add(1);
+    *shared.last_corrupt.lock().unwrap_or_else(PoisonError::into_inner) = why.to_string();
     if count.is_power_of_two() {
         tracing::warn!(count, "corrupt frame: {why}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    fn at(seconds: u64) -> Mono {
+        Mono::from_nanos(seconds * 1_000_000_000)
+    }
+
+    /// A stream that is damaged every second is opened again less and less often; one that was good for a minute at once.
+    #[test]
+    fn the_delay_begins_small_again_only_after_a_while_of_good_frames() {
+        let second = Duration::from_secs(1);
+        let mut recovery = Recovery::new(Backoff::new(second, 60 * second, 1), 60 * second);
+        let mut now = 0;
+        let mut delays = Vec::new();
+        for good in [1, 1, 1, 1, 59, 61, 1] {
+            recovery.back(at(now));
+            (now..=now + good).for_each(|second| recovery.delivers(at(second)));
+            now += good + 1;
+            delays.push(recovery.next_delay());
+        }
+        for (delay, whole) in delays.iter().zip([1, 2, 4, 8, 16, 1, 2]) {
+            assert!((second * whole / 2..=second * whole).contains(delay), "{delays:?}");
+        }
+    }
+
+    #[test]
+    fn a_source_lives_by_its_usable_frames() {
+        let mut liveness = Liveness::new(at(100), 7);
+        // A frame from before it was opened proves nothing.
+        liveness.note(Some(at(90)), 7);
+        assert!(!liveness.delivers);
+        assert_eq!(liveness.lost(at(200), 7, LIMIT), None, "what sends nothing is the source's own business");
+        assert_eq!(liveness.lost(at(200), 9, LIMIT), None, "two bad frames prove nothing");
+        assert_eq!(liveness.lost(at(109), 90, LIMIT), None, "too early");
+        assert_eq!(liveness.lost(at(110), 90, LIMIT), Some(83));
+        liveness.note(Some(at(108)), 90);
+        assert!(liveness.delivers);
+        assert_eq!(liveness.lost(at(110), 90, LIMIT), None);
+        assert_eq!(liveness.lost(at(117), 190, LIMIT), None);
+        assert_eq!(liveness.lost(at(118), 190, LIMIT), Some(100));
+        // One good frame among many bad ones keeps it alive: the bad ones are counted.
+        liveness.note(Some(at(117)), 189);
+        assert_eq!(liveness.lost(at(120), 200, LIMIT), None);
     }
 }

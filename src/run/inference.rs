@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Shared;
 use super::capture::corrupt;
 use super::memory::{Mebibytes, Plan};
+use crate::analytics::UnseenMotion;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::limits::RING_SLOTS_MIN;
 use crate::capture::Lending;
@@ -85,6 +86,9 @@ pub(super) fn build(
     measured.settle(config.memory_budget)?;
     let policy = if shared.options.until_end { Policy::Lossless } else { Policy::NewestWins };
     let (writer, reader) = ring(policy, slots, slot_bytes);
+    if incoming.lending.is_none() {
+        writer.allow(ring_bytes);
+    }
     Ok((writer, Processor::new(Arc::clone(shared), reader, WithEngine { pipeline, engine })))
 }
 
@@ -116,17 +120,23 @@ fn ring_of(shared: &Shared, incoming: &Incoming) -> Result<(usize, usize, usize)
     if let Some(Lending { buffers, bytes }) = lending {
         return Ok((RING_SLOTS_MIN, 0, buffers * bytes));
     }
-    let slots = slots_for(system::memory_bytes(), config.fps, *slot_bytes, config.ring_budget);
+    // JPEGs have no fixed size: their slots begin with a guess, within what the ring may have, and grow by what comes.
+    let is_jpeg = format.pixel == PixelFormat::Mjpeg;
+    let slot_bytes = if is_jpeg { (*slot_bytes).min(config.ring_budget / RING_SLOTS_MIN) } else { *slot_bytes };
+    let slots = slots_for(system::memory_bytes(), config.fps, slot_bytes, config.ring_budget);
     let slots = slots.ok_or_else(|| {
+        let needed_mb = (RING_SLOTS_MIN * slot_bytes).div_ceil(1 << 20);
         let text = format!(
-            "memory: three frames of {}x{} do not fit into memory.ring_mb: raise it, or take smaller pictures",
-            format.width, format.height
+            "memory: {RING_SLOTS_MIN} frames of {format} do not fit into memory.ring_mb = {}: set it to {needed_mb} or more, and \
+             memory.budget_mb accordingly, or take smaller pictures",
+            config.ring_budget >> 20
         );
         Error::fatal(Kind::Config, text)
     })?;
     // A recording waits for us: more than the next frames are memory for nothing.
     let slots = if shared.options.until_end { RING_SLOTS_MIN } else { slots };
-    Ok((slots, *slot_bytes, slots * slot_bytes))
+    let largest = if is_jpeg { config.ring_budget.min(RING_SLOTS_MIN * format.encoded_bytes_max()) } else { 0 };
+    Ok((slots, slot_bytes, largest.max(slots * slot_bytes)))
 }
 
 /// Checks that the network of the configuration passes its self-test, before there is a camera.
@@ -147,11 +157,15 @@ pub(super) struct Processor {
     first: bool,
     /// Looks at a part of the picture.
     in_part: u64,
+    /// JPEGs that were decoded past stray bytes.
+    mended: u64,
+    unseen: UnseenMotion,
 }
 
 impl Processor {
     fn new(shared: Arc<Shared>, reader: Reader, stages: WithEngine) -> Self {
-        Processor { shared, reader, stages, newest: None, first: true, in_part: 0 }
+        let unseen = UnseenMotion::default();
+        Processor { shared, reader, stages, newest: None, first: true, in_part: 0, mended: 0, unseen }
     }
 
     /// Processes until the ring is closed and empty.
@@ -194,7 +208,16 @@ impl Processor {
         }
         let outcome = self.stages.process(&frame, at, &mut |body| post(shared, at, body));
         match outcome {
-            Ok(outcome) => self.count(&outcome, begun),
+            Ok(outcome) => {
+                if self.unseen.look(at, outcome.gate == Some(Reason::Motion), outcome.detections) {
+                    tracing::warn!(
+                        "something has moved for a minute and nothing of what is counted was detected: the model may not know this view \
+                         (from straight above, or road users that are too small): look with `flytrap detect`, move the camera closer \
+                         or lower, or name other track.classes"
+                    );
+                }
+                self.count(&outcome, begun);
+            }
             Err(Failure::Corrupt(why)) => corrupt(&self.shared, &why),
             Err(Failure::Engine(error)) => return Err(error),
         }
@@ -208,6 +231,12 @@ impl Processor {
         metrics.saw_frame(now);
         if let Some(brightness) = self.stages.pipeline.brightness() {
             self.shared.senses.saw(now, outcome.gate == Some(Reason::Motion), brightness);
+        }
+        if outcome.mended {
+            self.mended += 1;
+            if self.mended.is_power_of_two() {
+                tracing::warn!(count = self.mended, "JPEGs with stray bytes: they are decoded without them");
+            }
         }
         metrics.frames_gated.add(u64::from(outcome.gate.is_some()));
         metrics.frames_still.add(u64::from(!outcome.inferred));

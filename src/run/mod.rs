@@ -27,6 +27,7 @@ use async_signal::{Signal, Signals};
 use futures_lite::{FutureExt, StreamExt};
 use smol::channel::{Receiver, Sender};
 
+use crate::analytics::count::Line;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::stop::Stop;
 use crate::capture::Timing;
@@ -68,6 +69,8 @@ pub(crate) struct Shared {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) faults: Faults,
     pub(crate) senses: gpio::Senses,
+    /// Why the last corrupt frame was one.
+    pub(crate) last_corrupt: Mutex<String>,
     /// What the spool wrote.
     written: Mutex<DailyWriteBudget>,
 }
@@ -189,9 +192,13 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
         ledger,
         faults,
         senses,
+        last_corrupt: Mutex::default(),
         written: Mutex::default(),
     });
     tell_start(&shared, &guard, &model);
+    for warning in shared.config.lines.iter().filter_map(Line::edge_warning) {
+        tracing::warn!("{warning}");
+    }
     let capture = capture::Capture::new(Arc::clone(&shared), spec, model, wanted);
     go(&shared, guard, signals, driver, capture)
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::base::error::{Error, Kind, Result};
+use crate::capture::dir::{by_number, is_picture_name};
 use crate::capture::frame::{Color, FrameView, Planes};
 use crate::capture::picture::{self, Picture};
 use crate::config::Config;
@@ -244,8 +245,7 @@ pub(super) fn picture_names(folder: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
-        let kind = Path::new(&name).extension().map(|kind| kind.to_string_lossy().to_ascii_lowercase());
-        if kind.is_some_and(|kind| ["jpg", "jpeg", "png"].contains(&kind.as_str())) {
+        if is_picture_name(Path::new(&name)) {
             names.push(name);
         }
     }
@@ -253,6 +253,6 @@ pub(super) fn picture_names(folder: &Path) -> Result<Vec<String>> {
         let text = format!("'{}' holds no .jpg, .jpeg or .png", folder.display());
         return Err(Error::fatal(Kind::Config, text));
     }
-    names.sort_unstable();
+    names.sort_unstable_by(|a, b| by_number(a.as_bytes(), b.as_bytes()));
     Ok(names)
 }

@@ -167,7 +167,7 @@ fn play(framer: &mut Framer, source: &mut Pieces, wanted: &[bool]) -> Played {
 fn opened(source: &mut Pieces, expect: Expect) -> Framer {
     match Framer::open(source, expect, &params(), "test") {
         Ok(Opened::Yes(framer)) => framer,
-        Ok(Opened::Idle | Opened::End(_)) => panic!("not opened"),
+        Ok(Opened::Idle | Opened::End) => panic!("not opened"),
         Err(fault) => panic!("{fault:?}"),
     }
 }
@@ -225,9 +225,21 @@ proptest! {
         let played = play(&mut framer, &mut source, &wanted);
         let read: Vec<_> = whole.iter().map(|(_, payload)| payload.clone()).enumerate()
             .filter(|(number, _)| wanted[number % wanted.len()]).collect();
-        prop_assert_eq!(&played.read, &read);
         prop_assert_eq!(played.faults, 0);
         let left = length - end(whole.last().unwrap());
+        // Of a JPEG that has begun its picture perhaps only EOI is missing: the decoder judges.
+        let rest = length - left;
+        let begun = kind == Kind::Mjpeg && source.bytes[rest..].windows(2).any(|pair| pair == [0xFF, 0xDA]) && {
+            let header = source.bytes[rest..].windows(2).position(|pair| pair == [0xFF, 0xDA]).unwrap();
+            left >= header + 14
+        };
+        if begun {
+            prop_assert_eq!(played.announced, whole.len() + 1);
+            prop_assert!(played.halves.is_empty());
+            prop_assert_eq!(&played.read[..read.len()], &read);
+            return Ok(());
+        }
+        prop_assert_eq!(&played.read, &read);
         let header = left == b"FRAME\n".len() && kind == Kind::Y4m;
         if header {
             // Of a header alone nothing of the frame itself is there: told only to who wanted a frame that a pipe announced.

@@ -27,7 +27,8 @@ use device::{Agreed, Camera};
 use negotiate::{NoStart, Wish, start_best};
 use queue::{Done, Kernel, Queue, Ready};
 
-use super::{Advance, CaptureParams, Filled, FrameSource, Lending};
+use super::mjpeg_stream::{Head, SizeWatch, jpeg_head};
+use super::{Advance, CaptureParams, ColorOverride, Filled, FrameSource, Lending};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::stop::Stop;
 use crate::capture::frame::{Color, FrameFormat, FrameMeta, Lease, PixelFormat};
@@ -53,8 +54,11 @@ struct Stream<K: Kernel + 'static> {
     last: Option<Last>,
     /// Frame number of ours that the driver's 0 would have.
     seq: u64,
+    /// Since when no usable frame has come.
     silent_since: Mono,
     restarted: bool,
+    sizes: SizeWatch,
+    color: ColorOverride,
 }
 
 /// The newest frame.
@@ -212,19 +216,21 @@ impl<K: Kernel + 'static> Stream<K> {
             seq: 0,
             silent_since,
             restarted: false,
+            sizes: SizeWatch::default(),
+            color: params.color,
         }
     }
 
-    /// Nothing came: the ladder.
+    /// Nothing usable came. After half of the time-out the stream is restarted, once; after all of it the camera is given up.
     fn silent(&mut self) -> Result<Advance> {
         let silence = self.clock.mono().since(self.silent_since);
         if silence >= self.idle_timeout {
-            let text = format!("no frame for {silence:.1?}, also after its stream was started anew");
+            let text = format!("no usable frame for {silence:.1?}, also after its stream was restarted");
             return Err(named(Error::retry, &self.what, &text));
         }
         if silence >= self.idle_timeout / 2 && !self.restarted {
             self.restarted = true;
-            tracing::warn!("{}: no frame for {silence:.1?}: its stream is started anew", self.what);
+            tracing::warn!("{}: no usable frame for {silence:.1?}: its stream is restarted", self.what);
             // A failure shows when it is started.
             let _stopped = self.queue.stop();
             self.queue.start().map_err(|error| self.lost(error))?;
@@ -256,6 +262,40 @@ impl<K: Kernel + 'static> Stream<K> {
         FrameMeta { seq, captured_at: at, bytes_used: 0 }
     }
 
+    /// What is wrong with a frame of `used` bytes in the buffer `bytes`, if anything can be seen without decoding it. JPEGs may have
+    /// another size than was agreed on: one that stays becomes the stream's.
+    fn fault(&mut self, done: &Done, bytes: &[u8]) -> Option<String> {
+        let used = done.bytes_used as usize;
+        let Some(valid) = bytes.get(..used).filter(|_| !done.damaged) else {
+            return Some(format!("{used} bytes, damaged: {}", done.damaged));
+        };
+        if self.format.frame_bytes().is_some_and(|need| used < need) {
+            return Some(format!("{used} bytes of {}", self.format));
+        }
+        if self.format.pixel != PixelFormat::Mjpeg {
+            return None;
+        }
+        let Head::Info(info) = jpeg_head(valid) else { return Some("no JPEG".to_owned()) };
+        let (size, found) = ((self.format.width, self.format.height), (info.width, info.height));
+        if self.sizes.has_changed(size, found) {
+            match info.format(self.color) {
+                Ok(format) => self.format = format,
+                Err(why) => return Some(why),
+            }
+            tracing::info!(
+                "{}: its pictures have {}x{}, not {}x{}",
+                self.what,
+                found.0,
+                found.1,
+                size.0,
+                size.1
+            );
+            return None;
+        }
+        (size != found)
+            .then(|| format!("a JPEG of {}x{} in a stream of {}x{}", found.0, found.1, size.0, size.1))
+    }
+
     fn take_announced(&mut self) -> Result<(Lease, Filled)> {
         let (lease, bytes_used) = self
             .announced
@@ -284,14 +324,14 @@ impl<K: Kernel + 'static> FrameSource for Stream<K> {
         loop {
             if let Some((done, lease)) = self.queue.dequeue().map_err(|error| self.lost(error))? {
                 let meta = self.stamp(&done);
-                (self.silent_since, self.restarted) = (self.clock.mono(), false);
-                let (used, length) = (done.bytes_used as usize, lease.bytes().len());
-                if done.damaged || used > length || self.format.frame_bytes().is_some_and(|need| used < need)
-                {
-                    let text = format!("frame {}: {used} bytes, damaged: {}", meta.seq, done.damaged);
-                    return Err(named(Error::degrade, &self.what, &text));
+                if let Some(why) = self.fault(&done, lease.bytes()) {
+                    // A camera that sends nothing usable is as good as silent.
+                    drop(lease);
+                    self.silent()?;
+                    return Err(named(Error::degrade, &self.what, &format!("frame {}: {why}", meta.seq)));
                 }
-                self.announced = Some((lease, used));
+                (self.silent_since, self.restarted) = (self.clock.mono(), false);
+                self.announced = Some((lease, done.bytes_used as usize));
                 return Ok(Advance::Frame(meta));
             }
             let left = deadline.since(self.clock.mono());

@@ -87,13 +87,17 @@ impl Kernel for Script {
 }
 
 fn stream(steps: &[Step]) -> Stream<Script> {
+    stream_of(steps, (0..BUFFERS).map(|n| vec![n as u8; FRAME_BYTES as usize + 16]).collect())
+}
+
+fn stream_of(steps: &[Step], memory: Vec<Vec<u8>>) -> Stream<Script> {
     let clock = Arc::new(FakeClock::default());
     clock.set(Mono::from_nanos(1_000_000_000));
     let kernel = Script {
         clock: Arc::clone(&clock),
         steps: Mutex::new(steps.iter().copied().collect()),
         queued: Mutex::default(),
-        memory: (0..BUFFERS).map(|n| vec![n as u8; FRAME_BYTES as usize + 16]).collect(),
+        memory,
         starts: Mutex::new(0),
     };
     let queue = Queue::new(kernel);
@@ -153,6 +157,42 @@ fn damaged_short_and_impossible_frames_cost_themselves() {
     assert_eq!(stream.queue.held(), 1, "the bad ones went back");
 }
 
+/// A camera whose every frame is damaged is not alive: its stream is restarted, then it is given up.
+#[test]
+fn a_camera_that_only_sends_damaged_frames_is_restarted_once_and_then_given_up() {
+    let damaged = [Step::Frame(0, FRAME_BYTES, true, 1), Step::Quiet(200)];
+    let mut stream = stream(&[good(0, 1)].into_iter().chain(damaged.repeat(100)).collect::<Vec<_>>());
+    assert_eq!(number(&stream.advance(PATIENCE)), 0);
+    let mut bad = 0;
+    let error = loop {
+        match stream.advance(PATIENCE) {
+            Err(error) if error.class() == Class::Degrade => bad += 1,
+            Err(error) => break error,
+            Ok(Advance::Idle) => {}
+            Ok(other) => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((error.class(), *stream.queue.kernel().starts.lock().unwrap()), (Class::Retry, 2), "{error}");
+    assert!(bad > 20 && error.to_string().contains("no usable frame for 10"), "{bad}: {error}");
+    assert_eq!(stream.queue.held(), 0);
+}
+
+/// The size is that of the JPEGs: one that stays is taken up, whatever the driver agreed on.
+#[test]
+fn the_true_size_of_jpegs_is_taken_up() {
+    use crate::capture::mjpeg_stream::tests::skeleton;
+    // The buffers come in turn: one JPEG of the size that was agreed on, three of another.
+    let jpegs = [(16, 16), (32, 32), (32, 32), (32, 32)].map(|(width, height)| skeleton(width, height, 0));
+    let length = jpegs[0].len() as u32;
+    let steps: Vec<Step> = (0..7).map(|at| Step::Frame(at, length, false, 1)).collect();
+    let mut stream = stream_of(&steps, jpegs.to_vec());
+    stream.format = FrameFormat::packed(PixelFormat::Mjpeg, 16, 16, Color::JPEG).unwrap();
+    let mut width = || stream.advance(PATIENCE).ok().map(|_| stream.format().width);
+    let widths: Vec<Option<u32>> = (0..7).map(|_| width()).collect();
+    assert_eq!(widths, [Some(16), None, None, Some(32), None, Some(32), Some(32)]);
+    assert_eq!(stream.lend().unwrap().1.format.height, 32);
+}
+
 #[test]
 fn a_frame_is_lent_or_copied_once_and_goes_back() {
     let mut stream = stream(&[good(0, 1), good(1, 2), good(2, 3)]);
@@ -175,7 +215,7 @@ fn a_frame_is_lent_or_copied_once_and_goes_back() {
 }
 
 #[test]
-fn a_silent_camera_is_started_anew_once_and_then_given_up() {
+fn a_silent_camera_is_restarted_once_and_then_given_up() {
     let mut stream = stream(&[Step::Quiet(6000), good(0, 7000), Step::Quiet(u64::MAX)]);
     let starts = |stream: &Stream<Script>| *stream.queue.kernel().starts.lock().unwrap();
     let mut looks = 0;
@@ -196,7 +236,7 @@ fn a_silent_camera_is_started_anew_once_and_then_given_up() {
         }
     };
     assert_eq!((error.class(), looks, starts(&stream)), (Class::Retry, 32, 3), "{error}");
-    assert!(error.to_string().contains("no frame for 10.0s"), "{error}");
+    assert!(error.to_string().contains("no usable frame for 10.0s"), "{error}");
 }
 
 #[test]
@@ -225,6 +265,6 @@ fn formats_that_do_not_fit_their_buffers_are_refused() {
     assert!(frame_format(&short, &params).unwrap_err().contains("cannot hold"));
     let mjpeg = Agreed { pixel: PixelFormat::Mjpeg, row_bytes: 0, buffer_bytes: 100, ..agreed };
     assert_eq!(frame_format(&mjpeg, &params).unwrap().color, Color::JPEG);
-    let huge = Agreed { width: 5000, ..agreed };
-    assert!(frame_format(&huge, &params).unwrap_err().contains("4096"));
+    let huge = Agreed { width: 9000, ..agreed };
+    assert!(frame_format(&huge, &params).unwrap_err().contains("8192"));
 }

@@ -9,12 +9,10 @@ pub enum JpegError {
     NotJpeg,
     /// The bytes, or the entropy-coded data before the next marker, end before the picture does.
     Truncated,
-    /// Something else than a marker where one must be, or a marker that has no place there.
-    BadMarker {
-        /// Offset in the bytes.
+    /// Too much between the headers' segments that belongs to none.
+    Junk {
+        /// Where the search for the next marker was given up, offset in the bytes.
         at: usize,
-        /// What was found: the byte in the place of 0xFF, or the marker's code.
-        code: u8,
     },
     /// A segment that contradicts itself or T.81; the text names segment and fault.
     BadSegment(&'static str),
@@ -36,7 +34,7 @@ pub enum JpegError {
         /// Largest height.
         height_max: u32,
     },
-    /// A kind of JPEG that we leave to others: progressive, arithmetic, 12 bits, CMYK, RGB.
+    /// A kind of JPEG that we leave to others: progressive, arithmetic, 12 bits, CMYK.
     Unsupported(&'static str),
     /// A component names a quantisation table that the picture does not define.
     MissingQuantTable(u8),
@@ -58,8 +56,8 @@ impl fmt::Display for JpegError {
         match self {
             JpegError::NotJpeg => f.write_str("not a JPEG: it does not begin with FF D8"),
             JpegError::Truncated => f.write_str("the JPEG ends before its picture does"),
-            JpegError::BadMarker { at, code } => {
-                write!(f, "byte {code:#04x} at {at} of the JPEG is not a marker that may stand there")
+            JpegError::Junk { at } => {
+                write!(f, "the JPEG's headers are lost in other bytes: no marker near byte {at}")
             }
             JpegError::BadSegment(what) => write!(f, "broken JPEG segment: {what}"),
             JpegError::Empty { width, height } => write!(f, "a JPEG of {width}x{height} pixels is empty"),
@@ -71,7 +69,7 @@ impl fmt::Display for JpegError {
             JpegError::MissingHuffmanTable(id) => write!(f, "the JPEG lacks its Huffman table {id}"),
             JpegError::BadCode => f.write_str("corrupt JPEG data: no such Huffman code"),
             JpegError::BadRestart { expected } => {
-                write!(f, "corrupt JPEG data: restart marker {expected} is not in its place")
+                write!(f, "corrupt JPEG data: restart marker {expected} is missing")
             }
             JpegError::NoPicture => f.write_str("the JPEG ends without a scan for every component"),
         }

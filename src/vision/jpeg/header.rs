@@ -106,6 +106,10 @@ pub fn probe(bytes: &[u8]) -> Result<JpegInfo, JpegError> {
     }
 }
 
+/// Most bytes of a picture's headers that are no marker segment: what a segment is longer than it says, or what was put
+/// between segments. Dahua's cameras send comments that are 608 bytes longer than they say.
+pub(super) const JUNK_BYTES_MAX: usize = 64 << 10;
+
 /// A marker and what follows it.
 pub(super) struct Segment<'a> {
     pub(super) code: u8,
@@ -127,16 +131,17 @@ impl Segment<'_> {
     }
 }
 
-/// The walk from marker to marker.
+/// The walk from marker to marker. What lies between is skipped and counted.
 pub(super) struct Segments<'a> {
     bytes: &'a [u8],
     at: usize,
+    junk: usize,
 }
 
 impl<'a> Segments<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Result<Self, JpegError> {
         if bytes.starts_with(&[0xff, marker::SOI]) {
-            Ok(Segments { bytes, at: 2 })
+            Ok(Segments { bytes, at: 2, junk: 0 })
         } else {
             Err(JpegError::NotJpeg)
         }
@@ -145,6 +150,11 @@ impl<'a> Segments<'a> {
     /// Offset after the last segment: where the entropy-coded data of a scan begins.
     pub(super) fn position(&self) -> usize {
         self.at
+    }
+
+    /// Bytes skipped so far that belong to no segment.
+    pub(super) fn junk(&self) -> usize {
+        self.junk
     }
 
     /// Goes on at the first marker from `at`, over what is left of entropy-coded data.
@@ -156,23 +166,36 @@ impl<'a> Segments<'a> {
 
     /// The next segment.
     pub(super) fn next(&mut self) -> Result<Segment<'a>, JpegError> {
-        let rest = self.bytes.get(self.at..).unwrap_or(&[]);
-        // B.1.1.2: any number of 0xFF before the code are fill bytes.
-        let fill = rest.iter().take_while(|&&byte| byte == 0xff).count();
-        let &code = rest.get(fill).ok_or(JpegError::Truncated)?;
-        let at = self.at + fill;
-        if fill == 0 || matches!(code, 0 | marker::SOI | 0xd0..=0xd7) {
-            return Err(JpegError::BadMarker { at, code });
-        }
-        self.at = at + 1;
+        let code = self.marker()?;
         if matches!(code, marker::EOI | marker::TEM) {
             return Ok(Segment { code, body: &[] });
         }
         let [high, low, body @ ..] = &self.bytes[self.at..] else { return Err(JpegError::Truncated) };
-        let len = usize::from(u16::from_be_bytes([*high, *low]));
-        let body_len = len.checked_sub(2).ok_or(JpegError::BadSegment("a length below 2"))?;
+        // A length below that of its own two bytes: the next marker tells where the segment ends.
+        let len = usize::from(u16::from_be_bytes([*high, *low])).max(2);
         self.at += len;
-        Ok(Segment { code, body: body.get(..body_len).ok_or(JpegError::Truncated)? })
+        Ok(Segment { code, body: body.get(..len - 2).ok_or(JpegError::Truncated)? })
+    }
+
+    /// Goes behind the next marker and returns its code. A second SOI counts as junk, as does everything that is no marker or has
+    /// no place among the headers.
+    fn marker(&mut self) -> Result<u8, JpegError> {
+        loop {
+            let rest = self.bytes.get(self.at..).unwrap_or(&[]);
+            let junk = rest.iter().take_while(|&&byte| byte != 0xff).count();
+            // B.1.1.2: any number of 0xFF before the code are fill bytes.
+            let fill = rest[junk..].iter().take_while(|&&byte| byte == 0xff).count();
+            self.junk += junk;
+            if self.junk > JUNK_BYTES_MAX {
+                return Err(JpegError::Junk { at: self.at });
+            }
+            let &code = rest.get(junk + fill).ok_or(JpegError::Truncated)?;
+            self.at += junk + fill + 1;
+            match code {
+                marker::TEM | 0xc0..=0xcf | 0xd9..=0xff => return Ok(code),
+                0..=0xbf | 0xd0..=0xd8 => self.junk += 2,
+            }
+        }
     }
 }
 
@@ -211,15 +234,12 @@ impl Sof {
         for (component, from) in components.iter_mut().zip(list.chunks_exact(3)) {
             *component = SofComponent { id: from[0], h: from[1] >> 4, v: from[1] & 15, quant: from[2] };
         }
-        for (index, component) in components[..usize::from(*count)].iter().enumerate() {
+        for component in &components[..usize::from(*count)] {
             if !(1..=4).contains(&component.h) || !(1..=4).contains(&component.v) {
                 return Err(JpegError::BadSegment("SOF has a sampling factor outside 1..=4"));
             }
             if component.quant > 3 {
                 return Err(JpegError::BadSegment("SOF names a quantisation table above 3"));
-            }
-            if components[..index].iter().any(|other| other.id == component.id) {
-                return Err(JpegError::BadSegment("SOF has two components of the same name"));
             }
         }
         let side = |high: u8, low: u8| u32::from(u16::from_be_bytes([high, low]));
@@ -268,6 +288,8 @@ pub(super) struct Layout {
     pub(super) height: usize,
     /// Blocks a row of MCUs fills, and rows of MCUs, both including padding: the plane's rows have `stride_blocks * 8` bytes.
     pub(super) stride_blocks: usize,
+    /// The component that stands for brightness: the first, or green.
+    pub(super) is_luma: bool,
 }
 
 /// A frame that we decode: sizes and planes.
@@ -280,6 +302,11 @@ pub(super) struct Frame {
     pub(super) mcus_y: usize,
     /// One or three.
     pub(super) count: usize,
+    /// The three are red, green and blue.
+    pub(super) is_rgb: bool,
+    /// Largest sampling factors.
+    pub(super) h_max: usize,
+    pub(super) v_max: usize,
     pub(super) layouts: [Layout; 3],
 }
 
@@ -301,35 +328,62 @@ impl Frame {
             // A.2.2: a lone component is not interleaved, its factors mean nothing.
             (components[0].h, components[0].v) = (1, 1);
         }
-        let (h_max, v_max) = (usize::from(components[0].h), usize::from(components[0].v));
+        // A.1.1: the largest factors are the picture's; they need not be the first component's.
+        let largest = |factor: fn(&SofComponent) -> u8| {
+            components[..count].iter().map(factor).max().map_or(1, usize::from)
+        };
+        let (h_max, v_max) = (largest(|c| c.h), largest(|c| c.v));
         let mut frame = Frame {
             width,
             height,
             mcus_x: width.div_ceil(8 * h_max),
             mcus_y: height.div_ceil(8 * v_max),
             count,
+            is_rgb: false,
+            h_max,
+            v_max,
             layouts: [Layout::default(); 3],
         };
         for (layout, &sof) in frame.layouts.iter_mut().zip(&components[..count]) {
             let (h, v) = (usize::from(sof.h), usize::from(sof.v));
-            // Our planes have whole steps between samples, and the buffers are laid out for factors 1, 2 and 4.
-            if h == 3 || v == 3 || h > h_max || v > v_max {
-                return Err(JpegError::Unsupported(
-                    "sampling factors other than halves and quarters of luma's",
-                ));
-            }
             *layout = Layout {
                 sof,
                 width: (width * h).div_ceil(h_max),
                 height: (height * v).div_ceil(v_max),
                 stride_blocks: frame.mcus_x * h,
+                is_luma: false,
             };
         }
+        frame.layouts[0].is_luma = true;
         // B.2.3: at most ten blocks an MCU.
         let blocks: u32 = components[..count].iter().map(|c| u32::from(c.h) * u32::from(c.v)).sum();
         if blocks > 10 {
             return Err(JpegError::BadSegment("SOF makes more than ten blocks an MCU"));
         }
         Ok(frame)
+    }
+
+    /// From here on the components are red, green and blue.
+    pub(super) fn set_rgb(&mut self) {
+        self.is_rgb = true;
+        for (index, layout) in self.layouts.iter_mut().enumerate() {
+            layout.is_luma = index == 1;
+        }
+    }
+
+    /// Index of the component that stands for brightness.
+    pub(super) fn luma(&self) -> usize {
+        usize::from(self.is_rgb)
+    }
+
+    /// Whether the planes can be used as they are: brightness in full, the others halves or quarters of it. All that cameras send.
+    pub(super) fn is_regular(&self) -> bool {
+        let part = |all: usize, factor: u8| {
+            matches!((all % usize::from(factor), all / usize::from(factor)), (0, 1 | 2 | 4))
+        };
+        let full = |sof: &SofComponent| (usize::from(sof.h), usize::from(sof.v)) == (self.h_max, self.v_max);
+        self.layouts[..self.count].iter().all(|Layout { sof, is_luma, .. }| {
+            full(sof) || (!is_luma && !self.is_rgb && part(self.h_max, sof.h) && part(self.v_max, sof.v))
+        })
     }
 }

@@ -14,6 +14,9 @@ use super::tables::CodeList;
 const FAST_BITS: u32 = 9;
 /// Bits that the skipping table looks ahead: 4 KiB a table.
 const SKIP_BITS: u32 = 11;
+/// Most stray bytes before a restart marker. Logitech's C270, C310 and C910 put fewer than ten there; a whole interval that was
+/// decoded wrongly leaves hundreds.
+const STRAY_BYTES_MAX: usize = 64;
 /// What [`Bits::ensure`] guarantees: the longest code (16) and the most extra bits (15) together.
 const SYMBOL_BITS_MAX: u32 = 31;
 
@@ -360,26 +363,34 @@ impl<'a> Bits<'a> {
         self.overrun || self.made_up > self.count
     }
 
-    /// Ends an interval: the data must be used up to its padding, and RST`n` be next. Continues after it.
+    /// Ends an interval, of which every block was decoded: continues behind RST`n`, which must be the next marker. Returns how
+    /// many stray bytes were skipped before it: the chips of common webcams put some there, and libjpeg skips them, too.
     ///
     /// # Errors
-    /// Data left, data missing, or another marker.
-    pub(super) fn restart(&mut self, n: u8) -> Result<(), JpegError> {
+    /// Data missing, another marker, or more than [`STRAY_BYTES_MAX`] bytes before it: the blocks were not those of this interval.
+    pub(super) fn restart(&mut self, n: u8) -> Result<usize, JpegError> {
         if self.overrun() {
             return Err(JpegError::Truncated);
         }
-        self.ensure();
-        if self.count - self.made_up >= 8 {
-            return Err(JpegError::BadRestart { expected: n });
-        }
-        let fill = self.bytes[self.at..].iter().take_while(|&&byte| byte == 0xff).count();
-        match self.bytes.get(self.at + fill) {
-            None => Err(JpegError::Truncated),
-            Some(&code) if fill > 0 && code == 0xd0 | n => {
-                *self = Bits::new(self.bytes, self.at + fill + 1);
-                Ok(())
+        // What lies in `ahead` comes before the byte at `at`, and that before the next marker.
+        let mut stray = (self.count.saturating_sub(self.made_up) / 8) as usize;
+        let mut at = self.at;
+        loop {
+            if stray > STRAY_BYTES_MAX {
+                return Err(JpegError::BadRestart { expected: n });
             }
-            Some(_) => Err(JpegError::BadRestart { expected: n }),
+            match self.bytes[at.min(self.bytes.len())..] {
+                [] | [0xff] => return Err(JpegError::Truncated),
+                [0xff, 0xff, ..] => at += 1,
+                // A stuffed byte, or a code that is no marker (T.81 table B.1: 02 to BF are reserved).
+                [0xff, 0..=0xbf, ..] => (at, stray) = (at + 2, stray + 2),
+                [0xff, code, ..] if code == 0xd0 | n => {
+                    *self = Bits::new(self.bytes, at + 2);
+                    return Ok(stray);
+                }
+                [0xff, ..] => return Err(JpegError::BadRestart { expected: n }),
+                [_, ..] => (at, stray) = (at + 1, stray + 1),
+            }
         }
     }
 }

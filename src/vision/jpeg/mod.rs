@@ -4,9 +4,12 @@
 //! bytes ─► segments ─► tables, frame, scan headers ─► Huffman ─┬─► dequantise ─► IDCT ─► Y, U, V planes   (decode)
 //!          (probe stops at the frame header)                   └─► DC of luma, AC passed by ─► 1/8 plane  (decode_dc_luma)
 //! ```
-//! Decoded: baseline and 8-bit extended sequential Huffman coding, grey or Y'CbCr, 4:4:4, 4:2:2, 4:2:0, 4:4:0, 4:1:1, one
-//! scan or several, restart intervals, frames without Huffman tables (as AVI1 cameras send them). All else is an
-//! [`JpegError::Unsupported`] that names what it is.
+//! Decoded: baseline and 8-bit extended sequential Huffman coding, grey, Y'CbCr or RGB, any sampling factors, one scan or several,
+//! restart intervals, frames without Huffman tables (as AVI1 cameras send them). All else is an [`JpegError::Unsupported`] that
+//! names what it is.
+//!
+//! What cameras get wrong without damage to the picture is passed over and counted ([`JpegDecoder::stray_bytes`]): stray bytes before
+//! a restart marker, segments longer than they say and other junk between the headers, a second SOI, components of the same name.
 //!
 //! What never happens here: heap calls after [`JpegDecoder::new`]; a panic, whatever the bytes; work beyond a constant
 //! for each byte and each block of the largest picture; colour conversion; use of a picture that is damaged where the
@@ -24,15 +27,16 @@ mod tables;
 pub use error::JpegError;
 pub use header::{JpegInfo, Process, Sampling, probe};
 
-use header::{Frame, Segments, Sof, marker};
+use header::{Frame, Layout, Segments, Sof, marker};
 use huffman::{Bits, Class, Table};
 use scan::{Coder, DcSink, FullSink, Sink, Sos};
 use tables::{CHROMA_AC, CHROMA_DC, CodeList, LUMA_AC, LUMA_DC};
 
 use crate::capture::frame::{Color, Plane, Planes};
 
-/// Largest MCU side that sampling factors of up to 4 make, pixels: plane buffers are padded to it.
-const MCU_SIDE_MAX: usize = 32;
+/// The longest sides of MCUs, pixels (a sampling factor of 4, of 3): plane buffers are padded to whole ones of either, and so to
+/// those of factors 2 and 1.
+const MCU_SIDES: [usize; 2] = [32, 24];
 /// Huffman tables that a picture may define. One for each of 8 places before each of 3 scans is the most that makes
 /// sense; building one costs some ten microseconds, so hostile bytes cannot make us build them for seconds.
 const TABLES_MAX: usize = 24;
@@ -44,7 +48,8 @@ pub struct DecodedJpeg<'a> {
     pub width: u32,
     /// Height in pixels, without padding.
     pub height: u32,
-    /// Grey or Y'CbCr; chroma planes have their own size, rounded up (T.81 A.1.1). Sited as JPEG prescribes: centred.
+    /// Grey, Y'CbCr, or RGB; chroma planes are halves or quarters of luma, rounded up (T.81 A.1.1), and sited as JPEG prescribes:
+    /// centred. Other sampling factors are brought to full size by repeating samples.
     pub planes: Planes<'a>,
     /// Always [`Color::JPEG`].
     pub color: Color,
@@ -57,6 +62,7 @@ pub struct JpegDecoder {
     planes: [Vec<u8>; 3],
     dc_plane: Vec<u8>,
     tables: Tables,
+    stray_bytes: usize,
 }
 
 impl std::fmt::Debug for JpegDecoder {
@@ -69,7 +75,10 @@ impl JpegDecoder {
     /// Takes all memory: three planes of the largest size (4:4:4 needs them), see [`JpegDecoder::heap_bytes`].
     pub fn new(width_max: u32, height_max: u32) -> Self {
         // 65535 is the most that a frame header can say.
-        let padded = |side: u32| (side.min(65_535) as usize).next_multiple_of(MCU_SIDE_MAX);
+        let padded = |side: u32| {
+            let side = side.min(65_535) as usize;
+            MCU_SIDES.map(|mcu| side.next_multiple_of(mcu)).into_iter().max().unwrap_or(side)
+        };
         let samples = padded(width_max) * padded(height_max);
         JpegDecoder {
             width_max,
@@ -77,7 +86,13 @@ impl JpegDecoder {
             planes: std::array::from_fn(|_| vec![0; samples]),
             dc_plane: vec![0; samples / 64],
             tables: Tables::new(),
+            stray_bytes: 0,
         }
+    }
+
+    /// Bytes of the last picture that had no place in it and were skipped; 0 for a sound one.
+    pub fn stray_bytes(&self) -> usize {
+        self.stray_bytes
     }
 
     /// Heap memory held, bytes, for the start-up sum (I1).
@@ -93,7 +108,11 @@ impl JpegDecoder {
     pub fn decode(&mut self, bytes: &[u8]) -> Result<DecodedJpeg<'_>, JpegError> {
         let limits = (self.width_max, self.height_max);
         let mut sink = FullSink { planes: &mut self.planes };
-        let frame = read(bytes, limits, &mut self.tables, &mut sink, false)?;
+        let (mut frame, stray) = read(bytes, limits, &mut self.tables, &mut sink, false)?;
+        self.stray_bytes = stray;
+        if !frame.is_regular() {
+            stretch(&mut frame, &mut self.planes);
+        }
         let plane = |index: usize| {
             let layout = &frame.layouts[index];
             let bytes = &self.planes[index];
@@ -102,24 +121,43 @@ impl JpegDecoder {
         };
         let planes = match frame.count {
             1 => Planes::Grey(plane(0)),
+            _ if frame.is_rgb => Planes::Rgb { r: plane(0), g: plane(1), b: plane(2) },
             _ => Planes::Yuv { y: plane(0), u: plane(1), v: plane(2) },
         };
         Ok(DecodedJpeg { width: frame.width as u32, height: frame.height as u32, planes, color: Color::JPEG })
     }
 
-    /// Luma at an eighth of the size: for each 8x8 block its mean, from the DC coefficient alone. The plane has
-    /// ceil(width / 8) x ceil(height / 8) samples; the blocks of a rim that is not a multiple of 8 include their padding.
+    /// Luma (green, of RGB) at an eighth of the size: for each 8x8 block its mean, from the DC coefficient alone. The plane has
+    /// ceil(width / 8) x ceil(height / 8) samples, fewer if the picture has less luma than chroma; the blocks of a rim that is
+    /// not a multiple of 8 include their padding.
     ///
     /// # Errors
     /// As [`JpegDecoder::decode`], but damage that only the coefficients' values show stays unseen.
     pub fn decode_dc_luma(&mut self, bytes: &[u8]) -> Result<Plane<'_>, JpegError> {
         let limits = (self.width_max, self.height_max);
         let mut sink = DcSink { plane: &mut self.dc_plane };
-        let frame = read(bytes, limits, &mut self.tables, &mut sink, true)?;
-        let luma = &frame.layouts[0];
+        let (frame, stray) = read(bytes, limits, &mut self.tables, &mut sink, true)?;
+        self.stray_bytes = stray;
+        let luma = &frame.layouts[frame.luma()];
         let (width, height) = (luma.width.div_ceil(8), luma.height.div_ceil(8));
         Ok(Plane::new(&self.dc_plane, width, height, luma.stride_blocks, 1)
             .expect("the plane was made for the largest frame and this one was checked against it"))
+    }
+}
+
+/// Brings planes of unusual sampling factors to the size of the picture, in place: libjpeg's box filter where factors are whole.
+fn stretch(frame: &mut Frame, planes: &mut [Vec<u8>; 3]) {
+    let (width, height, stride_blocks) = (frame.width, frame.height, frame.mcus_x * frame.h_max);
+    for (layout, plane) in frame.layouts[..frame.count].iter_mut().zip(planes) {
+        let (h, v) = (usize::from(layout.sof.h), usize::from(layout.sof.v));
+        let (from, to) = (layout.stride_blocks * 8, stride_blocks * 8);
+        // From the end: a sample comes from its own place or from before it, where nothing was written yet.
+        for y in (0..height).rev() {
+            for x in (0..width).rev() {
+                plane[y * to + x] = plane[y * v / frame.v_max * from + x * h / frame.h_max];
+            }
+        }
+        *layout = Layout { width, height, stride_blocks, ..*layout };
     }
 }
 
@@ -133,16 +171,28 @@ struct Progress {
     jfif: bool,
     /// The colour transform of Adobe's APP14: 0 is RGB.
     adobe_transform: Option<u8>,
+    /// The components are named "R", "G", "B".
+    named_rgb: bool,
+    /// Bytes skipped within scans.
+    stray: usize,
 }
 
-/// Walks the segments and decodes scans into `sink` until every component (or luma, if `luma_only`) had its own.
+impl Progress {
+    /// What libjpeg does: JFIF means Y'CbCr, then Adobe's word counts, then the names.
+    fn is_rgb(&self) -> bool {
+        !self.jfif && self.adobe_transform.map_or(self.named_rgb, |transform| transform == 0)
+    }
+}
+
+/// Walks the segments and decodes scans into `sink` until every component (or luma, if `luma_only`) had its own. Returns the frame,
+/// and how many bytes were skipped that had no place in it.
 fn read<S: Sink>(
     bytes: &[u8],
     limits: (u32, u32),
     tables: &mut Tables,
     sink: &mut S,
     luma_only: bool,
-) -> Result<Frame, JpegError> {
+) -> Result<(Frame, usize), JpegError> {
     tables.forget();
     let mut segments = Segments::new(bytes)?;
     let mut progress = Progress::default();
@@ -153,13 +203,8 @@ fn read<S: Sink>(
                 return Err(JpegError::BadSegment("a second SOF"));
             }
             let sof = Sof::parse(process, segment.body)?;
-            let frame = Frame::new(&sof, limits.0, limits.1)?;
-            // What libjpeg does: JFIF means Y'CbCr, then Adobe's word counts, then the names.
-            let rgb = progress.adobe_transform.map_or(sof.named_rgb(), |transform| transform == 0);
-            if frame.count == 3 && !progress.jfif && rgb {
-                return Err(JpegError::Unsupported("RGB components"));
-            }
-            progress.frame = Some(frame);
+            progress.frame = Some(Frame::new(&sof, limits.0, limits.1)?);
+            progress.named_rgb = sof.named_rgb();
             continue;
         }
         match segment.code {
@@ -177,16 +222,19 @@ fn read<S: Sink>(
             }
             marker::EOI => return Err(JpegError::NoPicture),
             marker::SOS => {
-                let frame = progress.frame.ok_or(JpegError::BadSegment("SOS before SOF"))?;
-                let sos = Sos::parse(&frame, segment.body)?;
+                let mut frame = progress.frame.ok_or(JpegError::BadSegment("SOS before SOF"))?;
+                if frame.count == 3 && progress.is_rgb() {
+                    frame.set_rgb();
+                }
+                let sos = Sos::parse(&frame, &progress.done, segment.body)?;
                 let at = read_scan(bytes, segments.position(), &frame, &sos, &mut progress, tables, sink)?;
-                let done = if luma_only { &progress.done[..1] } else { &progress.done[..frame.count] };
-                if done.iter().all(|&done| done) {
-                    return Ok(frame);
+                let needed = if luma_only { frame.luma()..frame.luma() + 1 } else { 0..frame.count };
+                if progress.done[needed].iter().all(|&done| done) {
+                    return Ok((frame, progress.stray + segments.junk()));
                 }
                 segments.resume(at);
             }
-            // APPn, COM and what T.81 reserves: skipped by their length.
+            // APPn, COM: skipped by their length.
             _ => {}
         }
     }
@@ -212,7 +260,7 @@ fn read_scan<S: Sink>(
         }
     }
     let mut bits = Bits::new(bytes, at);
-    scan::run(&mut bits, frame, &coders[..sos.count], progress.restart_interval, sink)?;
+    progress.stray += scan::run(&mut bits, frame, &coders[..sos.count], progress.restart_interval, sink)?;
     Ok(bits.position())
 }
 

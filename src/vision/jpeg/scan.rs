@@ -29,7 +29,9 @@ pub(super) struct Sos {
 }
 
 impl Sos {
-    pub(super) fn parse(frame: &Frame, body: &[u8]) -> Result<Sos, JpegError> {
+    /// Reads a scan header. `done` tells which components had their scan: two may have the same name, then they come in turn,
+    /// as in libjpeg.
+    pub(super) fn parse(frame: &Frame, done: &[bool; 3], body: &[u8]) -> Result<Sos, JpegError> {
         let Some((&count, list)) = body.split_first() else {
             return Err(JpegError::BadSegment("SOS is too short"));
         };
@@ -41,11 +43,16 @@ impl Sos {
         // The last three bytes (Ss, Se, Ah/Al) have one legal value in sequential JPEG, and some cameras write others;
         // libjpeg warns and ignores them, we ignore them.
         for (at, from) in list[..count * 2].chunks_exact(2).enumerate() {
-            let index = frame.layouts[..frame.count].iter().position(|layout| layout.sof.id == from[0]);
-            let index = index.ok_or(JpegError::BadSegment("SOS names a component that SOF does not"))?;
-            if sos.components[..at].iter().any(|other| other.index == index) {
-                return Err(JpegError::BadSegment("SOS names a component twice"));
+            let named = |&index: &usize| frame.layouts[index].sof.id == from[0];
+            let free = |&index: &usize| sos.components[..at].iter().all(|other| other.index != index);
+            let mut candidates = (0..frame.count).filter(named);
+            if candidates.clone().next().is_none() {
+                return Err(JpegError::BadSegment("SOS names a component that SOF does not"));
             }
+            let index = candidates.clone().filter(free).find(|&index| !done[index]);
+            let index = index
+                .or_else(|| candidates.find(free))
+                .ok_or(JpegError::BadSegment("SOS names a component twice"))?;
             let (dc, ac) = (from[1] >> 4, from[1] & 15);
             if dc > 3 || ac > 3 {
                 return Err(JpegError::BadSegment("SOS names a Huffman table above 3"));
@@ -79,14 +86,14 @@ pub(super) trait Sink {
     ) -> Result<(), JpegError>;
 }
 
-/// Decodes the blocks of a scan in their order (A.2), restart intervals included.
+/// Decodes the blocks of a scan in their order (A.2), restart intervals included. Returns how many stray bytes were skipped.
 pub(super) fn run<S: Sink>(
     bits: &mut Bits<'_>,
     frame: &Frame,
     coders: &[Coder<'_>],
     restart_interval: usize,
     sink: &mut S,
-) -> Result<(), JpegError> {
+) -> Result<usize, JpegError> {
     let (units_x, units_y) = match coders {
         // A.2.2: a lone component comes block by block, without the padding to MCUs.
         [one] => {
@@ -99,10 +106,11 @@ pub(super) fn run<S: Sink>(
     // B.2.4.4: an interval of 0 switches restarts off.
     let mut until_restart = if restart_interval == 0 { usize::MAX } else { restart_interval };
     let mut restarts = 0u8;
+    let mut stray = 0;
     for unit_y in 0..units_y {
         for unit_x in 0..units_x {
             if until_restart == 0 {
-                bits.restart(restarts & 7)?;
+                stray += bits.restart(restarts & 7)?;
                 restarts = restarts.wrapping_add(1);
                 predictions = [0; 3];
                 until_restart = restart_interval;
@@ -126,7 +134,7 @@ pub(super) fn run<S: Sink>(
             return Err(JpegError::Truncated);
         }
     }
-    Ok(())
+    Ok(stray)
 }
 
 /// Decodes the DC difference and updates the prediction, which wraps at 16 bits: legal pictures need 12.
@@ -212,7 +220,7 @@ impl Sink for DcSink<'_> {
         prediction: &mut i32,
         (bx, by): (usize, usize),
     ) -> Result<(), JpegError> {
-        if coder.index == 0 {
+        if layout.is_luma {
             dc(bits, coder, prediction)?;
             let dequantised = prediction.wrapping_mul(i32::from(coder.quant[0]));
             self.plane[by * layout.stride_blocks + bx] = idct::mean(dequantised);

@@ -1,5 +1,6 @@
 //! Against another decoder, against the definition, and against bytes that no camera should send.
 
+use super::header::JUNK_BYTES_MAX;
 use super::*;
 use crate::platform::clock::{Clock, SystemClock};
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
@@ -372,10 +373,10 @@ fn broken_frames_are_refused_by_name() {
         ("leading garbage", joined(&[0], &good), E::NotJpeg),
         ("SOI only", vec![0xff, 0xd8], E::Truncated),
         ("SOI and EOI", vec![0xff, 0xd8, 0xff, 0xd9], E::NoPicture),
-        ("no marker after SOI", vec![0xff, 0xd8, 7, 0xe0], E::BadMarker { at: 2, code: 7 }),
-        ("two SOI", joined(&[0xff, 0xd8], &good), E::BadMarker { at: 3, code: 0xd8 }),
-        ("RST among the headers", vec![0xff, 0xd8, 0xff, 0xd3], E::BadMarker { at: 3, code: 0xd3 }),
-        ("length 0", vec![0xff, 0xd8, 0xff, 0xe1, 0, 0, 0, 0], E::BadSegment("a length below 2")),
+        ("no marker after SOI", vec![0xff, 0xd8, 7, 0xe0], E::Truncated),
+        ("only RST after SOI", vec![0xff, 0xd8, 0xff, 0xd3], E::Truncated),
+        ("junk without end", joined(&[0xff, 0xd8], &vec![7; JUNK_BYTES_MAX + 1]), E::Junk { at: 2 }),
+        ("length 0", vec![0xff, 0xd8, 0xff, 0xe1, 0, 0, 0, 0], E::Truncated),
         ("length beyond the end", vec![0xff, 0xd8, 0xff, 0xe1, 9, 0, 0, 0], E::Truncated),
         ("cut in the data", good[..good.len() - 30].to_vec(), E::Truncated),
         ("no data", good[..data].to_vec(), E::Truncated),
@@ -397,19 +398,11 @@ fn broken_frames_are_refused_by_name() {
         ),
         ("factor 0", sof(&|s| s[11] = 0x02), E::BadSegment("SOF has a sampling factor outside 1..=4")),
         ("factor 5", sof(&|s| s[11] = 0x25), E::BadSegment("SOF has a sampling factor outside 1..=4")),
-        (
-            "factor 3",
-            sof(&|s| s[11] = 0x31),
-            E::Unsupported("sampling factors other than halves and quarters of luma's"),
-        ),
-        (
-            "chroma finer than luma",
-            sof(&|s| (s[11], s[14]) = (0x11, 0x22)),
-            E::Unsupported("sampling factors other than halves and quarters of luma's"),
-        ),
         ("18 blocks", sof(&|s| s[11] = 0x44), E::BadSegment("SOF makes more than ten blocks an MCU")),
         ("table 4", sof(&|s| s[12] = 4), E::BadSegment("SOF names a quantisation table above 3")),
-        ("one name twice", sof(&|s| s[13] = s[10]), E::BadSegment("SOF has two components of the same name")),
+        ("one name twice", sof(&|s| s[13] = s[10]), {
+            E::BadSegment("SOS names a component that SOF does not")
+        }),
         ("12 bits", sof(&|s| s[4] = 12), E::Unsupported("samples of other than 8 bits")),
         ("progressive", sof(&|s| s[1] = 0xc2), E::Unsupported("progressive")),
         ("arithmetic", sof(&|s| s[1] = 0xc9), E::Unsupported("lossless, hierarchical or arithmetic coding")),
@@ -445,6 +438,11 @@ fn broken_frames_are_refused_by_name() {
             E::BadRestart { expected: 1 },
         ),
         ("no restart", joined(&restarts[..rst1], &restarts[rst1 + 2..]), E::BadRestart { expected: 1 }),
+        (
+            "an interval's worth of stray bytes",
+            [&restarts[..rst1], &[0x3c; 65], &restarts[rst1..]].concat(),
+            E::BadRestart { expected: 1 },
+        ),
     ];
     let mut decoder = JpegDecoder::new(64, 64);
     for (name, bytes, error) in table {
@@ -466,16 +464,223 @@ fn other_kinds_are_probed_and_refused() {
     let mut cmyk = Vec::new();
     Encoder::new(&mut cmyk, 80).encode(&[90; 32 * 32 * 4], 32, 32, ColorType::Cmyk).unwrap();
     assert_eq!(probe(&cmyk).unwrap().components, 4);
-    let rgb = {
-        let mut bytes = without(&encode(PLAIN), marker::APP0);
-        bytes.splice(2..2, *b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00");
-        bytes
-    };
     let mut decoder = JpegDecoder::new(64, 64);
-    for (bytes, reason) in
-        [(progressive, "progressive"), (cmyk, "CMYK (four components)"), (rgb, "RGB components")]
-    {
+    for (bytes, reason) in [(progressive, "progressive"), (cmyk, "CMYK (four components)")] {
         assert_eq!(decoder.decode(&bytes).map(|_| ()), Err(JpegError::Unsupported(reason)));
+    }
+}
+
+/// Stray bytes before restart markers, as Logitech's C270, C310 and C910 send them: the picture is the clean one, and it is counted.
+#[test]
+fn stray_bytes_before_restart_markers_are_skipped_and_counted() {
+    let clean = encode(Recipe { restart: 1, noise: 50, sampling: SamplingFactor::F_2_1, ..PLAIN });
+    let mut decoder = JpegDecoder::new(64, 64);
+    let expected = all_samples(&mut decoder, &clean).unwrap();
+    let expected_dc = samples(&decoder.decode_dc_luma(&clean).unwrap());
+    assert_eq!(decoder.stray_bytes(), 0);
+    for stray in [&[0x5a][..], &[0x3c; 5], &[0; 64], &[0x12, 0xff, 0x00, 0x34], &[0xff, 0x7f], &[0xff, 0x00]]
+    {
+        let (mut bytes, mut markers) = (Vec::new(), 0);
+        for (at, &byte) in clean.iter().enumerate() {
+            if byte == 0xff && matches!(clean.get(at + 1), Some(0xd0..=0xd7)) {
+                markers += 1;
+                bytes.extend(if markers % 3 == 0 { stray } else { &[] });
+            }
+            bytes.push(byte);
+        }
+        let count = markers / 3 * stray.len();
+        assert_eq!(all_samples(&mut decoder, &bytes).as_ref(), Ok(&expected), "{stray:?}");
+        assert!(markers > 10 && decoder.stray_bytes() == count, "{} of {count}", decoder.stray_bytes());
+        assert_eq!(samples(&decoder.decode_dc_luma(&bytes).unwrap()), expected_dc, "{stray:?}, DC");
+        assert_eq!(decoder.stray_bytes(), count);
+    }
+}
+
+/// Segments that are longer than they say (Dahua: a comment by 608 bytes), bytes between segments, a second SOI.
+#[test]
+fn junk_among_the_headers_is_skipped_and_counted() {
+    let plain = encode(Recipe { noise: 50, ..PLAIN });
+    let mut decoder = JpegDecoder::new(64, 64);
+    let expected = all_samples(&mut decoder, &plain).unwrap();
+    let sos = segments_of(&plain).last().copied().unwrap().1;
+    let dahua = [&[0xff, 0xfe, 0, 4, b'a', b'b'][..], &[0; 608]].concat();
+    for (name, at, junk, count) in [
+        ("a comment longer than it says", 2, &dahua[..], 608),
+        ("a length of 0", 2, &[0xff, 0xe1, 0, 0, 1, 2, 3], 3),
+        ("a length of 1", 2, &[0xff, 0xe1, 0, 1], 0),
+        ("a second SOI", 2, &[0xff, 0xd8], 2),
+        ("stuffed bytes and restart markers", 2, &[0xff, 0, 0xff, 0xd3, 9], 5),
+        ("a reserved marker", 2, &[0xff, 0x02, 0, 2], 4),
+        ("bytes before the scan", sos, &[1, 2, 3], 3),
+    ] {
+        let bytes = [&plain[..at], junk, &plain[at..]].concat();
+        assert_eq!(all_samples(&mut decoder, &bytes).as_ref(), Ok(&expected), "{name}");
+        assert_eq!(decoder.stray_bytes(), count, "{name}");
+        assert!(decoder.decode_dc_luma(&bytes).is_ok(), "{name}");
+        assert_eq!(probe(&bytes), probe(&plain), "{name}");
+    }
+}
+
+/// RGB is told by Adobe's word or by the components' names; the samples are those of the same picture taken as Y'CbCr.
+#[test]
+fn rgb_is_read_as_rgb() {
+    let plain = encode(Recipe { sampling: SamplingFactor::F_1_1, noise: 60, ..PLAIN });
+    let mut decoder = JpegDecoder::new(64, 64);
+    let expected = all_samples(&mut decoder, &plain).unwrap();
+    let bare = without(&plain, marker::APP0);
+    let mut adobe = bare.clone();
+    adobe.splice(2..2, *b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00");
+    let named = edited(&bare, 0xc0, |s| (s[10], s[13], s[16]) = (b'R', b'G', b'B'));
+    let named = edited(&named, marker::SOS, |s| (s[5], s[7], s[9]) = (b'R', b'G', b'B'));
+    for (name, bytes) in [("Adobe", &adobe), ("names", &named)] {
+        let green = match decoder.decode(bytes).unwrap().planes {
+            Planes::Rgb { r, g, b } => {
+                assert_eq!([r, g, b].iter().flat_map(samples).collect::<Vec<_>>(), expected, "{name}");
+                samples(&g)
+            }
+            other => panic!("{name}: {other:?}"),
+        };
+        check_dc(name, bytes, &green, (64, 48), &mut decoder);
+    }
+    // JFIF goes before both: it allows Y'CbCr only.
+    let jfif = edited(&plain, 0xc0, |s| (s[10], s[13], s[16]) = (b'R', b'G', b'B'));
+    let jfif = edited(&jfif, marker::SOS, |s| (s[5], s[7], s[9]) = (b'R', b'G', b'B'));
+    assert!(matches!(decoder.decode(&jfif).unwrap().planes, Planes::Yuv { .. }));
+}
+
+/// Components of the same name come in turn, as libjpeg takes them.
+#[test]
+fn components_of_one_name_come_in_turn() {
+    let mut decoder = JpegDecoder::new(64, 64);
+    for recipe in [PLAIN, Recipe { optimised: true, noise: 30, ..PLAIN }] {
+        let plain = encode(recipe);
+        let expected = all_samples(&mut decoder, &plain).unwrap();
+        for names in [[1, 1, 1], [1, 2, 2], [0, 0, 0]] {
+            let mut bytes = edited(&plain, 0xc0, |s| (s[10], s[13], s[16]) = (names[0], names[1], names[2]));
+            let mut turn = 0;
+            for at in 0..bytes.len() - 12 {
+                let (is_sos, count) =
+                    (bytes[at..].starts_with(&[0xff, marker::SOS, 0]), usize::from(bytes[at + 4]));
+                for place in 0..if is_sos { count } else { 0 } {
+                    bytes[at + 5 + place * 2] = names[turn];
+                    turn += 1;
+                }
+            }
+            assert_eq!(turn, 3);
+            assert_eq!(all_samples(&mut decoder, &bytes).as_ref(), Ok(&expected), "{names:?}");
+        }
+    }
+}
+
+/// A picture of flat blocks with any sampling factors: block (x, y) of component c has the mean `level(c, x, y)`.
+fn blocks(
+    size: (usize, usize),
+    factors: [(usize, usize); 3],
+    level: impl Fn(usize, usize, usize) -> u8,
+) -> Vec<u8> {
+    let (width, height) = size;
+    let mut bytes = vec![0xff, 0xd8, 0xff, marker::DQT, 0, 67, 0];
+    bytes.extend([1; 64]);
+    bytes.extend([0xff, 0xc0, 0, 17, 8, 0, height as u8, 0, width as u8, 3]);
+    for (name, (h, v)) in (1u8..).zip(factors) {
+        bytes.extend([name, (h * 16 + v) as u8, 0]);
+    }
+    bytes.extend([0xff, marker::SOS, 0, 12, 3, 1, 0, 2, 0, 3, 0, 0, 63, 0]);
+    let (h_max, v_max) =
+        (factors.map(|f| f.0).into_iter().max().unwrap(), factors.map(|f| f.1).into_iter().max().unwrap());
+    let mut bits = String::new();
+    let mut last = [0i32; 3];
+    for (mcu_y, mcu_x) in
+        (0..height.div_ceil(8 * v_max)).flat_map(|y| (0..width.div_ceil(8 * h_max)).map(move |x| (y, x)))
+    {
+        for (c, (h, v)) in factors.into_iter().enumerate() {
+            for (y, x) in (0..v).flat_map(|y| (0..h).map(move |x| (y, x))) {
+                // The DC coefficient is eight times the mean (T.81 A.3.3), with quantisation steps of 1.
+                let dc = 8 * (i32::from(level(c, mcu_x * h + x, mcu_y * v + y)) - 128);
+                let difference = dc - std::mem::replace(&mut last[c], dc);
+                let size = 32 - difference.unsigned_abs().leading_zeros();
+                bits.push_str(&code(LUMA_DC, size as u8));
+                let extra = if difference < 0 { difference + (1 << size) - 1 } else { difference };
+                (0..size).rev().for_each(|bit| bits.push(if extra >> bit & 1 == 1 { '1' } else { '0' }));
+                bits.push_str(&code(LUMA_AC, 0));
+            }
+        }
+    }
+    while bits.len() % 8 > 0 {
+        bits.push('1');
+    }
+    for at in (0..bits.len()).step_by(8) {
+        let byte = u8::from_str_radix(&bits[at..at + 8], 2).unwrap();
+        bytes.push(byte);
+        if byte == 0xff {
+            bytes.push(0);
+        }
+    }
+    bytes.extend([0xff, 0xd9]);
+    bytes
+}
+
+/// The code of a symbol in binary digits (T.81 Annex C).
+fn code(list: CodeList<'_>, symbol: u8) -> String {
+    let (mut code, mut index) = (0u32, 0);
+    for (length, &count) in (1..).zip(list.counts) {
+        for _ in 0..count {
+            if list.symbols[index] == symbol {
+                return format!("{code:0length$b}");
+            }
+            (code, index) = (code + 1, index + 1);
+        }
+        code <<= 1;
+    }
+    panic!("no code for {symbol}");
+}
+
+/// Factors of 3, chroma finer than luma, and mixtures: each sample is that of its block, in planes of the size of the picture.
+#[test]
+fn any_sampling_factors_are_read() {
+    let level = |c: usize, x: usize, y: usize| (40 + 60 * c + 23 * x + 41 * y) as u8 % 200 + 20;
+    let mut decoder = JpegDecoder::new(100, 100);
+    for factors in [
+        [(1, 1), (1, 1), (1, 1)],
+        [(2, 2), (1, 1), (1, 1)],
+        [(3, 1), (1, 1), (1, 1)],
+        [(1, 3), (1, 1), (1, 1)],
+        [(3, 2), (2, 1), (1, 2)],
+        [(1, 1), (2, 1), (2, 1)],
+        [(1, 1), (2, 2), (1, 2)],
+        [(4, 2), (1, 1), (1, 1)],
+        [(1, 4), (1, 1), (1, 1)],
+        [(2, 1), (1, 1), (2, 1)],
+        [(1, 2), (1, 2), (1, 2)],
+    ] {
+        for (width, height) in [(97, 50), (25, 25), (8, 8), (100, 100)] {
+            let bytes = blocks((width, height), factors, level);
+            let decoded = decoder.decode(&bytes).unwrap_or_else(|error| panic!("{factors:?}: {error}"));
+            let Planes::Yuv { y, u, v } = decoded.planes else { panic!("{factors:?}") };
+            assert_eq!((y.width(), y.height()), (width, height), "{factors:?}");
+            let h_max = factors.iter().map(|f| f.0).max().unwrap();
+            let v_max = factors.iter().map(|f| f.1).max().unwrap();
+            for (c, plane) in [y, u, v].iter().enumerate() {
+                for (at_y, at_x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
+                    let row = plane.row(at_y * plane.height() / height);
+                    let ours = row[at_x * plane.width() / width];
+                    let block = (at_x * factors[c].0 / h_max / 8, at_y * factors[c].1 / v_max / 8);
+                    // Planes of halves are rounded up, so that their last sample may serve one pixel more or less.
+                    let near = |x: usize, y: usize| level(c, x, y) == ours;
+                    let edge = plane.width() != width || plane.height() != height;
+                    assert!(
+                        near(block.0, block.1)
+                            || (edge
+                                && (near(block.0.saturating_sub(1), block.1) || near(block.0 + 1, block.1))),
+                        "{factors:?}, {width}x{height}, component {c} at {at_x},{at_y}: {ours}"
+                    );
+                }
+            }
+            let dc = decoder.decode_dc_luma(&bytes).unwrap();
+            for (y, x) in (0..dc.height()).flat_map(|y| (0..dc.width()).map(move |x| (y, x))) {
+                assert_eq!(dc.row(y)[x], level(0, x, y), "{factors:?}: DC at {x},{y}");
+            }
+        }
     }
 }
 
@@ -513,6 +718,8 @@ fn hostile_bytes_end_quickly() {
 fn corpus() -> Vec<Vec<u8>> {
     let small = Recipe { width: 40, height: 24, noise: 60, ..PLAIN };
     vec![
+        blocks((40, 24), [(3, 2), (1, 1), (2, 1)], |c, x, y| (c * 50 + x * 20 + y) as u8),
+        blocks((40, 24), [(1, 1), (2, 2), (1, 2)], |c, x, y| (c * 50 + x * 20 + y) as u8),
         encode(small),
         encode(Recipe { optimised: true, ..small }),
         encode(Recipe { grey: true, quality: 100, ..small }),
@@ -547,7 +754,7 @@ proptest! {
 
     /// Random entropy-coded data below good headers.
     #[test]
-    fn random_data(which in 0usize..6, data in proptest::collection::vec(any::<u8>(), 0..3000)) {
+    fn random_data(which in 0usize..8, data in proptest::collection::vec(any::<u8>(), 0..3000)) {
         let good = &corpus()[which];
         let at = segments_of(good).last().unwrap().2;
         feed(&[&good[..at], &data].concat());
@@ -555,7 +762,7 @@ proptest! {
 
     #[test]
     fn mutated_pictures(
-        which in 0usize..6,
+        which in 0usize..8,
         flips in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..6),
         header_flips in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..3),
         cut in proptest::option::of(any::<proptest::sample::Index>()),
