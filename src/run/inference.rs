@@ -10,7 +10,7 @@ use crate::analytics::UnseenMotion;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::limits::RING_SLOTS_MIN;
 use crate::capture::Lending;
-use crate::capture::frame::{FrameFormat, FrameView};
+use crate::capture::frame::{PixelFormat, FrameFormat, FrameView};
 use crate::capture::ring::{Policy, Reader, SlotGuard, Taken, Writer, ring, slots_for};
 use crate::config::Config;
 use crate::delivery::batch::Batcher;
