@@ -188,7 +188,7 @@ fn rows(line: &Line, counted: &BTreeMap<(Direction, String), u64>, judge: &Judge
                 rows.push(Row { way: name.to_string(), class: class.name().to_owned(), counted, truth });
             }
         }
-        // What another model knows besides, and what is not on this street.
+        // Classes that another model knows and this street does not have.
         let known = |class: &str| Class::ALL.iter().any(|kind| kind.name() == class);
         for ((way, class), counted) in counted.iter().filter(|((_, class), _)| !known(class)) {
             if *way == direction {
