@@ -152,7 +152,7 @@ fn what_makes_the_importer_panic_or_take_all_memory_is_one_line() {
         (
             "16 GB made from one number",
             model(&[range, of_filled, expand.clone()], &[shape, integers("sides", &[2_000_000_000])]),
-            "more memory",
+            "failed to allocate",
         ),
         (
             "half a billion boxes",

@@ -106,7 +106,8 @@ impl Golden {
         }
         let place = place_beside(model);
         let wrong = |why: String| {
-            let text = format!("'{}': {why}; record it again with 'flytrap selftest --record'", place.display());
+            let text =
+                format!("'{}': {why}; record it again with 'flytrap selftest --record'", place.display());
             Error::fatal(Kind::Model, text)
         };
         let text = match std::fs::read_to_string(&place) {

@@ -159,9 +159,7 @@ impl Walk {
                 self.message(Kind::Node, bytes)
             }
             Field::Message(kind) => self.message(kind, bytes),
-            Field::Text if bytes.len() > TEXT_BYTES_MAX => {
-                Err("it has a name of more than 16 kB".into())
-            }
+            Field::Text if bytes.len() > TEXT_BYTES_MAX => Err("it has a name of more than 16 kB".into()),
             Field::Integers => self.count_varints(varints_in(bytes)),
             Field::Bytes if parent == Kind::Metadata && bytes.len() > METADATA_BYTES_MAX => {
                 Err(format!("its metadata has a text of {} kB", bytes.len() >> 10))

@@ -258,8 +258,9 @@ fn builder_of<E: Kernels>(
 }
 
 fn failed(place: &str, size: Size, doing: &str, error: &TractError) -> Error {
-    let mut why = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
-    // It repeats names of the file, which may be of any length.
+    // It repeats names of the file, which may have any characters and any length.
+    let why = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    let mut why = why.replace(|c: char| c.is_control(), " ");
     if let Some((end, _)) = why.char_indices().nth(CAUSE_CHARS_MAX) {
         why.truncate(end);
         why.push('…');
