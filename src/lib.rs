@@ -30,27 +30,40 @@
 //! matters (`tract`, `ureq`, `rustls`, clocks), and of `unsafe`: one call in [`platform::clock`], memory figures in
 //! [`platform::system`], cameras, the watchdog's device, and the engine's kernels and memory.
 //!
-//! # What holds
-//! - **Memory is fixed.** It is taken before the first frame, [`run`] prints who has how much and refuses to start above the
-//!   budget. After that no stage makes a heap call per frame, the network included (`tests/no_alloc.rs` counts them).
-//! - **The newest frame wins.** A slow detector costs old frames, counted, never latency that grows. A frame that is not wanted
-//!   is not decoded, converted or copied.
-//! - **Dropping is allowed, silently dropping is not.** Each limit is in [`base::limits`], each drop in [`event::Stats`].
-//! - **Nothing committed is lost.** A power cut at any moment costs at most `spool.commit_interval_s` of events; whatever bytes
-//!   are found on disk, the spool opens.
-//! - **An event has one identity** (`device/boot/seq`), the same on every retry, so that a receiver can drop repeats.
-//! - **Deadlines use the boot clock** ([`platform::clock`]); the calendar ([`platform::calendar`]) is attached when an event is sent: true to a second
-//!   and vouched for, or told to be not, with bounds.
-//! - **What comes from outside is not believed**: bytes of cameras, models, answers, configuration. Lengths are checked
-//!   first; a model loads only if its hash is vouched for.
-//! - **Errors are one line**: the place, what is wrong, the remedy ([`base::error`]).
+//! # Invariants
+//! Cited in the code by their numbers.
+//! - **I1 Fixed memory.** All big memory is taken before the first frame; [`run`] prints who has how much and refuses to start above
+//!   `memory.budget_mb`. After that no stage makes a heap call per frame, the network included (`tests/no_alloc.rs` counts them).
+//! - **I2 The newest frame wins.** A slow detector costs old frames, counted, never latency that grows. A frame that is not wanted is
+//!   not decoded, converted or copied.
+//! - **I3 Nothing acknowledged is lost, nothing is delivered twice unseen.** Each event has one identity (`device/boot/seq`), the same
+//!   on every retry. Only a confirmation removes an event from the spool. A power cut at any moment costs at most
+//!   `spool.commit_interval_s` of events; the spool opens whatever bytes it finds.
+//! - **I4 Dropping is allowed, dropping silently is not.** Each limit is in [`base::limits`], each drop is counted and sent in
+//!   [`event::Stats`].
+//! - **I5 Time.** Deadlines use the boot clock ([`platform::clock`]). Wall time ([`platform::calendar`]) is attached when an event is
+//!   sent: true to a second and synchronised, or marked as not, with bounds.
+//! - **I6 The watchdog is fed by finished work.** Each stage proves progress by its deadline; a camera that is away is a state, not a
+//!   hang ([`platform::watchdog`]).
+//! - **I7 Health is two ages**: of the last good frame, and of the last confirmed delivery.
+//! - **I8 Input is untrusted**: bytes of cameras, models, answers of servers, the configuration, our own disk after a power cut.
+//!   Lengths are checked before use; a model loads only if its hash is known or vouched for in the configuration.
+//! - **I9 Unknown configuration keys are errors.** All mistakes are reported at once, each with key, value and range; key names end in
+//!   their units.
+//! - **I10 Least privilege.** No capabilities, no listening port, TLS is verified, secrets come from files or systemd credentials and
+//!   never reach a log or an event.
+//! - **I11 Pictures stay on the device.**
+//! - **I12 Fail small.** A lost camera, a full disk, a dead link, a missing pin degrades that part, is an event, and recovers by itself;
+//!   the rest goes on.
+//!
+//! Errors are one line: the place, what is wrong, the remedy ([`base::error`]).
 //!
 //! # What is deliberately absent
 //! No async in the data path (two blocking threads and a ring are simpler to prove), no plugin system, no database, no colour
 //! conversion of whole frames, no garbage to collect.
 //!
-//! # Decisions
-//! See [`decisions`].
+//! # More
+//! [`glossary`]: the terms. [`decisions`]: why things are as they are. [`systems`]: the numbers S1-S19 and F1-F9 that the code cites.
 
 pub mod analytics;
 pub mod base;
@@ -66,6 +79,16 @@ pub mod run;
 pub mod sim;
 pub mod tools;
 pub mod vision;
+
+pub mod glossary {
+    //! What the words mean.
+    #![doc = include_str!("glossary.md")]
+}
+
+pub mod systems {
+    //! The systems of the original program, and where each lives here.
+    #![doc = include_str!("systems.md")]
+}
 
 pub mod decisions {
     //! Why things are as they are; what was tried and did not help.

@@ -136,6 +136,7 @@ const TOP_LEVEL: &[&str] = &[
     "tests", // folders fixed by the user
     "README.md",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "LICENSE-MIT",
     "LICENSE-APACHE",
     "Cross.toml",
@@ -344,6 +345,98 @@ fn check_heads(files: &[(String, String)]) -> Vec<String> {
     headless.map(|(file, _)| format!("src/{file}: does not begin with //! and its duty")).collect()
 }
 
+/// Every text that people read: sources, tests, scripts, documents.
+fn texts() -> Vec<(String, String)> {
+    fn walk(folder: &Path, out: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let is_text = |path: &Path| {
+                let extension = path.extension().and_then(|extension| extension.to_str());
+                matches!(extension, Some("rs" | "md" | "toml" | "py" | "sh") | None)
+            };
+            if path.is_dir() && !path.ends_with("target") && !path.ends_with("sys") {
+                walk(&path, out);
+            } else if path.is_file() && is_text(&path) {
+                out.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files: Vec<PathBuf> =
+        ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Cargo.toml"].map(|name| root.join(name)).into();
+    for folder in ["src", "tests", "scripts"] {
+        walk(&root.join(folder), &mut files);
+    }
+    files.sort();
+    let name = |path: &Path| path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/");
+    let read = |path: &PathBuf| fs::read_to_string(path).ok().map(|text| (name(path), text));
+    files.iter().filter_map(read).filter(|(name, _)| name != "tests/tidy.rs").collect()
+}
+
+/// Paths of this repository that a text names: `src/…`, `tests/…`, `scripts/…`, with a letter behind the slash.
+fn cited_paths(text: &str) -> Vec<String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');
+    let mut found = Vec::new();
+    for folder in ["src/", "tests/", "scripts/"] {
+        for (at, _) in text.match_indices(folder) {
+            let before = text[..at].chars().next_back();
+            let after = &text[at + folder.len()..];
+            let word: String = after.chars().take_while(|c| is_part(*c)).collect();
+            let open_end = after[word.len()..].starts_with(['*', '…', '{', '$', '<']);
+            let begins_here = before.is_none_or(|c| !is_part(c));
+            if begins_here && !open_end && word.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+                found.push(format!("{folder}{}", word.trim_end_matches(['.', '/', '-'])));
+            }
+        }
+    }
+    found
+}
+
+/// Numbers that a text cites behind one of `letters`, as `I4`, `(S13)`; none where the number goes on, as in a hash.
+fn cited_numbers(text: &str, letter: char) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, _) in text.match_indices(letter) {
+        let before = text[..at].chars().next_back();
+        let digits: String = text[at + 1..].chars().take_while(char::is_ascii_digit).collect();
+        let next = text[at + 1 + digits.len()..].chars().next();
+        let apart =
+            |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric() && !matches!(c, '_' | '"' | '\''));
+        if (1..=2).contains(&digits.len()) && apart(before) && apart(next) {
+            found.push(format!("{letter}{digits}"));
+        }
+    }
+    found
+}
+
+/// Cited files exist; cited invariants stand in src/lib.rs, cited systems in src/systems.md.
+fn check_citations(files: &[(String, String)]) -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let map = fs::read_to_string(root.join("src/lib.rs")).unwrap();
+    let systems = fs::read_to_string(root.join("src/systems.md")).unwrap();
+    let mut wrong = Vec::new();
+    for (file, text) in files {
+        for path in cited_paths(text) {
+            // `tests/demo` may be tests/demo.rs.
+            let exists = root.join(&path).exists() || root.join(format!("{path}.rs")).exists();
+            if !exists {
+                wrong.push(format!("{file}: there is no {path}"));
+            }
+        }
+        if file.starts_with("src/") && file.ends_with(".rs") {
+            let comments: String =
+                text.lines().filter(|line| line.contains("//")).flat_map(|line| [line, "\n"]).collect();
+            let unknown_invariants =
+                cited_numbers(&comments, 'I').into_iter().filter(|id| !map.contains(&format!("**{id} ")));
+            let unknown_systems = cited_numbers(&comments, 'S')
+                .into_iter()
+                .filter(|id| !systems.contains(&format!("| {id} |")));
+            let unknown = unknown_invariants.chain(unknown_systems);
+            wrong.extend(unknown.map(|id| format!("{file}: {id} is defined nowhere")));
+        }
+    }
+    wrong
+}
+
 fn none_wrong(wrong: &[String]) {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
@@ -366,6 +459,13 @@ fn files_and_functions_fit_in_a_head() {
 #[test]
 fn every_file_says_what_it_is_for() {
     none_wrong(&check_heads(&sources()));
+}
+
+#[test]
+fn cited_files_and_invariants_exist() {
+    let texts = texts();
+    assert!(texts.iter().any(|(_, text)| !cited_paths(text).is_empty()), "no path is cited anywhere");
+    none_wrong(&check_citations(&texts));
 }
 
 #[test]
@@ -428,6 +528,15 @@ fn the_checks_can_fail() {
         assert_eq!(check_homes(&file(name, text)).len(), 1, "{name}: {text}");
     }
     assert!(check_homes(&file("delivery/uplink/http/mod.rs", "use ureq::Agent; // unsafe")).is_empty());
+    for (text, wrong) in [
+        ("//! See src/lib.rs, `tests/tidy.rs`, tests/tidy and src/sim/: (I12), S14.", 0),
+        ("//! See src/no/such.rs.", 1),
+        ("//! As I13 says; as S20 does.", 2),
+        ("//! A hash I9f, the format \"I420\", tests/data/*.hex", 0),
+    ] {
+        let found = check_citations(&file("src/gate.rs", text));
+        assert_eq!(found.len(), wrong, "{text}: {found:?}");
+    }
     let long = |lines: usize| format!("//! x\npub fn f() {{\n{}}}\n", "    x();\n".repeat(lines));
     assert!(check_lengths(&file("gate.rs", &long(68))).is_empty());
     assert_eq!(check_lengths(&file("gate.rs", &long(69))).len(), 1);

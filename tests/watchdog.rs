@@ -37,7 +37,7 @@ impl Drop for Run {
     }
 }
 
-/// `fault`: see src/watchdog/fault.rs; "" for none. A supervisor's time-out of 4 s: a sign of life each second.
+/// `fault`: see src/platform/watchdog/fault.rs; "" for none. A supervisor's time-out of 4 s: a sign of life each second.
 fn start(fault: &str, folder: tempfile::TempDir) -> Run {
     start_on(&format!("file:{}", data("squares.mjpeg")), fault, folder)
 }

@@ -52,7 +52,7 @@ fn the_picture_is_that_of_its_seed() {
     let truth = scene.render(1.0, &mut rgb).to_vec();
     let jpeg = Canvas::from_rgb(640, 360, rgb).unwrap().to_jpeg().unwrap();
     if std::env::var_os("FLYTRAP_RECORD").is_some() {
-        std::fs::write("src/selftest.jpg", &jpeg).unwrap();
+        std::fs::write("src/vision/selftest/selftest.jpg", &jpeg).unwrap();
         let kinds: Vec<_> =
             truth.iter().filter(|truth| !truth.is_hard(640)).map(|truth| truth.kind).collect();
         println!("{kinds:?}");

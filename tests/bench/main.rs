@@ -1,6 +1,6 @@
 //! The spool against SQLite (WAL, synchronous=FULL, one table as a queue): the same events, the same groups, one run.
 //!
-//! `cargo bench --bench spool`. Each measurement is a process of its own, so that its peak memory and its writes are its own;
+//! `cargo bench --manifest-path tests/bench/Cargo.toml`. Each measurement is a process of its own, so that its peak memory and its writes are its own;
 //! "open" is after a kill, with 1 000 000 events waiting. Both queues have been filled and emptied once before, as on a device
 //! that is not new. Figures that matter are the ratios.
 //!
