@@ -103,4 +103,5 @@ pub mod decisions {
     #![doc = include_str!("decisions/0009-uplink.md")]
     #![doc = include_str!("decisions/0010-focus.md")]
     #![doc = include_str!("decisions/0011-simulation.md")]
+    #![doc = include_str!("decisions/0012-models.md")]
 }

@@ -190,7 +190,7 @@ impl Pipeline {
         self.follower.finish(at, on);
     }
 
-    /// Pictures of another size (a folder): everything that is in frame pixels begins anew.
+    /// Pictures of another size (a folder): everything that is in frame pixels starts again.
     fn follow_size(&mut self, format: &FrameFormat, at: Mono, on: &mut dyn FnMut(Body)) {
         let size = (format.width, format.height);
         if size == self.size {
@@ -290,4 +290,101 @@ fn size_of_frame((width, height): (u32, u32)) -> Size {
 
 fn corrupt(error: impl std::fmt::Display) -> Failure {
     Failure::Corrupt(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::frame::Color;
+    use crate::vision::detect::engine::EngineParams;
+    use crate::vision::detect::model::{self, BUILTIN, Loaded};
+    use std::time::Duration;
+
+    const FRAMES: u32 = 30;
+
+    /// Frames of a simulated street.
+    fn street(seed: u64, frames: u32) -> (FrameFormat, Vec<Vec<u8>>) {
+        use crate::sim::scene::{Scene, SceneParams};
+        let params = SceneParams { seed, calm: true, ..SceneParams::default() };
+        let mut scene = Scene::new(&params).unwrap();
+        let (width, height) = (scene.setting().width, scene.setting().height);
+        let format = FrameFormat::packed(PixelFormat::Rgb24, width, height, Color::JPEG).unwrap();
+        let mut picture = |frame: u32| {
+            let mut rgb = vec![0; scene.picture_bytes()];
+            scene.render(f64::from(frame) / 5.0, &mut rgb);
+            rgb
+        };
+        (format, (0..frames).map(&mut picture).collect())
+    }
+
+    fn loaded() -> Loaded {
+        let engine = EngineParams::default();
+        Loaded::open(&model::Params { path: BUILTIN.into(), sha256: None, engine, ranges: None, trial: None })
+            .unwrap()
+    }
+
+    fn params() -> Params {
+        Params {
+            gate: Some(gate::Params::default()),
+            decode: decode::Params { score_min: 0.1, iou_max: 0.5 },
+            wanted: Vec::new(),
+            follow: analytics::Params {
+                track: track::Params::default(),
+                count: analytics::count::Params::default(),
+                lines: Vec::new(),
+            },
+            focus: Some(roi::Params::default()),
+        }
+    }
+
+    /// What a pipeline finds in each frame, and at which size it looks.
+    type Found = Vec<(Option<Look>, Vec<crate::vision::detect::Detection>)>;
+
+    fn step(
+        pipeline: &mut Pipeline,
+        engine: &mut dyn Engine,
+        format: FrameFormat,
+        frame: &[u8],
+        at: usize,
+        found: &mut Found,
+    ) {
+        let at = Mono::ZERO + Duration::from_millis(200 * at as u64);
+        let outcome =
+            pipeline.process(engine, &FrameView::new(format, frame).unwrap(), at, &mut |_| {}).unwrap();
+        found.push((outcome.look, pipeline.detections().to_vec()));
+    }
+
+    #[test]
+    fn cameras_that_share_an_engine_find_what_each_finds_alone() {
+        let loaded = loaded();
+        let sizes = roi::rungs(loaded.size_for(Size { width: 640, height: 360 }).unwrap(), loaded.stride());
+        assert!(sizes.len() > 1, "{sizes:?}");
+        let start = || loaded.clone().plan(&sizes).unwrap().start().unwrap();
+        let cameras = [street(3, FRAMES), street(4, FRAMES)];
+        let (mut shared, classes) = start();
+        let pipeline = |format: &FrameFormat, engine: &dyn Engine| {
+            Pipeline::new(params(), format, &engine.shape(), &classes).unwrap()
+        };
+        let mut pipelines: Vec<Pipeline> =
+            cameras.iter().map(|(format, _)| pipeline(format, &*shared)).collect();
+        let mut together: [Found; 2] = Default::default();
+        for at in 0..FRAMES as usize {
+            for (camera, (format, frames)) in cameras.iter().enumerate() {
+                step(&mut pipelines[camera], &mut *shared, *format, &frames[at], at, &mut together[camera]);
+            }
+        }
+        let looks = |found: &Found| found.iter().filter(|(look, _)| look.is_some()).count();
+        assert!(together.iter().map(looks).sum::<usize>() > 0, "the engine was never at another size");
+        for ((format, frames), together) in cameras.iter().zip(&together) {
+            let (mut engine, _) = start();
+            let mut alone = pipeline(format, &*engine);
+            let mut found = Found::new();
+            frames
+                .iter()
+                .enumerate()
+                .for_each(|(at, frame)| step(&mut alone, &mut *engine, *format, frame, at, &mut found));
+            assert!(found.iter().any(|(_, detections)| !detections.is_empty()));
+            assert_eq!(&found, together);
+        }
+    }
 }

@@ -220,7 +220,7 @@ fn configurations_that_are_wrong() {
     refused(
         run_squares().args(["--config", &budget]),
         2,
-        &["memory.budget_mb allows 16.0 MiB", "frame ring"],
+        &["memory.budget_mb allows 16.0 MiB", "event queue"],
     );
     let classes = file(folder.path(), "classes.toml", b"[track]\nclasses = [\"lorry\"]\n");
     refused(run_squares().args(["--config", &classes]), 2, &["track.classes", "lorry", "car"]);

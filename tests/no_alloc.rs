@@ -376,7 +376,7 @@ fn engine_calls(path: &std::path::Path) -> [Vec<u64>; 2] {
     })
 }
 
-/// tract allocates every node's output anew: that it grows would be a leak. Ours takes nothing.
+/// tract allocates every node's output again: that it grows would be a leak. Ours takes nothing.
 #[test]
 fn engines_take_no_more_with_each_frame() {
     let tell = |model: &str, [ours, tracts]: [Vec<u64>; 2]| {

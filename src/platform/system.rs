@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::base::error::{Error, Kind, Result};
 
@@ -76,6 +76,8 @@ pub fn limit_self(memory_bytes: u64, cpu: Duration) -> Result<()> {
         (Resource::Core, 0),
     ];
     for (resource, most) in limits {
+        // A limit that is there already may be lower, and cannot be raised.
+        let most = getrlimit(resource).maximum.map_or(most, |there| there.min(most));
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
             .map_err(|error| Error::fatal(Kind::System, "cannot limit a process").caused_by(error))?;
     }

@@ -205,7 +205,7 @@ fn rows(line: &Line, counted: &BTreeMap<(Direction, String), u64>, judge: &Judge
                 });
             }
         }
-        // Classes of another model that are not on this street.
+        // Classes that another model knows and this street does not have.
         let known = |class: &str| Class::ALL.iter().any(|kind| kind.name() == class);
         for ((of, class), counted) in counted.iter().filter(|((_, class), _)| !known(class)) {
             if *of == direction {

@@ -8,7 +8,8 @@
 //! The file is read and parsed once, whatever becomes of it; the clones of a [`Loaded`] share it.
 
 use crate::base::error::Result;
-use crate::platform::{cores, system};
+use crate::platform::cores;
+use crate::platform::system;
 use crate::vision::detect::engine::{Costs, Engine, Precision, Shape};
 use crate::vision::detect::letterbox::{PADDING, Size};
 use crate::vision::detect::model::{Classes, Loaded, Planned};

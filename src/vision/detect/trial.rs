@@ -155,7 +155,8 @@ impl Trial {
     pub fn run_in_child(&self, program: &Path) -> Result<()> {
         let no_child = |error: std::io::Error| {
             let text = format!(
-                "'{}' cannot be started to try the model '{}' in a process of its own",
+                "'{}' cannot be started to try the model '{}' in a process of its own: is /proc mounted, and may processes be \
+                 started?",
                 program.display(),
                 self.model.path.display()
             );

@@ -1,7 +1,7 @@
 //! Does the network still find what it must? A known picture goes through JPEG decoder, letterbox, network and decoder; a wrong
 //! result means a damaged model, a broken kernel or a sick CPU, and the program refuses to count with it.
 //!
-//! The picture is a simulated street (a test draws it anew and compares). What must be found in it is known for the shipped model,
+//! The picture is a simulated street (a test draws it again and compares). What must be found in it is known for the shipped model,
 //! and for any other one from a file that `flytrap selftest --record` made beside it, once the network was held against
 //! an independent executor.
 
@@ -106,7 +106,8 @@ impl Golden {
         }
         let place = place_beside(model);
         let wrong = |why: String| {
-            let text = format!("'{}': {why}; make it anew with 'flytrap selftest --record'", place.display());
+            let text =
+                format!("'{}': {why}; record it again with 'flytrap selftest --record'", place.display());
             Error::fatal(Kind::Model, text)
         };
         let text = match std::fs::read_to_string(&place) {
@@ -316,7 +317,7 @@ pub fn check(
 ) -> Result<usize> {
     let known = golden.at(engine.size()).ok_or_else(|| {
         let text = format!(
-            "self-test: nothing is recorded for an input of {}; 'flytrap selftest --record' makes the record anew",
+            "self-test: nothing is recorded for an input of {}; 'flytrap selftest --record' records it again",
             engine.size()
         );
         Error::fatal(Kind::Model, text)

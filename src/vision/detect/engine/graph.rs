@@ -283,7 +283,7 @@ impl Graph {
         })
     }
 
-    /// Has no weights any more; what there is to know besides stays.
+    /// Drops the weights; all else stays.
     pub fn drop_weights(&mut self) {
         for node in &mut self.nodes {
             if let Op::Conv(conv) = &mut node.op {

@@ -16,8 +16,8 @@ const ENTRIES_MAX: usize = 500_000;
 const VARINTS_MAX: usize = 16 << 20;
 /// Longest text of the metadata, bytes: 1024 classes with long names.
 const METADATA_BYTES_MAX: usize = 256 << 10;
-/// Longest name or other text, bytes. A dimension may be an expression, which a parser takes apart.
-const TEXT_BYTES_MAX: usize = 1024;
+/// Longest name or expression of a dimension, bytes: YOLO11n with free sides has some of several kilobytes.
+const TEXT_BYTES_MAX: usize = 16 << 10;
 
 /// Checks the bytes of a file.
 ///
@@ -135,7 +135,7 @@ impl Walk {
             match (value, field) {
                 (_, Field::Refused(why)) => return Err(why.into()),
                 (Value::Bytes(inner), field) => self.entry(kind, &field, inner)?,
-                (Value::Integer(_) | Value::Fixed(_), _) => self.count_varints(1)?,
+                (Value::Integer(_) | Value::Fixed, _) => self.count_varints(1)?,
             }
         }
         match tensor {
@@ -159,9 +159,7 @@ impl Walk {
                 self.message(Kind::Node, bytes)
             }
             Field::Message(kind) => self.message(kind, bytes),
-            Field::Text if bytes.len() > TEXT_BYTES_MAX => {
-                Err("it has a name of more than a kilobyte".into())
-            }
+            Field::Text if bytes.len() > TEXT_BYTES_MAX => Err("it has a name of more than 16 kB".into()),
             Field::Integers => self.count_varints(varints_in(bytes)),
             Field::Bytes if parent == Kind::Metadata && bytes.len() > METADATA_BYTES_MAX => {
                 Err(format!("its metadata has a text of {} kB", bytes.len() >> 10))
@@ -201,7 +199,7 @@ impl TensorFacts {
             (4, Value::Bytes(packed)) => self.stored += packed.len() as u64 / 4,
             (10, Value::Bytes(packed)) => self.stored += packed.len() as u64 / 8,
             (5 | 7 | 11, Value::Bytes(packed)) => self.stored += varints_in(packed) as u64,
-            (4 | 5 | 7 | 10 | 11, Value::Integer(_) | Value::Fixed(_)) => self.stored += 1,
+            (4 | 5 | 7 | 10 | 11, Value::Integer(_) | Value::Fixed) => self.stored += 1,
             (14, Value::Integer(place)) if *place != 0 => {
                 return Err("it keeps numbers in other files; export it as one file".into());
             }
@@ -244,7 +242,7 @@ impl TensorFacts {
 enum Value<'a> {
     Integer(u64),
     /// Of 4 or 8 bytes.
-    Fixed(#[allow(dead_code, reason = "only that it is there matters")] u64),
+    Fixed,
     Bytes(&'a [u8]),
 }
 
@@ -280,8 +278,14 @@ impl<'a> Wire<'a> {
         }
         let value = match key & 7 {
             0 => Value::Integer(self.varint()?),
-            1 => Value::Fixed(self.bytes(8)?.len() as u64),
-            5 => Value::Fixed(self.bytes(4)?.len() as u64),
+            1 => {
+                self.bytes(8)?;
+                Value::Fixed
+            }
+            5 => {
+                self.bytes(4)?;
+                Value::Fixed
+            }
             2 => {
                 let length = self.varint()?;
                 Value::Bytes(self.bytes(length)?)
@@ -356,7 +360,7 @@ mod tests {
             (attribute(&field(23, b"")), "sparse"),
             (in_graph(1, &field(5, b"").repeat(ENTRIES_MAX)), "parts"),
             (field(7, &field(1, b"").repeat(NODES_MAX + 1)), "operations"),
-            (in_graph(11, &field(2, &field(1, &field(2, &field(1, &field(2, &[b'('; 6000])))))), "kilobyte"),
+            (in_graph(11, &field(2, &field(1, &field(2, &field(1, &field(2, &[b'('; 20_000])))))), "16 kB"),
             (in_graph(11, &field(2, &field(4, b""))), "not tensors"),
             (attribute(&field(8, &vec![1; VARINTS_MAX + 1])), "integers"),
             (field(14, &field(2, &vec![b'x'; METADATA_BYTES_MAX + 1])), "metadata"),

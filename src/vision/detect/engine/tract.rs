@@ -178,7 +178,7 @@ impl Parsed {
         Ok(PlannedEngine::<E>::planned(builders, sizes, head, params))
     }
 
-    /// A plan for a size besides the first, without weights.
+    /// A plan for a size other than the first, without weights.
     fn smaller<E: Kernels>(
         &self,
         size: Size,
@@ -258,8 +258,9 @@ fn builder_of<E: Kernels>(
 }
 
 fn failed(place: &str, size: Size, doing: &str, error: &TractError) -> Error {
-    let mut why = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
-    // It repeats names of the file, which may be of any length.
+    // It repeats names of the file, which may have any characters and any length.
+    let why = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    let mut why = why.replace(|c: char| c.is_control(), " ");
     if let Some((end, _)) = why.char_indices().nth(CAUSE_CHARS_MAX) {
         why.truncate(end);
         why.push('…');
@@ -272,7 +273,7 @@ fn head_of(place: &str, shape: &[usize], classes: usize) -> Result<HeadShape> {
         .map_err(|error| Error::fatal(Kind::Model, format!("'{place}'")).caused_by(error))
 }
 
-/// The importer. Shapes written in the file are ignored and worked out anew: exports with free sides contradict themselves
+/// The importer. Shapes written in the file are ignored and inferred again: exports with free sides contradict themselves
 /// ("Impossible to unify Sym(batch)").
 fn importer() -> tract_onnx::Onnx {
     tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true)
@@ -304,7 +305,7 @@ impl TractEngine {
         Ok(TractEngine { state, input: Arc::new(input), output: None, size, head })
     }
 
-    /// It is there already; what it takes besides is known when it has run.
+    /// It has started already; what a run takes is known after the first.
     fn into_planned(self) -> Planned {
         Planned { shape: self.shape(), costs: None, start: Box::new(|| Ok(Box::new(self))) }
     }

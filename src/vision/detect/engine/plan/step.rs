@@ -16,7 +16,7 @@ pub const AXES_MAX: usize = 5;
 /// Sides of a tensor, padded in front with 1.
 pub type Sides = [usize; AXES_MAX];
 
-/// The tiles that a deferred step computes, set anew in each run.
+/// The tiles that a deferred step computes, set again in each run.
 #[derive(Debug, Clone, Default)]
 pub struct ActiveTiles {
     /// Their numbers, in order.

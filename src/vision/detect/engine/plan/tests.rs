@@ -163,7 +163,6 @@ fn check_as<E: Kernels>(graph: &Graph, random: &mut Random, error: f32) {
     let expected: Vec<Vec<f32>> = pictures.iter().map(|picture| reference::run(graph, picture)).collect();
     for options in every_way().into_iter().filter(|way| size_of::<E>() == 4 || way.isa.has_half()) {
         let mut plan = plan::<E>(graph.clone(), options).unwrap();
-        assert_eq!(plan.output_shape(), graph.nodes[graph.output].shape);
         for (picture, expected) in pictures.iter().zip(&expected) {
             plan.input().copy_from_slice(picture);
             let (out, _) = plan.run(0.5);

@@ -2,7 +2,7 @@
 //!
 //! A kernel is a generic function that is always inlined; the macros of [`super`] instantiate it inside a function which has the
 //! instruction set switched on. Nothing here may be called where the CPU does not have it: that is the contract of every
-//! `unsafe fn` below, besides valid pointers.
+//! `unsafe fn` below, in addition to valid pointers.
 
 #[cfg(target_arch = "aarch64")]
 mod arm;

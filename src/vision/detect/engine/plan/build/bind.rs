@@ -83,7 +83,7 @@ impl<E: Kernels> Bind<'_, E> {
     }
 }
 
-/// What steps point to besides tensors.
+/// What steps point to other than tensors.
 pub(super) struct Tables<'a> {
     /// The numbers of tiles, from 0.
     pub(super) numbers: *const u32,
