@@ -196,9 +196,10 @@ impl Files {
         header: &segment::Header,
     ) -> io::Result<(Box<dyn DiskFile>, u64)> {
         let (name, id) = (named.file(), named.id());
-        let file = match self.reuse(disk, &name)? {
-            true => disk.open(&name),
-            false => Ok(disk.create(&name, self.segment_bytes)?),
+        let file = if self.reuse(disk, &name)? {
+            disk.open(&name)
+        } else {
+            Ok(disk.create(&name, self.segment_bytes)?)
         };
         let blocks = segment::header_blocks(id, header);
         let durable = file.and_then(|mut file| {

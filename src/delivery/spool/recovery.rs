@@ -114,17 +114,18 @@ pub(super) fn take_stock(disk: &mut dyn Disk, params: &Params) -> io::Result<Sto
         match named {
             Named::Segment(class, id) => stock.add_segment(disk, class, id, bytes, params),
             Named::Free(id) => {
-                let fits = bytes == u64::from(params.segment_bytes);
-                match is_ours(disk, named) {
-                    true if fits => stock.free.push(id),
-                    true => stock.junk.push(named),
-                    false => stock.recovered.foreign += 1,
+                if !is_ours(disk, named) {
+                    stock.recovered.foreign += 1;
+                } else if bytes == u64::from(params.segment_bytes) {
+                    stock.free.push(id);
+                } else {
+                    stock.junk.push(named);
                 }
             }
             Named::Damaged(class, id) => stock.damaged.push_front(DamagedFile { class, id, bytes }),
         }
     }
-    for class in &mut stock.classes {
+    for class in &stock.classes {
         stock.recovered.damaged_events +=
             class.short.iter().map(|short| short.lost(class.acked)).sum::<u64>();
         let acked = class.acked.map_or(0, |acked| acked.place.segment.saturating_add(1));

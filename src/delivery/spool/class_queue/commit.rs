@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Active, ClassQueue, Finished};
+use super::{Active, CLOCK_EVERY, ClassQueue, Finished};
 use crate::delivery::spool::disk::DiskFile;
 use crate::delivery::spool::record::{self, Acked, Place, Record};
 use crate::delivery::spool::segment::{self, DATA, Footer};
@@ -226,10 +226,10 @@ impl ClassQueue {
     /// Forgets the disk, which is not there any more, and what is on it: the tail stays. Returns how many events that were not
     /// taken went with it.
     pub(in crate::delivery::spool) fn detach(&mut self, next_id: &mut u64) -> u64 {
-        let committed = self.active.as_ref().map_or(0, |active| match active.id == self.read.segment {
-            true => active.sums.events.saturating_sub(self.read_events),
-            false if active.id > self.read.segment => active.sums.events,
-            false => 0,
+        let committed = self.active.as_ref().map_or(0, |active| match active.id.cmp(&self.read.segment) {
+            std::cmp::Ordering::Less => 0,
+            std::cmp::Ordering::Equal => active.sums.events.saturating_sub(self.read_events),
+            std::cmp::Ordering::Greater => active.sums.events,
         });
         let finished: u64 = self.finished.iter().map(|segment| self.unread_in(segment)).sum();
         let gone = (finished + u64::from(committed)).min(self.unread);
