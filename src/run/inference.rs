@@ -242,9 +242,12 @@ impl Processor {
     }
 
     fn count_tracks(&self) {
-        let tracks = self.pipeline.track_counters();
-        self.shared.metrics.tracks.set(tracks.began);
-        self.shared.metrics.tracks_evicted.set(tracks.evicted + tracks.no_room);
+        let (tracks, metrics) = (self.pipeline.track_counters(), &self.shared.metrics);
+        metrics.tracks.set(tracks.began);
+        metrics.tracks_evicted.set(tracks.evicted + tracks.no_room);
+        metrics.detections_invalid.set(tracks.refused);
+        metrics.detections_over_limit.set(tracks.over);
+        metrics.detections_duplicate.set(tracks.doubles);
     }
 
     /// No frame came. A camera that stays away takes its tracks with it; a recording only has a slow reader.

@@ -128,6 +128,10 @@ enum Look {
 pub(super) struct Damage {
     pub(super) bytes: u64,
     pub(super) events: u64,
+    /// No damage: whole, but written by a newer version of the program, so that nobody here can read them.
+    pub(super) newer: u64,
+    /// The newest version of their records.
+    pub(super) newer_version: u8,
 }
 
 /// See the top of the file.
@@ -470,6 +474,15 @@ impl Lane {
             Some(Record::Event(event)) => Some(Peeked { event, run, next }),
             Some(Record::Dead(_)) => {
                 self.count_read();
+                None
+            }
+            Some(Record::Newer(version)) => {
+                self.count_read();
+                // A dead letter was given up before.
+                if self.class != Class::Dead {
+                    self.damage.newer += 1;
+                    self.damage.newer_version = version;
+                }
                 None
             }
             Some(Record::Acked(_) | Record::Clock(_) | Record::Unknown(_)) | None => None,
