@@ -27,7 +27,7 @@
 //!    [`crate::metrics::table`]. `v1.rs` no longer compiles where it must be told what becomes of them. A new kind cannot be written in
 //!    an older version: `encode_up_to` then has to say so, and its callers have to count what they leave out.
 //! 3. Raise [`RECORD_VERSION`]; let [`Event::record_version`] say 3 for the kinds that changed; decode 2 through `v2.rs`.
-//! 4. Add `tests/data/events-v3.hex` and its test. The test of `events-v2.hex` then compares with `encode_up_to(2)`.
+//! 4. Add a golden file for version 3 beside those of 1 and 2, and its test. The test of version 2 then compares with `encode_up_to(2)`.
 //! 5. A batch in postcard needs a version too ([`crate::delivery::uplink::format::packed`]): no receiver gets records that it has
 //!    not asked for. The table above and decision 0012 follow.
 //!
