@@ -357,7 +357,7 @@ fn decode_makes_cloudevents_of_packed_batches() {
     let out = decode(&[&first[..], &second[..], &first[..]].concat());
     assert!(out.status.success(), "{}", told(&out));
     assert_eq!(common::json_lines(&out), [&older[..], &golden[..], &older[..]].concat());
-    let mut newer = second.clone();
+    let mut newer = second;
     newer[3] = b'3';
     for (tail, words) in
         [(&first[..100], "the batch ends too early"), (&newer[..], "the batch is of version 3")]
