@@ -26,7 +26,8 @@
 //! Imports point one way: `base ◄ platform ◄ capture ◄ vision ◄ event ◄ analytics ◄ pipeline, delivery ◄ metrics ◄ config ◄ run ◄
 //! tools ◄ cli`. [`pipeline`] knows the pure stages only; [`run`] is the only wiring of the daemon; [`config`] turns the user's file
 //! into each stage's `Params`. No stage knows the configuration or the counters: it takes `Params` and returns outcomes, which
-//! [`run`] adds up in [`metrics`]. `tests/tidy.rs` enforces this module by module, and names the one home of each outside crate that
+//! [`run`] adds up in [`metrics`]. [`metrics::table`], which names every counter, stands below [`event`], which carries them.
+//! `tests/tidy.rs` enforces this module by module, and names the one home of each outside crate that
 //! matters (`tract`, `ureq`, `rustls`, clocks), and of `unsafe`: one call in [`platform::clock`], memory figures in
 //! [`platform::system`], cameras, the watchdog's device, and the engine's kernels and memory.
 //!
@@ -39,8 +40,8 @@
 //! - **I3 Nothing acknowledged is lost, nothing is delivered twice unseen.** Each event has one identity (`device/boot/seq`), the same
 //!   on every retry. Only a confirmation removes an event from the spool. A power cut at any moment costs at most
 //!   `spool.commit_interval_s` of events; the spool opens whatever bytes it finds.
-//! - **I4 Dropping is allowed, dropping silently is not.** Each limit is in [`base::limits`], each drop is counted and sent in
-//!   [`event::Stats`].
+//! - **I4 Dropping is allowed, dropping silently is not.** Each limit is in [`base::limits`], each drop is counted in
+//!   [`metrics::table`] and sent.
 //! - **I5 Time.** Deadlines use the boot clock ([`platform::clock`]). Wall time ([`platform::calendar`]) is attached when an event is
 //!   sent: true to a second and synchronised, or marked as not, with bounds.
 //! - **I6 The watchdog is fed by finished work.** Each stage proves progress by its deadline; a camera that is away is a state, not a
@@ -103,5 +104,6 @@ pub mod decisions {
     #![doc = include_str!("decisions/0009-uplink.md")]
     #![doc = include_str!("decisions/0010-focus.md")]
     #![doc = include_str!("decisions/0011-simulation.md")]
-    #![doc = include_str!("decisions/0012-models.md")]
+    #![doc = include_str!("decisions/0012-wire.md")]
+    #![doc = include_str!("decisions/0013-models.md")]
 }

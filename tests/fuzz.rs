@@ -24,7 +24,7 @@ use flytrap::delivery::spool::{Class, Log, Params, Quota};
 use flytrap::delivery::uplink::format::{cloudevents, influx, packed};
 use flytrap::delivery::uplink::http::{Deadlines, HttpParams, HttpSink};
 use flytrap::delivery::uplink::{Batch, Sink};
-use flytrap::event::{Body, Event, Origin, Stats, fixed};
+use flytrap::event::{Body, Event, Origin, RECORD_VERSION, Stats, fixed};
 use flytrap::platform::calendar::Timekeeper;
 use flytrap::platform::clock::{ClockMap, Mono, SystemClock, Wall};
 use flytrap::sim::disk::FaultDisk;
@@ -79,7 +79,10 @@ fn event(random: &mut Random, seq: u64) -> Event {
     let at = Mono::from_nanos(random.bits() >> random.whole(64));
     let body = match random.whole(4) {
         0 => Body::Degraded { reason: fixed(&"why ".repeat(random.whole(30) as usize)) },
-        1 => Body::Stats(Stats { uptime_ms: random.bits(), ..Stats::default() }),
+        1 => {
+            let (uptime_ms, processing_sum_us) = (random.bits(), random.bits() >> random.whole(64));
+            Body::Stats(Stats { uptime_ms, processing_sum_us, ..Stats::default() })
+        }
         2 => Body::CameraBack { absent_ms: random.bits(), width: 1, height: u32::MAX },
         _ => Body::Stopping { reason: fixed("é\u{1}\"\\") },
     };
@@ -95,7 +98,8 @@ fn records() {
     fuzz("record framing", 20_000, |random| {
         let place = Place { segment: random.bits() >> 2, offset: random.bits() as u32 >> 8 };
         let (seq, mut payload) = (random.bits(), Vec::new());
-        record::write(&mut payload, place, event(random, seq).encode(&mut [0; 512]));
+        let newest = 1 + random.whole(u64::from(RECORD_VERSION)) as u8;
+        record::write(&mut payload, place, event(random, seq).encode_up_to(newest, &mut [0; 512]));
         let head = record::HEAD_BYTES;
         let mut payload = payload.split_off(head);
         bend(random, &mut payload);
@@ -226,7 +230,8 @@ fn packed_batches() {
         let wall = Wall { unix_nanos: random.bits() as i64, synchronised: random.one_in(2) };
         let clock = ClockMap { mono: Mono::from_nanos(random.bits()), wall };
         let mut bytes = Vec::new();
-        packed::write_batch(&Batch::new(&origin(), clock, &events), &mut bytes);
+        let version = if random.one_in(2) { packed::Version::V1 } else { packed::Version::V2 };
+        packed::write_batch(&Batch::new(&origin(), clock, &events), version, &mut bytes);
         let mut body = bytes.split_off(12);
         bend(random, &mut body);
         bytes[4..8].copy_from_slice(&(body.len() as u32).to_le_bytes());

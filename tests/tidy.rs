@@ -42,7 +42,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "vision::load",
         &["base", "platform::cores", "platform::system", "vision::detect", "vision::roi", "vision::selftest"],
     ),
-    ("event", &["base", "platform::clock"]),
+    // Which counters and gauges there are: names, units, meaning. The bodies of two events are made from it.
+    ("metrics::table", &[]),
+    ("event", &["base", "platform::clock", "metrics::table"]),
     ("analytics::track", &["base", "platform::clock", "vision::detect", "vision::roi", "event"]),
     ("analytics::count", &["base", "platform::clock", "vision::detect", "event", "analytics::track"]),
     (
@@ -56,11 +58,32 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("delivery::spool", &["base", "platform::clock", "platform::calendar", "event"]),
     (
         "delivery::uplink",
-        &["base", "platform::clock", "platform::calendar", "event", "delivery::batch", "delivery::spool"],
+        &[
+            "base",
+            "platform::clock",
+            "platform::calendar",
+            "event",
+            "metrics::table",
+            "delivery::batch",
+            "delivery::spool",
+        ],
     ),
-    ("metrics", &["platform::clock", "event"]),
+    ("metrics", &["platform::clock", "metrics::table"]),
     // Knows the stages that it puts to the test; of them only `run`, `tools` and `cli` know that it exists.
-    ("sim", &["base", "platform", "capture", "vision", "event", "analytics", "pipeline", "delivery"]),
+    (
+        "sim",
+        &[
+            "base",
+            "platform",
+            "capture",
+            "vision",
+            "event",
+            "metrics::table",
+            "analytics",
+            "pipeline",
+            "delivery",
+        ],
+    ),
     // Turns the user's file into every stage's `Params`.
     ("config", &["base", "platform", "capture", "vision", "event", "analytics", "pipeline", "delivery"]),
     // The daemon's wiring.

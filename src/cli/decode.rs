@@ -1,4 +1,4 @@
-//! `flytrap decode`: what a receiver of the form "postcard" has stored, as CloudEvents.
+//! `flytrap decode`: what a receiver of the forms "postcard" and "postcard2" has stored, as CloudEvents.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -108,7 +108,7 @@ enum Command {
         #[command(subcommand)]
         what: SpoolCommand,
     },
-    /// Print batches in the form "postcard" as CloudEvents, one JSON object a line.
+    /// Print batches in the form "postcard" or "postcard2" as CloudEvents, one JSON object a line.
     Decode {
         /// The file; without it standard input.
         #[arg(value_name = "FILE")]

@@ -8,11 +8,11 @@ use super::{Failed, print};
 use crate::base::error::{Error, Kind, Result};
 use crate::delivery::spool::disk::Folder;
 use crate::delivery::spool::inspect::{Inspected, acked, inspect};
-use crate::delivery::spool::record::Record;
+use crate::delivery::spool::record::{Place, Record};
 use crate::delivery::spool::segment::Named;
 use crate::delivery::uplink::Batch;
 use crate::delivery::uplink::format::cloudevents;
-use crate::event::{Event, Origin};
+use crate::event::{Event, Origin, RecordError};
 use crate::platform::clock::{ClockMap, Rfc3339};
 
 fn open(folder: &Path) -> Result<Folder> {
@@ -89,10 +89,24 @@ fn as_json(all: &[Inspected], segment: &Inspected) -> serde_json::Value {
     })
 }
 
+/// The first event that a newer version of the program wrote.
+#[derive(Default)]
+struct Newer(Option<Error>);
+
+impl Newer {
+    fn note(&mut self, folder: &Path, named: Named, place: Place, version: u8) {
+        self.0.get_or_insert_with(|| {
+            let path = folder.join(named.file());
+            let why = RecordError::Version(version);
+            Error::fatal(Kind::Config, format!("'{}', byte {}: {why}", path.display(), place.offset))
+        });
+    }
+}
+
 /// The events as NDJSON, class by class within a segment; with `dead` the dead letters instead.
 pub(super) fn cat(folder: &Path, dead: bool) -> Result<(), Failed> {
     let mut disk = open(folder)?;
-    let mut trouble = None;
+    let (mut trouble, mut newer) = (None, Newer::default());
     let mut line = Vec::new();
     let mut show = |origin: &Origin, clock: ClockMap, event: &Event| {
         cloudevents::write_lines(&Batch::new(origin, clock, std::slice::from_ref(event)), &mut line);
@@ -108,20 +122,28 @@ pub(super) fn cat(folder: &Path, dead: bool) -> Result<(), Failed> {
         let clocks = same.filter_map(|segment| segment.scan.sums.clock);
         clocks.max_by_key(|clock| (clock.wall.synchronised, clock.mono)).unwrap_or(ClockMap::UNKNOWN)
     };
-    inspect(&mut disk, |header, _, _, record| match (record, header) {
+    inspect(&mut disk, |header, named, place, record| match (record, header) {
         (Record::Event(event), Some(header)) if !dead => {
             show(&header.origin, calendar(&header.origin), event);
         }
         (Record::Dead(letter), _) if dead => show(&letter.origin, letter.clock, &letter.event),
+        (Record::Newer(version), _) => newer.note(folder, named, place, *version),
         _ => {}
     })
     .map_err(|error| failed(folder, error))?;
-    Ok(trouble.map_or(Ok(()), Err)?)
+    trouble.map_or(Ok(()), Err)?;
+    Ok(newer.0.map_or(Ok(()), Err)?)
 }
 
 /// Reads everything, and says what is not as it should be.
 pub(super) fn check(folder: &Path) -> Result<(), Failed> {
-    let all = inspect(&mut open(folder)?, |_, _, _, _| {}).map_err(|error| failed(folder, error))?;
+    let mut newer = Newer::default();
+    let all = inspect(&mut open(folder)?, |_, named, place, record| {
+        if let Record::Newer(version) = record {
+            newer.note(folder, named, place, *version);
+        }
+    })
+    .map_err(|error| failed(folder, error))?;
     let mut bad = 0;
     for segment in all.iter().filter(|segment| !segment.is_whole()) {
         let Inspected { named, scan, promised, cut_bytes, .. } = segment;
@@ -139,7 +161,7 @@ pub(super) fn check(folder: &Path) -> Result<(), Failed> {
     let waits: u64 = all.iter().map(|segment| u64::from(waiting(&all, segment))).sum();
     print(&format!("{} segments, {events} events, {waits} waiting, {bad} segments with damage", all.len()))?;
     if bad == 0 {
-        return Ok(());
+        return Ok(newer.0.map_or(Ok(()), Err)?);
     }
     let text =
         format!("'{}': {bad} segments with damage, see above: the others are delivered", folder.display());

@@ -660,6 +660,7 @@ fn http(values: &mut Values) -> HttpParams {
         ("influx1", Format::Influx1),
         ("influx2", Format::Influx2),
         ("postcard", Format::Packed),
+        ("postcard2", Format::Packed2),
     ];
     let format = values.choice("uplink.format", &formats);
     let text = |values: &Values, key| values.text(key).to_owned();

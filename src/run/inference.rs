@@ -10,7 +10,7 @@ use crate::analytics::UnseenMotion;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::limits::RING_SLOTS_MIN;
 use crate::capture::Lending;
-use crate::capture::frame::{PixelFormat, FrameFormat, FrameView};
+use crate::capture::frame::{FrameFormat, FrameView, PixelFormat};
 use crate::capture::ring::{Policy, Reader, SlotGuard, Taken, Writer, ring, slots_for};
 use crate::config::Config;
 use crate::delivery::batch::Batcher;
@@ -122,7 +122,8 @@ fn ring_of(shared: &Shared, incoming: &Incoming) -> Result<(usize, usize, usize)
     }
     // JPEGs have no fixed size: their slots begin with a guess, within what the ring may have, and grow by what comes.
     let is_jpeg = format.pixel == PixelFormat::Mjpeg;
-    let slot_bytes = if is_jpeg { (*slot_bytes).min(config.ring_budget / RING_SLOTS_MIN) } else { *slot_bytes };
+    let slot_bytes =
+        if is_jpeg { (*slot_bytes).min(config.ring_budget / RING_SLOTS_MIN) } else { *slot_bytes };
     let slots = slots_for(system::memory_bytes(), config.fps, slot_bytes, config.ring_budget);
     let slots = slots.ok_or_else(|| {
         let needed_mb = (RING_SLOTS_MIN * slot_bytes).div_ceil(1 << 20);
@@ -135,7 +136,8 @@ fn ring_of(shared: &Shared, incoming: &Incoming) -> Result<(usize, usize, usize)
     })?;
     // A recording waits for us: more than the next frames are memory for nothing.
     let slots = if shared.options.until_end { RING_SLOTS_MIN } else { slots };
-    let largest = if is_jpeg { config.ring_budget.min(RING_SLOTS_MIN * format.encoded_bytes_max()) } else { 0 };
+    let largest =
+        if is_jpeg { config.ring_budget.min(RING_SLOTS_MIN * format.encoded_bytes_max()) } else { 0 };
     Ok((slots, slot_bytes, largest.max(slots * slot_bytes)))
 }
 
@@ -256,9 +258,12 @@ impl Processor {
     }
 
     fn count_tracks(&self) {
-        let tracks = self.stages.pipeline.track_counters();
-        self.shared.metrics.tracks.set(tracks.began);
-        self.shared.metrics.tracks_evicted.set(tracks.evicted + tracks.no_room);
+        let (tracks, metrics) = (self.stages.pipeline.track_counters(), &self.shared.metrics);
+        metrics.tracks.set(tracks.began);
+        metrics.tracks_evicted.set(tracks.evicted + tracks.no_room);
+        metrics.detections_invalid.set(tracks.refused);
+        metrics.detections_over_limit.set(tracks.over);
+        metrics.detections_duplicate.set(tracks.doubles);
     }
 
     /// No frame came. A camera that stays away takes its tracks with it; a recording only has a slow reader.

@@ -35,7 +35,7 @@ use crate::config::Config;
 use crate::delivery::spool::{DailyWriteBudget, Spool};
 use crate::delivery::uplink::{self, Outbox, Report, Uplink};
 use crate::event::{Body, Name, Origin, Started, Stats, fixed};
-use crate::metrics::{Metrics, millis};
+use crate::metrics::{IntervalReader, Metrics, Snapshot, millis};
 use crate::platform::calendar::Timekeeper;
 use crate::platform::clock::{Clock, Mono, SystemClock};
 use crate::platform::system;
@@ -73,6 +73,8 @@ pub(crate) struct Shared {
     pub(crate) last_corrupt: Mutex<String>,
     /// What the spool wrote.
     written: Mutex<DailyWriteBudget>,
+    /// What the last `stats` event was made of.
+    interval: Mutex<IntervalReader>,
 }
 
 impl Shared {
@@ -104,11 +106,12 @@ impl Shared {
         self.post_as(&Name::new(), self.clock.mono(), body);
     }
 
-    /// All counters and gauges as of now.
-    fn stats(&self) -> Stats {
+    /// All counters and gauges as of now. Whoever reads them, and however often, changes nothing for others.
+    fn snapshot(&self) -> Snapshot {
         let now = self.clock.mono();
         let counters = self.outbox.counters();
-        Stats {
+        let Snapshot { stats, processing } = self.metrics.snapshot(self.started, now);
+        let stats = Stats {
             events: counters.posted(),
             events_dropped: counters.dropped() + self.spool.state().tally.dropped.iter().sum::<u64>(),
             events_delivered: counters.delivered(),
@@ -116,8 +119,17 @@ impl Shared {
             events_refused: counters.refused(),
             last_delivery_age_ms: counters.last_delivery().map_or(u64::MAX, |at| millis(now, at)),
             rss_bytes: system::resident_bytes(),
-            ..self.metrics.snapshot(self.started, now)
-        }
+            ..stats
+        };
+        Snapshot { stats, processing }
+    }
+
+    /// Posts the `stats` event, and returns what it says.
+    fn post_stats(&self) -> Stats {
+        let snapshot = self.snapshot();
+        let stats = self.interval.lock().unwrap_or_else(PoisonError::into_inner).stats(&snapshot);
+        self.post_own(Body::Stats(stats));
+        stats
     }
 }
 
@@ -194,6 +206,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
         senses,
         last_corrupt: Mutex::default(),
         written: Mutex::default(),
+        interval: Mutex::default(),
     });
     tell_start(&shared, &guard, &model);
     for warning in shared.config.lines.iter().filter_map(Line::edge_warning) {
@@ -304,7 +317,7 @@ async fn attend(
     if let Err(error) = &outcome {
         reason = error.to_string();
     }
-    shared.post_own(Body::Stats(shared.stats()));
+    shared.post_stats();
     shared.post_own(Body::Stopping { reason: fixed(&reason) });
     shared.outbox.close();
     let report = async { reported.recv().await.map_err(|_| left_at_once()) };
@@ -369,9 +382,8 @@ async fn last_words(shared: &Shared, guard: &mut Guard) -> Result<Report> {
 
 /// The statistics, as events and for the supervisor.
 fn tell_state(shared: &Shared, guard: &Guard) {
-    let stats = shared.stats();
+    let stats = shared.post_stats();
     guard.status(|| status_line(&stats));
-    shared.post_own(Body::Stats(stats));
     if let Some(storage) = spool_writer::storage(shared) {
         shared.post_own(Body::Storage(storage));
     }
@@ -393,7 +405,7 @@ fn all_delivered(shared: &Shared, report: &Report) -> Result<()> {
     if kept > 0 {
         tracing::info!("{kept} events wait on disk for the next start");
     }
-    let (lost, dropped) = (undelivered - kept, shared.stats().events_dropped);
+    let (lost, dropped) = (undelivered - kept, shared.snapshot().stats.events_dropped);
     let damaged = shared.spool.state().tally.damaged_events;
     if lost + refused + dropped + damaged == 0 {
         return Ok(());
@@ -407,13 +419,13 @@ fn all_delivered(shared: &Shared, report: &Report) -> Result<()> {
 }
 
 fn tell_end(shared: &Shared, report: &Report) {
-    let stats = shared.stats();
+    let Stats { frames_captured, inferences, frames_still, tracks, crossings, .. } = shared.snapshot().stats;
     tracing::info!(
-        frames = stats.frames_captured,
-        looked_at = stats.inferences,
-        still = stats.frames_still,
-        tracks = stats.tracks,
-        crossings = stats.crossings,
+        frames = frames_captured,
+        looked_at = inferences,
+        still = frames_still,
+        tracks,
+        crossings,
         delivered = report.delivered,
         undelivered = report.undelivered,
         refused = report.refused,

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::delivery::spool::disk::Folder;
 use crate::delivery::spool::{Batching, Class, Log, Params, Spool, SpoolWriter, Tally};
 use crate::delivery::uplink::Report;
-use crate::event::{Body, Dropped, Event, Origin, Storage, fixed};
+use crate::event::{Body, Dropped, Event, Origin, RecordError, Storage, fixed};
 use crate::platform::calendar::Timekeeper;
 use crate::platform::clock::Mono;
 use crate::platform::watchdog::Stage;
@@ -152,6 +152,12 @@ impl Told {
         if damaged > 0 {
             self.post(shared, now, "unknown", "damage", damaged, tally.damaged_events);
         }
+        let newer = tally.newer_events - self.tally.newer_events;
+        if newer > 0 {
+            let version = RecordError::Version(tally.newer_version);
+            tracing::error!("spool: {version}; {newer} events of the newer one are skipped");
+            self.post(shared, now, "unknown", "version", newer, tally.newer_events);
+        }
         if tally.set_aside > self.tally.set_aside {
             let text = "spool: files with damage are set aside: look at them with 'flytrap spool ls'";
             tracing::error!("{text}");
@@ -213,5 +219,6 @@ pub(super) fn storage(shared: &Shared) -> Option<Storage> {
         dropped: tally.dropped.iter().sum(),
         damaged: tally.damaged_events,
         dead: tally.dead,
+        newer: tally.newer_events,
     })
 }

@@ -41,7 +41,10 @@ fn print_detections(config: &Config, pictures: &[String]) -> flytrap::base::erro
             // Pixels of the picture: left, top, right, bottom.
             let [left, top, right, bottom] = detection.bbox.to_array();
             let class = detector.classes().name(detection.class);
-            println!("{path}: {class} {:.2} at {left:.0},{top:.0} to {right:.0},{bottom:.0}", detection.score);
+            println!(
+                "{path}: {class} {:.2} at {left:.0},{top:.0} to {right:.0},{bottom:.0}",
+                detection.score
+            );
         }
     }
     Ok(())

@@ -54,6 +54,10 @@ pub struct Tally {
     pub damaged_bytes: u64,
     /// Events that were lost with them.
     pub damaged_events: u64,
+    /// Events that were skipped because a newer version of the program wrote them: this one cannot read them.
+    pub newer_events: u64,
+    /// The version of the records of the last of them; 0: there are none.
+    pub newer_version: u8,
     /// Dead letters written.
     pub dead: u64,
     /// Files with damage, or that nobody can read, that were set aside.
@@ -518,9 +522,13 @@ impl Log {
 
     fn note_damage(&mut self) {
         for queue in &mut self.queues {
-            let Damage { bytes, events } = std::mem::take(&mut queue.damage);
+            let Damage { bytes, events, newer, newer_version } = std::mem::take(&mut queue.damage);
             self.tally.damaged_bytes += bytes;
             self.tally.damaged_events += events;
+            if newer > 0 {
+                self.tally.newer_events += newer;
+                self.tally.newer_version = newer_version;
+            }
         }
     }
 

@@ -6,12 +6,14 @@
 //!   └─────────────┴───────────────┴──────┴──────────────────────┘
 //! ```
 //! The checksum covers the segment's number, the record's offset, the length and the payload: what an earlier life of a
-//! recycled file left behind, or what was written to the wrong place, is not a record. The kind is also its version: 1 is
-//! [`Event`]'s own version byte. Kinds are never given another meaning; a new form gets a new number.
+//! recycled file left behind, or what was written to the wrong place, is not a record. The kind is also its version:
+//! 1..=[`RECORD_VERSION_LAST`] is an [`Event`]'s own version byte ([`crate::event::wire`]). Kinds are never given another meaning; a new
+//! form gets a new number.
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Event, Origin, RECORD_BYTES_MAX, RECORD_VERSION, Text};
+use crate::event::wire::{RECORD_VERSION_LAST, is_event_version, v1};
+use crate::event::{Event, Origin, RECORD_BYTES_MAX, RecordError, Text};
 use crate::platform::clock::ClockMap;
 
 /// Bytes before the payload.
@@ -26,7 +28,11 @@ pub const FRAME_BYTES_MAX: usize = HEAD_BYTES + PAYLOAD_BYTES_MAX;
 
 const KIND_ACKED: u8 = b'A';
 const KIND_CLOCK: u8 = b'C';
-const KIND_DEAD: u8 = b'D';
+/// A dead letter whose event is one of version 1: [`DeadV1`].
+const KIND_DEAD_V1: u8 = b'D';
+/// A dead letter of any version: [`DeadHead`], then the event's own record.
+const KIND_DEAD: u8 = b'E';
+const _: () = assert!(RECORD_VERSION_LAST < KIND_ACKED, "an event's version is no other kind");
 
 /// A place in a queue: a segment's number and an offset in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -47,7 +53,7 @@ pub struct Acked {
 }
 
 /// An event that its receiver refused for good.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Dead {
     /// Whose it is.
     pub origin: Origin,
@@ -57,6 +63,56 @@ pub struct Dead {
     pub why: Text,
     /// The event.
     pub event: Event,
+}
+
+/// [`Dead`] with an event of version 1, as it is written. Frozen.
+#[derive(Serialize, Deserialize)]
+struct DeadV1 {
+    origin: Origin,
+    clock: ClockMap,
+    why: Text,
+    event: v1::Event,
+}
+
+/// [`Dead`] without its event, as it is written.
+#[derive(Serialize, Deserialize)]
+struct DeadHead {
+    origin: Origin,
+    clock: ClockMap,
+    why: Text,
+}
+
+impl Dead {
+    /// The payload, in `buffer`: what a program of version 1 can read is written as it wrote it.
+    fn encode<'b>(&self, buffer: &'b mut [u8; PAYLOAD_BYTES_MAX]) -> &'b [u8] {
+        let Dead { origin, clock, why, event } = self;
+        let (origin, clock, why) = (origin.clone(), *clock, why.clone());
+        if event.record_version() == 1 {
+            return encode_as(KIND_DEAD_V1, &DeadV1 { origin, clock, why, event: event.into() }, buffer);
+        }
+        let head = encode_as(KIND_DEAD, &DeadHead { origin, clock, why }, buffer).len();
+        let mut record = [0; RECORD_BYTES_MAX];
+        let record = event.encode(&mut record);
+        let end = head + record.len();
+        buffer[head..end].copy_from_slice(record);
+        &buffer[..end]
+    }
+
+    fn decode(rest: &[u8]) -> Option<Record> {
+        let (DeadHead { origin, clock, why }, record) = postcard::take_from_bytes(rest).ok()?;
+        match Event::decode(record) {
+            Ok(event) => Some(Record::Dead(Box::new(Dead { origin, clock, why, event }))),
+            Err(RecordError::Version(version)) => Some(Record::Newer(version)),
+            Err(RecordError::Malformed) => None,
+        }
+    }
+}
+
+impl From<DeadV1> for Dead {
+    fn from(old: DeadV1) -> Self {
+        let DeadV1 { origin, clock, why, event } = old;
+        Dead { origin, clock, why, event: event.into() }
+    }
 }
 
 /// What a record says.
@@ -74,7 +130,9 @@ pub enum Record {
     Clock(ClockMap),
     /// A dead letter.
     Dead(Box<Dead>),
-    /// A kind of a later version of the program: whole, but not for us.
+    /// An event, or a dead one, that a newer version of the program wrote, with its record's version: whole, but not for us.
+    Newer(u8),
+    /// Another kind of a newer version of the program: whole, but not for us.
     Unknown(u8),
 }
 
@@ -85,8 +143,8 @@ impl Record {
             Record::Event(event) => encode_event(event, buffer),
             Record::Acked(acked) => encode_as(KIND_ACKED, acked, buffer),
             Record::Clock(map) => encode_as(KIND_CLOCK, map, buffer),
-            Record::Dead(dead) => encode_as(KIND_DEAD, dead, buffer),
-            Record::Unknown(kind) => encode_as(*kind, &(), buffer),
+            Record::Dead(dead) => dead.encode(buffer),
+            Record::Newer(kind) | Record::Unknown(kind) => encode_as(*kind, &(), buffer),
         }
     }
 
@@ -94,10 +152,15 @@ impl Record {
     pub fn decode(payload: &[u8]) -> Option<Record> {
         let (&kind, rest) = payload.split_first()?;
         match kind {
-            RECORD_VERSION => Event::decode(payload).ok().map(Record::Event),
+            version if is_event_version(version) => match Event::decode(payload) {
+                Ok(event) => Some(Record::Event(event)),
+                Err(RecordError::Version(version)) => Some(Record::Newer(version)),
+                Err(RecordError::Malformed) => None,
+            },
             KIND_ACKED => whole(rest).map(Record::Acked),
             KIND_CLOCK => whole(rest).map(Record::Clock),
-            KIND_DEAD => whole(rest).map(|dead| Record::Dead(Box::new(dead))),
+            KIND_DEAD_V1 => whole::<DeadV1>(rest).map(|dead| Record::Dead(Box::new(dead.into()))),
+            KIND_DEAD => Dead::decode(rest),
             other => Some(Record::Unknown(other)),
         }
     }
@@ -122,9 +185,9 @@ fn whole<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
     }
 }
 
-/// Whether a payload is an event, or a dead one: without looking at all of it.
+/// Whether a payload is an event, or a dead one, of whatever version: without looking at all of it.
 pub fn is_event(payload: &[u8]) -> bool {
-    matches!(payload.first(), Some(&(RECORD_VERSION | KIND_DEAD)))
+    payload.first().is_some_and(|kind| is_event_version(*kind) || matches!(*kind, KIND_DEAD_V1 | KIND_DEAD))
 }
 
 /// Bytes that a payload of `bytes` takes.
@@ -215,14 +278,25 @@ fn checksum(place: Place, length: u16, payload: &[u8]) -> u32 {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::event::fixed;
-    use crate::event::tests::samples;
+    use crate::delivery::spool::disk::Folder;
+    use crate::delivery::spool::segment::{self, Header, Named};
+    use crate::delivery::spool::{Class, Log, Params, Tally, inspect};
+    use crate::event::tests::{samples, samples_v2};
+    use crate::event::{RECORD_VERSION, fixed};
     use crate::platform::clock::{Mono, Wall};
     use proptest::prelude::*;
 
     const AT: Place = Place { segment: 42, offset: 4096 };
 
+    /// One record of each kind with events of version 1, and events and a dead letter of version 2.
     pub(crate) fn all_kinds() -> Vec<Record> {
+        let version_2 = kinds_with(samples_v2(), 5).into_iter();
+        let version_2 = version_2.filter(|record| matches!(record, Record::Event(_) | Record::Dead(_)));
+        kinds_with(samples(), 4).into_iter().chain(version_2).collect()
+    }
+
+    /// `events`, and one record of each other kind, the dead letter with one of them.
+    fn kinds_with(events: Vec<Event>, dead: usize) -> Vec<Record> {
         let clock = ClockMap {
             mono: Mono::from_nanos(7_000_000_000),
             wall: Wall { unix_nanos: 1_795_392_000_000_000_000, synchronised: true },
@@ -231,11 +305,11 @@ pub(crate) mod tests {
             origin: Origin::new("mast-7", "3f2a91c0-7d41-4c5e-9a3b-0123456789ab", Mono::from_nanos(5)),
             clock,
             why: fixed("400 Bad Request"),
-            event: samples().remove(4),
+            event: events[dead].clone(),
         };
         let acked = Acked { place: Place { segment: 41, offset: 70_000 }, events: 900 };
         let rest = [Record::Acked(acked), Record::Clock(clock), Record::Dead(Box::new(dead))];
-        samples().into_iter().map(Record::Event).chain(rest).collect()
+        events.into_iter().map(Record::Event).chain(rest).collect()
     }
 
     fn framed(records: &[Record], place: Place) -> Vec<u8> {
@@ -258,14 +332,113 @@ pub(crate) mod tests {
         out
     }
 
-    /// The form of version 1 on disk. Never edit a line; a new kind adds one.
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    fn unhex(line: &str) -> Vec<u8> {
+        (0..line.len() / 2).map(|i| u8::from_str_radix(&line[2 * i..2 * i + 2], 16).unwrap()).collect()
+    }
+
+    /// Records that a program wrote to disk, one a line, each as if it stood at [`AT`]: they read as `expected`.
+    fn assert_reads(golden: &str, expected: &[Record]) {
+        let read: Vec<Record> = golden.lines().flat_map(|line| unframed(&unhex(line), AT)).collect();
+        assert_eq!(read, expected);
+    }
+
+    /// The form of version 1 on disk. Never edit a line. What is written today differs only where an event has new fields.
     #[test]
-    fn golden_bytes_stay_readable() {
+    fn version_1_golden_bytes_stay_readable() {
         let golden = include_str!("../../../tests/data/spool-records-v1.hex");
-        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let expected = kinds_with(samples(), 4);
+        assert_reads(golden, &expected);
+        for (line, record) in golden.lines().zip(expected) {
+            let as_before = !matches!(&record, Record::Event(event) if event.record_version() > 1);
+            assert_eq!(line == hex(&framed(&[record], AT)), as_before, "{line}");
+        }
+    }
+
+    /// The form of version 2. Never edit a line.
+    #[test]
+    fn version_2_golden_bytes_stay_readable() {
+        let golden = include_str!("../../../tests/data/spool-records-v2.hex");
+        let expected = kinds_with(samples_v2(), 5);
+        assert_reads(golden, &expected);
         let ours: Vec<String> =
-            all_kinds().into_iter().map(|r| hex(&framed(std::slice::from_ref(&r), AT))).collect();
-        assert_eq!(golden.lines().collect::<Vec<_>>(), ours, "the form on disk changed");
+            expected.into_iter().map(|record| hex(&framed(std::slice::from_ref(&record), AT))).collect();
+        assert_eq!(golden.lines().collect::<Vec<_>>(), ours, "version 2 on disk is frozen");
+    }
+
+    #[test]
+    fn an_event_of_a_newer_version_is_an_event_that_is_not_for_us() {
+        let newer = RECORD_VERSION + 1;
+        let mut payload = [0; PAYLOAD_BYTES_MAX];
+        let mut event = samples()[4].encode(&mut [0; RECORD_BYTES_MAX]).to_vec();
+        event[0] = newer;
+        assert!(is_event(&event));
+        assert_eq!(Record::decode(&event), Some(Record::Newer(newer)));
+        let Some(Record::Dead(dead)) = kinds_with(samples_v2(), 5).pop() else { panic!("a dead letter") };
+        let mut letter = dead.encode(&mut payload).to_vec();
+        let record = dead.event.encode(&mut [0; RECORD_BYTES_MAX]).len();
+        let at = letter.len() - record;
+        letter[at] = newer;
+        assert!(is_event(&letter));
+        assert_eq!(Record::decode(&letter), Some(Record::Newer(newer)));
+    }
+
+    /// A spool's folder with one segment that nobody sealed, which holds `payloads`.
+    fn folder_with(payloads: &[Vec<u8>]) -> tempfile::TempDir {
+        let origin = Origin { device: fixed("mast-7"), boot: fixed("3f2a91c07d414c5e-12345") };
+        let header =
+            Header { version: segment::VERSION, class: Class::Counts, run: 1, origin, follows: None };
+        let mut bytes = segment::header_blocks(1, &header);
+        bytes.resize(segment::DATA as usize, 0);
+        for payload in payloads {
+            let place = Place { segment: 1, offset: bytes.len() as u32 };
+            write(&mut bytes, place, payload);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(Named::Segment(Class::Counts, 1).file()), bytes).unwrap();
+        folder
+    }
+
+    /// All that a new run finds in `folder`, and what its log counted.
+    fn delivered(folder: &tempfile::TempDir) -> (Vec<Event>, Tally) {
+        let origin = Origin { device: fixed("mast-7"), boot: fixed("3f2a91c07d414c5e-99999") };
+        let mut log = Log::new(Params::default(), origin);
+        log.attach(Box::new(Folder::open(folder.path()).unwrap())).unwrap();
+        let (mut all, mut out) = (Vec::new(), Vec::new());
+        while log.take(100, &mut out).is_some() {
+            all.append(&mut out);
+            log.done(Mono::ZERO);
+        }
+        assert_eq!(log.waiting(), 0);
+        (all, log.tally())
+    }
+
+    #[test]
+    fn a_folder_of_version_1_opens_and_its_events_are_delivered() {
+        let golden = include_str!("../../../tests/data/spool-records-v1.hex");
+        let payloads: Vec<Vec<u8>> =
+            golden.lines().take(samples().len()).map(|line| unhex(line).split_off(HEAD_BYTES)).collect();
+        let (events, tally) = delivered(&folder_with(&payloads));
+        assert_eq!(events, samples());
+        assert_eq!((tally.damaged_events, tally.damaged_bytes, tally.newer_events), (0, 0, 0));
+    }
+
+    #[test]
+    fn events_of_a_newer_version_are_skipped_and_counted_and_are_no_damage() {
+        let crossing = samples()[4].encode(&mut [0; RECORD_BYTES_MAX]).to_vec();
+        let newer = [&[RECORD_VERSION + 1], &crossing[1..], b"a field of version 3"].concat();
+        let folder = folder_with(&[crossing.clone(), newer, crossing]);
+        let mut disk = Folder::look(folder.path()).unwrap();
+        let looked = inspect::look(&mut disk, |_, _, _, _| {}).unwrap();
+        assert_eq!((looked[0].scan.sums.events, looked[0].is_whole()), (3, true));
+        drop(disk);
+        let (events, tally) = delivered(&folder);
+        assert_eq!(events, [samples()[4].clone(), samples()[4].clone()]);
+        assert_eq!((tally.newer_events, tally.newer_version), (1, RECORD_VERSION + 1));
+        assert_eq!((tally.damaged_events, tally.damaged_bytes, tally.set_aside), (0, 0, 0));
     }
 
     #[test]

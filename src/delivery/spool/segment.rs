@@ -327,7 +327,14 @@ pub fn scan(
                     scan.sums.acked = scan.sums.acked.max(Some(acked));
                 }
                 Some(Record::Clock(map)) => scan.sums.clock = Some(map),
-                Some(Record::Event(_) | Record::Dead(_) | Record::Unknown(_) | Record::Acked(_)) | None => {
+                Some(
+                    Record::Event(_)
+                    | Record::Dead(_)
+                    | Record::Newer(_)
+                    | Record::Unknown(_)
+                    | Record::Acked(_),
+                )
+                | None => {
                     scan.unknown += 1;
                 }
             }

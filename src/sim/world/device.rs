@@ -126,6 +126,13 @@ impl FrameStages {
         }
     }
 
+    fn track_counters(&self) -> track::Counters {
+        match self {
+            Sight::Known(follower) => follower.tracker().counters(),
+            Sight::Network(pipeline, _) => pipeline.track_counters(),
+        }
+    }
+
     fn finish(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
         match self {
             FrameStages::Known(follower) => follower.finish(at, on),
@@ -419,8 +426,11 @@ impl Device {
     }
 
     pub(super) fn stats(&self, now: u64) -> Stats {
-        let counters = self.outbox.counters();
+        let (counters, tracks) = (self.outbox.counters(), self.sight.track_counters());
         Stats {
+            detections_invalid: tracks.refused,
+            detections_over_limit: tracks.over,
+            detections_duplicate: tracks.doubles,
             uptime_ms: (now - self.started) / 1_000_000,
             events_dropped: counters.dropped() + self.spool.state().tally.dropped.iter().sum::<u64>(),
             events_delivered: counters.delivered(),

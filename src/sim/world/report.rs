@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use serde::Serialize;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 
 use super::SECOND;
 use super::device::{Death, Device, Failing, Posted, Remains};
 use super::server::Server;
-use crate::event::Direction;
+use crate::event::{Direction, Stats};
+use crate::metrics::table::Kind;
 
 /// What may not have been committed when a run ends: `spool.commit_interval_s` and the looks between, nanoseconds.
 const COMMIT: u64 = 7 * SECOND;
@@ -19,6 +21,48 @@ const CHECKPOINT: u64 = 305 * SECOND;
 pub(super) fn counted_as(line: &str, direction: Direction, class: &str) -> String {
     let way = if direction == Direction::Forward { "forward" } else { "backward" };
     format!("{line} {way} {class}")
+}
+
+/// A counter of the device that has a row of its own in the report.
+struct Counted {
+    /// In the table for people.
+    label: &'static str,
+    /// In JSON.
+    key: &'static str,
+    value: fn(&Stats) -> u64,
+}
+
+/// What became of frames.
+const FRAMES: &[Counted] = &[
+    Counted { label: "frames", key: "frames", value: |stats| stats.frames_captured },
+    Counted {
+        label: "  not wanted at the target rate",
+        key: "frames_skipped",
+        value: |stats| stats.frames_skipped,
+    },
+    Counted { label: "  nothing moved", key: "still", value: |stats| stats.frames_still },
+    Counted { label: "  looked at", key: "inferences", value: |stats| stats.inferences },
+    Counted { label: "  replaced in the ring", key: "ring_drops", value: |stats| stats.frames_ring_dropped },
+    Counted { label: "  corrupt", key: "corrupt", value: |stats| stats.frames_corrupt },
+];
+
+/// What was found in them.
+const FOUND: &[Counted] = &[
+    Counted { label: "detections", key: "detections", value: |stats| stats.detections },
+    Counted { label: "tracks", key: "tracks", value: |stats| stats.tracks },
+];
+
+/// The rows of [`FRAMES`] and [`FOUND`] and `acknowledged`, and below `device` every counter that the device has.
+fn serialize_counters<S: Serializer>(stats: &Stats, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(None)?;
+    for Counted { key, value, .. } in FRAMES.iter().chain(FOUND) {
+        map.serialize_entry(key, &value(stats))?;
+    }
+    map.serialize_entry("acknowledged", &stats.events_delivered)?;
+    let counters = stats.entries().filter(|(metric, _)| metric.kind == Kind::Counter);
+    let device: BTreeMap<&str, Option<u64>> = counters.map(|(metric, value)| (metric.name, value)).collect();
+    map.serialize_entry("device", &device)?;
+    map.end()
 }
 
 /// The table at the end of a simulation.
@@ -34,24 +78,12 @@ pub struct Report {
     pub boots: u64,
     /// Times that the battery was flat.
     pub flat_battery: u64,
-    /// Frames that the camera announced.
-    pub frames: u64,
-    /// Of these not wanted at the target rate.
-    pub frames_skipped: u64,
-    /// Lost by the camera before that.
+    /// The device's own counters, added up over its runs. In JSON those with a row of their own stand by the names that they always
+    /// had there, and all of them below `device`.
+    #[serde(flatten, serialize_with = "serialize_counters")]
+    pub counters: Stats,
+    /// Frames that the camera lost before it could announce them.
     pub camera_drops: u64,
-    /// Replaced by newer ones in the ring.
-    pub ring_drops: u64,
-    /// No pictures.
-    pub corrupt: u64,
-    /// In which nothing moved.
-    pub still: u64,
-    /// Looked at by the network.
-    pub inferences: u64,
-    /// Found in them.
-    pub detections: u64,
-    /// Confirmed tracks.
-    pub tracks: u64,
     /// Crossings by line, way and class, as they are in the world.
     pub truth: BTreeMap<String, u64>,
     /// The same as they came to the receiver.
@@ -64,9 +96,7 @@ pub struct Report {
     pub made: u64,
     /// That came into a spool, in memory or on disk.
     pub spooled: u64,
-    /// That the receiver confirmed, as the device knows.
-    pub acknowledged: u64,
-    /// The same as the receiver knows. Must be as many.
+    /// That the receiver confirmed, as it knows itself. Must be as many as [`Stats::events_delivered`].
     pub confirmed: u64,
     /// That the receiver has, each identity once.
     pub received: u64,
@@ -140,22 +170,14 @@ impl Report {
             faults: BTreeMap::new(),
             boots: 0,
             flat_battery: 0,
-            frames: 0,
-            frames_skipped: 0,
+            counters: Stats::default(),
             camera_drops: 0,
-            ring_drops: 0,
-            corrupt: 0,
-            still: 0,
-            inferences: 0,
-            detections: 0,
-            tracks: 0,
             truth: BTreeMap::new(),
             counted: BTreeMap::new(),
             unwatched: 0,
             unseen: 0,
             made: 0,
             spooled: 0,
-            acknowledged: 0,
             confirmed: 0,
             received: 0,
             repeats: 0,
@@ -191,16 +213,8 @@ impl Report {
     pub(super) fn note_death(&mut self, remains: Remains, how: Death) {
         let Remains { run, posted, ended, failing_since, stats, .. } = remains;
         self.last_death = Some(how);
-        self.frames += stats.frames_captured;
-        self.frames_skipped += stats.frames_skipped;
-        self.ring_drops += stats.frames_ring_dropped;
-        self.corrupt += stats.frames_corrupt;
-        self.still += stats.frames_still;
-        self.inferences += stats.inferences;
-        self.detections += stats.detections;
-        self.tracks += stats.tracks;
+        self.counters.add_run(&stats);
         self.made += posted.len() as u64;
-        self.acknowledged += stats.events_delivered;
         self.spooled += remains.spooled;
         self.dropped += remains.dropped;
         self.told_refused += remains.refused;
@@ -239,7 +253,7 @@ impl Report {
     /// What does not, in words.
     pub fn verdict(&self) -> Result<(), String> {
         let mut wrong = Vec::new();
-        let apart = self.acknowledged.abs_diff(self.confirmed);
+        let apart = self.counters.events_delivered.abs_diff(self.confirmed);
         for (count, what) in [
             (apart, "events more or less were acknowledged than the receiver confirmed"),
             (self.lost, "events were lost"),
@@ -265,20 +279,15 @@ impl Report {
         for (name, count) in &self.faults {
             row(&format!("fault: {name}"), count.to_string());
         }
-        for (name, value) in [
-            ("starts of the program", self.boots),
-            ("flat battery", self.flat_battery),
-            ("frames", self.frames),
-            ("  not wanted at the target rate", self.frames_skipped),
-            ("  nothing moved", self.still),
-            ("  looked at", self.inferences),
-            ("  replaced in the ring", self.ring_drops),
-            ("  corrupt", self.corrupt),
-            ("frames that the camera lost before", self.camera_drops),
-            ("detections", self.detections),
-            ("tracks", self.tracks),
-        ] {
+        for (name, value) in [("starts of the program", self.boots), ("flat battery", self.flat_battery)] {
             row(name, value.to_string());
+        }
+        for Counted { label, value, .. } in FRAMES {
+            row(label, value(&self.counters).to_string());
+        }
+        row("frames that the camera lost before", self.camera_drops.to_string());
+        for Counted { label, value, .. } in FOUND {
+            row(label, value(&self.counters).to_string());
         }
         let names: std::collections::BTreeSet<&String> =
             self.truth.keys().chain(self.counted.keys()).collect();
@@ -296,7 +305,7 @@ impl Report {
             ("  besides: too small or hidden", self.unseen),
             ("events made", self.made),
             ("  spooled", self.spooled),
-            ("  acknowledged", self.acknowledged),
+            ("  acknowledged", self.counters.events_delivered),
             ("  received", self.received),
             ("  not yet on disk at a power cut or crash", self.cut),
             ("  refused for good and counted", self.refused),
@@ -319,5 +328,48 @@ impl Report {
         row("hottest, °C", format!("{:.1}", self.hottest_c));
         row("slowed down by heat, s", self.throttled_s.to_string());
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_device_s_counters_keep_their_names_in_json_and_new_ones_come_by_themselves() {
+        let mut report = Report::new(1, 2.0);
+        for _run in 0..2 {
+            report.counters.add_run(&Stats {
+                frames_captured: 1,
+                frames_skipped: 2,
+                frames_still: 3,
+                inferences: 4,
+                frames_ring_dropped: 5,
+                frames_corrupt: 6,
+                detections: 7,
+                tracks: 8,
+                events_delivered: 9,
+                detections_duplicate: 10,
+                uptime_ms: 11,
+                ..Stats::default()
+            });
+        }
+        let json = serde_json::to_value(&report).unwrap();
+        for (key, value) in [
+            ("frames", 2),
+            ("frames_skipped", 4),
+            ("still", 6),
+            ("inferences", 8),
+            ("ring_drops", 10),
+            ("corrupt", 12),
+            ("detections", 14),
+            ("tracks", 16),
+            ("acknowledged", 18),
+            ("camera_drops", 0),
+        ] {
+            assert_eq!(json[key], value, "{key}");
+        }
+        assert_eq!(json["device"]["detections_duplicate"], 20);
+        assert_eq!(json["device"].get("uptime_ms"), None, "gauges of several runs have no sum");
     }
 }

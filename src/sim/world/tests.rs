@@ -104,7 +104,7 @@ fn what_waits_is_bounded_when_the_network_is_slow() {
     let mut scenario = Scenario { begins_at: 8.0, ..Scenario::perfect() };
     scenario.detector.latency_ms = 5000.0;
     let report = run(3, 0.2, &scenario);
-    assert!(report.ring_drops > 1000 && report.waiting_max < 20, "{}", report.table());
+    assert!(report.counters.frames_ring_dropped > 1000 && report.waiting_max < 20, "{}", report.table());
 }
 
 /// Drawn frames and the truth are of one street, also after an hour has changed how many come.

@@ -97,6 +97,10 @@ pub(super) enum Full {
 pub(super) struct Damage {
     pub(super) bytes: u64,
     pub(super) events: u64,
+    /// No damage: whole, but written by a newer version of the program, so that nobody here can read them.
+    pub(super) newer: u64,
+    /// The newest version of their records.
+    pub(super) newer_version: u8,
 }
 
 /// See the top of the file.

@@ -208,6 +208,15 @@ impl ClassQueue {
                 self.count_read();
                 None
             }
+            Some(Record::Newer(version)) => {
+                self.count_read();
+                // A dead letter was given up before.
+                if self.class != Class::Dead {
+                    self.damage.newer += 1;
+                    self.damage.newer_version = version;
+                }
+                None
+            }
             Some(Record::Acked(_) | Record::Clock(_) | Record::Unknown(_)) | None => None,
         }
     }

@@ -6,12 +6,12 @@
 //!   specification asks to be unique: a repeat of the pair is a repeat of the event.
 //! - `time` is there only if the calendar was set when the event was sent (I5). `boottime`, nanoseconds on the boot clock,
 //!   always is: events of one boot can be ordered and spaced without a calendar. It is a string, because a CloudEvents
-//!   Integer has 32 bits. `clock` says whether anybody vouches for `time`: `synced` or `unsynced`. Where `time` may be wrong
+//!   Integer has 32 bits. `clock` says whether `time` can be trusted: `synced` or `unsynced`. Where `time` may be wrong
 //!   by more than a second, or is not known, `notbefore` and `notafter` say between which times it happened, as far as is
 //!   known.
 //! - Extension attributes have lower-case letters and digits only, as the specification demands.
 //! - `data` holds the fields of the kind itself. Pixels are rounded to 2 decimals, scores to 4. A number that is not
-//!   finite, and an age that does not exist yet, is `null`.
+//!   finite, and an age that does not exist yet, is `null`. Keys are added, never renamed or removed (decision 0012).
 //!
 //! Never builds a tree of values: serde writes straight into the caller's buffer.
 
@@ -22,7 +22,8 @@ use serde::{Serialize, Serializer};
 
 use crate::base::geometry::PointPx;
 use crate::delivery::uplink::Batch;
-use crate::event::{Body, BoxSent, Crossing, Direction, EndReason, Event, Stats, TrackBegin, TrackEnd};
+use crate::event::{Body, BoxSent, Crossing, Direction, EndReason, Event, TrackBegin, TrackEnd};
+use crate::metrics::table::Metric;
 use crate::platform::clock::Rfc3339;
 
 /// Content type of the batched mode.
@@ -173,13 +174,13 @@ impl Serialize for Data<'_> {
             Body::TrackBegin(begin) => BeginJson::from(begin).serialize(serializer),
             Body::TrackEnd(end) => EndJson::from(end).serialize(serializer),
             Body::Crossing(crossing) => CrossingJson::from(crossing).serialize(serializer),
-            Body::Stats(stats) => StatsJson(stats).serialize(serializer),
+            Body::Stats(stats) => write_metrics(stats.entries(), serializer),
             &Body::CameraBack { absent_ms, width, height } => {
                 BackJson { absent_ms, width, height }.serialize(serializer)
             }
             Body::Restarted(restarted) => restarted.serialize(serializer),
             Body::Dropped(dropped) => dropped.serialize(serializer),
-            Body::Storage(storage) => storage.serialize(serializer),
+            Body::Storage(storage) => write_metrics(storage.entries(), serializer),
         }
     }
 }
@@ -263,34 +264,23 @@ impl<'a> From<&'a Crossing> for CrossingJson<'a> {
     }
 }
 
-struct StatsJson<'a>(&'a Stats);
-
-impl Serialize for StatsJson<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        // Takes the struct apart without `..`: a counter that is added and not listed here does not compile.
-        macro_rules! entries {
-            (plain: $($plain:ident)*; ages: $($age:ident)*) => {{
-                let Stats { $($plain,)* $($age,)* } = self.0;
-                $(map.serialize_entry(stringify!($plain), $plain)?;)*
-                $(map.serialize_entry(stringify!($age), &(*$age != u64::MAX).then_some(*$age))?;)*
-            }};
-        }
-        entries! {
-            plain: uptime_ms frames_captured frames_camera_dropped frames_skipped frames_ring_dropped frames_corrupt
-                frames_gated frames_still inferences detections candidates_dropped detections_dropped tracks
-                tracks_evicted crossings camera_losses events events_dropped events_delivered send_failures
-                events_refused rss_bytes processing_us;
-            ages: last_frame_age_ms last_delivery_age_ms
-        }
-        map.end()
+/// Rows of the table of metrics as an object; an age that does not exist yet is `null`.
+fn write_metrics<S: Serializer>(
+    entries: impl Iterator<Item = (&'static Metric, Option<u64>)>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(None)?;
+    for (metric, value) in entries {
+        map.serialize_entry(metric.name, &value)?;
     }
+    map.end()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Origin, fixed, tests::samples};
+    use crate::event::tests::{samples, samples_v2};
+    use crate::event::{Origin, Stats, Storage, fixed};
     use crate::platform::clock::{BUILD_UNIX_NANOS, ClockMap, Mono, Wall};
 
     fn origin() -> Origin {
@@ -314,15 +304,38 @@ mod tests {
         array.remove(0)
     }
 
-    /// What receivers rely on. Fields may be added; none is renamed or dropped without a new type.
-    #[test]
-    fn version_1_golden_json() {
-        let (origin, events) = (origin(), samples());
+    fn lines(events: &[Event]) -> String {
+        let origin = origin();
         let mut out = Vec::new();
-        write_lines(&Batch::new(&origin, map(true), &events), &mut out);
-        let lines: Vec<&str> = std::str::from_utf8(&out).unwrap().lines().collect();
-        let ours = format!("[\n{}\n]\n", lines.join(",\n"));
+        write_lines(&Batch::new(&origin, map(true), events), &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    /// What receivers rely on: keys may be added, as version 2 did; none is renamed, removed or given another meaning. Never edit
+    /// the golden file.
+    #[test]
+    fn every_key_and_value_of_version_1_is_still_there() {
         let golden = include_str!("../../../../tests/data/cloudevents-v1.json");
+        let golden: Vec<serde_json::Value> = serde_json::from_str(golden).unwrap();
+        let ours = lines(&samples());
+        let ours: Vec<serde_json::Value> =
+            ours.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(golden.len(), ours.len());
+        for (golden, ours) in golden.iter().zip(&ours) {
+            for (key, value) in golden.as_object().unwrap().iter().filter(|(key, _)| *key != "data") {
+                assert_eq!(ours.get(key), Some(value), "{key} of {ours}");
+            }
+            for (key, value) in golden["data"].as_object().unwrap() {
+                assert_eq!(ours["data"].get(key), Some(value), "{key} of {ours}");
+            }
+            assert_eq!(golden.as_object().unwrap().len(), ours.as_object().unwrap().len(), "{ours}");
+        }
+    }
+
+    #[test]
+    fn version_2_golden_json() {
+        let ours = format!("[\n{}\n]\n", lines(&samples_v2()).trim_end().replace('\n', ",\n"));
+        let golden = include_str!("../../../../tests/data/cloudevents-v2.json");
         assert_eq!(ours, golden, "the JSON of the events changed");
     }
 
@@ -399,16 +412,10 @@ mod tests {
 
     #[test]
     fn the_largest_events_fit_the_estimate() {
-        let stats: Stats = serde_json::from_value(
-            serde_json::to_value(Stats::default())
-                .unwrap()
-                .as_object()
-                .unwrap()
-                .keys()
-                .map(|key| (key.clone(), serde_json::Value::from(u64::MAX - 1)))
-                .collect(),
-        )
-        .unwrap();
+        let numbers = |count: usize| postcard::to_stdvec(&vec![u64::MAX - 1; count]).unwrap();
+        let stats: Stats = postcard::from_bytes(&numbers(Stats::METRICS.len())[1..]).unwrap();
+        let storage: Storage = postcard::from_bytes(&numbers(Storage::METRICS.len())[1..]).unwrap();
+        assert!(stats.values().iter().chain(&storage.values()).all(|value| *value == u64::MAX - 1));
         let long = || fixed("\u{1}".repeat(32).as_str());
         let reason = fixed("\u{1}".repeat(160).as_str());
         let point = PointPx { x: f32::MIN, y: f32::MIN };
@@ -422,7 +429,12 @@ mod tests {
             score: f32::MIN,
         };
         let origin = Origin::new(&"m".repeat(32), "3f2a91c0-7d41-4c5e", Mono::from_nanos(u64::MAX));
-        for body in [Body::Stats(stats), Body::Crossing(crossing), Body::CameraLost { reason }] {
+        for body in [
+            Body::Stats(stats),
+            Body::Storage(storage),
+            Body::Crossing(crossing),
+            Body::CameraLost { reason },
+        ] {
             let event = Event { seq: u64::MAX, at: Mono::from_nanos(u64::MAX), camera: long(), body };
             let mut out = Vec::new();
             write_lines(&Batch::new(&origin, map(true), std::slice::from_ref(&event)), &mut out);

@@ -16,8 +16,10 @@ pub enum Format {
     Influx1,
     /// The same for version 2 (`/api/v2/write`).
     Influx2,
-    /// Postcard: about a tenth of the bytes.
+    /// Postcard: about a tenth of the bytes. Records of version 1, for receivers that know no other.
     Packed,
+    /// The same with records up to version 2.
+    Packed2,
 }
 
 impl Format {
@@ -26,7 +28,8 @@ impl Format {
         match self {
             Format::CloudEvents => cloudevents::write_batch(batch, out),
             Format::Influx1 | Format::Influx2 => influx::write_batch(batch, out),
-            Format::Packed => packed::write_batch(batch, out),
+            Format::Packed => packed::write_batch(batch, packed::Version::V1, out),
+            Format::Packed2 => packed::write_batch(batch, packed::Version::V2, out),
         }
     }
 
@@ -35,7 +38,8 @@ impl Format {
         match self {
             Format::CloudEvents => cloudevents::CONTENT_TYPE,
             Format::Influx1 | Format::Influx2 => influx::CONTENT_TYPE,
-            Format::Packed => packed::CONTENT_TYPE,
+            Format::Packed => packed::Version::V1.content_type(),
+            Format::Packed2 => packed::Version::V2.content_type(),
         }
     }
 
@@ -44,7 +48,7 @@ impl Format {
         match self {
             Format::CloudEvents => events * cloudevents::EVENT_BYTES,
             Format::Influx1 | Format::Influx2 => events * influx::EVENT_BYTES,
-            Format::Packed => packed::HEAD_BYTES_MAX + events * packed::EVENT_BYTES,
+            Format::Packed | Format::Packed2 => packed::HEAD_BYTES_MAX + events * packed::EVENT_BYTES,
         }
     }
 

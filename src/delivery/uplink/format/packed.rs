@@ -1,21 +1,23 @@
 //! The smallest form: postcard, a version, a checksum. `flytrap decode` makes CloudEvents of it again.
 //!
 //! ```text
-//!   "FTB1"  u32 length of what follows  crc32c of it  postcard: Head  { u16 length, event record } …
+//!   "FTB" version  u32 length of what follows  crc32c of it  postcard: Head  { u16 length, event record } …
 //! ```
 //! Little-endian. Batches may follow each other in a file or a body. Nothing in it needs this program's memory of anything
-//! else: the calendar is inside. An event record is the one of the spool ([`crate::event::Event::encode`]): a version byte,
-//! then postcard. Another form gets another magic.
+//! else: the calendar is inside. An event record is the one of the spool ([`crate::event::wire`]): a version byte, then
+//! postcard.
+//!
+//! The batch's version, the digit `1` or `2` behind `FTB`, is the newest version that its records have. A receiver sees in the first
+//! four bytes whether it can read the batch, and gets no version that it was not configured for: `uplink.format = "postcard"` sends
+//! version 1 for ever, byte for byte, `"postcard2"` version 2. An update of a device changes nothing for its receiver. [`read_batch`]
+//! reads both.
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::limits::BATCH_EVENTS_MAX;
 use crate::delivery::uplink::Batch;
-use crate::event::{Event, Origin, RECORD_BYTES_MAX};
+use crate::event::{Event, Origin, RECORD_BYTES_MAX, RecordError};
 use crate::platform::calendar::Calendar;
-
-/// Content type.
-pub const CONTENT_TYPE: &str = "application/vnd.flytrap.batch+postcard";
 
 /// Most bytes of one event.
 pub const EVENT_BYTES: usize = 2 + RECORD_BYTES_MAX;
@@ -23,11 +25,46 @@ pub const EVENT_BYTES: usize = 2 + RECORD_BYTES_MAX;
 /// Most bytes before the first event.
 pub const HEAD_BYTES_MAX: usize = 192;
 
-const MAGIC: [u8; 4] = *b"FTB1";
+/// What every batch begins with; then comes the digit of its version.
+const MAGIC: [u8; 3] = *b"FTB";
 const FRAME_BYTES: usize = 12;
 
 /// Most bytes that a batch can have behind its frame; whoever says more is not believed.
 const BODY_BYTES_MAX: usize = HEAD_BYTES_MAX + BATCH_EVENTS_MAX * EVENT_BYTES;
+
+/// A version of the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// Records of version 1 only: what is younger is left out.
+    V1,
+    /// Records of versions 1 and 2.
+    V2,
+}
+
+impl Version {
+    /// The newest.
+    pub const NEWEST: Version = Version::V2;
+
+    /// What HTTP calls it.
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Version::V1 => "application/vnd.flytrap.batch+postcard",
+            Version::V2 => "application/vnd.flytrap.batch+postcard;version=2",
+        }
+    }
+
+    /// The newest version of its records.
+    const fn records(self) -> u8 {
+        match self {
+            Version::V1 => 1,
+            Version::V2 => 2,
+        }
+    }
+
+    const fn digit(self) -> u8 {
+        b'0' + self.records()
+    }
+}
 
 /// Whose events, and with which calendar.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,6 +90,8 @@ pub struct Unpacked {
 pub enum Unreadable {
     /// They begin otherwise.
     Magic,
+    /// A batch of this version, which this program does not know.
+    Newer(u8),
     /// They end too early.
     Short,
     /// They are too long for a batch, or what is in them is none.
@@ -64,23 +103,29 @@ pub enum Unreadable {
 impl std::fmt::Display for Unreadable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Unreadable::Magic => {
-                "not a batch of version 1: it does not begin with FTB1 (gzip? uncompress it first)"
+            Unreadable::Magic => "not a batch: it does not begin with FTB1 or FTB2 (gzip? uncompress it first)",
+            Unreadable::Newer(version) => {
+                let known = Version::NEWEST.records();
+                return write!(
+                    f,
+                    "the batch is of version {version}, this flytrap reads versions up to {known}: decode it with the \
+                     flytrap that wrote it, or a newer one"
+                );
             }
-            Unreadable::Short => "the batch ends too early",
-            Unreadable::Malformed => "the batch holds what this program does not know",
-            Unreadable::Damaged => "the batch is damaged: its checksum is of other bytes",
+            Unreadable::Short => "the batch ends too early: it was cut when it was stored or copied, get it again",
+            Unreadable::Malformed => "the batch holds what no flytrap writes: it was not made by one",
+            Unreadable::Damaged => "the batch is damaged: its checksum is of other bytes, get it again",
         })
     }
 }
 
 impl std::error::Error for Unreadable {}
 
-/// Writes the batch into `out`, which is emptied before.
+/// Writes the batch in that version into `out`, which is emptied before.
 ///
 /// # Panics
 /// If it has more than [`BATCH_EVENTS_MAX`] events: our own mistake.
-pub fn write_batch(batch: &Batch<'_>, out: &mut Vec<u8>) {
+pub fn write_batch(batch: &Batch<'_>, version: Version, out: &mut Vec<u8>) {
     assert!(batch.events.len() <= BATCH_EVENTS_MAX, "a batch of {} events", batch.events.len());
     out.clear();
     out.extend_from_slice(&[0; FRAME_BYTES]);
@@ -92,15 +137,39 @@ pub fn write_batch(batch: &Batch<'_>, out: &mut Vec<u8>) {
     );
     let mut buffer = [0; RECORD_BYTES_MAX];
     for event in batch.events {
-        let record = event.encode(&mut buffer);
+        let record = event.encode_up_to(version.records(), &mut buffer);
         out.extend_from_slice(&(record.len() as u16).to_le_bytes());
         out.extend_from_slice(record);
     }
     let body = &out[FRAME_BYTES..];
     let (length, sum) = (body.len() as u32, crc32c::crc32c(body));
-    out[..4].copy_from_slice(&MAGIC);
+    out[..3].copy_from_slice(&MAGIC);
+    out[3] = version.digit();
     out[4..8].copy_from_slice(&length.to_le_bytes());
     out[8..12].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// The version of the batch at the start of `bytes`.
+fn version_of(bytes: &[u8]) -> Result<Version, Unreadable> {
+    let magic = bytes.len().min(MAGIC.len());
+    if bytes[..magic] != MAGIC[..magic] {
+        return Err(Unreadable::Magic);
+    }
+    match bytes.get(MAGIC.len()) {
+        None => Err(Unreadable::Short),
+        Some(b'1') => Ok(Version::V1),
+        Some(b'2') => Ok(Version::V2),
+        Some(digit @ b'3'..=b'9') => Err(Unreadable::Newer(digit - b'0')),
+        Some(_) => Err(Unreadable::Magic),
+    }
+}
+
+/// One event record of a batch of `version`, which promises that no record is younger.
+fn read_record(record: &[u8], version: Version) -> Result<Event, Unreadable> {
+    match Event::decode(record) {
+        Ok(event) if record[0] <= version.records() => Ok(event),
+        Ok(_) | Err(RecordError::Version(_) | RecordError::Malformed) => Err(Unreadable::Malformed),
+    }
 }
 
 /// The batch at the start of `bytes`, and what comes behind it.
@@ -108,10 +177,7 @@ pub fn write_batch(batch: &Batch<'_>, out: &mut Vec<u8>) {
 /// # Errors
 /// There is none that can be read. Never panics, whatever the bytes (I8).
 pub fn read_batch(bytes: &[u8]) -> Result<(Unpacked, &[u8]), Unreadable> {
-    let magic = bytes.len().min(MAGIC.len());
-    if bytes[..magic] != MAGIC[..magic] {
-        return Err(Unreadable::Magic);
-    }
+    let version = version_of(bytes)?;
     let (frame, rest) = bytes.split_first_chunk::<FRAME_BYTES>().ok_or(Unreadable::Short)?;
     let number = |at: usize| u32::from_le_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]);
     let length = number(4) as usize;
@@ -130,7 +196,7 @@ pub fn read_batch(bytes: &[u8]) -> Result<(Unpacked, &[u8]), Unreadable> {
         let (length, behind) = records.split_first_chunk::<2>().ok_or(Unreadable::Malformed)?;
         let length = usize::from(u16::from_le_bytes(*length));
         let (record, behind) = behind.split_at_checked(length).ok_or(Unreadable::Malformed)?;
-        events.push(Event::decode(record).map_err(|_| Unreadable::Malformed)?);
+        events.push(read_record(record, version)?);
         records = behind;
     }
     if !records.is_empty() || events.is_empty() {
@@ -142,12 +208,12 @@ pub fn read_batch(bytes: &[u8]) -> Result<(Unpacked, &[u8]), Unreadable> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::tests::samples;
+    use crate::event::tests::{samples, samples_v2};
     use crate::platform::calendar::Bounds;
     use crate::platform::clock::{ClockMap, Mono, Wall};
     use proptest::prelude::*;
 
-    fn packed() -> (Origin, Calendar, Vec<u8>) {
+    fn packed(events: &[Event], version: Version) -> (Origin, Calendar, Vec<u8>) {
         let origin =
             Origin::new("mast-7", "3f2a91c0-7d41-4c5e-9a3b-0123456789ab", Mono::from_nanos(5_000_000_000));
         let wall = Wall { unix_nanos: 1_795_421_730_000_000_000, synchronised: true };
@@ -155,21 +221,61 @@ mod tests {
         let calendar =
             Calendar::new((now, now.mono), None, Bounds { started_after: Some(7), over_before: None });
         let mut out = b"old".to_vec();
-        write_batch(&Batch::new(&origin, calendar, &samples()), &mut out);
+        write_batch(&Batch::new(&origin, calendar, events), version, &mut out);
         (origin, calendar, out)
     }
 
-    /// What receivers rely on. Never edit it; another form gets another magic, and this one stays readable for ever.
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// What receivers rely on. Never edit it: `uplink.format = "postcard"` sends these bytes for ever, also of events that have
+    /// younger fields.
     #[test]
     fn version_1_golden_bytes() {
-        let (origin, calendar, bytes) = packed();
         let golden = include_str!("../../../../tests/data/batch-v1.hex");
-        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, golden.trim(), "the packed form of version 1 changed");
+        let (origin, calendar, bytes) = packed(&samples(), Version::V1);
+        assert_eq!(hex(&bytes), golden.trim(), "version 1 of the batch is frozen");
+        let (_, _, of_newer) = packed(&samples_v2(), Version::V1);
+        assert_eq!(hex(&of_newer), golden.trim(), "younger fields are left out");
         let twice = [&bytes[..], &bytes[..]].concat();
         let (first, rest) = read_batch(&twice).unwrap();
         assert_eq!(first, Unpacked { origin, calendar, events: samples() });
         assert_eq!(read_batch(rest).unwrap(), (first, &[][..]));
+    }
+
+    /// The same for `uplink.format = "postcard2"`. Never edit it.
+    #[test]
+    fn version_2_golden_bytes() {
+        let golden = include_str!("../../../../tests/data/batch-v2.hex");
+        let (origin, calendar, bytes) = packed(&samples_v2(), Version::V2);
+        assert_eq!(hex(&bytes), golden.trim(), "version 2 of the batch is frozen");
+        let (_, _, before) = packed(&samples(), Version::V1);
+        let mixed = [&before[..], &bytes[..], &before[..]].concat();
+        let (first, rest) = read_batch(&mixed).unwrap();
+        assert_eq!(first.events, samples());
+        let (second, rest) = read_batch(rest).unwrap();
+        assert_eq!(second, Unpacked { origin, calendar, events: samples_v2() });
+        assert_eq!(read_batch(rest).unwrap(), (first, &[][..]));
+    }
+
+    #[test]
+    fn a_version_from_the_future_is_no_damage_and_says_what_to_do() {
+        let (_, _, mut bytes) = packed(&samples(), Version::V2);
+        for digit in b'3'..=b'9' {
+            bytes[3] = digit;
+            let error = read_batch(&bytes).unwrap_err();
+            assert_eq!(error, Unreadable::Newer(digit - b'0'));
+            let text = error.to_string();
+            assert!(text.contains(&format!("version {}", digit - b'0')) && text.contains("newer"), "{text}");
+        }
+        for other in [b'0', b':', b'A', 0, 2] {
+            bytes[3] = other;
+            assert_eq!(read_batch(&bytes), Err(Unreadable::Magic));
+        }
+        // A batch of version 1 with a record of version 2, which a receiver of version 1 could not read: nobody writes it.
+        bytes[3] = b'1';
+        assert_eq!(read_batch(&bytes), Err(Unreadable::Malformed));
     }
 
     #[test]
@@ -188,7 +294,7 @@ mod tests {
 
     #[test]
     fn damage_is_told_by_its_kind() {
-        let (_, _, bytes) = packed();
+        let (_, _, bytes) = packed(&samples_v2(), Version::V2);
         for end in 0..bytes.len() {
             assert_eq!(read_batch(&bytes[..end]), Err(Unreadable::Short), "{end}");
         }
@@ -203,12 +309,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused(mut bytes in proptest::collection::vec(any::<u8>(), 0..400), sealed: bool) {
+        fn any_bytes_are_read_or_refused(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..400),
+            sealed: bool,
+            newest: bool,
+        ) {
             let _outcome = read_batch(&bytes);
             if sealed && bytes.len() >= FRAME_BYTES {
                 // With a frame that fits, so that the inside is looked at.
                 let (length, sum) = (bytes.len() - FRAME_BYTES, crc32c::crc32c(&bytes[FRAME_BYTES..]));
-                bytes[..4].copy_from_slice(&MAGIC);
+                bytes[..3].copy_from_slice(&MAGIC);
+                bytes[3] = if newest { b'2' } else { b'1' };
                 bytes[4..8].copy_from_slice(&(length as u32).to_le_bytes());
                 bytes[8..12].copy_from_slice(&sum.to_le_bytes());
                 let outcome = read_batch(&bytes);

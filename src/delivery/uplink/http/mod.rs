@@ -151,7 +151,7 @@ impl HttpSink {
     fn read_files(&mut self) -> Result<(), String> {
         if let (Some(path), None) = (&self.params.token_file, &self.authorization) {
             let scheme = match self.params.format {
-                Format::CloudEvents | Format::Packed => Scheme::Bearer,
+                Format::CloudEvents | Format::Packed | Format::Packed2 => Scheme::Bearer,
                 Format::Influx1 => Scheme::Basic,
                 Format::Influx2 => Scheme::Token,
             };

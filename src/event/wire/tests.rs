@@ -1,0 +1,137 @@
+//! What was written once is read for ever; what is written now loses nothing.
+
+use super::v1::tests::{any_event, record};
+use super::*;
+use crate::base::limits::{EVENT_TEXT_BYTES_MAX, NAME_BYTES_MAX};
+use crate::event::tests::{samples, samples_v2};
+use crate::event::{Stats, Storage};
+use proptest::prelude::*;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn unhex(line: &str) -> Vec<u8> {
+    (0..line.len() / 2).map(|i| u8::from_str_radix(&line[2 * i..2 * i + 2], 16).unwrap()).collect()
+}
+
+fn encoded(events: &[Event], newest: u8) -> Vec<String> {
+    events.iter().map(|event| hex(event.encode_up_to(newest, &mut [0; RECORD_BYTES_MAX]))).collect()
+}
+
+fn decoded(golden: &str) -> Vec<Event> {
+    golden.lines().map(|line| Event::decode(&unhex(line)).unwrap()).collect()
+}
+
+/// The records of version 1, as each kind was first released. Never edit a line.
+#[test]
+fn version_1_golden_bytes_stay_readable() {
+    let golden = include_str!("../../../tests/data/events-v1.hex");
+    assert_eq!(decoded(golden), samples());
+    assert_eq!(golden.lines().collect::<Vec<_>>(), encoded(&samples(), 1), "version 1 is frozen");
+    assert_eq!(golden.lines().collect::<Vec<_>>(), encoded(&samples_v2(), 1), "younger fields are left out");
+}
+
+/// The records of version 2: of version 1 but for the kinds that have new fields. Never edit a line.
+#[test]
+fn version_2_golden_bytes_stay_readable() {
+    let golden = include_str!("../../../tests/data/events-v2.hex");
+    assert_eq!(decoded(golden), samples_v2());
+    assert_eq!(golden.lines().collect::<Vec<_>>(), encoded(&samples_v2(), 2), "version 2 is frozen");
+}
+
+#[test]
+fn what_has_no_new_fields_is_written_in_version_1() {
+    for (old, new) in encoded(&samples(), 1).iter().zip(encoded(&samples_v2(), 2)) {
+        let body = Event::decode(&unhex(&new)).unwrap().body;
+        let changed = matches!(body, Body::Stats(_) | Body::Storage(_));
+        assert_eq!(*old != new, changed, "{}", body.kind());
+        assert_eq!(&new[..2], if changed { "02" } else { "01" });
+    }
+}
+
+#[test]
+fn a_version_from_the_future_is_no_damage_and_says_what_to_do() {
+    let mut buffer = [0; RECORD_BYTES_MAX];
+    let bytes = samples()[4].encode(&mut buffer).to_vec();
+    for version in [RECORD_VERSION + 1, RECORD_VERSION_LAST] {
+        let mut bytes = bytes.clone();
+        bytes[0] = version;
+        let error = Event::decode(&bytes).unwrap_err();
+        assert_eq!(error, RecordError::Version(version));
+        let text = error.to_string();
+        assert!(text.contains(&format!("version {version}")) && text.contains("newer"), "{text}");
+    }
+    for nonsense in [0, RECORD_VERSION_LAST + 1, b'A', 255] {
+        let mut bytes = bytes.clone();
+        bytes[0] = nonsense;
+        assert_eq!(Event::decode(&bytes), Err(RecordError::Malformed));
+    }
+    assert_eq!(Event::decode(&[]), Err(RecordError::Malformed));
+}
+
+#[test]
+fn the_largest_event_fits_its_record() {
+    // Version, seq and at, camera, kind, then at most 10 bytes a number.
+    const HEAD: usize = 1 + 10 + 10 + (1 + NAME_BYTES_MAX) + 1;
+    const {
+        assert!(HEAD + Stats::METRICS.len() * 10 <= RECORD_BYTES_MAX);
+        assert!(HEAD + Storage::METRICS.len() * 10 <= RECORD_BYTES_MAX);
+        assert!(HEAD + 2 + EVENT_TEXT_BYTES_MAX + 2 * 10 + 2 <= RECORD_BYTES_MAX);
+        assert!(HEAD + (1 + NAME_BYTES_MAX) * 3 + 10 + 1 + 12 <= RECORD_BYTES_MAX);
+    }
+}
+
+/// What a record of version 1 becomes must differ from it in nothing that version 1 has.
+fn same_in_version_1(old: &Event, bytes: &[u8]) -> bool {
+    old.encode_up_to(1, &mut [0; RECORD_BYTES_MAX]) == bytes
+}
+
+proptest! {
+    /// The fields that version 1 has keep their values, the younger ones get their default, for any event.
+    #[test]
+    fn any_event_of_version_1_decodes_to_the_same_event_with_defaults(old in any_event()) {
+        let bytes = record(&old);
+        let event = Event::decode(&bytes).unwrap();
+        prop_assert_eq!(&event, &Event::from(old));
+        prop_assert!(same_in_version_1(&event, &bytes));
+        if let Body::Stats(stats) = event.body {
+            let young = Stats::METRICS.iter().zip(stats.values()).filter(|(metric, _)| metric.since > 1);
+            prop_assert!(young.map(|(_, value)| value).eq([0; 4]));
+        } else if let Body::Storage(storage) = event.body {
+            prop_assert_eq!(storage.newer, 0);
+        }
+    }
+
+    /// Written and read again, nothing is lost: whatever version the record has, it holds all of the event.
+    #[test]
+    fn any_event_survives_its_record(old in any_event(), young: [u64; 5]) {
+        let mut event = Event::from(old);
+        if let Body::Stats(stats) = &mut event.body {
+            [stats.detections_invalid, stats.detections_over_limit, stats.detections_duplicate] =
+                [young[0], young[1], young[2]];
+            stats.processing_sum_us = young[3];
+        } else if let Body::Storage(storage) = &mut event.body {
+            storage.newer = young[4];
+        }
+        prop_assert_eq!(Event::decode(event.encode(&mut [0; RECORD_BYTES_MAX])), Ok(event.clone()));
+    }
+
+    #[test]
+    fn any_bytes_decode_or_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _outcome = Event::decode(&bytes);
+        for version in 0..=RECORD_VERSION + 1 {
+            let outcome = Event::decode(&[&[version], &bytes[..]].concat());
+            if version > RECORD_VERSION {
+                prop_assert_eq!(outcome, Err(RecordError::Version(version)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_truncated_record_is_refused(which in 0usize..12, newest in 1..=RECORD_VERSION, kept in 0.0f64..1.0) {
+        let mut buffer = [0; RECORD_BYTES_MAX];
+        let bytes = samples_v2()[which].encode_up_to(newest, &mut buffer).to_vec();
+        prop_assert!(Event::decode(&bytes[..(bytes.len() as f64 * kept) as usize]).is_err());
+    }
+}

@@ -1,0 +1,256 @@
+//! The table of metrics: every counter and gauge once, with its name, kind, unit and meaning.
+//!
+//! The bodies of the events `stats` and `storage` ([`Stats`], [`Storage`]), their CloudEvents and Influx forms, the atomics that
+//! the stages' outcomes are added up in ([`super::Metrics`]) and the simulator's report are made from these rows. Pure: numbers
+//! and texts, no atomics, no clock.
+//!
+//! # A new metric
+//! Append a row to the end of its group; never reorder, rename or remove one: the order is the binary form of the events. `since`
+//! is the version of the event record that carries the row first, so a new row usually needs a new version: see
+//! [`crate::event::wire`]. Formats, sums and the snapshot then have it without another line of code. A `counted` row gets an atomic
+//! in [`super::Metrics`]; the value of a `given` row is filled in by whoever makes the event.
+
+use serde::{Deserialize, Serialize};
+
+/// How a metric behaves over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows while the program runs; starts at 0.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// A gauge that does not exist yet while it is `u64::MAX`: the age of something that has not happened.
+    Age,
+    /// How often a value was in each of a row of ranges, and the sum of all values. Not in an event.
+    Histogram,
+}
+
+/// What a metric is measured in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Things: frames, events, failures.
+    Count,
+    /// Bytes.
+    Bytes,
+    /// Milliseconds.
+    Milliseconds,
+    /// Microseconds.
+    Microseconds,
+}
+
+impl Unit {
+    /// The end of the names of metrics with this unit; empty for things that are counted.
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            Unit::Count => "",
+            Unit::Bytes => "_bytes",
+            Unit::Milliseconds => "_ms",
+            Unit::Microseconds => "_us",
+        }
+    }
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name, the same in every format. Ends with the unit ([`Unit::suffix`]).
+    pub name: &'static str,
+    /// How it behaves.
+    pub kind: Kind,
+    /// What it is measured in.
+    pub unit: Unit,
+    /// The event that carries it, by its type without `flytrap.`; `None` for what is only read on the device.
+    pub event: Option<&'static str>,
+    /// The first version of the event record that has it.
+    pub since: u8,
+    /// What it says, in one sentence.
+    pub help: &'static str,
+}
+
+impl Metric {
+    /// `value` as receivers get it: an age of `u64::MAX` does not exist yet.
+    pub const fn shown(&self, value: u64) -> Option<u64> {
+        match self.kind {
+            Kind::Age if value == u64::MAX => None,
+            Kind::Age | Kind::Counter | Kind::Gauge | Kind::Histogram => Some(value),
+        }
+    }
+}
+
+/// Hands the rows of the `stats` event to the macro `$then`: since, source, name, kind, unit, help.
+macro_rules! stats_rows {
+    ($then:ident) => {
+        $then! {
+            /// Counters since the start of the program, and gauges. All drops of all limits are here (I4).
+            Stats = "stats";
+            1 given uptime_ms: Gauge Milliseconds "Time since the start of the program.";
+            1 counted frames_captured: Counter Count "Frames that the sources announced.";
+            1 counted frames_camera_dropped: Counter Count "Frames that the camera itself dropped (gaps in its numbering).";
+            1 counted frames_skipped: Counter Count "Frames not wanted at the target rate.";
+            1 counted frames_ring_dropped: Counter Count "Frames that a newer one replaced before they were processed.";
+            1 counted frames_corrupt: Counter Count "Frames with bytes that were not a picture.";
+            1 counted frames_gated: Counter Count "Frames that the motion gate judged.";
+            1 counted frames_still: Counter Count "Frames in which nothing moved and no inference was made.";
+            1 counted inferences: Counter Count "Frames that the network ran on.";
+            1 counted detections: Counter Count "Detections of the wanted classes.";
+            1 counted candidates_dropped: Counter Count "Candidates that did not fit the decoder.";
+            1 counted detections_dropped: Counter Count "Detections that did not fit a frame's list.";
+            1 counted tracks: Counter Count "Tracks confirmed.";
+            1 counted tracks_evicted: Counter Count "Tracks given up because the tracker was full, and detections that found no free track.";
+            1 counted crossings: Counter Count "Crossings of counting lines.";
+            1 counted camera_losses: Counter Count "Times that a camera was lost.";
+            1 given events: Counter Count "Events made.";
+            1 given events_dropped: Counter Count "Events dropped because a queue or the spool was full.";
+            1 given events_delivered: Counter Count "Events that the receiver confirmed, as of this event.";
+            1 given send_failures: Counter Count "Sends that failed and were tried again.";
+            1 given events_refused: Counter Count "Events that the receiver refused for good.";
+            1 given last_frame_age_ms: Age Milliseconds "Age of the last good frame (I7).";
+            1 given last_delivery_age_ms: Age Milliseconds "Age of the last delivered batch (I7).";
+            1 given rss_bytes: Gauge Bytes "Resident memory.";
+            1 given processing_us: Gauge Microseconds "Mean time from ring to events of an inferred frame, since the statistics before.";
+            2 counted detections_invalid: Counter Count "Detections that were no box or no score: not finite, inside out, below a pixel, far outside.";
+            2 counted detections_over_limit: Counter Count "Detections beyond the most that the tracker takes from a frame.";
+            2 counted detections_duplicate: Counter Count "Second boxes of one object, which did not become a track.";
+            2 given processing_sum_us: Counter Microseconds "Time from ring to events of all inferred frames.";
+        }
+    };
+}
+pub(crate) use stats_rows;
+
+/// The same for the rows of the `storage` event.
+macro_rules! storage_rows {
+    ($then:ident) => {
+        $then! {
+            /// The state of the spool, and counters since the start of the program.
+            Storage = "storage";
+            1 given waiting: Gauge Count "Events that wait to be sent.";
+            1 given disk_bytes: Gauge Bytes "Size of the spool's files.";
+            1 given written_bytes: Counter Bytes "Bytes written to files.";
+            1 given written_day_bytes: Gauge Bytes "Bytes written in the last 24 hours, in whole pages.";
+            1 given commits: Counter Count "Commits that wrote something.";
+            1 given failures: Counter Count "Commits that failed.";
+            1 given dropped: Counter Count "Events dropped for want of room.";
+            1 given damaged: Counter Count "Events lost to damage on disk.";
+            1 given dead: Counter Count "Dead letters: events that the receiver refused for good.";
+            2 given newer: Counter Count "Events that a newer version of the program wrote to disk and this one cannot read.";
+        }
+    };
+}
+
+/// An event's body and its part of the table.
+macro_rules! body {
+    (
+        $(#[$doc:meta])*
+        $body:ident = $event:literal;
+        $($since:literal $source:ident $name:ident: $kind:ident $unit:ident $help:literal;)*
+    ) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+        pub struct $body {
+            $(#[doc = $help] pub $name: u64,)*
+        }
+
+        impl $body {
+            /// Its rows of the table, in the order of its fields.
+            pub const METRICS: &'static [Metric] = &[$(Metric {
+                name: stringify!($name),
+                kind: Kind::$kind,
+                unit: Unit::$unit,
+                event: Some($event),
+                since: $since,
+                help: $help,
+            },)*];
+
+            /// The values, in the order of [`Self::METRICS`].
+            pub const fn values(&self) -> [u64; Self::METRICS.len()] {
+                [$(self.$name,)*]
+            }
+
+            /// Every metric with its value; `None` for an age that does not exist yet.
+            pub fn entries(&self) -> impl Iterator<Item = (&'static Metric, Option<u64>)> {
+                Self::METRICS.iter().zip(self.values()).map(|(metric, value)| (metric, metric.shown(value)))
+            }
+
+            /// Adds the counters of `later`, another run of the program; gauges and ages become those of `later`.
+            pub fn add_run(&mut self, later: &Self) {
+                $(self.$name = match Kind::$kind {
+                    Kind::Counter => self.$name.saturating_add(later.$name),
+                    Kind::Gauge | Kind::Age | Kind::Histogram => later.$name,
+                };)*
+            }
+        }
+    };
+}
+
+stats_rows!(body);
+storage_rows!(body);
+
+/// How long inferred frames take: a histogram, which only a reader on the device sees. Its sum and its mean are in [`Stats`].
+pub const PROCESSING: Metric = Metric {
+    name: "processing_time_us",
+    kind: Kind::Histogram,
+    unit: Unit::Microseconds,
+    event: None,
+    since: 2,
+    help: "Time from ring to events of an inferred frame.",
+};
+
+/// The whole table.
+pub fn all() -> impl Iterator<Item = &'static Metric> {
+    Stats::METRICS.iter().chain(Storage::METRICS).chain([&PROCESSING])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_say_their_unit() {
+        let mut names = BTreeSet::new();
+        for metric in all() {
+            let Metric { name, unit, kind, event, help, .. } = metric;
+            assert!(names.insert((event, name)), "{name} is there twice");
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
+            assert!(name.ends_with(unit.suffix()), "{name} does not end with {}", unit.suffix());
+            let other = ["_bytes", "_ms", "_us"].iter().find(|suffix| name.ends_with(**suffix));
+            assert_eq!(other.copied().unwrap_or(""), unit.suffix(), "{name}");
+            assert_eq!(*kind == Kind::Age, name.contains("_age_"), "{name}");
+            assert_eq!(*kind == Kind::Histogram, event.is_none(), "{name}");
+            assert!(help.ends_with('.') && help.len() > 8, "{name}: {help}");
+        }
+        assert_eq!(names.len(), Stats::METRICS.len() + Storage::METRICS.len() + 1);
+    }
+
+    #[test]
+    fn rows_are_appended_with_the_version_that_brings_them() {
+        for rows in [Stats::METRICS, Storage::METRICS] {
+            assert!(rows.is_sorted_by_key(|metric| metric.since), "a row was put between older ones");
+            assert!(rows.iter().all(|metric| (1..=crate::event::RECORD_VERSION).contains(&metric.since)));
+        }
+    }
+
+    #[test]
+    fn runs_add_their_counters_and_keep_the_newest_gauges() {
+        let mut sum = Stats { crossings: 3, uptime_ms: 9, last_frame_age_ms: 4, ..Stats::default() };
+        sum.add_run(&Stats {
+            crossings: 2,
+            tracks: 1,
+            uptime_ms: 5,
+            last_frame_age_ms: u64::MAX,
+            ..Stats::default()
+        });
+        let expected =
+            Stats { crossings: 5, tracks: 1, uptime_ms: 5, last_frame_age_ms: u64::MAX, ..Stats::default() };
+        assert_eq!(sum, expected);
+    }
+
+    #[test]
+    fn only_ages_can_be_absent() {
+        let stats = Stats { last_frame_age_ms: u64::MAX, uptime_ms: u64::MAX, ..Stats::default() };
+        let absent: Vec<_> =
+            stats.entries().filter(|(_, value)| value.is_none()).map(|(m, _)| m.name).collect();
+        assert_eq!(absent, ["last_frame_age_ms"]);
+        assert_eq!(stats.entries().count(), Stats::METRICS.len());
+    }
+}
