@@ -431,8 +431,8 @@ pub(crate) mod tests {
         let crossing = samples()[4].encode(&mut [0; RECORD_BYTES_MAX]).to_vec();
         let newer = [&[RECORD_VERSION + 1], &crossing[1..], b"a field of version 3"].concat();
         let folder = folder_with(&[crossing.clone(), newer, crossing]);
-        let mut disk = Folder::look(folder.path()).unwrap();
-        let looked = inspect::look(&mut disk, |_, _, _, _| {}).unwrap();
+        let mut disk = Folder::inspect(folder.path()).unwrap();
+        let looked = inspect::inspect(&mut disk, |_, _, _, _| {}).unwrap();
         assert_eq!((looked[0].scan.sums.events, looked[0].is_whole()), (3, true));
         drop(disk);
         let (events, tally) = delivered(&folder);

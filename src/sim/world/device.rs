@@ -128,8 +128,8 @@ impl FrameStages {
 
     fn track_counters(&self) -> track::Counters {
         match self {
-            Sight::Known(follower) => follower.tracker().counters(),
-            Sight::Network(pipeline, _) => pipeline.track_counters(),
+            FrameStages::Known(follower) => follower.tracker().counters(),
+            FrameStages::Network(stages, _) => stages.pipeline.track_counters(),
         }
     }
 

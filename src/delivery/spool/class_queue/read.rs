@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::{ClassQueue, Peeked, Run};
+use crate::delivery::spool::Class;
 use crate::delivery::spool::disk::Disk;
 use crate::delivery::spool::record::{self, Place, Record};
 use crate::delivery::spool::segment::{DATA, Named};
