@@ -45,8 +45,8 @@ pub(super) fn build(
     let resident = system::peak_resident_bytes() as usize;
     let queue = Batcher::bytes(config.uplink.batch.queue_events)
         + config.uplink.batch.batch_events_max * size_of::<Event>();
-    let pipeline = Pipeline::new(config.stages(wanted), format, engine, &classes)?;
-    let fits = || slots_for(system::memory_bytes(), config.fps, slot_bytes, config.ring_budget);
+    let pipeline = Pipeline::new(config.camera.stages(wanted), format, engine, &classes)?;
+    let fits = || slots_for(system::memory_bytes(), config.camera.fps, slot_bytes, config.memory.ring);
     // What a camera lends needs no slots of ours: few, so that few of its buffers wait.
     let (slots, slot_bytes, ring_bytes) = match lending {
         Some(Lending { buffers, bytes }) => (RING_SLOTS_MIN, 0, buffers * bytes),
@@ -77,7 +77,7 @@ pub(super) fn build(
         format.width,
         format.height
     );
-    plan.settle(config.memory_budget)?;
+    plan.settle(config.memory.budget)?;
     let policy = if shared.options.until_end { Policy::Lossless } else { Policy::NewestWins };
     let (writer, reader) = ring(policy, slots, slot_bytes);
     Ok((writer, reader, pipeline))
@@ -92,11 +92,11 @@ pub(crate) fn engine(
     format: &FrameFormat,
 ) -> Result<(Box<dyn Engine>, Classes)> {
     let size = Size { width: format.width as usize, height: format.height as usize };
-    let path = config.model.as_ref().map_or(Path::new(BUILTIN), |model| &model.path);
+    let path = config.model.params.as_ref().map_or(Path::new(BUILTIN), |model| &model.path);
     let golden = Golden::of(path, model.sha256())?;
-    let precision = config.model.as_ref().map_or(Precision::Fp32, |model| model.engine.precision);
+    let precision = config.model.params.as_ref().map_or(Precision::Fp32, |model| model.engine.precision);
     // The engine's threads, which begin here, stay there too.
-    cores::run_on(&config.cores)?;
+    cores::run_on(&config.model.cores)?;
     let test = |engine: &mut dyn Engine, classes: &Classes, golden: &Golden| -> Result<()> {
         let boxes = selftest::check(engine, precision, classes, golden)?;
         tracing::info!(boxes, "the self-test passed: the network finds what it must");
@@ -114,7 +114,7 @@ pub(crate) fn engine(
             "nothing is recorded for a self-test of this model: 'flytrap selftest --record' does that"
         ),
     }
-    let focuses = config.focus.is_some() && config.gate.is_some();
+    let focuses = config.camera.roi.is_some() && config.camera.gate.is_some();
     let (mut engine, classes) = if focuses && model.is_dynamic() {
         let rungs = roi::rungs(input, model.stride());
         model.into_rungs(&rungs)?
@@ -251,7 +251,7 @@ impl Processor {
     fn silence(&mut self) {
         let Some(newest) = self.newest else { return };
         let silent = self.shared.clock.mono().since(newest);
-        if !self.shared.options.until_end && silent >= self.shared.config.track.lost_after {
+        if !self.shared.options.until_end && silent >= self.shared.config.camera.track.lost_after {
             self.end_tracks();
         }
     }

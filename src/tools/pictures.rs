@@ -60,7 +60,7 @@ impl Detector {
         let loaded = Loaded::open(&model)?;
         let (classes, model_sha256) = (loaded.classes().clone(), loaded.sha256().to_owned());
         let (loaded, stages, wanted) = (Some(loaded), Vec::new(), vec![true; classes.count()]);
-        Ok(Detector { model, params: config.decode, classes, wanted, model_sha256, loaded, stages })
+        Ok(Detector { model, params: config.camera.decode, classes, wanted, model_sha256, loaded, stages })
     }
 
     /// From the next picture on [`Self::detect`] finds only the classes of these names, as `flytrap run` does.
