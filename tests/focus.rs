@@ -15,6 +15,7 @@ use flytrap::config::Config;
 use flytrap::event::Body;
 use flytrap::pipeline::{Params, Pipeline, WithEngine};
 use flytrap::platform::clock::Mono;
+use flytrap::platform::cores::Machine;
 use flytrap::vision::detect::decode::{self, Decoder, HeadShape};
 use flytrap::vision::detect::engine::{Engine, EngineParams, Output};
 use flytrap::vision::detect::letterbox::{Letterbox, Size};
@@ -75,13 +76,13 @@ fn open(shared: &Path) -> Loaded {
 }
 
 fn pipeline(frame: &Picture, shared: &Path, focus: Option<roi::Params>) -> (WithEngine, Vec<Size>, Classes) {
-    let config = Config::load(None, Vec::new()).unwrap();
+    let config = Config::load(None, Vec::new(), &Machine::default()).unwrap();
     let model = open(shared);
     let size = Size { width: frame.format.width as usize, height: frame.format.height as usize };
     let rungs: Vec<Size> = roi::rungs(model.size_for(size).unwrap(), model.stride()).to_vec();
     let (engine, classes) = model.plan(&rungs).unwrap().start().unwrap();
     let wanted = ["car", "truck", "bus"].iter().map(|name| classes.find(name).unwrap()).collect();
-    let params = Params { focus, ..config.stages(wanted) };
+    let params = Params { focus, ..config.camera.stages(wanted) };
     let pipeline = Pipeline::new(params, &frame.format, &engine.shape(), &classes).unwrap();
     (WithEngine { pipeline, engine }, rungs, classes)
 }
@@ -291,11 +292,11 @@ fn count_street(fps: f64, exclude: &str, focus: Option<roi::Params>) -> (usize, 
     let file = common::config(&format!(
         "[gate]\nexclude = [{exclude}]\n[[line]]\nname = \"middle\"\nfrom = [0.5, 0.0]\nto = [0.5, 1.0]\n"
     ));
-    let config = Config::load(Some(file.path()), Vec::new()).unwrap();
+    let config = Config::load(Some(file.path()), Vec::new(), &Machine::default()).unwrap();
     let format = FrameFormat::packed(PixelFormat::Rgb24, 640, 360, Color::JPEG).unwrap();
     let looks = Arc::default();
     let mut engine = Seeing::new(Size { width: 320, height: 192 }, &looks);
-    let params = Params { focus, decode: config.decode, ..config.stages(Vec::new()) };
+    let params = Params { focus, decode: config.camera.decode, ..config.camera.stages(Vec::new()) };
     let classes = Classes::from_metadata("{0: 'person', 1: 'car'}").unwrap();
     let mut pipeline = Pipeline::new(params, &format, &engine.shape(), &classes).unwrap();
     let (mut began, mut crossings) = (0, Vec::new());
@@ -343,11 +344,11 @@ fn a_jpeg_of_another_size_is_a_corrupt_frame() {
     let (width, height) = (48, 32);
     let mjpeg = |width, height| FrameFormat::packed(PixelFormat::Mjpeg, width, height, Color::JPEG).unwrap();
     let format = mjpeg(width, height);
-    let config = Config::load(None, Vec::new()).unwrap();
+    let config = Config::load(None, Vec::new(), &Machine::default()).unwrap();
     let classes = Classes::from_metadata("{0: 'person', 1: 'car'}").unwrap();
     for (wider, higher) in [(0, 0), (16, 0), (0, 16), (160, 160)] {
         let promised = mjpeg(width + wider, height + higher);
-        let params = Params { decode: config.decode, focus: None, ..config.stages(Vec::new()) };
+        let params = Params { decode: config.camera.decode, focus: None, ..config.camera.stages(Vec::new()) };
         let mut engine = Seeing::new(Size { width: 64, height: 64 }, &Arc::default());
         let mut pipeline = Pipeline::new(params, &promised, &engine.shape(), &classes).unwrap();
         let mut process = |format, second| {

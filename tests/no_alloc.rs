@@ -23,6 +23,7 @@ use flytrap::delivery::uplink::Outbox;
 use flytrap::event::fixed;
 use flytrap::pipeline::{Params, Pipeline, WithEngine};
 use flytrap::platform::clock::SystemClock;
+use flytrap::platform::cores::Machine;
 use flytrap::vision::detect::decode::HeadShape;
 use flytrap::vision::detect::engine::{Engine, EngineParams, Output};
 use flytrap::vision::detect::letterbox::Size;
@@ -202,8 +203,8 @@ impl Way {
             ..CaptureParams::default()
         };
         let source = SourceSpec::parse(source).unwrap().open(&capture, Arc::new(SystemClock)).unwrap();
-        let config = Config::load(None, Vec::new()).unwrap();
-        let params = Params { decode: config.decode, focus, ..config.stages(Vec::new()) };
+        let config = Config::load(None, Vec::new(), &Machine::default()).unwrap();
+        let params = Params { decode: config.camera.decode, focus, ..config.camera.stages(Vec::new()) };
         let pipeline = Pipeline::new(params, source.format(), &engine.shape(), classes).unwrap();
         let slot_bytes = if source.lending().is_some() { 0 } else { source.slot_bytes() };
         let ring = ring(Policy::Lossless, 3, slot_bytes);

@@ -51,8 +51,8 @@ pub(super) fn bench(args: BenchArgs, json: bool) -> Result<(), Failed> {
     if let Some(isa) = instructions {
         model.engine.isa = isa;
     }
-    cores::run_on(&config.cores)?;
-    let figures = measure(&Params { model, decode: config.decode, frames, layers, pictures })?;
+    cores::run_on(&config.model.cores)?;
+    let figures = measure(&Params { model, decode: config.camera.decode, frames, layers, pictures })?;
     if json {
         return print_json(&figures);
     }

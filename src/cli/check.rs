@@ -1,4 +1,4 @@
-//! `flytrap check`: is this configuration one, and are the files there that it names?
+//! `flytrap check`: checks a configuration and the files that it names.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,22 +11,23 @@ use crate::config::Config;
 use crate::delivery::uplink;
 use crate::platform::calendar::Timekeeper;
 use crate::platform::clock::SystemClock;
+use crate::platform::cores::Machine;
 use crate::tools::pictures::Detector;
 
 /// Checks `file`, its model, its source's path and its uplink (without connecting); prints the settings in force.
 pub(super) fn check(file: Option<&Path>) -> Result<(), Failed> {
-    let config = Config::load(file, Vec::new())?;
-    for setting in &config.in_force {
-        print(setting)?;
+    let config = Config::load(file, Vec::new(), &Machine::read())?;
+    for setting in config.in_force.lines() {
+        print(&setting)?;
     }
-    for warning in config.lines.iter().filter_map(Line::edge_warning) {
+    for warning in config.camera.lines.iter().filter_map(Line::edge_warning) {
         say("check", &warning);
     }
     let Some(file) = file else { return Ok(()) };
     let missing = |key: &str, option: &str| {
         say("check", &format!("{}: {key} is not set: {option} must be given to run", file.display()));
     };
-    match &config.source {
+    match &config.camera.source {
         None => missing("camera.source", "--source"),
         Some(SourceSpec::Dir(path) | SourceSpec::File(path) | SourceSpec::V4l2(path)) if !path.exists() => {
             let text = format!(
@@ -38,7 +39,7 @@ pub(super) fn check(file: Option<&Path>) -> Result<(), Failed> {
         }
         Some(_) => {}
     }
-    match &config.model {
+    match &config.model.params {
         None => missing("model.path", "--model"),
         Some(_) => {
             let _model_and_classes_are_right = Detector::open(&config)?;

@@ -29,6 +29,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::base::error::{Error, Kind, Result};
 use crate::config::values::Value;
 use crate::config::{Config, Mistakes, Override};
+use crate::platform::cores::Machine;
 use crate::platform::system;
 use crate::run::{self, RunOptions};
 use crate::vision::detect::model::BUILTIN;
@@ -198,8 +199,8 @@ impl Settings {
         }
         overrides.extend(json.then_some(("log.json", Value::Bool(true), "--json")));
         overrides.extend(more);
-        let mut config = Config::load(self.config.as_deref(), overrides)?;
-        if let Some(model) = &mut config.model {
+        let mut config = Config::load(self.config.as_deref(), overrides, &Machine::read())?;
+        if let Some(model) = &mut config.model.params {
             // This program, also when its file has been replaced by an update.
             model.trial = Some(PathBuf::from("/proc/self/exe"));
         }
@@ -312,11 +313,11 @@ fn run(
 
 /// Logs go to stderr from here on; a log that is already there stays.
 fn start_log(config: &Config) {
-    let level = config.log_level.parse().unwrap_or(tracing::level_filters::LevelFilter::INFO);
+    let level = config.log.level.parse().unwrap_or(tracing::level_filters::LevelFilter::INFO);
     let builder =
         tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).with_target(false);
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let _already_there = if config.log_json {
+    let _already_there = if config.log.json {
         builder.json().flatten_event(true).try_init()
     } else {
         builder.with_ansi(ansi).try_init()

@@ -1,11 +1,24 @@
 #![allow(clippy::panic)]
-use super::*;
 use std::io::Write;
+
+use super::table::SECTIONS;
+use super::*;
+use crate::analytics::count::{self, Line};
+use crate::analytics::track;
+use crate::capture::CaptureParams;
+use crate::delivery::uplink::UplinkParams;
+use crate::delivery::uplink::http::Deadlines;
+use crate::vision::gate;
+use crate::vision::roi;
 
 fn load(text: &str) -> Result<Config, Mistakes> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
-    Config::load(Some(file.path()), Vec::new())
+    Config::load(Some(file.path()), Vec::new(), &Machine::default())
+}
+
+fn defaults() -> Config {
+    Config::load(None, Vec::new(), &Machine::default()).unwrap()
 }
 
 /// The mistakes of `text` without the file's name in front of the line.
@@ -21,37 +34,40 @@ fn mistakes(text: &str) -> Vec<String> {
 
 #[test]
 fn the_defaults_are_those_of_the_stages() {
-    let config = Config::load(None, Vec::new()).unwrap();
-    assert_eq!(config.gate, Some(gate::Params::default()));
-    assert_eq!(config.track, track::Params::default());
-    assert_eq!(config.count, count::Params::default());
-    assert_eq!(config.lines, [Line::middle()]);
+    let config = defaults();
+    let camera = &config.camera;
+    assert_eq!(camera.gate, Some(gate::Params::default()));
+    assert_eq!((camera.track, camera.count), (track::Params::default(), count::Params::default()));
+    assert_eq!(camera.lines, [Line::middle()]);
+    assert_eq!(load("[focus]\nenabled = true\n").unwrap().camera.roi, Some(roi::Params::default()));
+    assert_eq!(config.watchdog, watchdog::Params::default());
+    assert_eq!(config.pins, PinParams::default());
+    assert_eq!(config.spool.params, crate::delivery::spool::Params::default());
     assert_eq!(config.uplink.delivery, UplinkParams::default());
     assert_eq!(config.uplink.http.deadlines, Deadlines::default());
-    let (capture, default) = (&config.capture, CaptureParams::default());
+    let (capture, default) = (&camera.capture.0, CaptureParams::default());
     assert_eq!(
         (capture.idle_timeout, capture.restart_first, capture.restart_cap, capture.at_end),
         (default.idle_timeout, default.restart_first, default.restart_cap, default.at_end)
     );
-    assert_eq!((config.fps, config.source, config.model), (6.0, None, None));
-    config.gate.unwrap().check().unwrap();
+    assert_eq!((camera.fps, &camera.source, &config.model.params), (6.0, &None, &None));
+    camera.gate.as_ref().unwrap().check().unwrap();
     crate::delivery::batch::Batcher::new(config.uplink.batch).unwrap();
 }
 
 #[test]
-fn every_key_of_the_defaults_is_asked_for_and_wears_its_unit() {
+fn every_key_of_the_table_is_asked_for() {
     // A key that nobody takes out would be a setting without effect: change each to something absurd and see it refused,
     // or see the configuration change.
-    let plain = format!(
-        "{:?}",
-        Config { in_force: Vec::new(), given: Vec::new(), ..Config::load(None, Vec::new()).unwrap() }
-    );
-    let values = Values::new(DEFAULTS);
-    let known: Vec<String> = values.known().map(str::to_owned).collect();
-    assert!(known.len() > 60, "{}", known.len());
-    for key in known {
-        let key = key.replace("[]", "[0]");
-        let other = match values.entries().find(|(path, _)| *path == key).unwrap().1 {
+    let without_values = |config: Config| {
+        let in_force = InForce::new(SECTIONS, std::iter::empty());
+        format!("{:?}", Config { in_force, ..config })
+    };
+    let plain = without_values(defaults());
+    let known = Values::new(SECTIONS).settings();
+    assert!(known.len() > 100, "{}", known.len());
+    for (key, setting) in known {
+        let other = match setting.default.value() {
             Value::Bool(value) => Value::Bool(!value),
             Value::Int(value) => Value::Int(value + 1_000_000),
             Value::Float(value) => Value::Float(value + 1e6),
@@ -61,19 +77,18 @@ fn every_key_of_the_defaults_is_asked_for_and_wears_its_unit() {
             Value::List(_) => Value::List(vec![Value::Text("other".into())]),
         };
         let key: &'static str = key.leak();
-        match Config::load(None, vec![(key, other, "--test")]) {
+        match Config::load(None, vec![(key, other, "--test")], &Machine::default()) {
             Ok(config) => {
-                let changed = format!("{:?}", Config { in_force: Vec::new(), given: Vec::new(), ..config });
-                assert_ne!(changed, plain, "{key} changes nothing");
+                assert_ne!(without_values(config), plain, "{key} changes nothing");
             }
             Err(Mistakes(list)) => assert!(list.iter().any(|line| line.contains(key)), "{key}: {list:?}"),
         }
     }
     assert!(mistakes("[model]\npath = \"x\"\nsha256 = \"abc\"\n")[0].contains("model.sha256"));
-    let ranges = |text: &str| load(text).unwrap().model.unwrap().ranges().display().to_string();
+    let ranges = |text: &str| load(text).unwrap().model.params.unwrap().ranges().display().to_string();
     assert_eq!(ranges("[model]\npath = \"a/x.onnx\"\n"), "a/x.int8.toml");
     assert_eq!(ranges("[model]\npath = \"x\"\nranges = \"y\"\n"), "y");
-    assert_eq!(load("[model]\ncores = [3, 1]\n").unwrap().cores, [3, 1]);
+    assert_eq!(load("[model]\ncores = [3, 1]\n").unwrap().model.cores, [3, 1]);
 }
 
 #[test]
@@ -142,16 +157,17 @@ fn all_mistakes_are_told_at_once_and_a_file_that_is_not_there_too() {
         "[camera]\nwidht = 3\nsource = \"tv:1\"\n[track]\nclasses = [1]\n[detect]\nscore_min = 2\n[[line]]\nname = \"a\"\n[[line]]\nname = \"a\"\n",
     );
     assert_eq!(all.len(), 5, "{all:#?}");
-    let Mistakes(list) = Config::load(Some(Path::new("/nowhere/flytrap.toml")), Vec::new()).unwrap_err();
+    let Mistakes(list) =
+        Config::load(Some(Path::new("/nowhere/flytrap.toml")), Vec::new(), &Machine::default()).unwrap_err();
     assert!(list.len() == 1 && list[0].starts_with("/nowhere/flytrap.toml: cannot be opened"), "{list:?}");
 }
 
 #[test]
 fn secrets_are_not_shown() {
     let config = load("[camera]\nsource = \"exec:ffmpeg -i rtsp://u:secret@h -\"\n[uplink]\ntarget = \"https://h/x?token=secret\"\n").unwrap();
-    let shown = config.in_force.join("\n");
+    let shown = config.in_force.lines().collect::<Vec<_>>().join("\n");
     let expected = ["camera.source = \"exec:ffmpeg -i rtsp://***@h -\"", "uplink.target = \"https://h/x?…\""];
-    assert_eq!(config.given, expected);
+    assert_eq!(config.in_force.given().collect::<Vec<_>>(), expected);
     assert!(!shown.contains("secret"), "{shown}");
     assert!(shown.contains("rtsp://***@h") && shown.contains("uplink.target = \"https://h/x?…\""), "{shown}");
     for text in ["[camera]\nsource = \"rtsp://u:secret@h/1\"\n", "[uplink]\ntarget = \"x://u:secret@h/1\"\n"]
@@ -169,7 +185,7 @@ fn profiles_have_the_rates_of_the_guide() {
         ("batch_processing", 2.0),
         ("low_power", 1.0),
     ] {
-        assert_eq!(load(&format!("[sampling]\nprofile = \"{profile}\"\n")).unwrap().fps, fps);
+        assert_eq!(load(&format!("[sampling]\nprofile = \"{profile}\"\n")).unwrap().camera.fps, fps);
     }
-    assert_eq!(load("[sampling]\nfps = 7.5\n").unwrap().fps, 7.5);
+    assert_eq!(load("[sampling]\nfps = 7.5\n").unwrap().camera.fps, 7.5);
 }

@@ -1,15 +1,16 @@
-//! The mechanism under the configuration: the user's file laid over the documented defaults, with the place of every
-//! value, so that all mistakes can be reported at once (I9).
+//! The user's settings laid over the defaults of the table, each with the place where it was written, so that all mistakes
+//! can be reported at once (I9).
 //!
-//! `src/config/defaults.toml` is the schema: a key that is not in it does not exist, and a value must be of the type that
-//! it has there. Ranges are checked by whoever takes a value out. Nothing here knows what a key means.
+//! A key that is not in the table does not exist, and a value must be of the type of its default. Ranges are checked by
+//! [`super::check`]; what a value means is the business of [`super::sections`].
 #![allow(clippy::wildcard_enum_match_arm, reason = "each getter wants one type and says so for all others")]
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::RangeInclusive;
 
-use toml::de::{DeTable, DeValue};
+use super::in_force::{InForce, masked};
+use super::parse::parse;
+use super::table::{Section, Setting};
 
 /// A value without its place.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,11 +39,11 @@ impl Value {
     }
 
     /// Whether a value of this type may stand where the default is `default`; whole numbers are numbers too.
-    fn fits(self, default: &Value) -> Option<Value> {
+    fn fits(&self, default: &Value) -> Option<Value> {
         match (self, default) {
-            (Value::Int(int), Value::Float(_)) => Some(Value::Float(int as f64)),
-            (value, default) if std::mem::discriminant(&value) == std::mem::discriminant(default) => {
-                Some(value)
+            (Value::Int(int), Value::Float(_)) => Some(Value::Float(*int as f64)),
+            (value, default) if std::mem::discriminant(value) == std::mem::discriminant(default) => {
+                Some(value.clone())
             }
             _ => None,
         }
@@ -70,17 +71,16 @@ impl fmt::Display for Value {
 
 /// A value and where the user wrote it.
 #[derive(Debug, Clone, PartialEq)]
-struct Entry {
-    value: Value,
+pub(super) struct Entry {
+    pub(super) value: Value,
     /// `flytrap.toml:12`, `--source`; `None` for a default.
-    place: Option<String>,
+    pub(super) place: Option<String>,
 }
 
 /// All settings, by path: `camera.width`, `line[0].name`.
 #[derive(Debug)]
-pub struct Values {
-    /// Defaults by template path: `line[].name`.
-    templates: BTreeMap<String, Value>,
+pub(super) struct Values {
+    sections: &'static [Section],
     entries: BTreeMap<String, Entry>,
     /// How many tables an array of tables has: `line` -> 2.
     counts: BTreeMap<String, usize>,
@@ -88,51 +88,43 @@ pub struct Values {
 }
 
 impl Values {
-    /// The defaults alone. `defaults` is checked in; a mistake in it is ours.
-    ///
-    /// # Panics
-    /// If `defaults` is not valid, which a test rules out.
-    pub fn new(defaults: &str) -> Self {
-        let mut flat = Flat::default();
-        let table = DeTable::parse(defaults).expect("defaults.toml is checked in and tested");
-        flat.table("", table.get_ref(), &|_| None);
-        assert!(flat.mistakes.is_empty(), "defaults.toml: {:?}", flat.mistakes);
-        let templates =
-            flat.entries.iter().map(|(path, entry)| (template(path), entry.value.clone())).collect();
-        Values { templates, entries: flat.entries, counts: flat.counts, mistakes: Vec::new() }
+    /// The defaults of `sections` alone.
+    pub(super) fn new(sections: &'static [Section]) -> Self {
+        let mut values =
+            Values { sections, entries: BTreeMap::new(), counts: BTreeMap::new(), mistakes: Vec::new() };
+        for section in sections {
+            values.put_defaults(section, 1);
+        }
+        values
+    }
+
+    fn put_defaults(&mut self, section: &'static Section, count: usize) {
+        for (path, setting) in (0..count).flat_map(|index| paths(section, index)) {
+            self.entries.insert(path, Entry { value: setting.default.value(), place: None });
+        }
+        if section.is_array {
+            self.counts.insert(section.name.to_owned(), count);
+        }
     }
 
     /// Lays the user's file over what is there. `name` is what messages call it.
-    pub fn lay_over(&mut self, text: &str, name: &str) {
-        let line_of = |offset: usize| {
-            text.as_bytes()[..offset.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1
+    pub(super) fn lay_over(&mut self, text: &str, name: &str) {
+        let mut flat = match parse(text, name) {
+            Ok(flat) => flat,
+            Err(mistake) => return self.mistakes.push(mistake),
         };
-        let table = match DeTable::parse(text) {
-            Ok(table) => table,
-            Err(error) => {
-                let line = error.span().map_or(1, |span| line_of(span.start));
-                self.mistakes.push(format!("{name}:{line}: {}", error.message()));
-                return;
-            }
-        };
-        let mut flat = Flat::default();
-        flat.table("", table.get_ref(), &|offset| Some(format!("{name}:{}", line_of(offset))));
         self.mistakes.append(&mut flat.mistakes);
         for (array, count) in flat.counts {
-            if self.counts.contains_key(&array) {
-                // The user's tables replace the default ones; what they leave out comes from the template.
+            if let Some(section) =
+                self.sections.iter().find(|section| section.is_array && section.name == array)
+            {
+                // The user's tables replace the default ones; what they leave out is as in the default one.
                 let prefix = format!("{array}[");
                 self.entries.retain(|path, _| !path.starts_with(&prefix));
-                for (index, key) in (0..count).flat_map(|i| self.templates.keys().map(move |key| (i, key))) {
-                    if let Some(rest) = key.strip_prefix(&format!("{array}[].")) {
-                        let entry = Entry { value: self.templates[key].clone(), place: None };
-                        self.entries.insert(format!("{array}[{index}].{rest}"), entry);
-                    }
-                }
-                self.counts.insert(array, count);
+                self.put_defaults(section, count);
             } else {
-                self.mistakes
-                    .push(format!("{name}: [[{array}]] is not a setting{}", self.suggestion(&array)));
+                let hint = self.suggestion(&array);
+                self.mistakes.push(format!("{name}: [[{array}]] is not a setting{hint}"));
             }
         }
         for (path, entry) in flat.entries {
@@ -141,24 +133,24 @@ impl Values {
     }
 
     /// Sets one value from the command line. `place` is the option's name.
-    pub fn set(&mut self, path: &str, value: Value, place: &str) {
+    pub(super) fn set(&mut self, path: &str, value: Value, place: &str) {
         self.set_entry(path, Entry { value, place: Some(place.to_owned()) });
     }
 
     fn set_entry(&mut self, path: &str, entry: Entry) {
         let place = entry.place.clone().unwrap_or_default();
-        let Some(default) = self.templates.get(&template(path)) else {
+        let Some((_, setting)) = find(self.sections, path).filter(|_| self.entries.contains_key(path)) else {
             let hint = self.suggestion(path);
             self.mistakes.push(format!("{place}: '{path}' is not a setting{hint}"));
             return;
         };
-        let shown = entry.value.to_string();
-        match entry.value.fits(default) {
+        let default = setting.default.value();
+        match entry.value.fits(&default) {
             Some(value) => {
                 self.entries.insert(path.to_owned(), Entry { value, place: entry.place });
             }
             None => {
-                let wanted = default.type_name();
+                let (shown, wanted) = (masked(setting.secret, &entry.value), default.type_name());
                 self.mistakes.push(format!("{place}: {path} = {shown}: must be {wanted}"));
             }
         }
@@ -167,160 +159,166 @@ impl Values {
     /// "; did you mean 'x'?" for the nearest known key, if any is near.
     fn suggestion(&self, path: &str) -> String {
         let wanted = template(path);
-        let nearest = self.templates.keys().map(|key| (distance(&wanted, key), key)).min();
-        match nearest {
+        let known = self
+            .sections
+            .iter()
+            .flat_map(|section| section.settings.iter().map(|setting| section.path(setting)));
+        match known.map(|key| (distance(&wanted, &key), key)).min() {
             Some((distance, key)) if distance <= 1 + wanted.len() / 4 => format!("; did you mean '{key}'?"),
             Some(_) | None => String::new(),
         }
     }
 
     /// Notes a mistake in the value at `path`: `why` completes "must ...".
-    pub fn mistake(&mut self, path: &str, why: impl fmt::Display) {
-        let line = match self.entries.get(path) {
-            Some(Entry { value, place }) => {
+    pub(super) fn mistake(&mut self, path: &str, why: impl fmt::Display) {
+        let line = match (self.entries.get(path), find(self.sections, path)) {
+            (Some(Entry { value, place }), Some((_, setting))) => {
                 let place = place.as_deref().unwrap_or("defaults");
-                format!("{place}: {path} = {value}: {why}")
+                format!("{place}: {path} = {}: {why}", masked(setting.secret, value))
             }
-            None => format!("{path}: {why}"),
+            _ => format!("{path}: {why}"),
         };
         self.mistakes.push(line);
     }
 
-    /// As [`Values::mistake`] for a value that must not be shown as it is (it may hold a password): `why` says it all.
-    pub fn mistake_without_value(&mut self, path: &str, why: impl fmt::Display) {
+    /// As [`Values::mistake`] where `why` says it all, the value included.
+    pub(super) fn mistake_without_value(&mut self, path: &str, why: impl fmt::Display) {
         let place = self.entries.get(path).and_then(|entry| entry.place.as_deref()).unwrap_or("defaults");
         self.mistakes.push(format!("{place}: {path}: {why}"));
     }
 
     /// All mistakes so far, in the order of discovery.
-    pub fn into_mistakes(self) -> Vec<String> {
+    pub(super) fn into_mistakes(self) -> Vec<String> {
         self.mistakes
     }
 
+    /// Whether there are mistakes so far.
+    pub(super) fn has_mistakes(&self) -> bool {
+        !self.mistakes.is_empty()
+    }
+
     /// How many tables `[[array]]` has.
-    pub fn count(&self, array: &str) -> usize {
+    pub(super) fn count(&self, array: &str) -> usize {
         self.counts.get(array).copied().unwrap_or(0)
     }
 
-    /// Whether the user set it.
-    pub fn is_set(&self, path: &str) -> bool {
-        self.entries.get(path).is_some_and(|entry| entry.place.is_some())
+    /// Every setting that there is, in the order of the table.
+    pub(super) fn settings(&self) -> Vec<(String, &'static Setting)> {
+        let count = |section: &Section| if section.is_array { self.count(section.name) } else { 1 };
+        let sections = self.sections.iter();
+        sections
+            .flat_map(|section| (0..count(section)).flat_map(move |index| paths(section, index)))
+            .collect()
     }
 
-    fn get(&self, path: &str) -> &Value {
+    /// Puts a value that can be gone on with in the place of a wrong one.
+    pub(super) fn replace(&mut self, path: &str, value: Value) {
+        if let Some(entry) = self.entries.get_mut(path) {
+            entry.value = value;
+        }
+    }
+
+    /// The values as they are.
+    pub(super) fn in_force(&self) -> InForce {
+        InForce::new(
+            self.sections,
+            self.entries
+                .iter()
+                .map(|(path, entry)| (path.clone(), entry.value.clone(), entry.place.is_some())),
+        )
+    }
+
+    /// The value at `path`, which the table has.
+    pub(super) fn get(&self, path: &str) -> &Value {
         match self.entries.get(path) {
             Some(entry) => &entry.value,
             None => unreachable!(
-                "the code asks for '{path}', which defaults.toml does not have; a test rules this out"
+                "the code asks for '{path}', which the table does not have; a test rules this out"
             ),
         }
     }
 
-    /// A whole number within `range`; a mistake gives the lower end.
-    pub fn int(&mut self, path: &str, range: RangeInclusive<i64>) -> i64 {
-        let value = match self.get(path) {
+    /// A whole number; checked before.
+    pub(super) fn int(&self, path: &str) -> i64 {
+        match self.get(path) {
             Value::Int(value) => *value,
             other => unreachable!("{path} is {}", other.type_name()),
-        };
-        if !range.contains(&value) {
-            self.mistake(path, format_args!("must be {}..={}", range.start(), range.end()));
-            return *range.start();
         }
-        value
     }
 
-    /// `None` for 0 ("automatic"), else a whole number within `range`.
-    pub fn int_or_auto(&mut self, path: &str, range: RangeInclusive<i64>) -> Option<i64> {
+    /// A whole number; `None` for 0 ("automatic").
+    pub(super) fn int_or_auto(&self, path: &str) -> Option<i64> {
+        Some(self.int(path)).filter(|value| *value != 0)
+    }
+
+    /// A number; checked before.
+    pub(super) fn float(&self, path: &str) -> f64 {
         match self.get(path) {
-            Value::Int(0) => None,
-            Value::Int(value) if !range.contains(value) => {
-                self.mistake(
-                    path,
-                    format_args!("must be 0 (automatic) or {}..={}", range.start(), range.end()),
-                );
-                None
-            }
-            Value::Int(value) => Some(*value),
-            other => unreachable!("{path} is {}", other.type_name()),
-        }
-    }
-
-    /// A number within `range`; a mistake gives the lower end.
-    pub fn float(&mut self, path: &str, range: RangeInclusive<f64>) -> f64 {
-        let value = match self.get(path) {
             Value::Float(value) => *value,
             other => unreachable!("{path} is {}", other.type_name()),
-        };
-        if !range.contains(&value) {
-            self.mistake(path, format_args!("must be {:?}..={:?}", range.start(), range.end()));
-            return *range.start();
         }
-        value
     }
 
-    /// `None` for 0.0 ("automatic"), else a number within `range`.
-    pub fn float_or_auto(&mut self, path: &str, range: RangeInclusive<f64>) -> Option<f64> {
-        match self.get(path) {
-            Value::Float(0.0) => None,
-            Value::Float(value) if !range.contains(value) => {
-                self.mistake(
-                    path,
-                    format_args!("must be 0 (automatic) or {:?}..={:?}", range.start(), range.end()),
-                );
-                None
-            }
-            Value::Float(value) => Some(*value),
-            other => unreachable!("{path} is {}", other.type_name()),
-        }
+    /// A number; `None` for 0 ("automatic").
+    pub(super) fn float_or_auto(&self, path: &str) -> Option<f64> {
+        Some(self.float(path)).filter(|value| *value > 0.0)
     }
 
     /// `true` or `false`.
-    pub fn bool(&self, path: &str) -> bool {
+    pub(super) fn bool(&self, path: &str) -> bool {
         matches!(self.get(path), Value::Bool(true))
     }
 
     /// A text.
-    pub fn text(&self, path: &str) -> &str {
+    pub(super) fn text(&self, path: &str) -> &str {
         match self.get(path) {
             Value::Text(text) => text,
             other => unreachable!("{path} is {}", other.type_name()),
         }
     }
 
-    /// One of `choices`; a mistake gives the first.
-    pub fn choice<T: Copy>(&mut self, path: &str, choices: &[(&str, T)]) -> T {
+    /// What a choice stands for, by the pairs that the table has its names from.
+    pub(super) fn choice<T: Copy>(&self, path: &str, choices: &[(&str, T)]) -> T {
         let text = self.text(path);
-        if let Some((_, chosen)) = choices.iter().find(|(name, _)| *name == text) {
-            return *chosen;
-        }
-        let names: Vec<String> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
-        self.mistake(path, format_args!("must be one of {}", names.join(", ")));
-        choices[0].1
+        choices.iter().find(|(name, _)| *name == text).map_or(choices[0].1, |(_, chosen)| *chosen)
     }
 
     /// A list.
-    pub fn list(&self, path: &str) -> &[Value] {
+    pub(super) fn list(&self, path: &str) -> &[Value] {
         match self.get(path) {
             Value::List(list) => list,
             other => unreachable!("{path} is {}", other.type_name()),
         }
     }
 
-    /// Whether there are mistakes so far.
-    pub fn has_mistakes(&self) -> bool {
-        !self.mistakes.is_empty()
+    /// A list of texts; checked before.
+    pub(super) fn texts(&self, path: &str) -> Vec<String> {
+        let text = |item: &Value| match item {
+            Value::Text(text) => Some(text.clone()),
+            _ => None,
+        };
+        self.list(path).iter().filter_map(text).collect()
     }
 
-    /// Every setting and its value, in the order of their paths.
-    pub fn entries(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.entries.iter().map(|(path, entry)| (path.as_str(), &entry.value))
+    /// A text that may be empty, which means "none".
+    pub(super) fn text_or_none(&self, path: &str) -> Option<String> {
+        Some(self.text(path)).filter(|text| !text.is_empty()).map(str::to_owned)
     }
+}
 
-    /// The paths that [`Values::new`] knows, `line[].name` for those of arrays.
-    #[cfg(test)]
-    pub(super) fn known(&self) -> impl Iterator<Item = &str> {
-        self.templates.keys().map(String::as_str)
-    }
+/// The paths of a section's settings; of the one with number `index` where there can be several.
+fn paths(section: &'static Section, index: usize) -> impl Iterator<Item = (String, &'static Setting)> {
+    let number = if section.is_array { format!("[{index}]") } else { String::new() };
+    section.settings.iter().map(move |setting| (format!("{}{number}.{}", section.name, setting.key), setting))
+}
+
+/// The setting of a path.
+pub(super) fn find(sections: &'static [Section], path: &str) -> Option<(&'static Section, &'static Setting)> {
+    let path = template(path);
+    let (name, key) = path.split_once('.')?;
+    let name = (name.trim_end_matches("[]"), name.ends_with("[]"));
+    let section = sections.iter().find(|section| (section.name, section.is_array) == name)?;
+    Some((section, section.settings.iter().find(|setting| setting.key == key)?))
 }
 
 /// `line[3].name` -> `line[].name`.
@@ -352,165 +350,5 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// A parsed file as a flat list.
-#[derive(Default)]
-struct Flat {
-    entries: BTreeMap<String, Entry>,
-    counts: BTreeMap<String, usize>,
-    mistakes: Vec<String>,
-}
-
-impl Flat {
-    fn table(&mut self, prefix: &str, table: &DeTable<'_>, place: &dyn Fn(usize) -> Option<String>) {
-        for (key, value) in table {
-            let dot = if prefix.is_empty() { "" } else { "." };
-            let path = format!("{prefix}{dot}{}", key.get_ref());
-            let place_here = place(key.span().start);
-            match value.get_ref() {
-                DeValue::Table(inner) => self.table(&path, inner, place),
-                DeValue::Array(items)
-                    if items
-                        .iter()
-                        .next()
-                        .is_some_and(|item| matches!(item.get_ref(), DeValue::Table(_))) =>
-                {
-                    let mut count = 0;
-                    for item in items.iter() {
-                        match item.get_ref() {
-                            DeValue::Table(inner) => self.table(&format!("{path}[{count}]"), inner, place),
-                            _ => self.wrong(&path, place_here.as_deref(), "mixes tables and values"),
-                        }
-                        count += 1;
-                    }
-                    self.counts.insert(path, count);
-                }
-                other => match simple(other) {
-                    Ok(value) => {
-                        self.entries.insert(path, Entry { value, place: place_here });
-                    }
-                    Err(why) => self.wrong(&path, place_here.as_deref(), why),
-                },
-            }
-        }
-    }
-
-    fn wrong(&mut self, path: &str, place: Option<&str>, why: &str) {
-        self.mistakes.push(format!("{}: {path}: {why}", place.unwrap_or("defaults")));
-    }
-}
-
-/// A value that is no table.
-fn simple(value: &DeValue<'_>) -> Result<Value, &'static str> {
-    Ok(match value {
-        DeValue::String(text) => Value::Text(text.to_string()),
-        DeValue::Integer(int) => Value::Int(
-            i64::from_str_radix(int.as_str(), int.radix()).map_err(|_| "a whole number beyond 64 bits")?,
-        ),
-        DeValue::Float(float) => Value::Float(float.as_str().parse().map_err(|_| "not a number")?),
-        DeValue::Boolean(value) => Value::Bool(*value),
-        DeValue::Array(items) => {
-            Value::List(items.iter().map(|item| simple(item.get_ref())).collect::<Result<_, _>>()?)
-        }
-        DeValue::Datetime(_) => {
-            return Err("a date, which no setting takes; put it in quotes if you mean a text");
-        }
-        DeValue::Table(_) => return Err("a table inside a list, which no setting takes"),
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const DEFAULTS: &str = r#"
-[camera]
-width = 0
-fps = 6.0
-name = "camera"
-flip = false
-mask = []
-[[line]]
-name = "middle"
-from = [0.5, 0.0]
-"#;
-
-    fn laid(text: &str) -> Values {
-        let mut values = Values::new(DEFAULTS);
-        values.lay_over(text, "x.toml");
-        values
-    }
-
-    #[test]
-    fn the_users_values_win_and_the_rest_stays() {
-        let mut values = laid("camera.width = 640\n[camera]\nfps = 15 # a whole number is a number\n");
-        // A dotted key and its table in one file is a mistake of TOML itself.
-        assert_eq!(values.mistakes.len(), 1);
-        values = laid("[camera]\nwidth = 640\nfps = 15\n");
-        assert_eq!(values.int("camera.width", 0..=4096), 640);
-        assert_eq!(values.float("camera.fps", 0.1..=60.0), 15.0);
-        assert_eq!(
-            (values.text("camera.name"), values.bool("camera.flip"), values.count("line")),
-            ("camera", false, 1)
-        );
-        assert!(values.is_set("camera.width") && !values.is_set("camera.name"));
-        assert_eq!(values.into_mistakes(), Vec::<String>::new());
-    }
-
-    #[test]
-    fn all_mistakes_are_told_at_once_with_line_key_value_and_range() {
-        let mut values = laid(
-            "[camera]\nwidht = 640\nfps = 99.0\nname = 3\nflip = 1979-05-27\n\n[[line]]\nname = \"a\"\nform = [0, 1]\n[[lime]]\nx = 1\n[uplink]\nurl = \"x\"\n",
-        );
-        values.float("camera.fps", 0.1..=60.0);
-        values.mistake("line[0].from", "must lie in the picture");
-        let mut mistakes = values.into_mistakes();
-        mistakes.sort();
-        assert_eq!(
-            mistakes,
-            [
-                "defaults: line[0].from = [0.5, 0.0]: must lie in the picture",
-                "x.toml: [[lime]] is not a setting",
-                "x.toml:11: 'lime[0].x' is not a setting",
-                "x.toml:13: 'uplink.url' is not a setting",
-                "x.toml:2: 'camera.widht' is not a setting; did you mean 'camera.width'?",
-                "x.toml:3: camera.fps = 99.0: must be 0.1..=60.0",
-                "x.toml:4: camera.name = 3: must be a text in quotes",
-                "x.toml:5: camera.flip: a date, which no setting takes; put it in quotes if you mean a text",
-                "x.toml:9: 'line[0].form' is not a setting; did you mean 'line[].from'?",
-            ]
-        );
-    }
-
-    #[test]
-    fn a_users_tables_replace_the_default_ones() {
-        let values = laid("[[line]]\nname = \"a\"\n[[line]]\nfrom = [0.0, 1.0]\n");
-        assert_eq!(values.count("line"), 2);
-        assert_eq!((values.text("line[0].name"), values.text("line[1].name")), ("a", "middle"));
-        assert_eq!(values.list("line[1].from"), [Value::Float(0.0), Value::Float(1.0)]);
-    }
-
-    #[test]
-    fn a_syntax_error_names_its_line() {
-        let mistakes = laid("[camera]\nwidth = \n").into_mistakes();
-        assert!(mistakes.len() == 1 && mistakes[0].starts_with("x.toml:2: "), "{mistakes:?}");
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_is_laid_over_or_refused(text in "\\PC{0,80}", toml in "[a-z\\[\\]=.0-9\"\n ]{0,80}") {
-            laid(&text);
-            laid(&toml);
-            laid(&format!("[camera]\n{toml}"));
-        }
-
-        #[test]
-        fn printed_values_read_back(text in "\\PC{0,30}", int in any::<i64>(), float in any::<f64>()) {
-            prop_assume!(float.is_finite());
-            let list = Value::List(vec![Value::Text(text), Value::Int(int), Value::Float(float), Value::Bool(true)]);
-            let source = format!("a = {list}");
-            let parsed = DeTable::parse(&source).unwrap();
-            prop_assert_eq!(simple(parsed.get_ref().get("a").unwrap().get_ref()).unwrap(), list);
-        }
-    }
-}
+mod tests;

@@ -51,6 +51,40 @@ pub fn large(cores: &[Core]) -> Option<Vec<usize>> {
     (large.len() < cores.len()).then_some(large)
 }
 
+/// What this machine offers to the network: everything that "automatic" settings are taken from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// The cores that this program may run on; empty where the system does not tell of all of them.
+    pub cores: Vec<Core>,
+    /// Threads that can run at the same time; 0 (not known) counts as 1.
+    pub parallelism: usize,
+}
+
+/// Most threads that are taken without being asked for.
+const THREADS_MAX: usize = 4;
+
+impl Machine {
+    /// This one.
+    pub fn read() -> Self {
+        let parallelism = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Machine { cores: of_system(), parallelism }
+    }
+
+    /// The cores that the network runs on: those `asked` for, else the large ones where there are small ones too; none:
+    /// wherever the system puts it.
+    pub fn cores_for(&self, asked: Vec<usize>) -> Vec<usize> {
+        if asked.is_empty() { large(&self.cores).unwrap_or_default() } else { asked }
+    }
+
+    /// Its threads: those `asked` for; for 0, one for each of `cores` if those are not all, else one less than there are
+    /// cores (it is left to the camera), and at most [`THREADS_MAX`].
+    pub fn threads_for(&self, asked: usize, cores: &[usize]) -> usize {
+        let all = self.parallelism.max(1);
+        let others = if (1..all).contains(&cores.len()) { cores.len() } else { all - 1 };
+        if asked == 0 { others.clamp(1, THREADS_MAX) } else { asked }
+    }
+}
+
 /// Has this thread, and all that it starts from now on, run on these cores only; none: wherever the system puts them.
 ///
 /// # Errors
@@ -104,6 +138,30 @@ mod tests {
         std::fs::remove_dir_all(folder.path().join("cpu5")).unwrap();
         put("cpu5/online", "1\n");
         assert_eq!(read(folder.path()), []);
+    }
+
+    #[test]
+    fn automatic_cores_and_threads_follow_the_machine() {
+        let machine = |capacities: &[u64], parallelism| Machine {
+            cores: capacities.iter().enumerate().map(|(id, &capacity)| Core { id, capacity }).collect(),
+            parallelism,
+        };
+        // (machine, cores and threads asked for, cores and threads given)
+        let big_little = machine(&[530, 530, 530, 530, 1024, 1024, 1024, 1024], 8);
+        for (machine, (cores, threads), expected) in [
+            (&big_little, (vec![], 0), (vec![4, 5, 6, 7], 4)),
+            (&big_little, (vec![], 2), (vec![4, 5, 6, 7], 2)),
+            (&big_little, (vec![6, 7], 0), (vec![6, 7], 2)),
+            (&machine(&[1, 1, 1, 1], 4), (vec![], 0), (vec![], 3)),
+            (&machine(&[1, 1, 1, 1], 4), (vec![0, 1, 2, 3], 0), (vec![0, 1, 2, 3], 3)),
+            (&machine(&[], 64), (vec![], 0), (vec![], THREADS_MAX)),
+            (&machine(&[], 1), (vec![], 0), (vec![], 1)),
+            (&Machine::default(), (vec![], 0), (vec![], 1)),
+        ] {
+            let cores = machine.cores_for(cores);
+            let threads = machine.threads_for(threads, &cores);
+            assert_eq!((cores, threads), expected, "{machine:?}");
+        }
     }
 
     #[test]

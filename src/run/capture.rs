@@ -165,10 +165,10 @@ impl Capture {
         let size = model.size_for(SERVED);
         let params = CaptureParams {
             serve_side: size.map_or(SERVED.width, |size| size.width.max(size.height)) as u32,
-            serve_fps: shared.config.fps,
+            serve_fps: shared.config.camera.fps,
             timing: if shared.options.until_end { Timing::Recording } else { Timing::Live },
             stop: shared.stop.clone(),
-            ..shared.config.capture.clone()
+            ..shared.config.camera.capture.0.clone()
         };
         let cap = match &spec {
             SourceSpec::V4l2(_) => params.restart_cap.min(CAMERA_RESTART_CAP),
@@ -298,7 +298,7 @@ impl Capture {
     fn pump(&mut self, mut source: Box<dyn FrameSource>) -> Result<Ended> {
         let shared = Arc::clone(&self.shared);
         let metrics = &shared.metrics;
-        let mut sampler = Sampler::new(shared.config.fps);
+        let mut sampler = Sampler::new(shared.config.camera.fps);
         let mut expected = 0;
         let mut told = false;
         let mut liveness = Liveness::new(shared.clock.mono(), metrics.frames_corrupt.get());
@@ -433,7 +433,7 @@ impl Capture {
             Some(first) => first,
             None => {
                 let model = Loaded::open(&self.shared.config.model()?)?;
-                let wanted = wanted_classes(&self.shared.config.classes, model.classes())?;
+                let wanted = wanted_classes(&self.shared.config.camera.classes, model.classes())?;
                 (model, wanted)
             }
         };

@@ -54,7 +54,7 @@ pub(super) fn build(
     let classes = model.classes().clone();
     let prepared = load::plan(model, frame_size(format), &config.loading())?;
     let before_stages = system::resident_bytes() as usize;
-    let pipeline = Pipeline::new(config.stages(wanted), format, prepared.shape(), &classes)?;
+    let pipeline = Pipeline::new(config.camera.stages(wanted), format, prepared.shape(), &classes)?;
     let stages_touched = (system::resident_bytes() as usize).saturating_sub(before_stages);
     let (slots, slot_bytes, ring_bytes) = ring_of(shared, incoming)?;
     // Computed: the plans of everything else. Only tract does not know before it has run.
@@ -67,7 +67,7 @@ pub(super) fn build(
     planned.add("program (measured)", program);
     planned.add("network", prepared.costs().map_or(0, |costs| costs.total_bytes()));
     planned.append(&others);
-    planned.check(config.memory_budget)?;
+    planned.check(config.memory.budget)?;
     let (engine, _) = prepared.start()?;
     // Measured: the most that was resident while the network ran at each size.
     let resident = system::peak_resident_bytes() as usize;
@@ -83,7 +83,7 @@ pub(super) fn build(
         format.height
     );
     tracing::info!("memory: {} were planned before the network started", Mebibytes(planned.sum()));
-    measured.settle(config.memory_budget)?;
+    measured.settle(config.memory.budget)?;
     let policy = if shared.options.until_end { Policy::Lossless } else { Policy::NewestWins };
     let (writer, reader) = ring(policy, slots, slot_bytes);
     if incoming.lending.is_none() {
@@ -101,7 +101,7 @@ pub(super) fn check_budget(config: &Config, model: &Loaded) -> Result<()> {
     plan.add("network (at least)", model.file_bytes());
     plan.add("event queue", queue_bytes(config));
     plan.add("spool", config.spool.params.memory_bytes);
-    plan.check(config.memory_budget)
+    plan.check(config.memory.budget)
 }
 
 fn queue_bytes(config: &Config) -> usize {
@@ -123,21 +123,21 @@ fn ring_of(shared: &Shared, incoming: &Incoming) -> Result<(usize, usize, usize)
     // JPEGs have no fixed size: their slots begin with a guess, within what the ring may have, and grow by what comes.
     let is_jpeg = format.pixel == PixelFormat::Mjpeg;
     let slot_bytes =
-        if is_jpeg { (*slot_bytes).min(config.ring_budget / RING_SLOTS_MIN) } else { *slot_bytes };
-    let slots = slots_for(system::memory_bytes(), config.fps, slot_bytes, config.ring_budget);
+        if is_jpeg { (*slot_bytes).min(config.memory.ring / RING_SLOTS_MIN) } else { *slot_bytes };
+    let slots = slots_for(system::memory_bytes(), config.camera.fps, slot_bytes, config.memory.ring);
     let slots = slots.ok_or_else(|| {
         let needed_mb = (RING_SLOTS_MIN * slot_bytes).div_ceil(1 << 20);
         let text = format!(
             "memory: {RING_SLOTS_MIN} frames of {format} do not fit into memory.ring_mb = {}: set it to {needed_mb} or more, and \
              memory.budget_mb accordingly, or take smaller pictures",
-            config.ring_budget >> 20
+            config.memory.ring >> 20
         );
         Error::fatal(Kind::Config, text)
     })?;
     // A recording waits for us: more than the next frames are memory for nothing.
     let slots = if shared.options.until_end { RING_SLOTS_MIN } else { slots };
     let largest =
-        if is_jpeg { config.ring_budget.min(RING_SLOTS_MIN * format.encoded_bytes_max()) } else { 0 };
+        if is_jpeg { config.memory.ring.min(RING_SLOTS_MIN * format.encoded_bytes_max()) } else { 0 };
     Ok((slots, slot_bytes, largest.max(slots * slot_bytes)))
 }
 
@@ -270,7 +270,7 @@ impl Processor {
     fn silence(&mut self) {
         let Some(newest) = self.newest else { return };
         let silent = self.shared.clock.mono().since(newest);
-        if !self.shared.options.until_end && silent >= self.shared.config.track.lost_after {
+        if !self.shared.options.until_end && silent >= self.shared.config.camera.track.lost_after {
             self.end_tracks();
         }
     }

@@ -93,7 +93,7 @@ impl Shared {
 
     /// Posts an event of the camera, which happened at `at`.
     pub(crate) fn post(&self, at: Mono, body: Body) {
-        self.post_as(&self.config.camera, at, body);
+        self.post_as(&self.config.camera.name, at, body);
     }
 
     fn post_as(&self, camera: &Name, at: Mono, body: Body) {
@@ -152,15 +152,16 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let time = Arc::new(Timekeeper::new(Arc::clone(&clock)));
     let started = clock.mono();
-    tracing::info!("settings given: {}; `flytrap check` prints all", config.given.join(", "));
-    let spec = config.source.clone().ok_or_else(|| {
+    let given: Vec<String> = config.in_force.given().collect();
+    tracing::info!("settings given: {}; `flytrap check` prints all", given.join(", "));
+    let spec = config.camera.source.clone().ok_or_else(|| {
         Error::fatal(Kind::Config, "no source: set camera.source in the configuration, or give --source")
     })?;
     let model = Loaded::open(&config.model()?)?;
-    let wanted = wanted_classes(&config.classes, model.classes())?;
+    let wanted = wanted_classes(&config.camera.classes, model.classes())?;
     inference::check_budget(&config, &model)?;
     let boot = system::boot_id()?;
-    let origin = Origin::new(config.device.as_str(), &boot, started);
+    let origin = Origin::new(config.device.name.as_str(), &boot, started);
     // Everything that can be wrong with the settings is known before the first thread.
     let sink = uplink::open(&config.uplink.target, &config.uplink.http, &time)?;
     let stop = Stop::new();
@@ -177,7 +178,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
         "flytrap starts"
     );
     let ledger = Arc::new(Ledger::default());
-    let state = config.state_folder.as_deref();
+    let state = config.device.state_folder.as_deref();
     let faults = Faults::from_environment();
     let guard =
         Guard::open(&config.watchdog, state, &boot, (Arc::clone(&ledger), Arc::clone(&clock), faults))?;
@@ -209,7 +210,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
         interval: Mutex::default(),
     });
     tell_start(&shared, &guard, &model);
-    for warning in shared.config.lines.iter().filter_map(Line::edge_warning) {
+    for warning in shared.config.camera.lines.iter().filter_map(Line::edge_warning) {
         tracing::warn!("{warning}");
     }
     let capture = capture::Capture::new(Arc::clone(&shared), spec, model, wanted);
@@ -343,7 +344,7 @@ async fn watch_over(
     signals: &mut Signals,
     (came_up, ended): (&Receiver<()>, &Receiver<Result<()>>),
 ) -> End {
-    let mut timer = smol::Timer::interval(shared.config.stats_interval);
+    let mut timer = smol::Timer::interval(shared.config.events.stats_interval);
     let mut is_up = false;
     loop {
         let tick = async {

@@ -40,12 +40,12 @@ pub struct Done {
 /// model that our own executor does not know. `Kind::System`: the file cannot be written; what was there before stays.
 pub fn calibrate(config: &Config, params: &Params, progress: &mut dyn FnMut(usize, usize)) -> Result<Done> {
     let mut config = config.clone();
-    if let Some(model) = &mut config.model {
+    if let Some(model) = &mut config.model.params {
         model.engine.precision = Precision::Fp32;
     }
     let mut detector = Detector::open(&config)?;
     let names = picture_names(&params.images)?;
-    let place = config.model.as_ref().map(model::Params::ranges).unwrap_or_default();
+    let place = config.model.params.as_ref().map(model::Params::ranges).unwrap_or_default();
     // Beside the old file, which stays until the new one is whole; whether it can be is known before the work.
     let new = place.with_extension("toml.new");
     let cannot_write = |error: std::io::Error| {

@@ -134,10 +134,10 @@ impl Tuning {
     /// pictures. `Kind::Source`: a picture that is missing or damaged. `Kind::Model`: see `Loaded::open`.
     pub fn run(config: &Config, params: &Params, progress: &mut dyn FnMut(usize, usize)) -> Result<Self> {
         let mut config = config.clone();
-        config.decode.score_min = SCORE_MIN;
+        config.camera.decode.score_min = SCORE_MIN;
         let mut labelled = Labelled::open(&config, &params.labelled)?;
         let model = labelled.detector.as_ref().map(Detector::classes);
-        let classes = wanted(&params.classes, &config.classes, &labelled.truth, model)?;
+        let classes = wanted(&params.classes, &config.camera.classes, &labelled.truth, model)?;
         if let Some(detector) = &mut labelled.detector {
             let names = &labelled.truth.classes;
             detector.want(|name| classes.iter().any(|class| names[*class] == name));
@@ -202,7 +202,7 @@ impl Tuning {
     /// `Kind::System`: a bug.
     pub fn chart(&self, report: &Report) -> Result<Vec<u8>> {
         let labelled::Params { detections, labels, .. } = &self.params.labelled;
-        let model = self.config.model.as_ref().map(|model| &model.path);
+        let model = self.config.model.params.as_ref().map(|model| &model.path);
         let from = detections.as_ref().or(model).unwrap_or(labels).file_stem().unwrap_or_default();
         let Report { pictures, overlap, target_precision, all, by_class, .. } = report;
         let title = format!(
@@ -316,7 +316,7 @@ fn settings(threshold: f64, classes: &[String], config: &Config) -> String {
         text += &format!("classes = {classes:?}\n");
     }
     // Weaker ones only continue a track; they may not be stronger than the strong ones.
-    if threshold < f64::from(config.track.score_low) {
+    if threshold < f64::from(config.camera.track.score_low) {
         text += &format!("score_low = {threshold:.2}\n");
     }
     text + &format!("score_high = {threshold:.2}\nscore_new = {threshold:.2}\n")

@@ -426,7 +426,7 @@ impl Device {
     }
 
     pub(super) fn stats(&self, now: u64) -> Stats {
-        let (counters, tracks) = (self.outbox.counters(), self.sight.track_counters());
+        let (counters, tracks) = (self.outbox.counters(), self.stages.track_counters());
         Stats {
             detections_invalid: tracks.refused,
             detections_over_limit: tracks.over,

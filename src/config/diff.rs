@@ -1,0 +1,131 @@
+//! What changed between two configurations, and what it takes to put the change into force. Pure: nothing is reloaded here.
+//!
+//! Which change needs what is a column of the table ([`super::table`]); this file compares the values in force.
+
+use std::fmt;
+
+use super::in_force::InForce;
+use super::values::Value;
+
+/// What a change needs to take effect, the weakest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Change {
+    /// Nothing changed.
+    Nothing,
+    /// The running stages can take it over: open tracks and counts go on.
+    Live,
+    /// The camera must be closed and opened again, with its stages; its tracks end. Everything else goes on.
+    RestartCamera,
+    /// The process must be started again: it concerns the memory plan, the network, files or devices that stay open.
+    RestartProcess,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Change::Nothing => "nothing changed",
+            Change::Live => "takes effect at once",
+            Change::RestartCamera => "restarts the camera",
+            Change::RestartProcess => "needs a restart of the program",
+        })
+    }
+}
+
+/// The part of the program that a setting belongs to: one struct of [`super::Config`] each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// The device as a whole: identity and state.
+    Device,
+    /// The watchdogs.
+    Watchdog,
+    /// One camera: its source, and all stages from the sampler to the counter.
+    Camera,
+    /// The network, which cameras share.
+    Model,
+    /// The device's own events.
+    Events,
+    /// Delivery.
+    Uplink,
+    /// What keeps events until they are delivered.
+    Spool,
+    /// The board's pins.
+    Gpio,
+    /// The memory plan.
+    Memory,
+    /// The log.
+    Log,
+}
+
+/// One setting that changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// Its path: `camera.width`, `line[1].from`.
+    pub key: String,
+    /// Where it belongs.
+    pub scope: Scope,
+    /// What it needs; never [`Change::Nothing`].
+    pub needs: Change,
+}
+
+/// All settings that changed, in the order of their paths.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Difference {
+    changed: Vec<Changed>,
+}
+
+impl Difference {
+    /// The strongest of what the changed settings need.
+    pub fn needs(&self) -> Change {
+        self.changed.iter().map(|changed| changed.needs).max().unwrap_or(Change::Nothing)
+    }
+
+    /// The changed settings.
+    pub fn changed(&self) -> &[Changed] {
+        &self.changed
+    }
+}
+
+impl fmt::Display for Difference {
+    /// For a log: `camera.width restarts the camera; count.frames_min takes effect at once`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.changed.is_empty() {
+            return write!(f, "{}", Change::Nothing);
+        }
+        for (index, Changed { key, needs, .. }) in self.changed.iter().enumerate() {
+            write!(f, "{}{key} {needs}", if index > 0 { "; " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+/// What changed from `old` to `new`. Compares values, not what they were written like: `6` is `6.0`. A table of an array
+/// that came or went counts as a change of each of its keys.
+pub fn diff(old: &InForce, new: &InForce) -> Difference {
+    let differs = |path: &str| match (old.value(path), new.value(path)) {
+        (Some(old), Some(new)) => !same(old, new),
+        (None, None) => false,
+        (Some(_), None) | (None, Some(_)) => true,
+    };
+    let mut paths: Vec<&str> =
+        old.paths().chain(new.paths().filter(|path| old.value(path).is_none())).collect();
+    paths.sort_unstable();
+    let changed = paths.into_iter().filter(|path| differs(path)).filter_map(|path| {
+        let (section, setting) = old.setting(path)?;
+        Some(Changed { key: path.to_owned(), scope: section.scope, needs: setting.needs })
+    });
+    Difference { changed: changed.collect() }
+}
+
+/// Whether two values mean the same.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Int(int), Value::Float(float)) | (Value::Float(float), Value::Int(int)) => {
+            *int as f64 == *float
+        }
+        (Value::List(a), Value::List(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) | Value::List(_), _) => a == b,
+    }
+}
+
+#[cfg(test)]
+mod tests;

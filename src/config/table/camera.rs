@@ -1,0 +1,87 @@
+//! `[camera]` and `[sampling]`.
+
+use super::{Scope, Secret, Section, choice, names, number, text, texts, whole};
+use crate::base::limits::{FRAME_SIDE_MAX, FRAME_SIDE_MIN};
+use crate::config::sections::camera::{AT_END, COLOR_MATRICES, COLOR_RANGES, PIXEL_FORMATS, PROFILES};
+
+const SIDE_MIN: i64 = FRAME_SIDE_MIN as i64;
+const SIDE_MAX: i64 = FRAME_SIDE_MAX as i64;
+
+pub(super) const CAMERA: Section = Section::new("camera", Scope::Camera, &[
+    text("name", "camera").restarts_camera().help(
+        "Name of the camera in every event. 1 to 32 characters: letters, digits, - _ .",
+    ),
+    text("source", "").secret(Secret::InCommand).restarts_camera().help(
+        "Where frames come from. The option --source overrides it.\n   \
+        v4l2:DEVICE   a camera of the Linux kernel (USB, CSI); `flytrap cameras` lists them. Use a path that does not\n                 \
+        change when cameras are unplugged, such as /dev/v4l/by-path/...\n   \
+        exec:COMMAND  a program that writes yuv4mpegpipe, MJPEG or raw frames to its standard output:\n                 \
+        exec:ffmpeg -v error -rtsp_transport tcp -i rtsp://camera/1 -f yuv4mpegpipe -pix_fmt yuv420p -\n                 \
+        exec:rpicam-vid -t 0 --nopreview --codec mjpeg --width 1280 --height 720 --framerate 15 -o -\n   \
+        file:FILE     a recording: .y4m, .mjpeg, or raw frames (.yuv .nv12 .yuyv .uyvy .grey .rgb)\n   \
+        dir:FOLDER    the pictures of a folder (.jpg .jpeg .png), by name (2.jpg before 10.jpg); without --until-end new ones too",
+    ),
+    whole("width", 0, SIDE_MIN, SIDE_MAX).unit("pixels").special(0, "automatic").restarts_camera().help(
+        "Width of frames. Raw frames need it; other streams and files state their size. For a v4l2 camera it selects a size; \
+        automatic = the smallest size that is large enough for the model.",
+    ),
+    whole("height", 0, SIDE_MIN, SIDE_MAX).unit("pixels").special(0, "automatic").restarts_camera().help(
+        "Height of frames; see width.",
+    ),
+    choice("pixel_format", "auto", const { &names(&PIXEL_FORMATS) }).restarts_camera().help(
+        "Pixel format of frames. Set it for raw frames; \"auto\" = as the stream or the file's extension says, and for a v4l2 \
+        camera the format that costs least CPU time at the frame rate that is needed.",
+    ),
+    whole("row_bytes", 0, SIDE_MIN, 4 * SIDE_MAX).unit("bytes").special(0, "no padding").restarts_camera().help(
+        "Distance between rows of raw frames. Set it for programs that pad rows, such as rpicam-vid, which pads them to a multiple \
+        of 64 bytes.",
+    ),
+    text("fps", "auto").restarts_camera().help(
+        "Frame rate of the source, frames per second: \"25\", \"29.97\" or \"30000/1001\"; \"auto\" = as the stream says. \
+        Recordings of raw frames need it. Set it for time-lapse recordings, whose files state a wrong rate.",
+    ),
+    choice("color_matrix", "auto", const { &names(&COLOR_MATRICES) }).restarts_camera().help(
+        "Color matrix (YUV to RGB) of the source. \"auto\" = as the stream says, else the usual one for its format and size. \
+        Change it only if colors in annotated pictures are wrong.",
+    ),
+    choice("color_range", "auto", const { &names(&COLOR_RANGES) }).restarts_camera().help(
+        "Value range of the source: full = 0 to 255, limited = 16 to 235. \"auto\" = as the stream says, else the usual one. \
+        Change it only if annotated pictures look washed out or too dark.",
+    ),
+    choice("at_end", "stop", const { &names(&AT_END) }).restarts_camera().help(
+        "What to do after the last frame of a file or folder: stop, or loop from the first frame.",
+    ),
+    texts("controls", &[]).restarts_camera().help(
+        "V4L2 controls to set each time the camera is opened, in this order, as \"NAME = VALUE\"; `flytrap cameras` lists names \
+        and values. Example for street lamps on 50 Hz mains and a short fixed exposure, so that moving cars are not blurred:\n   \
+        controls = [\"power_line_frequency = 50 Hz\", \"auto_exposure = Manual Mode\", \"exposure_time_absolute = 50\"]",
+    ),
+    whole("idle_timeout_s", 10, 1, 600).unit("seconds").restarts_camera().help(
+        "A source that delivers no usable frame for this long has failed and is opened again. The stream of a v4l2 camera is restarted \
+        once after half of this time. Raise it for sources with long pauses between frames.",
+    ),
+    whole("restart_first_s", 1, 1, 3600).unit("seconds").restarts_camera().help(
+        "Delay before a failed source is opened again. It doubles after each further failure, up to restart_cap_s.",
+    ),
+    whole("restart_cap_s", 60, 1, 86_400)
+        .unit("seconds")
+        .at_least("camera.restart_first_s")
+        .restarts_camera()
+        .help(
+            "Longest delay between attempts to open a failed source. A v4l2 camera is tried every 4 seconds or more often, so \
+            that it is back soon after it is plugged in.",
+        ),
+]);
+
+// A camera's mode and the ring's size are chosen for the rate: a higher one needs another mode.
+pub(super) const SAMPLING: Section = Section::new("sampling", Scope::Camera, &[
+    choice("profile", "traffic_analysis", const { &names(&PROFILES) }).restarts_camera().help(
+        "How many frames per second to analyze, by use: real_time_tracking 15, traffic_analysis 6, security_surveillance 4, \
+        batch_processing 2, low_power 1. More frames count fast traffic better and cost more CPU time.",
+    ),
+    number("fps", 0.0, 0.1, 60.0)
+        .unit("frames per second")
+        .special(0, "the profile's rate")
+        .restarts_camera()
+        .help("Frames per second to analyze, instead of the profile's rate."),
+]);
