@@ -48,12 +48,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     // The pure stages in a row; no I/O, no configuration.
     ("pipeline", &["base", "platform::clock", "capture::frame", "vision", "event", "analytics"]),
     ("delivery", &[]),
-    ("delivery::batch", &["base", "platform::clock", "event"]),
     ("delivery::spool", &["base", "platform::clock", "platform::calendar", "event"]),
-    (
-        "delivery::uplink",
-        &["base", "platform::clock", "platform::calendar", "event", "delivery::batch", "delivery::spool"],
-    ),
+    ("delivery::uplink", &["base", "platform::clock", "platform::calendar", "event", "delivery::spool"]),
     ("metrics", &["platform::clock", "event"]),
     // Knows the stages that it puts to the test; of them only `run`, `tools` and `cli` know that it exists.
     ("sim", &["base", "platform", "capture", "vision", "event", "analytics", "pipeline", "delivery"]),

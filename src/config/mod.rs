@@ -28,8 +28,8 @@ use crate::capture::frame::{ColorMatrix, ColorRange, PixelFormat};
 use crate::capture::sampler;
 use crate::capture::v4l2::Setting;
 use crate::capture::{AtEnd, CaptureParams, ColorOverride, FrameRate, SourceSpec, command};
-use crate::delivery::batch::BatchParams;
 use crate::delivery::spool;
+use crate::delivery::spool::Batching;
 use crate::delivery::uplink::endpoints::ENDPOINTS_MAX;
 use crate::delivery::uplink::format::Format;
 use crate::delivery::uplink::http::tls::{KeyPin, Roots, TlsParams};
@@ -147,12 +147,12 @@ pub struct Uplink {
     pub target: Target,
     /// What only HTTP needs.
     pub http: HttpParams,
-    /// Queue and batches.
-    pub batch: BatchParams,
+    /// Events on their way to the spool.
+    pub queue_events: usize,
+    /// When a batch is due.
+    pub batching: Batching,
     /// Retries and the end.
     pub delivery: UplinkParams,
-    /// How often the link is woken, if it is not always there.
-    pub interval: Option<Duration>,
 }
 
 /// Settings of the spool.
@@ -591,10 +591,11 @@ fn uplink(values: &mut Values) -> Uplink {
     let interval_s = values.int("uplink.interval_s", 0..=86_400);
     Uplink {
         http: http(values),
-        batch: BatchParams {
-            queue_events: queue_events as usize,
-            batch_events_max: batch_events_max as usize,
+        queue_events: queue_events as usize,
+        batching: Batching {
+            events_max: batch_events_max as usize,
             age_max: Duration::from_secs_f64(values.float("uplink.batch_age_max_s", 0.1..=3600.0)),
+            interval: (interval_s > 0).then(|| seconds(interval_s)),
         },
         delivery: UplinkParams {
             backoff_first: Duration::from_secs_f64(backoff_first),
@@ -608,7 +609,6 @@ fn uplink(values: &mut Values) -> Uplink {
             // A file or a reader of the output is here already.
             clock_wait: if target.is_http() { seconds(clock_wait_s) } else { Duration::ZERO },
         },
-        interval: (interval_s > 0).then(|| seconds(interval_s)),
         target,
     }
 }

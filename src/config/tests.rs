@@ -35,7 +35,7 @@ fn the_defaults_are_those_of_the_stages() {
     );
     assert_eq!((config.fps, config.source, config.model), (6.0, None, None));
     config.gate.unwrap().check().unwrap();
-    crate::delivery::batch::Batcher::new(config.uplink.batch).unwrap();
+    crate::delivery::uplink::Outbox::new(config.uplink.queue_events).unwrap();
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::capture::Lending;
 use crate::capture::frame::{Color, FrameFormat, FrameView, PixelFormat};
 use crate::capture::ring::{Policy, Reader, SlotGuard, Taken, Writer, ring, slots_for};
 use crate::config::Config;
-use crate::delivery::batch::Batcher;
+use crate::delivery::uplink::Outbox;
 use crate::event::{Body, Event};
 use crate::pipeline::{Failure, Outcome, Pipeline};
 use crate::platform::clock::Mono;
@@ -43,8 +43,8 @@ pub(super) fn build(
     let config = &shared.config;
     let (engine, classes) = engine(config, model, format)?;
     let resident = system::peak_resident_bytes() as usize;
-    let queue = Batcher::bytes(config.uplink.batch.queue_events)
-        + config.uplink.batch.batch_events_max * size_of::<Event>();
+    let queue =
+        Outbox::bytes(config.uplink.queue_events) + config.uplink.batching.events_max * size_of::<Event>();
     let pipeline = Pipeline::new(config.stages(wanted), format, engine, &classes)?;
     let fits = || slots_for(system::memory_bytes(), config.fps, slot_bytes, config.ring_budget);
     // What a camera lends needs no slots of ours: few, so that few of its buffers wait.

@@ -8,7 +8,7 @@ use super::Shared;
 use crate::base::error::{Error, Kind, Result};
 use crate::config::Config;
 use crate::delivery::spool::disk::Folder;
-use crate::delivery::spool::{Batching, Class, Keeper, Log, Params, Spool, Tally};
+use crate::delivery::spool::{Class, Keeper, Log, Params, Spool, Tally};
 use crate::event::{Body, Dropped, Event, Origin, Storage, fixed};
 use crate::platform::calendar::Timekeeper;
 use crate::platform::clock::Mono;
@@ -26,13 +26,7 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// `Kind::Config`: the folder cannot be used, or another program uses it.
 pub(super) fn open(config: &Config, origin: &Origin, time: &Timekeeper) -> Result<Spool> {
     let params = Params { seed: super::seed(origin), ..config.spool.params };
-    let batch = config.uplink.batch;
-    let batching = Batching {
-        events_max: batch.batch_events_max,
-        age_max: batch.age_max,
-        interval: config.uplink.interval,
-    };
-    let spool = Spool::new(Log::new(params, origin.clone()), batching);
+    let spool = Spool::new(Log::new(params, origin.clone()), config.uplink.batching);
     let Some(path) = &config.spool.folder else { return Ok(spool) };
     match attach(&spool, path, time) {
         Ok(()) => {}

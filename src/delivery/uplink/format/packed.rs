@@ -29,6 +29,9 @@ const FRAME_BYTES: usize = 12;
 /// Most bytes that a batch can have behind its frame; whoever says more is not believed.
 const BODY_BYTES_MAX: usize = HEAD_BYTES_MAX + BATCH_EVENTS_MAX * EVENT_BYTES;
 
+/// Most bytes of a batch, its frame included.
+pub const BATCH_BYTES_MAX: usize = FRAME_BYTES + BODY_BYTES_MAX;
+
 /// Whose events, and with which calendar.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Head {
