@@ -13,7 +13,7 @@
 //! [`capture::ring`] carries them to the [`pipeline`], which asks the [`vision::gate`] whether anything moved and [`vision::roi`]
 //! where to look, runs [`vision::detect`] if so (JPEGs through [`vision::jpeg`]; the network on an executor of our own,
 //! [`vision::detect::engine`]), follows detections in [`analytics::track`] and counts them in [`analytics::count`]. What happens
-//! becomes an [`event`], waits in [`delivery::batch`], is kept by [`delivery::spool`] until a receiver has confirmed it, and leaves
+//! becomes an [`event`], waits in the [outbox](delivery::uplink::Outbox), is kept by [`delivery::spool`] until a receiver has confirmed it, and leaves
 //! through [`delivery::uplink`].
 //!
 //! Around it: [`platform::watchdog`] is fed while every stage finishes work, [`platform::gpio`] drives the board's pins (LED,

@@ -18,7 +18,6 @@ use flytrap::capture::ring::{Fill, Policy, Taken, ring};
 use flytrap::capture::sampler::{Sample, Sampler};
 use flytrap::capture::{Advance, AtEnd, CaptureParams, FrameRate, FrameSource, SourceSpec};
 use flytrap::config::Config;
-use flytrap::delivery::batch::BatchParams;
 use flytrap::delivery::uplink::Outbox;
 use flytrap::event::fixed;
 use flytrap::pipeline::{Params, Pipeline, WithEngine};
@@ -209,8 +208,7 @@ impl Way {
         let slot_bytes = if source.lending().is_some() { 0 } else { source.slot_bytes() };
         let ring = ring(Policy::Lossless, 3, slot_bytes);
         // Small, so that it is full and drops before the counting begins.
-        let batch = BatchParams { queue_events: 8, batch_events_max: 8, age_max: Duration::from_secs(1) };
-        let outbox = Outbox::new(batch).unwrap();
+        let outbox = Outbox::new(8).unwrap();
         let sampler = Sampler::new(6.0);
         Way {
             source,
@@ -259,7 +257,7 @@ impl Way {
         let at = slot.meta.captured_at;
         let (outbox, camera) = (&self.outbox, fixed("camera"));
         let outcome = self.stages.process(&view, at, &mut |body| {
-            outbox.post(at, at, &camera, body);
+            outbox.post(at, &camera, body);
         });
         let outcome = outcome.unwrap();
         self.inferred += u64::from(outcome.inferred);

@@ -25,7 +25,6 @@ use std::time::Duration;
 
 use flytrap::base::geometry::PointPx;
 use flytrap::base::stop::Stop;
-use flytrap::delivery::batch::BatchParams;
 use flytrap::delivery::spool::{Batching, Log, Params, Spool};
 use flytrap::delivery::uplink::format::Format;
 use flytrap::delivery::uplink::http::tls::{KeyPin, Roots, TlsParams};
@@ -56,9 +55,7 @@ struct Sender {
 impl Sender {
     fn start(http: HttpParams) -> Self {
         let time = || Arc::new(Timekeeper::new(Arc::new(SystemClock)));
-        let batch =
-            BatchParams { queue_events: 8192, batch_events_max: 50, age_max: Duration::from_millis(50) };
-        let outbox = Arc::new(Outbox::new(batch).unwrap());
+        let outbox = Arc::new(Outbox::new(8192).unwrap());
         let deadlines = Deadlines {
             connect: Duration::from_secs(2),
             response: Duration::from_secs(1),
@@ -68,7 +65,7 @@ impl Sender {
         let sink = Box::new(HttpSink::new(HttpParams { deadlines, ..http }, time()).unwrap());
         let origin = Origin::new("mast-7", "3f2a91c0-7d41-4c5e-9a3b-0123456789ab", SystemClock.mono());
         let log = Log::new(Params::default(), origin.clone());
-        let batching = Batching { events_max: 50, age_max: batch.age_max, interval: None };
+        let batching = Batching { events_max: 50, age_max: Duration::from_millis(50), interval: None };
         let params = UplinkParams {
             backoff_first: Duration::from_millis(5),
             backoff_cap: Duration::from_millis(200),
@@ -97,12 +94,12 @@ impl Sender {
                 point: PointPx { x: 1.0, y: 2.0 },
                 score: 0.5,
             };
-            self.outbox.post(SystemClock.mono(), at, &fixed("north"), Body::Crossing(crossing));
+            self.outbox.post(at, &fixed("north"), Body::Crossing(crossing));
         }
     }
 
     fn end(self) -> Report {
-        self.outbox.close();
+        self.outbox.close(SystemClock.mono());
         self.thread.join().unwrap()
     }
 }

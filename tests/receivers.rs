@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use flytrap::base::geometry::PointPx;
 use flytrap::base::stop::Stop;
-use flytrap::delivery::batch::BatchParams;
 use flytrap::delivery::spool::{Batching, Log, Spool};
 use flytrap::delivery::uplink::http::{Deadlines, HttpParams, HttpSink};
 use flytrap::delivery::uplink::session::Failure;
@@ -57,7 +56,7 @@ impl Rig {
 
     fn start_with(sink: Box<dyn Sink>, setup: Setup) -> Self {
         let Setup { queue_events, batch_events_max, age_max, backoff_first, drain } = setup;
-        let outbox = Arc::new(Outbox::new(BatchParams { queue_events, batch_events_max, age_max }).unwrap());
+        let outbox = Arc::new(Outbox::new(queue_events).unwrap());
         let origin = Origin::new("mast-7", "3f2a91c0-7d41-4c5e-9a3b-0123456789ab", Mono::ZERO);
         let log = Log::new(flytrap::delivery::spool::Params::default(), origin.clone());
         let spool =
@@ -89,7 +88,7 @@ impl Rig {
     }
 
     fn end(self) -> Report {
-        self.outbox.close();
+        self.outbox.close(SystemClock.mono());
         self.thread.join().unwrap()
     }
 }
@@ -104,8 +103,7 @@ fn post(outbox: &Outbox, track: u64, class: &str) -> Posted {
         point: PointPx { x: 1.0, y: 2.0 },
         score: 0.5,
     };
-    let now = SystemClock.mono();
-    outbox.post(now, now, &fixed("north"), Body::Crossing(crossing))
+    outbox.post(SystemClock.mono(), &fixed("north"), Body::Crossing(crossing))
 }
 
 fn http(url: &str) -> HttpParams {
@@ -139,10 +137,11 @@ fn assert_retries_repeat(requests: &[Request]) {
                 continue;
             }
             Mood::Talkative(status) if status < 300 => continue,
+            Mood::Says { stores, .. } if stores => continue,
             Mood::NeedsToken(_) => continue,
             Mood::Status(_) | Mood::Busy(_) | Mood::Hang | Mood::CutBeforeBody | Mood::CutAfterBody => true,
             Mood::CutInHead | Mood::Drip | Mood::Garbage | Mood::Talkative(_) | Mood::Redirect => true,
-            Mood::CutJson | Mood::WebPage | Mood::Reset => true,
+            Mood::CutJson | Mood::CutJsonHarmless | Mood::WebPage | Mood::Reset | Mood::Says { .. } => true,
         };
         assert!(healed && pair[0].key() == pair[1].key(), "{pair:#?}");
         if let (Some(first), Some(again)) = (&pair[0].ids, &pair[1].ids) {
@@ -229,6 +228,163 @@ fn a_confirmation_counts_whatever_becomes_of_its_body() {
         rig.post(0..21);
         assert_eq!(rig.end(), all_delivered(21), "{mood:?}");
         assert_eq!((tracks(&server), server.deliveries()), (range(0..21), 21), "{mood:?}");
+    }
+}
+
+/// What stored the batch said 200, in words of its own. Each is sent once.
+#[test]
+fn a_confirmation_counts_whatever_its_body_says() {
+    const OK: &[&[u8]] = &[
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5\r\n\r\n\xef\xbb\xbf{}",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{\"load\":NaN}",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{\"a\":1}{\"b\":2}",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n{\"error\":\"0\"}",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{\"accepted\":7",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\x00",
+        // A header in three lines.
+        b"HTTP/1.1 200 OK\r\nX-Served-By: one,\r\n two,\r\n\tthree\r\nContent-Length: 2\r\n\r\nok",
+    ];
+    for answer in OK {
+        let server = Server::start([], Mood::Says { stores: true, answer });
+        let rig = Rig::start(http(&server.url()), PATIENT);
+        rig.post(0..14);
+        let shown = String::from_utf8_lossy(answer);
+        assert_eq!(rig.end(), all_delivered(14), "{shown}");
+        assert_eq!((tracks(&server), server.deliveries()), (range(0..14), 14), "{shown}");
+    }
+}
+
+/// Whatever says yes without being a receiver of events gets nothing: all of it waits.
+#[test]
+fn what_is_no_receiver_confirms_nothing() {
+    const NO: &[&[u8]] = &[
+        b"HTTP/1.1 200 OK\r\nContent-Length: 21\r\n\r\n<!doctype html>Log in",
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n\r\n<html>Log in",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/xhtml+xml\r\n\r\n<?xml version=\"1.0\"?><html>",
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n\xef\xbb\xbf<html>Log in",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{\"success\":false}",
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n{\"status\":\"error\"}",
+        b"HTTP/1.1 511 Network Authentication Required\r\nContent-Length: 0\r\n\r\n",
+    ];
+    for answer in NO {
+        let mood = Mood::Says { stores: false, answer };
+        let server = Server::start([mood, mood], Mood::Accept(200));
+        let rig = Rig::start(http(&server.url()), PATIENT);
+        rig.post(0..7);
+        server.wait_for_requests(3);
+        let shown = String::from_utf8_lossy(answer);
+        assert_eq!((rig.outbox.counters().failures(), rig.end()), (2, all_delivered(7)), "{shown}");
+        assert_eq!((tracks(&server), server.deliveries()), (range(0..7), 7), "{shown}");
+        assert_retries_repeat(&server.requests());
+    }
+}
+
+/// A server whose answers always end early (a wrong `Content-Length`) does not get the same batch for ever.
+#[test]
+fn answers_that_are_always_cut_end_in_a_confirmation() {
+    let server = Server::start([], Mood::CutJsonHarmless);
+    let rig = Rig::start(http(&server.url()), PATIENT);
+    rig.post(0..14);
+    assert_eq!(rig.end(), all_delivered(14));
+    assert_eq!((tracks(&server), server.deliveries()), (range(0..14), 3 * 14));
+}
+
+/// A status that does not speak of the events gives none of them up, also by a receiver that has confirmed before.
+#[test]
+fn only_a_refusal_of_the_events_gives_them_up() {
+    let statuses =
+        [402, 405, 406, 410, 411, 412, 414, 415, 416, 417, 418, 421, 423, 424, 426, 428, 431, 444, 451, 499];
+    std::thread::scope(|scope| {
+        for status in statuses {
+            scope.spawn(move || {
+                let script = [Mood::Accept(200), Mood::Status(status), Mood::Status(status)];
+                let server = Server::start(script, Mood::Accept(200));
+                let rig = Rig::start(http(&server.url()), PATIENT);
+                rig.post(0..14);
+                assert_eq!(rig.end(), all_delivered(14), "{status}");
+                assert_eq!((tracks(&server), server.deliveries()), (range(0..14), 14), "{status}");
+                assert_retries_repeat(&server.requests()[1..]);
+            });
+        }
+    });
+}
+
+/// 413 with `Retry-After` is about the moment; a date counts from the answer's own date.
+#[test]
+fn retry_after_is_a_date_too_and_goes_with_a_413() {
+    const BUSY: &[&[u8]] = &[
+        b"HTTP/1.1 413 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 503 Busy\r\nDate: Sun, 06 Nov 1994 08:49:36 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 0\r\n\r\n",
+    ];
+    for answer in BUSY {
+        let server = Server::start([Mood::Says { stores: false, answer }], Mood::Accept(200));
+        let rig = Rig::start(http(&server.url()), PATIENT);
+        rig.post(0..7);
+        server.wait_for_requests(2);
+        let requests = server.requests();
+        let waited = requests[1].at.since(requests[0].at);
+        assert!(waited >= Duration::from_secs(1), "{waited:?}");
+        assert_eq!(requests[1].ids.as_ref().map(Vec::len), Some(7), "not halved");
+        assert_eq!(rig.end(), all_delivered(7));
+    }
+}
+
+/// A send that is under way when the shutdown begins is interrupted when its time is over, wherever it waits.
+#[test]
+fn the_shutdown_interrupts_a_send_that_is_under_way() {
+    let hanging = Server::start([], Mood::Hang);
+    let silent = not_tls(b"", Duration::from_millis(1));
+    let urls = [hanging.url(), format!("https://127.0.0.1:{silent}/events")];
+    std::thread::scope(|scope| {
+        for url in &urls {
+            scope.spawn(move || {
+                let rig = Rig::start(http(url), Setup { drain: Duration::from_secs(2), ..PATIENT });
+                rig.post(0..7);
+                Stop::new().wait(Duration::from_millis(500)); // It is on its way now.
+                let begun = SystemClock.mono();
+                let report = rig.end();
+                assert_eq!(report, Report { delivered: 0, undelivered: 7, refused: 0, dropped: 0 }, "{url}");
+                let took = SystemClock.mono().since(begun);
+                assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&took), "{url}: {took:?}");
+            });
+        }
+    });
+}
+
+/// With no file descriptor left a send fails, is told by its cause, and is tried again. In a process of its own: the limit is
+/// the whole process's.
+#[test]
+fn without_descriptors_a_send_is_tried_again() {
+    const ALONE: &str = "FLYTRAP_TEST_DESCRIPTORS";
+    if std::env::var_os(ALONE).is_none() {
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", "without_descriptors_a_send_is_tried_again", "--nocapture"]).env(ALONE, "1");
+        let output = again.output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && told.contains("1 passed"), "{output:?}");
+        return;
+    }
+    let server = Server::start([], Mood::Accept(200));
+    for url in [server.url(), server.url().replace("127.0.0.1", "localhost")] {
+        let mut sink = HttpSink::new(http(&url), Arc::new(Timekeeper::new(Arc::new(SystemClock)))).unwrap();
+        let origin = Origin::new("mast-7", "3f2a", Mono::ZERO);
+        let body = Body::Stopping { reason: fixed("test") };
+        let events = [Event { seq: 0, at: SystemClock.mono(), camera: fixed(""), body }];
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let few = rustix::process::Rlimit { current: Some(64), ..limit };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, few).unwrap();
+        let mut held = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            held.push(file);
+        }
+        let error = sink.send(&Batch::new(&origin, SystemClock.map(), &events)).unwrap_err();
+        assert!(matches!(error.failure, Failure::Retry { .. }) && error.kept_here, "{error:?}");
+        // What the resolver of the C library makes of it is its own; it is told as what it was doing.
+        let words = if url.contains("localhost") { "look the host up" } else { "LimitNOFILE" };
+        assert!(error.text.contains(words), "{error}");
+        drop(held);
+        sink.send(&Batch::new(&origin, SystemClock.map(), &events)).unwrap();
     }
 }
 

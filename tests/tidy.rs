@@ -54,19 +54,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     // The pure stages in a row; no I/O, no configuration.
     ("pipeline", &["base", "platform::clock", "capture::frame", "vision", "event", "analytics"]),
     ("delivery", &[]),
-    ("delivery::batch", &["base", "platform::clock", "event"]),
     ("delivery::spool", &["base", "platform::clock", "platform::calendar", "event"]),
     (
         "delivery::uplink",
-        &[
-            "base",
-            "platform::clock",
-            "platform::calendar",
-            "event",
-            "metrics::table",
-            "delivery::batch",
-            "delivery::spool",
-        ],
+        &["base", "platform::clock", "platform::calendar", "event", "metrics::table", "delivery::spool"],
     ),
     ("metrics", &["platform::clock", "metrics::table"]),
     // Knows the stages that it puts to the test; of them only `run`, `tools` and `cli` know that it exists.

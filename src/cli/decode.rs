@@ -8,31 +8,94 @@ use super::{Failed, print};
 use crate::base::error::{Error, Kind};
 use crate::delivery::uplink::Batch;
 use crate::delivery::uplink::format::cloudevents;
-use crate::delivery::uplink::format::packed::{self, Unpacked};
+use crate::delivery::uplink::format::packed::{self, Unpacked, Unreadable};
 
-/// More than this is not read into memory at once: a day of a busy road has 5 MB.
-const BYTES_MAX: u64 = 1 << 30;
-
-/// Prints every event of every batch in `file`, or standard input. What comes before damage is printed.
+/// Prints every event of every batch in `file`, or standard input. What comes before damage is printed. Memory: one batch,
+/// however long the file.
 pub(super) fn decode(file: Option<&Path>) -> Result<(), Failed> {
-    let place = file.map_or_else(|| "standard input".to_owned(), |file| format!("'{}'", file.display()));
-    let mut bytes = Vec::new();
-    let read = match file {
-        Some(file) => File::open(file).and_then(|file| file.take(BYTES_MAX).read_to_end(&mut bytes)),
-        None => io::stdin().lock().take(BYTES_MAX).read_to_end(&mut bytes),
-    };
-    read.map_err(|error| Error::fatal(Kind::Config, format!("read {place}")).caused_by(error))?;
-    let mut lines = Vec::new();
-    let mut rest = &bytes[..];
-    while !rest.is_empty() {
-        let (batch, behind) = packed::read_batch(rest).map_err(|why| {
-            let at = bytes.len() - rest.len();
-            Error::fatal(Kind::Config, format!("{place}, byte {at}: {why}"))
-        })?;
-        let Unpacked { origin, calendar, events } = batch;
-        cloudevents::write_lines(&Batch::new(&origin, calendar, &events), &mut lines);
-        print(String::from_utf8_lossy(&lines).trim_end())?;
-        rest = behind;
+    match file {
+        None => decode_all(io::stdin().lock(), "standard input", |lines| Ok(print(lines)?)),
+        Some(path) => {
+            let place = format!("'{}'", path.display());
+            let file = File::open(path).map_err(|error| read_failed(&place, error))?;
+            decode_all(file, &place, |lines| Ok(print(lines)?))
+        }
     }
-    Ok(())
+}
+
+fn decode_all(
+    mut source: impl Read,
+    place: &str,
+    mut tell: impl FnMut(&str) -> Result<(), Failed>,
+) -> Result<(), Failed> {
+    let (mut bytes, mut lines) = (Vec::new(), Vec::new());
+    // What of `bytes` is decoded, and where in the source they begin.
+    let (mut at, mut offset, mut ended) = (0, 0, false);
+    loop {
+        match packed::read_batch(&bytes[at..]) {
+            Ok((batch, behind)) => {
+                at = bytes.len() - behind.len();
+                let Unpacked { origin, calendar, events } = batch;
+                cloudevents::write_lines(&Batch::new(&origin, calendar, &events), &mut lines);
+                tell(String::from_utf8_lossy(&lines).trim_end())?;
+            }
+            Err(Unreadable::Short) if !ended => {
+                bytes.drain(..at);
+                (offset, at) = (offset + at, 0);
+                let room = packed::BATCH_BYTES_MAX - bytes.len();
+                let read = source.by_ref().take(room as u64).read_to_end(&mut bytes);
+                ended = read.map_err(|error| read_failed(place, error))? < room;
+            }
+            Err(_) if ended && at == bytes.len() => return Ok(()),
+            Err(why) => {
+                let text = format!("{place}, byte {}: {why}", offset + at);
+                return Err(Error::fatal(Kind::Config, text).into());
+            }
+        }
+    }
+}
+
+fn read_failed(place: &str, error: io::Error) -> Error {
+    Error::fatal(Kind::Config, format!("read {place}")).caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A source that never ends, and counts what is taken from it.
+    struct Endless<'a> {
+        first: &'a [u8],
+        taken: u64,
+    }
+
+    impl Read for Endless<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = self.first.read(buffer)?;
+            let count = if count == 0 { buffer.len() } else { count };
+            self.taken += count as u64;
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn an_endless_source_ends_at_the_first_byte_that_is_no_batch() {
+        let hex = include_str!("../../tests/data/batch-v1.hex").trim();
+        let batch: Vec<u8> =
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+        let all = batch.repeat(3000); // More than the buffer holds.
+        assert!(all.len() > 2 * packed::BATCH_BYTES_MAX);
+        let (mut told, mut source) = (0, Endless { first: &all, taken: 0 });
+        let count = |_: &str| -> Result<(), Failed> {
+            told += 1;
+            Ok(())
+        };
+        let failed = decode_all(&mut source, "it", count);
+        let Err(Failed::Error(error)) = failed else { panic!("an error") };
+        assert!(error.to_string().contains(&format!("it, byte {}:", all.len())), "{error}");
+        assert_eq!(told, 3000);
+        assert!(source.taken <= (all.len() + packed::BATCH_BYTES_MAX) as u64, "{}", source.taken);
+        assert!(decode_all(&b""[..], "nothing", |_| panic!("nothing")).is_ok());
+        assert!(decode_all(&all[..batch.len() + 5], "cut", |_| Ok(())).is_err());
+    }
 }

@@ -8,8 +8,8 @@ use crate::analytics;
 use crate::analytics::count::{self, Line};
 use crate::analytics::track;
 use crate::capture::{CaptureParams, SourceSpec};
-use crate::delivery::batch::BatchParams;
 use crate::delivery::spool;
+use crate::delivery::spool::Batching;
 use crate::delivery::uplink::http::HttpParams;
 use crate::delivery::uplink::{Target, UplinkParams};
 use crate::event::Name;
@@ -68,7 +68,7 @@ impl Camera {
     }
 }
 
-/// How a source is opened. What the program adds while it runs (`known`, `timing`, `serve_side`, `serve_fps`, `stop`) is as
+/// How a source is opened. What the program adds while it runs (`pinned`, `timing`, `serve_side`, `serve_fps`, `stop`) is as
 /// by default, and is not compared.
 #[derive(Debug, Clone)]
 pub struct Capture(pub CaptureParams);
@@ -84,7 +84,7 @@ impl PartialEq for Capture {
             fps,
             color,
             controls,
-            known: _,
+            pinned: _,
             at_end,
             timing: _,
             idle_timeout,
@@ -126,12 +126,12 @@ pub struct Uplink {
     pub target: Target,
     /// What only HTTP needs.
     pub http: HttpParams,
-    /// Queue and batches.
-    pub batch: BatchParams,
+    /// Events on their way to the spool.
+    pub queue_events: usize,
+    /// When a batch is due.
+    pub batching: Batching,
     /// Retries and the end.
     pub delivery: UplinkParams,
-    /// How often the link is woken, if it is not always up.
-    pub interval: Option<Duration>,
 }
 
 /// What keeps events until they are delivered.

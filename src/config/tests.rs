@@ -52,7 +52,7 @@ fn the_defaults_are_those_of_the_stages() {
     );
     assert_eq!((camera.fps, &camera.source, &config.model.params), (6.0, &None, &None));
     camera.gate.as_ref().unwrap().check().unwrap();
-    crate::delivery::batch::Batcher::new(config.uplink.batch).unwrap();
+    crate::delivery::uplink::Outbox::new(config.uplink.queue_events).unwrap();
 }
 
 #[test]

@@ -1,5 +1,4 @@
-//! From an event to a confirmed delivery: batches, the spool on disk, the uplink.
+//! From an event to a confirmed delivery: the outbox, the spool on disk, the uplink.
 
-pub mod batch;
 pub mod spool;
 pub mod uplink;

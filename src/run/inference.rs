@@ -13,7 +13,7 @@ use crate::capture::Lending;
 use crate::capture::frame::{FrameFormat, FrameView, PixelFormat};
 use crate::capture::ring::{Policy, Reader, SlotGuard, Taken, Writer, ring, slots_for};
 use crate::config::Config;
-use crate::delivery::batch::Batcher;
+use crate::delivery::uplink::Outbox;
 use crate::event::{Body, Event};
 use crate::pipeline::{Failure, Outcome, Pipeline, WithEngine};
 use crate::platform::clock::Mono;
@@ -105,8 +105,7 @@ pub(super) fn check_budget(config: &Config, model: &Loaded) -> Result<()> {
 }
 
 fn queue_bytes(config: &Config) -> usize {
-    Batcher::bytes(config.uplink.batch.queue_events)
-        + config.uplink.batch.batch_events_max * size_of::<Event>()
+    Outbox::bytes(config.uplink.queue_events) + config.uplink.batching.events_max * size_of::<Event>()
 }
 
 fn frame_size(format: &FrameFormat) -> Size {

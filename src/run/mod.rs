@@ -98,7 +98,7 @@ impl Shared {
 
     fn post_as(&self, camera: &Name, at: Mono, body: Body) {
         // What the outbox dropped it has counted.
-        let _posted = self.outbox.post(self.clock.mono(), at, camera, body);
+        let _posted = self.outbox.post(at, camera, body);
     }
 
     /// Posts an event of the device, which happens now.
@@ -165,7 +165,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     // Everything that can be wrong with the settings is known before the first thread.
     let sink = uplink::open(&config.uplink.target, &config.uplink.http, &time)?;
     let stop = Stop::new();
-    let outbox = Arc::new(Outbox::new(config.uplink.batch)?);
+    let outbox = Arc::new(Outbox::new(config.uplink.queue_events)?);
     let spool = Arc::new(spool_writer::open(&config, &origin, &time)?);
     let signals = Signals::new([Signal::Int, Signal::Term])
         .map_err(|error| Error::fatal(Kind::System, "cannot listen for signals").caused_by(error))?;
@@ -282,7 +282,7 @@ fn deliver(shared: Arc<Shared>, driver: Uplink, report: Sender<Report>) -> impl 
         let told = driver.run(|sends| shared.promise(Stage::Uplink, spool + if sends { send } else { wait }));
         shared.ledger.ended(Stage::Uplink);
         tell(&report, told);
-        shared.outbox.flush(); // Wakes the spool's thread, which has the last word.
+        shared.outbox.wake(); // Wakes the spool's thread, which has the last word.
     }
 }
 
@@ -320,7 +320,7 @@ async fn attend(
     }
     shared.post_stats();
     shared.post_own(Body::Stopping { reason: fixed(&reason) });
-    shared.outbox.close();
+    shared.outbox.close(shared.clock.mono());
     let report = async { reported.recv().await.map_err(|_| left_at_once()) };
     let again = async {
         next_signal_after(&mut signals, shared, patient_until).await;

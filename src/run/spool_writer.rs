@@ -10,7 +10,7 @@ use super::Shared;
 use crate::base::error::{Error, Kind, Result};
 use crate::config::Config;
 use crate::delivery::spool::disk::Folder;
-use crate::delivery::spool::{Batching, Class, Log, Params, Spool, SpoolWriter, Tally};
+use crate::delivery::spool::{Class, Log, Params, Spool, SpoolWriter, Tally};
 use crate::delivery::uplink::Report;
 use crate::event::{Body, Dropped, Event, Origin, RecordError, Storage, fixed};
 use crate::platform::calendar::Timekeeper;
@@ -29,13 +29,7 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// `Kind::Config`: the folder cannot be used, or another program uses it.
 pub(super) fn open(config: &Config, origin: &Origin, time: &Timekeeper) -> Result<Spool> {
     let params = Params { seed: super::seed(origin), ..config.spool.params };
-    let batch = config.uplink.batch;
-    let batching = Batching {
-        events_max: batch.batch_events_max,
-        age_max: batch.age_max,
-        interval: config.uplink.interval,
-    };
-    let spool = Spool::new(Log::new(params, origin.clone()), batching);
+    let spool = Spool::new(Log::new(params, origin.clone()), config.uplink.batching);
     let Some(path) = &config.spool.folder else { return Ok(spool) };
     match attach(&spool, path, time) {
         Ok(()) => {}

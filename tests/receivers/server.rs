@@ -49,6 +49,8 @@ pub(crate) enum Mood {
     Talkative(u16),
     /// Stores, answers 200, and closes in the middle of an answer in JSON.
     CutJson,
+    /// The same, and what comes reports no failure.
+    CutJsonHarmless,
     /// Stores, answers with this status and the type of a web page, but without one (a web framework's default).
     EmptyHtml(u16),
     /// Stores nothing, answers 200 with a web page, as the login of a guest network does.
@@ -57,6 +59,8 @@ pub(crate) enum Mood {
     Reset,
     /// 401 without this token, else stores and answers 200.
     NeedsToken(&'static str),
+    /// Stores if it says so, and answers with these bytes: a head, an empty line, a body. Then it closes.
+    Says { stores: bool, answer: &'static [u8] },
 }
 
 /// A request as it came.
@@ -213,7 +217,8 @@ fn write_down(shared: &Shared, request: Request, events: Vec<Value>, token: Opti
         Mood::Status(status) | Mood::Talkative(status) => (false, status),
         Mood::Busy(_) => (false, 503),
         Mood::Hang | Mood::CutBeforeBody | Mood::Garbage => (false, 0),
-        Mood::CutAfterBody | Mood::CutInHead | Mood::CutInReply | Mood::CutJson | Mood::Drip => (true, 200),
+        Mood::CutAfterBody | Mood::CutInHead | Mood::CutInReply | Mood::Drip => (true, 200),
+        Mood::CutJson | Mood::CutJsonHarmless => (true, 200),
         Mood::EmptyHtml(status) => (true, status),
         Mood::WebPage | Mood::Reset => (false, 200),
         Mood::AtMost(most) if events.len() > most => (false, 413),
@@ -222,6 +227,7 @@ fn write_down(shared: &Shared, request: Request, events: Vec<Value>, token: Opti
         Mood::Redirect => (false, 301),
         Mood::NeedsToken(needed) if token == Some(needed) => (true, 200),
         Mood::NeedsToken(_) => (false, 401),
+        Mood::Says { stores, .. } => (stores, 0),
     };
     let mut book = shared.book.lock().unwrap();
     book.requests.push(request);
@@ -257,6 +263,11 @@ fn answer_with(stream: &mut TcpStream, shared: &Shared, mood: Mood, status: u16)
             write!(stream, "{head}{{\"error\":\"disk")?;
             return Ok(false);
         }
+        Mood::CutJsonHarmless => {
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n";
+            write!(stream, "{head}{{\"accepted\":7,")?;
+            return Ok(false);
+        }
         Mood::EmptyHtml(status) => {
             let length = if status == 204 { "" } else { "Content-Length: 0\r\n" };
             write!(
@@ -271,6 +282,10 @@ fn answer_with(stream: &mut TcpStream, shared: &Shared, mood: Mood, status: u16)
                 stream,
                 "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {length}\r\n\r\n{page}"
             )?;
+        }
+        Mood::Says { answer, .. } => {
+            stream.write_all(answer)?;
+            return Ok(false);
         }
         Mood::Reset => {
             rustix::net::sockopt::set_socket_linger(&*stream, Some(Duration::ZERO))?;

@@ -30,7 +30,8 @@ pub(in crate::config) fn model(values: &mut Values, machine: &Machine) -> Model 
     let precision = values.choice("model.precision", &PRECISIONS);
     let engine = EngineParams { threads, precision, ..EngineParams::default() };
     let (sha256, ranges) = (sha256(values), path(values, "model.ranges"));
-    let params = path(values, "model.path").map(|path| model::Params { path, sha256, engine, ranges, trial: None });
+    let params =
+        path(values, "model.path").map(|path| model::Params { path, sha256, engine, ranges, trial: None });
     Model { params, cores }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{path, seconds};
 use crate::config::scopes::Uplink;
 use crate::config::values::Values;
-use crate::delivery::batch::BatchParams;
+use crate::delivery::spool::Batching;
 use crate::delivery::uplink::endpoints::ENDPOINTS_MAX;
 use crate::delivery::uplink::format::Format;
 use crate::delivery::uplink::http::tls::{KeyPin, Roots, TlsParams};
@@ -29,10 +29,11 @@ pub(in crate::config) fn uplink(values: &mut Values) -> Uplink {
     let float_seconds = |key| Duration::from_secs_f64(values.float(key));
     Uplink {
         http,
-        batch: BatchParams {
-            queue_events: values.int("uplink.queue_events") as usize,
-            batch_events_max: values.int("uplink.batch_events_max") as usize,
+        queue_events: values.int("uplink.queue_events") as usize,
+        batching: Batching {
+            events_max: values.int("uplink.batch_events_max") as usize,
             age_max: float_seconds("uplink.batch_age_max_s"),
+            interval: (interval_s > 0).then(|| seconds(interval_s)),
         },
         delivery: UplinkParams {
             backoff_first: float_seconds("uplink.backoff_first_s"),
@@ -48,7 +49,6 @@ pub(in crate::config) fn uplink(values: &mut Values) -> Uplink {
                 Duration::ZERO
             },
         },
-        interval: (interval_s > 0).then(|| seconds(interval_s)),
         target,
     }
 }

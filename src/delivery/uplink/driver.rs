@@ -1,11 +1,11 @@
 //! The uplink thread: asks [`Session`] what to do, does it, counts it.
 //!
 //! ```text
-//!   running ── stop requested ──► hurrying ── close() ──► draining ── empty, or drain time over and tried ──► report
+//!   running ── stop requested ──► stopping ── close() ──► draining ── empty, or drain time over and tried ──► report
 //! ```
-//! While draining everything is due at once and a running back-off ends, so at least one more try is made; a send is
-//! limited to what is left of the drain time. What could not be delivered is in the [`Report`] and in the log: never silent.
-//! Memory: one batch, the sink's encode buffer.
+//! While draining everything is due at once and a running back-off ends, so at least one more try is made. The drain time
+//! counts from the close, also if a send is under way: that is interrupted when the time is over. What could not be delivered
+//! is in the [`Report`] and in the log: never silent. Memory: one batch, the sink's encode buffer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::base::stop::Stop;
 use crate::delivery::spool::record::Dead;
 use crate::delivery::spool::{Look, Spool, Taken};
 use crate::delivery::uplink::session::{Failure, Next, Session, Verdict};
-use crate::delivery::uplink::{Batch, Outbox, SendError, Sink};
+use crate::delivery::uplink::{Batch, Interrupt, Outbox, SendError, Sink};
 use crate::event::{Event, Origin, fixed};
 use crate::platform::calendar::{Bounds, Calendar, Timekeeper};
 use crate::platform::clock::Mono;
@@ -23,7 +23,8 @@ use crate::platform::clock::Mono;
 /// How often a waiting uplink looks whether a stop was requested: [`Stop`] cannot wake it, [`Outbox::close`] can.
 const STOP_LOOK: Duration = Duration::from_secs(1);
 
-/// Shortest limit that a send gets while draining: less only fails.
+/// Shortest limit that a send gets while draining: less only fails. So much the drain time may be exceeded if nothing was
+/// tried yet.
 const LAST_SEND_MIN: Duration = Duration::from_secs(1);
 
 /// Times of the delivery.
@@ -35,7 +36,7 @@ pub struct UplinkParams {
     pub backoff_cap: Duration,
     /// Longest delay that a receiver can ask for (`Retry-After`).
     pub retry_after_cap: Duration,
-    /// How long the shutdown goes on trying. A send that is under way when it begins keeps its own deadline.
+    /// How long the shutdown goes on trying, from the close of the outbox; at least a second, for one try.
     pub drain: Duration,
     /// Makes the jitter differ between devices.
     pub seed: u64,
@@ -64,7 +65,7 @@ impl Default for UplinkParams {
 pub struct Report {
     /// Confirmed by the receiver.
     pub delivered: u64,
-    /// Still waiting or in hand when the drain time was over.
+    /// Still waiting or in flight when the drain time was over.
     pub undelivered: u64,
     /// Refused for good, each named in the log.
     pub refused: u64,
@@ -87,7 +88,7 @@ pub enum Flow {
 #[derive(Debug, Clone, Copy)]
 struct Draining {
     until: Mono,
-    /// Whether a send was made since it began.
+    /// Whether a send was made, or ended, since it began.
     tried: bool,
 }
 
@@ -100,19 +101,21 @@ pub struct Uplink {
     stop: Stop,
     drain: Duration,
     session: Session,
-    /// The batch in hand.
+    /// The batch in flight.
     events: Vec<Event>,
     /// Whose it is.
     whose: Taken,
-    /// With what the batch in hand was stamped when it was last sent.
+    /// With what the batch in flight was stamped when it was last sent.
     calendar: Option<Calendar>,
-    /// Something of the batch in hand may have reached a receiver.
+    /// Something of the batch in flight may have reached a receiver.
     left: bool,
     /// Until then events wait for the calendar.
     patient_until: Mono,
     /// A stop was requested, or the outbox is closed.
-    hurrying: bool,
+    stopping: bool,
     draining: Option<Draining>,
+    /// When a send last ended.
+    last_send: Option<Mono>,
 }
 
 impl Uplink {
@@ -128,10 +131,11 @@ impl Uplink {
         let backoff = Backoff::new(params.backoff_first, params.backoff_cap, params.seed);
         let mut session = Session::new(backoff, params.retry_after_cap);
         if spool.state().was_confirmed {
-            session.trust();
+            session.assume_confirmed();
         }
         let events = Vec::with_capacity(spool.batch_events_max());
         sink.reserve(spool.batch_events_max());
+        sink.interrupt_when(interrupt(&outbox, &clock, params.drain));
         let whose = Taken { origin: Arc::new(origin), clock: None, bounds: Bounds::default() };
         let (drain, patient_until) = (params.drain, clock.mono() + params.clock_wait);
         Uplink {
@@ -147,8 +151,9 @@ impl Uplink {
             calendar: None,
             left: false,
             patient_until,
-            hurrying: false,
+            stopping: false,
             draining: None,
+            last_send: None,
         }
     }
 
@@ -181,7 +186,7 @@ impl Uplink {
 
     /// Events that are not delivered, wherever they are.
     fn waiting(&self) -> u64 {
-        (self.session.in_hand() + self.outbox.waiting()) as u64 + self.spool.waiting()
+        (self.session.in_flight() + self.outbox.waiting()) as u64 + self.spool.waiting()
     }
 
     /// One look, and at most one send. Never waits itself: so time may be simulated.
@@ -196,11 +201,11 @@ impl Uplink {
         }
         match self.session.next(now) {
             Next::Load => return self.load(now),
+            Next::Send(_) if self.too_late_to_send(now) => return Flow::End,
             Next::Send(part) => self.send(now, part),
             Next::Refill => self.refill(now),
             Next::Wait { until } => {
-                let closed = self.outbox.closed();
-                if self.draining.is_some_and(|draining| closed && draining.tried && until >= draining.until) {
+                if self.draining.is_some_and(|draining| draining.tried && until >= draining.until) {
                     return Flow::End; // The next try would come too late.
                 }
                 return Flow::Wait(Some(until));
@@ -215,7 +220,7 @@ impl Uplink {
         self.spool.put(now, |out| self.outbox.take(out));
         if closed {
             self.spool.flush();
-        } else if now < self.patient_until && !self.hurrying && !self.clock.map().wall.vouched() {
+        } else if now < self.patient_until && !self.stopping && !self.clock.map().wall.vouched() {
             return Flow::Wait(Some(self.patient_until));
         }
         if self.sink.needs_time() && !self.clock.map().wall.plausible() {
@@ -236,7 +241,7 @@ impl Uplink {
         Flow::Continue
     }
 
-    /// What is left of the batch in hand, and more of the same run.
+    /// What is left of the batch in flight, and more of the same run.
     fn refill(&mut self, now: Mono) {
         let (session, mut index) = (&mut self.session, 0..);
         self.events.retain(|_| index.next().is_some_and(|index| session.is_left(index)));
@@ -250,22 +255,30 @@ impl Uplink {
     }
 
     fn notice_shutdown(&mut self, now: Mono) {
-        let closed = self.outbox.closed();
-        if !self.hurrying && (closed || self.stop.requested()) {
-            self.hurrying = true;
+        let closed_at = self.outbox.closed_at();
+        if !self.stopping && (closed_at.is_some() || self.stop.requested()) {
+            self.stopping = true;
             self.spool.flush();
-            self.session.hurry(now);
+            self.session.shut_down(now);
         }
         // Until then events still come: the stages end one after the other.
-        if self.draining.is_none() && closed {
-            self.draining = Some(Draining { until: now + self.drain, tried: false });
-            self.session.hurry(now);
+        if self.draining.is_none()
+            && let Some(closed_at) = closed_at
+        {
+            let tried = self.last_send.is_some_and(|ended| ended > closed_at);
+            self.draining = Some(Draining { until: closed_at + self.drain, tried });
+            self.session.shut_down(now);
         }
     }
 
     /// Whether the drain time is over and the last try was made, if there was anything to try.
     fn time_is_over(&self, now: Mono) -> bool {
         self.draining.is_some_and(|draining| now >= draining.until && (draining.tried || self.waiting() == 0))
+    }
+
+    /// Whether a send was made while draining, and another one would have no time.
+    fn too_late_to_send(&self, now: Mono) -> bool {
+        self.draining.is_some_and(|draining| draining.tried && draining.until.since(now) < LAST_SEND_MIN)
     }
 
     fn wait(&self, seen: u64, until: Option<Mono>) {
@@ -278,9 +291,9 @@ impl Uplink {
     fn send(&mut self, now: Mono, part: std::ops::Range<usize>) {
         if let Some(draining) = &mut self.draining {
             draining.tried = true;
-            self.sink.hurry(draining.until.since(now).max(LAST_SEND_MIN));
+            self.sink.limit_sends(draining.until.since(now).max(LAST_SEND_MIN));
         }
-        // A retry keeps the stamps of the first try, so that its bytes are the same; only stamps that nobody vouches for are
+        // A retry keeps the stamps of the first try, so that its bytes are the same; only stamps of a calendar that is not synchronised are
         // worth a new reading, and not where an event is known by its stamp.
         let calendar = match self.calendar {
             Some(calendar) if calendar.vouched() || self.sink.needs_time() => calendar,
@@ -295,9 +308,10 @@ impl Uplink {
             self.calendar = None; // Nobody has seen a stamp yet: the next try may know better.
         }
         if self.sink.switched() {
-            self.session.distrust();
+            self.session.switch_receiver();
         }
         let now = self.clock.mono();
+        self.last_send = Some(now);
         let (outcome, text) = match sent {
             Ok(()) => (Ok(()), String::new()),
             Err(error) => (Err(error.failure), error.text),
@@ -328,26 +342,32 @@ impl Uplink {
                 let (origin, why) = ((*self.whose.origin).clone(), fixed(&text));
                 self.spool.bury(now, Dead { origin, clock: calendar.map, why, event: event.clone() });
             }
-            Verdict::Doubted { until } => {
+            Verdict::CircuitOpen { until } => {
                 self.outbox.counters().count_failure();
                 self.outbox.tell_trouble(Some(&format!("it refuses whatever it is sent: {text}")));
-                let (events, wait) = (self.session.in_hand(), until.since(now));
+                let (events, wait) = (self.session.in_flight(), until.since(now));
                 tracing::error!(
                     "{text}; it refuses whatever it is sent: check what answers at that URL; {events} events are kept and \
                      sent again in {wait:.1?}"
                 );
             }
         }
-        if self.session.in_hand() == 0 {
+        if self.session.in_flight() == 0 {
             self.spool.done(now);
         }
     }
 }
 
+/// Ends a send that is under way when the outbox was closed `drain` ago, or a second if that is longer.
+fn interrupt(outbox: &Arc<Outbox>, clock: &Arc<Timekeeper>, drain: Duration) -> Interrupt {
+    let (outbox, clock) = (Arc::clone(outbox), Arc::clone(clock));
+    let most = drain.max(LAST_SEND_MIN);
+    Arc::new(move || outbox.closed_at().is_some_and(|closed_at| closed_at + most <= clock.mono()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::batch::BatchParams;
     use crate::delivery::spool::{Batching, Log};
     use crate::delivery::uplink::SendError;
     use crate::event::{Body, fixed};
@@ -398,7 +418,7 @@ mod tests {
         fn name(&self) -> &'static str {
             "scripted"
         }
-        fn hurry(&mut self, longest: Duration) {
+        fn limit_sends(&mut self, longest: Duration) {
             self.longest = Some(longest);
         }
     }
@@ -421,8 +441,7 @@ mod tests {
             mono: Mono::ZERO,
             wall: Wall { unix_nanos: 0, synchronised: false },
         })));
-        let params = BatchParams { queue_events: 8, batch_events_max: 2, age_max: Duration::from_secs(60) };
-        let outbox = Arc::new(Outbox::new(params).unwrap());
+        let outbox = Arc::new(Outbox::new(8).unwrap());
         let sent = Arc::new(Mutex::new(Vec::new()));
         let answers = answers.into_iter().collect();
         let sink = Scripted { answers, sent: Arc::clone(&sent), longest: None, needs_time };
@@ -445,7 +464,7 @@ mod tests {
         fn post(&self, events: usize) {
             for _ in 0..events {
                 let body = Body::Stopping { reason: fixed("test") };
-                self.outbox.post(self.clock.mono(), Mono::ZERO, &fixed(""), body);
+                self.outbox.post(Mono::ZERO, &fixed(""), body);
             }
         }
 
@@ -457,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_keeps_the_calendar_that_somebody_vouched_for() {
+    fn a_retry_keeps_a_synchronised_calendar() {
         let fail = || Err(SendError::retry("no"));
         let mut bench = bench([fail(), fail(), fail(), fail(), Ok(())]);
         bench.post(2);
@@ -498,14 +517,14 @@ mod tests {
     }
 
     #[test]
-    fn one_batch_is_in_hand_and_the_next_is_taken_with_a_new_calendar() {
+    fn one_batch_is_in_flight_and_the_next_is_taken_with_a_new_calendar() {
         let mut bench = bench([Ok(()), Err(SendError::retry("no"))]);
         bench.post(5);
         bench.clock.set(100, UNIX + 100, true);
         bench.steps(2);
         bench.clock.set(200, UNIX + 203, true);
         bench.steps(2);
-        assert_eq!((bench.uplink.waiting(), bench.uplink.session.in_hand()), (3, 2));
+        assert_eq!((bench.uplink.waiting(), bench.uplink.session.in_flight()), (3, 2));
         let walls: Vec<i64> = bench
             .sent
             .lock()
@@ -529,7 +548,7 @@ mod tests {
             bench.post(2);
             bench.clock.set(seconds, UNIX, synchronised);
             if closed {
-                bench.outbox.close();
+                bench.outbox.close(bench.clock.mono());
             }
             bench.steps(if sends { 2 } else { 1 });
             assert_eq!(bench.sent.lock().unwrap().len() == 1, sends, "{seconds} {synchronised} {closed}");
@@ -545,7 +564,7 @@ mod tests {
         bench.uplink.spool.flush();
         bench.steps(2);
         bench.clock.set(1, 0, false);
-        bench.outbox.close();
+        bench.outbox.close(bench.clock.mono());
         bench.steps(1); // the back-off has ended: a send, with all of the drain time
         bench.clock.set(8, 0, false);
         bench.steps(1);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::delivery::uplink::session::Failure;
-use crate::delivery::uplink::{Batch, SendError, Sink};
+use crate::delivery::uplink::{Batch, Interrupt, SendError, Sink};
 use crate::platform::calendar::Timekeeper;
 use crate::platform::clock::Mono;
 
@@ -160,8 +160,12 @@ impl Sink for Endpoints {
         self.sinks.iter().any(|sink| sink.needs_time())
     }
 
-    fn hurry(&mut self, longest: Duration) {
-        self.sinks.iter_mut().for_each(|sink| sink.hurry(longest));
+    fn limit_sends(&mut self, longest: Duration) {
+        self.sinks.iter_mut().for_each(|sink| sink.limit_sends(longest));
+    }
+
+    fn interrupt_when(&mut self, interrupt: Interrupt) {
+        self.sinks.iter_mut().for_each(|sink| sink.interrupt_when(Arc::clone(&interrupt)));
     }
 }
 

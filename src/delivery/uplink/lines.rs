@@ -2,22 +2,87 @@
 //!
 //! A line cut short by a crash, a full disk or a power cut is ended before anything is appended, so that it spoils itself
 //! only. The batch that it belonged to is written again as a whole: at least once, like everywhere, with the same ids.
-//! Never truncates, rotates or rewrites a file.
+//! Never truncates, rotates or rewrites a file. A pipe or terminal that nobody reads holds it up for [`STALL_MAX`] at most.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 
 use crate::base::error::{Error, Kind, Result};
 use crate::delivery::uplink::format::cloudevents;
-use crate::delivery::uplink::{Batch, SendError, Sink};
+use crate::delivery::uplink::{Batch, Interrupt, SendError, Sink};
+
+/// The longest wait for a reader of a pipe or terminal to take anything.
+pub const STALL_MAX: Duration = Duration::from_secs(10);
+
+/// How often that wait looks whether it is interrupted.
+const SLICE: Duration = Duration::from_millis(250);
+
+/// What is written at once. A pipe that is ready takes so much (`PIPE_BUF` is 4096) without a wait.
+const PIECE_BYTES: usize = 4096;
+
+/// Writes to a file, pipe or terminal, and waits for its reader only so long.
+struct Patient<'a> {
+    out: BorrowedFd<'a>,
+    stall_max: Duration,
+    interrupt: Option<&'a Interrupt>,
+}
+
+impl Patient<'_> {
+    /// Waits until it takes something.
+    fn wait(&self) -> io::Result<()> {
+        let mut left = self.stall_max;
+        let stalled = |text| Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        loop {
+            let slice = left.min(SLICE);
+            let timeout = Timespec::try_from(slice).unwrap_or_default();
+            let mut polled = [PollFd::from_borrowed_fd(self.out, PollFlags::OUT)];
+            match rustix::event::poll(&mut polled, Some(&timeout)) {
+                Ok(0) => left -= slice,
+                // Ready, or its reader is gone: the write tells.
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if self.interrupt.is_some_and(|interrupt| interrupt()) {
+                return stalled("the shutdown has waited for uplink.drain_s");
+            }
+            if left.is_zero() {
+                return stalled("nobody reads it");
+            }
+        }
+    }
+}
+
+impl Write for Patient<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            self.wait()?;
+            match rustix::io::write(self.out, &bytes[..bytes.len().min(PIECE_BYTES)]) {
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                written => return Ok(written?),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// Writes events to standard output.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct StdoutSink {
     buffer: Vec<u8>,
     /// The last write failed, perhaps within a line.
     torn: bool,
+    stall_max: Option<Duration>,
+    interrupt: Option<Interrupt>,
 }
 
 impl StdoutSink {
@@ -42,12 +107,27 @@ impl StdoutSink {
 impl Sink for StdoutSink {
     fn send(&mut self, batch: &Batch<'_>) -> Result<(), SendError> {
         cloudevents::write_lines(batch, &mut self.buffer);
-        self.write(&mut io::stdout().lock())
+        let interrupt = self.interrupt.clone();
+        let mut locked = io::stdout().lock();
+        // What others have printed comes first.
+        let flushed = locked.flush();
+        let stall_max = self.stall_max.unwrap_or(STALL_MAX).min(STALL_MAX);
+        let mut out = Patient { out: locked.as_fd(), stall_max, interrupt: interrupt.as_ref() };
+        flushed
+            .and_then(|()| self.write(&mut out))
             .map_err(|error| SendError::retry(format!("write to stdout: {error}: is the reader gone?")))
     }
 
     fn name(&self) -> &'static str {
         "stdout"
+    }
+
+    fn limit_sends(&mut self, longest: Duration) {
+        self.stall_max = Some(longest);
+    }
+
+    fn interrupt_when(&mut self, interrupt: Interrupt) {
+        self.interrupt = Some(interrupt);
     }
 
     fn reserve(&mut self, events: usize) {
@@ -56,13 +136,16 @@ impl Sink for StdoutSink {
 }
 
 /// Appends events to a file.
-#[derive(Debug)]
 pub struct FileSink {
     path: PathBuf,
     name: String,
     /// `None` after a failure: opened again, and its last line checked, before the next batch.
     file: Option<File>,
     buffer: Vec<u8>,
+    /// The last write to what is no regular file failed, perhaps within a line: nothing can be read back there.
+    torn: bool,
+    stall_max: Duration,
+    interrupt: Option<Interrupt>,
 }
 
 impl FileSink {
@@ -77,7 +160,15 @@ impl FileSink {
             let text = format!("open {name}: create its folder, or give another path");
             Error::fatal(Kind::Config, text).caused_by(error)
         })?;
-        Ok(FileSink { path: path.to_owned(), name, file: Some(file), buffer: Vec::new() })
+        Ok(FileSink {
+            path: path.to_owned(),
+            name,
+            file: Some(file),
+            buffer: Vec::new(),
+            torn: false,
+            stall_max: STALL_MAX,
+            interrupt: None,
+        })
     }
 
     fn append(&mut self) -> io::Result<()> {
@@ -85,9 +176,17 @@ impl FileSink {
             Some(file) => file,
             None => open_terminated(&self.path)?,
         };
-        file.write_all(&self.buffer)?;
         if file.metadata()?.is_file() {
+            file.write_all(&self.buffer)?;
             file.sync_data()?;
+        } else {
+            let (stall_max, interrupt) = (self.stall_max, self.interrupt.as_ref());
+            let mut out = Patient { out: file.as_fd(), stall_max, interrupt };
+            if std::mem::replace(&mut self.torn, true) {
+                out.write_all(b"\n")?;
+            }
+            out.write_all(&self.buffer)?;
+            self.torn = false;
         }
         self.file = Some(file);
         Ok(())
@@ -104,6 +203,14 @@ impl Sink for FileSink {
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn limit_sends(&mut self, longest: Duration) {
+        self.stall_max = self.stall_max.min(longest);
+    }
+
+    fn interrupt_when(&mut self, interrupt: Interrupt) {
+        self.interrupt = Some(interrupt);
     }
 
     fn reserve(&mut self, events: usize) {
@@ -129,6 +236,8 @@ fn open_terminated(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
     use crate::event::{Origin, tests::samples};
     use crate::platform::clock::{ClockMap, Mono, Wall};
 
@@ -175,6 +284,45 @@ mod tests {
         std::fs::write(&path, "{\"half").unwrap();
         with_batch(|batch| sink.send(batch)).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{{\"half\n{}", lines()));
+    }
+
+    /// A pipe whose reader sleeps takes 64 kB and then nothing.
+    #[test]
+    fn a_pipe_that_nobody_reads_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let mut sink = FileSink::open(&path).unwrap();
+        sink.stall_max = Duration::from_millis(20);
+        let mut sent = 0;
+        let error = loop {
+            match with_batch(|batch| sink.send(batch)) {
+                Ok(()) => sent += 1,
+                Err(error) => break error,
+            }
+            assert!(sent < 1000, "a pipe without end");
+        };
+        assert!(sent > 0 && error.text.contains("nobody reads it"), "{sent} {error}");
+        sink.interrupt_when(Arc::new(|| true));
+        sink.stall_max = Duration::from_secs(3600);
+        let error = with_batch(|batch| sink.send(batch)).unwrap_err();
+        assert!(error.text.contains("drain_s"), "{error}");
+        // Once it is read, whole lines follow the torn one.
+        let mut reader = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let mut read = vec![0; 1 << 16];
+        let count = reader.read(&mut read).unwrap();
+        let mut text = read[..count].to_vec();
+        sink.interrupt = None;
+        with_batch(|batch| sink.send(batch)).unwrap();
+        let count = reader.read(&mut read).unwrap();
+        text.extend(&read[..count]);
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.ends_with(&format!("\n{}", lines())), "{text}");
+        assert_eq!(
+            text.matches(&lines()).count(),
+            sent + 1,
+            "each batch that counts as delivered is there whole"
+        );
     }
 
     #[test]

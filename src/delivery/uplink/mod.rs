@@ -1,19 +1,25 @@
 //! Delivery: batches of events leave the device through a [`Sink`], at least once, with ids that survive every retry.
 //!
 //! ```text
-//!   pipeline ── post ──► Outbox ── take ──► Uplink (a thread) ── send ──► Sink: http(s)://, file:, stdout
-//!                        numbers,           asks Session what to do,       format/ writes the bytes
-//!                        queue, counters    does it, counts it
+//!   pipeline ── post ──► Outbox ── take ──► Spool ── take ──► Uplink (a thread) ── send ──► Sink: http(s)://, file:, stdout
+//!                        numbers,           batches;          asks Session what to do,       format/ writes the bytes
+//!                        queue, counters    on disk until     does it, counts it
+//!                                           confirmed  ◄───── done, dead letters
 //! ```
-//! [`session`] decides (pure), [`driver`] does, [`http`] is the only folder that knows the HTTP client. Nothing here drops an
-//! event that the receiver may still take; what it refuses for good is dropped alone, by name, and counted (I4).
+//! [`outbox`] is the bounded queue that the pipeline never waits for; two threads move what is in it to the
+//! [spool](crate::delivery::spool), which decides when a batch is due and keeps every event until it is confirmed. [`session`]
+//! decides what is sent when (pure), with a circuit breaker against receivers that refuse everything; [`driver`] does it;
+//! [`http`] is the only folder that knows the HTTP client. Nothing here drops an event that the receiver may still take; what it
+//! refuses for good becomes a dead letter, alone, by name, and counted (I4).
 
+mod breaker;
 pub mod driver;
 pub mod endpoints;
 pub mod format;
 pub mod http;
 pub mod lines;
 pub mod outbox;
+mod part_size;
 pub mod session;
 
 use std::fmt;
@@ -124,6 +130,9 @@ impl fmt::Display for SendError {
 
 impl std::error::Error for SendError {}
 
+/// Whether a send that is under way must end. Cheap; a sink that waits asks some times a second, from the thread that sends.
+pub type Interrupt = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// Where events go.
 pub trait Sink: Send {
     /// Delivers the batch, or says why not. `Ok` means that the receiver has confirmed all of it. Bounded in time by the
@@ -153,8 +162,14 @@ pub trait Sink: Send {
     }
 
     /// The shutdown has begun: from now on no send may take longer than `longest`. Sinks that never wait ignore it.
-    fn hurry(&mut self, longest: Duration) {
+    fn limit_sends(&mut self, longest: Duration) {
         let _ = longest;
+    }
+
+    /// Gives the sink the question whether a send that is under way must end, because the time of the shutdown is over.
+    /// Called once, before the first send.
+    fn interrupt_when(&mut self, interrupt: Interrupt) {
+        drop(interrupt);
     }
 }
 

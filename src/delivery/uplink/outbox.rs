@@ -1,21 +1,27 @@
-//! The hand-over from the pipeline to the uplink thread: numbers the events, holds them, counts what happens to them.
+//! The bounded queue between the pipeline and the spool: numbers the events, holds them, counts what happens to them.
 //!
-//! One lock around the queue, held for a move of events at most, never across I/O: [`Outbox::post`] does not wait for a
-//! receiver. When the queue is full the oldest event goes and is counted. The events that the uplink thread has in hand
-//! are out of the queue and are not dropped by it.
+//! ```text
+//!   post ──► [oldest ........ newest] ──► take      into the spool, by its thread or the uplink's, whoever comes first
+//!                │ full: the oldest goes,
+//!                ▼ counted
+//!             dropped
+//! ```
+//! One lock around the queue, held for a move of events at most, never across I/O: [`Outbox::post`] waits neither for the disk
+//! nor for a receiver. All memory is taken at construction. When a batch is due is the spool's decision.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::base::error::Result;
-use crate::delivery::batch::{BatchParams, BatchStep, Batcher, Pushed};
+use crate::base::error::{Error, Kind, Result};
+use crate::base::limits::EVENT_QUEUE_MAX;
 use crate::event::{Body, Event, Name};
 use crate::platform::clock::Mono;
 
 /// What has happened to the events so far. Written by [`Outbox`] and the uplink thread, read by anybody.
 ///
-/// `posted = delivered + refused + dropped + still waiting or in hand`.
+/// `posted = delivered + refused + dropped + still waiting or in flight`.
 #[derive(Debug)]
 pub struct UplinkCounters {
     posted: AtomicU64,
@@ -109,13 +115,15 @@ pub enum Posted {
 #[derive(Debug)]
 struct Inside {
     next_seq: u64,
-    batcher: Batcher,
-    closed: bool,
+    /// Never longer than `room`, for which it has memory.
+    queue: VecDeque<Event>,
+    room: usize,
+    closed_at: Option<Mono>,
     /// Goes up whenever the uplink thread should look again; makes its waits free of lost wake-ups.
     signals: u64,
 }
 
-/// The queue that the pipeline posts to and the uplink thread empties.
+/// See the top of the file.
 #[derive(Debug)]
 pub struct Outbox {
     inside: Mutex<Inside>,
@@ -126,12 +134,17 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// An open, empty outbox with all its memory; the first event gets number 0.
+    /// An open, empty outbox with the memory for `room` events, `1..=`[`EVENT_QUEUE_MAX`]; the first event gets number 0.
     ///
     /// # Errors
-    /// Sizes out of range, see [`Batcher::new`].
-    pub fn new(params: BatchParams) -> Result<Self> {
-        let inside = Inside { next_seq: 0, batcher: Batcher::new(params)?, closed: false, signals: 0 };
+    /// [`Kind::Config`] if `room` is 0 or above the limit.
+    pub fn new(room: usize) -> Result<Self> {
+        if !(1..=EVENT_QUEUE_MAX).contains(&room) {
+            let text = format!("event queue of {room} events: choose 1 to {EVENT_QUEUE_MAX}");
+            return Err(Error::fatal(Kind::Config, text));
+        }
+        let queue = VecDeque::with_capacity(room);
+        let inside = Inside { next_seq: 0, queue, room, closed_at: None, signals: 0 };
         Ok(Outbox {
             inside: Mutex::new(inside),
             news: Condvar::new(),
@@ -140,58 +153,61 @@ impl Outbox {
         })
     }
 
-    /// Gives the event its number and queues it. `now` starts its age; `at` is when it happened. Never blocks on I/O.
-    pub fn post(&self, now: Mono, at: Mono, camera: &Name, body: Body) -> Posted {
+    /// Memory of an outbox with room for so many events, bytes. For the sum that is printed at start (I1).
+    pub const fn bytes(room: usize) -> usize {
+        room * size_of::<Event>()
+    }
+
+    /// Gives the event its number and queues it; `at` is when it happened. A full queue drops its oldest event for it. Never
+    /// blocks on I/O.
+    pub fn post(&self, at: Mono, camera: &Name, body: Body) -> Posted {
         let mut inside = self.lock();
         let seq = inside.next_seq;
         inside.next_seq += 1;
         self.counters.posted.fetch_add(1, Relaxed);
-        if inside.closed {
+        if inside.closed_at.is_some() {
             self.counters.dropped.fetch_add(1, Relaxed);
             return Posted::DroppedClosed;
         }
-        let pushed = inside.batcher.push(now, Event { seq, at, camera: camera.clone(), body });
-        // The first event sets the thread's alarm, a due batch ends its wait; in between it sleeps on.
-        if inside.batcher.len() == 1 || inside.batcher.poll(now) == BatchStep::Ready {
+        let full = inside.queue.len() == inside.room;
+        if full {
+            inside.queue.pop_front();
+            self.counters.dropped.fetch_add(1, Relaxed);
+        }
+        inside.queue.push_back(Event { seq, at, camera: camera.clone(), body });
+        // Whoever waits has emptied the queue before: the first event wakes it, and it takes those that follow.
+        if inside.queue.len() == 1 {
             self.signal(inside);
         }
-        match pushed {
-            Pushed::Kept => Posted::Kept,
-            Pushed::ReplacedOldest => {
-                self.counters.dropped.fetch_add(1, Relaxed);
-                Posted::ReplacedOldest
-            }
-        }
+        if full { Posted::ReplacedOldest } else { Posted::Kept }
     }
 
-    /// No more events will come: what waits is due at once, and the uplink thread ends when it is out.
-    pub fn close(&self) {
+    /// No more events will come: what waits is due at once, and the uplink thread ends when it is out. The time of the
+    /// shutdown counts from `now`, or from the first call.
+    pub fn close(&self, now: Mono) {
         let mut inside = self.lock();
-        inside.closed = true;
-        inside.batcher.flush();
+        inside.closed_at.get_or_insert(now);
         self.signal(inside);
     }
 
-    /// Makes what waits due at once (the link is known to be good, or about to go away).
-    pub fn flush(&self) {
-        let mut inside = self.lock();
-        inside.batcher.flush();
-        self.signal(inside);
+    /// Wakes whoever waits in [`Self::wait`].
+    pub fn wake(&self) {
+        self.signal(self.lock());
     }
 
     /// Whether [`Self::close`] was called.
     pub fn closed(&self) -> bool {
-        self.lock().closed
+        self.closed_at().is_some()
     }
 
-    /// Events that wait; those in the uplink thread's hands are not among them.
+    /// When [`Self::close`] was called, if it was.
+    pub fn closed_at(&self) -> Option<Mono> {
+        self.lock().closed_at
+    }
+
+    /// Events that wait here; those in the spool are not among them.
     pub fn waiting(&self) -> usize {
-        self.lock().batcher.len()
-    }
-
-    /// The most events of one batch.
-    pub fn batch_events_max(&self) -> usize {
-        self.lock().batcher.batch_events_max()
+        self.lock().queue.len()
     }
 
     /// What has happened so far.
@@ -211,9 +227,11 @@ impl Outbox {
         }
     }
 
-    /// Moves what waits behind the events in `out`, as far as a batch has room.
+    /// Moves the oldest events behind those in `out`, as far as that has room without a heap call.
     pub fn take(&self, out: &mut Vec<Event>) {
-        self.lock().batcher.top_up(out);
+        let mut inside = self.lock();
+        let count = inside.queue.len().min(out.capacity() - out.len());
+        out.extend(inside.queue.drain(..count));
     }
 
     /// The number of signals so far: read it before looking, hand it to [`Self::wait`] after.
@@ -243,43 +261,92 @@ impl Outbox {
 mod tests {
     use super::*;
     use crate::event::fixed;
-
-    fn outbox(queue_events: usize, batch_events_max: usize) -> Outbox {
-        Outbox::new(BatchParams { queue_events, batch_events_max, age_max: Duration::from_secs(60) }).unwrap()
-    }
+    use proptest::prelude::*;
 
     fn post(outbox: &Outbox) -> Posted {
-        outbox.post(Mono::ZERO, Mono::ZERO, &fixed("north"), Body::Stopping { reason: fixed("test") })
+        outbox.post(Mono::ZERO, &fixed("north"), Body::Stopping { reason: fixed("test") })
     }
 
     #[test]
     fn numbers_have_no_gaps_and_drops_are_counted() {
-        let outbox = outbox(2, 2);
+        let outbox = Outbox::new(2).unwrap();
         assert_eq!([post(&outbox), post(&outbox)], [Posted::Kept; 2]);
         assert_eq!(post(&outbox), Posted::ReplacedOldest);
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(8);
         outbox.take(&mut out);
         assert_eq!(out.iter().map(|e| e.seq).collect::<Vec<_>>(), [1, 2]);
-        outbox.close();
+        outbox.close(Mono::ZERO);
         assert_eq!(post(&outbox), Posted::DroppedClosed);
         assert_eq!((outbox.waiting(), outbox.counters().posted(), outbox.counters().dropped()), (0, 4, 2));
     }
 
     #[test]
     fn a_signal_between_look_and_wait_is_not_lost() {
-        let outbox = outbox(10, 5);
+        let outbox = Outbox::new(10).unwrap();
         let seen = outbox.signals();
         post(&outbox);
-        assert_ne!(outbox.signals(), seen, "the first event sets the alarm");
+        assert_ne!(outbox.signals(), seen, "the first event wakes");
         outbox.wait(seen, Duration::from_secs(3600));
         let seen = outbox.signals();
-        assert_eq!([post(&outbox), post(&outbox), post(&outbox)], [Posted::Kept; 3]);
-        assert_eq!(outbox.signals(), seen, "neither first nor due: the thread sleeps on");
         post(&outbox);
-        assert_ne!(outbox.signals(), seen, "the batch is full");
+        assert_eq!(outbox.signals(), seen, "the queue was not emptied: whoever empties it is awake");
+        outbox.take(&mut Vec::with_capacity(10));
+        post(&outbox);
+        assert_ne!(outbox.signals(), seen);
         let seen = outbox.signals();
-        outbox.close();
+        outbox.close(Mono::ZERO);
         assert_ne!(outbox.signals(), seen);
         outbox.wait(seen, Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn the_shutdown_counts_from_the_first_close() {
+        let outbox = Outbox::new(1).unwrap();
+        assert_eq!((outbox.closed(), outbox.closed_at()), (false, None));
+        outbox.close(Mono::from_nanos(7));
+        outbox.close(Mono::from_nanos(9));
+        assert_eq!((outbox.closed(), outbox.closed_at()), (true, Some(Mono::from_nanos(7))));
+    }
+
+    #[test]
+    fn sizes_out_of_range_are_refused_in_words() {
+        for room in [0, EVENT_QUEUE_MAX + 1] {
+            let error = Outbox::new(room).expect_err("out of range");
+            assert!(error.kind() == Kind::Config && error.to_string().contains("1 to 8192"), "{error}");
+        }
+        Outbox::new(EVENT_QUEUE_MAX).unwrap();
+    }
+
+    proptest! {
+        /// Against a model: each event is taken once, in order, or is among the oldest and counted as dropped.
+        #[test]
+        fn events_are_taken_in_order_or_dropped_as_the_oldest(
+            room in 1usize..12,
+            ops in proptest::collection::vec((any::<bool>(), 0usize..5), 0..200),
+        ) {
+            let outbox = Outbox::new(room).unwrap();
+            let (mut model, mut next, mut dropped) = (VecDeque::new(), 0u64, 0u64);
+            for (is_post, most) in ops {
+                if is_post {
+                    let full = model.len() == room;
+                    if full {
+                        model.pop_front();
+                        dropped += 1;
+                    }
+                    model.push_back(next);
+                    next += 1;
+                    prop_assert_eq!(post(&outbox) == Posted::ReplacedOldest, full);
+                } else {
+                    let mut out = Vec::with_capacity(most);
+                    let room = out.capacity();
+                    outbox.take(&mut out);
+                    prop_assert_eq!(out.capacity(), room, "no heap call");
+                    let expected: Vec<u64> = model.drain(..room.min(model.len())).collect();
+                    prop_assert_eq!(out.iter().map(|event| event.seq).collect::<Vec<_>>(), expected);
+                }
+                prop_assert_eq!(outbox.waiting(), model.len());
+                prop_assert_eq!((outbox.counters().posted(), outbox.counters().dropped()), (next, dropped));
+            }
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What to do with the batch in hand, and when: the decisions of the delivery, without I/O.
+//! What to do with the batch in flight, and when: the decisions of the delivery, without I/O.
 //!
 //! ```text
 //!            begin(n)                      Delivered, or the last bad event dropped: nothing of the batch is left
@@ -7,45 +7,37 @@
 //!           refilled(n)  │ │ │ │ └─ Refused, more than one event: halved, the first half is sent next
 //!                        │ │ │ └─── Delivered, dropped or set aside, and a part is left: that is sent next
 //!                        │ │ ▼ Retry, Misconfigured; REFUSALS_MAX set aside in a row
-//!                        │ Backoff{until}     due, or hurry()
+//!                        │ Backoff{until}     due, or shut_down()
 //!                        │
-//!                        Doubting{until}  ◄── Sending: all that is left was set aside; Refill when due, or hurry()
+//!                        Open{until}  ◄── Sending: all that is left was set aside; Refill when due, or shut_down()
 //! ```
 //! A part of the batch (a range of its events) stays the same until it is delivered or refused: every retry carries the
 //! same ids. A batch that is refused for good is halved until the bad event is alone; only that one is dropped, and the
 //! caller counts it (I4). Never drops anything for an outcome that time or a person can heal.
 //!
-//! A receiver that refuses everything (another program answers at that address, its format changed) must not empty the
-//! device, and a bad event must not stand in the way of the others. So a refusal is believed only from a receiver that
-//! also confirms: each confirmation is good for [`REFUSALS_MAX`] refused events. Without that credit a refused event goes to
-//! the end of the line and the next one is tried, with a back-off after every [`REFUSALS_MAX`] of them. When the line has
-//! come round without a confirmation, all of it is kept and waits for a person, like after a 404; the next round takes along
-//! what has come since, as far as the batch has room: one of those may be confirmed. When it has no room left, and the receiver
-//! has confirmed others before, each further round gives up to [`REFUSALS_MAX`] of the oldest up (to the dead letters): a row of
-//! bad events must not stand in the way for ever. A receiver that has never confirmed anything gets none.
+//! Whether a refusal is believed is the circuit breaker's decision (`breaker.rs`). A refused event that is not believed to be
+//! bad goes to the end of the queue and the next part is tried, with a back-off after every
+//! `REFUSALS_MAX` of them. When the queue has come round without a confirmation, all of it is
+//! kept and waits for a person, like after a 404; the next round takes along what has come since, as far as the batch has
+//! room: one of those may be confirmed. When it has no room left, and the receiver has confirmed others before, each further round
+//! gives up some of the oldest, which become dead letters: a row of bad events must not stand in the way for ever.
 
 use std::ops::Range;
 use std::time::Duration;
 
+use super::breaker::Breaker;
+use super::part_size::PartSize;
 use crate::base::limits::BATCH_EVENTS_MAX;
 use crate::base::retry::Backoff;
 use crate::platform::clock::Mono;
 
-/// Events that may be refused one by one after a confirmation before the receiver is doubted. A bad event is a fault of
-/// ours and rare; sixteen in a row are a fault of the receiver.
-pub const REFUSALS_MAX: usize = 16;
-
 /// Before another receiver is asked.
 const ELSEWHERE: Duration = Duration::from_secs(1);
-
-/// After so many confirmations in a row a receiver that found a batch too large is offered twice as much again: its limit is
-/// in bytes, or was raised.
-const GROW_AFTER: u32 = 100;
 
 /// How a send failed, as far as the session cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// The receiver may confirm next time: time-out, connection, 5xx, 408, 425, 429.
+    /// The receiver may confirm next time: time-out, connection, 5xx, 408, 409, 423, 424, 425, 429.
     Retry {
         /// What the receiver asked for (`Retry-After`).
         after: Option<Duration>,
@@ -74,10 +66,10 @@ pub enum Verdict {
     Halved,
     /// The event at this index of the batch was refused alone: it is dropped. The caller counts and logs it.
     Dropped(usize),
-    /// The event at this index was refused alone by a receiver without credit: others are tried first.
+    /// The event at this index was refused alone and that is not believed: others are tried first.
     SetAside(usize),
     /// Nothing but refusals: every event that is not done is kept, and the tries go on at `until`.
-    Doubted {
+    CircuitOpen {
         /// When.
         until: Mono,
     },
@@ -86,7 +78,7 @@ pub enum Verdict {
 /// What the driver does next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// Nothing in hand: take a batch and [`Session::begin`].
+    /// Nothing in flight: take a batch and [`Session::begin`].
     Load,
     /// Send these events of the batch, then [`Session::report`].
     Send(Range<usize>),
@@ -105,7 +97,7 @@ enum State {
     Idle,
     Sending,
     Backoff { until: Mono },
-    Doubting { until: Mono },
+    Open { until: Mono },
 }
 
 /// The state of one delivery.
@@ -114,56 +106,45 @@ pub struct Session {
     state: State,
     backoff: Backoff,
     retry_after_cap: Duration,
-    /// Refused events that are still believed.
-    credit: usize,
-    /// The receiver, or one before it at the same place, has confirmed something.
-    known: bool,
-    /// Events set aside since the last confirmation or wait.
-    doubts: usize,
+    breaker: Breaker,
+    part_size: PartSize,
     /// What is not done, the part to send in front. Parts are not empty and share no event, so there are no more of them
     /// than events.
-    line: heapless::Deque<Range<usize>, BATCH_EVENTS_MAX>,
-    /// How many parts at the end of the line were set aside in this round.
+    queue: heapless::Deque<Range<usize>, BATCH_EVENTS_MAX>,
+    /// How many parts at the end of the queue were set aside in this round.
     aside: usize,
-    /// The most events that are sent at once, by what the receiver called too large.
-    part_max: usize,
-    /// Confirmations since that was changed.
-    confirmed: u32,
 }
 
 impl Session {
-    /// Nothing in hand. `retry_after_cap` limits what a receiver may ask for.
+    /// Nothing in flight. `retry_after_cap` limits what a receiver may ask for.
     pub fn new(backoff: Backoff, retry_after_cap: Duration) -> Self {
         Session {
             state: State::Idle,
             backoff,
             retry_after_cap,
-            credit: 0,
-            known: false,
-            doubts: 0,
-            line: heapless::Deque::new(),
+            breaker: Breaker::default(),
+            part_size: PartSize::new(),
+            queue: heapless::Deque::new(),
             aside: 0,
-            part_max: BATCH_EVENTS_MAX,
-            confirmed: 0,
         }
     }
 
     /// What is sent goes to a receiver that has confirmed before: in an earlier run, say.
-    pub fn trust(&mut self) {
-        self.known = true;
+    pub fn assume_confirmed(&mut self) {
+        self.breaker.assume_confirmed();
     }
 
     /// What is sent from now on goes to another receiver, whose refusals are not believed before it has confirmed something.
-    pub fn distrust(&mut self) {
-        (self.credit, self.known) = (0, false);
+    pub fn switch_receiver(&mut self) {
+        self.breaker.switch_receiver();
     }
 
-    /// Takes a batch of `events` events in hand.
+    /// Takes a batch of `events` events.
     ///
     /// # Panics
-    /// If one is already in hand, or the batch is empty or above the limit: the driver's own mistake.
+    /// If one is already in flight, or the batch is empty or above the limit: the driver's own mistake.
     pub fn begin(&mut self, events: usize) {
-        assert!(self.state == State::Idle, "the batch in hand is not done");
+        assert!(self.state == State::Idle, "the batch in flight is not done");
         assert!((1..=BATCH_EVENTS_MAX).contains(&events), "a batch of {events} events");
         self.put_parts(events);
         self.state = State::Sending;
@@ -173,8 +154,8 @@ impl Session {
     pub fn next(&mut self, now: Mono) -> Next {
         match self.state {
             State::Idle => Next::Load,
-            State::Backoff { until } | State::Doubting { until } if now < until => Next::Wait { until },
-            State::Doubting { .. } => Next::Refill,
+            State::Backoff { until } | State::Open { until } if now < until => Next::Wait { until },
+            State::Open { .. } => Next::Refill,
             State::Sending | State::Backoff { .. } => {
                 self.state = State::Sending;
                 Next::Send(self.part())
@@ -191,17 +172,16 @@ impl Session {
         match outcome {
             Ok(()) => {
                 self.backoff.succeeded();
-                // What was set aside is tried once more, and believed to be bad if this receiver refuses it again.
-                let aside: usize = self.line.iter().rev().take(self.aside).map(Range::len).sum();
-                (self.credit, self.doubts, self.known) = (REFUSALS_MAX.max(aside), 0, true);
-                self.grow();
+                let aside: usize = self.queue.iter().rev().take(self.aside).map(Range::len).sum();
+                self.breaker.confirmed(aside);
+                self.part_size.confirmed();
                 let part = self.take_part();
                 self.go_on();
                 Verdict::Delivered(part.len())
             }
             Err(Failure::Refused) => self.refused(now),
             Err(Failure::TooLarge) => {
-                (self.part_max, self.confirmed) = ((self.part().len() / 2).max(1), 0);
+                self.part_size.too_large(self.part().len());
                 self.refused(now)
             }
             Err(Failure::Retry { after }) => {
@@ -209,7 +189,8 @@ impl Session {
             }
             Err(Failure::Elsewhere) => {
                 let until = now + ELSEWHERE;
-                (self.doubts, self.state) = (0, State::Backoff { until });
+                self.breaker.pause();
+                self.state = State::Backoff { until };
                 Verdict::Kept { until }
             }
             Err(Failure::Misconfigured) => Verdict::Kept { until: self.wait(now, Duration::ZERO) },
@@ -218,7 +199,7 @@ impl Session {
 
     /// Whether the event at this index of the batch is neither delivered nor dropped.
     pub fn is_left(&self, index: usize) -> bool {
-        self.line.iter().any(|part| part.contains(&index))
+        self.queue.iter().any(|part| part.contains(&index))
     }
 
     /// The batch was refilled as [`Next::Refill`] says, and has so many events now; `full`: there was no room for more.
@@ -226,71 +207,64 @@ impl Session {
     /// # Panics
     /// If that was not asked for, or there are fewer than were left or more than the limit: the driver's own mistake.
     pub fn refilled(&mut self, events: usize, full: bool) {
-        assert!(matches!(self.state, State::Doubting { .. }), "nobody asked for more");
-        let left = self.in_hand();
+        assert!(matches!(self.state, State::Open { .. }), "nobody asked for more");
+        let left = self.in_flight();
         assert!((left..=BATCH_EVENTS_MAX).contains(&events), "{left} events became {events}");
-        if full && events == left && self.known {
-            self.credit = REFUSALS_MAX;
+        if full && events == left {
+            self.breaker.blocked();
         }
-        self.line.clear();
+        self.queue.clear();
         self.aside = 0;
         self.put_parts(events);
         self.state = State::Sending;
     }
 
-    /// The batch in hand is somebody else's again.
+    /// The batch in flight is somebody else's again.
     pub fn forget(&mut self) {
-        self.line.clear();
-        (self.aside, self.doubts, self.state) = (0, 0, State::Idle);
+        self.queue.clear();
+        self.breaker.pause();
+        (self.aside, self.state) = (0, State::Idle);
     }
 
-    /// Shutdown: the next try is due at once, and later ones start with small delays again.
-    pub fn hurry(&mut self, now: Mono) {
+    /// The shutdown begins: the next try is due at once, and later ones start with small delays again.
+    pub fn shut_down(&mut self, now: Mono) {
         self.backoff.succeeded();
-        if let State::Backoff { until } | State::Doubting { until } = &mut self.state {
+        if let State::Backoff { until } | State::Open { until } = &mut self.state {
             *until = now.min(*until);
         }
     }
 
-    /// Events in hand that are neither delivered nor dropped.
-    pub fn in_hand(&self) -> usize {
-        self.line.iter().map(Range::len).sum()
+    /// Events in flight that are neither delivered nor dropped.
+    pub fn in_flight(&self) -> usize {
+        self.queue.iter().map(Range::len).sum()
     }
 
     /// The part being sent.
     fn part(&self) -> Range<usize> {
-        self.line.front().expect("outside Idle there is a part").clone()
+        self.queue.front().expect("outside Idle there is a part").clone()
     }
 
     fn take_part(&mut self) -> Range<usize> {
-        self.line.pop_front().expect("outside Idle there is a part")
+        self.queue.pop_front().expect("outside Idle there is a part")
     }
 
     fn put_first(&mut self, part: Range<usize>) {
-        self.line.push_front(part).expect("no more parts than events");
+        self.queue.push_front(part).expect("no more parts than events");
     }
 
     /// So many events, in parts that the receiver takes.
     fn put_parts(&mut self, events: usize) {
-        for start in (0..events).step_by(self.part_max) {
-            let part = start..events.min(start + self.part_max);
-            self.line.push_back(part).expect("no more parts than events");
+        for part in self.part_size.parts(events) {
+            self.queue.push_back(part).expect("no more parts than events");
         }
     }
 
-    fn grow(&mut self) {
-        self.confirmed = self.confirmed.saturating_add(1);
-        if self.confirmed >= GROW_AFTER && self.part_max < BATCH_EVENTS_MAX {
-            (self.part_max, self.confirmed) = ((2 * self.part_max).min(BATCH_EVENTS_MAX), 0);
-        }
-    }
-
-    /// To the end of the line, as one with the part there if that was put there in this round and ends where it begins.
+    /// To the end of the queue, as one with the part there if that was put there in this round and ends where it begins.
     fn put_last(&mut self, part: Range<usize>) {
-        match self.line.back_mut() {
+        match self.queue.back_mut() {
             Some(last) if self.aside > 0 && last.end == part.start => last.end = part.end,
             Some(_) | None => {
-                self.line.push_back(part).expect("no more parts than events");
+                self.queue.push_back(part).expect("no more parts than events");
                 self.aside += 1;
             }
         }
@@ -298,10 +272,10 @@ impl Session {
 
     /// After a confirmation, or a refusal that was believed: what was set aside has its turn when the rest is done.
     fn go_on(&mut self) {
-        if self.aside == self.line.len() {
+        if self.aside == self.queue.len() {
             self.aside = 0;
         }
-        if self.line.is_empty() {
+        if self.queue.is_empty() {
             self.state = State::Idle;
         }
     }
@@ -314,30 +288,29 @@ impl Session {
             self.put_first(part.start..middle);
             return Verdict::Halved;
         }
-        if self.credit > 0 {
-            self.credit -= 1;
+        if self.breaker.believes() {
             self.go_on();
             return Verdict::Dropped(part.start);
         }
         let index = part.start;
         self.put_last(part);
-        self.doubts += 1;
-        let come_round = self.aside == self.line.len();
-        if !come_round && self.doubts < REFUSALS_MAX {
+        let opens = self.breaker.set_aside();
+        let come_round = self.aside == self.queue.len();
+        if !come_round && !opens {
             return Verdict::SetAside(index);
         }
         let until = self.wait(now, Duration::ZERO);
         if come_round {
-            self.state = State::Doubting { until };
+            self.state = State::Open { until };
         }
-        Verdict::Doubted { until }
+        Verdict::CircuitOpen { until }
     }
 
     /// Begins a back-off.
     fn wait(&mut self, now: Mono, at_least: Duration) -> Mono {
         let delay = self.backoff.next_delay().max(at_least.min(self.retry_after_cap));
         let until = now + delay;
-        self.doubts = 0;
+        self.breaker.pause();
         self.state = State::Backoff { until };
         until
     }
@@ -345,6 +318,8 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use super::super::breaker::REFUSALS_MAX;
+    use super::super::part_size::GROW_AFTER;
     use super::*;
     use proptest::prelude::*;
 
@@ -364,12 +339,12 @@ mod tests {
     #[test]
     fn a_delivered_batch_makes_room_for_the_next() {
         let mut s = session();
-        assert_eq!((s.next(secs(0)), s.in_hand()), (Next::Load, 0));
+        assert_eq!((s.next(secs(0)), s.in_flight()), (Next::Load, 0));
         s.begin(3);
-        assert_eq!((s.next(secs(0)), s.in_hand()), (Next::Send(0..3), 3));
+        assert_eq!((s.next(secs(0)), s.in_flight()), (Next::Send(0..3), 3));
         assert_eq!(s.next(secs(0)), Next::Send(0..3), "asking twice changes nothing");
         assert_eq!(s.report(secs(0), Ok(())), Verdict::Delivered(3));
-        assert_eq!((s.next(secs(0)), s.in_hand()), (Next::Load, 0));
+        assert_eq!((s.next(secs(0)), s.in_flight()), (Next::Load, 0));
     }
 
     #[test]
@@ -385,7 +360,7 @@ mod tests {
                 assert!((whole / 2.0..=whole).contains(&delay), "{delay} of {whole}");
                 let before = Mono::from_nanos(until.as_nanos() - 1);
                 assert_eq!((s.next(now), s.next(before)), (Next::Wait { until }, Next::Wait { until }));
-                assert_eq!(s.in_hand(), 5);
+                assert_eq!(s.in_flight(), 5);
                 now = until;
             }
             assert_eq!(s.next(now), Next::Send(0..5));
@@ -411,7 +386,7 @@ mod tests {
     #[test]
     fn a_shutdown_ends_the_back_off_but_not_the_batch() {
         let mut s = session();
-        s.hurry(secs(1));
+        s.shut_down(secs(1));
         s.begin(2);
         for _ in 0..12 {
             assert_eq!(s.next(secs(100_000)), Next::Send(0..2));
@@ -420,7 +395,7 @@ mod tests {
         }
         let Verdict::Kept { until } = s.report(secs(10), RETRY) else { panic!("kept") };
         assert!(until >= secs(160));
-        s.hurry(secs(11));
+        s.shut_down(secs(11));
         assert_eq!(s.next(secs(11)), Next::Send(0..2));
         let Verdict::Kept { until } = s.report(secs(11), RETRY) else { panic!("kept") };
         assert!(until <= secs(12));
@@ -456,7 +431,7 @@ mod tests {
         s.begin(100);
         assert_eq!(takes(&mut s, 30), [100, 50, 25, 25, 50, 25, 25]);
         s.begin(60);
-        assert_eq!(takes(&mut s, 30), [25, 25, 10], "nothing is sent in vain");
+        assert_eq!(takes(&mut s, 30), [25, 25, 10], "nothing is sent that does not fit");
         for _ in 0..GROW_AFTER {
             s.begin(1);
             takes(&mut s, 30);
@@ -466,7 +441,7 @@ mod tests {
         // A lone event that is too large is a bad event.
         s.begin(2);
         assert_eq!(takes(&mut s, 0).len(), 3);
-        assert_eq!(s.in_hand(), 0);
+        assert_eq!(s.in_flight(), 0);
     }
 
     #[test]
@@ -524,7 +499,7 @@ mod tests {
                         let verdict = s.report(now, Err(Failure::Refused));
                         let fine = matches!(
                             verdict,
-                            Verdict::Halved | Verdict::SetAside(_) | Verdict::Doubted { .. }
+                            Verdict::Halved | Verdict::SetAside(_) | Verdict::CircuitOpen { .. }
                         );
                         assert!(fine, "{verdict:?}");
                     }
@@ -539,7 +514,7 @@ mod tests {
                     }
                     Next::Load => panic!("nothing is done"),
                 }
-                assert_eq!(s.in_hand(), events);
+                assert_eq!(s.in_flight(), events);
             }
             assert!(now >= secs(15), "the delays grow, also over rounds of refusals: {now:?}");
             assert_eq!(s.next(now), Next::Send(0..events), "in one piece again");
@@ -563,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_that_turns_to_refusing_costs_the_credit_and_no_more() {
+    fn a_receiver_that_turns_to_refusing_costs_the_refusal_budget_and_no_more() {
         let mut s = session();
         s.begin(1);
         s.report(secs(0), Ok(()));
@@ -571,8 +546,8 @@ mod tests {
         let all: Vec<usize> = (0..100).collect();
         let verdicts: Vec<Verdict> = steps(&mut s, &all).into_iter().map(|step| step.1).collect();
         let dropped = verdicts.iter().filter(|v| matches!(v, Verdict::Dropped(_))).count();
-        assert_eq!((dropped, s.in_hand()), (REFUSALS_MAX, 100 - REFUSALS_MAX));
-        assert!(matches!(verdicts.last(), Some(Verdict::Doubted { .. })));
+        assert_eq!((dropped, s.in_flight()), (REFUSALS_MAX, 100 - REFUSALS_MAX));
+        assert!(matches!(verdicts.last(), Some(Verdict::CircuitOpen { .. })));
     }
 
     #[test]
@@ -591,12 +566,12 @@ mod tests {
             }
         }
         let left: Vec<usize> = (0..40).filter(|&index| s.is_left(index)).collect();
-        assert_eq!((left, s.in_hand()), ((0..10).chain(36..40).collect(), 14));
+        assert_eq!((left, s.in_flight()), ((0..10).chain(36..40).collect(), 14));
         s.refilled(24, false);
-        assert_eq!((s.next(now), s.in_hand()), (Next::Send(0..24), 24));
+        assert_eq!((s.next(now), s.in_flight()), (Next::Send(0..24), 24));
         let bad: Vec<usize> = (0..14).collect();
         steps_at(&mut s, now, &bad);
-        assert_eq!((s.next(now), s.in_hand()), (Next::Load, 0), "ten good ones vouch for the refusals");
+        assert_eq!((s.next(now), s.in_flight()), (Next::Load, 0), "ten good ones make the refusals believed");
     }
 
     /// A receiver that takes crossings and no statistics, and a night without a crossing: more refused events than a batch.
@@ -607,7 +582,7 @@ mod tests {
             let d = deliver(402, most, night, Vec::new());
             assert_eq!((d.delivered, d.hand.len(), d.queue.len()), (vec![0, 400, 401], 0, 0), "{most}");
         }
-        // Nobody vouches for a receiver that has never confirmed anything.
+        // The refusals of a receiver that has never confirmed anything are not believed.
         let d = deliver(402, 100, |event| event < 400, Vec::new());
         assert_eq!((d.delivered.len(), d.dropped.len(), d.hand.len()), (0, 0, 100));
     }
@@ -623,22 +598,22 @@ mod tests {
             assert_eq!(until, secs(10));
             s.next(until);
         }
-        s.distrust();
+        s.switch_receiver();
         s.report(secs(10), Err(Failure::Refused));
         assert_eq!(
             s.report(secs(10), Err(Failure::Refused)),
             Verdict::SetAside(0),
-            "it had credit for sixteen"
+            "it had a budget of sixteen"
         );
     }
 
     #[test]
-    fn a_shutdown_ends_a_doubt_too() {
+    fn a_shutdown_closes_an_open_circuit() {
         let mut s = session();
         s.begin(1);
-        assert!(matches!(s.report(secs(5), Err(Failure::Refused)), Verdict::Doubted { .. }));
+        assert!(matches!(s.report(secs(5), Err(Failure::Refused)), Verdict::CircuitOpen { .. }));
         assert!(matches!(s.next(secs(5)), Next::Wait { .. }));
-        s.hurry(secs(5));
+        s.shut_down(secs(5));
         assert_eq!(s.next(secs(5)), Next::Refill);
         s.refilled(3, false);
         assert_eq!(s.next(secs(5)), Next::Send(0..3));
@@ -649,7 +624,7 @@ mod tests {
     struct Delivery {
         delivered: Vec<usize>,
         dropped: Vec<usize>,
-        /// Left in hand and in the queue when nothing moved any more.
+        /// Left in flight and in the queue when nothing moved any more.
         hand: Vec<usize>,
         queue: Vec<usize>,
     }
@@ -673,7 +648,7 @@ mod tests {
                 Next::Wait { until } => now = until,
                 Next::Refill => {
                     idle_rounds += 1;
-                    let left = s.in_hand();
+                    let left = s.in_flight();
                     hand =
                         (0..hand.len()).filter(|&index| s.is_left(index)).map(|index| hand[index]).collect();
                     hand.extend(queue.drain(..(most - hand.len()).min(queue.len())));
@@ -681,7 +656,7 @@ mod tests {
                 }
                 Next::Send(part) => {
                     assert!(again.take().is_none_or(|again| again == part), "a retry is the same part");
-                    let before = s.in_hand();
+                    let before = s.in_flight();
                     let outcome = match moods.next() {
                         Some(0) => RETRY,
                         Some(1) => Err(Failure::Misconfigured),
@@ -702,12 +677,12 @@ mod tests {
                             again = Some(part);
                             0
                         }
-                        Verdict::Halved | Verdict::SetAside(_) | Verdict::Doubted { .. } => 0,
+                        Verdict::Halved | Verdict::SetAside(_) | Verdict::CircuitOpen { .. } => 0,
                     };
                     if finished > 0 {
                         idle_rounds = 0;
                     }
-                    assert_eq!(s.in_hand(), before - finished);
+                    assert_eq!(s.in_flight(), before - finished);
                 }
             }
         }

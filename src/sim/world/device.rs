@@ -18,7 +18,6 @@ use crate::base::stop::Stop;
 use crate::capture::frame::{Color, FrameFormat, FrameMeta, FrameView, PixelFormat};
 use crate::capture::ring::{Policy, Reader, Taken, Writer, ring};
 use crate::capture::sampler::{Sample, Sampler};
-use crate::delivery::batch::BatchParams;
 use crate::delivery::spool::{self, Batching, Class, Log, Quota, Spool, SpoolWriter};
 use crate::delivery::uplink::{Flow, Outbox, Uplink, UplinkParams};
 use crate::event::{Body, Event, Name, Origin, Started, Stats, Storage, fixed};
@@ -42,8 +41,8 @@ pub(super) enum Death {
 }
 
 /// Sizes that are full now and then.
-const BATCH: BatchParams =
-    BatchParams { queue_events: 1000, batch_events_max: 200, age_max: Duration::from_secs(5) };
+const QUEUE_EVENTS: usize = 1000;
+const BATCHING: Batching = Batching { events_max: 200, age_max: Duration::from_secs(5), interval: None };
 /// Processing time of a frame in which nothing moves, or that is corrupt, nanoseconds.
 const STILL_NANOS: u64 = 3_000_000;
 /// The gate stays open for this long after the last motion, nanoseconds.
@@ -152,8 +151,7 @@ fn new_spool(scenario: &Scenario, seed: u64, origin: Origin) -> Spool {
         seed,
         ..spool::Params::default()
     };
-    let batching = Batching { events_max: BATCH.batch_events_max, age_max: BATCH.age_max, interval: None };
-    Spool::new(Log::new(params, origin), batching)
+    Spool::new(Log::new(params, origin), BATCHING)
 }
 
 /// Opens the spool's folder; if that fails, the spool's worker tries again.
@@ -238,7 +236,7 @@ impl Device {
         let origin = Origin::new("sim", &boot_id, mono(now, booted));
         server.begins(origin.boot.as_str(), booted);
         let time = Arc::new(Timekeeper::new(calendar.clock()));
-        let outbox = Arc::new(Outbox::new(BATCH)?);
+        let outbox = Arc::new(Outbox::new(QUEUE_EVENTS)?);
         let spool = Arc::new(new_spool(scenario, seed, origin.clone()));
         let delivery = UplinkParams { seed, drain: Duration::from_secs(3600), ..UplinkParams::default() };
         let ends = (Arc::clone(&outbox), Arc::clone(&spool));
@@ -303,7 +301,7 @@ impl Device {
         self.posted.push(Posted { at: now, class, can_wait, print: fingerprint(&event) });
         self.stats.events += 1;
         // The outbox counts what it drops.
-        let _posted = self.outbox.post(self.mono(now), at, &self.camera, event.body);
+        let _posted = self.outbox.post(at, &self.camera, event.body);
         self.note_waiting();
     }
 
@@ -464,7 +462,7 @@ impl Device {
         let stats = self.stats(now);
         self.post(now, Body::Stats(stats));
         self.post(now, Body::Stopping { reason: fixed("the simulation ended") });
-        self.outbox.close();
+        self.outbox.close(self.mono(now));
         self.closed = true;
         self.uplink_at = now;
     }

@@ -65,6 +65,8 @@ impl Version {
         b'0' + self.records()
     }
 }
+/// Most bytes of a batch, its frame included.
+pub const BATCH_BYTES_MAX: usize = FRAME_BYTES + BODY_BYTES_MAX;
 
 /// Whose events, and with which calendar.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -3,37 +3,47 @@
 //! Every phase has a deadline, and so has the whole; no proxy is taken from the environment; a redirect is an answer, not
 //! an instruction; a pooled connection is thrown away before a firewall forgets it; of an answer's body at most
 //! [`REPLY_BYTES_MAX`] are read. Tokens, keys and certificates come from files, are read again after the receiver
-//! has refused them, and are never shown. [`tls`] says who is believed.
-//!
-//! The confirmation is a 2xx, for InfluxDB a 204. Except when the answer is a web page (the login of a mobile network answers
-//! 200 to anything), or JSON that tells an error or ends early. Never retries by itself: that is the session's decision.
+//! has refused them, and are never shown. [`tls`] says which servers are trusted, `connect.rs` how they are reached, `answer.rs`
+//! which answers confirm a batch. Never retries by itself: that is the session's decision.
 
+mod answer;
+mod connect;
 mod gzip;
 mod place;
+mod retry_after;
 mod secret;
 pub mod tls;
+mod unfold;
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use ureq::http::{HeaderValue, Response, Uri, header};
-use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
+use ureq::http::{HeaderName, HeaderValue, Response, Uri, header};
+use ureq::unversioned::transport::{ConnectProxyConnector, ConnectionDetails, Connector, Either, Transport};
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::limits::REPLY_BYTES_MAX;
 use crate::delivery::uplink::format::Format;
 use crate::delivery::uplink::session::Failure;
-use crate::delivery::uplink::{Batch, SendError, Sink};
+use crate::delivery::uplink::{Batch, Interrupt, SendError, Sink};
 use crate::platform::calendar::Timekeeper;
+use answer::{Answer, CUT_ANSWERS_MAX, Confirmation, Sent};
+use connect::{LookUps, NotConnected, Tcp, Waits};
 use gzip::Gzip;
 use place::{address, is_loopback};
 use secret::{Scheme, read_token};
 use tls::{Remedy, TlsParams};
 
 pub use place::{InfluxPlace, redacted};
+
+/// Longest head of an answer, bytes: proxies and login pages add long cookies. A confirmation with a longer one would be
+/// none, and its batch would be sent for ever.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// Room for what is sent, bytes; a larger body goes in pieces.
+const OUTPUT_BYTES: usize = 32 << 10;
 
 /// Characters of an answer's body that an error shows.
 const HINT_CHARS_MAX: usize = 120;
@@ -99,7 +109,7 @@ pub struct HttpParams {
 /// Posts batches to a URL.
 pub struct HttpSink {
     params: HttpParams,
-    time: Arc<Timekeeper>,
+    waits: Waits,
     /// `None`: its files must be read again.
     agent: Option<ureq::Agent>,
     uri: Uri,
@@ -111,6 +121,8 @@ pub struct HttpSink {
     body: Vec<u8>,
     gzip: Option<Gzip>,
     reply: Vec<u8>,
+    /// Answers in a row that were a 2xx and cut short.
+    cut_answers: u32,
 }
 
 impl HttpSink {
@@ -132,7 +144,7 @@ impl HttpSink {
             tracing::warn!("the token for {name} travels unencrypted: use https://");
         }
         let mut sink = HttpSink {
-            time,
+            waits: Waits { time, interrupt: Arc::new(OnceLock::new()) },
             agent: None,
             uri,
             name,
@@ -141,6 +153,7 @@ impl HttpSink {
             body: Vec::new(),
             gzip: params.gzip.then(Gzip::new),
             reply: Vec::with_capacity(REPLY_BYTES_MAX as usize),
+            cut_answers: 0,
             params,
         };
         sink.read_files().map_err(|text| Error::fatal(Kind::Config, text))?;
@@ -158,7 +171,7 @@ impl HttpSink {
             self.authorization = Some(read_token(path, scheme)?);
         }
         if self.agent.is_none() {
-            self.agent = Some(agent(&self.params, &self.time)?);
+            self.agent = Some(agent(&self.params, &self.uri, &self.waits)?);
         }
         Ok(())
     }
@@ -187,15 +200,18 @@ impl HttpSink {
 
     /// No answer came.
     fn failed(&mut self, error: &ureq::Error) -> SendError {
-        let place = format!("POST {}: {error}", self.name);
+        let place = match error {
+            ureq::Error::Io(error) => format!("POST {}: {error}", self.name),
+            _ => format!("POST {}: {error}", self.name),
+        };
         let Some(inner) = tls::cause(error) else {
             let kept_here = never_left(error);
             return SendError { kept_here, ..SendError::retry(format!("{place}: {}", remedy_for(error))) };
         };
-        let vouched = self.time.map().wall.vouched();
+        let trusted = self.waits.time.map().wall.vouched();
         self.agent = None; // Certificates may have been renewed: read them again before the next try.
         // Nothing is sent before the handshake is done.
-        let error = match tls::remedy(inner, vouched) {
+        let error = match tls::remedy(inner, trusted) {
             Remedy::Clock => SendError::retry(format!(
                 "{place}: this device's clock is not synchronised, so nobody can say whether the certificate is valid: \
                  let it reach a time server"
@@ -211,24 +227,27 @@ impl HttpSink {
     /// Whether a 2xx is the word of the receiver.
     fn confirmed(&mut self, mut response: Response<ureq::Body>) -> Result<(), SendError> {
         let status = response.status();
-        let kind = response.headers().get(header::CONTENT_TYPE);
-        let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
-        self.read_reply(response.body_mut());
-        let reply = self.reply.trim_ascii_start();
-        let told = if kind.starts_with("text/html") && reply.starts_with(b"<") {
-            "a web page answers, not a receiver of events: does the link want a login (mobile network, guest network)?"
-        } else if self.params.format.needs_time() && status.as_u16() != 204 {
-            "InfluxDB would say 204: check what answers there"
-        } else if kind.contains("json") && tells_an_error(reply) {
-            "it says yes and tells an error: see its log"
-        } else if kind.contains("json") && is_cut(reply) {
-            let text = format!("POST {}: {status}: its answer ended early: it may tell an error", self.name);
-            return Err(SendError { status: Some(status.as_u16()), ..SendError::retry(text) });
-        } else {
-            return Ok(());
+        let cut = self.read_reply(response.body_mut());
+        let content_type = text_of(&response, &header::CONTENT_TYPE).unwrap_or_default();
+        let answer = Answer { status: status.as_u16(), content_type, body: &self.reply, cut };
+        let said = answer::confirmation(&answer, self.params.format);
+        let cut_before = std::mem::take(&mut self.cut_answers);
+        let place = format!("POST {}: {status}", self.name);
+        let error = match said {
+            Confirmation::Yes => return Ok(()),
+            Confirmation::Cut if cut_before + 1 >= CUT_ANSWERS_MAX => {
+                tracing::warn!(
+                    "{place}: its answer ended early {CUT_ANSWERS_MAX} times in a row: taken as a confirmation"
+                );
+                return Ok(());
+            }
+            Confirmation::Cut => {
+                self.cut_answers = cut_before + 1;
+                SendError::retry(format!("{place}: its answer ended early: it may report a failure"))
+            }
+            Confirmation::No(why) => SendError::misconfigured(format!("{place}{}: {why}", self.quote())),
         };
-        let text = format!("POST {}: {status}{}: {told}", self.name, self.quote());
-        Err(SendError { status: Some(status.as_u16()), ..SendError::misconfigured(text) })
+        Err(SendError { status: Some(status.as_u16()), ..error })
     }
 
     /// What the answer says, without our own secret if it repeats that.
@@ -242,19 +261,15 @@ impl HttpSink {
     /// The error of an answer that is not a 2xx.
     fn refusal(&mut self, mut response: Response<ureq::Body>) -> SendError {
         let status = response.status();
+        self.cut_answers = 0;
         self.read_reply(response.body_mut());
         let quote = self.quote();
-        let after = response.headers().get(header::RETRY_AFTER).and_then(retry_after);
-        let (mut failure, mut remedy) = classify(status.as_u16(), after);
-        // nginx tells like this that it wants a certificate of ours, or another one.
-        if matches!(status.as_u16(), 400 | 403 | 495 | 496)
-            && quote.to_ascii_lowercase().contains("certificate")
-        {
-            (failure, remedy) = (
-                Failure::Misconfigured,
-                "it wants a certificate of this device: check uplink.client_cert_file",
-            );
-        }
+        let wall = self.waits.time.wall();
+        let now = wall.vouched().then_some(wall.unix_nanos / 1_000_000_000);
+        let after = text_of(&response, &header::RETRY_AFTER)
+            .and_then(|value| retry_after::delay(value, text_of(&response, &header::DATE), now));
+        let sent = Sent { format: self.params.format, gzip: self.params.gzip };
+        let (failure, remedy) = answer::refusal(status.as_u16(), after, sent, &quote.to_ascii_lowercase());
         if failure == Failure::Misconfigured {
             // What it was may have been renewed: read it again before the next try.
             (self.authorization, self.agent) = (None, None);
@@ -270,13 +285,21 @@ impl HttpSink {
     }
 
     /// Reads the answer's body up to the limit and leaves the rest: the connection is used again only if nothing was left.
-    fn read_reply(&mut self, body: &mut ureq::Body) {
+    /// Whether it ended before its framing said so.
+    fn read_reply(&mut self, body: &mut ureq::Body) -> bool {
         self.reply.clear();
         let mut limited = body.as_reader().take(REPLY_BYTES_MAX);
-        if let Err(error) = limited.read_to_end(&mut self.reply) {
+        let outcome = limited.read_to_end(&mut self.reply);
+        if let Err(error) = &outcome {
             tracing::debug!("the answer of {} ended early: {error}", self.name);
         }
+        outcome.is_err()
     }
+}
+
+/// The value of a header, if it is text.
+fn text_of<'a>(response: &'a Response<ureq::Body>, name: &HeaderName) -> Option<&'a str> {
+    response.headers().get(name)?.to_str().ok()
 }
 
 impl Sink for HttpSink {
@@ -301,13 +324,18 @@ impl Sink for HttpSink {
         self.params.format.needs_time()
     }
 
-    fn hurry(&mut self, longest: Duration) {
+    fn limit_sends(&mut self, longest: Duration) {
         self.whole = self.whole.min(longest);
+    }
+
+    fn interrupt_when(&mut self, interrupt: Interrupt) {
+        // Set once, by the uplink that has this sink.
+        let _set = self.waits.interrupt.set(interrupt);
     }
 }
 
 /// The client, every option said out loud.
-fn agent(params: &HttpParams, time: &Arc<Timekeeper>) -> Result<ureq::Agent, String> {
+fn agent(params: &HttpParams, uri: &Uri, waits: &Waits) -> Result<ureq::Agent, String> {
     let proxy = match &params.proxy {
         // With any other kind the connection would go past it.
         Some(url) => Some(
@@ -333,42 +361,20 @@ fn agent(params: &HttpParams, time: &Arc<Timekeeper>) -> Result<ureq::Agent, Str
         .max_idle_connections(1)
         .max_idle_connections_per_host(1)
         .max_redirects(0)
-        .max_response_header_size(16 << 10)
+        .max_response_header_size(HEAD_BYTES_MAX)
+        .input_buffer_size(HEAD_BYTES_MAX)
+        .output_buffer_size(OUTPUT_BYTES)
         .no_delay(true)
         .proxy(proxy)
         .http_status_as_error(false)
         .user_agent(concat!("flytrap/", env!("CARGO_PKG_VERSION")))
         .build();
-    let connector =
-        ().chain(ConnectProxyConnector::default())
-            .chain(TcpConnector::default())
-            .chain(tls::Tls(tls::config(&params.tls, time)?));
-    Ok(ureq::Agent::with_parts(config, connector, DefaultResolver::default()))
-}
-
-/// Whether an answer in JSON has an `error` or `errors` that says something.
-fn tells_an_error(reply: &[u8]) -> bool {
-    use serde_json::Value;
-    if reply.len() as u64 >= REPLY_BYTES_MAX {
-        // Our own limit cut it: it is not read as a whole.
-        let text = String::from_utf8_lossy(reply).split_whitespace().collect::<String>();
-        return ["\"errors\":true", "\"error\":\"", "\"error\":{"].iter().any(|told| text.contains(told));
-    }
-    let Ok(Value::Object(answer)) = serde_json::from_slice(reply) else { return false };
-    ["error", "errors"].iter().filter_map(|name| answer.get(*name)).any(|told| match told {
-        Value::Null | Value::Bool(false) => false,
-        Value::Bool(true) => true,
-        Value::Number(number) => number.as_f64() != Some(0.0),
-        Value::String(text) => !text.is_empty(),
-        Value::Array(list) => !list.is_empty(),
-        Value::Object(map) => !map.is_empty(),
-    })
-}
-
-/// Whether an answer in JSON ends before it should, other than by our own limit.
-fn is_cut(reply: &[u8]) -> bool {
-    let whole = (reply.len() as u64) < REPLY_BYTES_MAX;
-    whole && !reply.is_empty() && serde_json::from_slice::<serde::de::IgnoredAny>(reply).is_err()
+    let connector = ()
+        .chain(ConnectProxyConnector::default())
+        .chain(Tcp::new(waits.clone()))
+        .chain(tls::Tls(tls::config(&params.tls, &waits.time)?))
+        .chain(Unfolds { target: uri.authority().map_or_else(String::new, ToString::to_string) });
+    Ok(ureq::Agent::with_parts(config, connector, LookUps::new(waits.clone())))
 }
 
 /// Whether a send failed before anything of the batch was sent.
@@ -379,37 +385,14 @@ fn never_left(error: &ureq::Error) -> bool {
             true
         }
         ureq::Error::Timeout(phase) => matches!(phase, ureq::Timeout::Resolve | ureq::Timeout::Connect),
-        ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+        ureq::Error::Io(error) => not_connected(error).is_some(),
         _ => false,
     }
 }
 
-/// What a status that is not a 2xx means for the batch, and the remedy. Unknown 4xx count as refused: they are an answer to
-/// what was sent, not to when. What any batch would meet at that URL is a matter of configuration.
-fn classify(status: u16, after: Option<Duration>) -> (Failure, &'static str) {
-    match status {
-        401 | 403 => (Failure::Misconfigured, "check the token in token_file and what it may do"),
-        404 => (Failure::Misconfigured, "nothing takes events there: check the path of the URL"),
-        300..400 => (Failure::Misconfigured, "redirects are not followed: set the URL to the final place"),
-        405 | 410 => {
-            (Failure::Misconfigured, "nothing takes events there: check host, port and path of the URL")
-        }
-        406 | 415 => (
-            Failure::Misconfigured,
-            "it does not take batches of CloudEvents in JSON: check what answers there",
-        ),
-        407 => (Failure::Misconfigured, "a proxy in between wants a login: open the way for this device"),
-        // To an Idempotency-Key: the same batch is being worked on.
-        408 | 409 | 425 | 429 => (Failure::Retry { after }, "the receiver asks for patience"),
-        413 => (Failure::TooLarge, "too large for the receiver: smaller batches are tried"),
-        400..500 => (Failure::Refused, "the receiver does not take this: see its log"),
-        _ => (Failure::Retry { after }, "the receiver or a gateway before it is in trouble: see its log"),
-    }
-}
-
-/// The seconds of a `Retry-After`. Its other form, a date, needs a calendar that we may not have, and is ignored.
-fn retry_after(value: &HeaderValue) -> Option<Duration> {
-    value.to_str().ok()?.trim().parse::<u32>().ok().map(|seconds| Duration::from_secs(seconds.into()))
+/// The error of the connection that an error of I/O is.
+fn not_connected(error: &std::io::Error) -> Option<&NotConnected> {
+    error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
 /// What to look at after an error of the client.
@@ -424,7 +407,35 @@ fn remedy_for(error: &ureq::Error) -> &'static str {
         ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) => {
             "no HTTP/1.1 server answers there: check the port"
         }
+        ureq::Error::Io(error) => {
+            not_connected(error).map_or("check the link and whether the receiver runs", |inner| inner.remedy)
+        }
         _ => "check the link and whether the receiver runs",
+    }
+}
+
+/// Takes the folds out of the heads that the target sends; not out of what a proxy carries to and fro.
+#[derive(Debug)]
+struct Unfolds {
+    /// Host and port.
+    target: String,
+}
+
+impl<In: Transport> Connector<In> for Unfolds {
+    type Out = Either<In, unfold::Unfolded<In>>;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        chained: Option<In>,
+    ) -> Result<Option<Self::Out>, ureq::Error> {
+        let Some(transport) = chained else { return Err(ureq::Error::ConnectionFailed) };
+        if details.uri.authority().is_none_or(|authority| authority.as_str() != self.target) {
+            return Ok(Some(Either::A(transport)));
+        }
+        let config = details.config;
+        let sizes = (config.input_buffer_size(), config.output_buffer_size());
+        Ok(Some(Either::B(unfold::Unfolded::new(transport, sizes))))
     }
 }
 
@@ -448,23 +459,6 @@ mod tests {
 
     fn time() -> Arc<Timekeeper> {
         Arc::new(Timekeeper::new(Arc::new(crate::platform::clock::SystemClock)))
-    }
-
-    #[test]
-    fn an_answer_that_says_yes_and_tells_an_error_is_seen() {
-        for (reply, told) in [
-            ("", false),
-            ("[]", false),
-            ("{\"error\":null}", false),
-            ("{\"errors\":false,\"items\":[]}", false),
-            ("{\"error\":\"\"}", false),
-            ("{\"error\":\"disk full\"}", true),
-            ("{\"errors\":true}", true),
-            ("{\"errors\":[{}]}", true),
-            ("{\"error\":\"disk", false),
-        ] {
-            assert_eq!(tells_an_error(reply.as_bytes()), told, "{reply}");
-        }
     }
 
     fn refused(url: &str) -> String {
@@ -498,40 +492,6 @@ mod tests {
         let url = "https://example.org:8443/api/v2?org=a&token=hunter2".to_owned();
         let sink = HttpSink::new(HttpParams { url, ..HttpParams::default() }, time()).unwrap();
         assert_eq!(sink.name(), "https://example.org:8443/api/v2?…");
-    }
-
-    #[test]
-    fn statuses_decide_what_becomes_of_a_batch() {
-        let after = Some(Duration::from_secs(7));
-        for (statuses, failure) in [
-            (&[500, 502, 503, 504, 599, 600, 100, 408, 409, 425, 429][..], Failure::Retry { after }),
-            (
-                &[300, 301, 302, 304, 307, 308, 399, 401, 403, 404, 405, 406, 407, 410, 415],
-                Failure::Misconfigured,
-            ),
-            (&[400, 402, 422, 499], Failure::Refused),
-            (&[413], Failure::TooLarge),
-        ] {
-            for &status in statuses {
-                assert_eq!(classify(status, after).0, failure, "{status}");
-            }
-        }
-    }
-
-    #[test]
-    fn retry_after_takes_seconds_only() {
-        for (text, seconds) in [
-            ("120", Some(120)),
-            (" 0 ", Some(0)),
-            ("4294967295", Some(u64::from(u32::MAX))),
-            ("4294967296", None),
-            ("-1", None),
-            ("1.5", None),
-            ("Fri, 31 Dec 1999 23:59:59 GMT", None),
-        ] {
-            let value = HeaderValue::from_str(text).unwrap();
-            assert_eq!(retry_after(&value), seconds.map(Duration::from_secs), "{text}");
-        }
     }
 
     #[test]

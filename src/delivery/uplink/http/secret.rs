@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use rustix::fs::OFlags;
 use ureq::http::HeaderValue;
 
 /// Longest token file, bytes. JSON web tokens with many claims have about 2000.
@@ -42,14 +44,20 @@ pub(super) fn located(path: &Path) -> Result<PathBuf, String> {
     Ok(Path::new(&folder).join(name))
 }
 
-/// The text of a file that is no longer than `most`.
+/// The text of a regular file that is no longer than `most`. A pipe, socket or device is refused: it may hold the reader up
+/// for ever, and it is read again whenever the receiver refuses what came from it.
 fn read(setting: &str, path: &Path, most: u64) -> Result<Vec<u8>, String> {
     let place = path.display();
     let mut bytes = Vec::new();
     let path = located(path).map_err(|why| format!("{setting}: {why}"))?;
-    File::open(path)
-        .and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("read {setting} {place}: {error}: it must exist and be readable"))?;
+    let failed = |error| format!("read {setting} {place}: {error}: it must exist and be readable");
+    // Without NONBLOCK the open of a pipe that nobody writes to does not come back.
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = File::options().read(true).custom_flags(nonblocking).open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(format!("{setting} {place}: not a regular file: write the text into one"));
+    }
+    file.take(most + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > most {
         return Err(format!("{setting} {place}: longer than {most} bytes"));
     }
@@ -108,6 +116,26 @@ mod tests {
         // RFC 7617, section 2.
         std::fs::write(&path, "Aladdin:open-sesame").unwrap();
         assert!(read_token(&path, Scheme::Basic).unwrap() == "Basic QWxhZGRpbjpvcGVuLXNlc2FtZQ==");
+    }
+
+    /// A pipe that nobody writes to does not hold the program up, an endless device does not fill its memory.
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        let status = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(status.success());
+        for path in [pipe.as_path(), Path::new("/dev/zero"), Path::new("/dev/null"), dir.path()] {
+            for text in
+                [read_token(path, Scheme::Bearer).unwrap_err(), read_pem("uplink.ca", path).unwrap_err()]
+            {
+                assert!(text.contains("not a regular file"), "{text}");
+            }
+        }
+        let (file, link) = (dir.path().join("token"), dir.path().join("link"));
+        std::fs::write(&file, "s3cret").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert!(read_token(&link, Scheme::Bearer).unwrap() == "Bearer s3cret", "a link to one is one");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! TLS: rustls with ring. Who is believed, who we say we are, and which time it is.
+//! TLS: rustls with ring. Which servers are trusted, which certificate of ours they get, and by which time they are judged.
 //!
 //! The roots are Mozilla's as of the build, the system's own, or those of a file; a pin narrows them to one key. Certificates
 //! are judged by the best calendar that is known ([`Timekeeper`]), not by whatever the system clock says at the moment.
@@ -32,7 +32,15 @@ use crate::platform::calendar::Timekeeper;
 const SYSTEM_ROOTS: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
-/// Who may vouch for a receiver.
+/// What `openssl req -x509` makes without being told otherwise.
+const CA_AS_SERVER: &str = "its certificate is that of an authority (self-signed with CA:TRUE), which no server may use: make one \
+    there with openssl req -x509 -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:NAME, and set uplink.ca \
+    to that file";
+
+const UNUSABLE: &str =
+    "its certificate is malformed or has a critical extension that nobody knows: make another one there";
+
+/// Which roots are trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Roots {
     /// Mozilla's, as of the build.
@@ -203,7 +211,7 @@ impl ServerCertVerifier for Verifier {
 /// What is to be done about an error of TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Remedy {
-    /// It is a matter of the calendar, and nobody vouches for ours.
+    /// It is a matter of the calendar, and ours is not synchronised.
     Clock,
     /// A person has to look; what at.
     Person(&'static str),
@@ -211,14 +219,14 @@ pub(super) enum Remedy {
     Retry,
 }
 
-/// What an error of rustls asks for, if `vouched` says whether somebody vouches for our calendar.
+/// What an error of rustls asks for; `synchronised`: our calendar can be trusted.
 #[allow(clippy::wildcard_enum_match_arm, reason = "rustls' errors are open-ended")]
-pub(super) fn remedy(error: &rustls::Error, vouched: bool) -> Remedy {
+pub(super) fn remedy(error: &rustls::Error, synchronised: bool) -> Remedy {
     use CertificateError as Bad;
     match error {
         rustls::Error::InvalidCertificate(bad) => match bad {
             Bad::Expired | Bad::ExpiredContext { .. } | Bad::NotValidYet | Bad::NotValidYetContext { .. }
-                if !vouched =>
+                if !synchronised =>
             {
                 Remedy::Clock
             }
@@ -229,7 +237,10 @@ pub(super) fn remedy(error: &rustls::Error, vouched: bool) -> Remedy {
                 Remedy::Person("its certificate is not valid yet: check the clocks of both")
             }
             Bad::UnknownIssuer => Remedy::Person(
-                "nobody we believe vouches for its certificate: set uplink.ca to the file of its root",
+                "its certificate is signed by no trusted authority: set uplink.ca to the file of its root",
+            ),
+            Bad::NotValidForNameContext { presented, .. } if presented.is_empty() => Remedy::Person(
+                "its certificate names no host: make one there with -addext subjectAltName=DNS:NAME (or IP:ADDRESS)",
             ),
             Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
                 Remedy::Person("its certificate is for another name: use that name in uplink.target")
@@ -237,10 +248,27 @@ pub(super) fn remedy(error: &rustls::Error, vouched: bool) -> Remedy {
             Bad::ApplicationVerificationFailure => Remedy::Person(
                 "its key is not the one of uplink.pin: was it renewed, or is somebody in between?",
             ),
-            _ => Remedy::Person("its certificate cannot be used: see there"),
+            Bad::InvalidPurpose | Bad::InvalidPurposeContext { .. } => Remedy::Person(
+                "its certificate is not for servers: make one there with -addext extendedKeyUsage=serverAuth",
+            ),
+            Bad::Revoked => Remedy::Person("its certificate is revoked: renew it there"),
+            Bad::BadSignature
+            | Bad::UnsupportedSignatureAlgorithmContext { .. }
+            | Bad::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => Remedy::Person(
+                "its certificate is signed in a way that is not supported: renew it there with SHA-256 and RSA of 2048 bits \
+                 or more, or ECDSA P-256",
+            ),
+            Bad::Other(other) => Remedy::Person(match other.0.downcast_ref() {
+                Some(webpki::Error::CaUsedAsEndEntity) => CA_AS_SERVER,
+                Some(webpki::Error::UnsupportedCertVersion) => {
+                    "its certificate is of X.509 version 1: make one of version 3 there, with a subjectAltName"
+                }
+                _ => UNUSABLE,
+            }),
+            _ => Remedy::Person(UNUSABLE),
         },
         rustls::Error::AlertReceived(alert) => match alert {
-            AlertDescription::CertificateExpired if !vouched => Remedy::Clock,
+            AlertDescription::CertificateExpired if !synchronised => Remedy::Clock,
             AlertDescription::CertificateExpired => {
                 Remedy::Person("it says that our certificate has expired: renew it")
             }
@@ -348,5 +376,49 @@ impl Transport for Encrypted {
 
     fn is_tls(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::clock::SystemClock;
+
+    /// What is said about a server's certificate if it alone is trusted.
+    fn said_of(params: rcgen::CertificateParams, name: &str) -> Option<&'static str> {
+        let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("root.pem");
+        std::fs::write(&file, certificate.pem()).unwrap();
+        let roots = Arc::new(roots(&Roots::File(file)).unwrap());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let inner = WebPkiServerVerifier::builder_with_provider(roots, provider).build().unwrap();
+        let time = Calendar(Arc::new(Timekeeper::new(Arc::new(SystemClock)))).current_time().unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let verified =
+            Verifier { inner, pin: None }.verify_server_cert(certificate.der(), &[], &name, &[], time);
+        match remedy(&verified.err()?, true) {
+            Remedy::Person(what) => Some(what),
+            Remedy::Clock | Remedy::Retry => panic!("a person is needed"),
+        }
+    }
+
+    #[test]
+    fn advice_on_certificates_names_what_is_wrong() {
+        use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa};
+        let params = |names: &[&str]| {
+            CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap()
+        };
+        let mut plain = params(&["counter.example"]);
+        plain.is_ca = IsCa::ExplicitNoCa;
+        assert_eq!(said_of(plain.clone(), "counter.example"), None, "self-signed with CA:FALSE works");
+        let mut ca = plain.clone();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        assert!(said_of(ca, "counter.example").unwrap().contains("CA:FALSE"));
+        assert!(said_of(plain.clone(), "other.example").unwrap().contains("another name"));
+        assert!(said_of(params(&[]), "counter.example").unwrap().contains("subjectAltName"));
+        let mut client = plain;
+        client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        assert!(said_of(client, "counter.example").unwrap().contains("serverAuth"));
     }
 }
