@@ -28,7 +28,7 @@ pub(super) const TRACK: Section = Section::new("track", Scope::Camera, &[
         similar classes, such as car and truck, apart more strictly.",
     ),
     whole("hits_min", 2, 2, 20).unit("detections").live().help(
-        "Detections that confirm a track. Raise it if single false detections are counted.",
+        "Number of detections that confirm a track. Raise it if single false detections are counted.",
     ),
     number("lost_after_s", 2.0, 0.1, 60.0).unit("seconds").live().help(
         "A track without detections for this long has ended. Raise it if road users are hidden for longer, for example behind \

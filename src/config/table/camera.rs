@@ -41,8 +41,8 @@ pub(super) const CAMERA: Section = Section::new("camera", Scope::Camera, &[
         Recordings of raw frames need it. Set it for time-lapse recordings, whose files state a wrong rate.",
     ),
     choice("color_matrix", "auto", const { &names(&COLOR_MATRICES) }).restarts_camera().help(
-        "Color matrix (YUV to RGB) of the source. \"auto\" = as the stream says, else the usual one for its format and size. \
-        Change it only if colors in annotated pictures are wrong.",
+        "Colour matrix (YUV to RGB) of the source. \"auto\" = as the stream says, else the usual one for its format and size. \
+        Change it only if colours in annotated pictures are wrong.",
     ),
     choice("color_range", "auto", const { &names(&COLOR_RANGES) }).restarts_camera().help(
         "Value range of the source: full = 0 to 255, limited = 16 to 235. \"auto\" = as the stream says, else the usual one. \
@@ -76,12 +76,12 @@ pub(super) const CAMERA: Section = Section::new("camera", Scope::Camera, &[
 // A camera's mode and the ring's size are chosen for the rate: a higher one needs another mode.
 pub(super) const SAMPLING: Section = Section::new("sampling", Scope::Camera, &[
     choice("profile", "traffic_analysis", const { &names(&PROFILES) }).restarts_camera().help(
-        "How many frames per second to analyze, by use: real_time_tracking 15, traffic_analysis 6, security_surveillance 4, \
+        "How many frames per second to analyse, by use: real_time_tracking 15, traffic_analysis 6, security_surveillance 4, \
         batch_processing 2, low_power 1. More frames count fast traffic better and cost more CPU time.",
     ),
     number("fps", 0.0, 0.1, 60.0)
         .unit("frames per second")
         .special(0, "the profile's rate")
         .restarts_camera()
-        .help("Frames per second to analyze, instead of the profile's rate."),
+        .help("Frames per second to analyse, instead of the profile's rate."),
 ]);

@@ -34,7 +34,7 @@ pub(super) const UPLINK: Section = Section::new("uplink", Scope::Uplink, &[
         "Retention policy to write to, for \"influx1\". \"\" = the database's default.",
     ),
     text("influx_org", "").help(
-        "Organization to write to; needed for \"influx2\".",
+        "Organisation to write to; needed for \"influx2\".",
     ),
     text("influx_bucket", "").help(
         "Bucket to write to; needed for \"influx2\".",
@@ -88,7 +88,7 @@ pub(super) const UPLINK: Section = Section::new("uplink", Scope::Uplink, &[
         "Longest delay that a receiver can request (Retry-After).",
     ),
     whole("clock_wait_s", 60, 0, 3600).unit("seconds").live().help(
-        "How long the first batch waits until the system clock is synchronized (NTP), over HTTP only. Events sent before that \
+        "How long the first batch waits until the system clock is synchronised (NTP), over HTTP only. Events sent before that \
         carry no exact time, only the earliest and latest possible one.",
     ),
     whole("drain_s", 10, 0, 3600).unit("seconds").live().help(
@@ -122,7 +122,7 @@ pub(super) const SPOOL: Section = Section::new("spool", Scope::Spool, &[
         "Most events on disk; dropped as for quota_mb.",
     ),
     whole("age_max_days", 90, 0, 3650).unit("days").special(0, "no limit").live().help(
-        "Older events are dropped.",
+        "Events older than this are dropped.",
     ),
     whole("headroom_mb", 64, 0, 1_048_576).unit("MiB").live().help(
         "Disk space that is left free for other programs, whatever quota_mb allows.",

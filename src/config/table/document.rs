@@ -82,9 +82,11 @@ fn comment(out: &mut String, text: &str) {
     }
 }
 
+/// `x = y` stays on one line.
 fn wrap(out: &mut String, line: &str) {
+    let line = line.replace(" = ", "\u{a0}=\u{a0}");
     let mut width = 0;
-    for word in line.split_whitespace() {
+    for word in line.split(' ').filter(|word| !word.is_empty()) {
         let length = word.chars().count();
         if width == 0 || width + 1 + length > WIDTH_MAX {
             out.push_str(if width == 0 { "# " } else { "\n# " });
@@ -93,7 +95,7 @@ fn wrap(out: &mut String, line: &str) {
             out.push(' ');
             width += 1;
         }
-        out.push_str(word);
+        out.push_str(&word.replace('\u{a0}', " "));
         width += length;
     }
     out.push('\n');

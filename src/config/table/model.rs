@@ -22,7 +22,7 @@ pub(super) const MODEL: Section = Section::new("model", Scope::Model, &[
         slow ones (big.LITTLE), on other boards all cores.",
     ),
     choice("precision", "fp32", const { &names(&PRECISIONS) }).help(
-        "Precision of the network. \"fp16\" uses 16-bit numbers and takes about half the time; it needs an ARM v8.2 CPU \
+        "Precision of the network. \"fp16\" uses 16-bit numbers and is about half the work; it needs an ARM v8.2 CPU \
         (Cortex-A76, not A72). \"int8\" uses 8-bit numbers in the layers where that costs little accuracy; run \
         `flytrap calibrate` first.",
     ),

@@ -8,7 +8,7 @@ pub(super) const DETECT: Section = Section::new("detect", Scope::Camera, &[
     ),
     number("iou_max", 0.5, 0.1, 0.95).live().help(
         "Non-maximum suppression: if two boxes of the same class overlap by more than this (IoU, intersection over union), the \
-        one with the lower score is dropped. Raise it if neighbors in dense traffic are merged, lower it if one vehicle gets \
+        one with the lower score is dropped. Raise it if neighbours in dense traffic are merged, lower it if one vehicle gets \
         two boxes.",
     ),
 ]);
@@ -16,7 +16,7 @@ pub(super) const DETECT: Section = Section::new("detect", Scope::Camera, &[
 pub(super) const GATE: Section = Section::new("gate", Scope::Camera, &[
     // It decides which input sizes the network is built for, see `focus.enabled`.
     switch("enabled", true).help(
-        "Motion gate: run the network only while something moves. Saves most of the CPU time on quiet roads. false = run it on \
+        "Motion gate: run the network only while something moves. Saves CPU time on quiet roads. false = run it on \
         every sampled frame.",
     ),
     number("luma_delta_min", 8.0, 1.0, 100.0).unit("brightness levels (of 255)").live().help(
