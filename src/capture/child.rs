@@ -18,10 +18,10 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
-use super::command::masked;
 use super::stream::{Bytes, Got};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::limits::EXEC_STDERR_BYTES_MAX;
+use crate::base::mask::masked;
 use crate::base::stop::Stop;
 use crate::platform::clock::{Clock, Mono};
 
@@ -65,7 +65,8 @@ impl StderrTail {
         let mut lines: Vec<&str> =
             text.split(['\n', '\r']).map(str::trim).filter(|l| !l.is_empty()).rev().take(3).collect();
         lines.reverse();
-        let line: String = masked(&lines.join("; ")).chars().filter(|c| !c.is_control()).collect();
+        let lines: Vec<_> = lines.into_iter().map(masked).collect();
+        let line: String = lines.join("; ").chars().filter(|c| !c.is_control()).collect();
         let over = line.chars().count().saturating_sub(TAIL_CHARS_MAX);
         line.chars().skip(over).collect()
     }

@@ -5,7 +5,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::FallocateFlags;
+
+use crate::platform::process::lock_folder;
 
 /// Most files of a folder that are looked at. A spool of the largest quota has 16 384 segments.
 pub const FILES_MAX: usize = 65_536;
@@ -101,13 +103,7 @@ impl Folder {
     /// It cannot be made or opened; [`io::ErrorKind::WouldBlock`]: another program has it.
     pub fn open(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path)?;
-        let lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path.join(Self::LOCK))?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        let lock = lock_folder(path, Self::LOCK)?;
         Ok(Folder { path: path.to_owned(), names: File::open(path)?, _lock: Some(lock) })
     }
 
