@@ -348,6 +348,11 @@ fn timespec(duration: Duration) -> Timespec {
     Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: i64::from(duration.subsec_nanos()) }
 }
 
+fn is_short(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
+
 #[allow(clippy::wildcard_enum_match_arm, reason = "the errors of starting a program are open-ended")]
 fn cannot_start(what: &str, error: std::io::Error) -> Error {
     let (make, remedy): (fn(Kind, String) -> Error, _) = match error.kind() {
@@ -355,6 +360,8 @@ fn cannot_start(what: &str, error: std::io::Error) -> Error {
         ErrorKind::PermissionDenied => (Error::fatal, "may not be run: check its rights (chmod +x)"),
         ErrorKind::InvalidInput => (Error::fatal, "cannot be run: there is a zero byte in the command"),
         ErrorKind::WouldBlock | ErrorKind::OutOfMemory => (Error::retry, "cannot be started now"),
+        // No descriptors for its pipes.
+        _ if is_short(&error) => (Error::retry, "cannot be started now"),
         _ => (Error::fatal, "cannot be started"),
     };
     make(Kind::Source, format!("{what} {remedy}")).caused_by(error)
@@ -363,6 +370,22 @@ fn cannot_start(what: &str, error: std::io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_short_now_is_tried_again() {
+        use crate::base::error::Class;
+        use rustix::io::Errno;
+        for (errno, class) in [
+            (Errno::MFILE, Class::Retry),
+            (Errno::NFILE, Class::Retry),
+            (Errno::AGAIN, Class::Retry),
+            (Errno::NOMEM, Class::Retry),
+            (Errno::NOENT, Class::Fatal),
+            (Errno::ACCESS, Class::Fatal),
+        ] {
+            assert_eq!(cannot_start("program 'x'", errno.into()).class(), class, "{errno}");
+        }
+    }
 
     #[test]
     fn the_tail_is_the_newest_and_harmless() {
