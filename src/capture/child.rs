@@ -72,6 +72,28 @@ impl StderrTail {
     }
 }
 
+/// Cuts what comes in pieces into lines: a password that two pieces share would not be recognised in either.
+#[derive(Default)]
+struct Lines(Vec<u8>);
+
+impl Lines {
+    /// Hands on each line that `bytes` ends, without blank ones; one of more than [`EXEC_STDERR_BYTES_MAX`] is cut.
+    fn push(&mut self, bytes: &[u8], mut line: impl FnMut(&str)) {
+        for &byte in bytes {
+            if !matches!(byte, b'\n' | b'\r') && self.0.len() < EXEC_STDERR_BYTES_MAX {
+                self.0.push(byte);
+            }
+            if matches!(byte, b'\n' | b'\r') {
+                let text = String::from_utf8_lossy(&self.0);
+                if !text.trim().is_empty() {
+                    line(&text);
+                }
+                self.0.clear();
+            }
+        }
+    }
+}
+
 /// How a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
@@ -101,6 +123,7 @@ pub(super) struct Program {
     /// `None` once it was closed.
     stderr: Option<ChildStderr>,
     tail: StderrTail,
+    lines: Lines,
     scratch: Box<[u8]>,
     clock: Arc<dyn Clock>,
     stop: Stop,
@@ -139,6 +162,7 @@ impl Program {
             stdout,
             stderr: Some(stderr),
             tail: StderrTail::new(),
+            lines: Lines::default(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             clock,
             stop,
@@ -217,10 +241,8 @@ impl Program {
                 Ok(count) => {
                     self.tail.push(&chunk[..count]);
                     if tracing::enabled!(tracing::Level::DEBUG) {
-                        let text = String::from_utf8_lossy(&chunk[..count]);
-                        for line in text.split(['\n', '\r']).filter(|line| !line.trim().is_empty()) {
-                            tracing::debug!(pid = self.pid.as_raw_nonzero().get(), "{}", masked(line));
-                        }
+                        let pid = self.pid.as_raw_nonzero().get();
+                        self.lines.push(&chunk[..count], |line| tracing::debug!(pid, "{}", masked(line)));
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -385,6 +407,19 @@ mod tests {
         ] {
             assert_eq!(cannot_start("program 'x'", errno.into()).class(), class, "{errno}");
         }
+    }
+
+    #[test]
+    fn lines_that_come_in_pieces_are_put_together() {
+        let mut lines = Lines::default();
+        let mut seen = Vec::new();
+        for piece in ["rtsp://u:sec", "ret@h\r\n\n", "  \nsecond", "\n"] {
+            lines.push(piece.as_bytes(), |line| seen.push(masked(line).into_owned()));
+        }
+        lines.push(&[b'x'; 2 * EXEC_STDERR_BYTES_MAX], |line| seen.push(line.to_owned()));
+        assert_eq!(seen, ["rtsp://***@h", "second"]);
+        lines.push(b"\n", |line| seen.push(line.to_owned()));
+        assert_eq!(seen[2].len(), EXEC_STDERR_BYTES_MAX);
     }
 
     #[test]

@@ -130,13 +130,14 @@ impl Log {
                 queue.take(&mut chunk)
             };
             let lost = output.write(&chunk[..lines]);
-            let dropped = {
+            let (dropped, has_room) = {
                 let mut queue = self.queue();
                 queue.dropped += lost;
-                queue.dropped
+                (queue.dropped, queue.used <= LOG_QUEUE_BYTES / 2)
             };
-            // Said only after something was written: a disk that stays full is not written to for its own sake.
-            if lost == 0 && dropped > told {
+            // Said only after something was written, so that a disk that stays full is not written to for its own sake; and only
+            // when the reader catches up, so that a flood is summed up and not made larger.
+            if lost == 0 && has_room && dropped > told {
                 let lines = dropped - told;
                 told = dropped;
                 tracing::error!(
