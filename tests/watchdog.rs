@@ -206,7 +206,7 @@ fn a_state_folder_has_one_owner() {
 }
 
 #[test]
-fn a_stage_that_hangs_ends_the_feeding_and_the_next_start_names_it() {
+fn a_hung_stage_ends_the_feeding_and_is_named_by_the_next_start() {
     let runs =
         ["capture", "pipeline", "uplink"].map(|stage| (stage, start(&format!("hang:{stage}:2"), folder())));
     for (stage, run) in runs {
@@ -231,7 +231,7 @@ fn a_stage_that_hangs_ends_the_feeding_and_the_next_start_names_it() {
 }
 
 #[test]
-fn nobody_feeds_for_a_main_thread_that_hangs() {
+fn a_hung_main_thread_is_not_fed_for() {
     let run = start("hang:main:2", folder());
     run.hear("READY=1");
     let mut heard = 0;
@@ -297,20 +297,25 @@ fn a_network_that_fails_its_self_test_is_never_ready() {
     }
 }
 
+/// Whoever runs these tests may ignore SIGHUP (`nohup`), which is inherited; whether that can be undone.
+fn can_restore_hangup(test: &str) -> bool {
+    let done = Command::new("env").args(["--default-signal=HUP", "setsid", "true"]).status();
+    let can = done.is_ok_and(|status| status.success());
+    if !can {
+        common::skip(test, "env --default-signal (coreutils 8.31) or setsid (util-linux) is not installed");
+    }
+    can
+}
+
 /// Without a terminal a hang-up is a request to reload: said to be of no use yet, and it goes on.
 #[test]
 fn a_hangup_without_a_terminal_changes_nothing() {
-    let present =
-        Command::new("setsid").arg("--version").output().is_ok_and(|output| output.status.success());
-    if !present {
-        return common::skip(
-            "a_hangup_without_a_terminal_changes_nothing",
-            "setsid (util-linux) is not installed",
-        );
+    if !can_restore_hangup("a_hangup_without_a_terminal_changes_nothing") {
+        return;
     }
     // A session of its own has no terminal.
     let mut command = Command::new("setsid");
-    command.arg(env!("CARGO_BIN_EXE_flytrap"));
+    command.args(["env", "--default-signal=HUP", env!("CARGO_BIN_EXE_flytrap")]);
     let source = format!("file:{}", data("squares.mjpeg"));
     let run = start_as(command, &["--model", &data("squares.onnx"), "--source", &source], "", folder());
     run.hear("READY=1");
@@ -325,19 +330,38 @@ fn a_hangup_without_a_terminal_changes_nothing() {
     assert_eq!(of_type(&events, "stopping")[0]["reason"], "terminated");
 }
 
+/// `nohup flytrap run &`: what was asked to be ignored stays ignored.
+#[test]
+fn an_ignored_hangup_stays_ignored() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_flytrap")]);
+    let source = format!("file:{}", data("squares.mjpeg"));
+    let run = start_as(command, &["--model", &data("squares.onnx"), "--source", &source], "", folder());
+    run.hear("READY=1");
+    run.signal(Signal::HUP);
+    run.hear("WATCHDOG=1");
+    run.signal(Signal::TERM);
+    let (status, stderr, events, _folder) = run.end();
+    assert!(status.success() && !stderr.contains("SIGHUP"), "{stderr}");
+    assert_eq!(of_type(&events, "stopping")[0]["reason"], "terminated");
+}
+
 /// A terminal that is closed (or an ssh session that breaks) ends the program as SIGTERM does: everything is delivered.
 #[test]
 fn a_closed_terminal_ends_it_cleanly() {
-    let present =
-        Command::new("script").arg("--version").output().is_ok_and(|output| output.status.success());
-    if !present {
-        return common::skip("a_closed_terminal_ends_it_cleanly", "script (util-linux) is not installed");
+    const NAME: &str = "a_closed_terminal_ends_it_cleanly";
+    if !can_restore_hangup(NAME) {
+        return;
+    }
+    if Command::new("script").arg("--version").output().is_err() {
+        return common::skip(NAME, "script (util-linux) is not installed");
     }
     let folder = folder();
     let file =
         config("camera.at_end = \"loop\"\nevents.stats_interval_s = 1\nuplink.batch_age_max_s = 0.2\n");
     let line = format!(
-        "exec {} run --config {} --model {} --source file:{} --uplink file:{}",
+        "echo $$ > {}; exec env --default-signal=HUP {} run --config {} --model {} --source file:{} --uplink file:{}",
+        folder.path().join("pid").display(),
         env!("CARGO_BIN_EXE_flytrap"),
         file.path().display(),
         data("squares.onnx"),
@@ -355,7 +379,12 @@ fn a_closed_terminal_ends_it_cleanly() {
     let until = |what: &str| {
         let first = now();
         while of_type(&events(folder.path()), what).is_empty() {
-            assert!(now().since(first) < PATIENCE, "no {what}");
+            if now().since(first) >= PATIENCE {
+                let pid = std::fs::read_to_string(folder.path().join("pid")).unwrap();
+                let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+                let _gone = kill_process(pid, Signal::KILL);
+                panic!("no {what}");
+            }
             std::thread::park_timeout(Duration::from_millis(50));
         }
     };

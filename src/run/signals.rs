@@ -38,18 +38,23 @@ impl EndSignals {
 
     /// Comes back when the end is asked for, with the word for it.
     pub(super) async fn request(&mut self, clock: &dyn Clock) -> &'static str {
-        let name = loop {
-            match self.next().await {
-                Signal::Hup if self.hangup == Hangup::Reload => tracing::warn!(
-                    "SIGHUP: the settings are read at the start only; restart flytrap for those that were changed"
-                ),
-                Signal::Hup => break "its terminal was closed",
-                Signal::Int => break "interrupted",
-                _ => break "terminated",
+        let signal = loop {
+            let signal = self.next().await;
+            if signal != Signal::Hup || self.hangup == Hangup::Ends {
+                break signal;
             }
+            tracing::warn!(
+                "SIGHUP: the settings are read at the start only; restart flytrap to apply changes"
+            );
         };
         self.again_from = clock.mono() + REPEATED;
-        name
+        if signal == Signal::Hup {
+            "its terminal was closed"
+        } else if signal == Signal::Int {
+            "interrupted"
+        } else {
+            "terminated"
+        }
     }
 
     /// Comes back when the end is asked for again. A terminal that closes is no second request: it often follows the first.
