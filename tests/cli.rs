@@ -3,10 +3,17 @@
 
 mod common;
 
+use std::fs::{File, Permissions};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use common::{data, flytrap, json_lines, of_type, output, run_squares, told};
+use flytrap::platform::clock::{Clock, Mono, SystemClock};
+use rustix::process::{Pid, Signal};
 
 /// Runs it and expects `code` and, on stderr, exactly one line of ours that has all of `words`.
 fn refused(command: &mut Command, code: i32, words: &[&str]) -> String {
@@ -273,6 +280,263 @@ fn secrets_stay_out_of_what_is_told() {
         assert!(!told(output).contains("secret"), "{}", told(output));
     }
     assert!(told(&ran).contains("rtsp://***@cam"), "{}", told(&ran));
+}
+
+/// Every way to hand a password to a program or an address, in the settings and in what the program says before it fails.
+#[test]
+fn passwords_of_every_kind_are_masked() {
+    let folder = tempfile::tempdir().unwrap();
+    let kinds = [
+        "http://cam/snap?user=joe&pwd=s3cret&ch=1",
+        "rtsp://cam/user=joe_password=s3cret_channel=1",
+        "-u joe:s3cret http://cam/1",
+        "-H \"Authorization: Basic s3cret=\" http://cam/1",
+        "--password s3cret",
+        "rtsp://joe:s3/cret@cam/1",
+    ];
+    for (number, arguments) in kinds.into_iter().enumerate() {
+        let script = "printf \"cannot open %s\\n\" \"$*\" >&2; exit 1";
+        let source = format!("exec:sh -c '{script}' sh {arguments}");
+        let text = format!("[camera]\nsource = '''\n{source}'''\n[log]\nlevel = \"debug\"\n");
+        let config = file(folder.path(), &format!("{number}.toml"), text.as_bytes());
+        let checked = output(flytrap().args(["check", &config]));
+        let mut command = flytrap();
+        command.args(["run", "--until-end", "--config", &config, "--model"]).arg(data("squares.onnx"));
+        let ran = output(&mut command);
+        assert_eq!(ran.status.code(), Some(4), "{}", told(&ran));
+        for output in [&checked, &ran] {
+            assert!(told(output).contains("***"), "{arguments}: {}", told(output));
+            assert!(!told(output).contains("cret"), "{arguments}: {}", told(output));
+        }
+        assert!(told(&ran).contains("cannot open"), "what is no secret is told: {}", told(&ran));
+    }
+}
+
+/// What others can read is no secret; what has the right mode is not complained about.
+#[test]
+fn a_token_that_others_can_read_is_warned_about() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = file(folder.path(), "token", b"s3cret");
+    let text = format!(
+        "[uplink]\ntoken_file = \"{token}\"\ndrain_s = 0\nwhole_timeout_s = 2\nconnect_timeout_s = 1\nresponse_timeout_s = 1\n"
+    );
+    let config = file(folder.path(), "flytrap.toml", text.as_bytes());
+    for (mode, warned) in [(0o644, true), (0o600, false)] {
+        std::fs::set_permissions(&token, Permissions::from_mode(mode)).unwrap();
+        let ran = output(run_squares().args(["--config", &config, "--uplink", "http://127.0.0.1:9/"]));
+        let said = told(&ran).contains("other users of this device can read it");
+        assert_eq!(said, warned, "{mode:o}: {}", told(&ran));
+        assert!(!told(&ran).contains("s3cret"), "{}", told(&ran));
+    }
+}
+
+/// A log that cannot be written costs the log: a full disk, a reader that is gone, one that does not read.
+#[test]
+fn nobody_depends_on_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let gone = std::io::pipe().unwrap().1;
+    let (unread, small) = std::io::pipe().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&small, 4096).unwrap();
+    // Full before the first line.
+    rustix::io::write(&small, &[b'x'; 4096]).unwrap();
+    for (name, stderr) in [("full", full().into()), ("gone", gone.into()), ("unread", Stdio::from(small))] {
+        let events = folder.path().join(name);
+        let mut command = run_squares();
+        command.args(["--uplink", &format!("file:{}", events.display())]).stderr(stderr);
+        let status = command.status().unwrap();
+        assert!(status.success(), "{name}: {status}");
+        let text = std::fs::read_to_string(&events).unwrap();
+        let events: Vec<_> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        common::check_sequence(&events);
+        assert_eq!(common::crossings(&events), common::squares_truth(), "{name}");
+    }
+    drop(unread);
+    // Commands that end by themselves do not abort either.
+    let mut command = detect(&data("squares.onnx"), &[&data("pixels/420.jpg"), "/nowhere.jpg"]);
+    assert_eq!(command.stderr(full()).status().unwrap().code(), Some(4));
+}
+
+/// Says many lines on its stderr, which the debug log repeats: more than the log's queue holds.
+const FLOOD: &str =
+    "i=0; while [ $i -lt 9000 ]; do echo a line of some length about nothing at all $i >&2; i=$((i+1)); done";
+
+/// A flood of debug lines that nobody reads: the device goes on, and SIGTERM ends it in its time.
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[camera]\nat_end = \"loop\"\nfps = \"10\"\n[log]\nlevel = \"debug\"\n[events]\nstats_interval_s = 1\n\
+                [uplink]\nbatch_age_max_s = 0.2\ndrain_s = 2\n";
+    let config = file(folder.path(), "flytrap.toml", text.as_bytes());
+    let events = folder.path().join("events");
+    let script = format!("{FLOOD}; while cat \"{}\"; do echo again >&2; done", data("squares.mjpeg"));
+    let child = flytrap()
+        .args(["run", "--config", &config, "--model", &data("squares.onnx")])
+        .args(["--source", &format!("exec:sh -c '{script}'")])
+        .args(["--uplink", &format!("file:{}", events.display())])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut running = Running(child);
+    let child = &mut running.0;
+    let patience = |first: Mono, seconds: u64, what: &str| {
+        assert!(SystemClock.mono().since(first).as_secs() < seconds, "{what}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    };
+    let text = || std::fs::read_to_string(&events).unwrap_or_default();
+    let first = SystemClock.mono();
+    while text().lines().filter(|line| line.contains("flytrap.stats")).count() < 5 {
+        patience(first, 60, "it has stopped");
+    }
+    let mut stderr = child.stderr.take().unwrap();
+    rustix::process::kill_process(Pid::from_child(child), Signal::TERM).unwrap();
+    let first = SystemClock.mono();
+    while child.try_wait().unwrap().is_none() {
+        patience(first, 20, "SIGTERM is without effect");
+    }
+    assert!(child.wait().unwrap().success());
+    assert!(
+        text().lines().last().unwrap().contains("flytrap.stopping"),
+        "{}",
+        text().lines().last().unwrap()
+    );
+    let mut log = String::new();
+    stderr.read_to_string(&mut log).unwrap();
+    assert!(log.len() < 100_000, "only what the pipe holds: {}", log.len());
+}
+
+/// A reader that comes back is told how many lines are missing.
+#[test]
+fn lost_lines_are_told_to_a_reader_that_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = file(folder.path(), "flytrap.toml", b"[log]\nlevel = \"debug\"\n");
+    let ready = folder.path().join("ready");
+    let script = format!("{FLOOD}; echo > {}; exec sleep 60", ready.display());
+    let child = flytrap()
+        .args(["run", "--config", &config, "--model", &data("squares.onnx"), "--uplink", "file:/dev/null"])
+        .args(["--source", &format!("exec:sh -c '{script}'")])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut running = Running(child);
+    while !ready.exists() {
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    let (mut seen, mut lost) = (0, 0);
+    // Every line of the flood is there or counted; the program's other lines are some dozens.
+    for line in BufReader::new(running.0.stderr.take().unwrap()).lines().map(Result::unwrap) {
+        seen += u64::from(line.contains("about nothing at all"));
+        if line.contains("log lines were lost") {
+            assert!(line.contains("ERROR"), "{line}");
+            lost += line.rsplit("lines=").next().unwrap().trim().parse::<u64>().unwrap();
+        }
+        if seen + lost >= 9000 {
+            break;
+        }
+    }
+    assert!(lost > 1000 && seen > 100 && seen + lost < 9100, "{lost} lost, {seen} seen");
+}
+
+/// A program that ends with the test.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _gone = self.0.wait();
+    }
+}
+
+/// Too few threads or descriptors: one line with the remedy, or it works; never a panic. As other users, since root has no limit of
+/// threads; each run as one of its own, since the limit counts a user's threads.
+#[test]
+fn a_machine_without_threads_or_descriptors_is_told_about() {
+    const NAME: &str = "a_machine_without_threads_or_descriptors_is_told_about";
+    let root = rustix::process::getuid().is_root();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    // Where another user can reach them.
+    let copy = |from: &str, name: &str| {
+        let to = folder.path().join(name);
+        std::fs::copy(from, &to).unwrap();
+        to.display().to_string()
+    };
+    let program = copy(env!("CARGO_BIN_EXE_flytrap"), "flytrap");
+    let (model, film) = (copy(&data("squares.onnx"), "m.onnx"), copy(&data("squares.mjpeg"), "s.mjpeg"));
+    let threads = (1..=12).map(|threads| (format!("ulimit -u {threads}"), root, "TasksMax="));
+    // With fewer than these not even the C library is found.
+    let files = [8, 12, 20, 63].map(|files| (format!("ulimit -n {files}"), true, "LimitNOFILE="));
+    let mut runs = Vec::new();
+    for (number, (limit, can, remedy)) in threads.chain(files).enumerate() {
+        if !can {
+            common::skip(NAME, "only root can be another user");
+            continue;
+        }
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("{limit} && exec \"$@\""), "bash", &program, "run", "--until-end"]);
+        command.args(["--model", &model, "--source", &format!("file:{film}")]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if root {
+            command.uid(54_000 + number as u32).gid(54_000);
+        }
+        runs.push((limit, remedy, command.spawn().unwrap()));
+    }
+    let mut failed = 0;
+    for (limit, remedy, child) in runs {
+        let output = child.wait_with_output().unwrap();
+        let text = told(&output);
+        assert!(!text.contains("panicked"), "{limit}: {text}");
+        match output.status.code() {
+            Some(0) => {}
+            Some(1) => {
+                let ours: Vec<&str> = text.lines().filter(|line| line.starts_with("flytrap run: ")).collect();
+                assert_eq!(ours.len(), 1, "{limit}: {text}");
+                assert!(ours[0].contains(remedy), "{limit}: {text}");
+                failed += 1;
+            }
+            other => panic!("{limit}: {other:?}: {text}"),
+        }
+    }
+    assert!(failed >= 4, "only {failed} runs were short of anything");
+}
+
+/// No core dump, by file or by program, and nothing that others may write to, whatever the umask.
+#[test]
+fn nothing_leaks_through_dumps_or_modes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (limits, place) = (folder.path().join("limits"), folder.path().display());
+    let text = format!(
+        "[device]\nstate_folder = \"{place}/state\"\n[spool]\nfolder = \"{place}/spool\"\n[camera]\nfps = \"10\"\n"
+    );
+    let config = file(folder.path(), "flytrap.toml", text.as_bytes());
+    let script = format!("cat /proc/$PPID/limits > {}; cat {}", limits.display(), data("squares.mjpeg"));
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 000; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_flytrap"), "run", "--until-end"]);
+    command.args(["--config", &config, "--model", &data("squares.onnx")]);
+    command.args([
+        "--source",
+        &format!("exec:sh -c '{script}'"),
+        "--uplink",
+        &format!("file:{place}/events"),
+    ]);
+    let ran = output(&mut command);
+    assert!(ran.status.success(), "{}", told(&ran));
+    let limits = std::fs::read_to_string(&limits).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core")).unwrap();
+    assert!(matches!(core.split_whitespace().nth(4), Some("0" | "1")), "{core}");
+    let (mut seen, mut folders) = (0, vec![folder.path().to_owned()]);
+    while let Some(place) = folders.pop() {
+        for entry in std::fs::read_dir(place).unwrap().map(Result::unwrap) {
+            let metadata = entry.metadata().unwrap();
+            let mode = metadata.permissions().mode();
+            assert_eq!(mode & 0o022, 0, "{} has mode {mode:o}", entry.path().display());
+            seen += 1;
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    assert!(seen >= 7, "{seen} files");
 }
 
 #[test]

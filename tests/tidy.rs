@@ -13,6 +13,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     // What everybody may use. No I/O, no clock.
     ("base", &[]),
     ("base::limits", &[]),
+    ("base::mask", &[]),
     ("base::stop", &[]),
     ("base::retry", &[]),
     ("base::error", &[]),
@@ -23,8 +24,11 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("platform::clock", &[]),
     ("platform::calendar", &["platform::clock"]),
     ("platform::cores", &["base"]),
+    ("platform::process", &["base"]),
+    ("platform::threads", &["base"]),
+    ("platform::log", &["base", "platform::threads"]),
     ("platform::system", &["base"]),
-    ("platform::watchdog", &["base", "platform::clock"]),
+    ("platform::watchdog", &["base", "platform::clock", "platform::process"]),
     ("platform::gpio", &["base", "platform::clock"]),
     // The way of a frame.
     ("capture::frame", &["base", "platform::clock"]),
@@ -54,7 +58,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     // The pure stages in a row; no I/O, no configuration.
     ("pipeline", &["base", "platform::clock", "capture::frame", "vision", "event", "analytics"]),
     ("delivery", &[]),
-    ("delivery::spool", &["base", "platform::clock", "platform::calendar", "event"]),
+    ("delivery::spool", &["base", "platform::clock", "platform::calendar", "platform::process", "event"]),
     (
         "delivery::uplink",
         &["base", "platform::clock", "platform::calendar", "event", "metrics::table", "delivery::spool"],

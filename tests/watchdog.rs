@@ -1,5 +1,5 @@
 //! The whole program under watchdogs: what systemd hears, what happens when a stage hangs, what the next start tells.
-//! Faults on purpose come from the environment, in test builds.
+//! Injected faults come from the environment, in test builds.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod common;
@@ -7,7 +7,7 @@ mod common;
 use std::io::Read;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use common::{config, data, flytrap, of_type};
@@ -47,6 +47,11 @@ fn start_on(source: &str, fault: &str, folder: tempfile::TempDir) -> Run {
 }
 
 fn start_with(arguments: &[&str], fault: &str, folder: tempfile::TempDir) -> Run {
+    start_as(flytrap(), arguments, fault, folder)
+}
+
+/// `command` is the program, perhaps through another one.
+fn start_as(mut command: Command, arguments: &[&str], fault: &str, folder: tempfile::TempDir) -> Run {
     let state = folder.path().join("state");
     let file = config(&format!(
         "camera.at_end = \"loop\"\ndevice.state_folder = '{}'\nevents.stats_interval_s = 1\nuplink.batch_age_max_s = 0.2\n\
@@ -57,7 +62,7 @@ fn start_with(arguments: &[&str], fault: &str, folder: tempfile::TempDir) -> Run
     let _not_there_yet = std::fs::remove_file(&socket);
     let heard = UnixDatagram::bind(&socket).unwrap();
     heard.set_read_timeout(Some(PATIENCE)).unwrap();
-    let child = flytrap()
+    let child = command
         .args(["run", "--config"])
         .arg(file.path())
         .args(arguments)
@@ -153,19 +158,55 @@ fn systemd_hears_ready_signs_of_life_and_the_end() {
 }
 
 #[test]
-fn a_socket_that_nobody_reads_is_a_mistake_in_the_unit() {
-    let output = flytrap()
-        .args(["run", "--source", "file:/dev/null", "--model", &data("squares.onnx")])
-        .env("NOTIFY_SOCKET", "/nowhere/notify")
-        .output()
-        .unwrap();
+fn a_notify_socket_that_cannot_be_reached_is_a_warning() {
+    for socket in ["/nowhere/notify", "@flytrap-nobody", &"/long".repeat(50)] {
+        let output = common::run_squares().env("NOTIFY_SOCKET", socket).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{stderr}");
+        assert!(stderr.contains(&format!("NOTIFY_SOCKET={socket} cannot be reached")), "{stderr}");
+        assert!(stderr.contains("Type=notify"), "the consequence is told: {stderr}");
+    }
+}
+
+/// The watchdog acts although nobody reads the log: what it would say last is not what it waits for.
+#[test]
+fn a_hang_is_recorded_while_nobody_reads_the_log() {
+    let mut run = start("hang:pipeline:2", folder());
+    let stderr = run.child.stderr.take().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&stderr, 4096).unwrap();
+    let first = now();
+    let status = loop {
+        assert!(now().since(first) < PATIENCE, "it does not end");
+        match run.child.try_wait().unwrap() {
+            Some(status) => break status,
+            None => std::thread::park_timeout(Duration::from_millis(50)),
+        }
+    };
+    assert_eq!(status.code(), Some(1));
+    let history = std::fs::read_to_string(run.folder.path().join("state/history.json")).unwrap();
+    assert!(history.contains("the pipeline hangs"), "{history}");
+    let events = events(run.folder.path());
+    let last = of_type(&events, "stopping")[0]["reason"].as_str().unwrap();
+    assert!(last.contains("the pipeline hangs"), "{last}");
+}
+
+/// A second process with the same state folder counts the road, but not its restarts over those of the first.
+#[test]
+fn a_state_folder_has_one_owner() {
+    let run = start("", folder());
+    run.hear("READY=1");
+    let file = config(&format!("device.state_folder = '{}'\n", run.folder.path().join("state").display()));
+    let output = common::run_squares().arg("--config").arg(file.path()).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("NOTIFY_SOCKET=/nowhere/notify cannot be used"), "{stderr}");
+    assert!(output.status.success() && stderr.contains("another flytrap uses it"), "{stderr}");
+    run.signal(Signal::TERM);
+    let (.., folder) = run.end();
+    let history = std::fs::read_to_string(folder.path().join("state/history.json")).unwrap();
+    assert!(history.contains("\"starts\":1") && history.contains("terminated"), "{history}");
 }
 
 #[test]
-fn a_stage_that_hangs_ends_the_feeding_and_the_next_start_names_it() {
+fn a_hung_stage_ends_the_feeding_and_is_named_by_the_next_start() {
     let runs =
         ["capture", "pipeline", "uplink"].map(|stage| (stage, start(&format!("hang:{stage}:2"), folder())));
     for (stage, run) in runs {
@@ -190,7 +231,7 @@ fn a_stage_that_hangs_ends_the_feeding_and_the_next_start_names_it() {
 }
 
 #[test]
-fn nobody_feeds_for_a_main_thread_that_hangs() {
+fn a_hung_main_thread_is_not_fed_for() {
     let run = start("hang:main:2", folder());
     run.hear("READY=1");
     let mut heard = 0;
@@ -254,6 +295,106 @@ fn a_network_that_fails_its_self_test_is_never_ready() {
         let any = |what: &str| messages.iter().any(|message| message.contains(what));
         assert!(any("EXTEND_TIMEOUT_USEC") && !any("READY"), "{source}: {messages:?}");
     }
+}
+
+/// Whoever runs these tests may ignore SIGHUP (`nohup`), which is inherited; whether that can be undone.
+fn can_restore_hangup(test: &str) -> bool {
+    let done = Command::new("env").args(["--default-signal=HUP", "setsid", "true"]).status();
+    let can = done.is_ok_and(|status| status.success());
+    if !can {
+        common::skip(test, "env --default-signal (coreutils 8.31) or setsid (util-linux) is not installed");
+    }
+    can
+}
+
+/// Without a terminal a hang-up is a request to reload: said to be of no use yet, and it goes on.
+#[test]
+fn a_hangup_without_a_terminal_changes_nothing() {
+    if !can_restore_hangup("a_hangup_without_a_terminal_changes_nothing") {
+        return;
+    }
+    // A session of its own has no terminal.
+    let mut command = Command::new("setsid");
+    command.args(["env", "--default-signal=HUP", env!("CARGO_BIN_EXE_flytrap")]);
+    let source = format!("file:{}", data("squares.mjpeg"));
+    let run = start_as(command, &["--model", &data("squares.onnx"), "--source", &source], "", folder());
+    run.hear("READY=1");
+    run.signal(Signal::HUP);
+    for _ in 0..3 {
+        run.hear("WATCHDOG=1");
+    }
+    run.signal(Signal::TERM);
+    let (status, stderr, events, _folder) = run.end();
+    assert!(status.success(), "{stderr}");
+    assert!(stderr.contains("SIGHUP: the settings are read at the start only"), "{stderr}");
+    assert_eq!(of_type(&events, "stopping")[0]["reason"], "terminated");
+}
+
+/// `nohup flytrap run &`: what was asked to be ignored stays ignored.
+#[test]
+fn an_ignored_hangup_stays_ignored() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_flytrap")]);
+    let source = format!("file:{}", data("squares.mjpeg"));
+    let run = start_as(command, &["--model", &data("squares.onnx"), "--source", &source], "", folder());
+    run.hear("READY=1");
+    run.signal(Signal::HUP);
+    run.hear("WATCHDOG=1");
+    run.signal(Signal::TERM);
+    let (status, stderr, events, _folder) = run.end();
+    assert!(status.success() && !stderr.contains("SIGHUP"), "{stderr}");
+    assert_eq!(of_type(&events, "stopping")[0]["reason"], "terminated");
+}
+
+/// A terminal that is closed (or an ssh session that breaks) ends the program as SIGTERM does: everything is delivered.
+#[test]
+fn a_closed_terminal_ends_it_cleanly() {
+    const NAME: &str = "a_closed_terminal_ends_it_cleanly";
+    if !can_restore_hangup(NAME) {
+        return;
+    }
+    if Command::new("script").arg("--version").output().is_err() {
+        return common::skip(NAME, "script (util-linux) is not installed");
+    }
+    let folder = folder();
+    let file =
+        config("camera.at_end = \"loop\"\nevents.stats_interval_s = 1\nuplink.batch_age_max_s = 0.2\n");
+    let line = format!(
+        "echo $$ > {}; exec env --default-signal=HUP {} run --config {} --model {} --source file:{} --uplink file:{}",
+        folder.path().join("pid").display(),
+        env!("CARGO_BIN_EXE_flytrap"),
+        file.path().display(),
+        data("squares.onnx"),
+        data("squares.mjpeg"),
+        folder.path().join("events").display()
+    );
+    let mut terminal = Command::new("script")
+        .args(["-q", "-c", &line, "/dev/null"])
+        .env("SHELL", "/bin/sh")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let until = |what: &str| {
+        let first = now();
+        while of_type(&events(folder.path()), what).is_empty() {
+            if now().since(first) >= PATIENCE {
+                let pid = std::fs::read_to_string(folder.path().join("pid")).unwrap();
+                let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+                let _gone = kill_process(pid, Signal::KILL);
+                panic!("no {what}");
+            }
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    };
+    until("stats");
+    terminal.kill().unwrap();
+    terminal.wait().unwrap();
+    until("stopping");
+    let events = events(folder.path());
+    assert_eq!(of_type(&events, "stopping")[0]["reason"], "its terminal was closed");
+    common::check_sequence(&events);
 }
 
 #[test]

@@ -66,6 +66,12 @@ pub const BATCH_EVENTS_MAX: usize = 1000;
 pub const EVENT_TEXT_BYTES_MAX: usize = 160;
 const _: () = assert!(BATCH_EVENTS_MAX <= EVENT_QUEUE_MAX);
 
+/// Log lines that wait to be written to stderr, bytes: a minute of debug output, some hours of the usual one.
+pub const LOG_QUEUE_BYTES: usize = 128 << 10;
+/// Longest line of the log, bytes; the rest is cut off. An error with all its causes has some hundreds.
+pub const LOG_LINE_BYTES_MAX: usize = 8 << 10;
+const _: () = assert!(LOG_LINE_BYTES_MAX < LOG_QUEUE_BYTES);
+
 /// What is kept of an external program's stderr for the error message, bytes, the newest.
 pub const EXEC_STDERR_BYTES_MAX: usize = 4096;
 /// Longest header line of a yuv4mpeg stream, bytes (mjpegtools uses 1024 for frames, 4096 is ample).

@@ -3,6 +3,7 @@
 pub mod error;
 pub mod geometry;
 pub mod limits;
+pub mod mask;
 pub mod retry;
 pub mod stop;
 pub mod text;

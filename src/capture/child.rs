@@ -18,10 +18,10 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
-use super::command::masked;
 use super::stream::{Bytes, Got};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::limits::EXEC_STDERR_BYTES_MAX;
+use crate::base::mask::masked;
 use crate::base::stop::Stop;
 use crate::platform::clock::{Clock, Mono};
 
@@ -65,9 +65,32 @@ impl StderrTail {
         let mut lines: Vec<&str> =
             text.split(['\n', '\r']).map(str::trim).filter(|l| !l.is_empty()).rev().take(3).collect();
         lines.reverse();
-        let line: String = masked(&lines.join("; ")).chars().filter(|c| !c.is_control()).collect();
+        let lines: Vec<_> = lines.into_iter().map(masked).collect();
+        let line: String = lines.join("; ").chars().filter(|c| !c.is_control()).collect();
         let over = line.chars().count().saturating_sub(TAIL_CHARS_MAX);
         line.chars().skip(over).collect()
+    }
+}
+
+/// Cuts what comes in pieces into lines: a password that two pieces share would not be recognised in either.
+#[derive(Default)]
+struct Lines(Vec<u8>);
+
+impl Lines {
+    /// Hands on each line that `bytes` ends, without blank ones; one of more than [`EXEC_STDERR_BYTES_MAX`] is cut.
+    fn push(&mut self, bytes: &[u8], mut line: impl FnMut(&str)) {
+        for &byte in bytes {
+            if !matches!(byte, b'\n' | b'\r') && self.0.len() < EXEC_STDERR_BYTES_MAX {
+                self.0.push(byte);
+            }
+            if matches!(byte, b'\n' | b'\r') {
+                let text = String::from_utf8_lossy(&self.0);
+                if !text.trim().is_empty() {
+                    line(&text);
+                }
+                self.0.clear();
+            }
+        }
     }
 }
 
@@ -100,6 +123,7 @@ pub(super) struct Program {
     /// `None` once it was closed.
     stderr: Option<ChildStderr>,
     tail: StderrTail,
+    lines: Lines,
     scratch: Box<[u8]>,
     clock: Arc<dyn Clock>,
     stop: Stop,
@@ -140,6 +164,7 @@ impl Program {
             stdout,
             stderr: Some(stderr),
             tail: StderrTail::new(),
+            lines: Lines::default(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             clock,
             stop,
@@ -224,10 +249,8 @@ impl Program {
                 Ok(count) => {
                     self.tail.push(&chunk[..count]);
                     if tracing::enabled!(tracing::Level::DEBUG) {
-                        let text = String::from_utf8_lossy(&chunk[..count]);
-                        for line in text.split(['\n', '\r']).filter(|line| !line.trim().is_empty()) {
-                            tracing::debug!(pid = self.pid.as_raw_nonzero().get(), "{}", masked(line));
-                        }
+                        let pid = self.pid.as_raw_nonzero().get();
+                        self.lines.push(&chunk[..count], |line| tracing::debug!(pid, "{}", masked(line)));
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -356,6 +379,11 @@ fn timespec(duration: Duration) -> Timespec {
     Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: i64::from(duration.subsec_nanos()) }
 }
 
+fn is_short(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
+
 #[allow(clippy::wildcard_enum_match_arm, reason = "the errors of starting a program are open-ended")]
 fn cannot_start(what: &str, error: std::io::Error) -> Error {
     let (make, remedy): (fn(Kind, String) -> Error, _) = match error.kind() {
@@ -363,6 +391,8 @@ fn cannot_start(what: &str, error: std::io::Error) -> Error {
         ErrorKind::PermissionDenied => (Error::fatal, "may not be run: check its rights (chmod +x)"),
         ErrorKind::InvalidInput => (Error::fatal, "cannot be run: there is a zero byte in the command"),
         ErrorKind::WouldBlock | ErrorKind::OutOfMemory => (Error::retry, "cannot be started now"),
+        // No descriptors for its pipes.
+        _ if is_short(&error) => (Error::retry, "cannot be started now"),
         _ => (Error::fatal, "cannot be started"),
     };
     make(Kind::Source, format!("{what} {remedy}")).caused_by(error)
@@ -371,6 +401,35 @@ fn cannot_start(what: &str, error: std::io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_short_now_is_tried_again() {
+        use crate::base::error::Class;
+        use rustix::io::Errno;
+        for (errno, class) in [
+            (Errno::MFILE, Class::Retry),
+            (Errno::NFILE, Class::Retry),
+            (Errno::AGAIN, Class::Retry),
+            (Errno::NOMEM, Class::Retry),
+            (Errno::NOENT, Class::Fatal),
+            (Errno::ACCESS, Class::Fatal),
+        ] {
+            assert_eq!(cannot_start("program 'x'", errno.into()).class(), class, "{errno}");
+        }
+    }
+
+    #[test]
+    fn lines_that_come_in_pieces_are_put_together() {
+        let mut lines = Lines::default();
+        let mut seen = Vec::new();
+        for piece in ["rtsp://u:sec", "ret@h\r\n\n", "  \nsecond", "\n"] {
+            lines.push(piece.as_bytes(), |line| seen.push(masked(line).into_owned()));
+        }
+        lines.push(&[b'x'; 2 * EXEC_STDERR_BYTES_MAX], |line| seen.push(line.to_owned()));
+        assert_eq!(seen, ["rtsp://***@h", "second"]);
+        lines.push(b"\n", |line| seen.push(line.to_owned()));
+        assert_eq!(seen[2].len(), EXEC_STDERR_BYTES_MAX);
+    }
 
     #[test]
     fn the_tail_is_the_newest_and_harmless() {

@@ -1,6 +1,6 @@
 //! A command line cut into words, without a shell. Pure: starts nothing, expands nothing.
 
-use std::borrow::Cow;
+pub use crate::base::mask::masked;
 
 /// Cuts a command line into words: blanks separate; `'..'` is taken as it stands; in `".."` a backslash protects `"`, `\`,
 /// `$` and the backtick; outside of quotes it protects any character. No variables, patterns, pipes: for those
@@ -81,32 +81,6 @@ fn finish(words: &mut Vec<String>, word: Option<String>, quoted: bool) -> Result
     Ok(())
 }
 
-/// `text` with `user:password@` in addresses replaced by `***@`: commands and their messages go to logs, passwords do not (I10).
-pub fn masked(text: &str) -> Cow<'_, str> {
-    if !text.contains("://") {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("://") {
-        let (before, after) = rest.split_at(at + 3);
-        out.push_str(before);
-        // The address' authority ends at a slash, a blank or a quote; a password may contain @, so the last one counts.
-        let end = after
-            .find(|c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '\'' | '"'))
-            .unwrap_or(after.len());
-        rest = match after[..end].rfind('@') {
-            Some(at) => {
-                out.push_str("***");
-                &after[at..]
-            }
-            None => after,
-        };
-    }
-    out.push_str(rest);
-    Cow::Owned(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,20 +127,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn passwords_are_masked() {
-        for (text, expect) in [
-            ("ffmpeg -i rtsp://u:p@host/1 -", "ffmpeg -i rtsp://***@host/1 -"),
-            ("rtsp://u:p@ss@host", "rtsp://***@host"),
-            ("'http://u:p@h' and rtsp://a@b: refused", "'http://***@h' and rtsp://***@b: refused"),
-            ("http://host/a@b", "http://host/a@b"),
-            ("://", "://"),
-            ("plain a@b", "plain a@b"),
-        ] {
-            assert_eq!(masked(text), expect);
-        }
-    }
-
     proptest! {
         #[test]
         fn quoting_any_words_gives_them_back(words in proptest::collection::vec(".{1,12}", 1..6)) {
@@ -177,7 +137,6 @@ mod tests {
         #[test]
         fn any_line_is_cut_or_refused(line in "\\PC{0,60}") {
             let _any = split(&line);
-            let _any = masked(&line);
         }
     }
 }

@@ -12,6 +12,7 @@ use super::rate::{FrameRate, Timeline};
 use super::stream::{Expect, Fault, Framer, Half, Next, Opened, Read, named};
 use super::{Advance, CaptureParams, Filled, FrameSource, Timing, command};
 use crate::base::error::{Error, Kind, Result};
+use crate::base::mask::masked;
 use crate::capture::frame::FrameFormat;
 use crate::platform::clock::Clock;
 
@@ -46,7 +47,7 @@ impl ExecSource {
     /// recording. Retry: it ended or stayed silent.
     pub fn open(line: &str, params: &CaptureParams, clock: Arc<dyn Clock>) -> Result<Self> {
         let words = command::split(line)
-            .map_err(|why| Error::fatal(Kind::Config, format!("exec '{}': {why}", command::masked(line))))?;
+            .map_err(|why| Error::fatal(Kind::Config, format!("exec '{}': {why}", masked(line))))?;
         let name =
             Path::new(&words[0]).file_name().map_or_else(|| words[0].clone(), |n| n.to_string_lossy().into());
         let what = format!("program '{name}'");

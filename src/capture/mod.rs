@@ -35,6 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::error::{Error, Kind, Result};
+use crate::base::mask::masked;
 use crate::base::stop::Stop;
 use crate::capture::frame::{Color, ColorMatrix, ColorRange, FrameFormat, FrameMeta, Lease, PixelFormat};
 use crate::platform::clock::Clock;
@@ -280,9 +281,8 @@ impl SourceSpec {
         if text.starts_with("/dev/") {
             return Ok(SourceSpec::V4l2(text.into()));
         }
-        let refuse = |why: String| {
-            Err(Error::fatal(Kind::Config, format!("source '{}': {why}", command::masked(text))))
-        };
+        let refuse =
+            |why: String| Err(Error::fatal(Kind::Config, format!("source '{}': {why}", masked(text))));
         let Some((scheme, rest)) = text.split_once(':') else {
             return refuse(format!("no scheme: is file:{text} or dir:{text} meant? There are {SCHEMES}"));
         };
@@ -324,12 +324,12 @@ impl SourceSpec {
 }
 
 impl fmt::Display for SourceSpec {
-    /// As it is written, but for passwords inside a command's addresses.
+    /// As it is written, but for the passwords in a command.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SourceSpec::Dir(path) => write!(f, "dir:{}", path.display()),
             SourceSpec::File(path) => write!(f, "file:{}", path.display()),
-            SourceSpec::Exec(text) => write!(f, "exec:{}", command::masked(text)),
+            SourceSpec::Exec(text) => write!(f, "exec:{}", masked(text)),
             SourceSpec::V4l2(path) => write!(f, "v4l2:{}", path.display()),
             SourceSpec::Sim(text) => write!(f, "sim:{text}"),
         }

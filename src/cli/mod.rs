@@ -22,6 +22,7 @@ mod tune;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -30,6 +31,8 @@ use crate::base::error::{Error, Kind, Result};
 use crate::config::values::Value;
 use crate::config::{Config, Mistakes, Override};
 use crate::platform::cores::Machine;
+use crate::platform::log;
+use crate::platform::process;
 use crate::platform::system;
 use crate::run::{self, RunOptions};
 use crate::vision::detect::model::BUILTIN;
@@ -217,6 +220,7 @@ impl Settings {
 
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
+    process::harden();
     system::map_large_pieces();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -255,7 +259,7 @@ pub fn main() -> ExitCode {
         Command::TryModel(args) => return trial::try_model(&args),
         Command::Check { config } => ("check", check::check(config.as_deref())),
     };
-    match outcome {
+    let code = match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failed::Mistakes(Mistakes(mistakes))) => {
             for mistake in mistakes {
@@ -267,7 +271,11 @@ pub fn main() -> ExitCode {
             say(what, &error);
             ExitCode::from(error.kind().exit_code())
         }
+    };
+    if let Some(log) = log::started() {
+        let _whoever_does_not_read_misses_it = log.flush(LAST_LINES_MAX);
     }
+    code
 }
 
 fn level(text: &str) -> Result<bool, &'static str> {
@@ -307,15 +315,40 @@ fn run(
         .into_iter()
         .filter_map(|(key, text, option)| Some((key, Value::Text(text?), option)));
     let config = settings.load(overrides.collect(), json)?;
-    start_log(&config);
+    start_daemon_log(&config)?;
     Ok(run::run(config, options)?)
+}
+
+/// Longest wait of a daemon that ends for whoever reads its log.
+const LAST_LINES_MAX: Duration = Duration::from_secs(1);
+
+/// As [`start_log`], for a program that runs unattended: nothing in it ever waits for the reader of its log.
+fn start_daemon_log(config: &Config) -> Result<()> {
+    let log = log::start()?;
+    std::panic::set_hook(Box::new(|panic| {
+        // The usual hook would wait for the reader.
+        let text = panic.payload_as_str().unwrap_or("without a text");
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "panicked, which is a bug in flytrap: {text}");
+        let _whoever_does_not_read_misses_it = log.flush(LAST_LINES_MAX);
+    }));
+    start_log_to(config, move || log);
+    Ok(())
 }
 
 /// Logs go to stderr from here on; a log that is already there stays.
 fn start_log(config: &Config) {
+    start_log_to(config, || Stderr);
+}
+
+fn start_log_to<W: Write>(config: &Config, writer: impl Fn() -> W + Send + Sync + 'static) {
     let level = config.log.level.parse().unwrap_or(tracing::level_filters::LevelFilter::INFO);
-    let builder =
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).with_target(false);
+    let builder = tracing_subscriber::fmt()
+        .with_writer(writer)
+        // It would be said with eprintln, which ends the program where stderr cannot be written.
+        .log_internal_errors(false)
+        .with_max_level(level)
+        .with_target(false);
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let _already_there = if config.log.json {
         builder.json().flatten_event(true).try_init()
@@ -324,10 +357,30 @@ fn start_log(config: &Config) {
     };
 }
 
+/// The stderr of a command: somebody waits for it, so it waits for them; what cannot be written is lost without an error.
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let _a_full_disk_or_nobody_there = std::io::stderr().write_all(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// One line on stderr: what failed, and how to mend it.
 fn say(what: &str, text: &dyn std::fmt::Display) {
-    // A stderr that is closed cannot be told about.
-    let _told = writeln!(std::io::stderr(), "flytrap {what}: {text}");
+    let line = format!("flytrap {what}: {text}\n");
+    match log::started() {
+        Some(log) => log.line(line.as_bytes()),
+        // A stderr that is closed cannot be told about.
+        None => {
+            let _told = Stderr.write_all(line.as_bytes());
+        }
+    }
 }
 
 /// One line on stdout.

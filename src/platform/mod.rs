@@ -1,8 +1,11 @@
-//! The machine: clocks, memory and identity of the process, CPU cores, pins, watchdogs.
+//! The machine: clocks, the log, memory and identity of the process, threads, CPU cores, pins, watchdogs.
 
 pub mod calendar;
 pub mod clock;
 pub mod cores;
 pub mod gpio;
+pub mod log;
+pub mod process;
 pub mod system;
+pub mod threads;
 pub mod watchdog;

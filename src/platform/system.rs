@@ -1,11 +1,7 @@
 //! What the kernel says about this machine and this process.
 
-use std::fs::File;
-use std::io;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::base::error::{Error, Kind, Result};
@@ -102,29 +98,6 @@ pub fn boot_id() -> Result<String> {
         Error::fatal(Kind::System, format!("{PLACE} cannot be read: mount /proc")).caused_by(error)
     })?;
     Ok(text.trim().to_owned())
-}
-
-/// Opens and locks the file `name` of a folder, which is made if it is not there and is never a link to elsewhere. The lock is held as
-/// long as the file is open.
-///
-/// # Errors
-/// [`io::ErrorKind::WouldBlock`]: another program holds the lock; [`io::ErrorKind::InvalidInput`]: it is no regular file.
-pub fn lock_file(folder: &File, name: &str) -> io::Result<File> {
-    let no_file = || {
-        let text = format!("its file '{name}' is not a regular file: remove it");
-        io::Error::new(io::ErrorKind::InvalidInput, text)
-    };
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let lock = match rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o644)) {
-        Ok(lock) => File::from(lock),
-        Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => return Err(no_file()),
-        Err(error) => return Err(error.into()),
-    };
-    if !lock.metadata()?.is_file() {
-        return Err(no_file());
-    }
-    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-    Ok(lock)
 }
 
 #[cfg(test)]

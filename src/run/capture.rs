@@ -11,7 +11,7 @@ use std::time::Duration;
 use smol::channel::Sender;
 
 use super::inference::{Incoming, build, prove};
-use super::{Shared, Timing, spawn};
+use super::{Shared, Timing};
 use crate::base::error::{Class, Error, Kind, Result};
 use crate::base::limits::RING_SLOTS_MIN;
 use crate::base::retry::Backoff;
@@ -21,6 +21,7 @@ use crate::capture::sampler::{Sample, Sampler};
 use crate::capture::{Advance, CaptureParams, FrameSource, SourceSpec};
 use crate::event::{Body, fixed};
 use crate::platform::clock::{Clock, Mono};
+use crate::platform::threads::spawn;
 use crate::platform::watchdog::Stage;
 use crate::sim::source::SimSource;
 use crate::vision::detect::ClassId;

@@ -7,15 +7,17 @@
 //!   spool thread     outbox ─► spool
 //!   uplink thread    spool ─► sink
 //! ```
-//! The end, in this order, so that nothing that was seen is lost: the source ends or a signal comes; the capture thread
-//! leaves and closes the ring; the pipeline takes what is in it and ends its tracks; the last statistics and `stopping` are
-//! posted; the outbox closes; the spool makes everything durable; the uplink delivers what it can within its drain time, and
+//! The end ([`shutdown`]), in this order, so that nothing that was seen is lost: the source ends or a signal comes; the capture
+//! thread leaves and closes the ring; the pipeline takes what is in it and ends its tracks; the last statistics and `stopping`
+//! are posted; the outbox closes; the spool makes everything durable; the uplink delivers what it can within its drain time, and
 //! reports what it could not; the spool makes durable what was delivered.
 
 mod capture;
 mod gpio;
 mod inference;
 mod memory;
+mod shutdown;
+mod signals;
 mod spool_writer;
 mod supervisor;
 
@@ -23,9 +25,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use async_signal::{Signal, Signals};
 use futures_lite::{FutureExt, StreamExt};
-use smol::channel::{Receiver, Sender};
+use smol::channel::Sender;
 
 use crate::analytics::count::Line;
 use crate::base::error::{Error, Kind, Result};
@@ -38,14 +39,15 @@ use crate::event::{Body, Name, Origin, Started, Stats, fixed};
 use crate::metrics::{IntervalReader, Metrics, Snapshot, millis};
 use crate::platform::calendar::Timekeeper;
 use crate::platform::clock::{Clock, Mono, SystemClock};
+use crate::platform::process;
 use crate::platform::system;
+use crate::platform::threads::{self, spawn};
 use crate::platform::watchdog::fault::Faults;
-use crate::platform::watchdog::{Ledger, Overdue, Stage};
+use crate::platform::watchdog::{Ledger, Stage};
 use crate::vision::detect::model::{Loaded, wanted_classes};
-use supervisor::Guard;
-
-/// Supervisors send a signal to the process and to its group: what comes within this is one request.
-const SIGNALS_APART: Duration = Duration::from_secs(1);
+use shutdown::{End, Reports, shut_down};
+use signals::EndSignals;
+use supervisor::{Supervisor, Watched};
 
 /// What the command line says besides the settings.
 #[derive(Debug, Clone, Copy, Default)]
@@ -88,7 +90,7 @@ impl Shared {
     pub(crate) fn promise(&self, stage: Stage, wait: Duration) {
         let now = self.clock.mono();
         self.ledger.promise(stage, now + wait + self.config.watchdog.stage_timeout);
-        self.faults.strike(Some(stage), self.started, now);
+        self.faults.inject(Some(stage), self.started, now);
     }
 
     /// Posts an event of the camera, which happened at `at`.
@@ -133,22 +135,14 @@ impl Shared {
     }
 }
 
-/// Why the program ends.
-#[derive(Debug)]
-enum End {
-    /// The capture thread is done: with the recording, or because it was asked to.
-    Capture(Result<()>),
-    /// A signal.
-    Signal(&'static str),
-    /// A stage does not come back.
-    Hung(Overdue),
-}
-
 /// Runs until the recording ends, a signal comes, or something fails for good.
 ///
 /// # Errors
 /// What failed; its kind is the exit code. `Kind::Delivery` if all went well but events were lost.
 pub fn run(config: Config, options: RunOptions) -> Result<()> {
+    // What is missing here would end smol, which has no way to say so.
+    process::raise_descriptors()?;
+    threads::probe()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let time = Arc::new(Timekeeper::new(Arc::clone(&clock)));
     let started = clock.mono();
@@ -167,8 +161,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let stop = Stop::new();
     let outbox = Arc::new(Outbox::new(config.uplink.queue_events)?);
     let spool = Arc::new(spool_writer::open(&config, &origin, &time)?);
-    let signals = Signals::new([Signal::Int, Signal::Term])
-        .map_err(|error| Error::fatal(Kind::System, "cannot listen for signals").caused_by(error))?;
+    let signals = EndSignals::listen()?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         source = %spec,
@@ -178,10 +171,10 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
         "flytrap starts"
     );
     let ledger = Arc::new(Ledger::default());
-    let state = config.device.state_folder.as_deref();
     let faults = Faults::from_environment();
-    let guard =
-        Guard::open(&config.watchdog, state, &boot, (Arc::clone(&ledger), Arc::clone(&clock), faults))?;
+    let watched = Watched { ledger: Arc::clone(&ledger), clock: Arc::clone(&clock), faults };
+    let supervisor =
+        Supervisor::open(&config.watchdog, config.device.state_folder.as_deref(), &boot, watched)?;
     let delivery = uplink::UplinkParams { seed: seed(&origin), ..config.uplink.delivery };
     let driver = Uplink::new(
         (Arc::clone(&outbox), Arc::clone(&spool)),
@@ -191,82 +184,80 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
         stop.clone(),
         delivery,
     );
-    let (metrics, senses) = (Metrics::default(), gpio::Senses::default());
     let shared = Arc::new(Shared {
         config,
         clock,
         time,
         stop,
-        metrics,
+        metrics: Metrics::default(),
         outbox,
         spool,
         started,
         options,
         ledger,
         faults,
-        senses,
+        senses: gpio::Senses::default(),
         last_corrupt: Mutex::default(),
         written: Mutex::default(),
         interval: Mutex::default(),
     });
-    tell_start(&shared, &guard, &model);
+    post_start(&shared, &supervisor, &model);
     for warning in shared.config.camera.lines.iter().filter_map(Line::edge_warning) {
         tracing::warn!("{warning}");
     }
     let capture = capture::Capture::new(Arc::clone(&shared), spec, model, wanted);
-    go(&shared, guard, signals, driver, capture)
-}
-
-/// What the main thread does next.
-enum Turn {
-    /// Tells how things are.
-    Statistics,
-    /// Tells the supervisor that the program is ready.
-    Up,
-    /// Ends.
-    End(End),
-}
-
-/// Starts the threads, and comes back when they have ended.
-fn go(
-    shared: &Arc<Shared>,
-    guard: Guard,
-    signals: Signals,
-    driver: Uplink,
-    capture: capture::Capture,
-) -> Result<()> {
-    let (done, ended) = smol::channel::bounded(1);
-    let (report, reported) = smol::channel::bounded(1);
-    let (delivered, uplink_ended) = smol::channel::bounded(1);
-    let keeper = spawn("spool", {
-        let shared = Arc::clone(shared);
-        move || spool_writer::keep(&shared, &uplink_ended, &report)
-    })?;
-    let uplink = spawn("uplink", deliver(Arc::clone(shared), driver, delivered))?;
-    let (up, came_up) = smol::channel::bounded(1);
-    let capture = spawn("capture", move || tell(&done, capture.run(&up)))?;
+    let threads = Threads::start(&shared, driver, capture)?;
     let pins = async {
-        gpio::operate(shared).await;
+        gpio::operate(&shared).await;
         futures_lite::future::pending().await
     };
-    let outcome = smol::block_on(attend(shared, guard, signals, (&came_up, &ended, &reported)).or(pins));
+    let outcome = smol::block_on(main_thread(&shared, supervisor, signals, &threads.reports).or(pins));
     if outcome.is_ok() {
-        // They have sent their last word; what is left of them is leaving.
-        for thread in [capture, uplink, keeper] {
-            if thread.join().is_err() {
-                return Err(Error::fatal(Kind::System, "a thread failed; see the message above"));
-            }
-        }
+        threads.join()?;
     }
     outcome
 }
 
-fn tell_start(shared: &Shared, guard: &Guard, model: &Loaded) {
+/// The threads of a run, but for those that the capture thread starts.
+struct Threads {
+    capture: JoinHandle<()>,
+    uplink: JoinHandle<()>,
+    spool: JoinHandle<()>,
+    reports: Reports,
+}
+
+impl Threads {
+    fn start(shared: &Arc<Shared>, driver: Uplink, capture: capture::Capture) -> Result<Self> {
+        let (up, ready) = smol::channel::bounded(1);
+        let (done, captured) = smol::channel::bounded(1);
+        let (report, delivered) = smol::channel::bounded(1);
+        let (uplink_report, uplink_ended) = smol::channel::bounded(1);
+        let spool = spawn("spool", {
+            let shared = Arc::clone(shared);
+            move || spool_writer::keep(&shared, &uplink_ended, &report)
+        })?;
+        let uplink = spawn("uplink", deliver(Arc::clone(shared), driver, uplink_report))?;
+        let capture = spawn("capture", move || tell(&done, capture.run(&up)))?;
+        Ok(Threads { capture, uplink, spool, reports: Reports { ready, captured, delivered } })
+    }
+
+    /// They have sent their reports; what is left of them is leaving.
+    fn join(self) -> Result<()> {
+        for thread in [self.capture, self.uplink, self.spool] {
+            if thread.join().is_err() {
+                return Err(Error::fatal(Kind::System, "a thread failed; see the message above"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn post_start(shared: &Shared, supervisor: &Supervisor, model: &Loaded) {
     shared.post_own(Body::Started(Started {
         version: fixed(env!("CARGO_PKG_VERSION")),
         model: fixed(&model.sha256()[..12]),
     }));
-    if let Some(restarted) = guard.restarted() {
+    if let Some(restarted) = supervisor.restarted() {
         shared.post_own(restarted);
     }
 }
@@ -286,105 +277,56 @@ fn deliver(shared: Arc<Shared>, driver: Uplink, report: Sender<Report>) -> impl 
     }
 }
 
-/// The main thread's part: statistics, signals, watchdogs, and the end.
-async fn attend(
+/// The main thread's part: statistics, readiness, watchdogs, until it ends; then the end.
+async fn main_thread(
     shared: &Shared,
-    mut guard: Guard,
-    mut signals: Signals,
-    (came_up, ended, reported): (&Receiver<()>, &Receiver<Result<()>>, &Receiver<Report>),
+    mut supervisor: Supervisor,
+    mut signals: EndSignals,
+    reports: &Reports,
 ) -> Result<()> {
-    let end = watch_over(shared, &mut guard, &mut signals, (came_up, ended)).await;
-    let mut patient_until = Mono::ZERO;
-    let (outcome, mut reason) = match end {
-        End::Capture(result) => (result, "the source ended".to_owned()),
-        End::Hung(overdue) => (Ok(()), overdue.to_string()),
-        End::Signal(name) => {
-            tracing::info!("{name}: ending; once more to leave at once");
-            shared.stop.request();
-            patient_until = shared.clock.mono() + SIGNALS_APART;
-            let over = async { received(ended).await };
-            let again = async {
-                next_signal_after(&mut signals, shared, patient_until).await;
-                Err(left_at_once())
-            };
-            // What hangs now only costs its own last words.
-            let hung = async {
-                guard.watch().await;
-                Ok(())
-            };
-            (over.or(again).or(hung).await, name.to_owned())
-        }
-    };
-    if let Err(error) = &outcome {
-        reason = error.to_string();
-    }
-    shared.post_stats();
-    shared.post_own(Body::Stopping { reason: fixed(&reason) });
-    shared.outbox.close(shared.clock.mono());
-    let report = async { reported.recv().await.map_err(|_| left_at_once()) };
-    let again = async {
-        next_signal_after(&mut signals, shared, patient_until).await;
-        Err(left_at_once())
-    };
-    let report = report.or(again).or(last_words(shared, &mut guard)).await;
-    let outcome = match report {
-        Ok(report) => {
-            tell_end(shared, &report);
-            outcome.and_then(|()| all_delivered(shared, &report))
-        }
-        Err(error) => Err(error),
-    };
-    guard.close(&reason, outcome)
-}
-
-/// Statistics, readiness and watchdogs, until it ends.
-async fn watch_over(
-    shared: &Shared,
-    guard: &mut Guard,
-    signals: &mut Signals,
-    (came_up, ended): (&Receiver<()>, &Receiver<Result<()>>),
-) -> End {
     let mut timer = smol::Timer::interval(shared.config.events.stats_interval);
     let mut is_up = false;
-    loop {
+    let end = loop {
         let tick = async {
             timer.next().await;
             Turn::Statistics
         };
         let up = async {
             // Said once; then the channel is closed.
-            if is_up || came_up.recv().await.is_err() {
+            if is_up || reports.ready.recv().await.is_err() {
                 futures_lite::future::pending::<()>().await;
             }
             Turn::Up
         };
-        let signal = async { Turn::End(End::Signal(next_signal(signals).await)) };
-        let over = async { Turn::End(End::Capture(received(ended).await)) };
-        let hung = async { Turn::End(End::Hung(guard.watch().await)) };
+        let signal = async { Turn::End(End::Signal(signals.request(&*shared.clock).await)) };
+        let over = async { Turn::End(End::Capture(reports.capture_ended().await)) };
+        let hung = async { Turn::End(End::Hung(supervisor.watch().await)) };
         match tick.or(signal).or(up).or(over).or(hung).await {
-            Turn::Statistics => tell_state(shared, guard),
+            Turn::Statistics => post_state(shared, &supervisor),
             Turn::Up => {
                 is_up = true;
-                guard.ready();
+                supervisor.ready();
             }
             Turn::End(end) => break end,
         }
-    }
+    };
+    shut_down(shared, supervisor, signals, reports, end).await
 }
 
-/// Feeds while the last events are delivered. If a stage hangs, the uplink still gets its drain time, unless it is the one.
-async fn last_words(shared: &Shared, guard: &mut Guard) -> Result<Report> {
-    let overdue = guard.watch().await;
-    if overdue.stage != Stage::Uplink {
-        smol::Timer::after(shared.config.uplink.delivery.drain).await;
-    }
-    Err(left_at_once())
+/// What the main thread does next.
+enum Turn {
+    /// Tells how things are.
+    Statistics,
+    /// Tells the service manager that the program is ready.
+    Up,
+    /// Ends.
+    End(End),
 }
 
-/// The statistics, as events and for the supervisor.
-fn tell_state(shared: &Shared, guard: &Guard) {
+/// The statistics, as events and for the service manager.
+fn post_state(shared: &Shared, supervisor: &Supervisor) {
     let stats = shared.post_stats();
-    guard.status(|| status_line(&stats));
+    supervisor.status(|| status_line(&stats));
     if let Some(storage) = spool_writer::storage(shared) {
         shared.post_own(Body::Storage(storage));
     }
@@ -400,91 +342,9 @@ fn status_line(stats: &Stats) -> String {
     format!("last frame: {frame}, last delivery: {delivery}, crossings: {}", stats.crossings)
 }
 
-fn all_delivered(shared: &Shared, report: &Report) -> Result<()> {
-    let Report { undelivered, refused, .. } = *report;
-    let kept = if shared.spool.state().is_durable() { undelivered } else { 0 };
-    if kept > 0 {
-        tracing::info!("{kept} events wait on disk for the next start");
-    }
-    let (lost, dropped) = (undelivered - kept, shared.snapshot().stats.events_dropped);
-    let damaged = shared.spool.state().tally.damaged_events;
-    if lost + refused + dropped + damaged == 0 {
-        return Ok(());
-    }
-    let to = uplink::http::redacted(&shared.config.uplink.target.first);
-    let text = format!(
-        "events that are lost: {lost} not delivered to {to} within uplink.drain_s, {refused} refused by it, {dropped} \
-         dropped for want of room (uplink.queue_events, spool), {damaged} damaged on disk: the lines above say why"
-    );
-    Err(Error::fatal(Kind::Delivery, text))
-}
-
-fn tell_end(shared: &Shared, report: &Report) {
-    let Stats { frames_captured, inferences, frames_still, tracks, crossings, .. } = shared.snapshot().stats;
-    tracing::info!(
-        frames = frames_captured,
-        looked_at = inferences,
-        still = frames_still,
-        tracks,
-        crossings,
-        delivered = report.delivered,
-        undelivered = report.undelivered,
-        refused = report.refused,
-        dropped = report.dropped,
-        "the end"
-    );
-}
-
-fn left_at_once() -> Error {
-    Error::fatal(
-        Kind::Delivery,
-        "left at once on a second signal: what was neither delivered nor on disk is lost",
-    )
-}
-
-async fn next_signal(signals: &mut Signals) -> &'static str {
-    loop {
-        match signals.next().await {
-            Some(Ok(Signal::Int)) => return "interrupted",
-            Some(Ok(_)) => return "terminated",
-            Some(Err(error)) => tracing::warn!(%error, "a signal could not be read"),
-            // Never: the stream has no end. Waiting for ever is right all the same.
-            None => futures_lite::future::pending::<()>().await,
-        }
-    }
-}
-
-/// A signal after `from`: one that comes sooner belongs to the one before.
-async fn next_signal_after(signals: &mut Signals, shared: &Shared, from: Mono) {
-    loop {
-        next_signal(signals).await;
-        if shared.clock.mono() >= from {
-            return;
-        }
-    }
-}
-
-/// The capture thread's last word; a thread that panicked has none.
-async fn received(ended: &Receiver<Result<()>>) -> Result<()> {
-    match ended.recv().await {
-        Ok(result) => result,
-        Err(_) => Err(Error::fatal(Kind::System, "the capture thread failed; see the message above")),
-    }
-}
-
 fn tell<T>(to: &Sender<T>, value: T) {
     // Nobody listens any more only when the program leaves at once.
     let _sent = to.send_blocking(value);
-}
-
-pub(crate) fn spawn<T: Send + 'static>(
-    name: &str,
-    body: impl FnOnce() -> T + Send + 'static,
-) -> Result<JoinHandle<T>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(|error| {
-        Error::fatal(Kind::System, format!("cannot start the {name} thread: is memory short?"))
-            .caused_by(error)
-    })
 }
 
 /// Different devices and runs retry at different times (FNV-1a; any hash would do).

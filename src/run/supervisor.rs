@@ -1,7 +1,8 @@
-//! The watchdogs' part of the main thread: feeds them while every stage keeps its promises, and tells how runs ended.
+//! The watchdogs' part of the main thread: feeds them while every stage meets its heartbeat deadline, and records how runs ended.
 
+use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use futures_lite::StreamExt;
@@ -9,6 +10,7 @@ use futures_lite::StreamExt;
 use crate::base::error::{Error, Kind, Result};
 use crate::event::{Body, Restarted, fixed};
 use crate::platform::clock::{Clock, Mono};
+use crate::platform::threads;
 use crate::platform::watchdog::device::Hardware;
 use crate::platform::watchdog::fault::Faults;
 use crate::platform::watchdog::history::History;
@@ -18,37 +20,42 @@ use crate::platform::watchdog::{Ledger, Overdue, Params};
 /// Longest time between two looks at the ledger.
 const LOOK_MAX: Duration = Duration::from_secs(2);
 
+/// Longest wait for the end of a run to be on disk: the disk may be what hangs.
+const RECORD_MAX: Duration = Duration::from_secs(3);
+
 /// The start goes on and is not late as long as this comes again within its time, 30 s: sd_notify(3).
 const START_GOES_ON: &str = "EXTEND_TIMEOUT_USEC=30000000";
 
-/// Everything that wants to be fed, and the reason to.
-pub(super) struct Guard {
-    ledger: Arc<Ledger>,
-    clock: Arc<dyn Clock>,
-    faults: Faults,
+/// What the stages and the supervisor have in common.
+pub(super) struct Watched {
+    /// By when each stage has to finish something.
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) faults: Faults,
+}
+
+/// Feeds the watchdogs, or stops feeding them.
+pub(super) struct Supervisor {
+    watched: Watched,
     started: Mono,
     notify: Notify,
     hardware: Option<Hardware>,
-    history: Option<History>,
+    recorder: Option<Recorder>,
+    restarted: Option<Restarted>,
     timer: smol::Timer,
     is_ready: bool,
-    /// Somebody was late: nobody is fed any more, whatever happens.
+    /// A stage was late: nothing is fed any more, whatever happens.
     hung: Option<Overdue>,
 }
 
-impl Guard {
+impl Supervisor {
     /// Opens what there is. From here on a hardware watchdog runs.
     ///
     /// # Errors
-    /// A hardware watchdog or a supervisor's socket that is named but cannot be used. A state folder that cannot be used is
-    /// a warning: the road is counted all the same.
-    pub(super) fn open(
-        params: &Params,
-        state: Option<&Path>,
-        boot: &str,
-        (ledger, clock, faults): (Arc<Ledger>, Arc<dyn Clock>, Faults),
-    ) -> Result<Self> {
-        let notify = Notify::from_environment()?;
+    /// A hardware watchdog that is named but cannot be used. A service manager that cannot be reached and a state folder that cannot
+    /// be used are warnings: the road is counted all the same.
+    pub(super) fn open(params: &Params, state: Option<&Path>, boot: &str, watched: Watched) -> Result<Self> {
+        let notify = Notify::from_environment();
         let hardware =
             params.device.as_deref().map(|path| Hardware::open(path, params.timeout)).transpose()?;
         if let Some(hardware) = &hardware {
@@ -56,46 +63,29 @@ impl Guard {
             tracing::info!("the watchdog {name} resets this board if a stage hangs, within {timeout:?}");
         }
         let was_reset = hardware.as_ref().is_some_and(Hardware::was_reset);
-        let history = state.and_then(|folder| match History::begin(folder, boot, was_reset) {
-            Ok(history) => Some(history),
-            Err(error) => {
-                let folder = folder.display();
-                tracing::warn!(
-                    "device.state_folder '{folder}' cannot be used: {error}; restarts are not counted"
-                );
-                None
-            }
-        });
-        let started = clock.mono();
+        let history = state.and_then(|folder| begin_history(folder, boot, was_reset));
+        let restarted = history.as_ref().and_then(restarted);
+        let recorder = history.and_then(Recorder::start);
+        let started = watched.clock.mono();
         let limits = [hardware.as_ref().map(Hardware::timeout), notify.watchdog()];
         let look = limits.into_iter().flatten().map(|limit| limit / 4).fold(LOOK_MAX, Duration::min);
         let timer = smol::Timer::interval(look);
-        Ok(Guard {
-            ledger,
-            clock,
-            faults,
+        Ok(Supervisor {
+            watched,
             started,
             notify,
             hardware,
-            history,
+            recorder,
+            restarted,
             timer,
             is_ready: false,
             hung: None,
         })
     }
 
-    /// What the run before this one ended with, as an event, if anything is known.
+    /// How the previous run ended, as an event, if anything is known.
     pub(super) fn restarted(&self) -> Option<Body> {
-        let history = self.history.as_ref()?;
-        let before = history.before()?;
-        let (starts, failures) = (history.starts(), history.failures());
-        tracing::info!(starts, failures, clean = before.clean, "the last run ended: {}", before.reason);
-        Some(Body::Restarted(Restarted {
-            starts,
-            failures,
-            clean: before.clean,
-            reason: fixed(&before.reason),
-        }))
+        self.restarted.clone().map(Body::Restarted)
     }
 
     /// The network has passed its self-test, or there is no camera yet.
@@ -111,19 +101,20 @@ impl Guard {
         }
     }
 
-    /// Feeds for as long as every stage keeps its promises; comes back when one does not, and from then on at once.
+    /// Feeds for as long as every stage meets its deadline; comes back when one does not, and from then on at once.
     pub(super) async fn watch(&mut self) -> Overdue {
         loop {
             if let Some(overdue) = self.hung {
                 return overdue;
             }
-            self.faults.strike(None, self.started, self.clock.mono());
-            match self.ledger.overdue(self.clock.mono()) {
+            self.watched.faults.inject(None, self.started, self.watched.clock.mono());
+            match self.watched.ledger.overdue(self.watched.clock.mono()) {
                 None => self.feed(),
                 Some(overdue) => {
-                    tracing::error!("{overdue}: the watchdog is fed no more");
-                    self.tell_end(&overdue.to_string(), false);
+                    // First what the next start has to know, then the words.
                     self.hung = Some(overdue);
+                    self.record_end(&overdue.to_string(), false);
+                    tracing::error!("{overdue}: the watchdog is fed no more");
                     continue;
                 }
             }
@@ -134,7 +125,7 @@ impl Guard {
     fn feed(&mut self) {
         self.notify.send("WATCHDOG=1");
         if !self.is_ready {
-            // A small board may load and try a large network for longer than a supervisor waits by default.
+            // A small board may load and try a large network for longer than a service manager waits by default.
             self.notify.send(START_GOES_ON);
         }
         if let Some(hardware) = &mut self.hardware
@@ -145,11 +136,11 @@ impl Guard {
     }
 
     /// Keeps the reason of the end for the next start.
-    fn tell_end(&mut self, reason: &str, clean: bool) {
-        if let Some(history) = &mut self.history
-            && let Err(error) = history.end(reason, clean)
+    fn record_end(&self, reason: &str, clean: bool) {
+        if let Some(recorder) = &self.recorder
+            && let Err(why) = recorder.end(reason, clean)
         {
-            tracing::warn!("the reason of the end could not be kept: {error}");
+            tracing::warn!("the reason of the end could not be kept: {why}");
         }
     }
 
@@ -160,8 +151,8 @@ impl Guard {
             self.notify.send("STOPPING=1");
             let asked_for = outcome.as_ref().map_or_else(|error| error.kind() == Kind::Delivery, |()| true);
             match &outcome {
-                Err(error) if !asked_for => self.tell_end(&error.to_string(), false),
-                Ok(()) | Err(_) => self.tell_end(reason, true),
+                Err(error) if !asked_for => self.record_end(&error.to_string(), false),
+                Ok(()) | Err(_) => self.record_end(reason, true),
             }
             match self.hardware.take() {
                 Some(hardware) if asked_for => hardware.close(),
@@ -181,6 +172,69 @@ impl Guard {
                 std::thread::park();
             }
         }
-        Err(Error::fatal(Kind::System, format!("{overdue}: ended so that the supervisor starts it anew")))
+        Err(Error::fatal(Kind::System, format!("{overdue}: ended so that its supervisor starts it again")))
+    }
+}
+
+fn begin_history(folder: &Path, boot: &str, was_reset: bool) -> Option<History> {
+    let error = match History::begin(folder, boot, was_reset) {
+        Ok(history) => return Some(history),
+        Err(error) => error,
+    };
+    let folder = folder.display();
+    if error.kind() == io::ErrorKind::WouldBlock {
+        tracing::warn!(
+            "device.state_folder '{folder}': another flytrap uses it: give each its own; this one's restarts are not counted"
+        );
+    } else {
+        tracing::warn!("device.state_folder '{folder}' cannot be used: {error}; restarts are not counted");
+    }
+    None
+}
+
+fn restarted(history: &History) -> Option<Restarted> {
+    let before = history.before()?;
+    let (starts, failures) = (history.starts(), history.failures());
+    tracing::info!(starts, failures, clean = before.clean, "the last run ended: {}", before.reason);
+    Some(Restarted { starts, failures, clean: before.clean, reason: fixed(&before.reason) })
+}
+
+/// Writes the end of the run into the history. On a thread of its own, since the disk may be what hangs: whoever ends waits for it
+/// for [`RECORD_MAX`] at most. The thread is there from the start, since threads may be what is short.
+struct Recorder {
+    ends: mpsc::Sender<End>,
+    recorded: mpsc::Receiver<io::Result<()>>,
+}
+
+struct End {
+    reason: String,
+    clean: bool,
+}
+
+impl Recorder {
+    fn start(mut history: History) -> Option<Self> {
+        let (ends, to_record) = mpsc::channel::<End>();
+        let (record, recorded) = mpsc::channel();
+        let body = move || {
+            for End { reason, clean } in to_record {
+                let _nobody_waits_any_more = record.send(history.end(&reason, clean));
+            }
+        };
+        match threads::spawn("history", body) {
+            Ok(_) => Some(Recorder { ends, recorded }),
+            Err(error) => {
+                tracing::warn!("{error}; the end of this run will not be recorded");
+                None
+            }
+        }
+    }
+
+    fn end(&self, reason: &str, clean: bool) -> Result<(), String> {
+        let end = End { reason: reason.to_owned(), clean };
+        self.ends.send(end).map_err(|_| "its thread is gone".to_owned())?;
+        match self.recorded.recv_timeout(RECORD_MAX) {
+            Ok(outcome) => outcome.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("the disk has not taken it for {RECORD_MAX:?}")),
+        }
     }
 }

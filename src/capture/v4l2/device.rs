@@ -1,4 +1,4 @@
-//! The kernel's cameras: the only file that names `v4l`, and with [`crate::platform::clock`] the only one with unsafe code.
+//! The kernel's cameras: the only file that names `v4l`, and the only one of [`crate::capture`] with unsafe code.
 //!
 //! The crate opens devices and lists sizes and rates. Capabilities, formats and the buffer queue are our own calls on its
 //! handle: version 0.14 unwraps the text of names (a camera with a broken name would end the program), cannot resume after

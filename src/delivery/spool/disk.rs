@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::segment::Named;
-use crate::platform::system;
+use crate::platform::process;
 
 /// Most segment files that a folder may hold. A spool of the largest quota has 16 384 segments.
 pub const FILES_MAX: usize = 65_536;
@@ -119,7 +119,7 @@ impl Folder {
     pub fn open(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path)?;
         let mut folder = Folder::inspect(path)?;
-        let lock = system::lock_file(&folder.names, Self::LOCK)?;
+        let lock = process::lock_file(&folder.names, Self::LOCK)?;
         // An overlay copies a folder when something is first made in it: what counts is what it is from then on.
         folder.identity = identity(&rustix::fs::stat(path)?);
         folder.lock = Some(lock);

@@ -1,4 +1,4 @@
-//! Faults on purpose, for tests: `FLYTRAP_FAULT=hang:STAGE:SECONDS` hangs a stage (or `main`) once the program has run so
+//! Injected faults, for tests: `FLYTRAP_FAULT=hang:STAGE:SECONDS` hangs a stage (or `main`) once the program has run so
 //! long; `slow:STAGE:SECONDS` makes each of its pieces of work take so long. Builds for release ignore the variable.
 
 use std::time::Duration;
@@ -25,13 +25,13 @@ impl Faults {
         }
         let faults = std::env::var("FLYTRAP_FAULT").ok().and_then(|text| parse(&text));
         if let Some(faults) = faults {
-            tracing::warn!("a fault on purpose: {faults:?}");
+            tracing::warn!("an injected fault: {faults:?}");
         }
         Faults(faults)
     }
 
     /// A stage (`None` for the main thread) begins a piece of work, `up` after the start: may not come back.
-    pub fn strike(&self, stage: Option<Stage>, started: Mono, now: Mono) {
+    pub fn inject(&self, stage: Option<Stage>, started: Mono, now: Mono) {
         if !cfg!(debug_assertions) {
             return;
         }

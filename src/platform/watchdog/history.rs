@@ -7,13 +7,15 @@
 //! Written at the start and at the end only. The file is replaced whole (write, fsync, rename), so that a power cut leaves
 //! the old one or the new one; bytes that are neither are set aside as `….damaged`.
 
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
-use crate::platform::system;
+use crate::platform::process::{lock_folder, sync_folder};
 
 /// Name of the file in the state folder.
 const FILE: &str = "history.json";
@@ -58,8 +60,7 @@ pub struct History {
     file: PathBuf,
     contents: Contents,
     before: Option<Before>,
-    /// Held until the end.
-    _lock: fs::File,
+    _lock: File,
 }
 
 impl History {
@@ -70,7 +71,7 @@ impl History {
     /// The folder cannot be read or written, or another program keeps its history there; the text says which.
     pub fn begin(folder: &Path, boot: &str, was_reset: bool) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        let lock = system::lock_file(&fs::File::open(folder)?, LOCK).map_err(|error| match error.kind() {
+        let lock = lock_folder(folder, LOCK).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => {
                 io::Error::new(error.kind(), "another flytrap uses it: give each one a folder of its own")
             }
@@ -122,25 +123,33 @@ impl History {
         let mut bytes = serde_json::to_vec(&self.contents).map_err(io::Error::other)?;
         bytes.push(b'\n');
         let new = self.file.with_extension("json.new");
-        let mut file = fs::File::create(&new)?;
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        // Made anew, so that no link is written through.
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&new, &self.file)?;
         // The rename itself is durable once its folder is.
-        let folder = self.file.parent().unwrap_or(Path::new("."));
-        fs::File::open(folder)?.sync_all()
+        sync_folder(self.file.parent().unwrap_or(Path::new(".")))
     }
 }
 
 /// The file's contents; `None` if there is none, or one that cannot be read (it is set aside then).
 fn read(file: &Path) -> io::Result<Option<Contents>> {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    match fs::File::open(file) {
-        Ok(open) => open.take(BYTES_MAX).read_to_end(&mut bytes)?,
+    // A link is not followed, a pipe is not waited for.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let open = match OpenOptions::new().read(true).custom_flags(flags).open(file) {
+        Ok(open) => open,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
+    let mut bytes = Vec::new();
+    if open.metadata()?.is_file() {
+        open.take(BYTES_MAX).read_to_end(&mut bytes)?;
+    }
     match serde_json::from_slice::<Contents>(&bytes) {
         Ok(contents) if contents.version == 1 => Ok(Some(contents)),
         Ok(_) | Err(_) => {
@@ -216,6 +225,31 @@ mod tests {
         assert_eq!(before(folder.path(), "a", false), (1, 0, None));
         fs::write(&file, vec![b' '; 1 << 20]).unwrap();
         assert_eq!(before(folder.path(), "a", false), (1, 0, None));
+    }
+
+    #[test]
+    fn a_folder_has_one_history_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let history = History::begin(folder.path(), "a", false).unwrap();
+        let second = History::begin(folder.path(), "a", false).unwrap_err();
+        assert_eq!(second.kind(), io::ErrorKind::WouldBlock);
+        drop(history);
+        assert_eq!(before(folder.path(), "b", false).0, 2, "the refused one is no start");
+    }
+
+    #[test]
+    fn links_and_pipes_are_not_followed_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, elsewhere) = (folder.path().join(FILE), folder.path().join("elsewhere"));
+        fs::write(&elsewhere, "mine").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
+        assert!(History::begin(folder.path(), "a", false).is_err(), "somebody made a link of it");
+        fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, folder.path().join("history.json.new")).unwrap();
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        assert_eq!(before(folder.path(), "a", false), (1, 0, None), "a pipe is set aside like damage");
+        assert_eq!(fs::read(&elsewhere).unwrap(), b"mine");
     }
 
     #[test]

@@ -3,48 +3,62 @@
 //! The protocol is one datagram of `KEY=VALUE` lines to the socket that `NOTIFY_SOCKET` names; `WATCHDOG_USEC` says how often
 //! it wants a sign of life, `WATCHDOG_PID` from whom.
 
+use std::ffi::OsStr;
+use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-use crate::base::error::{Error, Kind, Result};
-
-/// The way to the supervisor, if there is one.
+/// The socket of the service manager, if there is one.
 #[derive(Debug, Default)]
 pub struct Notify {
-    socket: Option<UnixDatagram>,
+    /// Not connected: a socket that is made later, or anew, is reached all the same.
+    socket: Option<(UnixDatagram, SocketAddr)>,
     watchdog: Option<Duration>,
 }
 
 impl Notify {
-    /// As the environment says.
-    ///
-    /// # Errors
-    /// `Kind::System` if it names a socket that cannot be reached: a supervisor that waits for READY would end us later,
-    /// without a word.
-    pub fn from_environment() -> Result<Self> {
+    /// As the environment says. A socket that cannot be reached is a warning and tried again with each message: the road is counted
+    /// all the same, for as long as a service manager that hears nothing lets us.
+    pub fn from_environment() -> Self {
         let Some(name) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
-            return Ok(Notify::default());
+            return Notify::default();
         };
-        let failed = |error: std::io::Error| {
-            let text = format!(
-                "NOTIFY_SOCKET={} cannot be used: unset it, or set NotifyAccess=main in the unit",
+        let warn = |error: io::Error| {
+            tracing::warn!(
+                "NOTIFY_SOCKET={} cannot be reached: {error}; it goes on, but systemd ends a unit of Type=notify from which it \
+                 hears nothing (after TimeoutStartSec=): unset the variable, or mount the socket",
                 name.display()
             );
-            Error::fatal(Kind::System, text).caused_by(error)
         };
-        let address = match name.as_bytes() {
-            [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest),
-            _ => SocketAddr::from_pathname(&name),
+        let socket = match Self::open(&name) {
+            Ok((socket, address)) => {
+                // Connected for a moment, to know whether anybody is there.
+                if let Err(error) = UnixDatagram::unbound().and_then(|probe| probe.connect_addr(&address)) {
+                    warn(error);
+                }
+                Some((socket, address))
+            }
+            Err(error) => {
+                warn(error);
+                None
+            }
         };
-        let socket = UnixDatagram::unbound().map_err(failed)?;
-        socket.connect_addr(&address.map_err(failed)?).map_err(failed)?;
-        // The executor must not wait for a supervisor that does not read.
-        socket.set_nonblocking(true).map_err(failed)?;
         let variable = |name: &str| std::env::var(name).ok();
         let watchdog = interval(variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"), std::process::id());
-        Ok(Notify { socket: Some(socket), watchdog })
+        Notify { socket, watchdog }
+    }
+
+    fn open(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
+        let address = match name.as_bytes() {
+            [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest),
+            _ => SocketAddr::from_pathname(name),
+        }?;
+        let socket = UnixDatagram::unbound()?;
+        // The executor must not wait for a service manager that does not read.
+        socket.set_nonblocking(true)?;
+        Ok((socket, address))
     }
 
     /// How long it waits for a sign of life before it ends us; `None` if it does not.
@@ -52,15 +66,15 @@ impl Notify {
         self.watchdog
     }
 
-    /// Whether anybody listens.
+    /// Whether there is anybody to tell.
     pub fn present(&self) -> bool {
         self.socket.is_some()
     }
 
-    /// One message, such as `WATCHDOG=1`. A supervisor that does not read loses it.
+    /// One message, such as `WATCHDOG=1`. A service manager that does not read loses it.
     pub fn send(&self, message: &str) {
-        if let Some(socket) = &self.socket {
-            let _full_or_gone = socket.send(message.as_bytes());
+        if let Some((socket, address)) = &self.socket {
+            let _full_or_gone = socket.send_to_addr(message.as_bytes(), address);
         }
     }
 }
@@ -88,6 +102,24 @@ mod tests {
             assert_eq!(interval(say(bad), None, 7), None, "{bad}");
         }
         assert_eq!(interval(None, say("7"), 7), None);
+    }
+
+    /// systemd is executed again and makes its socket anew; or it comes late.
+    #[test]
+    fn a_socket_that_comes_later_is_reached() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let notify = Notify { socket: Some(Notify::open(path.as_os_str()).unwrap()), watchdog: None };
+        notify.send("READY=1");
+        for _ in 0..2 {
+            let listener = UnixDatagram::bind(&path).unwrap();
+            notify.send("WATCHDOG=1");
+            listener.set_nonblocking(true).unwrap();
+            let mut buffer = [0; 64];
+            let count = listener.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..count], b"WATCHDOG=1");
+            std::fs::remove_file(&path).unwrap();
+        }
     }
 
     #[test]

@@ -278,7 +278,9 @@ fn content_remedy(sent: Sent) -> &'static str {
         (false, Format::CloudEvents) => {
             "it does not take batches of CloudEvents in JSON: check what answers there, and uplink.format"
         }
-        (false, Format::Packed | Format::Packed2) => "it does not take postcard: check what answers there, and uplink.format",
+        (false, Format::Packed | Format::Packed2) => {
+            "it does not take postcard: check what answers there, and uplink.format"
+        }
         (false, Format::Influx1 | Format::Influx2) => {
             "it does not take line protocol: check what answers there, and uplink.format"
         }

@@ -2,6 +2,7 @@
 
 use ureq::http::Uri;
 
+use crate::base::mask::masked;
 use crate::delivery::uplink::format::Format;
 
 /// What InfluxDB wants to know besides the address.
@@ -73,7 +74,8 @@ pub(super) fn is_loopback(uri: &Uri) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// A URL, perhaps a broken one, without what may be secret: everything up to the last `@`, and the query.
+/// A URL, perhaps a broken one, without what may be secret: everything up to the last `@`, the query, and what [`masked`] finds in
+/// the path.
 pub fn redacted(url: &str) -> String {
     let (scheme, rest) = match url.split_once("://") {
         Some((scheme, rest)) => (scheme, rest),
@@ -88,12 +90,28 @@ pub fn redacted(url: &str) -> String {
         None => (rest, ""),
     };
     let colon = if scheme.is_empty() { "" } else { "://" };
-    format!("{scheme}{colon}{user}{place}{query}")
+    let head = format!("{scheme}{colon}");
+    let place = masked(&format!("{head}{place}")).into_owned();
+    let place = place.strip_prefix(&head).unwrap_or(&place);
+    format!("{head}{user}{place}{query}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_secret_of_an_address_is_shown() {
+        for (url, shown) in [
+            ("https://h/x?token=s", "https://h/x?…"),
+            ("https://h/token/s/x", "https://h/token/***/x"),
+            ("https://joe:s@h/x#s", "https://…@h/x?…"),
+            ("https://h:8443/password=s", "https://h:8443/password=***"),
+            ("joe:s@h", "…@h"),
+        ] {
+            assert_eq!(redacted(url), shown);
+        }
+    }
 
     #[test]
     fn influx_has_a_path_and_a_query_of_its_own() {

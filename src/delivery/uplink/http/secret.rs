@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use rustix::fs::OFlags;
@@ -72,6 +73,7 @@ pub(super) fn read_pem(setting: &str, path: &Path) -> Result<Vec<u8>, String> {
 /// The header of a token file. The error names the file, never its text.
 pub(super) fn read_token(path: &Path, scheme: Scheme) -> Result<HeaderValue, String> {
     let place = path.display();
+    warn_of_other_readers(path);
     let bytes = read("token_file", path, TOKEN_BYTES_MAX)?;
     let token = bytes.trim_ascii();
     if token.is_empty() || !token.iter().all(u8::is_ascii_graphic) {
@@ -93,9 +95,29 @@ pub(super) fn read_token(path: &Path, scheme: Scheme) -> Result<HeaderValue, Str
     Ok(value)
 }
 
+/// Once: a token that everybody on the device can read is none. Credentials are systemd's own business.
+fn warn_of_other_readers(path: &Path) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
+    if others_may_read(mode) && !SAID.swap(true, Ordering::Relaxed) {
+        let place = path.display();
+        tracing::warn!("token_file {place}: other users of this device can read it: chmod 600 {place}");
+    }
+}
+
+fn others_may_read(mode: u32) -> bool {
+    mode & 0o077 != 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_owner_may_read_a_token() {
+        assert!([0o100_600, 0o100_400].iter().all(|mode| !others_may_read(*mode)));
+        assert!([0o100_644, 0o100_640, 0o100_604, 0o100_620].iter().all(|mode| others_may_read(*mode)));
+    }
 
     #[test]
     fn tokens_are_one_line_of_text_and_never_shown() {

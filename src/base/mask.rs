@@ -1,0 +1,401 @@
+//! Passwords out of what is printed: commands, addresses, and what programs say about them go to logs, their secrets do not (I10).
+//!
+//! One pure function, [`masked`], for every place that shows a source, an address or the words of another program. It goes by
+//! kinds, since the names of parameters are the cameras' own:
+//! ```text
+//!   user:password@host       rtsp://***@host, ***@host
+//!   name=value               ?pwd=***&channel=1, /user=admin_password=***, --password=***, PASSWORD=***
+//!   name: value              "Authorization: ***", {"password": "***"}
+//!   option value             -u ***, --password ***, sshpass -p ***
+//!   /name/value              http://host/token/***/snap.jpg
+//!   any of these, encoded    ?url=rtsp***
+//! ```
+//! Where a text can be read in two ways, the one that hides more is taken.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+/// Stands for a secret.
+const MASK: &str = "***";
+
+/// `text` with each secret in it replaced by `***`; everything else stays as it is.
+pub fn masked(text: &str) -> Cow<'_, str> {
+    let text = replaced(text, secrets(text));
+    let encoded = encoded(&text);
+    if encoded.is_empty() { text } else { Cow::Owned(replaced(&text, encoded).into_owned()) }
+}
+
+fn replaced(text: &str, mut spans: Vec<Range<usize>>) -> Cow<'_, str> {
+    if spans.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    spans.sort_by_key(|span| span.start);
+    let mut out = String::with_capacity(text.len());
+    let mut done = 0;
+    for span in spans {
+        if span.start >= done {
+            out.push_str(&text[done..span.start]);
+            out.push_str(MASK);
+        }
+        done = done.max(span.end);
+    }
+    out.push_str(&text[done..]);
+    Cow::Owned(out)
+}
+
+/// Where the secrets are; the ranges may overlap.
+fn secrets(text: &str) -> Vec<Range<usize>> {
+    let mut spans = Vec::new();
+    let words = words(text);
+    for (index, word) in words.iter().enumerate() {
+        address(text, word, &mut spans);
+        option(text, word, index.checked_sub(1).map(|before| &text[words[before].clone()]), &mut spans);
+    }
+    for (at, c) in text.char_indices() {
+        match c {
+            '=' => assignment(text, at, &mut spans),
+            ':' if !text[at..].starts_with("://") => field(text, at, &mut spans),
+            _ => {}
+        }
+    }
+    spans.retain(|span| !span.is_empty());
+    spans
+}
+
+/// Runs of characters that are neither blank nor quote.
+fn words(text: &str) -> Vec<Range<usize>> {
+    let mut words = Vec::new();
+    let mut start = None;
+    for (at, c) in text.char_indices() {
+        if ends_word(c) {
+            words.extend(start.take().map(|start| start..at));
+        } else {
+            start.get_or_insert(at);
+        }
+    }
+    words.extend(start.map(|start| start..text.len()));
+    words
+}
+
+fn ends_word(c: char) -> bool {
+    c.is_whitespace() || is_quote(c)
+}
+
+fn is_quote(c: char) -> bool {
+    matches!(c, '\'' | '"' | '`')
+}
+
+/// `scheme://user:password@host/token/value`, and `user:password@host` without a scheme.
+fn address(text: &str, word: &Range<usize>, spans: &mut Vec<Range<usize>>) {
+    let mut start = word.start;
+    let Some(first) = text[word.clone()].find("://") else {
+        return bare_user(text, word, spans);
+    };
+    let mut from = word.start + first;
+    while text[from..word.end].starts_with("://") {
+        start = start.max(from + 3);
+        let next = text[start..word.end].find("://").map_or(word.end, |at| start + at);
+        let rest = &text[start..next];
+        let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+        // A password may hold any of `@/?#`: the last `@` ends it, unless that belongs to the value of a parameter.
+        let in_query = |at: &usize| rest[..*at].find('?').is_some_and(|query| rest[query..*at].contains('='));
+        let end = rest.rmatch_indices('@').map(|(at, _)| at).find(|at| !in_query(at));
+        if let Some(end) = end.filter(|_| authority.contains([':', '@'])) {
+            spans.push(start..start + end);
+        }
+        path(rest, start, spans);
+        from = next;
+    }
+}
+
+fn bare_user(text: &str, word: &Range<usize>, spans: &mut Vec<Range<usize>>) {
+    let inner = &text[word.clone()];
+    let user = inner.rfind(['=', ',', '(', '[']).map_or(0, |at| at + 1);
+    if let (Some(colon), Some(at)) = (inner[user..].find(':'), inner.rfind('@')) {
+        let colon = user + colon;
+        if user < colon && colon + 1 < at && !inner[user..at].contains('/') {
+            spans.push(word.start + user..word.start + at);
+        }
+    }
+}
+
+/// `/password/value/` in an address.
+fn path(rest: &str, offset: usize, spans: &mut Vec<Range<usize>>) {
+    let mut at = 0;
+    let mut secret = false;
+    for part in rest.split('/') {
+        let end = part.find(['?', '#']).unwrap_or(part.len());
+        if std::mem::replace(&mut secret, matches!(named(part), Named::Secret) && !part.contains('=')) {
+            spans.push(offset + at..offset + at + end);
+        }
+        at += part.len() + 1;
+    }
+}
+
+/// `name=value`, with the `=` at `at`.
+fn assignment(text: &str, at: usize, spans: &mut Vec<Range<usize>>) {
+    let name = name_before(text, at);
+    let short = name == "p" && text[..at - 1].ends_with(['?', '&']);
+    if short || named(name) != Named::Other {
+        spans.push(value(text, at + 1, |c| c == '&' || ends_word(c)));
+    }
+}
+
+/// `name: value`, with the `:` at `at`; the name may be in quotes.
+fn field(text: &str, at: usize, spans: &mut Vec<Range<usize>>) {
+    let before = text[..at].trim_end_matches(['\\', '"', '\'']);
+    let name = name_before(before, before.len());
+    if named(name) != Named::Secret {
+        return;
+    }
+    let rest = &text[at + 1..];
+    let start = at + 1 + (rest.len() - rest.trim_start_matches([' ', '\t', '\\']).len());
+    // The value of a header is all of its line: "Basic dXNlcjpw", "a=1; b=2".
+    let whole =
+        ["auth", "cookie"].iter().any(|part| name.to_ascii_lowercase().contains(part)) || name.contains('-');
+    let span = value(text, start, |c| {
+        matches!(c, '\r' | '\n') || is_quote(c) || !whole && (c.is_whitespace() || ",}&".contains(c))
+    });
+    // Line breaks that are written out.
+    let cut = ["\\r", "\\n"].iter().filter_map(|end| text[span.clone()].find(end)).min();
+    spans.push(span.start..cut.map_or(span.end, |cut| span.start + cut));
+}
+
+/// `-u user:password`, `--password value`; `before` is the word before this one.
+fn option(text: &str, word: &Range<usize>, before: Option<&str>, spans: &mut Vec<Range<usize>>) {
+    let inner = &text[word.clone()];
+    let name = inner.trim_start_matches('-');
+    if name.len() == inner.len() || inner.contains('=') {
+        return;
+    }
+    let attached = word.start + 2..word.end;
+    let ssh = before.is_some_and(|before| before.ends_with("sshpass"));
+    if inner.starts_with("-u") && inner.contains(':') || ssh && inner.starts_with("-p") && name.len() > 1 {
+        spans.push(attached);
+        return;
+    }
+    let rest = &text[word.end..];
+    let after = rest.strip_prefix(is_quote).unwrap_or(rest);
+    let trimmed = after.trim_start();
+    if trimmed.len() == after.len() {
+        return;
+    }
+    let span = value(text, text.len() - trimmed.len(), ends_word);
+    let given = &text[span.clone()];
+    let secret = match name {
+        "u" | "U" | "user" | "proxy-user" => given.contains(':'),
+        // Elsewhere a port, a size, a place on the screen.
+        "p" => ssh || given.chars().any(char::is_alphabetic),
+        _ => named(name) != Named::Other,
+    };
+    if secret && !given.starts_with('-') {
+        spans.push(span);
+    }
+}
+
+/// From `start` to the matching quote if there is one there, else to where `ends` says; a backslash protects.
+fn value(text: &str, start: usize, ends: impl Fn(char) -> bool) -> Range<usize> {
+    let quote = text[start..].chars().next().filter(|c| is_quote(*c));
+    let start = start + quote.map_or(0, char::len_utf8);
+    let mut protected = false;
+    for (at, c) in text[start..].char_indices() {
+        let end = quote.map_or_else(|| ends(c), |quote| c == quote);
+        if end && !(protected && c == ' ') {
+            // An escaped quote ends it with its backslash.
+            return start..start + at - usize::from(protected && is_quote(c));
+        }
+        protected = c == '\\' && !protected;
+    }
+    start..text.len()
+}
+
+fn name_before(text: &str, end: usize) -> &str {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let name = text[..end].trim_end_matches(is_name);
+    &text[name.len()..end]
+}
+
+/// What a name says about its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named {
+    /// A secret wherever it stands.
+    Secret,
+    /// Too common a word in prose; a secret behind `=` or as an option.
+    Perhaps,
+    Other,
+}
+
+fn named(name: &str) -> Named {
+    let name: String =
+        name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    let contains = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
+    let ends = |parts: &[&str]| parts.iter().any(|part| name.ends_with(part));
+    if ends(&["file", "path", "folder", "dir"]) {
+        return Named::Other; // A place, not the thing.
+    }
+    let secret = [
+        "password",
+        "passwd",
+        "passwort",
+        "passphrase",
+        "passcode",
+        "pwd",
+        "secret",
+        "token",
+        "credential",
+        "apikey",
+        "accesskey",
+        "privatekey",
+        "signature",
+        "loginpas",
+        "authorization",
+        "cookie",
+    ];
+    let auth = name.starts_with("auth") && !name.starts_with("author");
+    if contains(&secret) || ends(&["pass", "psw", "auth"]) || auth {
+        Named::Secret
+    } else if ends(&["key", "pw", "session", "sessionid"]) || matches!(&*name, "sig" | "sas" | "jwt" | "sid")
+    {
+        Named::Perhaps
+    } else {
+        Named::Other
+    }
+}
+
+/// Words that hold a secret once their `%XX` are decoded: from the first of these on.
+fn encoded(text: &str) -> Vec<Range<usize>> {
+    let hides = |word: &Range<usize>| {
+        let decoded = decoded(&text[word.clone()]);
+        secrets(&decoded).iter().any(|span| &decoded[span.clone()] != MASK)
+    };
+    let all = words(text).into_iter().filter(|word| text[word.clone()].contains('%') && hides(word));
+    all.filter_map(|word| Some(word.start + text[word.clone()].find('%')?..word.end)).collect()
+}
+
+fn decoded(word: &str) -> String {
+    let mut bytes = Vec::with_capacity(word.len());
+    let mut rest = word.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let hex = |at: usize| char::from(*tail.get(at)?).to_digit(16);
+        match (first, hex(0), hex(1)) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push((high * 16 + low) as u8);
+                rest = &tail[2..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn each_kind_of_secret_is_masked_and_the_rest_stays() {
+        for (text, expect) in [
+            ("ffmpeg -i rtsp://u:p@host/1 -", "ffmpeg -i rtsp://***@host/1 -"),
+            ("rtsp://u:p@ss@host", "rtsp://***@host"),
+            ("rtsp://u:p/s?s#s@host:554/1", "rtsp://***@host:554/1"),
+            ("'http://u:p@h' and rtsp://a@b: refused", "'http://***@h' and rtsp://***@b: refused"),
+            ("curl admin:pw@cam/snap.jpg", "curl ***@cam/snap.jpg"),
+            ("http://h/snap?user=admin&pwd=x&ch=1", "http://h/snap?user=admin&pwd=***&ch=1"),
+            ("http://h/cgi?loginuse=a&loginpas=x", "http://h/cgi?loginuse=a&loginpas=***"),
+            ("http://h/?u=admin&p=x&q=3", "http://h/?u=admin&p=***&q=3"),
+            ("http://h/?Auth=YWRt&X-Amz-Signature=ab/c", "http://h/?Auth=***&X-Amz-Signature=***"),
+            (
+                "rtsp://h:554/user=admin&password=x&channel=1",
+                "rtsp://h:554/user=admin&password=***&channel=1",
+            ),
+            ("rtsp://h/user=admin_password=x_channel=1 -an", "rtsp://h/user=admin_password=*** -an"),
+            ("http://h/token/x/snap.jpg", "http://h/token/***/snap.jpg"),
+            ("http://h/?url=rtsp%3A%2F%2Fu%3Ap%40cam", "http://h/?url=rtsp***"),
+            ("curl -u admin:x http://h", "curl -u *** http://h"),
+            ("curl -uadmin:x http://h", "curl -u*** http://h"),
+            ("curl --user 'admin:my word' http://h", "curl --user '***' http://h"),
+            ("sh -c 'curl \"-u\" \"a:b\" h'", "sh -c 'curl \"-u\" \"***\" h'"),
+            ("x --password x --rtsp_pass y -size 3", "x --password *** --rtsp_pass *** -size 3"),
+            ("x --password=x PASSWORD=\"a b\" y", "x --password=*** PASSWORD=\"***\" y"),
+            ("sshpass -p 1234 ssh cam; sshpass -p1234 ssh", "sshpass -p *** ssh cam; sshpass -p*** ssh"),
+            ("mysql -p secret", "mysql -p ***"),
+            ("gst rtspsrc user-id=a user-pw=x ! y", "gst rtspsrc user-id=a user-pw=*** ! y"),
+            ("curl -H 'Authorization: Basic YWRt' h", "curl -H 'Authorization: ***' h"),
+            ("ffmpeg -headers \"X-Api-Key: x y\\r\\nA: b\"", "ffmpeg -headers \"X-Api-Key: ***\\r\\nA: b\""),
+            ("> Authorization: Basic YWRt\n> Host: h", "> Authorization: ***\n> Host: h"),
+            ("-d {\"password\": \"x\", \"a\": 1}", "-d {\"password\": \"***\", \"a\": 1}"),
+            (r#"-d "{\"password\":\"x\",\"a\":1}""#, r#"-d "{\"password\":\"***\",\"a\":1}""#),
+        ] {
+            assert_eq!(masked(text), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_secret_stays() {
+        for text in [
+            "",
+            "://",
+            "plain a@b",
+            "http://host/a@b",
+            "http://host:8080/x?mail=a@b&ch=1",
+            "file:/data/u:p/a@b.mjpeg",
+            "ffmpeg -v error -rtsp_transport tcp -i rtsp://h:554/ch=1&stream=0.sdp -f yuv4mpegpipe -pix_fmt yuv420p -",
+            "rpicam-vid -t 0 --codec mjpeg -p 0,0,640,480 --width 640 -o -",
+            "sh -c 'cat a.y4m | sed s:x:y:'",
+            "x264-params keyint=50:min-keyint=1 -preset fast --token-file /etc/t",
+            "401 Unauthorized: check the camera",
+            "sim:7,day,clear",
+        ] {
+            assert_eq!(masked(text), text);
+        }
+    }
+
+    /// What a password may be made of where it stands unquoted; both ends are marked, so that no part of it can be left.
+    fn secret(characters: &str) -> impl Strategy<Value = String> + use<> {
+        let set: Vec<char> = ('a'..='z').chain('0'..='9').chain(characters.chars()).collect();
+        proptest::collection::vec(proptest::sample::select(set), 0..12)
+            .prop_map(|middle| format!("ZQ{}ZQ", middle.into_iter().collect::<String>()))
+    }
+
+    /// Where secrets stand: what is before, what they may hold beside letters and digits, what is behind.
+    const PLACES: &[(&str, &str, &str)] = &[
+        ("exec:ffmpeg -i rtsp://admin:", "@/#:!$*+,;~^.-_%", "@cam.example:554/live -an"),
+        ("http://cam.example/snap.cgi?user=admin&pwd=", "@/?#:!$*+,;~^.-_%=", "&channel=1 -an"),
+        ("rtsp://cam.example/user=admin&password=", "@/?#:!$*+,;~^.-_%", "&channel=1 -an"),
+        ("http://cam.example/password/", "!$*+,;~^.-_", "/snap.jpg -an"),
+        ("curl -s -u admin:", "@/?#:!$*+,;~^.-_%&=", " -an"),
+        ("curl -s --user 'admin:", "@/?#:!$*+,;~^.-_%&= ", "' -an"),
+        ("program --camera-password ", "@/?#:!$*+,;~^.-_%&=", " -an"),
+        ("program --token=", "@/?#:!$*+,;~^.-_%=", " -an"),
+        ("curl -s -H 'Authorization: Bearer ", "@/?#:!$*+,;~^.-_%&= ", "' -an"),
+        ("curl -s -H \"Cookie: session=", "@/?#:!$*+,;~^.-_%&= ", "\" -an"),
+        ("program {\"secret\":\"", "@/?#:!$*+,;~^.-_%&= ", "\"} -an"),
+    ];
+
+    proptest! {
+        #[test]
+        fn no_part_of_a_secret_is_shown(
+            (place, secret) in proptest::sample::select(PLACES).prop_flat_map(|place| (Just(place), secret(place.1))),
+        ) {
+            let (before, _, after) = place;
+            let shown = masked(&format!("{before}{secret}{after}")).into_owned();
+            prop_assert!(!shown.contains("ZQ"), "{secret}: {shown}");
+            // What is around it stays, but for a user's name and the scheme of a header.
+            let kept = before.trim_end_matches("admin:").trim_end_matches("Bearer ").trim_end_matches("session=");
+            prop_assert!(shown.starts_with(kept), "{secret}: {shown}");
+            prop_assert!(shown.ends_with(after), "{secret}: {shown}");
+            prop_assert_eq!(masked(&shown), shown.as_str(), "masked twice is masked once");
+        }
+
+        #[test]
+        fn any_text_is_masked_without_harm(text in "(\\PC|[:@/?=&%'\"\\\\ -]){0,60}") {
+            let once = masked(&text).into_owned();
+            prop_assert!(once.len() <= text.len() + 3 * text.len());
+            let _twice = masked(&once);
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! What this process asks of the kernel for itself: no core dumps, no files that others may write to, enough descriptors, and what the
+//! hang-up signal means to it.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
+
+use crate::base::error::{Error, Kind, Result};
+
+/// Descriptors that a run may need at once: a camera or a program's pipes, the spool's files, the receivers' sockets, signals, timers,
+/// pins, a watchdog; about thirty at most, and room for what a library opens for a moment.
+pub const DESCRIPTORS_MIN: u64 = 64;
+
+/// To be called first, before other threads are there.
+///
+/// - No core dump: memory holds the receivers' tokens, the cameras' passwords and pictures of the road, and a card has no room for
+///   hundreds of megabytes at each restart. The limit is 1 byte, not 0: the kernel hands a dump to a program such as
+///   systemd-coredump whatever the limit is, but for 1 (fs/coredump.c). Only the soft limit: whoever looks for a fault sets it
+///   with `prlimit --core=unlimited --pid PID`.
+/// - Whatever the umask that we were given, nobody but the owner may write to what we make.
+pub fn harden() {
+    umask(umask(Mode::empty()) | Mode::WGRP | Mode::WOTH);
+    let hard = getrlimit(Resource::Core).maximum;
+    let soft = hard.map_or(1, |hard| hard.min(1));
+    let _where_it_is_forbidden_it_stays =
+        setrlimit(Resource::Core, Rlimit { current: Some(soft), maximum: hard });
+}
+
+/// Sees to it that [`DESCRIPTORS_MIN`] files can be open at once.
+///
+/// # Errors
+/// `Kind::System`: not even with the limit raised as far as it goes.
+pub fn raise_descriptors() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let enough = |value: Option<u64>| value.is_none_or(|value| value >= DESCRIPTORS_MIN);
+    if enough(limit.current) {
+        return Ok(());
+    }
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if enough(limit.maximum) && setrlimit(Resource::Nofile, raised).is_ok() {
+        return Ok(());
+    }
+    let text = format!(
+        "only {} files may be open at once: set LimitNOFILE= of the unit (ulimit -n) to {DESCRIPTORS_MIN} or more",
+        limit.maximum.or(limit.current).unwrap_or(0)
+    );
+    Err(Error::fatal(Kind::System, text))
+}
+
+/// What SIGHUP means to this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hangup {
+    /// Started with it ignored (`nohup`): nothing.
+    Ignored,
+    /// There is a terminal, and it was closed: the end.
+    Ends,
+    /// There is none: a service manager asks for a reload.
+    Reload,
+}
+
+impl Hangup {
+    /// As this process was started. To be asked before anybody handles the signal.
+    pub fn of_process() -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let terminal = || File::open("/dev/tty").is_ok(); // Only who has a controlling terminal can open it.
+        if ignores_hangup(&status) {
+            Hangup::Ignored
+        } else if terminal() {
+            Hangup::Ends
+        } else {
+            Hangup::Reload
+        }
+    }
+}
+
+/// Whether signal 1 is among the ignored ones of a /proc/PID/status.
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
+}
+
+/// Opens and locks the file `name` of a folder, which is made if it is not there and is never a link to elsewhere. The lock is held as
+/// long as the file is open.
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`]: another program holds the lock; [`io::ErrorKind::InvalidInput`]: it is no regular file.
+pub fn lock_file(folder: &File, name: &str) -> io::Result<File> {
+    let no_file = || {
+        let text = format!("its file '{name}' is not a regular file: remove it");
+        io::Error::new(io::ErrorKind::InvalidInput, text)
+    };
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let lock = match rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o644)) {
+        Ok(lock) => File::from(lock),
+        Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => return Err(no_file()),
+        Err(error) => return Err(error.into()),
+    };
+    if !lock.metadata()?.is_file() {
+        return Err(no_file());
+    }
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(lock)
+}
+
+/// Locks the file `name` of the folder at `path`; see [`lock_file`].
+///
+/// # Errors
+/// As there, or the folder cannot be opened.
+pub fn lock_folder(path: &Path, name: &str) -> io::Result<File> {
+    lock_file(&File::open(path)?, name)
+}
+
+/// Makes the names in `folder` durable. Some file systems cannot (EINVAL); there is nothing to be done about that.
+///
+/// # Errors
+/// The disk fails.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ignored_hangup_is_seen() {
+        assert!(ignores_hangup("Name:\tx\nSigIgn:\t0000000000001001\nSigCgt:\t0\n"));
+        for no in ["", "SigIgn:\t0000000000001000\n", "SigIgn:\tnonsense\n", "SigCgt:\t1\n"] {
+            assert!(!ignores_hangup(no), "{no}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_locked_once_and_links_are_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = lock_folder(folder.path(), "lock").unwrap();
+        assert_eq!(lock_folder(folder.path(), "lock").unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(lock);
+        drop(lock_folder(folder.path(), "lock").unwrap());
+        let elsewhere = folder.path().join("elsewhere");
+        fs::remove_file(folder.path().join("lock")).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, folder.path().join("lock")).unwrap();
+        lock_folder(folder.path(), "lock").unwrap_err();
+        assert!(!elsewhere.exists(), "nothing is made where a link points");
+        fs::remove_file(folder.path().join("lock")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            folder.path().join("lock"),
+            rustix::fs::FileType::Fifo,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        assert_eq!(lock_folder(folder.path(), "lock").unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+}

@@ -1,0 +1,166 @@
+//! The end of the program: the stages leave one after the other, what is left is delivered or kept, and somebody is told.
+//!
+//! ```text
+//!   why it ends ──► stages leave ──► last statistics, `stopping` ──► outbox closes ──► uplink drains ──► spool commits
+//!   recording over    (signals        │                                                 at most uplink.drain_s
+//!   signal             only)          │ a second signal, a stage that hangs: at once
+//!   stage hangs                       ▼
+//! ```
+
+use futures_lite::FutureExt;
+use smol::channel::Receiver;
+
+use super::Shared;
+use super::signals::EndSignals;
+use super::supervisor::Supervisor;
+use crate::base::error::{Error, Kind, Result};
+use crate::delivery::uplink::{Report, http};
+use crate::event::{Body, fixed};
+use crate::platform::watchdog::{Overdue, Stage};
+
+/// Why the program ends.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The capture thread is done: with the recording, or because it was asked to.
+    Capture(Result<()>),
+    /// A signal, by the word for it.
+    Signal(&'static str),
+    /// A stage does not come back.
+    Hung(Overdue),
+}
+
+/// What the main thread hears from the other threads. Each channel carries one message.
+pub(super) struct Reports {
+    /// The network has passed its self-test, or there is no camera yet.
+    pub(super) ready: Receiver<()>,
+    /// The capture thread has ended, and with it the pipeline.
+    pub(super) captured: Receiver<Result<()>>,
+    /// The uplink has ended.
+    pub(super) delivered: Receiver<Report>,
+}
+
+impl Reports {
+    /// The capture thread's result; a thread that panicked has none.
+    pub(super) async fn capture_ended(&self) -> Result<()> {
+        match self.captured.recv().await {
+            Ok(result) => result,
+            Err(_) => Err(Error::fatal(Kind::System, "the capture thread failed; see the message above")),
+        }
+    }
+}
+
+/// Ends everything because of `end`. Comes back when all that could be done is done.
+///
+/// # Errors
+/// What failed, or `Kind::Delivery` if events were lost.
+pub(super) async fn shut_down(
+    shared: &Shared,
+    mut supervisor: Supervisor,
+    mut signals: EndSignals,
+    reports: &Reports,
+    end: End,
+) -> Result<()> {
+    let (outcome, reason) = stages_leave(shared, &mut supervisor, &mut signals, reports, end).await;
+    shared.post_stats();
+    shared.post_own(Body::Stopping { reason: fixed(&reason) });
+    shared.outbox.close(shared.clock.mono());
+    let delivered = async { reports.delivered.recv().await.map_err(|_| left_at_once()) };
+    let again = async {
+        signals.second_request(&*shared.clock).await;
+        Err(left_at_once())
+    };
+    let outcome = match delivered.or(again).or(while_draining(shared, &mut supervisor)).await {
+        Ok(report) => {
+            log_summary(shared, &report);
+            outcome.and_then(|()| all_delivered(shared, &report))
+        }
+        Err(error) => Err(error),
+    };
+    supervisor.close(&reason, outcome)
+}
+
+/// Waits for the capture thread, if it has not ended. Its outcome, and the reason of the end in words.
+async fn stages_leave(
+    shared: &Shared,
+    supervisor: &mut Supervisor,
+    signals: &mut EndSignals,
+    reports: &Reports,
+    end: End,
+) -> (Result<()>, String) {
+    let (outcome, reason) = match end {
+        End::Capture(result) => (result, "the source ended".to_owned()),
+        End::Hung(overdue) => (Ok(()), overdue.to_string()),
+        End::Signal(name) => {
+            tracing::info!("{name}: ending; once more to leave at once");
+            shared.stop.request();
+            let again = async {
+                signals.second_request(&*shared.clock).await;
+                Err(left_at_once())
+            };
+            // A stage that hangs now costs only its own part of the final report.
+            let hung = async {
+                supervisor.watch().await;
+                Ok(())
+            };
+            (reports.capture_ended().or(again).or(hung).await, name.to_owned())
+        }
+    };
+    match &outcome {
+        Err(error) => {
+            let reason = error.to_string();
+            (outcome, reason)
+        }
+        Ok(()) => (outcome, reason),
+    }
+}
+
+/// Feeds while the last events are delivered. If a stage hangs, the uplink still gets its drain time, unless it is the one.
+async fn while_draining(shared: &Shared, supervisor: &mut Supervisor) -> Result<Report> {
+    let overdue = supervisor.watch().await;
+    if overdue.stage != Stage::Uplink {
+        smol::Timer::after(shared.config.uplink.delivery.drain).await;
+    }
+    Err(left_at_once())
+}
+
+fn all_delivered(shared: &Shared, report: &Report) -> Result<()> {
+    let Report { undelivered, refused, .. } = *report;
+    let kept = if shared.spool.state().is_durable() { undelivered } else { 0 };
+    if kept > 0 {
+        tracing::info!("{kept} events wait on disk for the next start");
+    }
+    let (lost, dropped) = (undelivered - kept, shared.snapshot().stats.events_dropped);
+    let damaged = shared.spool.state().tally.damaged_events;
+    if lost + refused + dropped + damaged == 0 {
+        return Ok(());
+    }
+    let to = http::redacted(&shared.config.uplink.target.first);
+    let text = format!(
+        "events that are lost: {lost} not delivered to {to} within uplink.drain_s, {refused} refused by it, {dropped} \
+         dropped because there was no room (uplink.queue_events, spool), {damaged} damaged on disk: the lines above say why"
+    );
+    Err(Error::fatal(Kind::Delivery, text))
+}
+
+fn log_summary(shared: &Shared, report: &Report) {
+    let stats = shared.snapshot().stats;
+    tracing::info!(
+        frames = stats.frames_captured,
+        looked_at = stats.inferences,
+        still = stats.frames_still,
+        tracks = stats.tracks,
+        crossings = stats.crossings,
+        delivered = report.delivered,
+        undelivered = report.undelivered,
+        refused = report.refused,
+        dropped = report.dropped,
+        "the end"
+    );
+}
+
+fn left_at_once() -> Error {
+    Error::fatal(
+        Kind::Delivery,
+        "left at once on a second signal: what was neither delivered nor on disk is lost",
+    )
+}
