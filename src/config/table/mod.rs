@@ -8,6 +8,7 @@ mod analytics;
 mod board;
 mod camera;
 mod delivery;
+#[cfg(test)]
 pub(super) mod document;
 mod model;
 mod vision;

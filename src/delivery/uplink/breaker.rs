@@ -7,7 +7,7 @@
 
 /// Events that may be refused one by one after a confirmation before the circuit opens. A bad event is a fault of ours and
 /// rare; sixteen in a row are a fault of the receiver.
-pub const REFUSALS_MAX: usize = 16;
+pub(super) const REFUSALS_MAX: usize = 16;
 
 /// What is known about the receiver's refusals.
 #[derive(Debug, Default)]

@@ -71,11 +71,12 @@ impl History {
     /// The folder cannot be read or written, or another program keeps its history there; the text says which.
     pub fn begin(folder: &Path, boot: &str, was_reset: bool) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        let lock = lock_folder(folder, LOCK).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => {
+        let lock = lock_folder(folder, LOCK).map_err(|error| {
+            if error.kind() == io::ErrorKind::WouldBlock {
                 io::Error::new(error.kind(), "another flytrap uses it: give each one a folder of its own")
+            } else {
+                error
             }
-            _ => error,
         })?;
         let file = folder.join(FILE);
         let last = read(&file)?;
