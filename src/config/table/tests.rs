@@ -1,3 +1,5 @@
+#![allow(clippy::wildcard_enum_match_arm, reason = "a test")]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
