@@ -407,7 +407,7 @@ mod tests {
         let mut filter = BoxFilter::new(&slice(10.0), true, 12.0);
         filter.predict(0.1);
         filter.correct(&slice(40.0), true);
-        filter.predict(0.4);
+        filter.predict(0.6);
         let width = filter.expected().width();
         assert!((90.0..=120.0).contains(&width), "{width}");
         // And what shrinks out of it does not vanish.
