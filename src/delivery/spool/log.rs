@@ -376,7 +376,15 @@ impl Log {
         }
     }
 
-    /// Seals segments whose runs did not get to it. What is behind the last record was never promised, and its room is
+    fn write(&mut self, index: usize, clock: Option<ClockMap>) -> io::Result<u64> {
+        let Log { disk, files, queues, next_id, .. } = self;
+        let disk = disk.as_mut().ok_or_else(|| io::Error::other("there is no disk"))?.as_mut();
+        let queue = &mut queues[index];
+        let (class, header) = (queue.class, queue.header());
+        queue.commit(clock, next_id, |id| files.create(disk, Named::Segment(class, id), &header))
+    }
+
+    /// Writes the footers of segments whose runs did not get to it. What is behind the last record was never promised, and its room is
     /// needed by others. None of this has to last: without it the next start reads them through again.
     fn close_old(&mut self) {
         for (class, footer, id) in std::mem::take(&mut self.unclosed) {
