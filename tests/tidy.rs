@@ -24,7 +24,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("platform::calendar", &["platform::clock"]),
     ("platform::cores", &["base"]),
     ("platform::system", &["base"]),
-    ("platform::watchdog", &["base", "platform::clock"]),
+    ("platform::watchdog", &["base", "platform::clock", "platform::system"]),
     ("platform::gpio", &["base", "platform::clock"]),
     // The way of a frame.
     ("capture::frame", &["base", "platform::clock"]),
@@ -49,7 +49,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("pipeline", &["base", "platform::clock", "capture::frame", "vision", "event", "analytics"]),
     ("delivery", &[]),
     ("delivery::batch", &["base", "platform::clock", "event"]),
-    ("delivery::spool", &["base", "platform::clock", "platform::calendar", "event"]),
+    ("delivery::spool", &["base", "platform::clock", "platform::calendar", "platform::system", "event"]),
     (
         "delivery::uplink",
         &["base", "platform::clock", "platform::calendar", "event", "delivery::batch", "delivery::spool"],
