@@ -344,9 +344,9 @@ impl Capture {
                         continue;
                     }
                     match self.take(&mut *source, meta) {
-                        Fill::Committed(()) => continue,
-                        Fill::Closed => return Ok(Ended::Stopped),
-                        Fill::Failed(error) => error,
+                        Ok(true) => continue,
+                        Ok(false) => return Ok(Ended::Stopped),
+                        Err(error) => error,
                     }
                 }
                 Err(error) => {
@@ -389,9 +389,9 @@ impl Capture {
         Err(error)
     }
 
-    /// The announced frame into the ring.
-    fn take(&self, source: &mut dyn FrameSource, meta: FrameMeta) -> Fill<(), Error> {
-        let Some(downstream) = &self.downstream else { return Fill::Closed };
+    /// The announced frame into the ring. False if nobody reads it any more.
+    fn take(&self, source: &mut dyn FrameSource, meta: FrameMeta) -> Result<bool> {
+        let Some(downstream) = &self.downstream else { return Ok(false) };
         let need = if downstream.lent { 0 } else { source.announced_bytes().unwrap_or(0) };
         let fill = downstream.ring.fill_sized(need, |slot| {
             let filled = if downstream.lent {
@@ -412,9 +412,11 @@ impl Capture {
                 let text = format!(
                     "a frame of {need} bytes has no room in the ring, {most} are the most: set memory.ring_mb = {needed_mb} or more"
                 );
-                Fill::Failed(Error::degrade(Kind::Source, text))
+                Err(Error::degrade(Kind::Source, text))
             }
-            other @ (Fill::Committed(()) | Fill::Failed(_) | Fill::Closed) => other,
+            Fill::Committed(()) => Ok(true),
+            Fill::Closed => Ok(false),
+            Fill::Failed(error) => Err(error),
         }
     }
 
