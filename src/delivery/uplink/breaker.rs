@@ -1,7 +1,7 @@
-//! The circuit breaker: whether a refusal is believed.
+//! The circuit breaker: whether a refusal is accepted.
 //!
 //! A receiver that refuses everything (another program answers at that address, its format changed) must not empty the
-//! device, and a bad event must not stand in the way of the others. So a refusal is believed only from a receiver that also
+//! device, and a bad event must not stand in the way of the others. So a refusal is accepted only from a receiver that also
 //! confirms: each confirmation is good for a budget of [`REFUSALS_MAX`] refused events. Without a budget a refused event is
 //! set aside and others are tried; after [`REFUSALS_MAX`] in a row the circuit opens: nothing is sent for a back-off.
 
@@ -12,7 +12,7 @@ pub(super) const REFUSALS_MAX: usize = 16;
 /// What is known about the receiver's refusals.
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
-    /// Refusals that are still believed.
+    /// Refusals that are still accepted.
     budget: usize,
     /// The receiver, or one before it at the same place, has confirmed something.
     has_confirmed: bool,
@@ -26,13 +26,13 @@ impl Breaker {
         self.has_confirmed = true;
     }
 
-    /// Another receiver answers from now on: its refusals are not believed before it has confirmed something.
+    /// Another receiver answers from now on: its refusals are not accepted before it has confirmed something.
     pub(super) fn switch_receiver(&mut self) {
         (self.budget, self.has_confirmed) = (0, false);
     }
 
-    /// The receiver has confirmed something. What was set aside before, so many events, is tried once more, and believed to be
-    /// bad if this receiver refuses it again.
+    /// The receiver has confirmed something. What was set aside before, so many events, is tried once more, and given up
+    /// if this receiver refuses it again.
     pub(super) fn confirmed(&mut self, aside: usize) {
         *self = Breaker { budget: REFUSALS_MAX.max(aside), has_confirmed: true, in_row: 0 };
     }
@@ -45,11 +45,11 @@ impl Breaker {
         }
     }
 
-    /// An event was refused alone. Whether that is believed.
-    pub(super) fn believes(&mut self) -> bool {
-        let believed = self.budget > 0;
+    /// An event was refused alone. Whether that is accepted: the event is given up.
+    pub(super) fn accepts_refusal(&mut self) -> bool {
+        let accepted = self.budget > 0;
         self.budget = self.budget.saturating_sub(1);
-        believed
+        accepted
     }
 
     /// A refused event is set aside. Whether the circuit opens.
@@ -71,15 +71,19 @@ mod tests {
     #[test]
     fn a_confirmation_is_good_for_a_budget_of_refusals() {
         let mut breaker = Breaker::default();
-        assert!(!breaker.believes(), "nothing was confirmed yet");
+        assert!(!breaker.accepts_refusal(), "nothing was confirmed yet");
         breaker.confirmed(0);
-        assert!((0..REFUSALS_MAX).all(|_| breaker.believes()));
-        assert!(!breaker.believes(), "the budget is spent");
+        assert!((0..REFUSALS_MAX).all(|_| breaker.accepts_refusal()));
+        assert!(!breaker.accepts_refusal(), "the budget is spent");
         breaker.confirmed(40);
-        assert_eq!((0..50).filter(|_| breaker.believes()).count(), 40, "enough for all that was set aside");
+        assert_eq!(
+            (0..50).filter(|_| breaker.accepts_refusal()).count(),
+            40,
+            "enough for all that was set aside"
+        );
         breaker.confirmed(0);
         breaker.switch_receiver();
-        assert!(!breaker.believes(), "the budget was another's");
+        assert!(!breaker.accepts_refusal(), "the budget was another's");
     }
 
     #[test]
@@ -99,9 +103,9 @@ mod tests {
     fn only_a_receiver_that_has_confirmed_gets_a_budget_when_it_blocks() {
         let mut breaker = Breaker::default();
         breaker.blocked();
-        assert!(!breaker.believes());
+        assert!(!breaker.accepts_refusal());
         breaker.assume_confirmed();
         breaker.blocked();
-        assert_eq!((0..50).filter(|_| breaker.believes()).count(), REFUSALS_MAX);
+        assert_eq!((0..50).filter(|_| breaker.accepts_refusal()).count(), REFUSALS_MAX);
     }
 }

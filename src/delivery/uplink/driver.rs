@@ -88,7 +88,7 @@ pub enum Flow {
 #[derive(Debug, Clone, Copy)]
 struct Draining {
     until: Mono,
-    /// Whether a send was made, or ended, since it began.
+    /// Whether a send was made since it began, or took all of its time.
     tried: bool,
 }
 
@@ -265,7 +265,9 @@ impl Uplink {
         if self.draining.is_none()
             && let Some(closed_at) = closed_at
         {
-            let tried = self.last_send.is_some_and(|ended| ended > closed_at);
+            // A send that was under way and took all of the time was the last one.
+            let most = self.drain.max(LAST_SEND_MIN);
+            let tried = self.last_send.is_some_and(|ended| ended >= closed_at + most);
             self.draining = Some(Draining { until: closed_at + self.drain, tried });
             self.session.shut_down(now);
         }

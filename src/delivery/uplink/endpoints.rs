@@ -1,7 +1,7 @@
 //! Several receivers for one delivery: the first of the list, and others to fail over to.
 //!
 //! Each has a load: what part of its deadline its answers take, 1 for one that does not answer or confirms nothing, and
-//! halving with time while nobody asks. Chosen is the least loaded below [`LOAD_MAX`], else the first. Loads below
+//! halving with time while it is not asked. Chosen is the least loaded below [`LOAD_MAX`], else the first. Loads below
 //! a tenth count as none, and among equals the first wins: so what failed over comes back by itself.
 //!
 //! The receivers of a list are meant to lead to the same store: an event whose confirmation got lost at one may be sent to
@@ -21,7 +21,7 @@ pub const ENDPOINTS_MAX: usize = 8;
 /// A receiver from this load on is only asked if all others are as bad.
 pub const LOAD_MAX: f64 = 0.8;
 
-/// Below this nobody is busy.
+/// Below this a receiver counts as idle.
 const IDLE: f64 = 0.1;
 
 /// A load that is not heard of halves in this time: one that failed is tried again after 20 s, and first again after 3 min.

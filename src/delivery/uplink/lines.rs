@@ -292,6 +292,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        // A pipe that nobody has open forgets what is in it.
+        let mut reader = OpenOptions::new().read(true).write(true).open(&path).unwrap();
         let mut sink = FileSink::open(&path).unwrap();
         sink.stall_max = Duration::from_millis(20);
         let mut sent = 0;
@@ -308,8 +310,7 @@ mod tests {
         let error = with_batch(|batch| sink.send(batch)).unwrap_err();
         assert!(error.text.contains("drain_s"), "{error}");
         // Once it is read, whole lines follow the torn one.
-        let mut reader = OpenOptions::new().read(true).write(true).open(&path).unwrap();
-        let mut read = vec![0; 1 << 16];
+        let mut read = vec![0; 1 << 17];
         let count = reader.read(&mut read).unwrap();
         let mut text = read[..count].to_vec();
         sink.interrupt = None;

@@ -15,8 +15,8 @@
 //! same ids. A batch that is refused for good is halved until the bad event is alone; only that one is dropped, and the
 //! caller counts it (I4). Never drops anything for an outcome that time or a person can heal.
 //!
-//! Whether a refusal is believed is the circuit breaker's decision (`breaker.rs`). A refused event that is not believed to be
-//! bad goes to the end of the queue and the next part is tried, with a back-off after every
+//! Whether a refusal is accepted is the circuit breaker's decision (`breaker.rs`). An event whose refusal is not accepted
+//! goes to the end of the queue and the next part is tried, with a back-off after every
 //! `REFUSALS_MAX` of them. When the queue has come round without a confirmation, all of it is
 //! kept and waits for a person, like after a 404; the next round takes along what has come since, as far as the batch has
 //! room: one of those may be confirmed. When it has no room left, and the receiver has confirmed others before, each further round
@@ -66,7 +66,7 @@ pub enum Verdict {
     Halved,
     /// The event at this index of the batch was refused alone: it is dropped. The caller counts and logs it.
     Dropped(usize),
-    /// The event at this index was refused alone and that is not believed: others are tried first.
+    /// The event at this index was refused alone, and the circuit breaker does not accept that: others are tried first.
     SetAside(usize),
     /// Nothing but refusals: every event that is not done is kept, and the tries go on at `until`.
     CircuitOpen {
@@ -134,7 +134,7 @@ impl Session {
         self.breaker.assume_confirmed();
     }
 
-    /// What is sent from now on goes to another receiver, whose refusals are not believed before it has confirmed something.
+    /// What is sent from now on goes to another receiver, whose refusals are not accepted before it has confirmed something.
     pub fn switch_receiver(&mut self) {
         self.breaker.switch_receiver();
     }
@@ -219,7 +219,7 @@ impl Session {
         self.state = State::Sending;
     }
 
-    /// The batch in flight is somebody else's again.
+    /// Drops the batch in flight: it was taken back.
     pub fn forget(&mut self) {
         self.queue.clear();
         self.breaker.pause();
@@ -270,7 +270,7 @@ impl Session {
         }
     }
 
-    /// After a confirmation, or a refusal that was believed: what was set aside has its turn when the rest is done.
+    /// After a confirmation, or a refusal that was accepted: what was set aside has its turn when the rest is done.
     fn go_on(&mut self) {
         if self.aside == self.queue.len() {
             self.aside = 0;
@@ -288,7 +288,7 @@ impl Session {
             self.put_first(part.start..middle);
             return Verdict::Halved;
         }
-        if self.breaker.believes() {
+        if self.breaker.accepts_refusal() {
             self.go_on();
             return Verdict::Dropped(part.start);
         }
@@ -571,7 +571,11 @@ mod tests {
         assert_eq!((s.next(now), s.in_flight()), (Next::Send(0..24), 24));
         let bad: Vec<usize> = (0..14).collect();
         steps_at(&mut s, now, &bad);
-        assert_eq!((s.next(now), s.in_flight()), (Next::Load, 0), "ten good ones make the refusals believed");
+        assert_eq!(
+            (s.next(now), s.in_flight()),
+            (Next::Load, 0),
+            "after ten good ones the refusals are accepted"
+        );
     }
 
     /// A receiver that takes crossings and no statistics, and a night without a crossing: more refused events than a batch.
@@ -582,13 +586,13 @@ mod tests {
             let d = deliver(402, most, night, Vec::new());
             assert_eq!((d.delivered, d.hand.len(), d.queue.len()), (vec![0, 400, 401], 0, 0), "{most}");
         }
-        // The refusals of a receiver that has never confirmed anything are not believed.
+        // The refusals of a receiver that has never confirmed anything are not accepted.
         let d = deliver(402, 100, |event| event < 400, Vec::new());
         assert_eq!((d.delivered.len(), d.dropped.len(), d.hand.len()), (0, 0, 100));
     }
 
     #[test]
-    fn another_receiver_is_asked_soon_and_not_believed_at_once() {
+    fn another_receiver_is_asked_soon_and_its_refusals_are_not_accepted_at_once() {
         let mut s = session();
         s.begin(1);
         s.report(secs(0), Ok(()));
@@ -630,11 +634,11 @@ mod tests {
     }
 
     /// Delivers `events` events in batches of at most `most` to a receiver that refuses any part with a bad event, and
-    /// follows `moods` before: 0 asks for patience, 1 is set wrong. Ends when everything is done, or when three rounds moved
+    /// follows `outcomes` before: 0 asks for patience, 1 is set wrong. Ends when everything is done, or when three rounds moved
     /// nothing.
-    fn deliver(events: usize, most: usize, is_bad: impl Fn(usize) -> bool, moods: Vec<u8>) -> Delivery {
+    fn deliver(events: usize, most: usize, is_bad: impl Fn(usize) -> bool, outcomes: Vec<u8>) -> Delivery {
         let mut s = session();
-        let (mut now, mut moods, mut again, mut idle_rounds) = (Mono::ZERO, moods.into_iter(), None, 0);
+        let (mut now, mut outcomes, mut again, mut idle_rounds) = (Mono::ZERO, outcomes.into_iter(), None, 0);
         let (mut hand, mut queue) = (Vec::new(), (0..events).collect::<std::collections::VecDeque<_>>());
         let mut d = Delivery::default();
         while idle_rounds < 3 {
@@ -657,7 +661,7 @@ mod tests {
                 Next::Send(part) => {
                     assert!(again.take().is_none_or(|again| again == part), "a retry is the same part");
                     let before = s.in_flight();
-                    let outcome = match moods.next() {
+                    let outcome = match outcomes.next() {
                         Some(0) => RETRY,
                         Some(1) => Err(Failure::Misconfigured),
                         _ if hand[part.clone()].iter().any(|&event| is_bad(event)) => Err(Failure::Refused),
@@ -704,14 +708,14 @@ mod tests {
             // Rows of events, alternately good and bad.
             rows in proptest::collection::vec(0usize..60, 1..20),
             first_is_bad in any::<bool>(),
-            moods in proptest::collection::vec(0u8..4, 0..40),
+            outcomes in proptest::collection::vec(0u8..4, 0..40),
         ) {
             let mut bad = Vec::new();
             for (number, &row) in rows.iter().enumerate() {
                 bad.extend(std::iter::repeat_n((number % 2 == 0) == first_is_bad, row));
             }
             let is_bad = |event: usize| bad.get(event).copied().unwrap_or(false);
-            let d = deliver(events, most, is_bad, moods);
+            let d = deliver(events, most, is_bad, outcomes);
             prop_assert!(d.delivered.iter().all(|&event| !is_bad(event)), "{d:?}");
             prop_assert!(d.dropped.iter().all(|&event| is_bad(event)), "{d:?}");
             let left = d.hand.iter().chain(&d.queue);

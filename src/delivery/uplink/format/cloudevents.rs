@@ -6,7 +6,7 @@
 //!   specification asks to be unique: a repeat of the pair is a repeat of the event.
 //! - `time` is there only if the calendar was set when the event was sent (I5). `boottime`, nanoseconds on the boot clock,
 //!   always is: events of one boot can be ordered and spaced without a calendar. It is a string, because a CloudEvents
-//!   Integer has 32 bits. `clock` says whether `time` can be trusted: `synced` or `unsynced`. Where `time` may be wrong
+//!   Integer has 32 bits. `clock` says whether the clock behind `time` was synchronised: `synced` or `unsynced`. Where `time` may be wrong
 //!   by more than a second, or is not known, `notbefore` and `notafter` say between which times it happened, as far as is
 //!   known.
 //! - Extension attributes have lower-case letters and digits only, as the specification demands.

@@ -10,7 +10,7 @@
 //! | all others | `event` | `type` | what the event holds |
 //!
 //! Every line has the tags `device` and `source` (the camera; the device's name for what concerns the device) and the fields
-//! `id`, `seq` and `synced` (whether the time can be trusted). The measurements `frame`, `detection`, `class_count` and
+//! `id`, `seq` and `synced` (whether the clock was synchronised). The measurements `frame`, `detection`, `class_count` and
 //! `direction`, their tags and fields are those of the Python program that Flytrap began as, so that its dashboards go on
 //! working. What that one told of each frame (`detection_count`, `motion_pixels`, `queue_depth`) is not there: no frame leaves
 //! this device, not even as a point.

@@ -29,7 +29,7 @@ pub const HEAD_BYTES_MAX: usize = 192;
 const MAGIC: [u8; 3] = *b"FTB";
 const FRAME_BYTES: usize = 12;
 
-/// Most bytes that a batch can have behind its frame; whoever says more is not believed.
+/// Most bytes that a batch can have behind its frame; a longer length is malformed.
 const BODY_BYTES_MAX: usize = HEAD_BYTES_MAX + BATCH_EVENTS_MAX * EVENT_BYTES;
 
 /// A version of the batch.

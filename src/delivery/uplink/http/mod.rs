@@ -61,7 +61,7 @@ pub struct Deadlines {
     pub send_body: Duration,
     /// From the end of the request to the end of the answer's head.
     pub response: Duration,
-    /// Receiving the answer's body, which nobody needs.
+    /// Receiving the answer's body.
     pub reply_body: Duration,
     /// All of it.
     pub whole: Duration,
@@ -92,13 +92,13 @@ pub struct HttpParams {
     pub url: String,
     /// What the receiver takes.
     pub format: Format,
-    /// What InfluxDB wants to know besides.
+    /// Where InfluxDB stores the events.
     pub influx: InfluxPlace,
     /// Whether bodies are compressed.
     pub gzip: bool,
     /// A file, or `credential:NAME`, whose text is sent as the token.
     pub token_file: Option<PathBuf>,
-    /// Who is believed, and who we are.
+    /// Trusted roots, and this device's own certificate.
     pub tls: TlsParams,
     /// `http://HOST:PORT` of a proxy that tunnels (`CONNECT`).
     pub proxy: Option<String>,
@@ -200,9 +200,11 @@ impl HttpSink {
 
     /// No answer came.
     fn failed(&mut self, error: &ureq::Error) -> SendError {
-        let place = match error {
-            ureq::Error::Io(error) => format!("POST {}: {error}", self.name),
-            _ => format!("POST {}: {error}", self.name),
+        // The client's own word for these is "io: ".
+        let place = if let ureq::Error::Io(inner) = error {
+            format!("POST {}: {inner}", self.name)
+        } else {
+            format!("POST {}: {error}", self.name)
         };
         let Some(inner) = tls::cause(error) else {
             let kept_here = never_left(error);
@@ -213,7 +215,7 @@ impl HttpSink {
         // Nothing is sent before the handshake is done.
         let error = match tls::remedy(inner, trusted) {
             Remedy::Clock => SendError::retry(format!(
-                "{place}: this device's clock is not synchronised, so nobody can say whether the certificate is valid: \
+                "{place}: this device's clock is not synchronised, so the certificate's dates cannot be checked: \
                  let it reach a time server"
             )),
             Remedy::Person(what) => SendError::misconfigured(format!("{place}: {what}")),

@@ -5,7 +5,7 @@ use ureq::http::Uri;
 use crate::base::mask::masked;
 use crate::delivery::uplink::format::Format;
 
-/// What InfluxDB wants to know besides the address.
+/// Where InfluxDB stores the events.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct InfluxPlace {
     /// Version 1: the database.

@@ -38,7 +38,7 @@ const CA_AS_SERVER: &str = "its certificate is that of an authority (self-signed
     to that file";
 
 const UNUSABLE: &str =
-    "its certificate is malformed or has a critical extension that nobody knows: make another one there";
+    "its certificate is malformed or has an unknown critical extension: make another one there";
 
 /// Which roots are trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -67,13 +67,13 @@ impl KeyPin {
 /// Settings of TLS.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TlsParams {
-    /// Who may vouch for the receiver.
+    /// Which authorities are trusted.
     pub roots: Roots,
     /// Our own certificate, with those between it and its root, PEM.
     pub client_cert: Option<PathBuf>,
     /// Its key, PEM.
     pub client_key: Option<PathBuf>,
-    /// The receiver's key, besides a valid certificate.
+    /// The receiver's key, required in addition to a valid certificate.
     pub pin: Option<KeyPin>,
 }
 
