@@ -343,9 +343,11 @@ fn ffmpeg_delivers_every_frame_of_the_clip() {
     assert_eq!((frames, end.unwrap()), (161, Advance::End));
 }
 
-/// A baseline JPEG of a grey ramp.
+/// A baseline JPEG of grey noise: most of its bytes are the picture.
 fn jpeg(width: u16, height: u16) -> Vec<u8> {
-    let pixels: Vec<u8> = (0..height).flat_map(|y| (0..width).map(move |x| (x + y) as u8)).collect();
+    let pixels: Vec<u8> = (0..height)
+        .flat_map(|y| (0..width).map(move |x| (u32::from(x) * 7919 + u32::from(y) * 104_729) as u8 % 251))
+        .collect();
     let mut bytes = Vec::new();
     jpeg_encoder::Encoder::new(&mut bytes, 80)
         .encode(&pixels, width, height, jpeg_encoder::ColorType::Luma)
@@ -356,7 +358,7 @@ fn jpeg(width: u16, height: u16) -> Vec<u8> {
 /// The same, cut off in the middle of its picture, with EOI: its headers are good, its picture is not.
 fn torn_jpeg(width: u16, height: u16) -> Vec<u8> {
     let whole = jpeg(width, height);
-    [&whole[..whole.len() / 2 + 100], &[0xFF, 0xD9]].concat()
+    [&whole[..whole.len() / 2], &[0xFF, 0xD9]].concat()
 }
 
 /// `flytrap run` on a live source until `enough` is satisfied with what it wrote to stderr; then it is ended. What it told.

@@ -58,7 +58,7 @@ impl ExecSource {
         }
         let mut program = Program::start(&words, &what, Arc::clone(&clock), params.stop.clone())?;
         program.wait_for(params.idle_timeout);
-        let framer = match Framer::open(&mut program, Expect::Look(params.pixel), params, &what) {
+        let framer = match Framer::open(&mut program, Expect::Detect(params.pixel), params, &what) {
             Ok(Opened::Yes(framer)) => framer,
             Ok(Opened::Idle) => return Err(silent(&what, &mut program, params.idle_timeout)),
             Ok(Opened::End) => {

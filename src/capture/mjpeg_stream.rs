@@ -436,9 +436,9 @@ pub(super) mod tests {
         );
         let lost = [&a[..2], &vec![7; JUNK_BYTES_MAX + 1], &a[2..]].concat();
         assert_eq!(jpeg_head(&lost), Head::Broken(LOST_IN_JUNK));
-        let found = split(&[&lost[..], &a].concat(), 1000);
-        assert_eq!(found.last(), Some(&(true, a)), "the next one is found");
-        assert!(!found[0].0);
+        // The thumbnail within it is searched, too, and what looks like its frame header swallows some frames more.
+        let found = split(&[&lost[..], &a.repeat(9)].concat(), 1000);
+        assert!(!found[0].0 && found.last() == Some(&(true, a)), "the stream goes on");
     }
 
     #[test]

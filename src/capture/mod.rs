@@ -175,10 +175,10 @@ pub struct CaptureParams {
     pub fps: Option<FrameRate>,
     /// Colour that the user knows better than the stream.
     pub color: ColorOverride,
-    /// Knobs of a camera of the kernel, in the order in which they are set.
+    /// V4L2 controls, in the order in which they are set.
     pub controls: Vec<v4l2::Setting>,
     /// The camera of the kernel that was opened first, for all later openings with (clones of) these settings.
-    pub known: v4l2::Known,
+    pub pinned: v4l2::PinnedDevice,
     /// What happens after the last frame.
     pub at_end: AtEnd,
     /// What stamps mean.
@@ -208,7 +208,7 @@ impl Default for CaptureParams {
             fps: None,
             color: ColorOverride::default(),
             controls: Vec::new(),
-            known: v4l2::Known::default(),
+            pinned: v4l2::PinnedDevice::default(),
             at_end: AtEnd::Stop,
             timing: Timing::Recording,
             idle_timeout: Duration::from_secs(10),

@@ -43,7 +43,7 @@ pub struct Announced {
 }
 
 /// What kind of file the first bytes show.
-enum Sort {
+enum ImageKind {
     Jpeg(JpegInfo),
     Png,
 }
@@ -81,13 +81,13 @@ pub fn announced(path: &Path) -> Result<Announced> {
     if matches!(jpeg_head(&bytes), Head::More) && bytes.len() as u64 >= HEAD_BYTES {
         bytes.extend(read_up_to(&file, FRAME_BYTES_MAX as u64).map_err(unread)?);
     }
-    let format = match sort(&bytes).map_err(refuse)? {
-        Sort::Jpeg(info) if stays(&info) => info.format(ColorOverride::default()).map_err(refuse)?,
-        Sort::Jpeg(info) => {
+    let format = match image_kind(&bytes).map_err(refuse)? {
+        ImageKind::Jpeg(info) if stays(&info) => info.format(ColorOverride::default()).map_err(refuse)?,
+        ImageKind::Jpeg(info) => {
             let (width, height) = turned_sides(&info);
             rgb_format(width, height).map_err(refuse)?
         }
-        Sort::Png => {
+        ImageKind::Png => {
             let (width, height) = png_sides(&bytes).map_err(refuse)?;
             rgb_format(width, height).map_err(refuse)?
         }
@@ -132,28 +132,28 @@ fn turned_sides(info: &JpegInfo) -> (u32, u32) {
 
 /// Decodes a file's bytes, or keeps them.
 fn decode(bytes: Vec<u8>) -> std::result::Result<Picture, String> {
-    match sort(&bytes)? {
-        Sort::Jpeg(info) if stays(&info) => {
+    match image_kind(&bytes)? {
+        ImageKind::Jpeg(info) if stays(&info) => {
             Ok(Picture { format: info.format(ColorOverride::default())?, bytes })
         }
-        Sort::Jpeg(info) => {
+        ImageKind::Jpeg(info) => {
             let picture = decode_jpeg(&bytes, rgb_format(info.width, info.height)?)?;
             turned(picture, &info)
         }
-        Sort::Png => decode_png(&bytes),
+        ImageKind::Png => decode_png(&bytes),
     }
 }
 
-fn sort(bytes: &[u8]) -> std::result::Result<Sort, String> {
+fn image_kind(bytes: &[u8]) -> std::result::Result<ImageKind, String> {
     if bytes.starts_with(PNG_MAGIC) {
-        return Ok(Sort::Png);
+        return Ok(ImageKind::Png);
     }
     if bytes.starts_with(&[0xFF, 0xD8]) {
         return match jpeg_head(bytes) {
             Head::Info(JpegInfo { refusal: Some(why), .. }) => {
                 Err(format!("is a JPEG of a kind that is not read here ({why}): convert it"))
             }
-            Head::Info(info) => Ok(Sort::Jpeg(info)),
+            Head::Info(info) => Ok(ImageKind::Jpeg(info)),
             Head::More => Err("the JPEG ends before its frame header".to_owned()),
             Head::Broken(why) => Err(format!("is a damaged JPEG: {why}")),
         };

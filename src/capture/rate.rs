@@ -13,7 +13,7 @@ use crate::base::stop::Stop;
 use crate::capture::frame::FrameMeta;
 use crate::platform::clock::{Clock, Mono};
 
-/// A paced source that is later than this starts its schedule anew instead of pouring out what it missed.
+/// A paced source that is later than this starts its schedule again instead of pouring out what it missed.
 const LATE_MAX: Duration = Duration::from_secs(1);
 
 /// Frames a second as a fraction, between one frame in 1000 s and 1000 frames a second.

@@ -13,7 +13,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::limits::{FRAME_BYTES_MAX, Y4M_HEADER_BYTES_MAX};
 use crate::capture::frame::{FrameFormat, PixelFormat};
 use crate::platform::clock::Mono;
-use start::{look, open_mjpeg, open_y4m};
+use start::{detect_start, open_mjpeg, open_y4m};
 
 /// Largest JPEG of a stream, bytes: best quality at the largest sides has about this much.
 const JPEG_BYTES_MAX: usize = 32 << 20;
@@ -166,7 +166,7 @@ pub(super) enum Expect {
     /// Raw frames of this layout; the parameters tell the size.
     Raw(PixelFormat),
     /// Its first bytes tell: yuv4mpeg, JPEGs, or else the raw layout, if given.
-    Look(Option<PixelFormat>),
+    Detect(Option<PixelFormat>),
 }
 
 /// Where the stream stands.
@@ -218,7 +218,7 @@ impl Framer {
     ) -> std::result::Result<Opened, Fault> {
         let mut ahead = Ahead::new(Y4M_HEADER_BYTES_MAX);
         let (expect, skipped) = match expect {
-            Expect::Look(_) | Expect::Y4m => match look(&mut ahead, source, expect)? {
+            Expect::Detect(_) | Expect::Y4m => match detect_start(&mut ahead, source, expect)? {
                 Ok(found) => found,
                 Err(opened) => return Ok(opened),
             },
@@ -230,7 +230,7 @@ impl Framer {
                 Ok(Opened::Yes(Self::with(Layout::Raw, (format, params.color), None, ahead)))
             }
             Expect::Y4m => open_y4m(source, ahead, params),
-            Expect::Mjpeg | Expect::Look(_) => open_mjpeg(source, ahead, params),
+            Expect::Mjpeg | Expect::Detect(_) => open_mjpeg(source, ahead, params),
         };
         opened.map(|mut opened| {
             if let Opened::Yes(framer) = &mut opened {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Failed, print};
-use crate::capture::v4l2::{self, Control, Found, Range};
+use crate::capture::v4l2::{self, CameraInfo, Control, Range};
 
 /// Lists the cameras: text for people, or one JSON object a line.
 pub(super) fn cameras(json: bool) -> Result<(), Failed> {
@@ -21,7 +21,7 @@ pub(super) fn cameras(json: bool) -> Result<(), Failed> {
     Ok(())
 }
 
-fn as_json(found: &Found) -> serde_json::Value {
+fn as_json(found: &CameraInfo) -> serde_json::Value {
     let offers = found.offers.iter().map(|offer| {
         let (pixel, width, height) = (offer.pixel.name(), offer.width, offer.height);
         json!({ "pixel": pixel, "width": width, "height": height, "fps_max": offer.fps_max })
@@ -29,9 +29,9 @@ fn as_json(found: &Found) -> serde_json::Value {
     json!({
         "node": found.node,
         "stable_path": found.stable,
-        "name": found.card.name,
-        "driver": found.card.driver,
-        "bus": found.card.bus,
+        "name": found.info.name,
+        "driver": found.info.driver,
+        "bus": found.info.bus,
         "formats": offers.collect::<Vec<_>>(),
         "controls": found.controls.iter().map(control_json).collect::<Vec<_>>(),
     })
@@ -52,9 +52,9 @@ fn control_json(control: &Control) -> serde_json::Value {
     })
 }
 
-fn as_text(found: &Found) -> String {
-    let card = &found.card;
-    let mut text = format!("{}: {} ({}, {})", found.node.display(), card.name, card.driver, card.bus);
+fn as_text(found: &CameraInfo) -> String {
+    let info = &found.info;
+    let mut text = format!("{}: {} ({}, {})", found.node.display(), info.name, info.driver, info.bus);
     let source = found.stable.as_ref().unwrap_or(&found.node);
     text += &format!("\n  camera.source = \"v4l2:{}\"", source.display());
     for offer in &found.offers {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Failed, Settings, cannot_write, print, say, start_log};
 use crate::base::error::{Class, Error, Kind, Result};
-use crate::tools::pictures::{Detector, Found};
+use crate::tools::pictures::{Detector, PictureDetections};
 use crate::vision::detect::model::Classes;
 
 /// Detects in each picture; those that are none are told, and make the exit code 4 at the end.
@@ -41,7 +41,13 @@ pub(super) fn detect(
 }
 
 /// Prints what was found, and writes the picture if there is a folder for it.
-fn show(found: &Found, path: &Path, classes: &Classes, out: Option<&Path>, json: bool) -> Result<()> {
+fn show(
+    found: &PictureDetections,
+    path: &Path,
+    classes: &Classes,
+    out: Option<&Path>,
+    json: bool,
+) -> Result<()> {
     if json {
         print(&found.to_json(path, classes)?)?;
     } else {

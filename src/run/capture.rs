@@ -86,17 +86,19 @@ impl Downstream {
 }
 
 /// When a lost source is opened again. A source that fails again soon after it came back is not opened at full pace for ever: the delay
-/// begins small again only when it has delivered for `trusted_after`. Pure.
+/// begins small again only when it has delivered for `trusted_after`, and for as long as it was waited for. Pure.
 struct Recovery {
     backoff: Backoff,
     trusted_after: Duration,
+    /// The last delay.
+    waited: Duration,
     /// Since when it delivers; `None` while it is lost, and once it is trusted.
     back_at: Option<Mono>,
 }
 
 impl Recovery {
     fn new(backoff: Backoff, trusted_after: Duration) -> Self {
-        Recovery { backoff, trusted_after, back_at: None }
+        Recovery { backoff, trusted_after, waited: Duration::ZERO, back_at: None }
     }
 
     /// It delivers, since `at`.
@@ -106,7 +108,8 @@ impl Recovery {
 
     /// It still delivers at `now`.
     fn delivers(&mut self, now: Mono) {
-        if self.back_at.is_some_and(|at| now.since(at) >= self.trusted_after) {
+        let trusted_after = self.trusted_after.max(self.waited);
+        if self.back_at.is_some_and(|at| now.since(at) >= trusted_after) {
             self.back_at = None;
             self.backoff.succeeded();
         }
@@ -115,7 +118,8 @@ impl Recovery {
     /// It is lost: how long to wait before it is opened again.
     fn next_delay(&mut self) -> Duration {
         self.back_at = None;
-        self.backoff.next_delay()
+        self.waited = self.backoff.next_delay();
+        self.waited
     }
 }
 
@@ -177,7 +181,7 @@ impl Capture {
             }
         };
         let backoff = Backoff::new(params.restart_first.min(cap), cap, shared.started.as_nanos());
-        let recovery = Recovery::new(backoff, params.idle_timeout.max(cap));
+        let recovery = Recovery::new(backoff, params.idle_timeout);
         Capture {
             shared,
             spec,
@@ -193,8 +197,8 @@ impl Capture {
 
     /// Captures until the end; then waits for the pipeline to finish what is in the ring.
     ///
-    /// Says on `up` once that the program is ready: the network has passed its self-test, if there is no camera yet on pictures of
-    /// another size; that there is none is a state of the road and not of the program.
+    /// Says once on `up` that the program is ready: the network has passed its self-test (on pictures of another size if there is no
+    /// camera yet). A missing camera does not keep the program from being ready.
     pub(super) fn run(mut self, up: &Sender<()>) -> Result<()> {
         let captured = self.capture(up);
         self.shared.ledger.ended(Stage::Capture);
@@ -261,8 +265,8 @@ impl Capture {
         }
     }
 
-    /// There is no camera yet to build the stages for; that the network works is shown all the same before anybody is told that the
-    /// program is ready. On a thread of its own, which leaves no memory behind.
+    /// Runs the self-test although there is no camera to build the stages for: the program must not be called ready before the network
+    /// is known to work. On a thread of its own, which leaves no memory behind.
     fn prove(&self) -> Result<()> {
         self.shared.promise(Stage::Capture, BUILD_MAX);
         let shared = Arc::clone(&self.shared);
@@ -340,9 +344,9 @@ impl Capture {
                         continue;
                     }
                     match self.take(&mut *source, meta) {
-                        Fill::Committed(()) => continue,
-                        Fill::Closed => return Ok(Ended::Stopped),
-                        Fill::Failed(error) => error,
+                        Ok(true) => continue,
+                        Ok(false) => return Ok(Ended::Stopped),
+                        Err(error) => error,
                     }
                 }
                 Err(error) => {
@@ -385,9 +389,9 @@ impl Capture {
         Err(error)
     }
 
-    /// The announced frame into the ring.
-    fn take(&self, source: &mut dyn FrameSource, meta: FrameMeta) -> Fill<(), Error> {
-        let Some(downstream) = &self.downstream else { return Fill::Closed };
+    /// The announced frame into the ring. False if nobody reads it any more.
+    fn take(&self, source: &mut dyn FrameSource, meta: FrameMeta) -> Result<bool> {
+        let Some(downstream) = &self.downstream else { return Ok(false) };
         let need = if downstream.lent { 0 } else { source.announced_bytes().unwrap_or(0) };
         let fill = downstream.ring.fill_sized(need, |slot| {
             let filled = if downstream.lent {
@@ -408,9 +412,11 @@ impl Capture {
                 let text = format!(
                     "a frame of {need} bytes has no room in the ring, {most} are the most: set memory.ring_mb = {needed_mb} or more"
                 );
-                Fill::Failed(Error::degrade(Kind::Source, text))
+                Err(Error::degrade(Kind::Source, text))
             }
-            other @ (Fill::Committed(()) | Fill::Failed(_) | Fill::Closed) => other,
+            Fill::Committed(()) => Ok(true),
+            Fill::Closed => Ok(false),
+            Fill::Failed(error) => Err(error),
         }
     }
 
@@ -494,14 +500,14 @@ mod tests {
         Mono::from_nanos(seconds * 1_000_000_000)
     }
 
-    /// A stream that is damaged every second is opened again less and less often; one that was good for a minute at once.
+    /// A stream that is damaged every second is opened again less and less often; one that was good for a while at once.
     #[test]
     fn the_delay_begins_small_again_only_after_a_while_of_good_frames() {
         let second = Duration::from_secs(1);
-        let mut recovery = Recovery::new(Backoff::new(second, 60 * second, 1), 60 * second);
+        let mut recovery = Recovery::new(Backoff::new(second, 60 * second, 1), 10 * second);
         let mut now = 0;
         let mut delays = Vec::new();
-        for good in [1, 1, 1, 1, 59, 61, 1] {
+        for good in [1, 1, 1, 1, 9, 17, 1] {
             recovery.back(at(now));
             (now..=now + good).for_each(|second| recovery.delivers(at(second)));
             now += good + 1;

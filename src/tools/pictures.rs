@@ -43,7 +43,7 @@ struct Stage {
 }
 
 /// What was found in a picture.
-pub struct Found {
+pub struct PictureDetections {
     /// The input rectangle that the model had for it.
     pub input: Size,
     /// Strongest first, in the picture's pixels.
@@ -89,14 +89,14 @@ impl Detector {
     ///
     /// # Errors
     /// `Class::Degrade`: this file is no picture; the next may be. `Kind::Model`, fatal: the network fails.
-    pub fn detect(&mut self, path: &Path) -> Result<Found> {
+    pub fn detect(&mut self, path: &Path) -> Result<PictureDetections> {
         let picture = picture::load(path)?;
         let mut detections = Detections::new();
         let score_min = self.params.score_min;
         let input = self.run(&picture, path, score_min, |output, placement, stage| {
             let _room_for_all = stage.decode(output, placement, &mut detections);
         })?;
-        Ok(Found { input, detections, picture })
+        Ok(PictureDetections { input, detections, picture })
     }
 
     /// Runs the network on a picture, and shows what it found where a score reaches `score_min`. Tells the input rectangle.
@@ -165,7 +165,7 @@ impl Detector {
     }
 }
 
-impl Found {
+impl PictureDetections {
     /// The picture with its boxes and labels as a JPEG.
     ///
     /// # Errors
@@ -190,10 +190,14 @@ impl Found {
     /// # Errors
     /// `Kind::System`: a bug.
     pub fn to_json(&self, path: &Path, classes: &Classes) -> Result<String> {
-        let line = Line {
+        let line = PictureJson {
             photo: path.file_name().unwrap_or_default().to_string_lossy(),
             size: self.input.to_string(),
-            detections: self.detections.iter().map(|detection| Item::new(detection, classes)).collect(),
+            detections: self
+                .detections
+                .iter()
+                .map(|detection| DetectionJson::new(detection, classes))
+                .collect(),
         };
         serde_json::to_string(&line).map_err(|error| {
             Error::fatal(Kind::System, "a line of JSON could not be written").caused_by(error)
@@ -202,23 +206,23 @@ impl Found {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct PictureJson<'a> {
     photo: Cow<'a, str>,
     size: String,
-    detections: Vec<Item<'a>>,
+    detections: Vec<DetectionJson<'a>>,
 }
 
 #[derive(Serialize)]
-struct Item<'a> {
+struct DetectionJson<'a> {
     class: &'a str,
     score: f64,
     #[serde(rename = "box")]
     bbox: [f64; 4],
 }
 
-impl<'a> Item<'a> {
+impl<'a> DetectionJson<'a> {
     fn new(detection: &Detection, classes: &'a Classes) -> Self {
-        Item {
+        DetectionJson {
             class: classes.name(detection.class),
             score: rounded(detection.score, 1e4),
             bbox: detection.bbox.to_array().map(|side| rounded(side, 1e2)),

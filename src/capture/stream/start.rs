@@ -16,14 +16,14 @@ const START_BYTES_MAX: usize = 64 << 10;
 
 /// Looks for the start of the stream in its first [`START_BYTES_MAX`]: what it is, and how many bytes were skipped before it. The
 /// inner error ends the opening.
-pub(super) fn look(
+pub(super) fn detect_start(
     ahead: &mut Ahead,
     source: &mut impl Bytes,
     expect: Expect,
 ) -> std::result::Result<std::result::Result<(Expect, u64), Opened>, Fault> {
     let raw = match expect {
-        Expect::Look(Some(PixelFormat::Mjpeg)) => return Ok(Ok((Expect::Mjpeg, 0))),
-        Expect::Look(raw) => raw,
+        Expect::Detect(Some(PixelFormat::Mjpeg)) => return Ok(Ok((Expect::Mjpeg, 0))),
+        Expect::Detect(raw) => raw,
         Expect::Y4m | Expect::Mjpeg | Expect::Raw(_) => None,
     };
     let mut start = heapless::Vec::<u8, 16>::new();

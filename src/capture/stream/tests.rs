@@ -107,8 +107,8 @@ fn params() -> CaptureParams {
 
 fn expect(kind: Kind, look: bool) -> Expect {
     match kind {
-        Kind::Raw if look => Expect::Look(Some(PixelFormat::I420)),
-        Kind::Y4m | Kind::Mjpeg if look => Expect::Look(None),
+        Kind::Raw if look => Expect::Detect(Some(PixelFormat::I420)),
+        Kind::Y4m | Kind::Mjpeg if look => Expect::Detect(None),
         Kind::Y4m => Expect::Y4m,
         Kind::Raw => Expect::Raw(PixelFormat::I420),
         Kind::Mjpeg => Expect::Mjpeg,
@@ -269,8 +269,8 @@ proptest! {
         pieces in pieces(),
         known: bool,
         what in prop_oneof![
-            Just(Expect::Y4m), Just(Expect::Mjpeg), Just(Expect::Raw(PixelFormat::I420)), Just(Expect::Look(None)),
-            Just(Expect::Look(Some(PixelFormat::Yuyv))),
+            Just(Expect::Y4m), Just(Expect::Mjpeg), Just(Expect::Raw(PixelFormat::I420)), Just(Expect::Detect(None)),
+            Just(Expect::Detect(Some(PixelFormat::Yuyv))),
         ],
     ) {
         let mut noise = noise;
@@ -350,4 +350,131 @@ fn damage_ends_a_y4m_stream_with_its_place() {
     let fault = framer.advance(&mut source).unwrap_err();
     assert!(matches!(&fault, Fault::Stream(text) if text.contains(&format!("byte {at}"))), "{fault:?}");
     assert_eq!(framer.advance(&mut source).unwrap(), Next::End(None));
+}
+
+#[test]
+fn an_mjpeg_stream_that_changes_its_size_is_followed_and_starts_again_with_the_first() {
+    let (small, large) = (skeleton(16, 16, 1), skeleton(48, 32, 2));
+    let bytes = [small.repeat(2), large.repeat(5), small.clone(), large.clone()].concat();
+    for pieces in [&[1][..], &[50], &[]] {
+        let mut source = Pieces::new(bytes.clone(), pieces, true);
+        let mut framer = opened(&mut source, Expect::Mjpeg);
+        let played = play(&mut framer, &mut source, &[true]);
+        // The first two of the new size are not believed, and neither is the one small frame among large ones.
+        let frames: Vec<_> = played.read.iter().map(|(_, bytes)| bytes.clone()).collect();
+        let expected = [&small, &small, &large, &large, &large, &large].map(Clone::clone);
+        assert_eq!((frames.as_slice(), played.faults), (&expected[..], 3));
+        assert_eq!((framer.format().width, framer.format().height), (48, 32));
+        framer.rewound(0);
+        assert_eq!(framer.format().width, 16);
+    }
+}
+
+#[test]
+fn a_second_yuv4mpeg_header_changes_the_size() {
+    let (first, _) = stream(Kind::Y4m, &[1, 2]);
+    let second = [&b"YUV4MPEG2 W32 H16 F25:1 Ip C420jpeg\nFRAME\n"[..], &[7; 32 * 16 * 3 / 2]].concat();
+    let mut source = Pieces::new([first, second].concat(), &[5], true);
+    let mut framer = opened(&mut source, Expect::Y4m);
+    let played = play(&mut framer, &mut source, &[true]);
+    let lengths: Vec<usize> = played.read.iter().map(|(_, bytes)| bytes.len()).collect();
+    assert_eq!((lengths, played.faults), (vec![384, 384, 768], 0));
+    assert_eq!(framer.format().width, 32);
+}
+
+/// Words before the first frame, a multipart boundary, half a frame: the stream begins where it begins.
+#[test]
+fn the_start_of_a_stream_is_searched_for() {
+    let jpeg = skeleton(16, 16, 1);
+    let middle = &jpeg[jpeg.len() - 20..];
+    for kind in [Kind::Y4m, Kind::Mjpeg] {
+        let (bytes, frames) = stream(kind, &[1, 2, 3]);
+        for before in [
+            &b"Setting pipeline to PAUSED ...\n"[..],
+            b"--b\r\nContent-Type: image/jpeg\r\n\r\n",
+            middle,
+            b"YUV4",
+            &[b'x'; 60_000],
+        ] {
+            for pieces in [&[1][..], &[7, 0], &[4000]] {
+                let mut source = Pieces::new([before, &bytes].concat(), pieces, false);
+                let mut framer = opened(&mut source, Expect::Detect(None));
+                assert!(framer.offset() <= (before.len() + frames[0].0) as u64);
+                let played = play(&mut framer, &mut source, &[true]);
+                let read: Vec<_> = played.read.into_iter().map(|(_, bytes)| bytes).collect();
+                assert!(
+                    read.iter().eq(frames.iter().map(|(_, payload)| payload)),
+                    "{kind:?} after {before:?}"
+                );
+            }
+        }
+    }
+    let (bytes, _) = stream(Kind::Mjpeg, &[1]);
+    for (before, words) in
+        [(vec![b'x'; 80_000], "camera.pixel_format = \"mjpeg\""), (b"usage: video".to_vec(), "usage: video")]
+    {
+        let rest = if before.len() > 1000 { &bytes[..] } else { &[] };
+        let mut source = Pieces::new([&before, rest].concat(), &[1000], false);
+        match Framer::open(&mut source, Expect::Detect(None), &params(), "test") {
+            Err(Fault::Stream(text)) => assert!(text.contains(words), "{text}"),
+            _ => panic!("opened"),
+        }
+    }
+}
+
+#[test]
+fn a_jpeg_without_its_end_is_a_frame_where_the_next_begins_or_the_stream_ends() {
+    let whole = skeleton(16, 16, 1);
+    let bare = &whole[..whole.len() - 2];
+    let mut source = Pieces::new(bare.repeat(4), &[9, 0], false);
+    let mut framer = opened(&mut source, Expect::Mjpeg);
+    let played = play(&mut framer, &mut source, &[true, false]);
+    assert_eq!((played.announced, played.faults, played.halves.len()), (4, 0, 0));
+    assert!(played.read.iter().all(|(_, bytes)| bytes == bare) && played.read.len() == 2);
+}
+
+/// A JPEG may be larger than what its size suggests.
+#[test]
+fn a_jpeg_of_many_bytes_is_gathered() {
+    let mut large = skeleton(16, 16, 1);
+    let end = large.len() - 2;
+    large.splice(end..end, vec![0x11; 1 << 20]);
+    let mut source = Pieces::new(large.repeat(2), &[65_536], false);
+    let mut framer = opened(&mut source, Expect::Mjpeg);
+    for _ in 0..2 {
+        assert!(matches!(framer.advance(&mut source), Ok(Next::Frame(_))));
+        assert_eq!(framer.announced_bytes(), Some(large.len()));
+        let mut buffer = vec![0; large.len()];
+        assert!(matches!(framer.read_into(&mut source, &mut buffer), Ok(Read::Whole(_))));
+        assert!(buffer == large);
+    }
+}
+
+#[test]
+fn padded_rows_are_noticed_and_packed_ones_are_not() {
+    let picture = |row: usize, width: usize| -> Vec<u8> {
+        (0..200 * row)
+            .map(|at| (at % row, at / row))
+            .map(|(x, y)| {
+                if x >= width {
+                    0
+                } else if (x + y / 3) % 90 > 40 {
+                    180 + (x % 7) as u8
+                } else {
+                    30 + (y % 5) as u8
+                }
+            })
+            .collect()
+    };
+    for (row, width, likely) in [
+        (832, 780, Some(832)),
+        (780, 780, None),
+        (832, 832, None),
+        (128, 100, Some(128)),
+        (112, 100, Some(112)),
+    ] {
+        assert_eq!(likely_row_bytes(&picture(row, width), width), likely, "rows of {row} for {width}");
+    }
+    assert_eq!(likely_row_bytes(&[128; 10_000], 100), None, "nothing can be seen");
+    assert_eq!(likely_row_bytes(&[], 100), None);
 }

@@ -1,8 +1,8 @@
-//! A camera's knobs (exposure, power-line frequency, …): what the user's words mean for what the driver offers. Pure.
+//! V4L2 controls (exposure, power-line frequency, …): what the user's words mean for what the driver offers. Pure.
 
 use std::fmt;
 
-/// A knob that the driver offers.
+/// A control that the driver offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Control {
     /// The driver's number for it.
@@ -21,7 +21,7 @@ pub struct Control {
     pub inactive: bool,
 }
 
-/// What a knob takes.
+/// What a control takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Range {
     /// On or off.
@@ -54,10 +54,10 @@ impl fmt::Display for Range {
     }
 }
 
-/// What the user wants of a knob: `exposure_time_absolute = 200`.
+/// What the user wants of a control: `exposure_time_absolute = 200`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
-    /// The knob's name, as [`Control::name`].
+    /// The control's name, as [`Control::name`].
     pub name: String,
     /// A number, a menu's word, on or off.
     pub value: String,
@@ -90,7 +90,7 @@ pub(super) fn key(name: &str) -> String {
     words.collect::<Vec<_>>().join("_").to_ascii_lowercase()
 }
 
-/// The knob that `setting` means, and the number to set it to.
+/// The control that `setting` means, and the number to set it to.
 ///
 /// # Errors
 /// What is wrong with it, and what there is instead.
@@ -183,12 +183,12 @@ mod tests {
     proptest! {
         /// Whatever the driver calls its range (also a broken one), what is set lies in it.
         #[test]
-        fn numbers_stay_in_range(min in any::<i32>(), max in any::<i32>(), step in any::<i32>(), wish in any::<i32>()) {
+        fn numbers_stay_in_range(min in any::<i32>(), max in any::<i32>(), step in any::<i32>(), request in any::<i32>()) {
             let range = Range::Number { min: min.into(), max: max.into(), step: step.into() };
             let controls = [control("x", range, true)];
-            let setting = Setting { name: "x".into(), value: wish.to_string() };
+            let setting = Setting { name: "x".into(), value: request.to_string() };
             if let Ok((_, value)) = resolve(&controls, &setting) {
-                prop_assert!(value == i64::from(wish) && value >= min.into() && value <= max.into());
+                prop_assert!(value == i64::from(request) && value >= min.into() && value <= max.into());
             }
         }
     }

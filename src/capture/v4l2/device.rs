@@ -22,7 +22,7 @@ use v4l::{Device, Format, FourCC, Fraction};
 
 use super::controls::{self, Control, Range};
 use super::negotiate::{Offer, sizes_within};
-use super::queue::{Done, Kernel, Ready};
+use super::queue::{Dequeued, Kernel, Ready};
 use crate::capture::frame::PixelFormat;
 
 const CAPTURE: u32 = sys::v4l2_buf_type_V4L2_BUF_TYPE_VIDEO_CAPTURE;
@@ -68,7 +68,7 @@ fn blank<T: Plain>() -> T {
 
 /// What a device says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Card {
+pub struct DeviceInfo {
     /// The camera's name.
     pub name: String,
     /// The driver's name.
@@ -140,7 +140,7 @@ impl Camera {
     }
 
     /// VIDIOC_QUERYCAP.
-    pub(super) fn card(&self) -> io::Result<Card> {
+    pub(super) fn info(&self) -> io::Result<DeviceInfo> {
         let mut caps: sys::v4l2_capability = blank();
         self.call(vidioc::VIDIOC_QUERYCAP, &mut caps)?;
         // What this node can, not what the whole device can: a camera has metadata nodes beside it.
@@ -150,7 +150,7 @@ impl Camera {
         };
         let needed = sys::V4L2_CAP_VIDEO_CAPTURE | sys::V4L2_CAP_STREAMING;
         let codec = flags & (sys::V4L2_CAP_VIDEO_M2M | sys::V4L2_CAP_VIDEO_M2M_MPLANE) != 0;
-        Ok(Card {
+        Ok(DeviceInfo {
             name: text(&caps.card),
             driver: text(&caps.driver),
             bus: text(&caps.bus_info),
@@ -203,7 +203,7 @@ impl Camera {
         rates.reduce(f32::max)
     }
 
-    /// Every knob that takes a number, a switch or a menu, in the driver's order.
+    /// Every control that takes a number, a switch or a menu, in the driver's order.
     pub(super) fn controls(&self) -> Vec<Control> {
         let mut controls = Vec::new();
         let mut last = 0;
@@ -269,7 +269,7 @@ impl Camera {
         Ok(control.value)
     }
 
-    /// Sets a knob and tells what the driver made of it.
+    /// Sets a control and returns the value that the driver chose.
     pub(super) fn set_control(&self, id: u32, value: i64) -> io::Result<i64> {
         let value = i32::try_from(value).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         self.call(vidioc::VIDIOC_S_CTRL, &mut sys::v4l2_control { id, value })?;
@@ -352,7 +352,7 @@ impl Kernel for Camera {
         self.call(vidioc::VIDIOC_QBUF, &mut buffer(index))
     }
 
-    fn dequeue(&self) -> io::Result<Option<Done>> {
+    fn dequeue(&self) -> io::Result<Option<Dequeued>> {
         let mut done = buffer(0);
         match self.call(vidioc::VIDIOC_DQBUF, &mut done) {
             Ok(()) => {}
@@ -362,7 +362,7 @@ impl Kernel for Camera {
         let clock = done.flags & sys::V4L2_BUF_FLAG_TIMESTAMP_MASK;
         let nanos =
             i128::from(done.timestamp.tv_sec) * 1_000_000_000 + i128::from(done.timestamp.tv_usec) * 1000;
-        Ok(Some(Done {
+        Ok(Some(Dequeued {
             index: done.index,
             bytes_used: done.bytesused,
             sequence: done.sequence,

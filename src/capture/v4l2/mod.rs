@@ -7,7 +7,7 @@
 //!                                                                       └─► silent again, gone: Class::Retry
 //! ```
 //! A frame that nobody wants goes back to the kernel unread. Opening it again, by a path that stays the same when it is
-//! plugged in anew (`/dev/v4l/by-path/...`), is the owner's business.
+//! plugged in again (`/dev/v4l/by-path/...`), is up to the owner.
 
 mod controls;
 mod device;
@@ -20,12 +20,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 pub use controls::{Control, Range, Setting};
-pub use device::Card;
+pub use device::DeviceInfo;
 pub use negotiate::Offer;
 
 use device::{Agreed, Camera};
-use negotiate::{NoStart, Wish, start_best};
-use queue::{Done, Kernel, Queue, Ready};
+use negotiate::{FormatRequest, NoStart, start_best};
+use queue::{Dequeued, Kernel, Queue, Ready};
 
 use super::mjpeg_stream::{Head, SizeWatch, jpeg_head};
 use super::{Advance, CaptureParams, ColorOverride, Filled, FrameSource, Lending};
@@ -69,30 +69,30 @@ struct Last {
 }
 
 /// Where the camera that was opened first is plugged in, kept between openings: it may come back under another number, and
-/// another camera may have taken its own. What is plugged in at that place is the camera, also a new one.
+/// another camera may have taken its own. Whatever is plugged in at that place is the camera, even if it was replaced.
 #[derive(Debug, Clone, Default)]
-pub struct Known(Arc<OnceLock<Card>>);
+pub struct PinnedDevice(Arc<OnceLock<DeviceInfo>>);
 
-impl Known {
+impl PinnedDevice {
     /// The camera at `path`; if that is not the known one, the known one wherever it is now.
     ///
     /// # Errors
     /// What opening `path` said, or that another camera is there and the known one is nowhere.
-    fn open(&self, path: &Path) -> io::Result<(Camera, io::Result<Card>)> {
-        let there = Camera::open(path).map(|camera| (camera.card(), camera));
+    fn open(&self, path: &Path) -> io::Result<(Camera, io::Result<DeviceInfo>)> {
+        let there = Camera::open(path).map(|camera| (camera.info(), camera));
         let Some(known) = self.0.get() else {
-            let (card, camera) = there?;
-            return Ok((camera, card));
+            let (info, camera) = there?;
+            return Ok((camera, info));
         };
-        let at_home = |card: &Card| card.bus == known.bus && card.captures == known.captures;
+        let at_home = |info: &DeviceInfo| info.bus == known.bus && info.captures == known.captures;
         match there {
-            Ok((Ok(card), camera)) if at_home(&card) => Ok((camera, Ok(card))),
+            Ok((Ok(info), camera)) if at_home(&info) => Ok((camera, Ok(info))),
             other => {
                 let same = |node: &PathBuf| {
                     let camera = Camera::open(node).ok()?;
-                    let card = camera.card().ok().filter(at_home)?;
+                    let info = camera.info().ok().filter(at_home)?;
                     tracing::info!("camera '{}' is '{}' now", path.display(), node.display());
-                    Some((camera, Ok(card)))
+                    Some((camera, Ok(info)))
                 };
                 let found = nodes().unwrap_or_default().iter().find_map(|(_, node)| same(node));
                 found.ok_or_else(|| match other {
@@ -106,9 +106,9 @@ impl Known {
         }
     }
 
-    fn remember(&self, card: &Card) {
+    fn remember(&self, info: &DeviceInfo) {
         // The first stays.
-        let _known = self.0.set(card.clone());
+        let _known = self.0.set(info.clone());
     }
 }
 
@@ -120,34 +120,34 @@ impl Known {
 pub fn open(path: &Path, params: &CaptureParams, clock: Arc<dyn Clock>) -> Result<Box<dyn FrameSource>> {
     let what = format!("camera '{}'", path.display());
     let retry = |text: &str, error: io::Error| named(Error::retry, &what, text).caused_by(error);
-    let (camera, card) = params.known.open(path).map_err(|error| retry(CANNOT_BE_OPENED, error))?;
-    let card = card.map_err(|error| {
+    let (camera, info) = params.pinned.open(path).map_err(|error| retry(CANNOT_BE_OPENED, error))?;
+    let info = info.map_err(|error| {
         named(Error::fatal, &what, "is no video device: `flytrap cameras` lists them").caused_by(error)
     })?;
-    if !card.captures {
+    if !info.captures {
         let text = format!(
             "'{}' gives no pictures on this node (metadata, output or codec): `flytrap cameras` lists those that do",
-            card.name
+            info.name
         );
         return Err(named(Error::fatal, &what, &text));
     }
     let offers = camera.offers();
     drop(camera);
-    let wish = Wish {
+    let request = FormatRequest {
         width: params.width,
         height: params.height,
         pixel: params.pixel,
         fps: params.fps.map_or(params.serve_fps, |rate| rate.as_f64() as f32),
         side: params.serve_side,
     };
-    let started = start_best(&offers, &wish, |offer| start(path, &what, offer, wish.fps, params));
+    let started = start_best(&offers, &request, |offer| start(path, &what, offer, request.fps, params));
     let (queue, format, fps) = match started {
         Some(Ok(started)) => started,
         Some(Err(NoStart::Bandwidth(error) | NoStart::Other(error))) => return Err(error),
-        None => return Err(named(Error::fatal, &what, &no_offer(&offers, &wish))),
+        None => return Err(named(Error::fatal, &what, &no_offer(&offers, &request))),
     };
-    params.known.remember(&card);
-    tracing::info!(name = %card.name, driver = %card.driver, bus = %card.bus, fps, "{what}: {format}");
+    params.pinned.remember(&info);
+    tracing::info!(name = %info.name, driver = %info.driver, bus = %info.bus, fps, "{what}: {format}");
     let buffer_bytes = queue.kernel().buffer_bytes();
     Ok(Box::new(Stream::new(what, queue, buffer_bytes, format, params, clock)))
 }
@@ -168,7 +168,7 @@ fn start(
     let retry =
         |text: &str, error: io::Error| NoStart::Other(named(Error::retry, what, text).caused_by(error));
     let fatal = |text: &str| NoStart::Other(named(Error::fatal, what, text));
-    let (mut camera, _) = params.known.open(path).map_err(|error| retry(CANNOT_BE_OPENED, error))?;
+    let (mut camera, _) = params.pinned.open(path).map_err(|error| retry(CANNOT_BE_OPENED, error))?;
     let agreed = camera
         .agree(offer, fps)
         .map_err(|error| retry("did not take its own format: is another program using it?", error))?;
@@ -245,7 +245,7 @@ impl<K: Kernel + 'static> Stream<K> {
     }
 
     /// Numbers and stamps a frame. The driver's gaps become ours.
-    fn stamp(&mut self, done: &Done) -> FrameMeta {
+    fn stamp(&mut self, done: &Dequeued) -> FrameMeta {
         let now = self.clock.mono();
         let taken = done.monotonic_nanos.map_or(now, |nanos| self.clock.at_monotonic(nanos).min(now));
         let (seq, at) = match self.last {
@@ -264,7 +264,7 @@ impl<K: Kernel + 'static> Stream<K> {
 
     /// What is wrong with a frame of `used` bytes in the buffer `bytes`, if anything can be seen without decoding it. JPEGs may have
     /// another size than was agreed on: one that stays becomes the stream's.
-    fn fault(&mut self, done: &Done, bytes: &[u8]) -> Option<String> {
+    fn fault(&mut self, done: &Dequeued, bytes: &[u8]) -> Option<String> {
         let used = done.bytes_used as usize;
         let Some(valid) = bytes.get(..used).filter(|_| !done.damaged) else {
             return Some(format!("{used} bytes, damaged: {}", done.damaged));
@@ -369,10 +369,10 @@ impl<K: Kernel + 'static> Drop for Stream<K> {
     }
 }
 
-/// The user's knobs, in their order: an automatic is switched off before what it rules is set.
+/// Sets the user's V4L2 controls in their order: an automatic control is switched off before the one that it governs is set.
 fn set_controls(camera: &Camera, settings: &[Setting], what: &str) -> Result<()> {
     for setting in settings {
-        // Asked anew each time: one knob makes another one active.
+        // Read again each time: one control can activate another.
         let controls = camera.controls();
         let (control, value) =
             controls::resolve(&controls, setting).map_err(|text| named(Error::fatal, what, &text))?;
@@ -380,9 +380,9 @@ fn set_controls(camera: &Camera, settings: &[Setting], what: &str) -> Result<()>
             Ok(set) if set == value => tracing::info!("{what}: {setting}"),
             Ok(set) => tracing::warn!("{what}: {setting}: the camera made {set} of it"),
             Err(error) => {
-                // A camera without a knob counts, too.
+                // A camera counts without the control, too.
                 let why = if control.inactive {
-                    "; another control (an automatic) rules it: set that first"
+                    "; another control (an automatic one) governs it: set that first"
                 } else {
                     ""
                 };
@@ -414,7 +414,7 @@ fn frame_format(agreed: &Agreed, params: &CaptureParams) -> std::result::Result<
     }
 }
 
-fn no_offer(offers: &[Offer], wish: &Wish) -> String {
+fn no_offer(offers: &[Offer], request: &FormatRequest) -> String {
     if offers.is_empty() {
         return "it has no format that is read here (raw Bayer comes through exec:rpicam-vid ...)".to_owned();
     }
@@ -422,27 +422,27 @@ fn no_offer(offers: &[Offer], wish: &Wish) -> String {
         offers.iter().map(|o| format!("{} {}x{}", o.pixel, o.width, o.height)).collect();
     there.truncate(12);
     let side = |value: Option<u32>| value.map_or("any".to_owned(), |value| value.to_string());
-    let pixel = wish.pixel.map_or("any format".to_owned(), |pixel| pixel.to_string());
+    let pixel = request.pixel.map_or("any format".to_owned(), |pixel| pixel.to_string());
     format!(
         "it has no {pixel} of {} x {}: change camera.pixel_format, camera.width, camera.height to one of {}",
-        side(wish.width),
-        side(wish.height),
+        side(request.width),
+        side(request.height),
         there.join(", ")
     )
 }
 
 /// A device node that delivers pictures.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Found {
+pub struct CameraInfo {
     /// `/dev/videoN`.
     pub node: PathBuf,
-    /// A path that stays when it is plugged in anew, if there is one.
+    /// A path that stays the same when it is plugged in again, if there is one.
     pub stable: Option<PathBuf>,
     /// What it says about itself.
-    pub card: Card,
+    pub info: DeviceInfo,
     /// What it can deliver and we can read.
     pub offers: Vec<Offer>,
-    /// Its knobs.
+    /// Its V4L2 controls.
     pub controls: Vec<Control>,
 }
 
@@ -450,14 +450,14 @@ pub struct Found {
 ///
 /// # Errors
 /// If /dev cannot be listed. A node that cannot be opened is left out, with a warning.
-pub fn list() -> Result<Vec<Found>> {
+pub fn list() -> Result<Vec<CameraInfo>> {
     let unread = |error| Error::fatal(Kind::System, "/dev cannot be listed").caused_by(error);
     let mut found = Vec::new();
     for (_, node) in nodes().map_err(unread)? {
-        match Camera::open(&node).and_then(|camera| Ok((camera.card()?, camera))) {
-            Ok((card, camera)) if card.captures => {
+        match Camera::open(&node).and_then(|camera| Ok((camera.info()?, camera))) {
+            Ok((info, camera)) if info.captures => {
                 let (stable, offers, controls) = (stable_path(&node), camera.offers(), camera.controls());
-                found.push(Found { node, stable, card, offers, controls });
+                found.push(CameraInfo { node, stable, info, offers, controls });
             }
             Ok(_) => {}
             Err(error) => tracing::warn!("{}: {error}", node.display()),

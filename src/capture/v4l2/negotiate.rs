@@ -1,4 +1,4 @@
-//! Which of a camera's formats we ask for. Pure: knows offers and wishes, no device.
+//! Which of a camera's formats we ask for. Pure: knows offers and requests, no device.
 
 use crate::capture::frame::PixelFormat;
 
@@ -17,7 +17,7 @@ pub struct Offer {
 
 /// What we want of a camera.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Wish {
+pub(super) struct FormatRequest {
     /// Only this width, if set.
     pub(super) width: Option<u32>,
     /// Only this height, if set.
@@ -31,18 +31,18 @@ pub(super) struct Wish {
 }
 
 /// The best offer: fast enough before slow, then the smallest that serves the model (else the largest), then the cheapest
-/// to read. `None` if none is as the wish insists.
-pub(super) fn choose(offers: &[Offer], wish: &Wish) -> Option<Offer> {
+/// to read. `None` if none is as the request insists.
+pub(super) fn choose(offers: &[Offer], request: &FormatRequest) -> Option<Offer> {
     let insists = |offer: &&Offer| {
-        wish.width.is_none_or(|width| width == offer.width)
-            && wish.height.is_none_or(|height| height == offer.height)
-            && wish.pixel.is_none_or(|pixel| pixel == offer.pixel)
+        request.width.is_none_or(|width| width == offer.width)
+            && request.height.is_none_or(|height| height == offer.height)
+            && request.pixel.is_none_or(|pixel| pixel == offer.pixel)
     };
     let price = |offer: &Offer| {
         let area = u64::from(offer.width) * u64::from(offer.height);
-        let serves = offer.width.max(offer.height) >= wish.side;
+        let serves = offer.width.max(offer.height) >= request.side;
         // A driver that says nothing is taken at its word only after those that promise.
-        let fps = offer.fps_max.unwrap_or(0.0).min(wish.fps);
+        let fps = offer.fps_max.unwrap_or(0.0).min(request.fps);
         let size = if serves { area } else { u64::MAX - area };
         (-(fps * 1000.0) as i64, !serves, size, cost(offer.pixel))
     };
@@ -74,15 +74,15 @@ pub(super) enum NoStart<E> {
 /// Tries the best offer, and while the bus has no room for it the best of those that are lighter.
 ///
 /// # Errors
-/// What the last try said: with [`NoStart::Bandwidth`] nothing lighter is left. `None` if no offer is as the wish insists.
+/// What the last try said: with [`NoStart::Bandwidth`] nothing lighter is left. `None` if no offer is as the request insists.
 pub(super) fn start_best<T, E>(
     offers: &[Offer],
-    wish: &Wish,
+    request: &FormatRequest,
     mut start: impl FnMut(&Offer) -> Result<T, NoStart<E>>,
 ) -> Option<Result<T, NoStart<E>>> {
     let mut left = offers.to_vec();
     let mut outcome = None;
-    while let Some(offer) = choose(&left, wish) {
+    while let Some(offer) = choose(&left, request) {
         match start(&offer) {
             Err(NoStart::Bandwidth(why)) => {
                 left.retain(|other| load(other) < load(&offer));
@@ -132,7 +132,8 @@ mod tests {
         Offer { pixel, width, height, fps_max: (fps > 0.0).then_some(fps) }
     }
 
-    const WISH: Wish = Wish { width: None, height: None, pixel: None, fps: 6.0, side: 640 };
+    const REQUEST: FormatRequest =
+        FormatRequest { width: None, height: None, pixel: None, fps: 6.0, side: 640 };
 
     #[test]
     fn the_cheapest_that_serves() {
@@ -146,31 +147,31 @@ mod tests {
             offer(Yuyv, 1280, 720, 10.0),
             offer(Yuyv, 1920, 1080, 5.0),
         ];
-        for (wish, expected) in [
-            (WISH, offer(Yuyv, 640, 480, 30.0)),
-            (Wish { side: 320, ..WISH }, offer(Yuyv, 320, 240, 30.0)),
-            (Wish { side: 960, ..WISH }, offer(Yuyv, 1280, 720, 10.0)),
-            (Wish { side: 960, fps: 15.0, ..WISH }, offer(Mjpeg, 1280, 720, 30.0)),
-            (Wish { side: 1920, ..WISH }, offer(Mjpeg, 1920, 1080, 30.0)),
-            (Wish { side: 4000, ..WISH }, offer(Mjpeg, 1920, 1080, 30.0)),
-            (Wish { pixel: Some(Mjpeg), ..WISH }, offer(Mjpeg, 640, 480, 30.0)),
-            (Wish { width: Some(1920), ..WISH }, offer(Mjpeg, 1920, 1080, 30.0)),
-            (Wish { width: Some(1920), pixel: Some(Yuyv), ..WISH }, offer(Yuyv, 1920, 1080, 5.0)),
+        for (request, expected) in [
+            (REQUEST, offer(Yuyv, 640, 480, 30.0)),
+            (FormatRequest { side: 320, ..REQUEST }, offer(Yuyv, 320, 240, 30.0)),
+            (FormatRequest { side: 960, ..REQUEST }, offer(Yuyv, 1280, 720, 10.0)),
+            (FormatRequest { side: 960, fps: 15.0, ..REQUEST }, offer(Mjpeg, 1280, 720, 30.0)),
+            (FormatRequest { side: 1920, ..REQUEST }, offer(Mjpeg, 1920, 1080, 30.0)),
+            (FormatRequest { side: 4000, ..REQUEST }, offer(Mjpeg, 1920, 1080, 30.0)),
+            (FormatRequest { pixel: Some(Mjpeg), ..REQUEST }, offer(Mjpeg, 640, 480, 30.0)),
+            (FormatRequest { width: Some(1920), ..REQUEST }, offer(Mjpeg, 1920, 1080, 30.0)),
+            (FormatRequest { width: Some(1920), pixel: Some(Yuyv), ..REQUEST }, offer(Yuyv, 1920, 1080, 5.0)),
         ] {
-            assert_eq!(choose(&usb, &wish), Some(expected), "{wish:?}");
+            assert_eq!(choose(&usb, &request), Some(expected), "{request:?}");
         }
-        assert_eq!(choose(&usb, &Wish { height: Some(481), ..WISH }), None);
-        assert_eq!(choose(&[], &WISH), None);
+        assert_eq!(choose(&usb, &FormatRequest { height: Some(481), ..REQUEST }), None);
+        assert_eq!(choose(&[], &REQUEST), None);
     }
 
     #[test]
     fn layouts_are_ranked_and_silence_about_rates_is_no_promise() {
         let layouts = [Grey, Mjpeg, Rgb24, Yuyv, Nv12].map(|pixel| offer(pixel, 640, 480, 30.0));
-        assert_eq!(choose(&layouts, &WISH).unwrap().pixel, Nv12);
-        assert_eq!(choose(&layouts[..2], &WISH).unwrap().pixel, Mjpeg);
+        assert_eq!(choose(&layouts, &REQUEST).unwrap().pixel, Nv12);
+        assert_eq!(choose(&layouts[..2], &REQUEST).unwrap().pixel, Mjpeg);
         let silent = [offer(Yuyv, 640, 480, 0.0), offer(Mjpeg, 640, 480, 30.0)];
-        assert_eq!(choose(&silent, &WISH).unwrap().pixel, Mjpeg);
-        assert_eq!(choose(&silent[..1], &WISH).unwrap().pixel, Yuyv);
+        assert_eq!(choose(&silent, &REQUEST).unwrap().pixel, Mjpeg);
+        assert_eq!(choose(&silent[..1], &REQUEST).unwrap().pixel, Yuyv);
     }
 
     /// Two cameras on one hub: what does not fit is left out, and with it everything as heavy.
@@ -184,7 +185,7 @@ mod tests {
         ];
         let room = |bits: u64| {
             let mut tried = Vec::new();
-            let outcome = start_best(&usb, &Wish { side: 1280, ..WISH }, |offer| {
+            let outcome = start_best(&usb, &FormatRequest { side: 1280, ..REQUEST }, |offer| {
                 tried.push((offer.pixel, offer.width));
                 if load(offer) <= bits { Ok(*offer) } else { Err(NoStart::Bandwidth("full")) }
             });
@@ -201,11 +202,13 @@ mod tests {
         );
         let (tried, outcome) = room(10);
         assert!(tried == all && matches!(outcome, Some(Err(NoStart::Bandwidth("full")))), "{tried:?}");
-        let other = start_best(&usb, &WISH, |_| Err::<(), _>(NoStart::Other("busy")));
+        let other = start_best(&usb, &REQUEST, |_| Err::<(), _>(NoStart::Other("busy")));
         assert!(matches!(other, Some(Err(NoStart::Other("busy")))));
         assert!(
-            start_best(&usb, &Wish { width: Some(7), ..WISH }, |_| Err::<(), _>(NoStart::Other("")))
-                .is_none()
+            start_best(&usb, &FormatRequest { width: Some(7), ..REQUEST }, |_| Err::<(), _>(NoStart::Other(
+                ""
+            )))
+            .is_none()
         );
     }
 

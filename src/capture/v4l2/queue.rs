@@ -20,7 +20,7 @@ pub(super) const BUFFERS_MAX: u32 = 32;
 
 /// A buffer that the kernel has filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Done {
+pub(super) struct Dequeued {
     /// Which.
     pub(super) index: u32,
     /// Valid bytes, as the driver says.
@@ -53,7 +53,7 @@ pub(super) trait Kernel: Send + Sync {
     /// VIDIOC_QBUF.
     fn queue(&self, index: u32) -> io::Result<()>;
     /// VIDIOC_DQBUF; `None` if no buffer is done.
-    fn dequeue(&self) -> io::Result<Option<Done>>;
+    fn dequeue(&self) -> io::Result<Option<Dequeued>>;
     /// VIDIOC_STREAMON.
     fn start(&self) -> io::Result<()>;
     /// VIDIOC_STREAMOFF: all buffers are ours again, whatever is in them.
@@ -126,7 +126,7 @@ impl<K: Kernel + 'static> Queue<K> {
     ///
     /// # Errors
     /// What the kernel says; or a buffer number that it cannot have (`InvalidData`).
-    pub(super) fn dequeue(self: &Arc<Self>) -> io::Result<Option<(Done, Lease)>> {
+    pub(super) fn dequeue(self: &Arc<Self>) -> io::Result<Option<(Dequeued, Lease)>> {
         let mut state = self.lock();
         let Some(done) = self.kernel.dequeue()? else { return Ok(None) };
         if done.index >= self.kernel.buffers() || state.held & (1 << done.index) != 0 {
@@ -233,7 +233,7 @@ mod tests {
                 Ok(())
             })
         }
-        fn dequeue(&self) -> io::Result<Option<Done>> {
+        fn dequeue(&self) -> io::Result<Option<Dequeued>> {
             self.with(|model| {
                 if !model.streaming {
                     return invalid();
@@ -241,7 +241,7 @@ mod tests {
                 let Some(index) = model.done.pop_front() else { return Ok(None) };
                 model.sequence += 1;
                 let sequence = model.sequence;
-                Ok(Some(Done { index, bytes_used: 4, sequence, monotonic_nanos: None, damaged: false }))
+                Ok(Some(Dequeued { index, bytes_used: 4, sequence, monotonic_nanos: None, damaged: false }))
             })
         }
         fn start(&self) -> io::Result<()> {
@@ -322,7 +322,7 @@ mod tests {
         ) {
             let queue = Queue::new(FakeKernel::new(count));
             queue.start().unwrap();
-            let mut leases: Vec<(Done, Lease)> = Vec::new();
+            let mut leases: Vec<(Dequeued, Lease)> = Vec::new();
             for step in steps {
                 match step {
                     Step::Fill => queue.kernel().fill(),

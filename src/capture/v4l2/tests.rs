@@ -48,12 +48,12 @@ impl Kernel for Script {
         self.queued.lock().unwrap().push_back(index);
         Ok(())
     }
-    fn dequeue(&self) -> io::Result<Option<Done>> {
+    fn dequeue(&self) -> io::Result<Option<Dequeued>> {
         let mut steps = self.steps.lock().unwrap();
         let Some(&Step::Frame(sequence, bytes_used, damaged, ms)) = steps.front() else { return Ok(None) };
         let Some(index) = self.queued.lock().unwrap().pop_front() else { return Ok(None) };
         steps.pop_front();
-        Ok(Some(Done { index, bytes_used, sequence, monotonic_nanos: Some(ms * 1_000_000), damaged }))
+        Ok(Some(Dequeued { index, bytes_used, sequence, monotonic_nanos: Some(ms * 1_000_000), damaged }))
     }
     fn start(&self) -> io::Result<()> {
         *self.starts.lock().unwrap() += 1;

@@ -382,8 +382,10 @@ impl<'a> Bits<'a> {
             match self.bytes[at.min(self.bytes.len())..] {
                 [] | [0xff] => return Err(JpegError::Truncated),
                 [0xff, 0xff, ..] => at += 1,
-                // A stuffed byte, or a code that is no marker (T.81 table B.1: 02 to BF are reserved).
-                [0xff, 0..=0xbf, ..] => (at, stray) = (at + 2, stray + 2),
+                // A stuffed byte counts once, as it does in `ahead`.
+                [0xff, 0, ..] => (at, stray) = (at + 2, stray + 1),
+                // A code that is no marker (T.81 table B.1: 02 to BF are reserved).
+                [0xff, 1..=0xbf, ..] => (at, stray) = (at + 2, stray + 2),
                 [0xff, code, ..] if code == 0xd0 | n => {
                     *self = Bits::new(self.bytes, at + 2);
                     return Ok(stray);

@@ -488,7 +488,8 @@ fn stray_bytes_before_restart_markers_are_skipped_and_counted() {
             }
             bytes.push(byte);
         }
-        let count = markers / 3 * stray.len();
+        let stuffed = stray.windows(2).filter(|pair| *pair == [0xff, 0]).count();
+        let count = markers / 3 * (stray.len() - stuffed);
         assert_eq!(all_samples(&mut decoder, &bytes).as_ref(), Ok(&expected), "{stray:?}");
         assert!(markers > 10 && decoder.stray_bytes() == count, "{} of {count}", decoder.stray_bytes());
         assert_eq!(samples(&decoder.decode_dc_luma(&bytes).unwrap()), expected_dc, "{stray:?}, DC");
@@ -662,17 +663,14 @@ fn any_sampling_factors_are_read() {
             let v_max = factors.iter().map(|f| f.1).max().unwrap();
             for (c, plane) in [y, u, v].iter().enumerate() {
                 for (at_y, at_x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
-                    let row = plane.row(at_y * plane.height() / height);
-                    let ours = row[at_x * plane.width() / width];
+                    // A plane of halves or quarters keeps its size, all others have that of the picture.
+                    let y = if plane.height() == height { at_y } else { at_y * factors[c].1 / v_max };
+                    let x = if plane.width() == width { at_x } else { at_x * factors[c].0 / h_max };
                     let block = (at_x * factors[c].0 / h_max / 8, at_y * factors[c].1 / v_max / 8);
-                    // Planes of halves are rounded up, so that their last sample may serve one pixel more or less.
-                    let near = |x: usize, y: usize| level(c, x, y) == ours;
-                    let edge = plane.width() != width || plane.height() != height;
-                    assert!(
-                        near(block.0, block.1)
-                            || (edge
-                                && (near(block.0.saturating_sub(1), block.1) || near(block.0 + 1, block.1))),
-                        "{factors:?}, {width}x{height}, component {c} at {at_x},{at_y}: {ours}"
+                    assert_eq!(
+                        plane.row(y)[x],
+                        level(c, block.0, block.1),
+                        "{factors:?}, {width}x{height}, component {c} at {at_x},{at_y}"
                     );
                 }
             }
