@@ -77,14 +77,14 @@ impl Line {
 
     /// What is wrong with a line that lies along an edge of the picture, within [`EDGE_MIN`] of it, if this one does.
     pub fn edge_warning(&self) -> Option<String> {
-        let near = |distance: fn(PointRel) -> f32| distance(self.a).max(distance(self.b)) < EDGE_MIN;
-        let edges: [(&str, fn(PointRel) -> f32); 4] = [
-            ("left", |point| point.x),
-            ("right", |point| 1.0 - point.x),
-            ("upper", |point| point.y),
-            ("lower", |point| 1.0 - point.y),
+        let (a, b) = (self.a, self.b);
+        let edges = [
+            ("left", a.x.max(b.x)),
+            ("right", 1.0 - a.x.min(b.x)),
+            ("upper", a.y.max(b.y)),
+            ("lower", 1.0 - a.y.min(b.y)),
         ];
-        let (edge, _) = edges.into_iter().find(|(_, distance)| near(*distance))?;
+        let (edge, _) = edges.into_iter().find(|(_, distance)| *distance < EDGE_MIN)?;
         Some(format!(
             "line '{}' lies within {EDGE_MIN} of the picture's {edge} edge: road users are cut off there before they have crossed it, and \
              not all are counted: move it towards the middle",

@@ -479,7 +479,7 @@ mod tests {
                 clock.set(clock.mono() + Duration::from_millis(100));
                 match source.advance(Duration::ZERO).unwrap() {
                     Advance::Frame(_) => {
-                        widths.push(source.read_into(&mut buffer).map_or(0, |f| f.format.width))
+                        widths.push(source.read_into(&mut buffer).map_or(0, |f| f.format.width));
                     }
                     Advance::Idle => {}
                     Advance::End => panic!("it has no end"),

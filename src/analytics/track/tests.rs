@@ -160,7 +160,7 @@ fn detections_in_a_region_leave_tracks_outside_of_it_alone() {
     for frame in 4..60 {
         let x = (300.0 + 20.0 * frame as f32).min(600.0);
         t.update_region(at(f64::from(frame) / 10.0), &region, &[car(x, 300.0)], &mut |e| {
-            heard.push(words(e))
+            heard.push(words(e));
         });
         assert_eq!(ids(&t), [(1, x as i32)], "only what is in the region was seen");
     }

@@ -93,8 +93,13 @@ fn oracle(text: &str) -> BTreeMap<String, String> {
                     flatten(&format!("{prefix}[{index}]"), item, out);
                 }
             }
-            other => {
-                out.insert(prefix.to_owned(), other.to_string());
+            toml::Value::String(_)
+            | toml::Value::Integer(_)
+            | toml::Value::Float(_)
+            | toml::Value::Boolean(_)
+            | toml::Value::Datetime(_)
+            | toml::Value::Array(_) => {
+                out.insert(prefix.to_owned(), value.to_string());
             }
         }
     }

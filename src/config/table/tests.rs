@@ -117,7 +117,13 @@ fn ends(path: &str) -> (f64, f64) {
     match all().find(|(other, ..)| other == path).unwrap().2.kind {
         Kind::Whole(least, most) => (least as f64, most as f64),
         Kind::Number(least, most) => (least, most),
-        other => panic!("{path} is {other:?}"),
+        Kind::Switch
+        | Kind::Choice(_)
+        | Kind::Text
+        | Kind::Texts
+        | Kind::Wholes(..)
+        | Kind::Point
+        | Kind::Polygons => panic!("{path} is no number"),
     }
 }
 

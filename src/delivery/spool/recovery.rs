@@ -169,7 +169,7 @@ impl Stock {
         };
         self.next_id = self.next_id.max(id + 1);
         self.run = self.run.max(header.run.saturating_add(1));
-        self.add_known(file.as_mut(), (id, bytes), header, sums, closed);
+        self.add_known(file.as_mut(), (id, bytes), &header, sums, closed);
     }
 
     /// A segment whose header says whose it is.
@@ -177,14 +177,14 @@ impl Stock {
         &mut self,
         file: &mut dyn DiskFile,
         (id, bytes): (u64, u64),
-        header: Header,
+        header: &Header,
         noted: Sums,
         closed: bool,
     ) {
         let of_class = &mut self.classes[header.class as usize];
         // What the segment behind this one says about its end.
         let told_end = of_class.end_of(id);
-        of_class.follows = header.follows;
+        of_class.follows.clone_from(&header.follows);
         let run = Run { number: header.run, origin: Arc::new(header.origin.clone()) };
         let mut finished =
             Finished { id, run, sums: noted, bytes, damaged: false, short: false, torn: false };

@@ -114,7 +114,7 @@ proptest! {
         } else if let Body::Storage(storage) = &mut event.body {
             storage.newer = young[4];
         }
-        prop_assert_eq!(Event::decode(event.encode(&mut [0; RECORD_BYTES_MAX])), Ok(event.clone()));
+        prop_assert_eq!(Event::decode(event.encode(&mut [0; RECORD_BYTES_MAX])), Ok(event));
     }
 
     #[test]

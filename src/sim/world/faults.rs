@@ -18,7 +18,7 @@ pub(super) enum Fault {
     DiskAway,
     DiskBack,
     LinkOutage,
-    ServerFault,
+    Receiver,
     ClockStep,
     ClockLost,
 }
@@ -35,7 +35,7 @@ impl Fault {
             Fault::DiskAway => "disk away",
             Fault::DiskBack => "disk back",
             Fault::LinkOutage => "link outage",
-            Fault::ServerFault => "server fault",
+            Fault::Receiver => "server fault",
             Fault::ClockStep => "clock step",
             Fault::ClockLost => "clock lost",
         }
@@ -59,7 +59,7 @@ impl Faults {
             (Fault::DiskFull, disk.full),
             (Fault::DiskAway, disk.away),
             (Fault::LinkOutage, link.outages),
-            (Fault::ServerFault, link.moods),
+            (Fault::Receiver, link.moods),
             (Fault::ClockStep, clock.steps),
             (Fault::ClockLost, clock.lost),
         ] {

@@ -309,7 +309,7 @@ impl World {
             }
             Fault::DiskBack => self.disk.set_away(false),
             Fault::LinkOutage => self.server.cut_link(self.now + lasts(self.scenario.link.outage_mean_s)),
-            Fault::ServerFault => {
+            Fault::Receiver => {
                 let until = self.now + lasts(self.scenario.link.mood_mean_s);
                 self.server.next_fault_mode(until);
             }

@@ -539,7 +539,7 @@ fn rgb_is_read_as_rgb() {
                 assert_eq!([r, g, b].iter().flat_map(samples).collect::<Vec<_>>(), expected, "{name}");
                 samples(&g)
             }
-            other => panic!("{name}: {other:?}"),
+            planes @ (Planes::Grey(_) | Planes::Yuv { .. }) => panic!("{name}: {planes:?}"),
         };
         check_dc(name, bytes, &green, (64, 48), &mut decoder);
     }
@@ -607,7 +607,7 @@ fn blocks(
             }
         }
     }
-    while bits.len() % 8 > 0 {
+    while !bits.len().is_multiple_of(8) {
         bits.push('1');
     }
     for at in (0..bits.len()).step_by(8) {

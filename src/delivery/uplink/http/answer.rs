@@ -138,7 +138,7 @@ fn looks_like_a_page(body: &[u8], declared: bool) -> bool {
         let ends = tag.get(name.len()).is_none_or(|byte| !byte.is_ascii_alphanumeric());
         ends && tag.get(..name.len()).is_some_and(|word| word.eq_ignore_ascii_case(name.as_bytes()))
     };
-    declared || PAGE_TAGS.iter().any(|name| is_tag(name))
+    declared || PAGE_TAGS.iter().any(is_tag)
 }
 
 /// Whether JSON reports a failure in one of the fields that servers use for it.
