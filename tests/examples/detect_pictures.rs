@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use flytrap::config::Config;
+use flytrap::platform::cores::Machine;
 use flytrap::tools::pictures::Detector;
 
 fn main() -> ExitCode {
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     // Both say what is wrong, where, and what to do about it.
-    let config = match Config::load(Some(Path::new(config)), Vec::new()) {
+    let config = match Config::load(Some(Path::new(config)), Vec::new(), &Machine::read()) {
         Ok(config) => config,
         Err(mistakes) => {
             eprintln!("{mistakes}");
