@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::{config, crossings, data, flytrap, json_lines, output, run_squares, squares_truth, told};
+use flytrap::platform::clock::{Clock as _, SystemClock};
 use serde_json::Value;
 use server::{Mood, Server};
 
