@@ -278,9 +278,11 @@ impl Uplink {
         self.draining.is_some_and(|draining| now >= draining.until && (draining.tried || self.waiting() == 0))
     }
 
-    /// Whether a send was made while draining, and another one would have no time.
+    /// Whether a send was made while draining, and another one would have no time: less than [`LAST_SEND_MIN`], or less than a quarter of
+    /// a short drain time.
     fn too_late_to_send(&self, now: Mono) -> bool {
-        self.draining.is_some_and(|draining| draining.tried && draining.until.since(now) < LAST_SEND_MIN)
+        let least = LAST_SEND_MIN.min(self.drain / 4);
+        self.draining.is_some_and(|draining| draining.tried && draining.until.since(now) < least)
     }
 
     fn wait(&self, seen: u64, until: Option<Mono>) {
@@ -292,8 +294,9 @@ impl Uplink {
 
     fn send(&mut self, now: Mono, part: std::ops::Range<usize>) {
         if let Some(draining) = &mut self.draining {
+            let left = draining.until.since(now);
+            self.sink.limit_sends(if draining.tried { left } else { left.max(LAST_SEND_MIN) });
             draining.tried = true;
-            self.sink.limit_sends(draining.until.since(now).max(LAST_SEND_MIN));
         }
         // A retry keeps the stamps of the first try, so that its bytes are the same; only stamps of a calendar that is not synchronised are
         // worth a new reading, and not where an event is known by its stamp.
