@@ -121,7 +121,7 @@ impl Capture {
                 return Ok(());
             }
             // A program has its idle time-out to show its first frame.
-            self.shared.promise(Stage::Capture, self.params.idle_timeout);
+            self.shared.heartbeat(Stage::Capture, self.params.idle_timeout);
             let ended = match open(&self.spec, &self.params, Arc::clone(&self.shared.clock)) {
                 Ok(source) => {
                     self.fit(&*source)?;
@@ -145,7 +145,7 @@ impl Capture {
             }
             say_up(up);
             let delay = self.backoff.next_delay();
-            self.shared.promise(Stage::Capture, delay);
+            self.shared.heartbeat(Stage::Capture, delay);
             if self.shared.stop.wait(delay) {
                 return Ok(());
             }
@@ -155,7 +155,7 @@ impl Capture {
     /// There is no camera yet to build the stages for; that the network works is shown all the same before anybody is told that the
     /// program is ready. On a thread of its own, which leaves no memory behind.
     fn prove(&self) -> Result<()> {
-        self.shared.promise(Stage::Capture, BUILD_MAX);
+        self.shared.heartbeat(Stage::Capture, BUILD_MAX);
         let shared = Arc::clone(&self.shared);
         spawn("self-test", move || prove(&shared.config))?.join().unwrap_or_else(|_| {
             Err(Error::fatal(Kind::System, "the self-test failed; see the message above"))
@@ -201,7 +201,7 @@ impl Capture {
             if shared.stop.requested() {
                 return Ok(Ended::Stopped);
             }
-            shared.promise(Stage::Capture, longest);
+            shared.heartbeat(Stage::Capture, longest);
             let error = match source.advance(PATIENCE) {
                 Ok(Advance::Idle) => continue,
                 Ok(Advance::End) => return Ok(Ended::Over),
@@ -282,7 +282,7 @@ impl Capture {
         let Some((model, wanted)) = self.model.take() else {
             return Err(Error::fatal(Kind::System, "the model was used up without a pipeline"));
         };
-        self.shared.promise(Stage::Capture, BUILD_MAX);
+        self.shared.heartbeat(Stage::Capture, BUILD_MAX);
         // Built on the thread that runs it: what building frees, that thread's part of the heap uses again.
         let (ready, built) = mpsc::channel();
         let shared = Arc::clone(&self.shared);

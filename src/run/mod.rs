@@ -69,7 +69,7 @@ pub(crate) struct Shared {
     pub(crate) options: RunOptions,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) faults: Faults,
-    pub(crate) senses: gpio::Senses,
+    pub(crate) motion_and_light: gpio::MotionAndLight,
     /// What the spool wrote.
     written: Mutex<LastDay>,
 }
@@ -81,10 +81,10 @@ impl Shared {
         self.written.lock().unwrap_or_else(PoisonError::into_inner).note(now, written)
     }
 
-    /// `stage` has finished something; the next comes within `wait` and what one piece of work may take.
-    pub(crate) fn promise(&self, stage: Stage, wait: Duration) {
+    /// `stage` has finished something. The next piece is due within `wait` and `watchdog.stage_timeout_s`.
+    pub(crate) fn heartbeat(&self, stage: Stage, wait: Duration) {
         let now = self.clock.mono();
-        self.ledger.promise(stage, now + wait + self.config.watchdog.stage_timeout);
+        self.ledger.set_deadline(stage, now + wait + self.config.watchdog.stage_timeout);
         self.faults.inject(Some(stage), self.started, now);
     }
 
@@ -178,7 +178,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
         options,
         ledger,
         faults,
-        senses: gpio::Senses::default(),
+        motion_and_light: gpio::MotionAndLight::default(),
         written: Mutex::default(),
     });
     post_start(&shared, &supervisor, &model);
@@ -244,7 +244,7 @@ fn deliver(shared: Arc<Shared>, driver: Uplink, report: Sender<Report>) -> impl 
         let wait = Duration::from_secs(1);
         let over_http = shared.config.uplink.target.is_http();
         let send = if over_http { shared.config.uplink.http.deadlines.whole } else { wait };
-        let told = driver.run(|sends| shared.promise(Stage::Uplink, if sends { send } else { wait }));
+        let told = driver.run(|sends| shared.heartbeat(Stage::Uplink, if sends { send } else { wait }));
         shared.ledger.ended(Stage::Uplink);
         tell(&report, told);
     }

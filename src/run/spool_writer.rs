@@ -79,7 +79,7 @@ pub(super) fn keep(shared: &Shared) {
     let mut told = Told::default();
     let mut keeper = Keeper::new(shared.clock.mono());
     loop {
-        shared.promise(Stage::Spool, LOOK_MAX);
+        shared.heartbeat(Stage::Spool, LOOK_MAX);
         // Both are read before anything is looked at: what comes from here on ends the wait below at once.
         let (seen, closed) = (shared.outbox.signals(), shared.outbox.closed());
         let now = shared.clock.mono();
