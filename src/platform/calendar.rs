@@ -1,8 +1,8 @@
 //! What time of day it was (I5): from the boot clock, which never jumps, and the best reading of the calendar so far.
 //!
-//! A [`Timekeeper`] remembers the last reading that somebody vouched for: once the calendar was synchronised, a clock that is
-//! set wrong by hand, steps by years or loses its time server does not touch the stamps of this boot any more. A [`Calendar`]
-//! is what one batch is stamped with: the reading, the bounds where nobody vouches for it, and the end of the present.
+//! A [`Timekeeper`] remembers the last synchronised reading: once the calendar was synchronised, a clock that is set wrong by
+//! hand, steps by years or loses its time server no longer changes the timestamps of this boot. A [`Calendar`] is what one batch is
+//! stamped with: the reading, the bounds where it is not trusted, and the latest time that can be true.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,18 +10,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::platform::clock::{BUILD_UNIX_NANOS, Clock, ClockMap, Mono, Wall};
 
-/// A stamp further ahead than this is wrong, whoever vouched for it, and is not sent.
+/// A timestamp further in the future than this is wrong, synchronised or not, and is not sent.
 const AHEAD_MAX: i64 = 86_400_000_000_000;
 
 /// Readings that differ by less are the same reading: a clock that is slewed moves with the boot clock, one that is set moves
 /// by more. So a repeated event has the same stamp to the nanosecond.
 const JITTER_NANOS: u128 = 5_000_000;
 
-/// How wrong a boot clock can run that nothing disciplines: crystals of small boards are within 50 parts in a million, and
+/// Largest drift of an undisciplined boot clock: crystals of small boards are within 50 parts in a million, and
 /// as much again for heat and frost.
 const DRIFT_PER_MILLION: i128 = 100;
 
-/// A stamp that may be further off than this says how far.
+/// A timestamp that may be further off than this carries its bounds.
 const TOLD_FROM_NANOS: i128 = 1_000_000_000;
 
 /// Keeps the best reading of this boot.
@@ -41,13 +41,13 @@ impl Timekeeper {
         self.clock.mono()
     }
 
-    /// Reads the clocks and says the best that is known: the last reading that was synchronised, else the present one.
+    /// Reads the clocks and returns the best reading so far: the last synchronised one, else the present one.
     pub fn map(&self) -> ClockMap {
         let now = self.clock.map();
         self.learn(now).unwrap_or(now)
     }
 
-    /// What the calendar shows now, by the best that is known.
+    /// The calendar time now, by the best reading so far.
     pub fn wall(&self) -> Wall {
         self.map().moved_to(self.mono()).wall
     }
@@ -57,8 +57,8 @@ impl Timekeeper {
         Calendar::new((self.map(), self.mono()), past, bounds)
     }
 
-    /// Takes a reading of this boot into account, perhaps one that an earlier process left on disk, and says the best. None
-    /// from before the build is taken.
+    /// Takes a reading of this boot into account (perhaps one that an earlier process left on disk) and returns the best so far.
+    /// Readings from before the build are ignored.
     pub fn learn(&self, read: ClockMap) -> Option<ClockMap> {
         let mut best = self.best.lock().unwrap_or_else(PoisonError::into_inner);
         let newer = best.is_none_or(|old| match (old.wall.synchronised, read.wall.synchronised) {
@@ -79,7 +79,7 @@ impl Timekeeper {
     }
 }
 
-/// What is known about a boot whose calendar nobody vouched for.
+/// What is known about a boot whose calendar was never synchronised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Bounds {
     /// The machine started no earlier than this: the last that an earlier boot knew. Nanoseconds since 1970.
@@ -93,7 +93,7 @@ pub struct Bounds {
 pub struct Stamp {
     /// Nanoseconds since 1970, if it is known; never before the year of the build, never more than a day in the future.
     pub time: Option<i64>,
-    /// Whether somebody vouched for `time`.
+    /// Whether `time` comes from a synchronised clock.
     pub synchronised: bool,
     /// Not before this, if that says more than `time` does.
     pub not_before: Option<i64>,
@@ -106,7 +106,7 @@ pub struct Stamp {
 pub struct Calendar {
     /// Both clocks read together.
     pub map: ClockMap,
-    /// What else is known if nobody vouches for that.
+    /// What else is known if that is not trusted.
     pub bounds: Bounds,
     /// No stamp is later than this, nanoseconds since 1970.
     pub latest: i64,
@@ -129,7 +129,7 @@ impl Calendar {
         Calendar { map: past.unwrap_or(now), bounds: Bounds { over_before, ..bounds }, latest }
     }
 
-    /// Whether somebody vouches for its stamps.
+    /// Whether its timestamps are trusted.
     pub fn vouched(&self) -> bool {
         self.map.wall.vouched() && self.map.wall.unix_nanos <= self.latest
     }

@@ -1,7 +1,7 @@
 //! Time. The only file that reads a clock; everybody else is told `now`.
 //!
 //! [`Mono`] is the boot clock (`CLOCK_BOOTTIME`): it never jumps, counts suspend, and all deadlines use it.
-//! [`Wall`] is what the calendar says, together with whether anybody vouches for it: data that we attach, never a deadline.
+//! [`Wall`] is what the calendar says, together with whether it is synchronised: data that we attach, never a deadline.
 #![allow(unsafe_code, reason = "adjtimex has no safe wrapper; one call, argued below")]
 
 use std::fmt;
@@ -73,7 +73,7 @@ impl Wall {
         self.unix_nanos >= BUILD_UNIX_NANOS
     }
 
-    /// Whether the reading can be true and somebody says that it is.
+    /// Whether the reading is synchronised and can be true.
     pub const fn vouched(self) -> bool {
         self.synchronised && self.plausible()
     }
@@ -89,7 +89,7 @@ pub struct ClockMap {
 }
 
 impl ClockMap {
-    /// Nobody knows the calendar.
+    /// The calendar is unknown.
     pub const UNKNOWN: ClockMap =
         ClockMap { mono: Mono::ZERO, wall: Wall { unix_nanos: i64::MIN, synchronised: false } };
 
@@ -106,7 +106,7 @@ impl ClockMap {
     }
 
     /// Whether it says something that `before` does not: the calendar was set, moved by more than half a second against the
-    /// boot clock, or somebody vouches for it now.
+    /// boot clock, or was synchronised since.
     pub fn is_news_after(&self, before: Option<ClockMap>) -> bool {
         self.wall.plausible()
             && before.is_none_or(|before| {
@@ -116,7 +116,7 @@ impl ClockMap {
     }
 }
 
-/// Who tells the time. The program has one [`SystemClock`]; tests and the simulation bring their own.
+/// A source of time. The program has one [`SystemClock`]; tests and the simulation bring their own.
 pub trait Clock: Send + Sync {
     /// The boot clock.
     fn mono(&self) -> Mono;

@@ -1,5 +1,4 @@
-//! Which cores the network runs on: where a board has large and small ones (big.LITTLE), the large ones, so that no step waits for
-//! a small one.
+//! Which cores the network runs on: the large ones where a board has both (big.LITTLE), so that no step waits for a small one.
 
 use std::path::Path;
 
@@ -21,7 +20,7 @@ pub struct Core {
     pub capacity: u64,
 }
 
-/// Those that this program may run on; empty where the system does not tell of all of them.
+/// The cores that this program may run on; empty where the system does not describe all of them.
 pub fn of_system() -> Vec<Core> {
     let mut cores = read(Path::new("/sys/devices/system/cpu"));
     if let Ok(allowed) = sched_getaffinity(None) {

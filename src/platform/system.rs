@@ -27,14 +27,14 @@ pub fn peak_resident_bytes() -> u64 {
     kibibytes.map_or_else(resident_bytes, |count| count << 10)
 }
 
-/// Begins [`peak_resident_bytes`] anew. Kernels without page monitoring refuse it; the peak then includes the start.
+/// Resets [`peak_resident_bytes`]. Kernels without page monitoring refuse it; the peak then includes the start.
 pub fn reset_peak() {
     // "5" resets the peak: proc_pid_clear_refs(5).
     let _refused = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-/// From here on large pieces go back to the system as soon as they are free: loading a model takes several times what is kept of it,
-/// and the C library would keep the rest for the next time. To be called before other threads are there.
+/// From here on large allocations return to the system as soon as they are freed: loading a model takes several times what is kept of
+/// it, and the C library would keep the rest. Call it before starting threads.
 pub fn map_large_pieces() {
     #[cfg(target_env = "gnu")]
     #[allow(unsafe_code, reason = "a call of the C library that takes no pointer")]

@@ -235,7 +235,7 @@ impl Capture {
                 return Ok(());
             }
             // A program has its idle time-out to show its first frame.
-            self.shared.promise(Stage::Capture, self.params.idle_timeout);
+            self.shared.heartbeat(Stage::Capture, self.params.idle_timeout);
             let ended = match open(&self.spec, &self.params, Arc::clone(&self.shared.clock)) {
                 Ok(source) => match self.fit(&*source) {
                     Ok(()) => {
@@ -259,7 +259,7 @@ impl Capture {
             }
             say_up(up);
             let delay = self.recovery.next_delay();
-            self.shared.promise(Stage::Capture, delay);
+            self.shared.heartbeat(Stage::Capture, delay);
             if self.shared.stop.wait(delay) {
                 return Ok(());
             }
@@ -269,7 +269,7 @@ impl Capture {
     /// Runs the self-test although there is no camera to build the stages for: the program must not be called ready before the network
     /// is known to work. On a thread of its own, which leaves no memory behind.
     fn prove(&self) -> Result<()> {
-        self.shared.promise(Stage::Capture, BUILD_MAX);
+        self.shared.heartbeat(Stage::Capture, BUILD_MAX);
         let Some((model, _)) = &self.model else { return Ok(()) };
         // A clone shares the parsed file.
         let (shared, model) = (Arc::clone(&self.shared), model.clone());
@@ -318,7 +318,7 @@ impl Capture {
             if shared.stop.requested() {
                 return Ok(Ended::Stopped);
             }
-            shared.promise(Stage::Capture, longest);
+            shared.heartbeat(Stage::Capture, longest);
             if let Some(error) = self.check_liveness(&mut liveness) {
                 return Ok(Ended::Lost(error));
             }
@@ -433,7 +433,7 @@ impl Capture {
             }
             tracing::info!("frames of {format} come after {}: the stages are built again", there.format);
             self.ring_dropped += there.ring.dropped();
-            self.shared.promise(Stage::Capture, BUILD_MAX);
+            self.shared.heartbeat(Stage::Capture, BUILD_MAX);
             self.close_downstream()?;
         }
         let (model, wanted) = match self.model.take() {
@@ -444,7 +444,7 @@ impl Capture {
                 (model, wanted)
             }
         };
-        self.shared.promise(Stage::Capture, BUILD_MAX);
+        self.shared.heartbeat(Stage::Capture, BUILD_MAX);
         // Built on the thread that runs it: what building frees, that thread's part of the heap uses again.
         let (ready, built) = mpsc::channel();
         let incoming = Incoming { format, slot_bytes, lending };

@@ -1,5 +1,5 @@
-//! The board's pins at work: what the LED shows, what the motion sensor says, when the light is on. Runs on the main
-//! thread, ten times a second; missing pins are told once and looked for again.
+//! Drives the board's pins: status LED, motion sensor, light. Runs on the main thread, ten times a second. Pins that are refused
+//! are logged once and requested again.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -14,30 +14,33 @@ use crate::platform::gpio::chip::{Input, Output};
 use crate::platform::gpio::signals::{Condition, Health, Light, condition, lit};
 use crate::platform::gpio::{Pin, PinParams};
 
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(100);
-/// Between two tries to get pins that are refused.
+/// Time between two polls.
+const POLL: Duration = Duration::from_millis(100);
+/// Time between two requests for pins that are refused.
 const RETRY: Duration = Duration::from_secs(60);
-/// How long a loss counts as one that goes on.
+/// How long the LED shows a loss.
 const LOSS: Duration = Duration::from_secs(60);
 
-/// What threads tell each other about what moves. Zero is "never".
+/// When something last moved, and how bright the picture is: shared by the threads that see it and those that act on it. Zero is
+/// "never".
 #[derive(Debug, Default)]
-pub(crate) struct Senses {
+pub(crate) struct MotionAndLight {
+    /// The motion sensor.
     sensed: AtomicU64,
+    /// The picture.
     moved: AtomicU64,
     /// Mean brightness of the last picture plus one.
     brightness: AtomicU32,
 }
 
-impl Senses {
+impl MotionAndLight {
     /// When the motion sensor was last high.
-    pub(crate) fn sensed(&self) -> Option<Mono> {
+    pub(crate) fn last_sensed(&self) -> Option<Mono> {
         when(&self.sensed)
     }
 
-    /// Something moved in the picture at `now`, or not, and it was so bright.
-    pub(crate) fn saw(&self, now: Mono, moved: bool, brightness: u8) {
+    /// A picture was looked at: whether something moved in it, and its mean brightness.
+    pub(crate) fn note_picture(&self, now: Mono, moved: bool, brightness: u8) {
         if moved {
             self.moved.store(now.as_nanos(), Relaxed);
         }
@@ -45,7 +48,7 @@ impl Senses {
     }
 
     fn last_motion(&self) -> Option<Mono> {
-        self.sensed().max(when(&self.moved))
+        self.last_sensed().max(when(&self.moved))
     }
 
     fn last_brightness(&self) -> Option<u8> {
@@ -60,7 +63,7 @@ fn when(at: &AtomicU64) -> Option<Mono> {
     }
 }
 
-/// The pins that were given to us.
+/// The pins in use.
 struct Taken {
     status_led: Option<(Box<dyn Output>, bool)>,
     motion_sensor: Option<(Box<dyn Input>, bool)>,
@@ -86,26 +89,26 @@ impl Taken {
     }
 }
 
-/// Works the pins for ever. Comes back never; without any in the configuration it does nothing.
+/// Drives the pins for ever; does nothing if none is configured. Never returns.
 pub(super) async fn operate(shared: &Shared) {
     let params = &shared.config.pins;
     if [params.status_led, params.motion_sensor, params.light].iter().all(Option::is_none) {
         return futures_lite::future::pending().await;
     }
-    let mut timer = smol::Timer::interval(LOOK);
+    let mut timer = smol::Timer::interval(POLL);
     let mut light = Light::new(params.lighting);
-    let mut judge = Judge::new(shared.started);
+    let mut monitor = ConditionMonitor::new(shared.started);
     let mut taken = None;
     let mut retry_at = Mono::ZERO;
-    let mut told = false;
+    let mut is_logged = false;
     loop {
         let now = shared.clock.mono();
         let failed = match &mut taken {
-            Some(pins) => work(pins, shared, &mut light, judge.condition(shared, now), now).err(),
+            Some(pins) => poll(pins, shared, &mut light, monitor.condition(shared, now), now).err(),
             None if now < retry_at => None,
             None => match Taken::take(params) {
                 Ok(pins) => {
-                    (taken, told) = (Some(pins), false);
+                    (taken, is_logged) = (Some(pins), false);
                     None
                 }
                 Err(error) => Some(error),
@@ -113,8 +116,8 @@ pub(super) async fn operate(shared: &Shared) {
         };
         if let Some(error) = failed {
             (taken, retry_at) = (None, now + RETRY);
-            if !std::mem::replace(&mut told, true) {
-                tracing::warn!("{error}; it goes on without pins and tries again each minute");
+            if !std::mem::replace(&mut is_logged, true) {
+                tracing::warn!("{error}; continuing without pins, trying again each minute");
                 shared.post_own(Body::Degraded { reason: fixed(&error.to_string()) });
             }
         }
@@ -122,25 +125,29 @@ pub(super) async fn operate(shared: &Shared) {
     }
 }
 
-/// One look.
-fn work(pins: &mut Taken, shared: &Shared, light: &mut Light, condition: Condition, now: Mono) -> Result<()> {
+/// One poll.
+fn poll(pins: &mut Taken, shared: &Shared, light: &mut Light, condition: Condition, now: Mono) -> Result<()> {
     if let Some((sensor, inverted)) = &pins.motion_sensor
         && sensor.level()? != *inverted
     {
-        shared.senses.sensed.store(now.as_nanos(), Relaxed);
+        shared.motion_and_light.sensed.store(now.as_nanos(), Relaxed);
     }
     if let Some((led, inverted)) = &mut pins.status_led {
         led.set(lit(condition, now) != *inverted)?;
     }
     if let Some((lamp, inverted)) = &mut pins.light {
-        let on = light.decide(now, shared.senses.last_motion(), shared.senses.last_brightness());
+        let on = light.decide(
+            now,
+            shared.motion_and_light.last_motion(),
+            shared.motion_and_light.last_brightness(),
+        );
         lamp.set(on != *inverted)?;
     }
     Ok(())
 }
 
-/// Makes conditions of counters.
-struct Judge {
+/// Derives the condition from counters.
+struct ConditionMonitor {
     started: Mono,
     lost: u64,
     lost_at: Option<Mono>,
@@ -148,9 +155,9 @@ struct Judge {
     delivered_at: Option<Mono>,
 }
 
-impl Judge {
+impl ConditionMonitor {
     fn new(started: Mono) -> Self {
-        Judge { started, lost: 0, lost_at: None, failures: 0, delivered_at: None }
+        ConditionMonitor { started, lost: 0, lost_at: None, failures: 0, delivered_at: None }
     }
 
     fn condition(&mut self, shared: &Shared, now: Mono) -> Condition {
@@ -177,15 +184,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn senses_remember_the_last_of_both() {
+    fn the_latest_of_sensor_and_picture_counts() {
         let at = |seconds: u64| Mono::from_nanos(seconds * 1_000_000_000);
-        let senses = Senses::default();
-        assert_eq!((senses.last_motion(), senses.last_brightness()), (None, None));
-        senses.saw(at(5), false, 0);
-        assert_eq!((senses.last_motion(), senses.last_brightness()), (None, Some(0)));
-        senses.saw(at(6), true, 255);
-        assert_eq!((senses.last_motion(), senses.last_brightness()), (Some(at(6)), Some(255)));
-        senses.sensed.store(at(9).as_nanos(), Relaxed);
-        assert_eq!((senses.last_motion(), senses.sensed()), (Some(at(9)), Some(at(9))));
+        let state = MotionAndLight::default();
+        assert_eq!((state.last_motion(), state.last_brightness()), (None, None));
+        state.note_picture(at(5), false, 0);
+        assert_eq!((state.last_motion(), state.last_brightness()), (None, Some(0)));
+        state.note_picture(at(6), true, 255);
+        assert_eq!((state.last_motion(), state.last_brightness()), (Some(at(6)), Some(255)));
+        state.sensed.store(at(9).as_nanos(), Relaxed);
+        assert_eq!((state.last_motion(), state.last_sensed()), (Some(at(9)), Some(at(9))));
     }
 }

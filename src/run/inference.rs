@@ -172,7 +172,7 @@ impl Processor {
     /// Processes until the ring is closed and empty.
     pub(super) fn run(mut self) -> Result<()> {
         let outcome = loop {
-            self.shared.promise(Stage::Pipeline, PATIENCE);
+            self.shared.heartbeat(Stage::Pipeline, PATIENCE);
             match self.reader.take(PATIENCE) {
                 Taken::Frame(slot) => {
                     if let Err(error) = self.process(&slot) {
@@ -204,7 +204,7 @@ impl Processor {
             }
         };
         let shared = &self.shared;
-        if let Some(sensed) = shared.senses.sensed() {
+        if let Some(sensed) = shared.motion_and_light.last_sensed() {
             self.stages.pipeline.wake(sensed);
         }
         let outcome = self.stages.process(&frame, at, &mut |body| post(shared, at, body));
@@ -231,7 +231,7 @@ impl Processor {
         let metrics = &self.shared.metrics;
         metrics.saw_frame(now);
         if let Some(brightness) = self.stages.pipeline.brightness() {
-            self.shared.senses.saw(now, outcome.gate == Some(Reason::Motion), brightness);
+            self.shared.motion_and_light.note_picture(now, outcome.gate == Some(Reason::Motion), brightness);
         }
         if outcome.mended {
             self.mended += 1;

@@ -70,7 +70,7 @@ pub(crate) struct Shared {
     pub(crate) options: RunOptions,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) faults: Faults,
-    pub(crate) senses: gpio::Senses,
+    pub(crate) motion_and_light: gpio::MotionAndLight,
     /// Why the last corrupt frame was one.
     pub(crate) last_corrupt: Mutex<String>,
     /// What the spool wrote.
@@ -87,9 +87,9 @@ impl Shared {
     }
 
     /// `stage` has finished something; the next comes within `wait` and what one piece of work may take.
-    pub(crate) fn promise(&self, stage: Stage, wait: Duration) {
+    pub(crate) fn heartbeat(&self, stage: Stage, wait: Duration) {
         let now = self.clock.mono();
-        self.ledger.promise(stage, now + wait + self.config.watchdog.stage_timeout);
+        self.ledger.set_deadline(stage, now + wait + self.config.watchdog.stage_timeout);
         self.faults.inject(Some(stage), self.started, now);
     }
 
@@ -196,7 +196,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
         options,
         ledger,
         faults,
-        senses: gpio::Senses::default(),
+        motion_and_light: gpio::MotionAndLight::default(),
         last_corrupt: Mutex::default(),
         written: Mutex::default(),
         interval: Mutex::default(),
@@ -270,7 +270,7 @@ fn deliver(shared: Arc<Shared>, driver: Uplink, report: Sender<Report>) -> impl 
         let wait = Duration::from_secs(1);
         let over_http = shared.config.uplink.target.is_http();
         let send = if over_http { shared.config.uplink.http.deadlines.whole } else { wait };
-        let told = driver.run(|sends| shared.promise(Stage::Uplink, spool + if sends { send } else { wait }));
+        let told = driver.run(|sends| shared.heartbeat(Stage::Uplink, spool + if sends { send } else { wait }));
         shared.ledger.ended(Stage::Uplink);
         tell(&report, told);
         shared.outbox.wake(); // Wakes the spool's thread, which has the last word.

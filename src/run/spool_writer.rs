@@ -78,7 +78,7 @@ pub(super) fn keep(shared: &Shared, uplink_ended: &Receiver<Report>, report: &Se
     let mut told = Told::default();
     let mut writer = SpoolWriter::new(shared.clock.mono());
     let last = loop {
-        shared.promise(Stage::Spool, LOOK_MAX);
+        shared.heartbeat(Stage::Spool, LOOK_MAX);
         // All are read before anything is looked at: what comes from here on ends the wait below at once.
         let (seen, ended) = (shared.outbox.signals(), uplink_ended.try_recv());
         let (closed, now) = (shared.outbox.closed(), shared.clock.mono());

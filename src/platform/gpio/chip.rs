@@ -1,4 +1,5 @@
-//! Pins: a Raspberry Pi's through `rppal`, any other board's through the kernel's chip. The only file that names either.
+//! GPIO pins: a Raspberry Pi's through `rppal`, any other board's through the kernel's character device. The only file that names
+//! either.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use crate::base::error::{Error, Kind, Result};
 /// The chip that is there on every board.
 const CHIP: &str = "/dev/gpiochip0";
 
-/// Who is asked for pins.
+/// Which chip the pins belong to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Chip {
     /// A Raspberry Pi's registers if this is one, else the kernel's first chip.
@@ -78,7 +79,7 @@ pub enum Board {
     Kernel(PathBuf),
 }
 
-/// A pin that we drive. It is given back when this is dropped.
+/// An output pin. Dropping it releases the pin.
 pub trait Output: Send {
     /// Drives it high or low.
     ///
@@ -92,7 +93,7 @@ pub trait Output: Send {
     fn level(&self) -> Result<bool>;
 }
 
-/// A pin that somebody else drives.
+/// An input pin.
 pub trait Input: Send {
     /// Its level: high?
     ///
@@ -110,10 +111,10 @@ impl Board {
         }
     }
 
-    /// Takes a pin to drive it, low at first.
+    /// Requests a pin as output, low at first.
     ///
     /// # Errors
-    /// No such pin, or somebody else has it.
+    /// No such pin, or another program holds it.
     pub fn output(&self, pin: u8) -> Result<Box<dyn Output>> {
         match self {
             Board::Pi(gpio) => {
@@ -129,7 +130,7 @@ impl Board {
         }
     }
 
-    /// Takes a pin to read it, pulled low so that a cut wire is no motion.
+    /// Requests a pin as input, pulled low so that a cut wire reads as no motion.
     ///
     /// # Errors
     /// As [`Board::output`].

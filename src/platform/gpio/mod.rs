@@ -1,4 +1,4 @@
-//! The board's pins: a status LED, a motion sensor, a light. All of it may be missing (I12).
+//! The board's pins: a status LED, a motion sensor, a light. Any of them may be missing (I12).
 //!
 //! [`signals`] decides (pure), [`chip`] is the only file that touches pins.
 
@@ -11,19 +11,19 @@ use signals::LightParams;
 /// Which pin does what.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct PinParams {
-    /// Who is asked for pins.
+    /// Which chip the pins belong to.
     pub chip: Chip,
-    /// Shows how things are.
+    /// Shows the state of the program.
     pub status_led: Option<Pin>,
     /// High while something warm moves.
     pub motion_sensor: Option<Pin>,
     /// Lights the road.
     pub light: Option<Pin>,
-    /// When it does.
+    /// When the light is on.
     pub lighting: LightParams,
 }
 
-/// A pin and its sense.
+/// A pin and its polarity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pin {
     /// Its number on the chip (on a Raspberry Pi Broadcom's).

@@ -1,7 +1,7 @@
-//! What the pins mean: the blinking of the status LED, when the light is on, how long the motion sensor is believed. Pure.
+//! What the pins mean: the blink pattern of the status LED, and when the light is on. Pure.
 //!
 //! ```text
-//!   well       ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁█     one flash in 3 s: it lives, and it costs little power
+//!   well       ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁█     one flash in 3 s: alive, at little power
 //!   degraded   █████▁▁▁▁▁█████▁▁▁▁▁█████▁▁▁▁▁     half on, half off, once a second
 //!   no camera  █▁▁█▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁     two flashes
 //!   no link    █▁▁█▁▁█▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁     three flashes
@@ -11,16 +11,16 @@ use std::time::Duration;
 
 use crate::platform::clock::Mono;
 
-/// Without a frame for so long there is no camera, for the LED.
+/// No frame for this long means no camera, for the LED.
 const CAMERA_SILENT: Duration = Duration::from_secs(10);
-/// Undelivered for so long there is no link, for the LED: longer than a batch waits for company.
+/// No delivery for this long means no link, for the LED: longer than a batch waits to fill.
 const LINK_SILENT: Duration = Duration::from_secs(120);
 
-/// How a pattern repeats, and its grain.
+/// Period of a blink pattern, and its step.
 const PERIOD_MS: u64 = 3000;
-const GRAIN_MS: u64 = 100;
+const STEP_MS: u64 = 100;
 
-/// What somebody under the mast wants to know. The first that is true is shown, in the order of [`condition`].
+/// What somebody below the mast wants to know. [`condition`] shows the most serious one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
     /// Frames come, events leave.
@@ -29,11 +29,11 @@ pub enum Condition {
     Degraded,
     /// No frames.
     NoCamera,
-    /// Events wait and nobody takes them.
+    /// Events wait, and no receiver takes them.
     NoLink,
 }
 
-/// What the condition is judged by.
+/// What the condition is derived from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Health {
     /// Since the last good frame, or since the start.
@@ -61,12 +61,12 @@ pub fn condition(health: &Health) -> Condition {
 
 /// Whether the LED is on at `now`.
 pub fn lit(condition: Condition, now: Mono) -> bool {
-    let grain = now.as_nanos() / 1_000_000 % PERIOD_MS / GRAIN_MS;
+    let step = now.as_nanos() / 1_000_000 % PERIOD_MS / STEP_MS;
     match condition {
-        Condition::Well => grain == 29,
-        Condition::Degraded => grain % 10 < 5,
-        Condition::NoCamera => matches!(grain, 0 | 3),
-        Condition::NoLink => matches!(grain, 0 | 3 | 6),
+        Condition::Well => step == 29,
+        Condition::Degraded => step % 10 < 5,
+        Condition::NoCamera => matches!(step, 0 | 3),
+        Condition::NoLink => matches!(step, 0 | 3 | 6),
     }
 }
 
@@ -86,8 +86,8 @@ impl Default for LightParams {
     }
 }
 
-/// The light: goes on when something moves in the dark, and stays on while it goes on moving, however bright the light
-/// itself makes the picture.
+/// The light: goes on when something moves in the dark, and stays on while motion continues, however bright the light itself makes
+/// the picture.
 #[derive(Debug)]
 pub struct Light {
     params: LightParams,

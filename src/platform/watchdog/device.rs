@@ -141,7 +141,7 @@ impl Hardware {
         self.was_reset
     }
 
-    /// Begins the time anew.
+    /// Restarts the time-out.
     ///
     /// # Errors
     /// What the kernel says: the device is gone, and with it the protection.

@@ -1,9 +1,9 @@
-//! What the last run ended with, kept in a small file, so that the next run can report it.
+//! How the last run ended, kept in a small file, so that the next run can report it.
 //!
 //! ```text
 //!   start: read ─► the last run's end ─► write "running" ─► … ─► the end: write the reason
 //! ```
-//! A file that still says "running" belongs to a run that nobody could say goodbye to: killed, crashed, or without power.
+//! A file that still says "running" belongs to a run that could not record its end: killed, crashed, or without power.
 //! Written at the start and at the end only. The file is replaced whole (write, fsync, rename), so that a power cut leaves
 //! the old one or the new one; bytes that are neither are set aside as `….damaged`.
 

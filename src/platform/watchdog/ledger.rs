@@ -1,8 +1,8 @@
-//! Who has to finish something by when. Pure: told the time, reads no clock, starts nothing.
+//! Heartbeat deadlines: which stage has to finish something by when. Pure: told the time, reads no clock, starts nothing.
 //!
-//! A stage that has finished a piece of work says by when the next one will be finished. A stage that is known to wait (a
-//! back-off, an empty queue) says so in the same way. Once somebody is late the ledger stays that way only as long as they
-//! are: whether to believe in a recovery is the reader's business.
+//! A stage that has finished a piece of work sets the deadline of the next one (its heartbeat deadline). A stage that is known
+//! to wait (a back-off, an empty queue) includes the wait. A late stage is reported for as long as it is late: whether to trust
+//! a recovery is up to the reader.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -38,10 +38,10 @@ impl Stage {
     }
 }
 
-/// Due time of a stage that has nothing to do: not started yet, or ended.
+/// Deadline of a stage that has nothing to do: not started yet, or ended.
 const NEVER: u64 = u64::MAX;
 
-/// The promises of all stages. Any thread writes its own, nobody waits.
+/// The deadlines of all stages. Each thread writes its own; nobody waits.
 #[derive(Debug)]
 pub struct Ledger {
     due: [AtomicU64; Stage::ALL.len()],
@@ -53,7 +53,7 @@ impl Default for Ledger {
     }
 }
 
-/// A stage that did not keep its promise.
+/// A stage that missed its deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Overdue {
     /// Which.
@@ -70,7 +70,7 @@ impl fmt::Display for Overdue {
 
 impl Ledger {
     /// `stage` has finished something, and will have finished the next thing by `by`.
-    pub fn promise(&self, stage: Stage, by: Mono) {
+    pub fn set_deadline(&self, stage: Stage, by: Mono) {
         self.due[stage as usize].store(by.as_nanos().min(NEVER - 1), Relaxed);
     }
 
@@ -101,10 +101,10 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_late_before_it_begins_or_after_it_ended() {
+    fn no_stage_is_late_before_it_begins_or_after_it_ended() {
         let ledger = Ledger::default();
         assert_eq!(ledger.overdue(at(1 << 30)), None);
-        ledger.promise(Stage::Pipeline, at(5));
+        ledger.set_deadline(Stage::Pipeline, at(5));
         assert_eq!(ledger.overdue(at(5)), None, "in time is not late");
         let late = ledger.overdue(at(7)).unwrap();
         assert_eq!(late, Overdue { stage: Stage::Pipeline, late: Duration::from_secs(2) });
@@ -114,14 +114,14 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_time_is_a_promise_too() {
+    fn a_deadline_at_the_end_of_time_counts() {
         let ledger = Ledger::default();
-        ledger.promise(Stage::Uplink, Mono::from_nanos(u64::MAX));
+        ledger.set_deadline(Stage::Uplink, Mono::from_nanos(u64::MAX));
         assert_eq!(ledger.overdue(Mono::from_nanos(u64::MAX)).map(|late| late.stage), Some(Stage::Uplink));
     }
 
     proptest! {
-        /// Against the plain rule: late is who promised less than now and has not ended; the latest is named.
+        /// Against the plain rule: a stage is late if its deadline has passed and it has not ended; the latest one is named.
         #[test]
         fn the_latest_is_named(
             steps in proptest::collection::vec((0usize..3, proptest::option::of(0u64..100)), 0..40),
@@ -131,7 +131,7 @@ mod tests {
             let mut due = [None; 3];
             for (stage, by) in steps {
                 match by {
-                    Some(by) => ledger.promise(Stage::ALL[stage], at(by)),
+                    Some(by) => ledger.set_deadline(Stage::ALL[stage], at(by)),
                     None => ledger.ended(Stage::ALL[stage]),
                 }
                 due[stage] = by;

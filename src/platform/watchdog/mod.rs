@@ -1,14 +1,14 @@
-//! Whoever restarts us is told that we are well only while every stage finishes work.
+//! Watchdogs: fed only while every stage finishes its work in time.
 //!
 //! ```text
 //!   capture ──┐ "done; the next by 08:15:42"                        ┌─► systemd (notify.rs)
 //!   pipeline ─┼────────► Ledger ── is anybody late? ── no ─► feed ──┤
 //!   uplink ───┘                           │                         └─► /dev/watchdog (device.rs)
-//!                                         └ yes ─► no more feeding: its name goes to the log, the receiver, the history
+//!                                         └ yes ─► no more feeding: its name is recorded, logged, sent
 //! ```
 //! A stage that hangs ends the feeding for good: with a hardware watchdog the board is reset within its time, without one
-//! the program ends and its supervisor starts it again. An absent camera is no hang: looking for it is work too. What the
-//! last run ended with is kept in [`history`], so that the next one can report it.
+//! the program ends and the service manager starts it again. An absent camera is no hang: looking for it is work too. [`history`]
+//! keeps how the last run ended, so that the next one can report it.
 
 pub mod device;
 pub mod fault;
