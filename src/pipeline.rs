@@ -12,7 +12,7 @@
 pub mod worker;
 
 use crate::analytics::track;
-use crate::analytics::{self, Follower};
+use crate::analytics::{self, Analytics};
 use crate::base::error::Result;
 use crate::capture::frame::{FrameFormat, FrameView, PixelFormat};
 use crate::event::Body;
@@ -24,7 +24,7 @@ use crate::vision::detect::model::Classes;
 use crate::vision::detect::{ClassId, Detections};
 use crate::vision::gate::{self, Gate, Verdict};
 use crate::vision::jpeg::JpegDecoder;
-use crate::vision::roi::{self, Focus, Look};
+use crate::vision::roi::{self, RoiPlan, RoiPlanner};
 
 /// Settings of all stages.
 #[derive(Debug, Clone)]
@@ -36,9 +36,9 @@ pub struct Params {
     /// Classes that are followed; empty for all of the model.
     pub wanted: Vec<ClassId>,
     /// The tracker and counting.
-    pub follow: analytics::Params,
+    pub analytics: analytics::Params,
     /// Where to look, for an engine that has several sizes; `None`: always at the whole picture.
-    pub focus: Option<roi::Params>,
+    pub roi: Option<roi::Params>,
 }
 
 /// What was done with a frame, for the counters.
@@ -49,7 +49,7 @@ pub struct Outcome {
     /// Whether the network ran.
     pub inferred: bool,
     /// Where it looked, if not at the whole picture.
-    pub look: Option<Look>,
+    pub roi: Option<RoiPlan>,
     /// Detections of the wanted classes, weak ones included; without those that a part's sides cut through.
     pub detections: u32,
     /// What the decoder had no room for.
@@ -70,14 +70,14 @@ pub enum Failure {
 /// All stages of one camera.
 pub struct Pipeline {
     gate: Option<Gate>,
-    focus: Option<Focus>,
+    planner: Option<RoiPlanner>,
     /// Detections from this score on begin tracks.
     score_new: f32,
     jpeg: Option<JpegDecoder>,
     letterbox: Letterbox,
     decoder: Decoder,
     detections: Detections,
-    follower: Follower,
+    analytics: Analytics,
     size: (u32, u32),
 }
 
@@ -90,20 +90,20 @@ impl Pipeline {
         let FrameFormat { width, height, pixel, .. } = *format;
         let wanted = |class| params.wanted.is_empty() || params.wanted.contains(&class);
         let jpeg = (pixel == PixelFormat::Mjpeg).then(|| JpegDecoder::new(width, height));
-        let focus = match params.focus {
-            Some(focus) if params.gate.is_some() => Focus::new(focus, &network.sizes)?,
+        let planner = match params.roi {
+            Some(planner) if params.gate.is_some() => RoiPlanner::new(planner, &network.sizes)?,
             _ => None,
         };
         let names: Vec<&str> = classes.names().collect();
         Ok(Pipeline {
-            focus,
-            score_new: params.follow.track.score_new,
+            planner,
+            score_new: params.analytics.track.score_new,
             gate: params.gate.map(|gate| Gate::new(gate, width, height)).transpose()?,
             jpeg,
             letterbox: Letterbox::new(network.sizes[0]),
             decoder: Decoder::new(network.head, params.decode, wanted),
             detections: Detections::new(),
-            follower: Follower::new(&params.follow, (width, height), &names)?,
+            analytics: Analytics::new(&params.analytics, (width, height), &names)?,
             size: (width, height),
         })
     }
@@ -114,7 +114,7 @@ impl Pipeline {
             + self.jpeg.as_ref().map_or(0, JpegDecoder::heap_bytes)
             + self.letterbox.heap_bytes()
             + self.decoder.heap_bytes()
-            + self.follower.heap_bytes()
+            + self.analytics.heap_bytes()
             + size_of::<Detections>()
     }
 
@@ -125,12 +125,12 @@ impl Pipeline {
 
     /// The name of a class of the model; `?` for one that it does not have.
     pub fn class_name(&self, class: ClassId) -> &str {
-        self.follower.class_name(class)
+        self.analytics.class_name(class)
     }
 
     /// The tracker's counters.
     pub fn track_counters(&self) -> track::Counters {
-        self.follower.tracker().counters()
+        self.analytics.tracker().counters()
     }
 
     /// Takes one frame, captured at `at`, through all stages. `engine` has the shape that the pipeline was made for. `on` hears what
@@ -146,25 +146,31 @@ impl Pipeline {
         on: &mut dyn FnMut(Body),
     ) -> std::result::Result<Outcome, Failure> {
         self.follow_size(frame.format(), at, on);
-        let verdict = self.look(frame, at)?;
+        let verdict = self.ask_gate(frame, at)?;
         let gate = verdict.as_ref().map(|verdict| verdict.reason);
         if gate.is_some_and(|reason| !reason.open()) {
-            self.follower.still(at, on);
+            self.analytics.still(at, on);
             return Ok(Outcome { gate, mended: self.mended(frame), ..Outcome::default() });
         }
-        let look = self.focus(at, verdict.as_ref());
-        let dropped = self.detect(engine, frame, look)?;
-        if let Some(focus) = &mut self.focus {
-            focus.looked(at, look);
-            if let Some(look) = &look {
-                let tracks = self.follower.tracker().outlook(at);
-                focus.drop_cut(look, &mut self.detections, &tracks, self.score_new, size_of_frame(self.size));
+        let roi = self.plan_roi(at, verdict.as_ref());
+        let dropped = self.detect(engine, frame, roi)?;
+        if let Some(planner) = &mut self.planner {
+            planner.looked(at, roi);
+            if let Some(roi) = &roi {
+                let tracks = self.analytics.tracker().outlook(at);
+                planner.drop_cut(
+                    roi,
+                    &mut self.detections,
+                    &tracks,
+                    self.score_new,
+                    size_of_frame(self.size),
+                );
             }
         }
-        let part = look.map(|look| look.part.bbox());
-        self.follower.update(at, &self.detections, part.as_ref(), on);
+        let part = roi.map(|roi| roi.part.bbox());
+        self.analytics.update(at, &self.detections, part.as_ref(), on);
         let detections = self.detections.len() as u32;
-        Ok(Outcome { gate, inferred: true, look, detections, dropped, mended: self.mended(frame) })
+        Ok(Outcome { gate, inferred: true, roi, detections, dropped, mended: self.mended(frame) })
     }
 
     /// Whether the JPEG that was just decoded had stray bytes.
@@ -187,7 +193,7 @@ impl Pipeline {
 
     /// The source has ended at `at`: so do all tracks.
     pub fn finish(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
-        self.follower.finish(at, on);
+        self.analytics.finish(at, on);
     }
 
     /// Pictures of another size (a folder): everything that is in frame pixels starts again.
@@ -198,9 +204,9 @@ impl Pipeline {
         }
         self.finish(at, on);
         self.size = size;
-        self.follower.resize(size.0, size.1);
-        if let Some(focus) = &mut self.focus {
-            focus.reset();
+        self.analytics.resize(size.0, size.1);
+        if let Some(planner) = &mut self.planner {
+            planner.reset();
         }
         if let Some(gate) = &mut self.gate {
             // A mask that leaves nothing at this size makes the gate look everywhere; a size out of range is no frame.
@@ -209,7 +215,7 @@ impl Pipeline {
     }
 
     /// Asks the gate. A JPEG is not decoded for it: the block means are enough.
-    fn look(&mut self, frame: &FrameView<'_>, at: Mono) -> std::result::Result<Option<Verdict>, Failure> {
+    fn ask_gate(&mut self, frame: &FrameView<'_>, at: Mono) -> std::result::Result<Option<Verdict>, Failure> {
         let Some(gate) = &mut self.gate else { return Ok(None) };
         let verdict = match (frame.planes(), &mut self.jpeg) {
             (Ok(planes), _) => gate.look(at, &planes.luma()),
@@ -220,10 +226,10 @@ impl Pipeline {
     }
 
     /// Asks where to look.
-    fn focus(&mut self, at: Mono, verdict: Option<&Verdict>) -> Option<Look> {
-        let focus = self.focus.as_mut()?;
-        let tracks = self.follower.tracker().outlook(at);
-        verdict.and_then(|verdict| focus.choose(at, verdict, &tracks, size_of_frame(self.size)))
+    fn plan_roi(&mut self, at: Mono, verdict: Option<&Verdict>) -> Option<RoiPlan> {
+        let planner = self.planner.as_mut()?;
+        let tracks = self.analytics.tracker().outlook(at);
+        verdict.and_then(|verdict| planner.choose(at, verdict, &tracks, size_of_frame(self.size)))
     }
 
     /// Letterbox, network, decode: fills `detections`.
@@ -231,13 +237,13 @@ impl Pipeline {
         &mut self,
         engine: &mut dyn Engine,
         frame: &FrameView<'_>,
-        look: Option<Look>,
+        roi: Option<RoiPlan>,
     ) -> std::result::Result<Dropped, Failure> {
         let size = size_of_frame(self.size);
-        let part = look.map_or(Part::whole(size), |look| look.part);
+        let part = roi.map_or(Part::whole(size), |roi| roi.part);
         let Pipeline { jpeg, letterbox, decoder, detections, .. } = self;
         // Another camera may have left it at another size.
-        engine.select(look.map_or(0, |look| look.rung));
+        engine.select(roi.map_or(0, |roi| roi.size_index));
         let model = engine.size();
         let placement = match (frame.planes(), jpeg) {
             (Ok(planes), _) => {
@@ -328,17 +334,17 @@ mod tests {
             gate: Some(gate::Params::default()),
             decode: decode::Params { score_min: 0.1, iou_max: 0.5 },
             wanted: Vec::new(),
-            follow: analytics::Params {
+            analytics: analytics::Params {
                 track: track::Params::default(),
                 count: analytics::count::Params::default(),
                 lines: Vec::new(),
             },
-            focus: Some(roi::Params::default()),
+            roi: Some(roi::Params::default()),
         }
     }
 
     /// What a pipeline finds in each frame, and at which size it looks.
-    type Found = Vec<(Option<Look>, Vec<crate::vision::detect::Detection>)>;
+    type Found = Vec<(Option<RoiPlan>, Vec<crate::vision::detect::Detection>)>;
 
     fn step(
         pipeline: &mut Pipeline,
@@ -351,13 +357,13 @@ mod tests {
         let at = Mono::ZERO + Duration::from_millis(200 * at as u64);
         let outcome =
             pipeline.process(engine, &FrameView::new(format, frame).unwrap(), at, &mut |_| {}).unwrap();
-        found.push((outcome.look, pipeline.detections().to_vec()));
+        found.push((outcome.roi, pipeline.detections().to_vec()));
     }
 
     #[test]
     fn cameras_that_share_an_engine_find_what_each_finds_alone() {
         let loaded = loaded();
-        let sizes = roi::rungs(loaded.size_for(Size { width: 640, height: 360 }).unwrap(), loaded.stride());
+        let sizes = roi::input_sizes(loaded.size_for(Size { width: 640, height: 360 }).unwrap(), loaded.stride());
         assert!(sizes.len() > 1, "{sizes:?}");
         let start = || loaded.clone().plan(&sizes).unwrap().start().unwrap();
         let cameras = [street(3, FRAMES), street(4, FRAMES)];
@@ -373,7 +379,7 @@ mod tests {
                 step(&mut pipelines[camera], &mut *shared, *format, &frames[at], at, &mut together[camera]);
             }
         }
-        let looks = |found: &Found| found.iter().filter(|(look, _)| look.is_some()).count();
+        let looks = |found: &Found| found.iter().filter(|(roi, _)| roi.is_some()).count();
         assert!(together.iter().map(looks).sum::<usize>() > 0, "the engine was never at another size");
         for ((format, frames), together) in cameras.iter().zip(&together) {
             let (mut engine, _) = start();

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Output;
 
 use common::{output, say};
-use flytrap::analytics::count::Line;
+use flytrap::analytics::count::CountingLine;
 use flytrap::event::Direction;
 use flytrap::sim::judge::Judge;
 use flytrap::sim::scene::{Hour, Scene, SceneParams, Weather};
@@ -74,7 +74,8 @@ fn cars_that_pass_a_parked_bonnet_are_counted_once() {
         ..SceneParams::default()
     };
     let mut scene = Scene::new(&street).unwrap();
-    let mut judge = Judge::new(&[Line::middle()], scene.setting().view(), street.width, street.height);
+    let mut judge =
+        Judge::new(&[CountingLine::middle()], scene.setting().view(), street.width, street.height);
     let mut rgb = vec![0; scene.picture_bytes()];
     for frame in 0..10 * SECONDS {
         judge.see(scene.render(f64::from(frame) / 10.0, &mut rgb));

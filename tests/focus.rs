@@ -75,14 +75,14 @@ fn open(shared: &Path) -> Loaded {
     Loaded::open(&ModelParams { path, sha256: None, engine, ranges: None, trial: None }).unwrap()
 }
 
-fn pipeline(frame: &Picture, shared: &Path, focus: Option<roi::Params>) -> (WithEngine, Vec<Size>, Classes) {
+fn pipeline(frame: &Picture, shared: &Path, roi: Option<roi::Params>) -> (WithEngine, Vec<Size>, Classes) {
     let config = Config::load(None, Vec::new(), &Machine::default()).unwrap();
     let model = open(shared);
     let size = Size { width: frame.format.width as usize, height: frame.format.height as usize };
-    let rungs: Vec<Size> = roi::rungs(model.size_for(size).unwrap(), model.stride()).to_vec();
+    let rungs: Vec<Size> = roi::input_sizes(model.size_for(size).unwrap(), model.stride()).to_vec();
     let (engine, classes) = model.plan(&rungs).unwrap().start().unwrap();
     let wanted = ["car", "truck", "bus"].iter().map(|name| classes.find(name).unwrap()).collect();
-    let params = Params { focus, ..config.camera.stages(wanted) };
+    let params = Params { roi, ..config.camera.stages(wanted) };
     let pipeline = Pipeline::new(params, &frame.format, &engine.shape(), &classes).unwrap();
     (WithEngine { pipeline, engine }, rungs, classes)
 }
@@ -159,12 +159,12 @@ fn parts_cost_less_and_show_as_much() {
                 |size: Size| (size.width * size.height) as f64 / (rungs[0].width * rungs[0].height) as f64;
             looks += 1;
             theirs.work += 1.0;
-            ours.work += outcome.look.map_or(1.0, |look| area(rungs[look.rung]));
-            let Some(look) = outcome.look else { continue };
+            ours.work += outcome.roi.map_or(1.0, |roi| area(rungs[roi.size_index]));
+            let Some(roi) = outcome.roi else { continue };
             in_part += 1;
             let placement = letterbox.fill(&view.planes().unwrap(), frame.format.color, engine.input());
             decoder.decode(engine.run(0.5).unwrap(), &placement, &mut truth);
-            let part = look.part.bbox();
+            let part = roi.part.bbox();
             for wanted in truth.iter().filter(|wanted| part.grown(-4.0).holds(&wanted.bbox)) {
                 there += 1;
                 ours.found += usize::from(has(parts.pipeline.detections(), wanted));
@@ -203,7 +203,7 @@ const COLOURS: [[u8; 3]; 4] = [[230, 150, 80], [80, 150, 230], [230, 150, 230], 
 
 impl Seeing {
     fn new(whole: Size, looks: &Arc<[AtomicUsize; 4]>) -> Self {
-        let rungs = roi::rungs(whole, 32).to_vec();
+        let rungs = roi::input_sizes(whole, 32).to_vec();
         let (input, output) = (vec![0.0; 3 * whole.width * whole.height], vec![0.0; 6 * COLOURS.len()]);
         Seeing { rungs, at: 0, input, output, looks: Arc::clone(looks) }
     }
@@ -288,7 +288,7 @@ fn drawn(time: f64) -> Vec<u8> {
 }
 
 /// Begun tracks and crossings of the drawn street at a rate; how often was looked at each size.
-fn count_street(fps: f64, exclude: &str, focus: Option<roi::Params>) -> (usize, Vec<String>, [usize; 4]) {
+fn count_street(fps: f64, exclude: &str, roi: Option<roi::Params>) -> (usize, Vec<String>, [usize; 4]) {
     let file = common::config(&format!(
         "[gate]\nexclude = [{exclude}]\n[[line]]\nname = \"middle\"\nfrom = [0.5, 0.0]\nto = [0.5, 1.0]\n"
     ));
@@ -296,7 +296,7 @@ fn count_street(fps: f64, exclude: &str, focus: Option<roi::Params>) -> (usize, 
     let format = FrameFormat::packed(PixelFormat::Rgb24, 640, 360, Color::JPEG).unwrap();
     let looks = Arc::default();
     let mut engine = Seeing::new(Size { width: 320, height: 192 }, &looks);
-    let params = Params { focus, decode: config.camera.decode, ..config.camera.stages(Vec::new()) };
+    let params = Params { roi, decode: config.camera.decode, ..config.camera.stages(Vec::new()) };
     let classes = Classes::from_metadata("{0: 'person', 1: 'car'}").unwrap();
     let mut pipeline = Pipeline::new(params, &format, &engine.shape(), &classes).unwrap();
     let (mut began, mut crossings) = (0, Vec::new());
@@ -348,7 +348,7 @@ fn a_jpeg_of_another_size_is_a_corrupt_frame() {
     let classes = Classes::from_metadata("{0: 'person', 1: 'car'}").unwrap();
     for (wider, higher) in [(0, 0), (16, 0), (0, 16), (160, 160)] {
         let promised = mjpeg(width + wider, height + higher);
-        let params = Params { decode: config.camera.decode, focus: None, ..config.camera.stages(Vec::new()) };
+        let params = Params { decode: config.camera.decode, roi: None, ..config.camera.stages(Vec::new()) };
         let mut engine = Seeing::new(Size { width: 64, height: 64 }, &Arc::default());
         let mut pipeline = Pipeline::new(params, &promised, &engine.shape(), &classes).unwrap();
         let mut process = |format, second| {

@@ -97,7 +97,7 @@ const ANCHORS: usize = 100;
 impl Scripted {
     fn new(size: Size) -> Self {
         let input = vec![0.0; 3 * size.width * size.height];
-        let sizes = flytrap::vision::roi::rungs(size, 32).to_vec();
+        let sizes = flytrap::vision::roi::input_sizes(size, 32).to_vec();
         Scripted { sizes, at: 0, input, output: vec![0.0; 6 * ANCHORS], runs: 0 }
     }
 }
@@ -191,7 +191,7 @@ impl Way {
         side: (u32, u32),
         engine: Box<dyn Engine>,
         classes: &Classes,
-        focus: Option<flytrap::vision::roi::Params>,
+        roi: Option<flytrap::vision::roi::Params>,
     ) -> Self {
         let capture = CaptureParams {
             width: Some(side.0),
@@ -203,7 +203,7 @@ impl Way {
         };
         let source = SourceSpec::parse(source).unwrap().open(&capture, Arc::new(SystemClock)).unwrap();
         let config = Config::load(None, Vec::new(), &Machine::default()).unwrap();
-        let params = Params { decode: config.camera.decode, focus, ..config.camera.stages(Vec::new()) };
+        let params = Params { decode: config.camera.decode, roi, ..config.camera.stages(Vec::new()) };
         let pipeline = Pipeline::new(params, source.format(), &engine.shape(), classes).unwrap();
         let slot_bytes = if source.lending().is_some() { 0 } else { source.slot_bytes() };
         let ring = ring(Policy::Lossless, 3, slot_bytes);
@@ -261,7 +261,7 @@ impl Way {
         });
         let outcome = outcome.unwrap();
         self.inferred += u64::from(outcome.inferred);
-        self.in_part += u64::from(outcome.look.is_some());
+        self.in_part += u64::from(outcome.roi.is_some());
         self.still += u64::from(!outcome.inferred);
     }
 }
@@ -399,7 +399,7 @@ fn another_size_costs_no_heap_call() {
     let engine = EngineParams { threads: 2, ..EngineParams::default() };
     let path = shared.join("models/yolo11n-dynamic.onnx");
     let model = Loaded::open(&ModelParams { path, sha256: None, engine, ranges: None, trial: None }).unwrap();
-    let sizes = flytrap::vision::roi::rungs(Size { width: 640, height: 384 }, model.stride());
+    let sizes = flytrap::vision::roi::input_sizes(Size { width: 640, height: 384 }, model.stride());
     let (mut engine, _) = model.plan(&sizes).unwrap().start().unwrap();
     assert_eq!(engine.input_sizes(), &sizes[..]);
     let mut round = || {

@@ -41,7 +41,7 @@ const END_TOLERANCE_PX: f32 = 0.5;
 
 /// A counting line in parts of the frame.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Line {
+pub struct CountingLine {
     /// Its name.
     pub name: Name,
     /// First end.
@@ -54,11 +54,11 @@ pub struct Line {
     pub backward: Name,
 }
 
-impl Line {
+impl CountingLine {
     /// The frame's vertical middle, from bottom to top: looking up it, left is the left of the screen, so forward is
     /// `left-to-right`.
     pub fn middle() -> Self {
-        Line {
+        CountingLine {
             name: fixed("middle"),
             a: PointRel { x: 0.5, y: 1.0 },
             b: PointRel { x: 0.5, y: 0.0 },
@@ -182,7 +182,7 @@ pub struct Crossed<'a> {
 /// A line in frame pixels.
 #[derive(Debug, Clone)]
 struct LinePx {
-    line: Line,
+    line: CountingLine,
     a: PointPx,
     b: PointPx,
     length: f32,
@@ -191,7 +191,7 @@ struct LinePx {
 }
 
 impl LinePx {
-    fn new(line: Line, width: u32, height: u32) -> Self {
+    fn new(line: CountingLine, width: u32, height: u32) -> Self {
         let (a, b) = (line.a.to_px(width, height), line.b.to_px(width, height));
         let length = (b.x - a.x).hypot(b.y - a.y);
         let along = PointPx { x: (b.x - a.x) / length, y: (b.y - a.y) / length };
@@ -258,7 +258,7 @@ impl Counter {
     ///
     /// # Errors
     /// As [`Params::check`] and [`Line::check`]; more than `limits::LINES_MAX` lines; two of the same name.
-    pub fn new(params: Params, lines: &[Line], width: u32, height: u32) -> Result<Self> {
+    pub fn new(params: Params, lines: &[CountingLine], width: u32, height: u32) -> Result<Self> {
         params.check()?;
         if lines.len() > LINES_MAX {
             let text = format!("counting: {} lines, allowed is 0 to {LINES_MAX}", lines.len());
@@ -382,12 +382,12 @@ mod tests {
 
     #[test]
     fn a_line_along_an_edge_is_warned_about() {
-        let line = |a: (f32, f32), b: (f32, f32)| Line {
+        let line = |a: (f32, f32), b: (f32, f32)| CountingLine {
             a: PointRel { x: a.0, y: a.1 },
             b: PointRel { x: b.0, y: b.1 },
-            ..Line::middle()
+            ..CountingLine::middle()
         };
-        assert_eq!(Line::middle().edge_warning(), None, "its ends lie on two edges");
+        assert_eq!(CountingLine::middle().edge_warning(), None, "its ends lie on two edges");
         for (a, b, edge) in [
             ((0.0, 0.95), (1.0, 0.92), Some("lower")),
             ((0.0, 0.02), (1.0, 0.02), Some("upper")),

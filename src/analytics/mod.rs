@@ -7,7 +7,7 @@ pub mod track;
 
 use std::time::Duration;
 
-use crate::analytics::count::{Counter, Line};
+use crate::analytics::count::{Counter, CountingLine};
 use crate::analytics::track::{TrackEvent, Tracker};
 use crate::base::error::Result;
 use crate::base::geometry::{BoxPx, Frame};
@@ -50,23 +50,23 @@ pub struct Params {
     /// Counting.
     pub count: count::Params,
     /// Counting lines.
-    pub lines: Vec<Line>,
+    pub lines: Vec<CountingLine>,
 }
 
 /// The tracker and the counter of a camera.
-pub struct Follower {
+pub struct Analytics {
     tracker: Tracker,
     counter: Counter,
     names: Vec<Name>,
 }
 
-impl Follower {
+impl Analytics {
     /// For frames of `width` x `height` and a model with the classes `names`. Takes all its memory ([`Follower::heap_bytes`]).
     ///
     /// # Errors
     /// `Kind::Config`: a setting out of range.
     pub fn new(params: &Params, (width, height): (u32, u32), names: &[&str]) -> Result<Self> {
-        Ok(Follower {
+        Ok(Analytics {
             tracker: Tracker::new(params.track, width, height, names.iter().copied())?,
             counter: Counter::new(params.count, &params.lines, width, height)?,
             names: names.iter().copied().map(fixed).collect(),
@@ -96,7 +96,7 @@ impl Follower {
         region: Option<&BoxPx<Frame>>,
         on: &mut dyn FnMut(Body),
     ) {
-        let Follower { tracker, counter, names } = self;
+        let Analytics { tracker, counter, names } = self;
         let mut tell = |event: TrackEvent<'_>| tell_track(event, names, counter, on);
         match region {
             Some(region) => tracker.update_region(at, region, detections, &mut tell),
@@ -119,13 +119,13 @@ impl Follower {
 
     /// Nothing moved in the frame of `at`: tracks stay where they are.
     pub fn still(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
-        let Follower { tracker, counter, names } = self;
+        let Analytics { tracker, counter, names } = self;
         tracker.still(at, &mut |event| tell_track(event, names, counter, on));
     }
 
     /// The source has ended at `at`: so do all tracks.
     pub fn finish(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
-        let Follower { tracker, counter, names } = self;
+        let Analytics { tracker, counter, names } = self;
         tracker.finish(at, &mut |event| tell_track(event, names, counter, on));
     }
 

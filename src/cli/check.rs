@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Failed, print, say};
-use crate::analytics::count::Line;
+use crate::analytics::count::CountingLine;
 use crate::base::error::{Error, Kind};
 use crate::capture::SourceSpec;
 use crate::config::Config;
@@ -20,7 +20,7 @@ pub(super) fn check(file: Option<&Path>) -> Result<(), Failed> {
     for setting in config.in_force.lines() {
         print(&setting)?;
     }
-    for warning in config.camera.lines.iter().filter_map(Line::edge_warning) {
+    for warning in config.camera.lines.iter().filter_map(CountingLine::edge_warning) {
         say("check", &warning);
     }
     let Some(file) = file else { return Ok(()) };

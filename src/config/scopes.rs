@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::analytics;
-use crate::analytics::count::{self, Line};
+use crate::analytics::count::{self, CountingLine};
 use crate::analytics::track;
 use crate::capture::{CaptureParams, SourceSpec};
 use crate::delivery::spool;
@@ -51,7 +51,7 @@ pub struct Camera {
     /// Counting.
     pub count: count::Params,
     /// Counting lines.
-    pub lines: Vec<Line>,
+    pub lines: Vec<CountingLine>,
 }
 
 impl Camera {
@@ -62,8 +62,8 @@ impl Camera {
             // The tracker keeps tracks on detections too weak to begin one.
             decode: decode::Params { score_min: self.track.score_low, ..self.decode },
             wanted,
-            follow: analytics::Params { track: self.track, count: self.count, lines: self.lines.clone() },
-            focus: self.roi,
+            analytics: analytics::Params { track: self.track, count: self.count, lines: self.lines.clone() },
+            roi: self.roi,
         }
     }
 }

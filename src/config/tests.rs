@@ -3,7 +3,7 @@ use std::io::Write;
 
 use super::table::SECTIONS;
 use super::*;
-use crate::analytics::count::{self, Line};
+use crate::analytics::count::{self, CountingLine};
 use crate::analytics::track;
 use crate::capture::CaptureParams;
 use crate::delivery::uplink::UplinkParams;
@@ -38,7 +38,7 @@ fn the_defaults_are_those_of_the_stages() {
     let camera = &config.camera;
     assert_eq!(camera.gate, Some(gate::Params::default()));
     assert_eq!((camera.track, camera.count), (track::Params::default(), count::Params::default()));
-    assert_eq!(camera.lines, [Line::middle()]);
+    assert_eq!(camera.lines, [CountingLine::middle()]);
     assert_eq!(load("[focus]\nenabled = true\n").unwrap().camera.roi, Some(roi::Params::default()));
     assert_eq!(config.watchdog, watchdog::Params::default());
     assert_eq!(config.pins, PinParams::default());

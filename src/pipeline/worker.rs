@@ -43,7 +43,7 @@ impl FrameCounts {
             frames_still: 1 - inferred,
             frames_corrupt: 0,
             inferences: inferred,
-            inferences_in_region: u64::from(outcome.look.is_some()),
+            inferences_in_region: u64::from(outcome.roi.is_some()),
             detections: u64::from(outcome.detections),
             candidates_dropped: u64::from(outcome.dropped.candidates),
             detections_dropped: u64::from(outcome.dropped.detections),

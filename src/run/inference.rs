@@ -243,7 +243,7 @@ impl Processor {
         metrics.frames_still.add(u64::from(!outcome.inferred));
         if outcome.inferred {
             metrics.inferences.add(1);
-            self.in_part += u64::from(outcome.look.is_some());
+            self.in_part += u64::from(outcome.roi.is_some());
             metrics.detections.add(u64::from(outcome.detections));
             metrics.candidates_dropped.add(u64::from(outcome.dropped.candidates));
             metrics.detections_dropped.add(u64::from(outcome.dropped.detections));

@@ -28,7 +28,7 @@ use std::time::Duration;
 use futures_lite::{FutureExt, StreamExt};
 use smol::channel::Sender;
 
-use crate::analytics::count::Line;
+use crate::analytics::count::CountingLine;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::stop::Stop;
 use crate::capture::Timing;
@@ -202,7 +202,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
         interval: Mutex::default(),
     });
     post_start(&shared, &supervisor, &model);
-    for warning in shared.config.camera.lines.iter().filter_map(Line::edge_warning) {
+    for warning in shared.config.camera.lines.iter().filter_map(CountingLine::edge_warning) {
         tracing::warn!("{warning}");
     }
     let capture = capture::Capture::new(Arc::clone(&shared), spec, model, wanted);
@@ -270,7 +270,8 @@ fn deliver(shared: Arc<Shared>, driver: Uplink, report: Sender<Report>) -> impl 
         let wait = Duration::from_secs(1);
         let over_http = shared.config.uplink.target.is_http();
         let send = if over_http { shared.config.uplink.http.deadlines.whole } else { wait };
-        let told = driver.run(|sends| shared.heartbeat(Stage::Uplink, spool + if sends { send } else { wait }));
+        let told =
+            driver.run(|sends| shared.heartbeat(Stage::Uplink, spool + if sends { send } else { wait }));
         shared.ledger.ended(Stage::Uplink);
         tell(&report, told);
         shared.outbox.wake(); // Wakes the spool's thread, which has the last word.

@@ -12,7 +12,7 @@ use super::scene::Truth;
 use super::space::vec3;
 use super::traffic::Kind;
 use super::view::View;
-use crate::analytics::count::Line;
+use crate::analytics::count::CountingLine;
 use crate::base::geometry::{PointPx, side_of};
 use crate::event::Direction;
 
@@ -54,8 +54,8 @@ pub struct Judge {
 
 impl Judge {
     /// For these lines in pictures of `width` x `height` of that camera.
-    pub fn new(lines: &[Line], view: View, width: u32, height: u32) -> Self {
-        let to_px = |line: &Line| {
+    pub fn new(lines: &[CountingLine], view: View, width: u32, height: u32) -> Self {
+        let to_px = |line: &CountingLine| {
             without_ends_at_the_edge(
                 [line.a.to_px(width, height), line.b.to_px(width, height)],
                 [width as f32, height as f32],
@@ -179,7 +179,7 @@ mod tests {
         Truth { id, kind: Kind::Car, seen, whole, visible, at, speed: 5.0 }
     }
 
-    fn counts_at(line: Line, steps: &[&[Truth]]) -> (u64, u64, u64) {
+    fn counts_at(line: CountingLine, steps: &[&[Truth]]) -> (u64, u64, u64) {
         let mut judge = Judge::new(&[line], view(), 640, 360);
         for step in steps {
             judge.see(step);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     fn counts(steps: &[&[Truth]]) -> (u64, u64, u64) {
-        counts_at(Line::middle(), steps)
+        counts_at(CountingLine::middle(), steps)
     }
 
     #[test]
@@ -216,7 +216,7 @@ mod tests {
         assert!(lorry.is_hard(640), "most of it is outside of the picture, but nothing hides it");
         assert_eq!(counts(&[&[near(-0.5)], &[near(0.5)]]), (1, 0, 0));
         // A line that ends in the picture ends there.
-        let short = Line { a: PointRel { x: 0.5, y: 0.9 }, ..Line::middle() };
+        let short = CountingLine { a: PointRel { x: 0.5, y: 0.9 }, ..CountingLine::middle() };
         assert_eq!(counts_at(short, &[&[near(-0.5)], &[near(0.5)]]), (0, 0, 0));
         // Beside the camera nothing is known, and nothing is made up.
         let mut behind = near(0.5);
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn it_calls_directions_as_the_counter_does() {
         // Looking up the middle line, left is the left of the screen.
-        let line = Line::middle();
+        let line = CountingLine::middle();
         let (a, b) = (line.a.to_px(640, 360), line.b.to_px(640, 360));
         let right = PointPx { x: 400.0, y: 100.0 };
         assert!(side_of(a, b, right) > 0.0, "right of the line is positive");

@@ -3,12 +3,12 @@
 use super::scene::Setting;
 use super::space::vec3;
 use super::traffic::Street;
-use crate::analytics::count::Line;
+use crate::analytics::count::CountingLine;
 use crate::base::geometry::PointRel;
 use crate::event::fixed;
 
 /// A line straight across all lanes, where these are in the picture and things are large; else the middle of the picture.
-pub fn counting_line(setting: &Setting) -> Line {
+pub fn counting_line(setting: &Setting) -> CountingLine {
     let (width, height) = (setting.width as f32, setting.height as f32);
     let view = setting.view();
     let street = &setting.street;
@@ -38,10 +38,10 @@ pub fn counting_line(setting: &Setting) -> Line {
         // Not where it would be a needle along the view, nor right below the camera.
         if (a.x - b.x).abs() + (a.y - b.y).abs() > 0.25 && view.distance(vec3(x, 0.0, 0.0)) > 7.0 {
             let (forward, backward) = (fixed("one way"), fixed("other way"));
-            return Line { name: fixed("road"), a, b, forward, backward };
+            return CountingLine { name: fixed("road"), a, b, forward, backward };
         }
     }
-    Line { name: fixed("road"), ..Line::middle() }
+    CountingLine { name: fixed("road"), ..CountingLine::middle() }
 }
 
 #[cfg(test)]
@@ -56,7 +56,7 @@ mod tests {
             let setting = SceneParams { seed, ..SceneParams::default() }.complete().unwrap();
             let line = counting_line(&setting);
             line.check().unwrap();
-            middles += u32::from(line.a == Line::middle().a);
+            middles += u32::from(line.a == CountingLine::middle().a);
         }
         assert!(middles < 12, "{middles} of 60 streets have none");
     }

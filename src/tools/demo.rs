@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::analytics::count::Line;
+use crate::analytics::count::CountingLine;
 use crate::base::error::cannot_write;
 use crate::base::error::{Error, Kind, Result};
 use crate::capture::frame::{Color, FrameFormat, FrameView, PixelFormat};
@@ -178,19 +178,19 @@ fn of_the_street(failure: Failure) -> Error {
 ///
 /// # Errors
 /// `Kind::Config`: no model, or a setting out of range; `Kind::Model`: the model cannot be loaded, or fails its self-test.
-pub fn pipeline(config: &Config, format: &FrameFormat, lines: Vec<Line>) -> Result<WithEngine> {
+pub fn pipeline(config: &Config, format: &FrameFormat, lines: Vec<CountingLine>) -> Result<WithEngine> {
     let model = Loaded::open(&config.model()?)?;
     let wanted = wanted_classes(&config.camera.classes, model.classes())?;
     let frame = Size { width: format.width as usize, height: format.height as usize };
     let (engine, classes) = load::engine(model, frame, &config.loading())?;
     let mut stages = config.camera.stages(wanted);
-    stages.follow.lines = lines;
+    stages.analytics.lines = lines;
     let pipeline = Pipeline::new(stages, format, &engine.shape(), &classes)?;
     Ok(WithEngine { pipeline, engine })
 }
 
 /// Counted and true, by direction and class.
-fn rows(line: &Line, counted: &BTreeMap<(Direction, String), u64>, judge: &Judge) -> Vec<Row> {
+fn rows(line: &CountingLine, counted: &BTreeMap<(Direction, String), u64>, judge: &Judge) -> Vec<Row> {
     let mut rows = Vec::new();
     for (direction, name) in [(Direction::Forward, &line.forward), (Direction::Backward, &line.backward)] {
         for class in Class::ALL {
@@ -233,7 +233,7 @@ struct ClipWriter {
 }
 
 impl ClipWriter {
-    fn new(folder: &Path, line: &Line, size: (u32, u32)) -> Result<Self> {
+    fn new(folder: &Path, line: &CountingLine, size: (u32, u32)) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(|error| cannot_write(folder, error))?;
         let (picture, clip) = (folder.join("demo.jpg"), folder.join("demo.mjpeg"));
         let file = std::fs::File::create(&clip).map_err(|error| cannot_write(&clip, error))?;

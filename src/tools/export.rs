@@ -120,7 +120,7 @@ pub struct Video {
 /// `Kind::Config`: a setting out of range, yuv4mpeg with other frames than I420. `Kind::System`: something cannot be written.
 pub fn video(
     spec: &SimSpec,
-    lines: &[count::Line],
+    lines: &[count::CountingLine],
     path: &Path,
     on: &mut dyn FnMut(usize, usize),
 ) -> Result<Video> {
@@ -180,7 +180,7 @@ struct Crossing {
     count: u64,
 }
 
-fn crossings(lines: &[count::Line], judge: &Judge) -> Vec<Crossing> {
+fn crossings(lines: &[count::CountingLine], judge: &Judge) -> Vec<Crossing> {
     let crossing = |((line, direction, class), count): (&Crossed, &u64)| Crossing {
         line: lines[*line].name.to_string(),
         direction: lines[*line].direction_name(*direction).to_string(),

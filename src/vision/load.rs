@@ -118,7 +118,7 @@ pub fn plan(model: Loaded, frame: Size, params: &Params) -> Result<Prepared> {
         None => Test::Nothing,
     };
     let planned = if params.regions && model.is_dynamic() {
-        let sizes = roi::rungs(input, model.stride());
+        let sizes = roi::input_sizes(input, model.stride());
         model.plan(&sizes)?
     } else {
         if params.regions {

@@ -399,7 +399,7 @@ impl Tracker {
             if is_new {
                 bbox = bbox.grown(REACH * dt * bbox.width().max(bbox.height()));
             }
-            let motion = if is_new || !track.is_stationary() { Motion::Moves } else { Motion::Stands };
+            let motion = if is_new || !track.is_stationary() { Motion::Moving } else { Motion::Stationary };
             (bbox.clipped(self.width, self.height), motion)
         };
         self.tracks.iter().flatten().map(expected)

@@ -1,7 +1,7 @@
 //! Tests of the tracker: a table of small scenes, then a simulated street, then hostile input.
 
 use super::*;
-use crate::analytics::count::{Counter, Line, Params as CountParams};
+use crate::analytics::count::{Counter, CountingLine, Params as CountParams};
 use crate::base::error::Kind;
 use crate::event::Direction;
 use proptest::prelude::*;
@@ -112,7 +112,7 @@ fn a_passing_car_does_not_take_over_a_parked_one_that_the_edge_cuts() {
     // When the passing car is found first, in steps of 41 pixels: its own track, if there is one, has another say.
     for first_seen in 0..9 {
         let mut t = Tracker::new(Params::default(), 640, 360, CLASSES).unwrap();
-        let mut counter = Counter::new(CountParams::default(), &[Line::middle()], 640, 360).unwrap();
+        let mut counter = Counter::new(CountParams::default(), &[CountingLine::middle()], 640, 360).unwrap();
         let bonnet =
             Detection { bbox: BoxPx::new(248.1, 323.8, 456.3, 360.0), score: 0.7, class: ClassId(CAR) };
         let passing = |step: u16| {
@@ -217,7 +217,7 @@ fn a_car_that_leaves_the_region_keeps_its_id() {
         drive(&mut t, step, 900.0 + 30.0 * step as f32, None);
     }
     let outlook: Vec<_> = t.outlook(at(4.0 / 6.0)).collect();
-    assert!(matches!(outlook[..], [(_, Motion::Moves)]), "{outlook:?}");
+    assert!(matches!(outlook[..], [(_, Motion::Moving)]), "{outlook:?}");
     // The region is behind it, but it moves and is found where it is.
     drive(&mut t, 4, 1020.0, Some(BoxPx::new(700.0, 200.0, 1000.0, 400.0)));
     assert_eq!(ids(&t), [(1, 1020)]);
@@ -237,12 +237,12 @@ fn a_car_that_leaves_the_region_keeps_its_id() {
     let mut t = tracker();
     t.update(at(0.0), &[car(300.0, 300.0)], &mut quiet);
     let (around, motion) = t.outlook(at(0.5)).next().unwrap();
-    assert!(motion == Motion::Moves && around.holds(&car(550.0, 300.0).bbox), "{around:?}");
+    assert!(motion == Motion::Moving && around.holds(&car(550.0, 300.0).bbox), "{around:?}");
     for step in 1..20 {
         t.update(at(f64::from(step) / 6.0), &[car(300.0, 300.0)], &mut quiet);
     }
     let (there, motion) = t.outlook(at(4.0)).next().unwrap();
-    assert!(motion == Motion::Stands && there.iou(&car(300.0, 300.0).bbox) > 0.9, "{there:?}");
+    assert!(motion == Motion::Stationary && there.iou(&car(300.0, 300.0).bbox) > 0.9, "{there:?}");
 }
 
 #[test]
@@ -645,7 +645,7 @@ fn drive(seed: u64, fps: f32, noise: Noise) -> ([usize; 2], usize, [usize; 2]) {
     let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let cars = street(&mut dice);
     let mut t = tracker();
-    let mut counter = Counter::new(CountParams::default(), &[Line::middle()], 1280, 720).unwrap();
+    let mut counter = Counter::new(CountParams::default(), &[CountingLine::middle()], 1280, 720).unwrap();
     let (mut tracks, mut counts) = (0, [0; 2]);
     for frame in 0..(70.0 * fps) as u32 {
         // Frames do not come like clockwork either.
@@ -688,7 +688,7 @@ proptest! {
         (any::<u64>(), proptest::collection::vec((any::<[f32; 4]>(), any::<f32>(), any::<u16>()), 0..12), any::<bool>()), 0..20),
     ) {
         let mut t = tracker();
-        let mut counter = Counter::new(CountParams::default(), &[Line::middle()], 1280, 720).unwrap();
+        let mut counter = Counter::new(CountParams::default(), &[CountingLine::middle()], 1280, 720).unwrap();
         for (now, detections, still) in frames {
             let now = Mono::from_nanos(now);
             let list: Vec<Detection> = detections.iter().enumerate().map(|(i, (b, score, class))| {

@@ -1,6 +1,6 @@
 //! Points, polygons and counting lines.
 
-use crate::analytics::count::Line;
+use crate::analytics::count::CountingLine;
 use crate::base::geometry::{PointRel, Polygon};
 use crate::base::limits::{LINES_MAX, MASK_POLYGONS_MAX, NAME_BYTES_MAX, POLYGON_POINTS_MAX};
 use crate::config::values::{Value, Values};
@@ -69,16 +69,16 @@ fn point(value: &Value) -> Result<PointRel, String> {
 }
 
 /// The counting lines.
-pub(super) fn lines(values: &mut Values) -> Vec<Line> {
+pub(super) fn lines(values: &mut Values) -> Vec<CountingLine> {
     let count = values.count("line");
     if count > LINES_MAX {
         values
             .mistake(&format!("line[{LINES_MAX}].name"), format_args!("there are at most {LINES_MAX} lines"));
     }
-    let mut lines: Vec<Line> = Vec::new();
+    let mut lines: Vec<CountingLine> = Vec::new();
     for index in 0..count.min(LINES_MAX) {
         let key = |field: &str| format!("line[{index}].{field}");
-        let line = Line {
+        let line = CountingLine {
             name: label(values, &key("name")),
             a: end(values, &key("from")),
             b: end(values, &key("to")),

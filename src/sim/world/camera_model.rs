@@ -2,7 +2,7 @@
 
 use super::SECOND;
 use super::scenario::{Detector, Scenario};
-use crate::analytics::count::Line;
+use crate::analytics::count::CountingLine;
 use crate::base::error::Result;
 use crate::base::geometry::BoxPx;
 use crate::sim::lines::counting_line;
@@ -48,7 +48,7 @@ pub(super) struct CameraModel {
     street: Street,
     base: Demand,
     view: View,
-    line: Line,
+    line: CountingLine,
     truth: Vec<Truth>,
     detector: Detector,
     random: Random,
@@ -90,7 +90,7 @@ impl CameraModel {
         self.view
     }
 
-    pub(super) fn lines(&self) -> Vec<Line> {
+    pub(super) fn lines(&self) -> Vec<CountingLine> {
         vec![self.line.clone()]
     }
 

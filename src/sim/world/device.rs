@@ -10,9 +10,9 @@ use super::clock::Calendar;
 use super::scenario::Scenario;
 use super::server::{Server, fingerprint};
 use super::{SECOND, mono};
-use crate::analytics::count::{self, Line};
+use crate::analytics::count::{self, CountingLine};
 use crate::analytics::track;
-use crate::analytics::{Follower, Params};
+use crate::analytics::{Analytics, Params};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::stop::Stop;
 use crate::capture::frame::{Color, FrameFormat, FrameMeta, FrameView, PixelFormat};
@@ -65,12 +65,12 @@ pub(super) struct Posted {
 }
 
 /// Makes the program's own pipeline for RGB pictures of that format.
-pub type Network = Arc<dyn Fn(&FrameFormat, Vec<Line>) -> Result<WithEngine>>;
+pub type Network = Arc<dyn Fn(&FrameFormat, Vec<CountingLine>) -> Result<WithEngine>>;
 
 /// What processes frames.
 enum FrameStages {
     /// The tracker and the counter, fed with what is known to be there.
-    Known(Box<Follower>),
+    Known(Box<Analytics>),
     /// The whole pipeline, fed with pictures.
     Network(Box<WithEngine>, FrameFormat),
 }
@@ -84,9 +84,9 @@ impl FrameStages {
             return Ok(FrameStages::Network(Box::new(network(&format, camera_model.lines())?), format));
         }
         let (track, count) = (track::Params::default(), count::Params::default());
-        let follow = Params { track, count, lines: camera_model.lines() };
+        let params = Params { track, count, lines: camera_model.lines() };
         let names = traffic::Kind::ALL.map(traffic::Kind::name);
-        Ok(FrameStages::Known(Box::new(Follower::new(&follow, (width, height), &names)?)))
+        Ok(FrameStages::Known(Box::new(Analytics::new(&params, (width, height), &names)?)))
     }
 
     /// One frame; `open`: something moves, or did a moment ago.
@@ -98,13 +98,13 @@ impl FrameStages {
         on: &mut dyn FnMut(Body),
     ) -> Result<Outcome, Failure> {
         match (self, seen) {
-            (FrameStages::Known(follower), FrameContent::Known { found, moves }) if open => {
-                follower.update(at, found, None, on);
+            (FrameStages::Known(analytics), FrameContent::Known { found, moves }) if open => {
+                analytics.update(at, found, None, on);
                 let gate = Some(if *moves { Reason::Motion } else { Reason::Hold });
                 Ok(Outcome { gate, inferred: true, detections: found.len() as u32, ..Outcome::default() })
             }
-            (FrameStages::Known(follower), FrameContent::Known { .. }) => {
-                follower.still(at, on);
+            (FrameStages::Known(analytics), FrameContent::Known { .. }) => {
+                analytics.still(at, on);
                 Ok(Outcome { gate: Some(Reason::Still), ..Outcome::default() })
             }
             (FrameStages::Network(stages, format), FrameContent::Picture(rgb)) => {
@@ -120,21 +120,21 @@ impl FrameStages {
     }
 
     fn still(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
-        if let FrameStages::Known(follower) = self {
-            follower.still(at, on);
+        if let FrameStages::Known(analytics) = self {
+            analytics.still(at, on);
         }
     }
 
     fn track_counters(&self) -> track::Counters {
         match self {
-            FrameStages::Known(follower) => follower.tracker().counters(),
+            FrameStages::Known(analytics) => analytics.tracker().counters(),
             FrameStages::Network(stages, _) => stages.pipeline.track_counters(),
         }
     }
 
     fn finish(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
         match self {
-            FrameStages::Known(follower) => follower.finish(at, on),
+            FrameStages::Known(analytics) => analytics.finish(at, on),
             FrameStages::Network(stages, _) => stages.pipeline.finish(at, on),
         }
     }
