@@ -363,7 +363,8 @@ mod tests {
     #[test]
     fn cameras_that_share_an_engine_find_what_each_finds_alone() {
         let loaded = loaded();
-        let sizes = roi::input_sizes(loaded.size_for(Size { width: 640, height: 360 }).unwrap(), loaded.stride());
+        let sizes =
+            roi::input_sizes(loaded.size_for(Size { width: 640, height: 360 }).unwrap(), loaded.stride());
         assert!(sizes.len() > 1, "{sizes:?}");
         let start = || loaded.clone().plan(&sizes).unwrap().start().unwrap();
         let cameras = [street(3, FRAMES), street(4, FRAMES)];

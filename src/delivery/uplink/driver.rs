@@ -23,7 +23,7 @@ use crate::platform::clock::Mono;
 /// How often a waiting uplink looks whether a stop was requested: [`Stop`] cannot wake it, [`Outbox::close`] can.
 const STOP_LOOK: Duration = Duration::from_secs(1);
 
-/// Shortest limit that a send gets while draining: less only fails. So much the drain time may be exceeded if nothing was
+/// Shortest limit that the first send gets while draining: less only fails. So much the drain time may be exceeded if nothing was
 /// tried yet.
 const LAST_SEND_MIN: Duration = Duration::from_secs(1);
 
@@ -201,7 +201,6 @@ impl Uplink {
         }
         match self.session.next(now) {
             Next::Load => return self.load(now),
-            Next::Send(_) if self.too_late_to_send(now) => return Flow::End,
             Next::Send(part) => self.send(now, part),
             Next::Refill => self.refill(now),
             Next::Wait { until } => {
@@ -276,13 +275,6 @@ impl Uplink {
     /// Whether the drain time is over and the last try was made, if there was anything to try.
     fn time_is_over(&self, now: Mono) -> bool {
         self.draining.is_some_and(|draining| now >= draining.until && (draining.tried || self.waiting() == 0))
-    }
-
-    /// Whether a send was made while draining, and another one would have no time: less than [`LAST_SEND_MIN`], or less than a quarter of
-    /// a short drain time.
-    fn too_late_to_send(&self, now: Mono) -> bool {
-        let least = LAST_SEND_MIN.min(self.drain / 4);
-        self.draining.is_some_and(|draining| draining.tried && draining.until.since(now) < least)
     }
 
     fn wait(&self, seen: u64, until: Option<Mono>) {
