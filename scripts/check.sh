@@ -29,6 +29,9 @@ install_ffmpeg() {
         >/dev/null 2>&1 || echo "ffmpeg could not be installed"
 }
 
+# What is built once is built in larger pieces: tests run several times as fast, and nothing is kept for a next build.
+if [ "$mode" != fast ]; then export CARGO_INCREMENTAL=0; fi
+
 step "tools"
 if [ "$mode" != fast ]; then install_ffmpeg; fi
 rustc --version

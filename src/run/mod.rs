@@ -31,7 +31,7 @@ use smol::channel::Sender;
 use crate::analytics::count::CountingLine;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::stop::Stop;
-use crate::capture::Timing;
+use crate::capture::{SourceSpec, Timing};
 use crate::config::Config;
 use crate::delivery::spool::{DailyWriteBudget, Spool};
 use crate::delivery::uplink::{self, Outbox, Report, Uplink};
@@ -162,14 +162,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let outbox = Arc::new(Outbox::new(config.uplink.queue_events)?);
     let spool = Arc::new(spool_writer::open(&config, &origin, &time)?);
     let signals = EndSignals::listen()?;
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        source = %spec,
-        model = model.name(),
-        uplink = sink.name(),
-        boot = origin.boot.as_str(),
-        "flytrap starts"
-    );
+    log_start(&spec, &model, &*sink, &origin);
     let ledger = Arc::new(Ledger::default());
     let faults = Faults::from_environment();
     let watched = Watched { ledger: Arc::clone(&ledger), clock: Arc::clone(&clock), faults };
@@ -202,9 +195,6 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
         interval: Mutex::default(),
     });
     post_start(&shared, &supervisor, &model);
-    for warning in shared.config.camera.lines.iter().filter_map(CountingLine::edge_warning) {
-        tracing::warn!("{warning}");
-    }
     let capture = capture::Capture::new(Arc::clone(&shared), spec, model, wanted);
     let threads = Threads::start(&shared, driver, capture)?;
     let pins = async {
@@ -216,6 +206,17 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
         threads.join()?;
     }
     outcome
+}
+
+fn log_start(spec: &SourceSpec, model: &Loaded, sink: &dyn uplink::Sink, origin: &Origin) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        source = %spec,
+        model = model.name(),
+        uplink = sink.name(),
+        boot = origin.boot.as_str(),
+        "flytrap starts"
+    );
 }
 
 /// The threads of a run, but for those that the capture thread starts.
@@ -253,6 +254,9 @@ impl Threads {
 }
 
 fn post_start(shared: &Shared, supervisor: &Supervisor, model: &Loaded) {
+    for warning in shared.config.camera.lines.iter().filter_map(CountingLine::edge_warning) {
+        tracing::warn!("{warning}");
+    }
     shared.post_own(Body::Started(Started {
         version: fixed(env!("CARGO_PKG_VERSION")),
         model: fixed(&model.sha256()[..12]),

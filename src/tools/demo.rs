@@ -139,12 +139,8 @@ pub fn demo(
         inferences += u64::from(outcome.inferred);
         let sum = counted.values().sum();
         if frame + CLIP_SECONDS * FPS >= frames {
-            clip.add(
-                &rgb,
-                &stages.pipeline,
-                config,
-                &format!("{seconds:5.1} s  {sum} counted, {} true", judge.total()),
-            )?;
+            let text = format!("{seconds:5.1} s  {sum} counted, {} true", judge.total());
+            clip.add(&rgb, &stages.pipeline, config, &text)?;
         }
         if frame % FPS == 0 {
             on(News::Progress { seconds: frame / FPS, total: params.seconds, counted: sum })?;
