@@ -90,8 +90,9 @@ arm() {
     scripts/build-arm --run test --locked --test no_alloc --no-run --quiet || return
     scripts/build-arm --run build --locked --example usb-camera --quiet || return
     no_alloc=$(find "$arm/deps" -name 'no_alloc-*' -executable -type f -printf '%T@ %p\n' | sort -n | tail -n 1 | cut -d ' ' -f 2)
-    if [ "$mode" = full ]; then unplugs=100; else unplugs=25; fi
-    FLYTRAP_VM_UNPLUGS=${FLYTRAP_VM_UNPLUGS:-$unplugs} tests/vm/run "$arm/flytrap" "$no_alloc" "$arm/examples/usb-camera"
+    if [ "$mode" = full ]; then unplugs=100 seconds=900; else unplugs=25 seconds=480; fi
+    FLYTRAP_VM_UNPLUGS=${FLYTRAP_VM_UNPLUGS:-$unplugs} FLYTRAP_VM_SECONDS=${FLYTRAP_VM_SECONDS:-$seconds} \
+        tests/vm/run "$arm/flytrap" "$no_alloc" "$arm/examples/usb-camera"
 }
 arm 2>&1 | tee -a "$log" || status=$?
 

@@ -32,8 +32,8 @@ use crate::vision::detect::model::{Loaded, wanted_classes};
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Longest delay before a camera of the kernel is looked for again: that costs one failed `open`, and five seconds after it
-/// is plugged in it is to deliver.
-const CAMERA_RESTART_CAP: Duration = Duration::from_secs(4);
+/// is plugged in it is to deliver, on a slow board too and after many losses in a row.
+const CAMERA_RESTART_CAP: Duration = Duration::from_secs(2);
 
 /// Longest time that building the stages may take before it counts as hung: a large model on a slow board.
 const BUILD_MAX: Duration = Duration::from_secs(180);
