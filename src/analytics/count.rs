@@ -75,7 +75,7 @@ impl CountingLine {
         }
     }
 
-    /// What is wrong with a line that lies along an edge of the picture, within [`EDGE_MIN`] of it, if this one does.
+    /// What is wrong with a line that lies along an edge of the picture, within `EDGE_MIN` of it, if this one does.
     pub fn edge_warning(&self) -> Option<String> {
         let (a, b) = (self.a, self.b);
         let edges = [
@@ -257,7 +257,7 @@ impl Counter {
     /// A counter with these lines for frames of `width` x `height` pixels. Takes all its memory ([`Counter::heap_bytes`]).
     ///
     /// # Errors
-    /// As [`Params::check`] and [`Line::check`]; more than `limits::LINES_MAX` lines; two of the same name.
+    /// As [`Params::check`] and [`CountingLine::check`]; more than `limits::LINES_MAX` lines; two of the same name.
     pub fn new(params: Params, lines: &[CountingLine], width: u32, height: u32) -> Result<Self> {
         params.check()?;
         if lines.len() > LINES_MAX {

@@ -61,7 +61,7 @@ pub struct Analytics {
 }
 
 impl Analytics {
-    /// For frames of `width` x `height` and a model with the classes `names`. Takes all its memory ([`Follower::heap_bytes`]).
+    /// For frames of `width` x `height` and a model with the classes `names`. Takes all its memory ([`Analytics::heap_bytes`]).
     ///
     /// # Errors
     /// `Kind::Config`: a setting out of range.

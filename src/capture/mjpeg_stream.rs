@@ -1,7 +1,7 @@
 //! JPEGs one after the other: where one ends and the next begins, and what a JPEG says about itself before it is decoded.
 //!
 //! Pure. Walks from marker to marker (ITU-T T.81 annex B), so that a thumbnail inside a segment is not taken for a frame. Bytes
-//! between segments (a segment that is longer than it says) are passed over, up to [`JUNK_BYTES_MAX`]. A frame ends with EOI;
+//! between segments (a segment that is longer than it says) are passed over, up to `JUNK_BYTES_MAX`. A frame ends with EOI;
 //! without one, where the next begins. Never decodes, never copies, never allocates but for the text of an error.
 
 use crate::capture::frame::{Color, FrameFormat, PixelFormat};

@@ -1,6 +1,6 @@
 //! What changed between two configurations, and what it takes to put the change into force. Pure: nothing is reloaded here.
 //!
-//! Which change needs what is a column of the table ([`super::table`]); this file compares the values in force.
+//! Which change needs what is a column of the table (`config::table`); this file compares the values in force.
 
 use std::fmt;
 

@@ -2,7 +2,7 @@
 //! can be reported at once (I9).
 //!
 //! A key that is not in the table does not exist, and a value must be of the type of its default. Ranges are checked by
-//! [`super::check`]; what a value means is the business of [`super::sections`].
+//! `config::check`; what a value means is the business of `config::sections`.
 #![allow(clippy::wildcard_enum_match_arm, reason = "each getter wants one type and says so for all others")]
 
 use std::collections::BTreeMap;

@@ -76,7 +76,7 @@ impl Machine {
     }
 
     /// Its threads: those `asked` for; for 0, one for each of `cores` if those are not all, else one less than there are
-    /// cores (it is left to the camera), and at most [`THREADS_MAX`].
+    /// cores (it is left to the camera), and at most `THREADS_MAX`.
     pub fn threads_for(&self, asked: usize, cores: &[usize]) -> usize {
         let all = self.parallelism.max(1);
         let others = if (1..all).contains(&cores.len()) { cores.len() } else { all - 1 };

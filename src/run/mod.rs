@@ -7,7 +7,7 @@
 //!   spool thread     outbox ─► spool
 //!   uplink thread    spool ─► sink
 //! ```
-//! The end ([`shutdown`]), in this order, so that nothing that was seen is lost: the source ends or a signal comes; the capture
+//! The end (`run::shutdown`), in this order, so that nothing that was seen is lost: the source ends or a signal comes; the capture
 //! thread leaves and closes the ring; the pipeline takes what is in it and ends its tracks; the last statistics and `stopping`
 //! are posted; the outbox closes; the spool makes everything durable; the uplink delivers what it can within its drain time, and
 //! reports what it could not; the spool makes durable what was delivered.

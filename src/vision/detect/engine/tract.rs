@@ -44,7 +44,7 @@ pub struct InputSides {
 
 impl Parsed {
     /// Parses the bytes of an ONNX file; `place` is what messages call it. What is not well-formed, or would take more memory than a
-    /// detector's file does, is refused before tract sees it: [`onnx::check`].
+    /// detector's file does, is refused before tract sees it: `onnx::check`.
     ///
     /// # Errors
     /// `Kind::Model` if the bytes are not an ONNX model that we load.
