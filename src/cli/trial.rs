@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::base::error::Result;
-use crate::platform::system;
+use crate::platform::process;
 pub(super) use crate::vision::detect::trial::COMMAND;
 use crate::vision::detect::trial::{CPU_MAX, Trial};
 
@@ -57,7 +57,7 @@ fn limited(args: &TrialArgs) -> Result<()> {
     let trial =
         Trial::from_arguments((model, sha256), (*threads, instructions, precision), ranges, size, *tract)?;
     let file_bytes = std::fs::metadata(model).map_or(0, |file| file.len());
-    system::limit_self(trial.memory_bytes_max(file_bytes), CPU_MAX)?;
+    process::limit_self(trial.memory_bytes_max(file_bytes), CPU_MAX)?;
     trial.run()
 }
 

@@ -1,9 +1,10 @@
-//! What this process asks of the kernel for itself: no core dumps, no files that others may write to, enough descriptors, and what the
+//! What this process asks of the kernel for itself: limits, no core dumps, no files that others may write to, enough descriptors, and what the
 //! hang-up signal means to it.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -15,19 +16,46 @@ use crate::base::error::{Error, Kind, Result};
 /// pins, a watchdog; about thirty at most, and room for what a library opens for a moment.
 pub const DESCRIPTORS_MIN: u64 = 64;
 
+/// Limit of a core dump, bytes: one, not none. The kernel hands a dump to a program such as systemd-coredump whatever the limit is,
+/// but for 1 (fs/coredump.c).
+const CORE_BYTES_MAX: u64 = 1;
+
 /// To be called first, before other threads are there.
 ///
 /// - No core dump: memory holds the receivers' tokens, the cameras' passwords and pictures of the road, and a card has no room for
-///   hundreds of megabytes at each restart. The limit is 1 byte, not 0: the kernel hands a dump to a program such as
-///   systemd-coredump whatever the limit is, but for 1 (fs/coredump.c). Only the soft limit: whoever looks for a fault sets it
-///   with `prlimit --core=unlimited --pid PID`.
+///   hundreds of megabytes at each restart. Only the soft limit: whoever looks for a fault sets it with
+///   `prlimit --core=unlimited --pid PID`.
 /// - Whatever the umask that we were given, nobody but the owner may write to what we make.
 pub fn harden() {
     umask(umask(Mode::empty()) | Mode::WGRP | Mode::WOTH);
     let hard = getrlimit(Resource::Core).maximum;
-    let soft = hard.map_or(1, |hard| hard.min(1));
+    let soft = hard.map_or(CORE_BYTES_MAX, |hard| hard.min(CORE_BYTES_MAX));
     let _where_it_is_forbidden_it_stays =
         setrlimit(Resource::Core, Rlimit { current: Some(soft), maximum: hard });
+}
+
+/// Limits this process for good, before it reads what it does not trust: writable memory, processor time of all threads together,
+/// no core dump. If memory runs short all the same, the kernel ends this process before others.
+///
+/// # Errors
+/// `Kind::System`: the kernel does not allow it.
+pub fn limit_self(memory_bytes: u64, cpu: Duration) -> Result<()> {
+    /// What is only reserved (a thread's part of the C library's heap, stacks), bytes: it is not counted as written to.
+    const RESERVED_BYTES_MAX: u64 = 2 << 30;
+    let limits = [
+        (Resource::Data, memory_bytes),
+        (Resource::As, memory_bytes + RESERVED_BYTES_MAX),
+        (Resource::Cpu, cpu.as_secs()),
+        (Resource::Core, CORE_BYTES_MAX),
+    ];
+    for (resource, most) in limits {
+        // A limit that is there already may be lower, and cannot be raised.
+        let most = getrlimit(resource).maximum.map_or(most, |there| there.min(most));
+        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
+            .map_err(|error| Error::fatal(Kind::System, "cannot limit a process").caused_by(error))?;
+    }
+    let _older_kernel = std::fs::write("/proc/self/oom_score_adj", "1000");
+    Ok(())
 }
 
 /// Sees to it that [`DESCRIPTORS_MIN`] files can be open at once.

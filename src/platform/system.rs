@@ -1,9 +1,5 @@
 //! What the kernel says about this machine and this process.
 
-use std::time::Duration;
-
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use crate::base::error::{Error, Kind, Result};
 
 /// Resident memory of this process, bytes; 0 where /proc does not tell. Makes no heap call.
@@ -55,30 +51,6 @@ pub fn give_back_memory() {
         // From here on large pieces are kept again: those who take them in each frame would pay for fresh pages each time.
         libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
     }
-}
-
-/// Limits this process for good, before it reads what it does not trust: writable memory, processor time of all threads together,
-/// no core file. If memory runs short all the same, the kernel ends this process before others.
-///
-/// # Errors
-/// `Kind::System`: the kernel does not allow it.
-pub fn limit_self(memory_bytes: u64, cpu: Duration) -> Result<()> {
-    /// What is only reserved (a thread's part of the C library's heap, stacks), bytes: it is not counted as written to.
-    const RESERVED_BYTES_MAX: u64 = 2 << 30;
-    let limits = [
-        (Resource::Data, memory_bytes),
-        (Resource::As, memory_bytes + RESERVED_BYTES_MAX),
-        (Resource::Cpu, cpu.as_secs()),
-        (Resource::Core, 0),
-    ];
-    for (resource, most) in limits {
-        // A limit that is there already may be lower, and cannot be raised.
-        let most = getrlimit(resource).maximum.map_or(most, |there| there.min(most));
-        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
-            .map_err(|error| Error::fatal(Kind::System, "cannot limit a process").caused_by(error))?;
-    }
-    let _older_kernel = std::fs::write("/proc/self/oom_score_adj", "1000");
-    Ok(())
 }
 
 /// Memory of the machine, bytes.
