@@ -46,6 +46,9 @@ const MEMORY_PER_PIXEL: u64 = 256;
 /// Most bytes of the child's answer that are read.
 const ANSWER_BYTES_MAX: u64 = 2048;
 
+/// Exit code of a process that was made, but whose program could not be started.
+const NOT_STARTED: i32 = 127;
+
 /// What runs the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Executor {
@@ -153,15 +156,7 @@ impl Trial {
     /// # Errors
     /// What the child says; `Kind::Model` if it was ended by a limit or by the file; `Kind::System` if no child can be started.
     pub fn run_in_child(&self, program: &Path) -> Result<()> {
-        let no_child = |error: std::io::Error| {
-            let text = format!(
-                "'{}' cannot be started to try the model '{}' in a process of its own: is /proc mounted, and may processes be \
-                 started?",
-                program.display(),
-                self.model.path.display()
-            );
-            Error::fatal(Kind::System, text).caused_by(error)
-        };
+        let no_child = |error: std::io::Error| self.not_started(program).caused_by(error);
         let mut child = Command::new(program)
             .args(self.arguments())
             .stdin(Stdio::null())
@@ -182,7 +177,20 @@ impl Trial {
             let _is_gone_already = child.kill();
         }
         let status = child.wait().map_err(no_child)?;
+        // Where the process is made without waiting for its program (emulated CPUs do), nobody but this code says that it failed.
+        if status.code() == Some(NOT_STARTED) && answer.is_empty() {
+            return Err(self.not_started(program));
+        }
         self.judge(in_time.then_some(status), &String::from_utf8_lossy(&answer))
+    }
+
+    fn not_started(&self, program: &Path) -> Error {
+        let text = format!(
+            "'{}' cannot be started to try the model '{}' in a process of its own: is /proc mounted, and may processes be started?",
+            program.display(),
+            self.model.path.display()
+        );
+        Error::fatal(Kind::System, text)
     }
 
     /// What the child's end means; `None`: it had to be ended.
