@@ -5,6 +5,7 @@
 #![allow(unsafe_code, reason = "a global allocator that counts and hands on to the system's")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+#[path = "it/common/mod.rs"]
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -3,7 +3,7 @@
 //! Per class, detections are matched to truths strongest first, at ten overlaps from 0.50 to 0.95; the precision at 101 recalls is
 //! averaged. Rules that are easy to miss: a picture counts with its 100 strongest detections of a class; a detection on a crowd
 //! region (`iscrowd`) or on an object outside the range of areas counts neither way; a crowd takes any number, and overlaps by the
-//! detection's own area; a class without truths has no figure. Held against pycocotools 2.0 by `tests/eval.rs`.
+//! detection's own area; a class without truths has no figure. Held against pycocotools 2.0 by `tests/it/eval.rs`.
 
 pub mod coco;
 pub mod labels;

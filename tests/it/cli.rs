@@ -1,7 +1,4 @@
 //! The command line: every kind of bad input gets one line with the place and the remedy, and the documented exit code.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
-
-mod common;
 
 use std::fs::{File, Permissions};
 use std::io::{BufRead, BufReader, Read};
@@ -11,9 +8,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{data, flytrap, json_lines, of_type, output, run_squares, told};
 use flytrap::platform::clock::{Clock, Mono, SystemClock};
 use rustix::process::{Pid, Signal};
+
+use crate::common::{self, data, flytrap, json_lines, of_type, output, run_squares, told};
 
 /// Runs it and expects `code` and, on stderr, exactly one line of ours that has all of `words`.
 fn refused(command: &mut Command, code: i32, words: &[&str]) -> String {

@@ -1,14 +1,16 @@
 //! The uplink against receivers that misbehave, over real sockets: nothing is lost, nothing is stored twice, every drop
 //! and refusal is counted, and no receiver holds it for longer than its deadlines.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
-#[path = "receivers/server.rs"]
-mod server;
+pub(crate) mod nats;
+pub(crate) mod programs;
+pub(crate) mod proxy;
+pub(crate) mod server;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::receivers::server::{BOUND, Mood, Request, Server};
 use flytrap::base::geometry::PointPx;
 use flytrap::base::stop::Stop;
 use flytrap::delivery::spool::{Batching, Log, Spool};
@@ -18,7 +20,6 @@ use flytrap::delivery::uplink::{Batch, Outbox, Posted, Report, Sink, Uplink, Upl
 use flytrap::event::{Body, Crossing, Direction, Event, Origin, fixed};
 use flytrap::platform::calendar::Timekeeper;
 use flytrap::platform::clock::{Clock, Mono, SystemClock};
-use server::{BOUND, Mood, Request, Server};
 
 const SHORT: Duration = Duration::from_millis(250);
 const HOUR: Duration = Duration::from_secs(3600);

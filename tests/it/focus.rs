@@ -1,8 +1,5 @@
 //! Looking at parts of the picture, on real clips: what it costs and finds against whole pictures, held against what the same
 //! network finds in twice the detail.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
-
-mod common;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +19,8 @@ use flytrap::vision::detect::letterbox::{Letterbox, Size};
 use flytrap::vision::detect::model::{Classes, Loaded, Params as ModelParams};
 use flytrap::vision::detect::{Detection, Detections};
 use flytrap::vision::roi;
+
+use crate::common;
 
 /// Clips, and what lives in them: all of the picture, or a rectangle (left, top, right, bottom), around which it stands still as it
 /// was in the first frame.

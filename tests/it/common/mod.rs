@@ -53,6 +53,20 @@ pub(crate) fn damaged_model(folder: &Path) -> (PathBuf, String) {
     (model, hash)
 }
 
+/// The seed of a random test: `FLYTRAP_SEED`, else drawn from the clock. Says aloud which.
+pub(crate) fn seed(test: &str) -> u64 {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+    let seed =
+        std::env::var("FLYTRAP_SEED").map_or(now, |text| text.parse().expect("FLYTRAP_SEED is a number"));
+    say(&format!("SEED {test}: {}", repeat(test, seed)));
+    seed
+}
+
+/// How a random test is repeated.
+pub(crate) fn repeat(test: &str, seed: u64) -> String {
+    format!("FLYTRAP_SEED={seed} cargo test --test it {test}")
+}
+
 /// A line on the real stderr, in one piece: other tests write there too.
 pub(crate) fn say(line: &str) {
     std::io::stderr().write_all(format!("\n{line}\n").as_bytes()).unwrap();

@@ -1,14 +1,13 @@
 //! `flytrap eval`: the scores against pycocotools' on made-up cases (`data/eval/make.py`), and the models' on labelled pictures
 //! against the reference program's.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
-
-mod common;
 
 use std::process::Command;
 
 use flytrap::tools::score::{Area, coco, score};
 use flytrap::vision::detect::engine::{EngineParams, Precision};
 use serde_json::Value;
+
+use crate::common;
 
 /// Points that ours may be off, for the rounding of sums.
 const POINTS: f64 = 1e-4;

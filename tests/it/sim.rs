@@ -1,10 +1,8 @@
 //! Worlds from seeds: twenty bad hours, and the tables of three half days. A seed that fails becomes a test with a name.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
-mod common;
-
-use common::say;
 use flytrap::sim::world::{Report, Scenario, World};
+
+use crate::common::say;
 
 fn run(seed: u64, hours: f64, scenario: &Scenario) -> Report {
     World::new(seed, hours, scenario, None).unwrap().run(&mut |_| {}).unwrap()

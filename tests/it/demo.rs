@@ -1,18 +1,16 @@
 //! What a newcomer runs first, and what follows from a seed: `demo`, `selftest`, `sim`, by the program itself.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod common;
 
 use std::path::Path;
 use std::process::Output;
 
-use common::{output, say};
 use flytrap::analytics::count::CountingLine;
 use flytrap::event::Direction;
 use flytrap::sim::judge::Judge;
 use flytrap::sim::scene::{Hour, Scene, SceneParams, Weather};
 use flytrap::sim::traffic::Kind;
 use serde_json::Value;
+
+use crate::common::{self, output, say};
 
 fn flytrap(folder: &Path, arguments: &[&str]) -> Output {
     output(common::flytrap().args(arguments).current_dir(folder))

@@ -1,8 +1,5 @@
 //! The whole program under watchdogs: what systemd hears, what happens when a stage hangs, what the next start tells.
 //! Injected faults come from the environment, in test builds.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
-
-mod common;
 
 use std::io::Read;
 use std::os::unix::net::UnixDatagram;
@@ -10,10 +7,11 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use common::{config, data, flytrap, of_type};
 use flytrap::platform::clock::{Clock, Mono, SystemClock};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+use crate::common::{self, config, data, flytrap, of_type};
 
 /// Longest wait for anything that should happen.
 const PATIENCE: Duration = Duration::from_secs(60);

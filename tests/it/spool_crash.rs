@@ -1,13 +1,7 @@
 //! The spool on a disk that loses power after any operation: what was committed is there, what was not may be lost for at
 //! most a commit interval, nothing is invented, everything opens.
 //!
-//! `FLYTRAP_SEED=…` begins with that seed, `FLYTRAP_CUTS=…` sets how many cuts.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a test that prints what it measured"
-)]
+//! `FLYTRAP_SEED=…` begins with that seed, else one is drawn; `FLYTRAP_CUTS=…` sets how many cuts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,6 +12,8 @@ use flytrap::event::{Body, Crossing, Direction, Event, Origin, Stats, TrackBegin
 use flytrap::platform::clock::{ClockMap, Mono, Wall};
 use flytrap::sim::disk::{FaultDisk, Moods};
 use flytrap::sim::random::Random;
+
+use crate::common::{repeat, seed};
 
 const COMMIT: Duration = Duration::from_secs(5);
 const CHECKPOINT: Duration = Duration::from_secs(300);
@@ -299,16 +295,6 @@ impl World {
     }
 }
 
-/// How a random world is repeated.
-fn repeat(test: &str, seed: u64) -> String {
-    format!("repeat it with: FLYTRAP_SEED={seed} cargo test --test spool_crash {test}")
-}
-
-fn seed() -> u64 {
-    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
-    std::env::var("FLYTRAP_SEED").map_or(now, |text| text.parse().expect("FLYTRAP_SEED is a number"))
-}
-
 fn cuts() -> u64 {
     let usual = if cfg!(debug_assertions) { 2_000 } else { 10_000 };
     std::env::var("FLYTRAP_CUTS").map_or(usual, |text| text.parse().expect("FLYTRAP_CUTS is a number"))
@@ -316,11 +302,10 @@ fn cuts() -> u64 {
 
 /// Several worlds of 20 cuts each.
 fn run(test: &str, cuts: u64, moods: Moods) -> (Totals, Duration) {
-    run_from(seed(), test, cuts, moods)
+    run_from(seed(test), test, cuts, moods)
 }
 
 fn run_from(first: u64, test: &str, cuts: u64, moods: Moods) -> (Totals, Duration) {
-    println!("{test}: FLYTRAP_SEED={first}");
     let (mut sum, mut oldest) = (Totals::default(), Duration::ZERO);
     let mut seed = first;
     while sum.cuts < cuts {
@@ -330,7 +315,7 @@ fn run_from(first: u64, test: &str, cuts: u64, moods: Moods) -> (Totals, Duratio
             world.totals;
         let wrong = lost + invented + if moods.no_journal { 0 } else { back };
         if wrong > dropped && !moods.lies {
-            panic!("{}\n{:?}", repeat(test, seed), world.totals);
+            panic!("repeat it with: {}\n{:?}", repeat(test, seed), world.totals);
         }
         sum = Totals {
             cuts: sum.cuts + cuts,
@@ -408,8 +393,7 @@ fn drain(log: &mut Log, appended: &BTreeMap<u64, Event>) -> BTreeSet<u64> {
 
 #[test]
 fn spool_crash_flipped_bits_cost_the_records_they_hit() {
-    let first = seed();
-    println!("{}", repeat("spool_crash_flipped_bits", first));
+    let first = seed("spool_crash_flipped_bits");
     let (mut hit, mut reported) = (0, 0);
     for seed in first..first + cuts() / 20 {
         let mut random = Random::new(seed);
@@ -456,8 +440,7 @@ fn spool_crash_flipped_bits_cost_the_records_they_hit() {
 
 #[test]
 fn spool_crash_any_files_whatever_are_opened() {
-    let first = seed();
-    println!("{}", repeat("spool_crash_any_files", first));
+    let first = seed("spool_crash_any_files");
     for seed in first..first + cuts() / 20 {
         let mut random = Random::new(seed);
         let (disk, params) = (FaultDisk::new(random.bits()), params(&mut random));

@@ -1,20 +1,17 @@
 //! The program with a spool on disk: what was seen while no receiver was there arrives later, once, also after a kill.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
-
-mod common;
-#[allow(dead_code, reason = "tests/receivers.rs uses the rest")]
-#[path = "receivers/server.rs"]
-mod server;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{config, crossings, data, flytrap, json_lines, output, run_squares, squares_truth, told};
 use flytrap::platform::clock::{Clock as _, SystemClock};
 use serde_json::Value;
-use server::{Mood, Server};
+
+use crate::common::{
+    self, config, crossings, data, flytrap, json_lines, output, run_squares, squares_truth, told,
+};
+use crate::receivers::server::{Mood, Server};
 
 const EAGER: &str = "[uplink]\nclock_wait_s = 0\nbatch_events_max = 7\nbatch_age_max_s = 0.1\nbackoff_first_s = 0.1\nbackoff_cap_s = 0.2\n";
 

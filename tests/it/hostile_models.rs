@@ -1,13 +1,12 @@
 //! Model files that the user trusts and should not: each ends in one line and exit code 3, with bounded memory and time.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
-
-mod common;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use sha2::Digest as _;
+
+use crate::common;
 
 /// Address space of the program and its child, kB: none may need more.
 const ADDRESS_SPACE_KB: u32 = 4 << 20;

@@ -15,7 +15,7 @@ pub(crate) fn unpacked() -> Result<PathBuf, String> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
     let folder = cache.unwrap_or_else(std::env::temp_dir).join("flytrap-tests/receivers");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/receivers/get");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/receivers/get");
     let out = Command::new(&script)
         .arg(&folder)
         .output()

@@ -1,16 +1,14 @@
 //! Recordings through the whole program: what happened in them is what it tells.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use common::{
+use serde_json::Value;
+
+use crate::common::{
     check_sequence, config, crossings, data, ffmpeg, flytrap, json_lines, of_type, output, run_squares, say,
     shared, squares_truth, told,
 };
-use serde_json::Value;
 
 #[test]
 fn squares_are_counted_as_they_were_drawn() {

@@ -1,14 +1,12 @@
 //! `flytrap tune`: the threshold that it picks against one by brute force, what the pasted lines promise, and what it says when no
 //! threshold will do.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
-
-mod common;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use common::{data, flytrap, json_lines, output, told};
 use serde_json::Value;
+
+use crate::common::{self, data, flytrap, json_lines, output, told};
 
 /// Right, wrong, objects.
 type Counts = (usize, usize, usize);

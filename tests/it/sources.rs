@@ -1,18 +1,16 @@
 //! Files and external programs as sources: what comes of their frames, and of everything that goes wrong with them.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
-
-mod common;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{config, data, ffmpeg, flytrap, json_lines, of_type, output, run_squares, shared, told};
 use flytrap::base::error::{Class, Error, Kind};
 use flytrap::base::stop::Stop;
 use flytrap::capture::frame::PixelFormat;
 use flytrap::capture::{Advance, AtEnd, CaptureParams, FrameSource, SourceSpec, Timing};
 use flytrap::platform::clock::{Clock, SystemClock};
+
+use crate::common::{config, data, ffmpeg, flytrap, json_lines, of_type, output, run_squares, shared, told};
 
 /// Longest wait for something that must happen.
 const BOUND: Duration = Duration::from_secs(30);

@@ -1,13 +1,7 @@
 //! A board whose calendar is wrong, missing, set late, stepped by years, and lost again, over many boots: what leaves it is
 //! within a second of the truth or says between which times the truth is, and never before the year of the build.
 //!
-//! `FLYTRAP_SEED=…` begins with that seed.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a test that prints what it measured"
-)]
+//! `FLYTRAP_SEED=…` begins with that seed, else one is drawn.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -18,6 +12,8 @@ use flytrap::platform::calendar::{Bounds, Stamp, Timekeeper};
 use flytrap::platform::clock::{BUILD_UNIX_NANOS, Clock, Mono, Wall};
 use flytrap::sim::disk::FaultDisk;
 use flytrap::sim::random::Random;
+
+use crate::common::{repeat, seed};
 
 const SECOND: i64 = 1_000_000_000;
 const DAY: i64 = 86_400 * SECOND;
@@ -243,14 +239,14 @@ impl Totals {
 
 #[test]
 fn stamps_are_true_or_bounded_whatever_the_calendar_does() {
-    let seed = std::env::var("FLYTRAP_SEED").map_or(1, |seed| seed.parse().unwrap());
+    let first = seed("stamps_are_true_or_bounded");
     let mut all = Totals::default();
-    for seed in seed..seed + 60 {
+    for seed in first..first + 60 {
         let mut world = World::new(seed);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             (0..3000).for_each(|_| world.step());
         }));
-        assert!(outcome.is_ok(), "FLYTRAP_SEED={seed}");
+        assert!(outcome.is_ok(), "{}", repeat("stamps_are_true_or_bounded", seed));
         let Totals { stamps, vouched, bounded, worst, boots } = world.totals;
         all.stamps += stamps;
         all.vouched += vouched;

@@ -1,12 +1,8 @@
 //! `flytrap detect` against ONNX Runtime, libjpeg and OpenCV: the same boxes, classes and scores on real photos.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
-
-mod common;
 
 use std::io::Write;
 use std::path::Path;
 
-use common::{data, flytrap, json_lines, output, shared, told};
 use flytrap::capture::frame::FrameView;
 use flytrap::capture::picture::{self, Picture};
 use flytrap::vision::detect::Detections;
@@ -15,6 +11,8 @@ use flytrap::vision::detect::engine::{Engine, EngineParams, Precision};
 use flytrap::vision::detect::letterbox::{Letterbox, Size};
 use flytrap::vision::detect::model::{Loaded, Params as ModelParams};
 use serde_json::Value;
+
+use crate::common::{self, data, flytrap, json_lines, output, shared, told};
 
 /// Reference boxes below this score are not compared: they come and go with the last bit.
 const SCORE_MIN: f64 = 0.3;

@@ -1,21 +1,5 @@
 //! The uplink against real receivers, through a link with faults, and with the receiver killed in mid-stream: afterwards each
-//! holds every event once. They come from Debian's packages (`tests/receivers/get`); where they cannot be had, this is said.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a test that prints what it measured"
-)]
-
-#[path = "receivers/nats.rs"]
-mod nats;
-#[path = "receivers/programs.rs"]
-mod programs;
-#[path = "receivers/proxy.rs"]
-mod proxy;
-#[allow(dead_code, reason = "tests/receivers.rs uses the rest")]
-#[path = "receivers/server.rs"]
-mod server;
+//! holds every event once. They come from Debian's packages (`tests/it/receivers/get`); where they cannot be had, this is said.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -33,10 +17,13 @@ use flytrap::delivery::uplink::{Outbox, Report, Uplink, UplinkParams};
 use flytrap::event::{Body, Crossing, Direction, Origin, fixed};
 use flytrap::platform::calendar::Timekeeper;
 use flytrap::platform::clock::{Clock, Mono, SystemClock};
-use programs::{Program, free_port, pause};
-use proxy::Proxy;
 use serde_json::Value;
-use server::{Mood, Server};
+
+use crate::receivers::nats;
+use crate::receivers::programs;
+use crate::receivers::programs::{Program, free_port, pause};
+use crate::receivers::proxy::Proxy;
+use crate::receivers::server::{Mood, Server};
 
 /// Events of one stream: some seconds of them.
 const EVENTS: u64 = 3000;

@@ -1,6 +1,5 @@
 //! Seven days without a link at one event a second, then it is back: everything up to the quota is there, in order, from fixed
 //! memory, and little more was written than the events.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that prints what it measured")]
 
 use std::time::Duration;
 

@@ -2,14 +2,8 @@
 //! answers of servers. Valid ones are bent in many ways, and their checksums made right again, so that the inside is reached.
 //! Nothing panics, everything ends, and what comes out keeps its promises.
 //!
-//! `FLYTRAP_FUZZ=…` sets how many executions of each (20 000 by default, some hundred for answers), `FLYTRAP_SEED=…` the seed:
-//! `FLYTRAP_FUZZ=10000000 cargo test --release --test fuzz -- --nocapture`
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a test that prints what it measured"
-)]
+//! `FLYTRAP_FUZZ=…` sets how many executions of each (20 000 by default, some hundred for answers), `FLYTRAP_SEED=…` the seed (else it is drawn):
+//! `FLYTRAP_FUZZ=10000000 cargo test --release --test it fuzz:: -- --nocapture`
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener};
@@ -30,20 +24,22 @@ use flytrap::platform::clock::{ClockMap, Mono, SystemClock, Wall};
 use flytrap::sim::disk::FaultDisk;
 use flytrap::sim::random::Random;
 
+use crate::common::{repeat, seed};
+
 fn executions(by_default: u64) -> u64 {
     std::env::var("FLYTRAP_FUZZ").map_or(by_default, |count| count.parse().unwrap())
 }
 
 /// Runs `one` as often as wanted, each with a seed that repeats it.
-fn fuzz(what: &str, by_default: u64, mut one: impl FnMut(&mut Random)) {
-    let first = std::env::var("FLYTRAP_SEED").map_or(1, |seed| seed.parse().unwrap());
+fn fuzz(test: &str, by_default: u64, mut one: impl FnMut(&mut Random)) {
+    let first = seed(&format!("fuzz::{test}"));
     let count = executions(by_default);
     for seed in first..first + count {
         let mut random = Random::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let outcome = catch_unwind(AssertUnwindSafe(|| one(&mut random)));
-        assert!(outcome.is_ok(), "{what}: FLYTRAP_SEED={seed} FLYTRAP_FUZZ=1");
+        assert!(outcome.is_ok(), "FLYTRAP_FUZZ=1 {}", repeat(&format!("fuzz::{test}"), seed));
     }
-    println!("MEASURED fuzz {what}: {count} executions from seed {first}, no panic");
+    println!("MEASURED fuzz {test}: {count} executions from seed {first}, no panic");
 }
 
 /// Bends bytes: flips, overwrites with numbers at the edge of their ranges, cuts, repeats, inserts.
@@ -95,7 +91,7 @@ fn origin() -> Origin {
 
 #[test]
 fn records() {
-    fuzz("record framing", 20_000, |random| {
+    fuzz("records", 20_000, |random| {
         let place = Place { segment: random.bits() >> 2, offset: random.bits() as u32 >> 8 };
         let (seq, mut payload) = (random.bits(), Vec::new());
         let newest = 1 + random.whole(u64::from(RECORD_VERSION)) as u8;
@@ -178,7 +174,7 @@ fn segments() {
     };
     let images = images(&mut Random::new(7));
     assert!(images.len() >= 2, "{}", images.len());
-    fuzz("segment open", 2_000, |random| {
+    fuzz("segments", 2_000, |random| {
         let disk = FaultDisk::new(random.bits());
         let mut lies = false;
         for (name, bytes) in &images {
@@ -225,7 +221,7 @@ fn segments() {
 
 #[test]
 fn packed_batches() {
-    fuzz("decode", 20_000, |random| {
+    fuzz("packed_batches", 20_000, |random| {
         let events: Vec<Event> = (0..1 + random.whole(4)).map(|seq| event(random, seq)).collect();
         let wall = Wall { unix_nanos: random.bits() as i64, synchronised: random.one_in(2) };
         let clock = ClockMap { mono: Mono::from_nanos(random.bits()), wall };
@@ -295,7 +291,7 @@ fn answers() {
     let batch = Batch::new(&origin, ClockMap::UNKNOWN, &events);
     let mut confirmed = 0u64;
     let runs = executions(400);
-    fuzz("server replies", 400, |random| {
+    fuzz("answers", 400, |random| {
         let mut answer = ANSWERS[random.whole(ANSWERS.len() as u64) as usize].as_bytes().to_vec();
         if !random.one_in(8) {
             bend(random, &mut answer);

@@ -1,6 +1,5 @@
 //! A disk in trouble that passes, or does not: what it cannot read now is tried again, one queue's failure is not another's,
 //! nothing hangs, and what is lost is counted.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::time::Duration;
 

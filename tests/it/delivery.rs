@@ -1,19 +1,14 @@
 //! The program against a receiver over real sockets: every event of a run arrives once, whatever the receiver did in between.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
-
-mod common;
-#[allow(dead_code, reason = "tests/receivers.rs uses the rest")]
-#[path = "receivers/server.rs"]
-mod server;
 
 use std::process::{Child, Output, Stdio};
 
-use common::{
+use serde_json::Value;
+
+use crate::common::{
     check_sequence, config, crossings, data, flytrap, json_lines, of_type, output, run_squares,
     squares_truth, told,
 };
-use serde_json::Value;
-use server::{Mood, Server};
+use crate::receivers::server::{Mood, Server};
 
 /// Small batches that go out at once, quick retries, patience at the end.
 const EAGER: &str = "[uplink]\nclock_wait_s = 0\nbatch_events_max = 3\nbatch_age_max_s = 0.1\nbackoff_first_s = 0.1\nbackoff_cap_s = 0.2\n\
