@@ -77,6 +77,7 @@ pub mod metrics;
 pub mod pipeline;
 pub mod platform;
 pub mod run;
+#[cfg(any(test, feature = "desktop"))]
 pub mod sim;
 pub mod tools;
 pub mod vision;

@@ -2,6 +2,10 @@
 
 use crate::base::limits::{EVENT_TEXT_BYTES_MAX, NAME_BYTES_MAX};
 
+/// Where to find what the device build (`--no-default-features`) leaves out, for messages.
+pub const DESKTOP_BUILD: &str =
+    "run it on a desktop computer, with the program that `cargo build --release` makes";
+
 /// A short name (device, camera, class, line).
 pub type Name = heapless::String<NAME_BYTES_MAX>;
 

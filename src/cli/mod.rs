@@ -9,15 +9,17 @@ mod calibrate;
 mod cameras;
 mod check;
 mod decode;
-mod demo;
+#[cfg(feature = "desktop")]
+mod desktop;
+#[cfg(not(feature = "desktop"))]
+#[path = "device.rs"]
+mod desktop;
 mod detect;
-mod eval;
 mod pins;
+mod progress;
 mod selftest;
-mod sim;
 mod spool;
 mod trial;
-mod tune;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -25,8 +27,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
 
+use self::progress::PictureBar;
 use crate::base::error::{Error, Kind, Result};
 use crate::config::values::Value;
 use crate::config::{Config, Mistakes, Override};
@@ -70,8 +72,8 @@ enum Command {
         #[arg(long)]
         until_end: bool,
     },
-    /// Show all of it without a camera: count a simulated street, write an annotated picture and clip, tell the truth.
-    Demo(demo::DemoArgs),
+    #[command(flatten)]
+    Desktop(desktop::Command),
     /// Detect road users in single pictures.
     Detect {
         #[command(flatten)]
@@ -85,10 +87,6 @@ enum Command {
     },
     /// Measure how long each stage of a frame takes on this machine.
     Bench(bench::BenchArgs),
-    /// Measure how well a model finds what is in labelled pictures: COCO's average precision.
-    Eval(eval::EvalArgs),
-    /// Choose the threshold of the score on labelled pictures: the greatest recall with the precision that is asked for.
-    Tune(tune::TuneArgs),
     /// Measure on pictures what --precision int8 needs to know of a model, and write it beside the model.
     Calibrate(calibrate::CalibrateArgs),
     /// Test whether the network finds what it must on this machine; 3 if it does not.
@@ -118,8 +116,6 @@ enum Command {
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
     },
-    /// Simulate a device in the field for days of virtual time, or write streets as labelled pictures or as a video.
-    Sim(sim::SimArgs),
     /// Plan and run a model file within limits: what other commands start for a file that only the user trusts.
     #[command(name = trial::COMMAND, hide = true)]
     TryModel(trial::TrialArgs),
@@ -177,17 +173,6 @@ struct Settings {
 }
 
 impl Settings {
-    /// Whether any of it is.
-    fn is_given(&self) -> bool {
-        self.config.is_some() || self.names_a_model()
-    }
-
-    /// Whether a model is, or how it is run.
-    fn names_a_model(&self) -> bool {
-        let Settings { config: _, model, model_sha256, precision, ranges } = self;
-        model.is_some() || model_sha256.is_some() || precision.is_some() || ranges.is_some()
-    }
-
     /// The configuration with these options and `more` over it.
     fn load(&self, more: Vec<Override>, json: bool) -> Result<Config, Mistakes> {
         let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
@@ -238,10 +223,8 @@ pub fn main() -> ExitCode {
         Command::Detect { settings, pictures, out } => {
             ("detect", detect::detect(&settings, &pictures, out.as_deref(), json))
         }
-        Command::Demo(args) => ("demo", demo::demo(&args, json)),
+        Command::Desktop(command) => desktop::execute(&command, json),
         Command::Bench(args) => ("bench", bench::bench(args, json)),
-        Command::Eval(args) => ("eval", eval::eval(&args, json)),
-        Command::Tune(args) => ("tune", tune::tune(&args, json)),
         Command::Calibrate(args) => ("calibrate", calibrate::calibrate(&args, json)),
         Command::Cameras => ("cameras", cameras::cameras(json)),
         Command::Pins { pin, set, chip } => ("pins", pins::pins(&chip, pin, set, json)),
@@ -255,7 +238,6 @@ pub fn main() -> ExitCode {
         ),
         Command::Decode { file } => ("decode", decode::decode(file.as_deref())),
         Command::Selftest(args) => ("selftest", selftest::selftest(&args, json)),
-        Command::Sim(args) => ("sim", sim::sim(&args, json)),
         Command::TryModel(args) => return trial::try_model(&args),
         Command::Check { config } => ("check", check::check(config.as_deref())),
     };
@@ -408,26 +390,4 @@ fn cannot_write(place: &std::path::Path, error: std::io::Error) -> Error {
         format!("'{}' cannot be written: check the path and its rights", place.display()),
     )
     .caused_by(error)
-}
-
-/// How many pictures are done: on a terminal only; it draws to stderr.
-struct PictureBar(ProgressBar);
-
-impl PictureBar {
-    fn new() -> Self {
-        let bar = ProgressBar::no_length();
-        if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos} of {len} pictures, {eta} left") {
-            bar.set_style(style);
-        }
-        PictureBar(bar)
-    }
-
-    fn show(&self, done: usize, all: usize) {
-        self.0.set_length(all as u64);
-        self.0.set_position(done as u64);
-    }
-
-    fn end(&self) {
-        self.0.finish_and_clear();
-    }
 }

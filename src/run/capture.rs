@@ -15,6 +15,8 @@ use super::{Shared, Timing};
 use crate::base::error::{Class, Error, Kind, Result};
 use crate::base::limits::RING_SLOTS_MIN;
 use crate::base::retry::Backoff;
+#[cfg(not(feature = "desktop"))]
+use crate::base::text::DESKTOP_BUILD;
 use crate::capture::frame::{FrameFormat, FrameMeta, PixelFormat};
 use crate::capture::ring::{Fill, Writer};
 use crate::capture::sampler::{Sample, Sampler};
@@ -23,6 +25,7 @@ use crate::event::{Body, fixed};
 use crate::platform::clock::{Clock, Mono};
 use crate::platform::threads::spawn;
 use crate::platform::watchdog::Stage;
+#[cfg(feature = "desktop")]
 use crate::sim::source::SimSource;
 use crate::vision::detect::ClassId;
 use crate::vision::detect::letterbox::Size;
@@ -477,7 +480,13 @@ fn say_up(up: &Sender<()>) {
 /// Opens a source, a simulated street too.
 fn open(spec: &SourceSpec, params: &CaptureParams, clock: Arc<dyn Clock>) -> Result<Box<dyn FrameSource>> {
     match spec {
+        #[cfg(feature = "desktop")]
         SourceSpec::Sim(text) => Ok(Box::new(SimSource::open(text, params, clock)?)),
+        #[cfg(not(feature = "desktop"))]
+        SourceSpec::Sim(_) => Err(Error::fatal(
+            Kind::Config,
+            format!("source '{spec}': the device build has no simulated street; {DESKTOP_BUILD}"),
+        )),
         SourceSpec::Dir(_) | SourceSpec::File(_) | SourceSpec::Exec(_) | SourceSpec::V4l2(_) => {
             spec.open(params, clock)
         }

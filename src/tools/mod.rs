@@ -2,11 +2,17 @@
 
 pub mod bench;
 pub mod calibrate;
+#[cfg(feature = "desktop")]
 pub mod demo;
+#[cfg(feature = "desktop")]
 pub mod eval;
+#[cfg(feature = "desktop")]
 pub mod export;
+#[cfg(feature = "desktop")]
 pub mod labelled;
 pub mod pictures;
+#[cfg(feature = "desktop")]
 pub mod score;
 pub mod selftest;
+#[cfg(feature = "desktop")]
 pub mod tune;

@@ -63,6 +63,7 @@ impl Detector {
     }
 
     /// From the next picture on [`Self::detect`] finds only the classes of these names, as `flytrap run` does.
+    #[cfg(feature = "desktop")]
     pub(super) fn want(&mut self, wanted: impl Fn(&str) -> bool) {
         self.wanted = self.classes.names().map(wanted).collect();
         self.stages.clear();

@@ -25,6 +25,29 @@ const ROW: usize = 26;
 /// It is drawn so many times as wide and as high first, which makes edges smooth.
 const FINE: usize = 2;
 
+impl Canvas {
+    /// An empty picture.
+    fn white(width: usize, height: usize) -> Self {
+        Canvas { width, height, rgb: vec![255; 3 * width * height] }
+    }
+
+    /// The picture at one `times`th of its sides, each pixel the mean of those that it stands for.
+    fn shrunk(&self, times: usize) -> Self {
+        let (width, height) = (self.width / times, self.height / times);
+        let mut rgb = Vec::with_capacity(3 * width * height);
+        for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
+            for channel in 0..3 {
+                let at =
+                    |dy: usize, dx: usize| 3 * ((y * times + dy) * self.width + x * times + dx) + channel;
+                let dots = (0..times).flat_map(|dy| (0..times).map(move |dx| (dy, dx)));
+                let sum: usize = dots.map(|(dy, dx)| usize::from(self.rgb[at(dy, dx)])).sum();
+                rgb.push((sum / (times * times)) as u8);
+            }
+        }
+        Canvas { width, height, rgb }
+    }
+}
+
 const GRID: RGBColor = RGBColor(225, 225, 225);
 const TARGET: RGBColor = RGBColor(200, 0, 0);
 

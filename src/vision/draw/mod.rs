@@ -1,8 +1,11 @@
 //! Boxes and labels on pictures, for `detect --out` and later for snapshots and the status page; charts.
 
+#[cfg(feature = "desktop")]
 mod board;
+#[cfg(feature = "desktop")]
 mod chart;
 
+#[cfg(feature = "desktop")]
 pub use chart::{Chart, Curve, Mark};
 
 use crate::capture::frame::{Color, ColorMatrix, ColorRange, Planes};
@@ -76,27 +79,6 @@ impl Canvas {
     /// Its rows of 3 bytes a pixel.
     pub fn rgb(&self) -> &[u8] {
         &self.rgb
-    }
-
-    /// An empty picture.
-    fn white(width: usize, height: usize) -> Self {
-        Canvas { width, height, rgb: vec![255; 3 * width * height] }
-    }
-
-    /// The picture at one `times`th of its sides, each pixel the mean of those that it stands for.
-    fn shrunk(&self, times: usize) -> Self {
-        let (width, height) = (self.width / times, self.height / times);
-        let mut rgb = Vec::with_capacity(3 * width * height);
-        for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
-            for channel in 0..3 {
-                let at =
-                    |dy: usize, dx: usize| 3 * ((y * times + dy) * self.width + x * times + dx) + channel;
-                let dots = (0..times).flat_map(|dy| (0..times).map(move |dx| (dy, dx)));
-                let sum: usize = dots.map(|(dy, dx)| usize::from(self.rgb[at(dy, dx)])).sum();
-                rgb.push((sum / (times * times)) as u8);
-            }
-        }
-        Canvas { width, height, rgb }
     }
 
     /// Draws a line of that many pixels' width.

@@ -12,7 +12,7 @@ use crate::tools::tune::{Params, Report, Row, Tuned, Tuning};
 
 /// What `flytrap tune` is told.
 #[derive(Debug, Args)]
-pub(super) struct TuneArgs {
+pub(in crate::cli) struct TuneArgs {
     #[command(flatten)]
     settings: Settings,
     #[command(flatten)]

@@ -10,7 +10,7 @@ use crate::tools::demo::{DemoReport, News, Params, demo as run};
 
 /// Arguments of `flytrap demo`.
 #[derive(Debug, Args)]
-pub(super) struct DemoArgs {
+pub(in crate::cli) struct DemoArgs {
     #[command(flatten)]
     settings: Settings,
     /// Seed of the street.

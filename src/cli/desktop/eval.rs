@@ -12,7 +12,7 @@ use crate::tools::labelled::Params;
 
 /// What `flytrap eval` is told.
 #[derive(Debug, Args)]
-pub(super) struct EvalArgs {
+pub(in crate::cli) struct EvalArgs {
     #[command(flatten)]
     settings: Settings,
     #[command(flatten)]

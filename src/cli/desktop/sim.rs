@@ -19,7 +19,7 @@ const HOURS_MAX: f64 = 8784.0;
 
 /// What `flytrap sim` is told.
 #[derive(Debug, Args)]
-pub(super) struct SimArgs {
+pub(in crate::cli) struct SimArgs {
     #[command(flatten)]
     settings: Settings,
     /// Everything follows from it: the same seed gives the same.

@@ -1,0 +1,46 @@
+//! Commands for a desktop computer: `demo`, `sim`, `eval`, `tune`. They need the simulator or charts, which a device has no use for;
+//! the device build (`--no-default-features`) has `device.rs` in their place.
+
+mod demo;
+mod eval;
+mod sim;
+mod tune;
+
+use clap::Subcommand;
+
+use super::{Failed, PictureBar, Settings, cannot_write, print, print_json, say, start_log};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Show all of it without a camera: count a simulated street, write an annotated picture and clip, tell the truth.
+    Demo(demo::DemoArgs),
+    /// Measure how well a model finds what is in labelled pictures: COCO's average precision.
+    Eval(eval::EvalArgs),
+    /// Choose the threshold of the score on labelled pictures: the greatest recall with the precision that is asked for.
+    Tune(tune::TuneArgs),
+    /// Simulate a device in the field for days of virtual time, or write streets as labelled pictures or as a video.
+    Sim(sim::SimArgs),
+}
+
+/// The command's name, and what became of it.
+pub(super) fn execute(command: &Command, json: bool) -> (&'static str, Result<(), Failed>) {
+    match command {
+        Command::Demo(args) => ("demo", demo::demo(args, json)),
+        Command::Eval(args) => ("eval", eval::eval(args, json)),
+        Command::Tune(args) => ("tune", tune::tune(args, json)),
+        Command::Sim(args) => ("sim", sim::sim(args, json)),
+    }
+}
+
+impl Settings {
+    /// Whether any of it is.
+    fn is_given(&self) -> bool {
+        self.config.is_some() || self.names_a_model()
+    }
+
+    /// Whether a model is, or how it is run.
+    fn names_a_model(&self) -> bool {
+        let Settings { config: _, model, model_sha256, precision, ranges } = self;
+        model.is_some() || model_sha256.is_some() || precision.is_some() || ranges.is_some()
+    }
+}
