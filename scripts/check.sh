@@ -12,6 +12,8 @@
 #   - all unit tests on Cortex-A72 and on a CPU with everything: only the network's kernels differ between CPUs, and `ci` runs those
 #     on all three; the rest of the unit tests costs minutes under emulation and runs on Cortex-A76.
 #   - 100 unplugs: 25 find the same faults with 1/4 of the time; 100 are for what happens once in 50.
+#   - shorter numbers at the larger input sizes, three of four frames of the parity test, two of three clips of the test of regions: the
+#     same code as the rest of them, on more pictures.
 #   - cargo-deny: takes minutes to build, and changes only when Cargo.lock does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -59,7 +61,7 @@ RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --quiet
 
 step "tests"
 # Random tests print their seed, and on failure the command that repeats it.
-if [ "$mode" = full ]; then export FLYTRAP_CUTS=${FLYTRAP_CUTS:-20000}; fi
+if [ "$mode" = full ]; then export FLYTRAP_FULL=1 FLYTRAP_CUTS=${FLYTRAP_CUTS:-20000}; fi
 cargo test --locked --no-fail-fast 2>&1 | tee "$log" || status=$?
 
 arm=${CARGO_TARGET_DIR:-target}/aarch64-unknown-linux-gnu/debug

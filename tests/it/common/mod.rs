@@ -30,6 +30,15 @@ pub(crate) fn ffmpeg(test: &str) -> bool {
     found
 }
 
+/// Whether everything is measured, `scripts/check.sh full`, or what costs minutes is left out; then says aloud what of `test` is.
+pub(crate) fn is_full(test: &str, left_out: &str) -> bool {
+    let is_full = std::env::var_os("FLYTRAP_FULL").is_some();
+    if !is_full {
+        skip(test, &format!("{left_out}: only in scripts/check.sh full (FLYTRAP_FULL=1)"));
+    }
+    is_full
+}
+
 /// Says aloud that `test` is skipped.
 pub(crate) fn skip(test: &str, why: &str) {
     say(&format!("SKIPPED {test}: {why}"));
