@@ -124,7 +124,7 @@ fn pictures_that_are_none_cost_themselves() {
     assert_eq!(lines[0]["photo"], "420.jpg");
     let stderr = String::from_utf8(found.stderr).unwrap();
     for words in
-        ["text.jpg': is no JPEG or PNG", "half.jpg", "gone.jpg': cannot be opened", "3 of 4 pictures"]
+        ["text.jpg': is not a JPEG or PNG", "half.jpg", "gone.jpg': cannot be opened", "3 of 4 pictures"]
     {
         assert!(stderr.contains(words), "{stderr}");
     }
@@ -196,7 +196,11 @@ fn pins_and_watchdogs_that_cannot_be() {
     refused(flytrap().args(["pins", "3", "--chip", "/dev/null"]), 1, &["gpio.chip", "/dev/null"]);
     refused(flytrap().args(["pins", "3", "--chip", "gpio0"]), 2, &["--chip gpio0", "/dev/gpiochip0"]);
     let none = file(folder.path(), "none.toml", b"[watchdog]\ndevice = \"/dev/null\"\n");
-    refused(run_squares().args(["--config", &none]), 1, &["'/dev/null' is no watchdog", "watchdog.device"]);
+    refused(
+        run_squares().args(["--config", &none]),
+        1,
+        &["'/dev/null' is not a watchdog", "watchdog.device"],
+    );
 }
 
 #[test]

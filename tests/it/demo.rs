@@ -151,11 +151,11 @@ fn a_world_is_the_same_to_the_last_byte_and_mistakes_are_named() {
         (&["sim", "--hours", "9000"], "--hours is 9000"),
         (&["sim", "--hours", "2", "--export", "out"], "cannot be used with"),
         (&["sim", "--export", "."], "is not empty"),
-        (&["sim", "--model", "none.onnx"], "is for rendered frames"),
+        (&["sim", "--model", "none.onnx"], "needs rendered frames"),
         (&["sim", "--export", "out", "--size", "641x360"], "width is 641"),
         (&["sim", "--export", "out", "--pictures", "0"], "0 is not in 1..=1000000"),
-        (&["sim", "--export", "out", "--model", "builtin"], "is not for --export"),
-        (&["sim", "--video", "out.y4m", "--model", "builtin"], "is not for --video"),
+        (&["sim", "--export", "out", "--model", "builtin"], "does not apply to --export"),
+        (&["sim", "--video", "out.y4m", "--model", "builtin"], "does not apply to --video"),
     ] {
         let output = flytrap(folder.path(), arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");

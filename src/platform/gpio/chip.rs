@@ -1,5 +1,5 @@
-//! GPIO pins: a Raspberry Pi's through `rppal`, any other board's through the kernel's character device. The only file that names
-//! either.
+//! GPIO pins: a Raspberry Pi's through `rppal`, any other board's through the kernel's character device. The only file that uses either
+//! crate.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,10 +9,10 @@ use gpiocdev::request::{Builder, Request};
 
 use crate::base::error::{Error, Kind, Result};
 
-/// The chip that is there on every board.
+/// The GPIO chip that every board has.
 const CHIP: &str = "/dev/gpiochip0";
 
-/// Which chip the pins belong to.
+/// The chip that the pins belong to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Chip {
     /// A Raspberry Pi's registers if this is one, else the kernel's first chip.
@@ -38,7 +38,7 @@ impl Chip {
         }
     }
 
-    /// Opens it.
+    /// Opens the chip.
     ///
     /// # Errors
     /// `Kind::System`, with the remedy.
@@ -86,7 +86,7 @@ pub trait Output: Send {
     /// # Errors
     /// The chip is gone.
     fn set(&mut self, high: bool) -> Result<()>;
-    /// The level that the pin has, read from the pin.
+    /// Reads the pin's level back.
     ///
     /// # Errors
     /// The chip is gone.
@@ -103,7 +103,7 @@ pub trait Input: Send {
 }
 
 impl Board {
-    /// What it is, for people.
+    /// Description of the chip for messages.
     pub fn name(&self) -> String {
         match self {
             Board::Pi(_) => "rppal".to_owned(),
@@ -133,7 +133,7 @@ impl Board {
     /// Requests a pin as input, pulled low so that a cut wire reads as no motion.
     ///
     /// # Errors
-    /// As [`Board::output`].
+    /// See [`Board::output`].
     pub fn input(&self, pin: u8) -> Result<Box<dyn Input>> {
         match self {
             Board::Pi(gpio) => {
@@ -141,7 +141,7 @@ impl Board {
                 Ok(Box::new(PiInput(taken.into_input_pulldown())))
             }
             Board::Kernel(_) => {
-                // Not every chip can pull.
+                // Not every chip has pull resistors.
                 let pulled = self.request(pin, |line| {
                     line.as_input().with_bias(Bias::PullDown);
                 });
@@ -189,7 +189,7 @@ impl Input for PiInput {
     }
 }
 
-/// A line of the kernel's, and its number.
+/// A requested line of the kernel's device, and its number.
 struct KernelPin(Request, u8);
 
 impl Output for KernelPin {

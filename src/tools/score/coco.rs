@@ -1,4 +1,4 @@
-//! COCO's files: `instances.json` (what is there) and results (what was found).
+//! COCO's files: `instances.json` (ground truth) and results (detections).
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Found, Object, Rect, Truth};
 use crate::base::error::{Error, Kind, Result};
 
-/// `instances.json`, as far as it matters.
+/// The parts of `instances.json` that matter here.
 #[derive(Deserialize)]
 struct Instances {
     images: Vec<Image>,
@@ -38,7 +38,7 @@ struct Category {
     name: String,
 }
 
-/// One line of a file of results.
+/// One entry of a results file.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Detected {
     image_id: i64,
@@ -47,7 +47,7 @@ struct Detected {
     score: f64,
 }
 
-/// How a file numbers its pictures and classes.
+/// The ids of a file's pictures and classes.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Ids {
     /// By index of the picture.
@@ -59,7 +59,8 @@ pub struct Ids {
 /// Reads `instances.json`. Pictures are taken in the order of their ids, as COCO's own program does.
 ///
 /// # Errors
-/// `Kind::Config`: not such a file, with the place; an annotation of a picture or class that is not listed.
+/// `Kind::Config`: not such a file, with the position of the mistake; an annotation of a picture or class that is not
+/// listed.
 pub fn truth(text: &str, place: &Path) -> Result<(Truth, Ids)> {
     let wrong = |why: String| {
         Error::fatal(Kind::Config, format!("'{}' is not COCO's instances.json: {why}", place.display()))
@@ -109,7 +110,7 @@ pub fn truth(text: &str, place: &Path) -> Result<(Truth, Ids)> {
 /// Reads a file of results.
 ///
 /// # Errors
-/// `Kind::Config`: not such a file, with the place; a picture or class that the truth does not know.
+/// `Kind::Config`: not such a file, with the position of the mistake; a picture or class that the labels do not have.
 pub fn found(text: &str, place: &Path, ids: &Ids) -> Result<Vec<Found>> {
     let wrong = |why: String| {
         Error::fatal(Kind::Config, format!("'{}' is not a file of COCO results: {why}", place.display()))
@@ -155,7 +156,7 @@ pub fn results(found: &[Found], ids: &Ids) -> Result<String> {
 }
 
 impl Ids {
-    /// Numbers where the labels have none: pictures and classes from 1.
+    /// Ids where the labels have none: pictures and classes from 1.
     pub fn counted(truth: &Truth) -> Self {
         Ids {
             pictures: (1..=truth.pictures.len() as i64).collect(),
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_names_the_place() {
+    fn errors_name_the_position() {
         let of = |old: &str, new: &str| {
             let error = truth(&GOOD.replace(old, new), Path::new("x.json")).unwrap_err().to_string();
             assert!(error.contains("'x.json'"), "{error}");
