@@ -1,4 +1,4 @@
-//! Precision over recall as a picture. The crate `plotters` places axes, lines and words.
+//! The precision-recall curve as a picture. The crate `plotters` places axes, lines and text.
 
 use std::convert::Infallible;
 
@@ -19,10 +19,10 @@ const SIZE: (usize, usize) = (1200, 860);
 /// Height of the title above it, pixels.
 const TITLE: usize = 48;
 
-/// Height of a line of the legend, pixels; the picture is higher by all of them.
+/// Height of a line of the legend, pixels; added to the picture's height for each line.
 const ROW: usize = 26;
 
-/// It is drawn so many times as wide and as high first, which makes edges smooth.
+/// Supersampling factor: drawn larger and scaled down, for smooth edges.
 const FINE: usize = 2;
 
 const GRID: RGBColor = RGBColor(225, 225, 225);
@@ -31,38 +31,38 @@ const TARGET: RGBColor = RGBColor(200, 0, 0);
 /// Yellow is too pale for a line on white.
 const TOO_PALE: usize = 3;
 
-/// A picture of precision over recall, both 0..=1.
+/// A precision-recall chart, both axes 0..=1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chart {
-    /// What it is of; ASCII.
+    /// Title; ASCII.
     pub title: String,
-    /// The precision that is wanted, as a line.
+    /// The target precision, drawn as a line.
     pub target: f64,
-    /// The first is black, the others coloured.
+    /// The curves: the first is black, the others coloured.
     pub curves: Vec<Curve>,
 }
 
-/// One curve; places are recall and precision.
+/// One curve; points are recall and precision.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Curve {
-    /// What it is of; ASCII.
+    /// Name; ASCII.
     pub name: String,
-    /// All of it.
+    /// All points.
     pub line: Vec<(f64, f64)>,
-    /// Single places on it.
+    /// Single points on it, drawn as dots.
     pub dots: Vec<(f64, f64)>,
-    /// One of them.
+    /// A highlighted point.
     pub mark: Option<Mark>,
 }
 
-/// A place that stands out.
+/// A highlighted point.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mark {
-    /// Where.
+    /// Position.
     pub at: (f64, f64),
-    /// What it is called; ASCII.
+    /// Label; ASCII.
     pub label: String,
-    /// More of it, for the legend; ASCII.
+    /// More text, for the legend; ASCII.
     pub more: String,
 }
 
@@ -70,7 +70,7 @@ impl Chart {
     /// The picture as a PNG file.
     ///
     /// # Errors
-    /// What does not fit the picture; a bug.
+    /// A drawing error; a bug.
     pub fn to_png(&self) -> Result<Vec<u8>, String> {
         self.canvas()?.to_png()
     }
@@ -117,7 +117,7 @@ impl Chart {
             [(0.0, self.target), (1.0, self.target)],
             TARGET.stroke_width(px(1)),
         ))?;
-        // The first over the others.
+        // The first curve is drawn over the others.
         for (index, curve) in self.curves.iter().enumerate().rev() {
             let style = color(index).stroke_width(px(2));
             chart.draw_series(LineSeries::new(curve.line.iter().copied(), style))?;
@@ -134,7 +134,7 @@ impl Chart {
         if let Some(Mark { at: (recall, precision), label, .. }) =
             self.curves.first().and_then(|curve| curve.mark.as_ref())
         {
-            // Above and to the right of a falling curve there is room.
+            // Above and to the right of a falling curve there is free space.
             let at = ((recall + 0.015).min(0.9), (precision + 0.02).min(0.97));
             let style = letters().pos(Pos::new(HPos::Left, VPos::Bottom));
             chart.draw_series([Text::new(label.clone(), at, style)])?;
@@ -163,14 +163,14 @@ impl Chart {
 type Area<'a> = DrawingArea<Board<'a>, Shift>;
 type Wrong = plotters::drawing::DrawingAreaErrorKind<Infallible>;
 
-/// Pixels of the picture in those that are drawn.
+/// Converts pixels of the picture to supersampled ones.
 fn px(pixels: usize) -> u32 {
     (pixels * FINE) as u32
 }
 
-/// Black letters of twice the glyphs' size.
+/// Black text of twice the glyphs' size.
 fn letters() -> TextStyle<'static> {
-    // The name of a font goes nowhere: the board has one.
+    // The font name is ignored: the backend has one font.
     ("sans-serif", font_size(2 * FINE)).into_font().into()
 }
 
@@ -206,7 +206,7 @@ mod tests {
     fn lines_are_where_the_axes_say() {
         let canvas = chart(None);
         assert_eq!((canvas.width, canvas.height), (SIZE.0, TITLE + SIZE.1 + 3 * ROW));
-        // The target runs over the whole width: it tells where recall 0 and 1 are, and the precision of 0.8.
+        // The target spans the whole width: it shows the positions of recall 0 and 1, and of precision 0.8.
         let plot = |dot: &&(usize, usize)| (TITLE..TITLE + SIZE.1).contains(&dot.1);
         let red = dots(&canvas, [200, 0, 0]);
         let red: Vec<_> = red.iter().filter(plot).collect();
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_drawn_does_not_panic() {
+    fn values_that_cannot_be_drawn_do_not_panic() {
         let mark = Mark { at: (1.0, 1.0), label: "\u{e9}".repeat(400), more: String::new() };
         let curve =
             Curve { name: "x".into(), line: vec![], dots: vec![(0.0, 0.0), (7.0, -3.0)], mark: Some(mark) };

@@ -1,4 +1,4 @@
-//! Boxes and labels on pictures, for `detect --out` and later for snapshots and the status page; charts.
+//! Draws boxes, labels and charts on pictures, for `detect --out`, `demo` and `tune`.
 
 mod board;
 mod chart;
@@ -16,7 +16,7 @@ pub struct Canvas {
     rgb: Vec<u8>,
 }
 
-/// Colours that stay apart for people who see few of them (Okabe and Ito, "Color Universal Design", 2008), by class.
+/// Colours that colour-blind people can distinguish (Okabe and Ito, "Color Universal Design", 2008), by class.
 const PALETTE: [[u8; 3]; 7] = [
     [230, 159, 0],
     [86, 180, 233],
@@ -31,7 +31,8 @@ const PALETTE: [[u8; 3]; 7] = [
 const GLYPH: usize = 8;
 
 impl Canvas {
-    /// A copy of a frame in RGB. Nearest chroma, integer-free: this is for people to look at, not for the network.
+    /// A copy of a frame in RGB, with nearest-neighbour chroma and in floating point: for people to look at, not for
+    /// the network.
     pub fn from_planes(planes: &Planes<'_>, color: Color) -> Self {
         let (width, height) = (planes.width(), planes.height());
         let mut rgb = Vec::with_capacity(width * height * 3);
@@ -68,7 +69,7 @@ impl Canvas {
         Canvas { width, height, rgb }
     }
 
-    /// A picture of rows of 3 bytes a pixel; none if their number is wrong.
+    /// A picture from rows of 3 bytes a pixel; none if their number is wrong.
     pub fn from_rgb(width: usize, height: usize, rgb: Vec<u8>) -> Option<Self> {
         (rgb.len() == width * height * 3).then_some(Canvas { width, height, rgb })
     }
@@ -83,7 +84,7 @@ impl Canvas {
         Canvas { width, height, rgb: vec![255; 3 * width * height] }
     }
 
-    /// The picture at one `times`th of its sides, each pixel the mean of those that it stands for.
+    /// The picture scaled down by `times`, each pixel the mean of those that it covers.
     fn shrunk(&self, times: usize) -> Self {
         let (width, height) = (self.width / times, self.height / times);
         let mut rgb = Vec::with_capacity(3 * width * height);
@@ -156,7 +157,7 @@ impl Canvas {
         self.mix(x, y, color, 1.0);
     }
 
-    /// Covers a pixel by `part` (0..=1) with a colour; there is nothing to do beyond the picture.
+    /// Blends a colour over a pixel with opacity `part` (0..=1); does nothing outside the picture.
     fn mix(&mut self, x: usize, y: usize, color: [u8; 3], part: f64) {
         if x >= self.width || y >= self.height {
             return;
@@ -197,7 +198,7 @@ impl Canvas {
     }
 }
 
-/// The pixels that a line of text blackens, from its upper left corner. Letters that are not ASCII stay white.
+/// The pixels of a line of text, from its upper left corner. Characters other than ASCII are blank.
 fn ink(text: &str, scale: usize) -> impl Iterator<Item = (usize, usize)> {
     let glyphs = text.chars().map(|letter| font8x8::legacy::BASIC_LEGACY.get(letter as usize)).enumerate();
     let dots = glyphs.filter_map(|(index, glyph)| Some((index, glyph?))).flat_map(|(index, glyph)| {

@@ -1,20 +1,20 @@
-//! Global light: the gain and offset that turn the learnt background into the present frame.
+//! Global light change: the gain and offset that turn the background into the current frame.
 //!
-//! Auto-exposure, a cloud, the sun going down and a lamp over the whole scene are, to a good part, one straight line
-//! from old brightness to new brightness for all cells; a road user is not. So: propose a few lines (none needs the
-//! whole picture to be free), keep the one that most cells agree with, and refine it by least squares over those cells.
-//! A line that too few cells agree with is no light change but motion.
+//! Auto-exposure, a cloud, sunset and a lamp over the whole scene change the brightness of all cells roughly along one
+//! straight line from old to new; a road user does not. So: propose a few lines (none needs the whole picture to be
+//! unobstructed), keep the one that most cells agree with, and refine it by least squares over those cells. If too few
+//! cells agree, it is motion and not a light change.
 
 use super::downscale::CELL_BITS;
 use super::regions::CELLS_MAX;
 
-/// Share of all cells that must lie on a line before it is believed, in percent: a truck may cover a third.
+/// Share of all cells that must lie on a line before it is accepted, in percent: a truck may cover a third.
 const INLIERS_MIN_PERCENT: u32 = 60;
-/// Gains that are believed: one stop either way. Beyond, a bright or dark thing fills the picture.
+/// Accepted gains: one stop either way. Beyond that, a bright or dark object fills the picture.
 const GAIN_RANGE: std::ops::RangeInclusive<f32> = 0.5..=2.0;
 /// Lines that move less than this at any brightness, code values, are left to the background's own averaging.
 const SHIFT_MIN: f32 = 0.5;
-/// Weight (code values squared) of the belief "gain is 1" in the fit: decides in a scene without contrast.
+/// Weight (code values squared) of the prior "gain is 1" in the fit: decides in a scene without contrast.
 const GAIN_PRIOR: f32 = 4.0;
 /// Cells outside are clipped by the camera and say nothing about the gain, code values.
 const UNCLIPPED: std::ops::RangeInclusive<f32> = 5.0..=250.0;
@@ -34,7 +34,7 @@ impl Line {
         self.gain * background + self.offset
     }
 
-    /// How far the line moves a cell of that brightness, code values.
+    /// How much the line changes a cell of that brightness, code values.
     pub(super) fn shift(self, background: f32) -> f32 {
         self.of(background) - background
     }
@@ -44,7 +44,7 @@ impl Line {
     }
 }
 
-/// Scratch of the fit: cells as code values.
+/// Scratch memory of the fit: cells as code values.
 pub(super) struct Light {
     now: Box<[f32]>,
     background: Box<[f32]>,
@@ -64,13 +64,13 @@ impl Histogram {
     }
 
     fn add(&mut self, value: f32) {
-        // `as` saturates: what lies outside goes to the first or last bin.
+        // `as` saturates: values outside go to the first or last bin.
         let bin = ((value - self.low) * self.per_unit) as usize;
         self.bins[bin.min(1023)] += 1;
         self.count += 1;
     }
 
-    /// The middle of the bin that holds the median.
+    /// The centre of the bin that contains the median.
     fn median(&self) -> Option<f32> {
         let mut below = 0;
         for (index, bin) in self.bins.iter().enumerate() {
@@ -92,7 +92,7 @@ impl Light {
         2 * CELLS_MAX * size_of::<f32>()
     }
 
-    /// The line from `background` (16 fraction bits) to `now` (`CELL_BITS`), if there is a change of light worth
+    /// The line from `background` (16 fraction bits) to `now` (`CELL_BITS`), if there is a light change worth
     /// following. Cells within `tolerance` code values agree with a line.
     pub(super) fn fit(&mut self, now: &[u16], background: &[i32], tolerance: f32) -> Option<Line> {
         let cells = now.len().min(background.len());
@@ -106,7 +106,7 @@ impl Light {
         self.pairs(cells).for_each(|(n, b)| differences.add(n - b));
         let offset = differences.median()?;
         let agreeing = self.inliers(cells, Line::SAME, tolerance);
-        // The usual frame: nearly all agree and the middle did not move (a bin is half a code value wide).
+        // The usual frame: nearly all cells agree and the median did not move (a bin is half a code value wide).
         if agreeing * 100 >= cells as u32 * 98 && offset.abs() <= SHIFT_MIN {
             return None;
         }
@@ -118,8 +118,8 @@ impl Light {
                 best = (agreeing, line);
             }
         }
-        // Ever narrower, so that what only happens to lie near the line lets go of it. What a line gains in place of the
-        // few cells that it loses (two in a hundred) is worth it.
+        // Narrowing tolerances, so that cells which only happen to lie near the line drop out. Losing a few cells (two
+        // in a hundred) for a better line is worth it.
         for part in [1.0, 0.5, 0.5] {
             let Some(line) = self.least_squares(cells, best.1, tolerance * part) else { break };
             let agreeing = self.inliers(cells, line, tolerance);
@@ -162,7 +162,7 @@ impl Light {
         }
         let [b0, n0, b1, n1] = halves.map(|h| h.median());
         let (b0, n0, b1, n1) = (b0?, n0?, b1?, n1?);
-        // Halves closer than this tell noise, not gain.
+        // Halves closer than this show noise, not gain.
         (b1 - b0 >= 4.0).then(|| {
             let gain = (n1 - n0) / (b1 - b0);
             Line { gain, offset: n0 - gain * b0 }
@@ -196,7 +196,7 @@ impl Light {
 mod tests {
     use super::*;
 
-    /// A scene of 60x60 cells with contrast, whose light follows `truth`, a share of it covered by something else.
+    /// A scene of 60x60 cells with contrast, whose light follows `truth`, partly covered by something else.
     fn scene(truth: Line, covered_percent: usize) -> (Vec<u16>, Vec<i32>) {
         let background: Vec<f32> = (0..3600).map(|i| 60.0 + ((i * 37) % 101) as f32).collect();
         let now = background.iter().enumerate().map(|(i, b)| {
@@ -222,16 +222,16 @@ mod tests {
     }
 
     #[test]
-    fn what_covers_more_is_not_light() {
+    fn an_object_that_covers_more_is_not_a_light_change() {
         let (now, background) = scene(Line::SAME, 55);
         assert_eq!(Light::new().fit(&now, &background, 8.0), None);
         let (now, background) = scene(Line { gain: 1.3, offset: 0.0 }, 60);
         assert_eq!(Light::new().fit(&now, &background, 8.0), None);
     }
 
-    /// Little more than half of the cells follow a line and the rest is a jumble: nobody knows the light.
+    /// Just over half of the cells follow a line and the rest is random: the light is unknown.
     #[test]
-    fn half_of_the_cells_are_not_believed() {
+    fn agreement_of_half_the_cells_is_not_enough() {
         let (mut now, background) = scene(Line { gain: 1.3, offset: 0.0 }, 0);
         for (i, cell) in now.iter_mut().enumerate().filter(|(i, _)| i % 20 >= 11) {
             *cell = (20 * 64) + ((i * 7919) % 3000) as u16;

@@ -30,7 +30,7 @@ impl Random {
     }
 }
 
-/// Puts graphs together.
+/// Builds graphs.
 struct Draw {
     graph: Graph,
     random: Random,
@@ -95,7 +95,7 @@ impl Draw {
         self.add(Op::Binary(Binary::Add), &[a, b], self.shape(a))
     }
 
-    /// The block that YOLO11 is made of: split, convolve a half, add, put all together.
+    /// The main block of YOLO11: split, convolve a half, add, concatenate all.
     fn c3k2(&mut self, x: usize, half: usize) -> usize {
         let whole = self.conv(x, 2 * half, 1, 1, 1);
         let whole = self.silu(whole);
@@ -149,11 +149,11 @@ fn every_way() -> Vec<Options> {
     all
 }
 
-/// Runs `graph` in every way that there is, twice, and compares with the definitions; in numbers of 16 bits too.
+/// Runs `graph` with every kernel and option, twice, and compares with the definitions; in fp16 too.
 fn check(draw: Draw) {
     let Draw { graph, mut random } = draw;
     check_as::<f32>(&graph, &mut random, 2e-4);
-    // Winograd's transforms cost numbers of 16 bits their last bits: now and then a tenth, a hundredth in the mean.
+    // Winograd's transforms cost fp16 numbers their last bits: now and then a tenth, a hundredth on average.
     check_as::<Half>(&graph, &mut random, 0.4);
 }
 
@@ -229,7 +229,7 @@ proptest! {
         let near = draw.attention(small);
         let shape = draw.shape(near);
         let big = draw.add(Op::Upsample, &[near], vec![1, 16, 2 * shape[2], 2 * shape[3]]);
-        // Only where an even side was halved do both fit together.
+        // Both sizes match only where an even side was halved.
         if draw.shape(big)[2..] == draw.shape(x)[2..] {
             let both = draw.concat(&[big, x], 1);
             draw.c3k2(both, 8);
@@ -263,7 +263,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// Bytes are multiplied as the definition says; an input that lies between two steps may go either way in 16 bits.
+    /// Int8 is computed as defined; an input that lies between two steps may be rounded either way in fp16.
     #[test]
     fn convolutions_of_bytes(
         seed: u64, blocks in 1usize..5, out in 1usize..5, rows in 1usize..30, columns in 1usize..30,
@@ -297,15 +297,15 @@ proptest! {
     }
 }
 
-/// Mean difference in terms of the mean size.
+/// Mean difference relative to the mean magnitude.
 fn off(ours: &[f32], theirs: &[f32]) -> f32 {
     let mean = |numbers: &mut dyn Iterator<Item = f32>| numbers.map(|x| x * x).sum::<f32>().sqrt();
     mean(&mut ours.iter().zip(theirs).map(|(a, b)| a - b)) / mean(&mut theirs.iter().copied())
 }
 
-/// What is observed is what int8 needs: with it a network gives nearly what it gives in 16 bits, with a tenth of it something else.
+/// The observed ranges suit int8: with them a network gives nearly the fp16 result, with a tenth of them something else.
 #[test]
-fn what_was_observed_serves_bytes() {
+fn observed_ranges_suit_int8() {
     let mut draw = Draw::new(5, 3, 40, 36);
     let x = draw.conv(0, 16, 3, 2, 1);
     let x = draw.silu(x);
@@ -350,8 +350,8 @@ fn what_was_observed_serves_bytes() {
     }
 }
 
-/// A network at several sizes in one plan gives at each what it gives alone, in any order, however many of its columns are finished; another
-/// network is refused.
+/// A network at several sizes in one plan gives the same result at each as alone, in any order, however many of its columns are computed;
+/// another network is refused.
 #[test]
 fn sizes_share_weights_and_memory() {
     sizes_as::<f32>(None);
@@ -359,7 +359,7 @@ fn sizes_share_weights_and_memory() {
     sizes_as::<Half>(Some([-0.3, 2.0]));
 }
 
-/// `range`: of all convolutions that can be done on bytes.
+/// `range`: for all convolutions that suit int8.
 fn sizes_as<E: Kernels>(range: Option<[f32; 2]>) {
     let network = |seed: u64, rows: usize, columns: usize| {
         let mut draw = Draw::new(seed, 3, rows, columns);
@@ -412,13 +412,13 @@ fn sizes_as<E: Kernels>(range: Option<[f32; 2]>) {
             assert_eq!((out, columns), expected, "{options:?} {turn} {size}");
             some += usize::from(score_min > 0.0 && columns > 0);
         }
-        assert!(some > 2, "{options:?}: some are finished, not all");
+        assert!(some > 2, "{options:?}: some columns are computed, not all");
     }
 }
 
 impl Draw {
-    /// A head on the maps `on`, as YOLO11's: boxes by 3x3 convolutions and a 1x1 one, scores by a 1x1 one. `together`: boxes and
-    /// scores of a map lie one above the other before they are made flat.
+    /// A head on the maps `on`, as YOLO11's: boxes by 3x3 convolutions and a 1x1 one, scores by a 1x1 one. `together`: boxes and scores of
+    /// a map are stacked before they are flattened.
     fn head(&mut self, on: &[usize], classes: usize, together: bool) {
         let (mut boxes, mut scores, mut both, mut columns) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for map in on {
@@ -430,7 +430,7 @@ impl Draw {
             let x = self.silu(x);
             let x = self.conv(x, 4, 1, 1, 1);
             let mut s = self.conv(*map, classes, 1, 1, 1);
-            // Scores that lie row by row.
+            // Scores that are stored row by row.
             if self.random.below(3) == 0 {
                 let two = self.add(Op::Const(vec![2.0]), &[], vec![1, 1, 1, 1]);
                 s = self.add(Op::Binary(Binary::Mul), &[s, two], self.shape(s));
@@ -462,8 +462,8 @@ impl Draw {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// A column is there if one of its scores reaches what is wanted, with the numbers that the definitions give, whatever was
-    /// picked in the run before.
+    /// A column is present if one of its scores reaches the threshold, with the numbers that the definitions give, whatever was picked in
+    /// the previous run.
     #[test]
     fn heads_are_finished_where_something_is(
         seed: u64, rows in 1usize..20, columns in 1usize..20, classes in 1usize..20, together: bool
@@ -478,7 +478,7 @@ proptest! {
     }
 }
 
-/// Runs a head in every way with scores that are wanted more and less; numbers may be `error` off.
+/// Runs a head in every variant with higher and lower thresholds; numbers may be `error` off.
 fn heads_as<E: Kernels>(
     graph: &Graph,
     random: &mut Random,
@@ -499,7 +499,7 @@ fn heads_as<E: Kernels>(
                 |column: usize| (4..4 + classes).map(|row| expected[row * all + column]).fold(0.0, f32::max);
             let above = |least: f32| (0..all).filter(|column| best_of(*column) > least).count();
             prop_assert!((above(score_min + error)..=above(score_min - error)).contains(&picked));
-            // Which column is which is only told by exact numbers, or if all are there.
+            // Columns can only be identified by exact numbers, or if all are present.
             if size_of::<E>() == 2 && picked < all {
                 continue;
             }
@@ -520,9 +520,9 @@ fn heads_as<E: Kernels>(
     Ok(())
 }
 
-/// Heads whose boxes cannot be deferred, or only in part: on the picture itself, and with maps that two sources share.
+/// Heads whose boxes cannot be deferred, or only partly: on the picture itself, and with maps that two sources share.
 #[test]
-fn heads_of_other_forms() {
+fn heads_that_cannot_be_deferred_are_computed_in_full() {
     for seed in 0..20 {
         let mut draw = Draw::new(seed, 3, 9, 11);
         draw.head(&[0], 3, false);
@@ -544,9 +544,9 @@ fn heads_of_other_forms() {
     }
 }
 
-/// Slices that a concatenation does not take as they are: in another order, twice, overlapping, or only some of them.
+/// Slices that a concatenation cannot use in place: in another order, twice, overlapping, or only some of them.
 #[test]
-fn parts_in_any_order() {
+fn slices_are_concatenated_in_any_order() {
     for seed in 0..60 {
         let mut draw = Draw::new(seed, 8, 5, 6);
         let whole = draw.conv(0, 32, 1, 1, 1);
@@ -574,20 +574,20 @@ fn parts_in_any_order() {
 }
 
 #[test]
-fn what_has_no_kernel_is_named() {
+fn operations_without_a_kernel_are_named() {
     let mut draw = Draw::new(1, 8, 9, 9);
     let x = draw.conv(0, 8, 3, 1, 1);
     let Op::Conv(conv) = &mut draw.graph.nodes[x].op else { unreachable!("just added") };
     (conv.pad, draw.graph.nodes[x].shape) = ([2, 2], vec![1, 8, 11, 11]);
     let options = Options { isa: Isa::best(), threads: 1, winograd: true };
     let error = plan::<f32>(draw.graph, options).err().unwrap();
-    assert!(error.contains("1: a border of 2 x 2"), "{error}");
+    assert!(error.contains("1: padding of 2 x 2"), "{error}");
 }
 
-/// The check can fail.
+/// The comparison can fail.
 #[test]
 #[should_panic(expected = "at ")]
-fn a_wrong_weight_is_seen() {
+fn a_wrong_weight_is_detected() {
     let mut draw = Draw::new(1, 16, 9, 9);
     let x = draw.conv(0, 16, 3, 1, 1);
     let expected = draw.graph.clone();
