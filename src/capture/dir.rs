@@ -526,7 +526,7 @@ mod tests {
         source.advance(Duration::ZERO).unwrap();
         let mut buffer = vec![0; source.slot_bytes()];
         std::fs::write(dir.path().join("b.JPG"), vec![0xFF; buffer.len() + 1]).unwrap();
-        assert!(source.read_into(&mut buffer).unwrap_err().to_string().contains("of room"));
+        assert!(source.read_into(&mut buffer).unwrap_err().to_string().contains("of its buffer"));
         source.advance(Duration::ZERO).unwrap();
         source.advance(Duration::ZERO).unwrap();
         std::fs::write(dir.path().join("d.jpg"), b"gone").unwrap();
@@ -568,7 +568,7 @@ mod tests {
             error.to_string().contains("none of its pictures") && error.to_string().contains("x.jpg"),
             "{error}"
         );
-        assert!(open(&file).to_string().contains("is no folder"));
+        assert!(open(&file).to_string().contains("is not a folder"));
         assert_eq!(error.class(), Class::Fatal);
     }
 }
