@@ -125,7 +125,7 @@ fn path(rest: &str, offset: usize, spans: &mut Vec<Range<usize>>) {
     let mut secret = false;
     for part in rest.split('/') {
         let end = part.find(['?', '#']).unwrap_or(part.len());
-        if std::mem::replace(&mut secret, matches!(named(part), Named::Secret) && !part.contains('=')) {
+        if std::mem::replace(&mut secret, matches!(named(part), NameKind::Secret) && !part.contains('=')) {
             spans.push(offset + at..offset + at + end);
         }
         at += part.len() + 1;
@@ -136,7 +136,7 @@ fn path(rest: &str, offset: usize, spans: &mut Vec<Range<usize>>) {
 fn assignment(text: &str, at: usize, spans: &mut Vec<Range<usize>>) {
     let name = name_before(text, at);
     let short = name == "p" && text[..at - 1].ends_with(['?', '&']);
-    if short || named(name) != Named::Other {
+    if short || named(name) != NameKind::Other {
         spans.push(value(text, at + 1, |c| c == '&' || ends_word(c)));
     }
 }
@@ -145,7 +145,7 @@ fn assignment(text: &str, at: usize, spans: &mut Vec<Range<usize>>) {
 fn field(text: &str, at: usize, spans: &mut Vec<Range<usize>>) {
     let before = text[..at].trim_end_matches(['\\', '"', '\'']);
     let name = name_before(before, before.len());
-    if named(name) != Named::Secret {
+    if named(name) != NameKind::Secret {
         return;
     }
     let rest = &text[at + 1..];
@@ -186,7 +186,7 @@ fn option(text: &str, word: &Range<usize>, before: Option<&str>, spans: &mut Vec
         "u" | "U" | "user" | "proxy-user" => given.contains(':'),
         // In other commands this option is a port, a size or a position on the screen.
         "p" => ssh || given.chars().any(char::is_alphabetic),
-        _ => named(name) != Named::Other,
+        _ => named(name) != NameKind::Other,
     };
     if secret && !given.starts_with('-') {
         spans.push(span);
@@ -217,7 +217,7 @@ fn name_before(text: &str, end: usize) -> &str {
 
 /// What a parameter's name says about its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Named {
+enum NameKind {
     /// A secret in any position.
     Secret,
     /// Too common a word in prose; a secret only after `=` or as an option.
@@ -225,13 +225,13 @@ enum Named {
     Other,
 }
 
-fn named(name: &str) -> Named {
+fn named(name: &str) -> NameKind {
     let name: String =
         name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
     let contains = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
     let ends = |parts: &[&str]| parts.iter().any(|part| name.ends_with(part));
     if ends(&["file", "path", "folder", "dir"]) {
-        return Named::Other; // The path of a secret, not the secret.
+        return NameKind::Other; // The path of a secret, not the secret.
     }
     let secret = [
         "password",
@@ -253,12 +253,12 @@ fn named(name: &str) -> Named {
     ];
     let auth = name.starts_with("auth") && !name.starts_with("author");
     if contains(&secret) || ends(&["pass", "psw", "auth"]) || auth {
-        Named::Secret
+        NameKind::Secret
     } else if ends(&["key", "pw", "session", "sessionid"]) || matches!(&*name, "sig" | "sas" | "jwt" | "sid")
     {
-        Named::Perhaps
+        NameKind::Perhaps
     } else {
-        Named::Other
+        NameKind::Other
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
-use super::stream::{Bytes, Got};
+use super::stream::{Bytes, ReadOutcome};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::limits::EXEC_STDERR_BYTES_MAX;
 use crate::base::mask::masked;
@@ -286,7 +286,7 @@ impl Program {
     }
 
     /// One read from stdout into `self.scratch` or `buffer`.
-    fn read_some(&mut self, mut buffer: Option<&mut [u8]>, most: usize) -> Result<Got> {
+    fn read_some(&mut self, mut buffer: Option<&mut [u8]>, most: usize) -> Result<ReadOutcome> {
         loop {
             let target = match &mut buffer {
                 Some(buffer) => &mut buffer[..],
@@ -294,19 +294,19 @@ impl Program {
             };
             let most = most.min(target.len());
             match self.stdout.read(&mut target[..most]) {
-                Ok(0) => return Ok(Got::End),
+                Ok(0) => return Ok(ReadOutcome::End),
                 Ok(count) => {
                     self.silent_since = None;
                     self.read_at = self.clock.mono();
                     self.received += count as u64;
-                    return Ok(Got::Some(count));
+                    return Ok(ReadOutcome::Some(count));
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let now = self.clock.mono();
                     self.silent_since.get_or_insert(now);
                     if !self.wait_readable() {
-                        return Ok(Got::Idle);
+                        return Ok(ReadOutcome::Idle);
                     }
                 }
                 Err(error) => {
@@ -328,12 +328,12 @@ impl Program {
 }
 
 impl Bytes for Program {
-    fn read(&mut self, buffer: &mut [u8]) -> Result<Got> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<ReadOutcome> {
         let most = buffer.len();
         self.read_some(Some(buffer), most)
     }
 
-    fn skip(&mut self, most: u64) -> Result<Got> {
+    fn skip(&mut self, most: u64) -> Result<ReadOutcome> {
         self.read_some(None, usize::try_from(most).unwrap_or(usize::MAX))
     }
 

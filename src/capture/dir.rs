@@ -54,7 +54,7 @@ struct Entry {
 
 /// State of a live folder.
 struct Watch {
-    known: BTreeMap<OsString, Seen>,
+    known: BTreeMap<OsString, FileState>,
     next_list: Mono,
     /// Listing failed, and this was reported.
     failed: bool,
@@ -62,7 +62,7 @@ struct Watch {
 
 /// A file of a live folder in the last list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
+enum FileState {
     /// It was delivered.
     Taken,
     /// It had this many bytes.
@@ -76,12 +76,12 @@ impl Watch {
         let mut known = BTreeMap::new();
         for (name, bytes) in list {
             let seen = match self.known.get(&name) {
-                Some(Seen::Taken) => Seen::Taken,
-                Some(Seen::Growing(before)) if *before == bytes && bytes > 0 => {
+                Some(FileState::Taken) => FileState::Taken,
+                Some(FileState::Growing(before)) if *before == bytes && bytes > 0 => {
                     new.push(name.clone());
-                    Seen::Taken
+                    FileState::Taken
                 }
-                Some(Seen::Growing(_)) | None => Seen::Growing(bytes),
+                Some(FileState::Growing(_)) | None => FileState::Growing(bytes),
             };
             known.insert(name, seen);
         }
@@ -135,7 +135,7 @@ impl DirSource {
         format.color = params.color.apply(format.color);
         let rate = params.fps.unwrap_or(FrameRate::whole(1));
         let watch = is_live.then(|| Watch {
-            known: list.into_iter().map(|(name, _)| (name, Seen::Taken)).collect(),
+            known: list.into_iter().map(|(name, _)| (name, FileState::Taken)).collect(),
             next_list: clock.mono() + LIST_INTERVAL,
             failed: false,
         });

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::rate::Timeline;
-use super::stream::{Bytes, Expect, Fault, Framer, Got, Next, Opened, Read, named};
+use super::stream::{Bytes, Expect, Fault, Framer, Next, Opened, Read, ReadOutcome, named};
 use super::{Advance, AtEnd, CaptureParams, Filled, FrameSource};
 use crate::base::error::{Error, Kind, Result};
 use crate::capture::frame::{FrameFormat, PixelFormat};
@@ -24,13 +24,13 @@ struct FileBytes {
 }
 
 impl Bytes for FileBytes {
-    fn read(&mut self, buffer: &mut [u8]) -> Result<Got> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<ReadOutcome> {
         loop {
             match self.file.read_at(buffer, self.at) {
-                Ok(0) => return Ok(Got::End),
+                Ok(0) => return Ok(ReadOutcome::End),
                 Ok(count) => {
                     self.at += count as u64;
-                    return Ok(Got::Some(count));
+                    return Ok(ReadOutcome::Some(count));
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -41,10 +41,14 @@ impl Bytes for FileBytes {
         }
     }
 
-    fn skip(&mut self, most: u64) -> Result<Got> {
+    fn skip(&mut self, most: u64) -> Result<ReadOutcome> {
         let count = most.min(self.length.saturating_sub(self.at));
         self.at += count;
-        Ok(if count == 0 { Got::End } else { Got::Some(usize::try_from(count).unwrap_or(usize::MAX)) })
+        Ok(if count == 0 {
+            ReadOutcome::End
+        } else {
+            ReadOutcome::Some(usize::try_from(count).unwrap_or(usize::MAX))
+        })
     }
 
     fn remaining(&self) -> Option<u64> {

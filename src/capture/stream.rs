@@ -21,7 +21,7 @@ const _: () = assert!(JPEG_BYTES_MAX <= FRAME_BYTES_MAX);
 
 /// What a read or skip of [`Bytes`] came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Got {
+pub(super) enum ReadOutcome {
     /// So many bytes, at least one.
     Some(usize),
     /// None within the time that the owner gave.
@@ -33,9 +33,9 @@ pub(super) enum Got {
 /// Where bytes come from. How long it waits is its owner's business.
 pub(super) trait Bytes {
     /// Reads at least one byte into the start of `buffer`, which is not empty.
-    fn read(&mut self, buffer: &mut [u8]) -> Result<Got>;
+    fn read(&mut self, buffer: &mut [u8]) -> Result<ReadOutcome>;
     /// Drops at least one and at most `most` bytes; `most` is not 0.
-    fn skip(&mut self, most: u64) -> Result<Got>;
+    fn skip(&mut self, most: u64) -> Result<ReadOutcome>;
     /// Bytes left, where that is known.
     fn remaining(&self) -> Option<u64>;
     /// The time of the last read.
@@ -125,13 +125,13 @@ impl Ahead {
     }
 
     /// Reads more behind what is there; there must be room.
-    fn fill(&mut self, source: &mut impl Bytes) -> Result<Got> {
+    fn fill(&mut self, source: &mut impl Bytes) -> Result<ReadOutcome> {
         if self.end == self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
         let got = source.read(&mut self.buffer[self.end..])?;
-        if let Got::Some(count) = got {
+        if let ReadOutcome::Some(count) = got {
             self.end += count;
             self.arrived = source.now();
         }
@@ -309,9 +309,9 @@ impl Framer {
         }
         if let State::Skipping(left) = self.state {
             match self.drop_payload(source, left)? {
-                Got::Some(_) => self.state = State::Between,
-                Got::Idle => return Ok(Next::Idle),
-                Got::End => {
+                ReadOutcome::Some(_) => self.state = State::Between,
+                ReadOutcome::Idle => return Ok(Next::Idle),
+                ReadOutcome::End => {
                     let State::Skipping(left) = self.state else { return Ok(Next::End(None)) };
                     let have = (self.need as u64).saturating_sub(left);
                     return Ok(self.end(Some(Half { have, need: Some(self.need) })));
@@ -337,7 +337,7 @@ impl Framer {
         next
     }
 
-    /// Copies the announced frame. Waits for it as long as `source` does; `Got::Idle` from it is a fault here.
+    /// Copies the announced frame. Waits for it as long as `source` does; `ReadOutcome::Idle` from it is a fault here.
     pub(super) fn read_into(
         &mut self,
         source: &mut impl Bytes,
@@ -358,12 +358,12 @@ impl Framer {
         while have < need {
             self.state = State::Skipping((need - have) as u64);
             match source.read(&mut target[have..])? {
-                Got::Some(count) => {
+                ReadOutcome::Some(count) => {
                     have += count;
                     self.offset += count as u64;
                 }
-                Got::Idle => return Ok(Read::Late(Half { have: have as u64, need: Some(need) })),
-                Got::End => {
+                ReadOutcome::Idle => return Ok(Read::Late(Half { have: have as u64, need: Some(need) })),
+                ReadOutcome::End => {
                     self.state = State::Ended;
                     return Ok(Read::Cut(Half { have: have as u64, need: Some(need) }));
                 }
@@ -394,24 +394,24 @@ impl Framer {
         self.first_byte = None;
     }
 
-    /// Drops `left` bytes of payload; remembers how far it came. `Got::Some` when all are gone.
-    fn drop_payload(&mut self, source: &mut impl Bytes, mut left: u64) -> Result<Got> {
+    /// Drops `left` bytes of payload; remembers how far it came. `ReadOutcome::Some` when all are gone.
+    fn drop_payload(&mut self, source: &mut impl Bytes, mut left: u64) -> Result<ReadOutcome> {
         let ready = usize::try_from(left).unwrap_or(usize::MAX).min(self.ahead.len());
         self.use_up(ready);
         left -= ready as u64;
         self.state = State::Skipping(left);
         while left > 0 {
             match source.skip(left)? {
-                Got::Some(count) => {
+                ReadOutcome::Some(count) => {
                     left -= (count as u64).min(left);
                     self.offset += count as u64;
                     self.state = State::Skipping(left);
                 }
-                Got::Idle => return Ok(Got::Idle),
-                Got::End => return Ok(Got::End),
+                ReadOutcome::Idle => return Ok(ReadOutcome::Idle),
+                ReadOutcome::End => return Ok(ReadOutcome::End),
             }
         }
-        Ok(Got::Some(1))
+        Ok(ReadOutcome::Some(1))
     }
 
     /// The end, once with what was there.
@@ -424,12 +424,12 @@ impl Framer {
     /// Reads more; `Some` if the caller is to give up for now.
     fn more(&mut self, source: &mut impl Bytes, need: Option<usize>) -> Result<Option<Next>> {
         Ok(match self.ahead.fill(source)? {
-            Got::Some(_) => {
+            ReadOutcome::Some(_) => {
                 self.first_byte.get_or_insert(self.ahead.arrived);
                 None
             }
-            Got::Idle => Some(Next::Idle),
-            Got::End => {
+            ReadOutcome::Idle => Some(Next::Idle),
+            ReadOutcome::End => {
                 let have = self.ahead.len() as u64;
                 Some(self.end(Some(Half { have, need })))
             }
@@ -535,12 +535,12 @@ impl Framer {
                 Scan::More => {
                     let ends_here = splitter.ends_here();
                     match self.ahead.fill(source)? {
-                        Got::Some(_) => {
+                        ReadOutcome::Some(_) => {
                             self.first_byte.get_or_insert(self.ahead.arrived);
                         }
-                        Got::Idle => return Ok(Next::Idle),
-                        Got::End if ends_here => return self.last_jpeg(source),
-                        Got::End => {
+                        ReadOutcome::Idle => return Ok(Next::Idle),
+                        ReadOutcome::End if ends_here => return self.last_jpeg(source),
+                        ReadOutcome::End => {
                             let have = self.ahead.len() as u64;
                             return Ok(self.end(Some(Half { have, need: None })));
                         }

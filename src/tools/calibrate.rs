@@ -22,7 +22,7 @@ pub struct Params {
 
 /// The result.
 #[derive(Debug, Clone, Serialize)]
-pub struct Done {
+pub struct CalibrateReport {
     /// How many convolutions were measured.
     pub convolutions: usize,
     /// Number of pictures measured.
@@ -37,7 +37,11 @@ pub struct Done {
 ///
 /// `Kind::Config`: no model, a folder without pictures. `Kind::Source`: all pictures are damaged. `Kind::Model`: see `Loaded::open`; a
 /// model that our own executor does not support. `Kind::System`: the file cannot be written; an existing file stays.
-pub fn calibrate(config: &Config, params: &Params, progress: &mut dyn FnMut(usize, usize)) -> Result<Done> {
+pub fn calibrate(
+    config: &Config,
+    params: &Params,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<CalibrateReport> {
     let mut config = config.clone();
     if let Some(model) = &mut config.model.params {
         model.engine.precision = Precision::Fp32;
@@ -67,7 +71,7 @@ pub fn calibrate(config: &Config, params: &Params, progress: &mut dyn FnMut(usiz
     let (calibration, pictures) = written.inspect_err(|_| {
         let _of_no_use = std::fs::remove_file(&new);
     })?;
-    Ok(Done {
+    Ok(CalibrateReport {
         convolutions: calibration.ranges().len(),
         pictures,
         skipped: names.len() - pictures,

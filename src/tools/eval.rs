@@ -14,7 +14,7 @@ use crate::base::geometry::{BoxPx, Model};
 use crate::capture::picture;
 use crate::config::Config;
 use crate::tools::score::coco::{self, Ids};
-use crate::tools::score::{Area, Found, Scores, Truth, score};
+use crate::tools::score::{Area, ScoredBox, Scores, Truth, score};
 use crate::vision::detect::engine::Output;
 use crate::vision::detect::letterbox::Placement;
 use crate::vision::detect::{ClassId, Detection};
@@ -69,7 +69,7 @@ pub struct Class {
 pub struct Evaluation {
     truth: Truth,
     ids: Ids,
-    found: Vec<Found>,
+    found: Vec<ScoredBox>,
     engine: Option<String>,
 }
 

@@ -39,7 +39,7 @@ pub struct Params {
 
 /// The result.
 #[derive(Debug, Clone, Serialize)]
-pub struct Done {
+pub struct ExportReport {
     /// Pictures.
     pub pictures: usize,
     /// Labelled objects that a detector should find.
@@ -52,7 +52,7 @@ pub struct Done {
 ///
 /// # Errors
 /// `Kind::Config`: a setting out of range, a folder with pictures. `Kind::System`: something cannot be written.
-pub fn export(params: &Params, on: &mut dyn FnMut(usize, usize)) -> Result<Done> {
+pub fn export(params: &Params, on: &mut dyn FnMut(usize, usize)) -> Result<ExportReport> {
     let (images, labels) = (params.folder.join("images"), params.folder.join("labels"));
     for folder in [&images, &labels] {
         std::fs::create_dir_all(folder).map_err(|error| cannot_write(folder, error))?;
@@ -95,7 +95,11 @@ pub fn export(params: &Params, on: &mut dyn FnMut(usize, usize)) -> Result<Done>
     let text = serde_json::to_vec(&coco)
         .map_err(|error| Error::fatal(Kind::System, "labels as JSON").caused_by(error))?;
     write(&place, &text)?;
-    Ok(Done { pictures: written, objects: coco.objects(), folder: params.folder.display().to_string() })
+    Ok(ExportReport {
+        pictures: written,
+        objects: coco.objects(),
+        folder: params.folder.display().to_string(),
+    })
 }
 
 /// Length of a video whose scene has no end of its own, seconds.

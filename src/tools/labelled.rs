@@ -7,7 +7,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::capture::picture;
 use crate::config::Config;
 use crate::tools::score::coco::{self, Ids};
-use crate::tools::score::{Found, Truth, labels};
+use crate::tools::score::{ScoredBox, Truth, labels};
 use crate::vision::detect::Detection;
 use crate::vision::detect::model::Classes;
 
@@ -56,7 +56,7 @@ impl Labelled {
         &mut self,
         mut look: impl FnMut(&mut Detector, &Path) -> Result<Vec<Detection>>,
         progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Vec<Found>> {
+    ) -> Result<Vec<ScoredBox>> {
         let Labelled { truth, ids, detector, params } = self;
         let detector = match (detector, &params.detections) {
             (Some(detector), _) => detector,
@@ -73,7 +73,7 @@ impl Labelled {
                 if let Some(class) = classes[usize::from(class.0)] {
                     let [x1, y1, x2, y2] = bbox.to_array().map(f64::from);
                     let rect = [x1, y1, x2 - x1, y2 - y1];
-                    found.push(Found { picture: index, class, rect, score: f64::from(score) });
+                    found.push(ScoredBox { picture: index, class, rect, score: f64::from(score) });
                 }
             }
             progress(index + 1, truth.pictures.len());

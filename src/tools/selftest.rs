@@ -13,7 +13,7 @@ use crate::vision::selftest::{self, FRAMES, Golden, place_beside};
 
 /// The result.
 #[derive(Debug, Clone, Serialize)]
-pub struct Done {
+pub struct SelftestReport {
     /// Name of the model.
     pub model: String,
     /// Name of the engine.
@@ -29,7 +29,7 @@ pub struct Done {
 /// # Errors
 /// `Kind::Config`: no model; `Kind::Model`: the result is wrong, there is no record, or the executors disagree; `Kind::System`: the
 /// record cannot be written.
-pub fn check(config: &Config, record: bool) -> Result<Done> {
+pub fn check(config: &Config, record: bool) -> Result<SelftestReport> {
     let model = config.model()?;
     if record {
         return record_for(model);
@@ -46,10 +46,10 @@ pub fn check(config: &Config, record: bool) -> Result<Done> {
     })?;
     let (mut engine, classes) = loaded.into_engine(FRAMES[0])?;
     let boxes = selftest::check(&mut *engine, model.engine.precision, &classes, &golden)?;
-    Ok(Done { model: name, engine: engine.describe(), boxes, recorded: None })
+    Ok(SelftestReport { model: name, engine: engine.describe(), boxes, recorded: None })
 }
 
-fn record_for(mut params: model::Params) -> Result<Done> {
+fn record_for(mut params: model::Params) -> Result<SelftestReport> {
     if params.path.to_str() == Some(model::BUILTIN) {
         return Err(Error::fatal(
             Kind::Config,
@@ -71,5 +71,10 @@ fn record_for(mut params: model::Params) -> Result<Done> {
     let text = toml::to_string(&golden)
         .map_err(|error| Error::fatal(Kind::System, "the record as TOML").caused_by(error))?;
     std::fs::write(&place, text).map_err(|error| cannot_write(&place, error))?;
-    Ok(Done { model: name, engine: engine_name, boxes, recorded: Some(place.display().to_string()) })
+    Ok(SelftestReport {
+        model: name,
+        engine: engine_name,
+        boxes,
+        recorded: Some(place.display().to_string()),
+    })
 }

@@ -14,7 +14,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::config::Config;
 use crate::tools::score::coco::{self, Ids};
 use crate::tools::score::threshold::{Choice, Matches, Point, choose, thresholds};
-use crate::tools::score::{Found, Truth};
+use crate::tools::score::{ScoredBox, Truth};
 use crate::vision::detect::model::Classes;
 use crate::vision::draw::{Chart, Curve, Mark};
 
@@ -119,7 +119,7 @@ pub struct Tuning {
     config: Config,
     truth: Truth,
     ids: Ids,
-    found: Vec<Found>,
+    found: Vec<ScoredBox>,
     engine: Option<String>,
     /// Indices of the classes that count.
     classes: Vec<usize>,

@@ -563,9 +563,9 @@ fn settings_out_of_range_are_named() {
 // ---- A street ----
 
 /// xorshift64*: seeded, the same everywhere.
-struct Dice(u64);
+struct Random(u64);
 
-impl Dice {
+impl Random {
     fn unit(&mut self) -> f32 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -603,7 +603,7 @@ struct Noise {
 const FAIR: Noise = Noise { jitter: 0.02, miss: 0.08, weak: 0.12, false_alarms: 0.05 };
 
 /// A minute of a two-way road: two lanes in each direction, headways as in dense traffic.
-fn street(dice: &mut Dice) -> Vec<Car> {
+fn street(dice: &mut Random) -> Vec<Car> {
     let mut cars = Vec::new();
     for (y, way) in [(300.0, -1.0), (365.0, -1.0), (470.0, 1.0), (545.0, 1.0)] {
         let (mut time, speed) = (dice.within(0.0, 2.0), dice.within(240.0, 420.0));
@@ -617,7 +617,7 @@ fn street(dice: &mut Dice) -> Vec<Car> {
     cars
 }
 
-fn look(cars: &[Car], time: f32, noise: Noise, dice: &mut Dice) -> Vec<Detection> {
+fn look(cars: &[Car], time: f32, noise: Noise, dice: &mut Random) -> Vec<Detection> {
     let mut out = Vec::new();
     for car in cars {
         let way = car.speed * (time - car.enters);
@@ -642,7 +642,7 @@ fn look(cars: &[Car], time: f32, noise: Noise, dice: &mut Dice) -> Vec<Detection
 
 /// Results of a street: cars, confirmed tracks, counts to the right and to the left.
 fn drive(seed: u64, fps: f32, noise: Noise) -> ([usize; 2], usize, [usize; 2]) {
-    let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let mut dice = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let cars = street(&mut dice);
     let mut t = tracker();
     let mut counter = Counter::new(CountParams::default(), &[CountingLine::middle()], 1280, 720).unwrap();
@@ -714,7 +714,7 @@ proptest! {
     /// The order of the detections changes nothing; every track has its own id, and ids only grow.
     #[test]
     fn the_order_of_detections_does_not_matter(seed in 1u64.., shuffle in any::<u64>()) {
-        let mut dice = Dice(seed | 1);
+        let mut dice = Random(seed | 1);
         let cars = street(&mut dice);
         let (mut a, mut b) = (tracker(), tracker());
         let (mut heard_a, mut heard_b) = (Vec::new(), Vec::new());

@@ -2,7 +2,7 @@
 
 use super::super::mjpeg_stream::{Head, Scan, Splitter, jpeg_head};
 use super::super::{CaptureParams, y4m};
-use super::{Ahead, Bytes, Expect, Fault, Framer, Got, Layout, Opened};
+use super::{Ahead, Bytes, Expect, Fault, Framer, Layout, Opened, ReadOutcome};
 use crate::base::limits::Y4M_HEADER_BYTES_MAX;
 use crate::capture::frame::PixelFormat;
 
@@ -52,11 +52,13 @@ pub(super) fn detect_start(
             return Err(Fault::Stream(no_start(&start, expect)));
         }
         match ahead.fill(source)? {
-            Got::Some(_) => {}
-            Got::Idle => return Ok(Err(Opened::Idle)),
+            ReadOutcome::Some(_) => {}
+            ReadOutcome::Idle => return Ok(Err(Opened::Idle)),
             // What might have become a start and is only cut off is no other kind of stream.
-            Got::End if is_no_y4m && start != [0xFF] => return Err(Fault::Stream(no_start(&start, expect))),
-            Got::End => return Ok(Err(Opened::End)),
+            ReadOutcome::End if is_no_y4m && start != [0xFF] => {
+                return Err(Fault::Stream(no_start(&start, expect)));
+            }
+            ReadOutcome::End => return Ok(Err(Opened::End)),
         }
     }
 }
@@ -108,9 +110,9 @@ pub(super) fn open_y4m(
             )));
         }
         match ahead.fill(source)? {
-            Got::Some(_) => {}
-            Got::Idle => return Ok(Opened::Idle),
-            Got::End => return Ok(Opened::End),
+            ReadOutcome::Some(_) => {}
+            ReadOutcome::Idle => return Ok(Opened::Idle),
+            ReadOutcome::End => return Ok(Opened::End),
         }
     }
 }
@@ -158,9 +160,9 @@ pub(super) fn open_mjpeg(
             ahead.grow(ahead.len() * 2);
         }
         match ahead.fill(source)? {
-            Got::Some(_) => {}
-            Got::Idle => return Ok(Opened::Idle),
-            Got::End => return Ok(Opened::End),
+            ReadOutcome::Some(_) => {}
+            ReadOutcome::Idle => return Ok(Opened::Idle),
+            ReadOutcome::End => return Ok(Opened::End),
         }
     }
 }

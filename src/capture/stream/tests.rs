@@ -25,21 +25,21 @@ impl Pieces {
         Pieces { bytes, at: 0, pieces, turn: 0, known, patient: true, calls: 0 }
     }
 
-    fn next(&mut self, most: usize) -> Got {
+    fn next(&mut self, most: usize) -> ReadOutcome {
         assert!(most > 0, "asked for nothing");
         self.calls += 1;
         if self.at == self.bytes.len() {
-            return Got::End;
+            return ReadOutcome::End;
         }
         loop {
             let piece = self.pieces[self.turn % self.pieces.len()];
             self.turn += 1;
             match piece.min(most).min(self.bytes.len() - self.at) {
                 0 if self.patient => {}
-                0 => return Got::Idle,
+                0 => return ReadOutcome::Idle,
                 count => {
                     self.at += count;
-                    return Got::Some(count);
+                    return ReadOutcome::Some(count);
                 }
             }
         }
@@ -47,16 +47,16 @@ impl Pieces {
 }
 
 impl Bytes for Pieces {
-    fn read(&mut self, buffer: &mut [u8]) -> Result<Got> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<ReadOutcome> {
         let start = self.at;
         let got = self.next(buffer.len());
-        if let Got::Some(count) = got {
+        if let ReadOutcome::Some(count) = got {
             buffer[..count].copy_from_slice(&self.bytes[start..start + count]);
         }
         Ok(got)
     }
 
-    fn skip(&mut self, most: u64) -> Result<Got> {
+    fn skip(&mut self, most: u64) -> Result<ReadOutcome> {
         Ok(self.next(usize::try_from(most).unwrap()))
     }
 

@@ -24,7 +24,7 @@ pub use device::DeviceInfo;
 pub use negotiate::Offer;
 
 use device::{Agreed, Camera};
-use negotiate::{FormatRequest, NoStart, start_best};
+use negotiate::{FormatRequest, StartError, start_best};
 use queue::{Dequeued, Kernel, Queue, Ready};
 
 use super::mjpeg_stream::{Head, SizeWatch, jpeg_head};
@@ -143,7 +143,7 @@ pub fn open(path: &Path, params: &CaptureParams, clock: Arc<dyn Clock>) -> Resul
     let started = start_best(&offers, &request, |offer| start(path, &what, offer, request.fps, params));
     let (queue, format, fps) = match started {
         Some(Ok(started)) => started,
-        Some(Err(NoStart::Bandwidth(error) | NoStart::Other(error))) => return Err(error),
+        Some(Err(StartError::Bandwidth(error) | StartError::Other(error))) => return Err(error),
         None => return Err(named(Error::fatal, &what, &no_offer(&offers, &request))),
     };
     params.pinned.remember(&info);
@@ -164,16 +164,16 @@ fn start(
     offer: &Offer,
     fps: f32,
     params: &CaptureParams,
-) -> std::result::Result<Started, NoStart<Error>> {
+) -> std::result::Result<Started, StartError<Error>> {
     let retry =
-        |text: &str, error: io::Error| NoStart::Other(named(Error::retry, what, text).caused_by(error));
-    let fatal = |text: &str| NoStart::Other(named(Error::fatal, what, text));
+        |text: &str, error: io::Error| StartError::Other(named(Error::retry, what, text).caused_by(error));
+    let fatal = |text: &str| StartError::Other(named(Error::fatal, what, text));
     let (mut camera, _) = params.pinned.open(path).map_err(|error| retry(CANNOT_BE_OPENED, error))?;
     let agreed = camera
         .agree(offer, fps)
         .map_err(|error| retry("did not take its own format: is another program using it?", error))?;
     let format = frame_format(&agreed, params).map_err(|text| fatal(&text))?;
-    set_controls(&camera, &params.controls, what).map_err(NoStart::Other)?;
+    set_controls(&camera, &params.controls, what).map_err(StartError::Other)?;
     camera
         .map(BUFFERS_WISHED)
         .map_err(|error| retry("gives no buffers: is another program using it?", error))?;
@@ -188,7 +188,7 @@ fn start(
         tracing::warn!("{what}: its bus has no bandwidth left for {format}: a lighter format is tried");
         let text = "its bus has no bandwidth left for any format that the settings allow: set fewer frames a second or a \
                     smaller size, leave camera.pixel_format to flytrap, or give it a USB port of its own";
-        NoStart::Bandwidth(named(Error::retry, what, text).caused_by(error))
+        StartError::Bandwidth(named(Error::retry, what, text).caused_by(error))
     })?;
     Ok((queue, format, agreed.fps))
 }

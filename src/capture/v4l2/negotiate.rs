@@ -64,7 +64,7 @@ const fn cost(pixel: PixelFormat) -> u8 {
 
 /// Why a format did not start.
 #[derive(Debug)]
-pub(super) enum NoStart<E> {
+pub(super) enum StartError<E> {
     /// The bus has no room for it: a lighter one may fit.
     Bandwidth(E),
     /// Anything else; another format would not help.
@@ -74,19 +74,19 @@ pub(super) enum NoStart<E> {
 /// Tries the best offer, and while the bus has no room for it the best of those that are lighter.
 ///
 /// # Errors
-/// What the last try said: with [`NoStart::Bandwidth`] nothing lighter is left. `None` if no offer is as the request insists.
+/// What the last try said: with [`StartError::Bandwidth`] nothing lighter is left. `None` if no offer is as the request insists.
 pub(super) fn start_best<T, E>(
     offers: &[Offer],
     request: &FormatRequest,
-    mut start: impl FnMut(&Offer) -> Result<T, NoStart<E>>,
-) -> Option<Result<T, NoStart<E>>> {
+    mut start: impl FnMut(&Offer) -> Result<T, StartError<E>>,
+) -> Option<Result<T, StartError<E>>> {
     let mut left = offers.to_vec();
     let mut outcome = None;
     while let Some(offer) = choose(&left, request) {
         match start(&offer) {
-            Err(NoStart::Bandwidth(why)) => {
+            Err(StartError::Bandwidth(why)) => {
                 left.retain(|other| load(other) < load(&offer));
-                outcome = Some(Err(NoStart::Bandwidth(why)));
+                outcome = Some(Err(StartError::Bandwidth(why)));
             }
             ended => return Some(ended),
         }
@@ -187,7 +187,7 @@ mod tests {
             let mut tried = Vec::new();
             let outcome = start_best(&usb, &FormatRequest { side: 1280, ..REQUEST }, |offer| {
                 tried.push((offer.pixel, offer.width));
-                if load(offer) <= bits { Ok(*offer) } else { Err(NoStart::Bandwidth("full")) }
+                if load(offer) <= bits { Ok(*offer) } else { Err(StartError::Bandwidth("full")) }
             });
             (tried, outcome)
         };
@@ -201,13 +201,13 @@ mod tests {
             "smaller, but heavier, is no help"
         );
         let (tried, outcome) = room(10);
-        assert!(tried == all && matches!(outcome, Some(Err(NoStart::Bandwidth("full")))), "{tried:?}");
-        let other = start_best(&usb, &REQUEST, |_| Err::<(), _>(NoStart::Other("busy")));
-        assert!(matches!(other, Some(Err(NoStart::Other("busy")))));
+        assert!(tried == all && matches!(outcome, Some(Err(StartError::Bandwidth("full")))), "{tried:?}");
+        let other = start_best(&usb, &REQUEST, |_| Err::<(), _>(StartError::Other("busy")));
+        assert!(matches!(other, Some(Err(StartError::Other("busy")))));
         assert!(
-            start_best(&usb, &FormatRequest { width: Some(7), ..REQUEST }, |_| Err::<(), _>(NoStart::Other(
-                ""
-            )))
+            start_best(&usb, &FormatRequest { width: Some(7), ..REQUEST }, |_| Err::<(), _>(
+                StartError::Other("")
+            ))
             .is_none()
         );
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Found, Object, Rect, Truth};
+use super::{Object, Rect, ScoredBox, Truth};
 use crate::base::error::{Error, Kind, Result};
 
 /// The parts of `instances.json` that matter here.
@@ -111,7 +111,7 @@ pub fn truth(text: &str, place: &Path) -> Result<(Truth, Ids)> {
 ///
 /// # Errors
 /// `Kind::Config`: not such a file, with the position of the mistake; a picture or class that the labels do not have.
-pub fn found(text: &str, place: &Path, ids: &Ids) -> Result<Vec<Found>> {
+pub fn found(text: &str, place: &Path, ids: &Ids) -> Result<Vec<ScoredBox>> {
     let wrong = |why: String| {
         Error::fatal(Kind::Config, format!("'{}' is not a file of COCO results: {why}", place.display()))
     };
@@ -123,7 +123,7 @@ pub fn found(text: &str, place: &Path, ids: &Ids) -> Result<Vec<Found>> {
         if bbox.iter().chain([&score]).any(|number| !number.is_finite()) {
             return Err(wrong("a number that is not finite".into()));
         }
-        all.push(Found {
+        all.push(ScoredBox {
             picture: *pictures
                 .get(&image_id)
                 .ok_or_else(|| wrong(format!("the labels have no image {image_id}")))?,
@@ -141,7 +141,7 @@ pub fn found(text: &str, place: &Path, ids: &Ids) -> Result<Vec<Found>> {
 ///
 /// # Errors
 /// `Kind::System`: a bug.
-pub fn results(found: &[Found], ids: &Ids) -> Result<String> {
+pub fn results(found: &[ScoredBox], ids: &Ids) -> Result<String> {
     let lines: Vec<Detected> = found
         .iter()
         .map(|found| Detected {
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(truth.pictures, ["a.jpg", "b.jpg"]);
         let object = Object { picture: 1, class: 0, rect: [1.0, 2.0, 3.0, 4.0], area: 10.5, crowd: true };
         assert_eq!(truth.objects, [object]);
-        let one = Found { picture: 1, class: 0, rect: [0.5, 2.0, 3.0, 4.0], score: 0.25 };
+        let one = ScoredBox { picture: 1, class: 0, rect: [0.5, 2.0, 3.0, 4.0], score: 0.25 };
         let text = results(&[one], &ids).unwrap();
         assert_eq!(text, r#"[{"image_id":9,"category_id":3,"bbox":[0.5,2.0,3.0,4.0],"score":0.25}]"#);
         assert_eq!(found(&text, Path::new("r.json"), &ids).unwrap(), [one]);

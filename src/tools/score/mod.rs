@@ -51,7 +51,7 @@ pub struct Truth {
 
 /// A detection.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Found {
+pub struct ScoredBox {
     /// Which picture: index into [`Truth::pictures`].
     pub picture: usize,
     /// Its class: index into [`Truth::classes`].
@@ -119,7 +119,7 @@ pub struct Scores {
 /// Scores `found` against `truth`, counting objects of `area`.
 ///
 /// Ties keep their order: by picture, then as given.
-pub fn score(truth: &Truth, found: &[Found], area: Area) -> Scores {
+pub fn score(truth: &Truth, found: &[ScoredBox], area: Area) -> Scores {
     let groups = Groups::new(truth, found);
     let mut classes = Vec::new();
     for class in 0..truth.classes.len() {
@@ -141,16 +141,16 @@ pub fn score(truth: &Truth, found: &[Found], area: Area) -> Scores {
 /// Objects and detections by class and picture.
 struct Groups<'a> {
     objects: BTreeMap<(usize, usize), Vec<&'a Object>>,
-    found: BTreeMap<(usize, usize), Vec<&'a Found>>,
+    found: BTreeMap<(usize, usize), Vec<&'a ScoredBox>>,
 }
 
 impl<'a> Groups<'a> {
-    fn new(truth: &'a Truth, all: &'a [Found]) -> Self {
+    fn new(truth: &'a Truth, all: &'a [ScoredBox]) -> Self {
         let mut objects: BTreeMap<_, Vec<&Object>> = BTreeMap::new();
         for object in &truth.objects {
             objects.entry((object.class, object.picture)).or_default().push(object);
         }
-        let mut found: BTreeMap<_, Vec<&Found>> = BTreeMap::new();
+        let mut found: BTreeMap<_, Vec<&ScoredBox>> = BTreeMap::new();
         for one in all {
             found.entry((one.class, one.picture)).or_default().push(one);
         }
@@ -186,7 +186,7 @@ struct Scene<'a> {
     /// With a flag for ignored ones, which come last.
     objects: Vec<(&'a Object, bool)>,
     /// The strongest first, cut to the number that counts.
-    found: Vec<&'a Found>,
+    found: Vec<&'a ScoredBox>,
     area: Area,
 }
 
@@ -199,7 +199,7 @@ impl Scene<'_> {
     /// The result of each detection at the IoU threshold `least`.
     fn outcomes(&self, least: f64) -> Vec<Outcome> {
         let mut taken = vec![false; self.objects.len()];
-        let outcome = |found: &&Found| match best(found, &self.objects, &taken, least) {
+        let outcome = |found: &&ScoredBox| match best(found, &self.objects, &taken, least) {
             Some(object) => {
                 taken[object] = true;
                 if self.objects[object].1 { Outcome::Ignored } else { Outcome::Right }
@@ -272,7 +272,7 @@ fn overlap_at(index: usize) -> f64 {
 }
 
 /// The object that `found` overlaps most, at least by `least`; one that counts if there is any. Ties: the later one.
-fn best(found: &Found, objects: &[(&Object, bool)], taken: &[bool], least: f64) -> Option<usize> {
+fn best(found: &ScoredBox, objects: &[(&Object, bool)], taken: &[bool], least: f64) -> Option<usize> {
     let mut best: Option<(usize, f64)> = None;
     for (index, (object, ignored)) in objects.iter().enumerate() {
         if taken[index] && !object.crowd {
@@ -320,11 +320,11 @@ mod tests {
         }
     }
 
-    fn found(picture: usize, rect: Rect, score: f64) -> Found {
-        Found { picture, class: 0, rect, score }
+    fn found(picture: usize, rect: Rect, score: f64) -> ScoredBox {
+        ScoredBox { picture, class: 0, rect, score }
     }
 
-    fn ap50(truth: &Truth, found: &[Found]) -> f64 {
+    fn ap50(truth: &Truth, found: &[ScoredBox]) -> f64 {
         score(truth, found, Area::All).mean.ap50.unwrap()
     }
 
@@ -381,7 +381,7 @@ mod tests {
     #[test]
     fn the_hundred_strongest_of_a_picture_count() {
         let truth = truth(&[(0, HERE, false)]);
-        let mut many: Vec<Found> = (0..100).map(|n| found(0, THERE, 0.9 - f64::from(n) * 1e-3)).collect();
+        let mut many: Vec<ScoredBox> = (0..100).map(|n| found(0, THERE, 0.9 - f64::from(n) * 1e-3)).collect();
         many.push(found(0, HERE, 0.1));
         assert_eq!(ap50(&truth, &many), 0.0);
         many.remove(0);

@@ -6,7 +6,7 @@
 
 use std::cmp::Reverse;
 
-use super::{Area, Found, Groups, Outcome, Truth};
+use super::{Area, Groups, Outcome, ScoredBox, Truth};
 
 /// The figures at one threshold.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -59,7 +59,7 @@ pub struct Matches {
 
 impl Matches {
     /// Matches the detections of `classes` at the IoU threshold `overlap`.
-    pub fn new(truth: &Truth, found: &[Found], classes: &[usize], overlap: f64) -> Self {
+    pub fn new(truth: &Truth, found: &[ScoredBox], classes: &[usize], overlap: f64) -> Self {
         let groups = Groups::new(truth, found);
         let (mut objects, mut scored) = (0, Vec::new());
         for class in classes {
@@ -152,8 +152,8 @@ mod tests {
         Object { picture, class, rect, area: rect[2] * rect[3], crowd }
     }
 
-    fn found(class: usize, rect: Rect, score: f64) -> Found {
-        Found { picture: 0, class, rect, score }
+    fn found(class: usize, rect: Rect, score: f64) -> ScoredBox {
+        ScoredBox { picture: 0, class, rect, score }
     }
 
     fn truth(objects: Vec<Object>) -> Truth {
@@ -244,7 +244,7 @@ mod tests {
     /// that it overlaps most. Boxes, objects and crowds as integers, a rule a line.
     fn oracle(
         truth: &Truth,
-        all: &[Found],
+        all: &[ScoredBox],
         classes: &[usize],
         overlap: f64,
         threshold: f64,
@@ -254,7 +254,7 @@ mod tests {
             for class in classes {
                 let here: Vec<&Object> =
                     truth.objects.iter().filter(|o| o.picture == picture && o.class == *class).collect();
-                let mut left: Vec<&Found> = all
+                let mut left: Vec<&ScoredBox> = all
                     .iter()
                     .filter(|f| {
                         f.picture == picture && f.class == *class && f.score as f32 >= threshold as f32
@@ -305,12 +305,9 @@ mod tests {
         proptest::collection::vec(one, 0..12)
     }
 
-    fn detections(most: usize) -> impl Strategy<Value = Vec<Found>> {
-        let one = (0usize..2, 0usize..2, rect(), 0u8..=20).prop_map(|(picture, class, rect, score)| Found {
-            picture,
-            class,
-            rect,
-            score: f64::from(f32::from(score) / 20.0),
+    fn detections(most: usize) -> impl Strategy<Value = Vec<ScoredBox>> {
+        let one = (0usize..2, 0usize..2, rect(), 0u8..=20).prop_map(|(picture, class, rect, score)| {
+            ScoredBox { picture, class, rect, score: f64::from(f32::from(score) / 20.0) }
         });
         proptest::collection::vec(one, 0..most)
     }
@@ -341,8 +338,8 @@ mod tests {
         fn leaving_the_weak_ones_away_before_matching_changes_nothing(objects in objects(), all in detections(700), percent in 0u8..=100) {
             let truth = truth(objects);
             let threshold = f64::from(percent) / 100.0;
-            let strong: Vec<Found> = all.iter().copied().filter(|f| f.score as f32 >= threshold as f32).collect();
-            let of = |found: &[Found]| Matches::new(&truth, found, &[0, 1], 0.5).at(threshold);
+            let strong: Vec<ScoredBox> = all.iter().copied().filter(|f| f.score as f32 >= threshold as f32).collect();
+            let of = |found: &[ScoredBox]| Matches::new(&truth, found, &[0, 1], 0.5).at(threshold);
             prop_assert_eq!(of(&all), of(&strong));
         }
 

@@ -136,7 +136,7 @@ fn quoted(text: &str) -> std::result::Result<(String, &str), String> {
 
 /// An entry of the manifest.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Known {
+pub struct KnownModel {
     /// Name for people.
     pub name: String,
     /// Lower-case hex.
@@ -145,11 +145,11 @@ pub struct Known {
 
 #[derive(Deserialize)]
 struct Manifest {
-    model: Vec<Known>,
+    model: Vec<KnownModel>,
 }
 
 /// The models that this program knows.
-pub fn manifest() -> Vec<Known> {
+pub fn manifest() -> Vec<KnownModel> {
     let manifest: Manifest =
         toml::from_str(include_str!("../../../models/manifest.toml")).expect("checked in, parsed by a test");
     manifest.model

@@ -10,7 +10,7 @@ use plotters::series::LineSeries;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{BLACK, Color, IntoFont, RGBColor, TextStyle};
 
-use super::board::{Board, font_size};
+use super::backend::{Backend, font_size};
 use super::{Canvas, PALETTE};
 
 /// Size of the plot, pixels.
@@ -78,7 +78,7 @@ impl Chart {
     fn canvas(&self) -> Result<Canvas, String> {
         let rows = ROW * (self.curves.len() + 2);
         let mut canvas = Canvas::white(SIZE.0 * FINE, (TITLE + SIZE.1 + rows) * FINE);
-        let board = Board(&mut canvas).into_drawing_area();
+        let board = Backend(&mut canvas).into_drawing_area();
         let (title, rest) = board.split_vertically(px(TITLE));
         let (plot, legend) = rest.split_vertically(px(SIZE.1));
         let middle = (px(SIZE.0 / 2) as i32, px(TITLE / 2) as i32);
@@ -92,7 +92,7 @@ impl Chart {
         Ok(canvas.shrunk(FINE))
     }
 
-    fn plot(&self, area: &Area<'_>) -> Result<(), Wrong> {
+    fn plot(&self, area: &Area<'_>) -> Result<(), DrawError> {
         let mut chart = ChartBuilder::on(area)
             .margin(px(12))
             .margin_right(px(40))
@@ -143,7 +143,7 @@ impl Chart {
     }
 
     /// A line for each curve, below the plot.
-    fn legend(&self, area: &Area<'_>) -> Result<(), Wrong> {
+    fn legend(&self, area: &Area<'_>) -> Result<(), DrawError> {
         let entry = |(index, curve): (usize, &Curve)| {
             let mark = curve.mark.as_ref();
             let mark = mark.map_or_else(String::new, |Mark { label, more, .. }| format!(": {label}, {more}"));
@@ -160,8 +160,8 @@ impl Chart {
     }
 }
 
-type Area<'a> = DrawingArea<Board<'a>, Shift>;
-type Wrong = plotters::drawing::DrawingAreaErrorKind<Infallible>;
+type Area<'a> = DrawingArea<Backend<'a>, Shift>;
+type DrawError = plotters::drawing::DrawingAreaErrorKind<Infallible>;
 
 /// Converts pixels of the picture to supersampled ones.
 fn px(pixels: usize) -> u32 {

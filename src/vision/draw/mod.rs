@@ -1,6 +1,6 @@
 //! Draws boxes, labels and charts on pictures, for `detect --out`, `demo` and `tune`.
 
-mod board;
+mod backend;
 mod chart;
 
 pub use chart::{Chart, Curve, Mark};

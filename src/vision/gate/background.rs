@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 use super::downscale::CELL_BITS;
-use super::light::{Light, Line};
+use super::light::{Light, LightChange};
 use super::regions::CELLS_MAX;
 
 /// Fraction bits of background and noise: averaging over minutes changes them by less than a thousandth per frame.
@@ -182,7 +182,7 @@ impl Background {
     }
 
     /// Moves the whole background to the new light. Returns the step at the mean brightness, code values.
-    fn follow(&mut self, line: Line, cells: usize) -> f32 {
+    fn follow(&mut self, line: LightChange, cells: usize) -> f32 {
         let moved = |value: i32| {
             let to = line.of(value as f32 / WHITE as f32 * 255.0) * (WHITE as f32 / 255.0);
             (to as i32).clamp(UNCLIPPED.0, UNCLIPPED.1)

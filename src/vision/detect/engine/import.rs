@@ -48,11 +48,11 @@ struct Import<'a> {
     place: &'a HashMap<usize, usize>,
 }
 
-type Found = (Op, Vec<usize>, Vec<usize>);
+type Imported = (Op, Vec<usize>, Vec<usize>);
 
 impl Import<'_> {
     /// `None`: its result is only needed during the import (sizes, weights).
-    fn node(&self) -> Result<Option<Found>, String> {
+    fn node(&self) -> Result<Option<Imported>, String> {
         let [output] = &self.node.outputs[..] else { return Err("more than one result".into()) };
         if self.node.op_is::<Const>() || self.node.op_is::<Cast>() {
             if output.fact.datum_type != f32::datum_type() {

@@ -6,23 +6,23 @@ const LINE: usize = 16;
 /// A cache line of numbers.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([f32; LINE]);
+struct CacheLine([f32; LINE]);
 
 /// Memory for numbers, aligned to a cache line.
 #[derive(Debug)]
 pub struct Memory {
-    lines: Box<[Line]>,
+    lines: Box<[CacheLine]>,
 }
 
 impl Memory {
     /// Room for `len` numbers, all zero.
     pub fn zeroed(len: usize) -> Self {
-        Memory { lines: vec![Line([0.0; LINE]); len.div_ceil(LINE)].into_boxed_slice() }
+        Memory { lines: vec![CacheLine([0.0; LINE]); len.div_ceil(LINE)].into_boxed_slice() }
     }
 
     /// Bytes of [`Self::zeroed`] for `len` numbers.
     pub const fn bytes_of(len: usize) -> usize {
-        len.div_ceil(LINE) * size_of::<Line>()
+        len.div_ceil(LINE) * size_of::<CacheLine>()
     }
 
     /// Pointer to the first number.

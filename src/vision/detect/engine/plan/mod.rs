@@ -20,7 +20,7 @@ use super::{Costs, StepTime};
 use build::{Built, Last, Wanted};
 use lazy_head::{COLUMNS, Map, Piece};
 use memory::Memory;
-use step::{ActiveTiles, Kind, Step, Which};
+use step::{ActiveTiles, Kind, Step, TileSet};
 use thread_pool::{ThreadPool, Work};
 
 /// Settings of a plan.
@@ -35,7 +35,7 @@ pub struct Options {
 }
 
 /// A sequence of steps.
-struct Part<E> {
+struct StepList<E> {
     steps: Vec<Step<E>>,
     /// See [`Work::begins`].
     begins: Vec<u64>,
@@ -44,7 +44,7 @@ struct Part<E> {
 /// The steps and their memory, which all threads share during a run.
 struct Body<E> {
     /// For each input size the steps on the whole picture, then those for active tiles.
-    parts: UnsafeCell<Vec<Part<E>>>,
+    parts: UnsafeCell<Vec<StepList<E>>>,
     /// The part that runs.
     part: AtomicUsize,
     /// For each input size the active tiles of its second part; its steps point here.
@@ -65,7 +65,7 @@ unsafe impl<E: Kernels> Sync for Body<E> {}
 
 impl<E: Kernels> Body<E> {
     /// The part that runs.
-    fn now(&self) -> &Part<E> {
+    fn now(&self) -> &StepList<E> {
         // SAFETY: it is changed between runs only, and the thread pool looks at it only during a run.
         let parts = unsafe { &*self.parts.get() };
         &parts[self.part.load(Ordering::Relaxed)]
@@ -83,10 +83,10 @@ impl<E: Kernels> Work for Body<E> {
     }
 }
 
-impl<E: Kernels> Part<E> {
+impl<E: Kernels> StepList<E> {
     fn new(steps: Vec<Step<E>>) -> Self {
         let begins = vec![0; steps.len() + 1];
-        let mut part = Part { steps, begins };
+        let mut part = StepList { steps, begins };
         part.count();
         part
     }
@@ -94,7 +94,7 @@ impl<E: Kernels> Part<E> {
     /// Sets the number of tasks of steps on active tiles according to the number of those.
     fn set_tasks(&mut self) {
         for step in &mut self.steps {
-            if let Kind::Winograd { which: Which::Active(active), .. } = step.kind {
+            if let Kind::Winograd { which: TileSet::Active(active), .. } = step.kind {
                 // SAFETY: it is the body's, and nobody changes it now.
                 let ActiveTiles { tiles, per_task } = unsafe { &*active };
                 step.tasks = tiles.len().div_ceil(*per_task);
@@ -277,7 +277,7 @@ impl<E: Kernels> Plan<E> {
             let lazy_head = head.map(|head| LazyHead::new(head, &built));
             scratch_most = scratch_most.max(built.scratch_len);
             sizes.push(AtSize { input: built.inputs[0], output: built.output, output_shape, lazy_head });
-            parts.extend([Part::new(built.steps), Part::new(built.deferred)]);
+            parts.extend([StepList::new(built.steps), StepList::new(built.deferred)]);
             active.push(built.active);
             numbers.push(built._numbers);
             memory.append(&mut built.memory);

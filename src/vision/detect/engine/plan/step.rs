@@ -27,14 +27,14 @@ pub struct ActiveTiles {
 
 /// The tiles of a step.
 #[derive(Debug, Clone, Copy)]
-pub enum Which {
+pub enum TileSet {
     /// All: their numbers in order, and tiles per task.
     All { numbers: *const u32, per_task: usize },
     /// Those that the lazy head activated.
     Active(*const ActiveTiles),
 }
 
-impl Which {
+impl TileSet {
     /// The tiles of a task, of `all` that the convolution has.
     ///
     /// # Safety
@@ -43,11 +43,11 @@ impl Which {
         // SAFETY: the caller guarantees it; `numbers` has as many as there are tiles.
         unsafe {
             match self {
-                Which::All { numbers, per_task } => {
+                TileSet::All { numbers, per_task } => {
                     let part = part_of(task, *per_task, all);
                     std::slice::from_raw_parts(numbers.add(part.start), part.len())
                 }
-                Which::Active(active) => {
+                TileSet::Active(active) => {
                     let ActiveTiles { tiles, per_task } = &**active;
                     &tiles[part_of(task, *per_task, tiles.len())]
                 }
@@ -73,7 +73,7 @@ pub enum Kind<E> {
     /// A convolution in int8.
     Int8 { conv: Int8Conv<E>, rows: usize },
     /// A convolution by Winograd's method.
-    Winograd { conv: Winograd<E>, which: Which },
+    Winograd { conv: Winograd<E>, which: TileSet },
     /// A depth-wise convolution.
     Depthwise { conv: Depthwise<E> },
     /// Max pooling.

@@ -31,16 +31,16 @@ impl Random {
 }
 
 /// Builds graphs.
-struct Draw {
+struct GraphBuilder {
     graph: Graph,
     random: Random,
 }
 
-impl Draw {
+impl GraphBuilder {
     fn new(seed: u64, channels: usize, rows: usize, columns: usize) -> Self {
         let input =
             Node { name: "0".into(), op: Op::Input, inputs: vec![], shape: vec![1, channels, rows, columns] };
-        Draw { graph: Graph { nodes: vec![input], output: 0 }, random: Random(seed) }
+        GraphBuilder { graph: Graph { nodes: vec![input], output: 0 }, random: Random(seed) }
     }
 
     fn add(&mut self, op: Op, inputs: &[usize], shape: Vec<usize>) -> usize {
@@ -150,8 +150,8 @@ fn every_way() -> Vec<Options> {
 }
 
 /// Runs `graph` with every kernel and option, twice, and compares with the definitions; in fp16 too.
-fn check(draw: Draw) {
-    let Draw { graph, mut random } = draw;
+fn check(draw: GraphBuilder) {
+    let GraphBuilder { graph, mut random } = draw;
     check_as::<f32>(&graph, &mut random, 2e-4);
     // Winograd's transforms cost fp16 numbers their last bits: now and then a tenth, a hundredth on average.
     check_as::<Half>(&graph, &mut random, 0.4);
@@ -187,7 +187,7 @@ proptest! {
         seed: u64, channels in 1usize..40, out in 1usize..40, rows in 1usize..30, columns in 1usize..30,
         kernel in prop_oneof![Just(1usize), Just(3)], stride in 1usize..3, silu: bool, residual: bool
     ) {
-        let mut draw = Draw::new(seed, channels, rows, columns);
+        let mut draw = GraphBuilder::new(seed, channels, rows, columns);
         let other = draw.conv(0, out, 1, stride, 1);
         let mut x = draw.conv(0, out, kernel, stride, 1);
         if silu {
@@ -201,7 +201,7 @@ proptest! {
 
     #[test]
     fn each_channel_by_itself(seed: u64, channels in 1usize..40, rows in 1usize..20, columns in 1usize..20) {
-        let mut draw = Draw::new(seed, channels, rows, columns);
+        let mut draw = GraphBuilder::new(seed, channels, rows, columns);
         let x = draw.conv(0, channels, 3, 1, channels);
         draw.silu(x);
         check(draw);
@@ -209,7 +209,7 @@ proptest! {
 
     #[test]
     fn pools_and_enlarging(seed: u64, channels in 1usize..20, rows in 1usize..15, columns in 1usize..15, reach in 1usize..4) {
-        let mut draw = Draw::new(seed, channels, rows, columns);
+        let mut draw = GraphBuilder::new(seed, channels, rows, columns);
         let pooled = draw.add(Op::MaxPool { reach }, &[0], vec![1, channels, rows, columns]);
         draw.add(Op::Upsample, &[pooled], vec![1, channels, 2 * rows, 2 * columns]);
         check(draw);
@@ -217,7 +217,7 @@ proptest! {
 
     #[test]
     fn blocks_of_the_network(seed: u64, half in 1usize..4, rows in 2usize..14, columns in 2usize..14, more in 0usize..3) {
-        let mut draw = Draw::new(seed, 3, 2 * rows, 2 * columns);
+        let mut draw = GraphBuilder::new(seed, 3, 2 * rows, 2 * columns);
         let x = draw.conv(0, 8 * (1 + more), 3, 2, 1);
         let x = draw.silu(x);
         let x = draw.c3k2(x, 8 * half);
@@ -239,7 +239,7 @@ proptest! {
 
     #[test]
     fn rows_of_numbers(seed: u64, a in 1usize..7, b in 1usize..30, c in 1usize..30) {
-        let mut draw = Draw::new(seed, a, b, c);
+        let mut draw = GraphBuilder::new(seed, a, b, c);
         let k = 1 + draw.random.below(30);
         let numbers = draw.random.numbers(a * c * k);
         let other = draw.add(Op::Const(numbers), &[], vec![1, a, c, k]);
@@ -270,14 +270,14 @@ proptest! {
         (kernel, stride) in prop_oneof![Just((1usize, 1usize)), Just((1, 2)), Just((3, 2)), Just((3, 3))],
         residual: bool, low in -1.0f32..0.0, high in 0.0f32..1.0
     ) {
-        let mut draw = Draw::new(seed, 16 * blocks, rows, columns);
+        let mut draw = GraphBuilder::new(seed, 16 * blocks, rows, columns);
         let other = draw.conv(0, 16 * out, 1, stride, 1);
         let x = draw.conv(0, 16 * out, kernel, stride, 1);
         let x = draw.silu(x);
         if residual {
             draw.sum(other, x);
         }
-        let Draw { mut graph, mut random } = draw;
+        let GraphBuilder { mut graph, mut random } = draw;
         graph.fuse();
         let ids = graph.for_int8();
         prop_assert_eq!(ids.len(), 1);
@@ -306,14 +306,14 @@ fn off(ours: &[f32], theirs: &[f32]) -> f32 {
 /// The observed ranges suit int8: with them a network gives nearly the fp16 result, with a tenth of them something else.
 #[test]
 fn observed_ranges_suit_int8() {
-    let mut draw = Draw::new(5, 3, 40, 36);
+    let mut draw = GraphBuilder::new(5, 3, 40, 36);
     let x = draw.conv(0, 16, 3, 2, 1);
     let x = draw.silu(x);
     let x = draw.conv(x, 32, 3, 2, 1);
     let x = draw.silu(x);
     let x = draw.c3k2(x, 16);
     draw.conv(x, 16, 1, 1, 1);
-    let Draw { mut graph, mut random } = draw;
+    let GraphBuilder { mut graph, mut random } = draw;
     graph.fuse();
     let picture = random.numbers(3 * 40 * 36);
     let mut observer = plan::<f32>(graph.clone(), every_way()[0]).unwrap();
@@ -362,7 +362,7 @@ fn sizes_share_weights_and_memory() {
 /// `range`: for all convolutions that suit int8.
 fn sizes_as<E: Kernels>(range: Option<[f32; 2]>) {
     let network = |seed: u64, rows: usize, columns: usize| {
-        let mut draw = Draw::new(seed, 3, rows, columns);
+        let mut draw = GraphBuilder::new(seed, 3, rows, columns);
         let x = draw.conv(0, 16, 3, 2, 1);
         let x = draw.silu(x);
         let x = draw.c3k2(x, 16);
@@ -416,7 +416,7 @@ fn sizes_as<E: Kernels>(range: Option<[f32; 2]>) {
     }
 }
 
-impl Draw {
+impl GraphBuilder {
     /// A head on the maps `on`, as YOLO11's: boxes by 3x3 convolutions and a 1x1 one, scores by a 1x1 one. `together`: boxes and scores of
     /// a map are stacked before they are flattened.
     fn head(&mut self, on: &[usize], classes: usize, together: bool) {
@@ -468,11 +468,11 @@ proptest! {
     fn heads_are_finished_where_something_is(
         seed: u64, rows in 1usize..20, columns in 1usize..20, classes in 1usize..20, together: bool
     ) {
-        let mut draw = Draw::new(seed, 8, rows, columns);
+        let mut draw = GraphBuilder::new(seed, 8, rows, columns);
         let near = draw.conv(0, 16, 1, 1, 1);
         let far = draw.conv(near, 16, 3, 2, 1);
         draw.head(&[near, far], classes, together);
-        let Draw { graph, mut random } = draw;
+        let GraphBuilder { graph, mut random } = draw;
         heads_as::<f32>(&graph, &mut random, classes, 2e-3)?;
         heads_as::<Half>(&graph, &mut random, classes, 0.4)?;
     }
@@ -524,12 +524,12 @@ fn heads_as<E: Kernels>(
 #[test]
 fn heads_that_cannot_be_deferred_are_computed_in_full() {
     for seed in 0..20 {
-        let mut draw = Draw::new(seed, 3, 9, 11);
+        let mut draw = GraphBuilder::new(seed, 3, 9, 11);
         draw.head(&[0], 3, false);
-        let Draw { graph, mut random } = draw;
+        let GraphBuilder { graph, mut random } = draw;
         heads_as::<f32>(&graph, &mut random, 3, 2e-3).unwrap();
 
-        let mut draw = Draw::new(seed, 8, 9, 11);
+        let mut draw = GraphBuilder::new(seed, 8, 9, 11);
         let x = draw.conv(0, 8, 3, 1, 1);
         let x = draw.conv(x, 4, 1, 1, 1);
         let s = draw.conv(0, 3, 1, 1, 1);
@@ -539,7 +539,7 @@ fn heads_that_cannot_be_deferred_are_computed_in_full() {
         let (boxes, scores) = (draw.slice(one, 1, 0, 4), draw.slice(other, 1, 4, 3));
         let scores = draw.add(Op::Sigmoid, &[scores], vec![1, 3, 99]);
         draw.concat(&[boxes, scores], 1);
-        let Draw { graph, mut random } = draw;
+        let GraphBuilder { graph, mut random } = draw;
         heads_as::<f32>(&graph, &mut random, 3, 2e-3).unwrap();
     }
 }
@@ -548,7 +548,7 @@ fn heads_that_cannot_be_deferred_are_computed_in_full() {
 #[test]
 fn slices_are_concatenated_in_any_order() {
     for seed in 0..60 {
-        let mut draw = Draw::new(seed, 8, 5, 6);
+        let mut draw = GraphBuilder::new(seed, 8, 5, 6);
         let whole = draw.conv(0, 32, 1, 1, 1);
         let other = draw.conv(0, 16, 3, 1, 1);
         let mut parts = Vec::new();
@@ -575,7 +575,7 @@ fn slices_are_concatenated_in_any_order() {
 
 #[test]
 fn operations_without_a_kernel_are_named() {
-    let mut draw = Draw::new(1, 8, 9, 9);
+    let mut draw = GraphBuilder::new(1, 8, 9, 9);
     let x = draw.conv(0, 8, 3, 1, 1);
     let Op::Conv(conv) = &mut draw.graph.nodes[x].op else { unreachable!("just added") };
     (conv.pad, draw.graph.nodes[x].shape) = ([2, 2], vec![1, 8, 11, 11]);
@@ -588,7 +588,7 @@ fn operations_without_a_kernel_are_named() {
 #[test]
 #[should_panic(expected = "at ")]
 fn a_wrong_weight_is_detected() {
-    let mut draw = Draw::new(1, 16, 9, 9);
+    let mut draw = GraphBuilder::new(1, 16, 9, 9);
     let x = draw.conv(0, 16, 3, 1, 1);
     let expected = draw.graph.clone();
     let Op::Conv(conv) = &mut draw.graph.nodes[x].op else { unreachable!("just added") };

@@ -5,7 +5,7 @@ use super::super::super::kernels::Kernels;
 use super::super::memory::Need;
 use super::super::step::Kind;
 use super::bind::{At, Blocks, CONSTANTS, MakeKind, PlannedStep};
-use super::weights::What;
+use super::weights::PackedKind;
 use super::{GraphPlanner, picture_sides};
 
 impl<E: Kernels> GraphPlanner<'_, E> {
@@ -47,7 +47,7 @@ impl<E: Kernels> GraphPlanner<'_, E> {
     }
 
     pub(super) fn keep(&mut self, numbers: Vec<f32>) -> At {
-        self.weights.keep::<E>(What::Numbers(numbers))
+        self.weights.keep::<E>(PackedKind::Numbers(numbers))
     }
 
     pub(super) fn keep_rows(&mut self, numbers: &[f32]) -> At {

@@ -7,9 +7,9 @@ use super::super::super::kernels::maps::Depthwise;
 use super::super::super::kernels::winograd::Winograd;
 use super::super::super::kernels::{Act, Kernels};
 use super::super::lazy_head::TILES_MOST;
-use super::super::step::{Kind, Which};
+use super::super::step::{Kind, TileSet};
 use super::bind::{At, Bind, Blocks};
-use super::weights::{Int8Parts, What};
+use super::weights::{Int8Parts, PackedKind};
 use super::{GraphPlanner, picture_sides};
 
 /// Maximum input of a task of a direct convolution, numbers: it is read once for each block of output channels, and so should stay in the
@@ -131,7 +131,7 @@ impl<E: Kernels> GraphPlanner<'_, E> {
     }
 
     fn winograd(&mut self, shape: &Shape<'_>, x: Blocks) {
-        let how = What::Winograd { node: shape.id, channels: shape.to.0, in_channels: shape.from.0 };
+        let how = PackedKind::Winograd { node: shape.id, channels: shape.to.0, in_channels: shape.from.0 };
         let w = self.weights.keep::<E>(how);
         let out = self.output_for(shape, x.buffer);
         let bias = self.keep_bias(shape.conv);
@@ -168,8 +168,8 @@ impl<E: Kernels> GraphPlanner<'_, E> {
             Box::new(move |bind, tables| Kind::Winograd {
                 conv: make(bind),
                 which: match deferred {
-                    Some(deferred) => Which::Active(&raw const tables.active[deferred]),
-                    None => Which::All { numbers: tables.numbers, per_task },
+                    Some(deferred) => TileSet::Active(&raw const tables.active[deferred]),
+                    None => TileSet::All { numbers: tables.numbers, per_task },
                 },
             }),
         );
@@ -234,7 +234,7 @@ impl<E: Kernels> GraphPlanner<'_, E> {
         let [high, wide] = shape.conv.kernel;
         let ([down, across], [above, left]) = (shape.conv.stride, shape.conv.pad);
         let parts = Int8Parts { channels: shape.to.0, in_channels: shape.from.0, taps: wide * high };
-        let w = self.weights.keep::<E>(What::Int8 { node: shape.id, parts });
+        let w = self.weights.keep::<E>(PackedKind::Int8 { node: shape.id, parts });
         let [bias, scale, _] = parts.offsets().map(|at| At { offset: w.offset + at / size_of::<E>(), ..w });
         let out = self.output_for(shape, x.buffer);
         let (size, act, residual) = (shape.size(), shape.act, shape.residual);

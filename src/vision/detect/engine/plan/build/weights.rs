@@ -5,7 +5,7 @@ use super::super::super::kernels::{Kernels, int8, winograd};
 use super::bind::{At, WEIGHTS};
 
 /// Constants that are kept.
-pub(super) enum What {
+pub(super) enum PackedKind {
     /// Plain constants.
     Numbers(Vec<f32>),
     /// Weights of a convolution for the direct kernel.
@@ -42,16 +42,16 @@ enum Packed {
     Bytes(Vec<u8>),
 }
 
-impl What {
+impl PackedKind {
     /// Length after packing.
     pub(super) fn len<E>(&self) -> usize {
         match self {
-            What::Int8 { parts, .. } => parts.offsets()[2] / size_of::<E>(),
-            What::Numbers(numbers) => numbers.len(),
-            What::Direct { taps, channels, in_channels, a_block, .. } => {
+            PackedKind::Int8 { parts, .. } => parts.offsets()[2] / size_of::<E>(),
+            PackedKind::Numbers(numbers) => numbers.len(),
+            PackedKind::Direct { taps, channels, in_channels, a_block, .. } => {
                 channels.next_multiple_of(8) * in_channels.next_multiple_of(*a_block) * taps
             }
-            What::Winograd { channels, in_channels, .. } => {
+            PackedKind::Winograd { channels, in_channels, .. } => {
                 channels.next_multiple_of(16) * in_channels.next_multiple_of(8) * winograd::POSITIONS
             }
         }
@@ -60,8 +60,10 @@ impl What {
     /// Whether both are packed from the same node in the same way. `graphs`: the graphs of the nodes.
     fn equals(&self, graphs: (&Graph, &Graph), other: &Self) -> bool {
         let node = |(graph, what): (&Graph, &Self)| match what {
-            What::Numbers(_) => None,
-            What::Direct { node, .. } | What::Winograd { node, .. } | What::Int8 { node, .. } => {
+            PackedKind::Numbers(_) => None,
+            PackedKind::Direct { node, .. }
+            | PackedKind::Winograd { node, .. }
+            | PackedKind::Int8 { node, .. } => {
                 let Node { name, op, .. } = &graph.nodes[*node];
                 let more = match op {
                     Op::Conv(conv) => Some((conv.bias.clone(), conv.int8)),
@@ -71,15 +73,15 @@ impl What {
             }
         };
         let how = |what: &Self| match what {
-            What::Numbers(numbers) => (0, [numbers.len(), 0, 0, 0]),
-            What::Direct { taps, channels, in_channels, a_block, .. } => {
+            PackedKind::Numbers(numbers) => (0, [numbers.len(), 0, 0, 0]),
+            PackedKind::Direct { taps, channels, in_channels, a_block, .. } => {
                 (1, [*channels, *in_channels, *taps, *a_block])
             }
-            What::Winograd { channels, in_channels, .. } => (2, [*channels, *in_channels, 0, 0]),
-            What::Int8 { parts, .. } => (3, [parts.channels, parts.in_channels, parts.taps, 0]),
+            PackedKind::Winograd { channels, in_channels, .. } => (2, [*channels, *in_channels, 0, 0]),
+            PackedKind::Int8 { parts, .. } => (3, [parts.channels, parts.in_channels, parts.taps, 0]),
         };
         let same_numbers = match (self, other) {
-            (What::Numbers(ours), What::Numbers(theirs)) => ours == theirs,
+            (PackedKind::Numbers(ours), PackedKind::Numbers(theirs)) => ours == theirs,
             _ => true,
         };
         same_numbers && how(self) == how(other) && node((graphs.0, self)) == node((graphs.1, other))
@@ -92,14 +94,14 @@ impl What {
             _ => Vec::new(),
         };
         Packed::Numbers(match self {
-            What::Numbers(numbers) => numbers,
-            What::Direct { node, taps, channels, in_channels, a_block } => {
+            PackedKind::Numbers(numbers) => numbers,
+            PackedKind::Direct { node, taps, channels, in_channels, a_block } => {
                 pack_direct(&take(node), channels, in_channels, a_block, taps)
             }
-            What::Winograd { node, channels, in_channels } => {
+            PackedKind::Winograd { node, channels, in_channels } => {
                 pack_winograd(&take(node), channels, in_channels)
             }
-            What::Int8 { node, parts } => {
+            PackedKind::Int8 { node, parts } => {
                 let weights = take(node);
                 let Op::Conv(conv @ Conv { int8: Some(bytes), .. }) = &graph.nodes[node].op else {
                     unreachable!("the planner chose a node with weights");
@@ -113,14 +115,14 @@ impl What {
 /// All constants that are kept, with their offsets.
 #[derive(Default)]
 pub(super) struct Weights {
-    kept: Vec<(usize, What)>,
+    kept: Vec<(usize, PackedKind)>,
     /// Total length.
     pub(super) len: usize,
 }
 
 impl Weights {
     /// Reserves space for `what`, aligned to a cache line.
-    pub(super) fn keep<E: Kernels>(&mut self, what: What) -> At {
+    pub(super) fn keep<E: Kernels>(&mut self, what: PackedKind) -> At {
         let offset = self.len;
         self.len = (offset + what.len::<E>()).next_multiple_of(64 / size_of::<E>());
         self.kept.push((offset, what));
@@ -135,12 +137,12 @@ impl Weights {
         channels: usize,
         (in_channels, a_block): (usize, usize),
     ) -> At {
-        self.keep::<E>(What::Direct { node, taps, channels, in_channels, a_block })
+        self.keep::<E>(PackedKind::Direct { node, taps, channels, in_channels, a_block })
     }
 
     /// Whether `other` keeps the same constants at the same offsets. `graphs`: the graphs of the nodes.
     pub(super) fn equal(&self, graphs: (&Graph, &Graph), other: &Self) -> bool {
-        let same = |(ours, theirs): (&(usize, What), &(usize, What))| {
+        let same = |(ours, theirs): (&(usize, PackedKind), &(usize, PackedKind))| {
             ours.0 == theirs.0 && ours.1.equals(graphs, &theirs.1)
         };
         let kept = (self.kept.len(), self.len) == (other.kept.len(), other.len);

@@ -10,11 +10,11 @@ use plotters_backend::{
 use super::{Canvas, GLYPH, ink};
 
 /// The drawing backend.
-pub(super) struct Board<'a>(pub(super) &'a mut Canvas);
+pub(super) struct Backend<'a>(pub(super) &'a mut Canvas);
 
 type Drawn = Result<(), DrawingErrorKind<Infallible>>;
 
-impl DrawingBackend for Board<'_> {
+impl DrawingBackend for Backend<'_> {
     type ErrorType = Infallible;
 
     fn get_size(&self) -> (u32, u32) {
