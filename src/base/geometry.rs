@@ -196,7 +196,7 @@ mod tests {
     }
 
     proptest! {
-        /// IoU against counting the cells of an integer grid.
+        /// IoU compared with counting the cells of an integer grid.
         #[test]
         fn iou_equals_counting_cells(a in [0..12i32, 0..12i32, 1..8i32, 1..8i32], b in [0..12i32, 0..12i32, 1..8i32, 1..8i32]) {
             let cells = |r: [i32; 4], x: i32, y: i32| x >= r[0] && x < r[0] + r[2] && y >= r[1] && y < r[1] + r[3];

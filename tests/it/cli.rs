@@ -67,7 +67,7 @@ fn models_that_are_none() {
     refused(none.args(["detect", &picture]), 2, &["model.path", "--model"]);
 }
 
-/// What int8 needs is asked for by name; a model that runs on tract has no use for it.
+/// int8 without ranges is refused with the option to give; a model that runs on tract does not need them.
 #[test]
 fn int8_needs_ranges() {
     let (squares, picture) = (data("squares.onnx"), data("pixels/420.jpg"));
@@ -83,7 +83,7 @@ fn int8_needs_ranges() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left behind");
 }
 
-/// Networks of other kinds are told apart, each with its remedy.
+/// Models of other kinds are identified, each with its remedy.
 #[test]
 fn models_of_another_kind() {
     let folder = std::fs::read_dir(data("other-models")).unwrap();
@@ -155,7 +155,7 @@ fn sources_that_are_none() {
     refused(none.args(["run", "--model"]).arg(data("squares.onnx")), 2, &["camera.source", "--source"]);
 }
 
-/// A program that dies in the middle of a frame: an error, but what was seen before is delivered.
+/// A program that dies in the middle of a frame: an error, but the crossings before it are delivered.
 #[test]
 fn nothing_is_lost_that_was_seen_before_a_source_dies() {
     let squares = data("squares.mjpeg");
@@ -245,7 +245,7 @@ fn configurations_that_are_wrong() {
         "[camera]\nsource = \"dir:/\"\n[model]\npath = \"{model}\"\n[spool]\nfolder = \"{plain}/a/b\"\n"
     );
     let spool = file(folder.path(), "spool.toml", spool.as_bytes());
-    refused(flytrap().args(["check", &spool]), 2, &["spool.folder", "plain' is no folder"]);
+    refused(flytrap().args(["check", &spool]), 2, &["spool.folder", "plain' is not a folder"]);
     refused(run_squares().args(["--uplink", "ftp://joe:secret@h/"]), 2, &["--uplink", "https://"]);
 }
 
@@ -284,7 +284,7 @@ fn secrets_stay_out_of_what_is_told() {
     assert!(told(&ran).contains("rtsp://***@cam"), "{}", told(&ran));
 }
 
-/// Every way to hand a password to a program or an address, in the settings and in what the program says before it fails.
+/// Every way to pass a password to a program or a URL, in the settings and in the program's output before it fails.
 #[test]
 fn passwords_of_every_kind_are_masked() {
     let folder = tempfile::tempdir().unwrap();
@@ -314,7 +314,7 @@ fn passwords_of_every_kind_are_masked() {
     }
 }
 
-/// What others can read is no secret; what has the right mode is not complained about.
+/// A token file that others can read causes a warning; one with the right mode does not.
 #[test]
 fn a_token_that_others_can_read_is_warned_about() {
     let folder = tempfile::tempdir().unwrap();
@@ -332,7 +332,7 @@ fn a_token_that_others_can_read_is_warned_about() {
     }
 }
 
-/// A log that cannot be written costs the log: a full disk, a reader that is gone, one that does not read.
+/// A log that cannot be written costs only the log: a full disk, a reader that is gone, one that does not read.
 #[test]
 fn nobody_depends_on_the_log() {
     let folder = tempfile::tempdir().unwrap();
@@ -340,7 +340,7 @@ fn nobody_depends_on_the_log() {
     let gone = std::io::pipe().unwrap().1;
     let (unread, small) = std::io::pipe().unwrap();
     rustix::pipe::fcntl_setpipe_size(&small, 4096).unwrap();
-    // Full before the first line.
+    // The pipe is full before the first line.
     rustix::io::write(&small, &[b'x'; 4096]).unwrap();
     for (name, stderr) in [("full", full().into()), ("gone", gone.into()), ("unread", Stdio::from(small))] {
         let events = folder.path().join(name);
@@ -359,11 +359,11 @@ fn nobody_depends_on_the_log() {
     assert_eq!(command.stderr(full()).status().unwrap().code(), Some(4));
 }
 
-/// Says many lines on its stderr, which the debug log repeats: more than the log's queue holds.
+/// Writes many lines to its stderr, which the debug log repeats: more than the log's queue holds.
 const FLOOD: &str =
     "i=0; while [ $i -lt 9000 ]; do echo a line of some length about nothing at all $i >&2; i=$((i+1)); done";
 
-/// A flood of debug lines that nobody reads: the device goes on, and SIGTERM ends it in its time.
+/// A flood of debug lines that nobody reads: counting goes on, and SIGTERM ends the program in time.
 #[test]
 fn a_log_that_nobody_reads_stops_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -439,7 +439,7 @@ fn lost_lines_are_told_to_a_reader_that_comes_back() {
     assert!(lost > 1000 && seen > 100 && seen + lost < 9100, "{lost} lost, {seen} seen");
 }
 
-/// A program that ends with the test.
+/// A program that is killed when the test ends.
 struct Running(std::process::Child);
 
 impl Drop for Running {
@@ -449,8 +449,8 @@ impl Drop for Running {
     }
 }
 
-/// Too few threads or descriptors: one line with the remedy, or it works; never a panic. As other users, since root has no limit of
-/// threads; each run as one of its own, since the limit counts a user's threads.
+/// Too few threads or descriptors: one line with the remedy, or it works; never a panic. As another user, since root has no limit of
+/// threads; each run as a different user, since the limit counts a user's threads.
 #[test]
 fn a_machine_without_threads_or_descriptors_is_told_about() {
     const NAME: &str = "a_machine_without_threads_or_descriptors_is_told_about";
@@ -466,7 +466,7 @@ fn a_machine_without_threads_or_descriptors_is_told_about() {
     let program = copy(env!("CARGO_BIN_EXE_flytrap"), "flytrap");
     let (model, film) = (copy(&data("squares.onnx"), "m.onnx"), copy(&data("squares.mjpeg"), "s.mjpeg"));
     let threads = (1..=12).map(|threads| (format!("ulimit -u {threads}"), root, "TasksMax="));
-    // With fewer than these not even the C library is found.
+    // With fewer than these not even the C library can be loaded.
     let files = [8, 12, 20, 63].map(|files| (format!("ulimit -n {files}"), true, "LimitNOFILE="));
     let mut runs = Vec::new();
     for (number, (limit, can, remedy)) in threads.chain(files).enumerate() {
@@ -502,7 +502,7 @@ fn a_machine_without_threads_or_descriptors_is_told_about() {
     assert!(failed >= 4, "only {failed} runs were short of anything");
 }
 
-/// No core dump, by file or by program, and nothing that others may write to, whatever the umask.
+/// No core dump, to a file or a program, and no files that others may write to, whatever the umask.
 #[test]
 fn nothing_leaks_through_dumps_or_modes() {
     let folder = tempfile::tempdir().unwrap();
@@ -557,7 +557,7 @@ fn help_and_version_are_told_on_stdout() {
     }
 }
 
-/// A reader of stdout that goes away is no reason to hang or to lose the exit code.
+/// A closed stdout must not cause a hang or a wrong exit code.
 #[test]
 fn a_closed_stdout_is_an_error_not_a_hang() {
     let mut command = run_squares();
@@ -578,7 +578,7 @@ fn cameras_that_are_none_are_refused_and_the_list_works_without_any() {
         assert!(camera["node"].as_str().unwrap().starts_with("/dev/video"), "{camera}");
     }
     for (source, words) in [
-        ("v4l2:/dev/null", "camera '/dev/null': is no video device"),
+        ("v4l2:/dev/null", "camera '/dev/null': is not a video device"),
         ("/dev/video-not-there", "camera '/dev/video-not-there': cannot be opened: check the path"),
     ] {
         let mut command = flytrap();
@@ -589,14 +589,14 @@ fn cameras_that_are_none_are_refused_and_the_list_works_without_any() {
     }
 }
 
-/// The batch of a golden file.
+/// The batch in a golden file.
 fn golden_batch(name: &str) -> Vec<u8> {
     let hex = std::fs::read_to_string(common::data(name)).unwrap();
     let hex = hex.trim();
     (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect()
 }
 
-/// Batches of both versions, as the unit tests have them, come out as the golden CloudEvents.
+/// Batches of both versions, as in the unit tests, decode to the golden CloudEvents.
 #[test]
 fn decode_makes_cloudevents_of_packed_batches() {
     let (first, second) = (golden_batch("batch-v1.hex"), golden_batch("batch-v2.hex"));
@@ -606,7 +606,7 @@ fn decode_makes_cloudevents_of_packed_batches() {
     let golden: Vec<serde_json::Value> = serde_json::from_str(&golden).unwrap();
     let mut older = golden.clone();
     for event in &mut older {
-        // What version 1 did not count is 0.
+        // Counters that version 1 did not have are 0.
         for key in [
             "detections_invalid",
             "detections_over_limit",
@@ -657,7 +657,7 @@ fn bench_measures_each_stage() {
     let table = bench(&[]);
     let text = String::from_utf8(table.stdout).unwrap();
     assert!(text.contains("letterbox") && text.contains("p99"), "{text}");
-    // For the record of who runs these tests: a build that is not fully optimised.
+    // For readers of the output: this build is not fully optimised.
     if let Some(shared) = common::shared("bench_measures_each_stage (YOLO11n)") {
         let model = shared.join("models/yolo11n-320.onnx");
         let found = output(flytrap().args(["bench", "--json", "--frames", "10", "--model"]).arg(model));

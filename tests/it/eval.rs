@@ -1,5 +1,5 @@
-//! `flytrap eval`: the scores against pycocotools' on made-up cases (`data/eval/make.py`), and the models' on labelled pictures
-//! against the reference program's.
+//! `flytrap eval`: compares its scores with pycocotools' on constructed cases (`data/eval/make.py`), and the models' scores on labelled
+//! pictures with the reference program's.
 
 use std::process::Command;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::common;
 
-/// Points that ours may be off, for the rounding of sums.
+/// Tolerance in points, for the rounding of sums.
 const POINTS: f64 = 1e-4;
 
 #[test]
@@ -44,7 +44,7 @@ fn eval(args: &[&str]) -> (Value, String, Option<i32>) {
     (value, String::from_utf8_lossy(&output.stderr).into_owned(), output.status.code())
 }
 
-/// The models against what ../shared/reference/coco_eval.py prints with ONNX Runtime; shorter numbers against our own fp32.
+/// Compares the models with the output of ../shared/reference/coco_eval.py with ONNX Runtime; lower precisions with our own fp32.
 #[test]
 fn models_score_as_the_reference_program_has_them() {
     let Some(shared) = common::shared("models_score_as_the_reference_program_has_them") else { return };
@@ -77,7 +77,7 @@ fn models_score_as_the_reference_program_has_them() {
             ours[0], ours[1]
         ));
         assert!((ours[0] - map50_95).abs() <= 0.1 && (ours[1] - map50).abs() <= 0.1, "{size}: {ours:?}");
-        // Other pictures than those of the measurement.
+        // The pictures differ from those of the measurement.
         let mut calibrate = Command::new(env!("CARGO_BIN_EXE_flytrap"));
         calibrate.args(["calibrate", "--model", &model, "--images", &place("photos"), "--ranges", &ranges]);
         assert!(calibrate.status().unwrap().success());
@@ -122,7 +122,7 @@ fn results_of_another_program_need_no_model() {
     let again: Value = serde_json::from_str(&std::fs::read_to_string(saved).unwrap()).unwrap();
     assert_eq!(again.as_array().unwrap().len(), case["results"].as_array().unwrap().len());
 
-    // What is wrong is told with its place, before a model is asked for.
+    // Invalid labels are reported with their position, before a model is needed.
     let broken = put("broken.json", r#"[{"image_id": 1}]"#.into());
     let (_, errors, code) = eval(&["--labels", &labels, "--detections", &broken]);
     assert!(code == Some(2) && errors.contains("broken.json") && errors.contains("category_id"), "{errors}");
@@ -153,7 +153,7 @@ fn labels_may_be_a_folder_of_text_files() {
     std::fs::write(labels.join("a.txt"), "0 0.5 0.5 0.1").unwrap();
     let (_, errors, code) = args(&[]);
     assert!(code == Some(2) && errors.contains("a.txt', line 1"), "{errors}");
-    // A second picture without a file has nothing in it.
+    // A second picture without a label file has no objects.
     std::fs::copy(common::data("pixels/420.jpg"), images.join("b.jpg")).unwrap();
     std::fs::write(labels.join("a.txt"), "0 0.5 0.5 0.01 0.01\n").unwrap();
     let (figures, errors, code) = args(&[]);

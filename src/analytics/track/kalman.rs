@@ -9,7 +9,7 @@
 //! standard deviations *per frame* of MOT17, taken here as 30 frames a second. Variances add up over time, so the
 //! rates are `30 * (1/20)²` side² per second and `30 * (30/160)²` (side/s)² per second; in between, velocity noise also
 //! moves the position, hence the `dt²/2` and `dt³/3` terms of the continuous white-noise-acceleration model. With them
-//! predicting twice by half the time is predicting once, whatever the frame rate does.
+//! predicting twice by half the time equals predicting once, whatever the frame rate does.
 //!
 //! The initial velocity is our own: see [`BoxFilter::new`].
 

@@ -42,17 +42,17 @@ impl Chip {
     ///
     /// # Errors
     /// `Kind::System`, with the remedy.
-    pub fn open(&self) -> Result<Board> {
+    pub fn open(&self) -> Result<OpenChip> {
         let unusable = |what: &str, error: &dyn fmt::Display| {
             Error::degrade(Kind::System, format!("gpio.chip: {what} cannot be used: {error}"))
         };
         match self {
             Chip::Rppal => match rppal::gpio::Gpio::new() {
-                Ok(gpio) => Ok(Board::Pi(gpio)),
+                Ok(gpio) => Ok(OpenChip::Pi(gpio)),
                 Err(error) => Err(unusable("the registers of a Raspberry Pi", &error)),
             },
             Chip::Kernel(path) => match gpiocdev::chip::Chip::from_path(path) {
-                Ok(_) => Ok(Board::Kernel(path.clone())),
+                Ok(_) => Ok(OpenChip::Kernel(path.clone())),
                 Err(error) => Err(unusable(&path.display().to_string(), &error)),
             },
             Chip::Auto => Chip::Rppal.open().or_else(|_| Chip::Kernel(CHIP.into()).open()),
@@ -72,7 +72,7 @@ impl fmt::Display for Chip {
 
 /// An open chip.
 #[derive(Debug)]
-pub enum Board {
+pub enum OpenChip {
     /// `rppal`.
     Pi(rppal::gpio::Gpio),
     /// `gpiocdev`, which opens the chip for each pin.
@@ -102,12 +102,12 @@ pub trait Input: Send {
     fn level(&self) -> Result<bool>;
 }
 
-impl Board {
+impl OpenChip {
     /// Description of the chip for messages.
     pub fn name(&self) -> String {
         match self {
-            Board::Pi(_) => "rppal".to_owned(),
-            Board::Kernel(path) => path.display().to_string(),
+            OpenChip::Pi(_) => "rppal".to_owned(),
+            OpenChip::Kernel(path) => path.display().to_string(),
         }
     }
 
@@ -117,11 +117,11 @@ impl Board {
     /// No such pin, or another program holds it.
     pub fn output(&self, pin: u8) -> Result<Box<dyn Output>> {
         match self {
-            Board::Pi(gpio) => {
+            OpenChip::Pi(gpio) => {
                 let taken = gpio.get(pin).map_err(|error| refused(pin, &error))?;
                 Ok(Box::new(PiOutput(taken.into_output_low())))
             }
-            Board::Kernel(_) => {
+            OpenChip::Kernel(_) => {
                 let request = self.request(pin, |line| {
                     line.as_output(Value::Inactive);
                 })?;
@@ -133,14 +133,14 @@ impl Board {
     /// Requests a pin as input, pulled low so that a cut wire reads as no motion.
     ///
     /// # Errors
-    /// See [`Board::output`].
+    /// See [`OpenChip::output`].
     pub fn input(&self, pin: u8) -> Result<Box<dyn Input>> {
         match self {
-            Board::Pi(gpio) => {
+            OpenChip::Pi(gpio) => {
                 let taken = gpio.get(pin).map_err(|error| refused(pin, &error))?;
                 Ok(Box::new(PiInput(taken.into_input_pulldown())))
             }
-            Board::Kernel(_) => {
+            OpenChip::Kernel(_) => {
                 // Not every chip has pull resistors.
                 let pulled = self.request(pin, |line| {
                     line.as_input().with_bias(Bias::PullDown);
@@ -156,7 +156,7 @@ impl Board {
     }
 
     fn request(&self, pin: u8, shape: impl FnOnce(&mut Builder)) -> Result<Request> {
-        let Board::Kernel(path) = self else { return Err(refused(pin, &"not a chip of the kernel's")) };
+        let OpenChip::Kernel(path) = self else { return Err(refused(pin, &"not a chip of the kernel's")) };
         let mut builder = Request::builder();
         builder.on_chip(path).with_consumer("flytrap").with_line(u32::from(pin));
         shape(&mut builder);

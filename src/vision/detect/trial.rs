@@ -8,9 +8,9 @@
 //! ```text
 //!   parent                                   child: PROGRAM try-model …
 //!   bounded walk, metadata (no tract)
-//!   run_in_child ──── arguments ───────────► limits on itself, the file's hash again
+//!   run_in_child ──── arguments ───────────► limits itself, checks the file's hash again
 //!       │                                    plan, start, run each input size once
-//!       ◄──── exit code, one line ────────── why not, in the words that this process would use
+//!       ◄──── exit code, one line ────────── the error, phrased as this process would
 //!   plan, start, run
 //! ```
 

@@ -264,7 +264,7 @@ pub(super) struct Bits<'a> {
     bytes: &'a [u8],
     /// The next byte that is not in `ahead`.
     at: usize,
-    /// The next bits, from the top. Below `count` lie zeros or bits that the next refill puts there again.
+    /// The next bits, from the top. Bits below `count` are zeros, or are overwritten by the next refill.
     ahead: u64,
     /// Bits of `ahead` that count.
     count: u32,

@@ -66,7 +66,7 @@ fn part_of(task: usize, per_task: usize, all: usize) -> Range<usize> {
 pub enum Kind<E> {
     /// Turns the picture's planes into pixels of four numbers with a border of zeros.
     Picture { from: *const f32, to: *mut E, size: (usize, usize) },
-    /// A convolution of that.
+    /// A convolution of those pixels.
     First { conv: Conv<E>, rows: usize },
     /// A direct convolution of blocks of 8 channels; whether int8 would quantise it.
     Direct { conv: Conv<E>, rows: usize, for_int8: bool },
