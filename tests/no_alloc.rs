@@ -296,7 +296,7 @@ fn raw_frames_make_no_heap_call_in_our_stages() {
 
 /// Regions of pictures, of changing sizes and at changing positions.
 #[test]
-fn parts_of_pictures_make_no_heap_call_in_our_stages() {
+fn regions_of_interest_make_no_heap_call_in_our_stages() {
     let source = format!("file:{}", common::data("squares.mjpeg"));
     let engine = Box::new(Scripted::new(Size { width: 320, height: 192 }));
     let focus = Some(flytrap::vision::roi::Params::default());
@@ -335,8 +335,8 @@ fn yuv4mpeg_from_a_program_makes_no_heap_call_in_our_stages() {
 
 /// With a device in FLYTRAP_TEST_CAMERA, as in tests/vm: frames of a real driver, read in its buffers.
 #[test]
-fn a_camera_of_the_kernel_makes_no_heap_call_and_no_copy() {
-    let name = "a_camera_of_the_kernel_makes_no_heap_call_and_no_copy";
+fn a_v4l2_camera_makes_no_heap_call_and_no_copy() {
+    let name = "a_v4l2_camera_makes_no_heap_call_and_no_copy";
     let Ok(camera) = std::env::var("FLYTRAP_TEST_CAMERA") else {
         return common::skip(name, "no FLYTRAP_TEST_CAMERA (tests/vm/run has one)");
     };

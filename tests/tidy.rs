@@ -465,12 +465,12 @@ fn imports_point_down_the_list() {
 }
 
 #[test]
-fn outside_crates_and_clocks_stay_in_their_homes() {
+fn external_crates_and_clocks_are_used_in_their_files_only() {
     none_wrong(&check_homes(&sources()));
 }
 
 #[test]
-fn files_and_functions_fit_in_a_head() {
+fn files_and_functions_are_short_enough() {
     none_wrong(&check_lengths(&sources()));
 }
 

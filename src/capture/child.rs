@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_come_in_pieces_are_put_together() {
+    fn split_lines_are_joined() {
         let mut lines = Lines::default();
         let mut seen = Vec::new();
         for piece in ["rtsp://u:sec", "ret@h\r\n\n", "  \nsecond", "\n"] {

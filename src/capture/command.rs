@@ -86,7 +86,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn lines_are_cut_like_a_shell_would() {
+    fn command_lines_are_split_like_in_a_shell() {
         for (line, words) in [
             ("cat a b", &["cat", "a", "b"][..]),
             ("  cat \t a\n", &["cat", "a"]),
@@ -128,13 +128,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn quoting_any_words_gives_them_back(words in proptest::collection::vec(".{1,12}", 1..6)) {
+        fn quoted_words_round_trip(words in proptest::collection::vec(".{1,12}", 1..6)) {
             let line = words.iter().map(|w| format!("'{}'", w.replace('\'', r"'\''"))).collect::<Vec<_>>().join(" ");
             prop_assert_eq!(split(&line).unwrap(), words);
         }
 
         #[test]
-        fn any_line_is_cut_or_refused(line in "\\PC{0,60}") {
+        fn any_command_line_is_split_or_refused(line in "\\PC{0,60}") {
             let _any = split(&line);
         }
     }

@@ -247,7 +247,7 @@ impl std::fmt::Debug for DirSource {
 fn around(a: &FrameFormat, b: &FrameFormat) -> FrameFormat {
     let (width, height) = (a.width.max(b.width), a.height.max(b.height));
     let mjpeg = [a, b].into_iter().find(|format| format.pixel == PixelFormat::Mjpeg);
-    // MJPEG has no rows in memory, the rows of the others are packed RGB.
+    // MJPEG has no row stride; the other formats are packed RGB.
     let row_bytes = if mjpeg.is_some() { 0 } else { width * 3 };
     FrameFormat { width, height, row_bytes, ..*mjpeg.unwrap_or(a) }
 }

@@ -513,7 +513,7 @@ mod tests {
     proptest! {
         /// Whatever a driver claims: either an error, or planes whose every sample can be read.
         #[test]
-        fn any_claim_is_refused_or_readable(format in any_format(), len in 0usize..70_000) {
+        fn any_claimed_format_is_refused_or_readable(format in any_format(), len in 0usize..70_000) {
             let bytes = vec![7u8; len];
             let Ok(view) = FrameView::new(format, &bytes) else { return Ok(()) };
             let planes = match view.planes() {

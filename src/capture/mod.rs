@@ -293,7 +293,7 @@ impl SourceSpec {
             "v4l2" => Ok(SourceSpec::V4l2(rest.into())),
             "sim" => Ok(SourceSpec::Sim(rest.to_owned())),
             "rtsp" | "rtsps" | "http" | "https" | "srt" | "udp" | "rtmp" => refuse(format!(
-                "streams come through a program: exec:ffmpeg -v error -i '{scheme}:...' -f yuv4mpegpipe -pix_fmt yuv420p -"
+                "streams are read through a program: exec:ffmpeg -v error -i '{scheme}:...' -f yuv4mpegpipe -pix_fmt yuv420p -"
             )),
             _ => refuse(format!("unknown scheme '{scheme}': there are {SCHEMES}")),
         }

@@ -475,7 +475,7 @@ mod tests {
     proptest! {
         /// Both policies against a queue of numbers; slots are conserved at every step.
         #[test]
-        fn behaves_like_its_model(newest in any::<bool>(), slots in 3usize..7, steps in proptest::collection::vec(0u8..3, 0..200)) {
+        fn the_ring_behaves_like_its_model(newest in any::<bool>(), slots in 3usize..7, steps in proptest::collection::vec(0u8..3, 0..200)) {
             let policy = if newest { Policy::NewestWins } else { Policy::Lossless };
             let (writer, reader) = ring(policy, slots, 8);
             let mut model: VecDeque<u64> = VecDeque::new();

@@ -133,7 +133,7 @@ mod tests {
         }
 
         #[test]
-        fn any_stamps_whatever_never_panic_and_never_starve(stamps in proptest::collection::vec(any::<u64>(), 1..200)) {
+        fn any_times_never_panic_and_never_starve(stamps in proptest::collection::vec(any::<u64>(), 1..200)) {
             let mut sampler = Sampler::new(6.0);
             for stamp in stamps {
                 sampler.decide(Mono::from_nanos(stamp));

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ffmpeg_writes_is_read() {
+    fn headers_of_ffmpeg_are_read() {
         for (line, pixel, size, range, fps) in [
             (
                 "YUV4MPEG2 W64 H48 F30000:1001 Ip A1:1 C420jpeg XYSCSS=420JPEG XCOLORRANGE=LIMITED",
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn frame_headers() {
+    fn frame_headers_are_checked() {
         assert_eq!(check_frame_header(b"FRAME"), Ok(()));
         assert_eq!(check_frame_header(b"FRAME Ixyz Xhello"), Ok(()));
         for bad in [&b"FRAMES"[..], b"FRAM", b"", b"\xff\x00FRAME"] {

@@ -202,7 +202,7 @@ impl Values {
         self.counts.get(array).copied().unwrap_or(0)
     }
 
-    /// Every setting that there is, in the order of the table.
+    /// Every setting, in the order of the table.
     pub(super) fn settings(&self) -> Vec<(String, &'static Setting)> {
         let count = |section: &Section| if section.is_array { self.count(section.name) } else { 1 };
         let sections = self.sections.iter();

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_writes_cost_their_lines_only() {
+    fn failed_writes_drop_only_their_lines() {
         let log = Log::start(File::options().write(true).open("/dev/full").unwrap()).unwrap();
         for _ in 0..10 {
             log.line(b"a line");

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_answers() {
+    fn memory_and_boot_id_are_read() {
         let before = resident_bytes();
         assert!(before > 1 << 20, "{before}");
         let block = vec![1u8; 64 << 20];

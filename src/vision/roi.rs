@@ -408,7 +408,7 @@ mod tests {
         /// Whatever moves wherever: the region is in the frame, contains everything that moves, and shows it at least at the whole
         /// picture's scale.
         #[test]
-        fn parts_are_in_the_frame_and_hold_what_moves(
+        fn regions_are_in_the_frame_and_contain_all_motion(
             wide in 16usize..2000, high in 16usize..2000, (mw, mh) in (2usize..21, 2usize..21),
             boxes in proptest::collection::vec((0.0f32..1.0, 0.0f32..1.0, 0.0f32..0.4, 0.0f32..0.4), 1..8),
             tracks in proptest::collection::vec((-0.2f32..1.2, -0.2f32..1.2, 0.0f32..0.5, 0.0f32..0.5), 0..8)

@@ -46,7 +46,7 @@ fn run(source: &str) -> Command {
 }
 
 #[test]
-fn models_that_are_none() {
+fn invalid_models_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let picture = data("pixels/420.jpg");
     refused(&mut detect("/nowhere/model.onnx", &[&picture]), 3, &["'/nowhere/model.onnx'", "--model"]);
@@ -85,7 +85,7 @@ fn int8_needs_ranges() {
 
 /// Models of other kinds are identified, each with its remedy.
 #[test]
-fn models_of_another_kind() {
+fn models_of_other_kinds_are_refused_with_the_remedy() {
     let folder = std::fs::read_dir(data("other-models")).unwrap();
     let mut seen = 0;
     for entry in folder {
@@ -110,7 +110,7 @@ fn models_of_another_kind() {
 }
 
 #[test]
-fn pictures_that_are_none_cost_themselves() {
+fn invalid_pictures_are_skipped_and_reported() {
     let folder = tempfile::tempdir().unwrap();
     let text = file(folder.path(), "text.jpg", b"hello world, no picture");
     let bytes = std::fs::read(data("pixels/420.jpg")).unwrap();
@@ -134,7 +134,7 @@ fn pictures_that_are_none_cost_themselves() {
 }
 
 #[test]
-fn sources_that_are_none() {
+fn invalid_sources_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     refused(&mut run("file:/nowhere.y4m"), 4, &["/nowhere.y4m", "check the path"]);
     refused(&mut run("tv:1"), 2, &["--source", "unknown scheme 'tv'", "file:FILE"]);
@@ -157,7 +157,7 @@ fn sources_that_are_none() {
 
 /// A program that dies in the middle of a frame: an error, but the crossings before it are delivered.
 #[test]
-fn nothing_is_lost_that_was_seen_before_a_source_dies() {
+fn crossings_before_a_source_dies_are_delivered() {
     let squares = data("squares.mjpeg");
     let length = std::fs::metadata(&squares).unwrap().len() / 2;
     let script = format!("exec:sh -c 'head -c {length} \"{squares}\"; echo the cable broke >&2; exit 7'");
@@ -175,7 +175,7 @@ fn nothing_is_lost_that_was_seen_before_a_source_dies() {
 }
 
 #[test]
-fn pins_and_watchdogs_that_cannot_be() {
+fn invalid_pins_and_watchdogs_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let text = b"[gpio]\nstatus_led = 17\nlight = 17\nchip = \"gpio\"\ninverted = [\"lamp\"]\n[watchdog]\ntimeout_s = 2\n\
         [camera]\ncontrols = [\"brightness\"]\n";
@@ -204,7 +204,7 @@ fn pins_and_watchdogs_that_cannot_be() {
 }
 
 #[test]
-fn configurations_that_are_wrong() {
+fn invalid_configurations_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let wrong = file(
         folder.path(),
@@ -268,7 +268,7 @@ fn check_prints_what_is_in_force_and_reads_back() {
 }
 
 #[test]
-fn secrets_stay_out_of_what_is_told() {
+fn secrets_stay_out_of_all_output() {
     let folder = tempfile::tempdir().unwrap();
     let text = "[camera]\nsource = \"exec:sh -c 'exit 1' rtsp://joe:secret@cam/1\"\n[log]\nlevel = \"debug\"\n[uplink]\ntarget = \"https://h.example/x?token=secret\"\n";
     let config = file(folder.path(), "flytrap.toml", text.as_bytes());
@@ -409,7 +409,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
 
 /// A reader that comes back is told how many lines are missing.
 #[test]
-fn lost_lines_are_told_to_a_reader_that_comes_back() {
+fn lost_log_lines_are_reported_when_the_reader_returns() {
     let folder = tempfile::tempdir().unwrap();
     let config = file(folder.path(), "flytrap.toml", b"[log]\nlevel = \"debug\"\n");
     let ready = folder.path().join("ready");
@@ -452,8 +452,8 @@ impl Drop for Running {
 /// Too few threads or descriptors: one line with the remedy, or it works; never a panic. As another user, since root has no limit of
 /// threads; each run as a different user, since the limit counts a user's threads.
 #[test]
-fn a_machine_without_threads_or_descriptors_is_told_about() {
-    const NAME: &str = "a_machine_without_threads_or_descriptors_is_told_about";
+fn shortages_of_threads_and_descriptors_are_reported() {
+    const NAME: &str = "shortages_of_threads_and_descriptors_are_reported";
     let root = rustix::process::getuid().is_root();
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
@@ -542,7 +542,7 @@ fn nothing_leaks_through_dumps_or_modes() {
 }
 
 #[test]
-fn help_and_version_are_told_on_stdout() {
+fn help_and_version_go_to_stdout() {
     for args in [&["--help"][..], &["run", "--help"], &["--version"]] {
         let output = output(flytrap().args(args));
         assert!(output.status.success() && output.stderr.is_empty() && !output.stdout.is_empty(), "{args:?}");
@@ -571,7 +571,7 @@ fn a_closed_stdout_is_an_error_not_a_hang() {
 }
 
 #[test]
-fn cameras_that_are_none_are_refused_and_the_list_works_without_any() {
+fn invalid_cameras_are_refused_and_the_list_works_without_any() {
     let list = output(flytrap().args(["cameras", "--json"]));
     assert!(list.status.success(), "{}", told(&list));
     for camera in json_lines(&list) {

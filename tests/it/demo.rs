@@ -165,7 +165,7 @@ fn a_world_is_the_same_to_the_last_byte_and_mistakes_are_named() {
 
 /// The built-in network runs on rendered frames in a world.
 #[test]
-fn a_world_can_be_drawn() {
+fn a_world_with_rendered_frames_runs() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("drawn.toml"), "rendered = true\nbegins_at = 8\ncamera_fps = 5\n")
         .unwrap();
@@ -209,7 +209,7 @@ fn the_self_test_holds_for_int8_and_finds_wrong_ranges() {
 
 /// A street as a video gives the same events as the street as a source.
 #[test]
-fn a_street_as_a_video_is_the_street() {
+fn a_street_gives_the_same_events_as_video_and_as_source() {
     let folder = tempfile::tempdir().unwrap();
     let street = "7,seconds=20,day,overcast,calm";
     let done = json(&flytrap(folder.path(), &["sim", "--video", "street.y4m", "--street", street, "--json"]));

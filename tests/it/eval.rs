@@ -13,7 +13,7 @@ use crate::common;
 const POINTS: f64 = 1e-4;
 
 #[test]
-fn scores_are_those_of_pycocotools() {
+fn scores_match_pycocotools() {
     let mut cases = 0;
     for entry in std::fs::read_dir(common::data("eval")).unwrap() {
         let path = entry.unwrap().path();
@@ -46,8 +46,8 @@ fn eval(args: &[&str]) -> (Value, String, Option<i32>) {
 
 /// Compares the models with the output of ../shared/reference/coco_eval.py with ONNX Runtime; lower precisions with our own fp32.
 #[test]
-fn models_score_as_the_reference_program_has_them() {
-    let Some(shared) = common::shared("models_score_as_the_reference_program_has_them") else { return };
+fn models_score_as_in_the_reference_program() {
+    let Some(shared) = common::shared("models_score_as_in_the_reference_program") else { return };
     let folder = tempfile::tempdir().unwrap();
     let ranges = folder.path().join("ranges.toml").display().to_string();
     let place = |name: &str| shared.join(name).display().to_string();
@@ -84,7 +84,7 @@ fn models_score_as_the_reference_program_has_them() {
         for (kind, most) in [(Precision::Fp16, 0.2), (Precision::Int8, 1.0)] {
             let precision = kind.name();
             if (EngineParams { precision: kind, ..EngineParams::default() }).check().is_err() {
-                let test = "models_score_as_the_reference_program_has_them";
+                let test = "models_score_as_in_the_reference_program";
                 common::skip(test, &format!("{precision}: not on this CPU (the rest of it ran)"));
                 continue;
             }

@@ -116,8 +116,8 @@ fn has(detections: &[Detection], wanted: &Detection) -> bool {
 }
 
 #[test]
-fn parts_cost_less_and_show_as_much() {
-    let test = "parts_cost_less_and_show_as_much";
+fn regions_cost_less_and_find_as_much() {
+    let test = "regions_cost_less_and_find_as_much";
     let (Some(shared), true) = (common::shared(test), common::ffmpeg(test)) else { return };
     for case in &CASES {
         let folder = tempfile::tempdir().unwrap();
@@ -319,7 +319,7 @@ fn count_street(fps: f64, exclude: &str, roi: Option<roi::Params>) -> (usize, Ve
 /// Four road users, three of whom cross the line: the same with regions as with whole pictures, at any rate, and where the gate does not
 /// see all of their path.
 #[test]
-fn parts_count_what_whole_pictures_count() {
+fn regions_give_the_same_counts_as_whole_pictures() {
     for exclude in [
         "",
         "[[0.3, 0.0], [0.45, 0.0], [0.45, 1.0], [0.3, 1.0]]",

@@ -131,7 +131,7 @@ fn error_line(output: &Output) -> String {
 }
 
 #[test]
-fn what_makes_the_importer_panic_or_take_all_memory_is_one_line() {
+fn models_that_crash_the_importer_end_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let expand = node("Expand", &["mean", "shape"], "output0", &[]);
     let shape = integers("shape", &[1, 6, 21]);
@@ -171,7 +171,7 @@ fn what_makes_the_importer_panic_or_take_all_memory_is_one_line() {
 
 /// The trial of a sound model that only the user trusts costs nothing but time: on our executor, and on tract.
 #[test]
-fn a_sound_model_that_only_the_user_knows_passes_its_trial() {
+fn a_sound_model_that_only_the_user_trusts_passes_its_trial() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("own.onnx");
     for file in ["models/street-320.onnx".to_owned(), common::data("squares.onnx")] {

@@ -111,8 +111,8 @@ fn the_rectangular_model_finds_what_the_reference_finds() {
 /// Free input sides: wide photos get 384x640, for which there is a reference; the portrait one gets 640x480, whose reference was made with
 /// the same script.
 #[test]
-fn the_model_of_free_sides_fits_each_photo() {
-    let Some(shared) = shared("the_model_of_free_sides_fits_each_photo") else { return };
+fn the_model_with_free_input_sides_fits_each_photo() {
+    let Some(shared) = shared("the_model_with_free_input_sides_fits_each_photo") else { return };
     let mut reference = lines(shared.join("reference/photos-384x640.jsonl"));
     reference.retain(|line| line["photo"] != "bus.jpg");
     reference.extend(lines(data("bus-dynamic-640x480.jsonl")));
@@ -158,8 +158,8 @@ fn share(wanted: &[Seen], ours: &[Seen], iou_min: f64, off_max: f32) -> (usize, 
 
 /// 60 frames of a road, evenly from the clip: our executor compared with tract, which the photos above compare with ONNX Runtime.
 #[test]
-fn frames_of_a_road_are_seen_as_tract_sees_them() {
-    let test = "frames_of_a_road_are_seen_as_tract_sees_them";
+fn detections_on_road_frames_match_tract() {
+    let test = "detections_on_road_frames_match_tract";
     let (Some(shared), true) = (shared(test), common::ffmpeg(test)) else { return };
     let folder = tempfile::tempdir().unwrap();
     let clip = shared.join("video/traffic.mp4");

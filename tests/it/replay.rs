@@ -38,7 +38,7 @@ fn squares_are_counted_as_they_were_drawn() {
 }
 
 #[test]
-fn another_line_counts_what_crosses_it() {
+fn other_lines_count_only_what_crosses_them() {
     // One line across the picture above the lanes, which nobody crosses; and one from top to bottom in the middle: the direction names
     // change.
     let file = config(
@@ -199,8 +199,8 @@ fn cars_keep_their_ids_through_the_clip() {
 
 /// The gate skips inference on a still road, and the cars are detected all the same.
 #[test]
-fn the_network_rests_while_nothing_moves() {
-    let test = "the_network_rests_while_nothing_moves";
+fn inference_is_skipped_while_nothing_moves() {
+    let test = "inference_is_skipped_while_nothing_moves";
     let (Some(shared), true) = (shared(test), ffmpeg(test)) else { return };
     let (gated, all) = (
         run_video(&shared, "car-detection.mp4", ""),

@@ -115,7 +115,7 @@ fn living(group: i32) -> Vec<i32> {
 }
 
 #[test]
-fn a_program_that_fails_inside_a_frame_is_told_with_its_status_and_words() {
+fn a_program_that_fails_inside_a_frame_is_reported_with_status_and_messages() {
     let script = Script::new(&format!(
         "{HEAD}{FRAME}{FRAME}printf 'FRAME\\n'; head -c 100 /dev/zero; echo opening >&2\n\
          echo 'rtsp://joe:hunter2@cam: lost' >&2; exit 3\n"
@@ -170,7 +170,7 @@ fn a_program_that_hangs_is_given_up_and_its_whole_group_ends() {
 }
 
 #[test]
-fn silence_from_the_start_is_given_up_with_the_last_words() {
+fn silence_from_the_start_is_given_up_with_the_last_messages() {
     let script = Script::new("echo 'waiting for the camera' >&2; sleep 1000\n");
     let params = CaptureParams { idle_timeout: Duration::from_millis(500), ..live() };
     let error = refused(&script.command(), &params);
@@ -192,7 +192,7 @@ fn a_program_that_ignores_the_signal_is_killed() {
 
 /// Four megabytes of messages: more than any pipe holds, so a program whose messages nobody reads would block.
 #[test]
-fn a_flood_of_words_holds_up_nothing() {
+fn a_flood_of_messages_blocks_nothing() {
     let flood = "head -c 4000000 /dev/zero | tr '\\0' x >&2\n";
     let script =
         Script::new(&format!("{flood}{HEAD}{FRAME}{flood}{FRAME}{flood}echo >&2; echo done >&2; exit 7\n"));
@@ -225,7 +225,7 @@ fn commands_that_cannot_run_say_why() {
 }
 
 #[test]
-fn what_is_no_video_is_refused_with_what_it_said() {
+fn output_that_is_not_video_is_refused_with_its_messages() {
     let script = Script::new("echo 'Usage: video [options]'; echo 'no camera' >&2\n");
     let error = refused(&script.command(), &live());
     assert_eq!(error.class(), Class::Fatal, "{error}");
@@ -252,7 +252,7 @@ fn y4m(frames: usize) -> Vec<u8> {
 }
 
 #[test]
-fn files_play_once_or_for_ever_and_tell_a_half_frame_once() {
+fn files_play_once_or_for_ever_and_report_a_partial_frame_once() {
     let folder = tempfile::tempdir().unwrap();
     let mut bytes = y4m(3);
     bytes.truncate(bytes.len() - 10);
@@ -304,7 +304,7 @@ fn raw_files_are_read_by_the_size_that_is_set() {
 }
 
 #[test]
-fn files_that_are_none_are_refused_with_the_remedy() {
+fn invalid_files_are_refused_with_the_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name, bytes: &[u8]| format!("file:{}", write(folder.path(), name, bytes).display());
     for (spec, words) in [
@@ -386,7 +386,7 @@ fn run_live(source: &str, settings: &str, enough: impl Fn(&str) -> bool) -> std:
 
 /// A placeholder, then another size for ever: the program accepts the larger size while it runs, and the camera is not lost.
 #[test]
-fn a_stream_that_changes_to_a_larger_size_is_taken_up() {
+fn a_stream_may_change_to_a_larger_size() {
     let script = Script::new(
         "for i in 1 2 3 4 5; do cat $1/small; sleep 0.1; done; while :; do cat $1/large; sleep 0.1; done\n",
     );
@@ -526,7 +526,7 @@ fn padded_rows_are_read_and_noticed() {
 }
 
 #[test]
-fn a_program_whose_bytes_are_no_frame_is_told_so() {
+fn a_program_that_never_completes_a_frame_is_reported() {
     let script = Script::new("while :; do head -c 1000 /dev/zero; sleep 0.05; done\n");
     let params =
         CaptureParams { idle_timeout: Duration::from_secs(1), pixel: Some(PixelFormat::Mjpeg), ..live() };

@@ -129,7 +129,7 @@ fn plain(folder: &Path) -> (String, String) {
 }
 
 #[test]
-fn the_pick_is_that_of_brute_force() {
+fn the_choice_equals_brute_force() {
     let folder = tempfile::tempdir().unwrap();
     let (labels, results) = plain(folder.path());
     let files = ["--labels", &labels, "--detections", &results, "--classes", "class 0,class 1,class 2"];
@@ -187,7 +187,7 @@ fn a_target_out_of_reach_names_the_nearest_and_fails() {
 }
 
 #[test]
-fn what_is_wrong_is_told_with_the_remedy() {
+fn mistakes_are_reported_with_the_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let (labels, results) = plain(folder.path());
     let files = ["--labels", &labels, "--detections", &results];
@@ -246,7 +246,7 @@ fn keeps_its_promise(
 
 /// The simulated street, with every tenth frame labelled in YOLO's format.
 #[test]
-fn a_folder_of_yolo_labels() {
+fn a_folder_of_yolo_labels_is_evaluated() {
     let folder = tempfile::tempdir().unwrap();
     let (images, labels) = (folder.path().join("images"), folder.path().join("labels"));
     std::fs::create_dir(&images).unwrap();
@@ -294,8 +294,8 @@ fn a_folder_of_yolo_labels() {
 
 /// YOLO11n on pictures of COCO: the choice equals brute force on the results of `--save`, and the pasted lines give what they promise.
 #[test]
-fn the_real_model_on_pictures_of_coco() {
-    let Some(shared) = common::shared("the_real_model_on_pictures_of_coco") else { return };
+fn the_real_model_reaches_its_target_on_coco() {
+    let Some(shared) = common::shared("the_real_model_reaches_its_target_on_coco") else { return };
     let folder = tempfile::tempdir().unwrap();
     let place = |name: &str| shared.join(name).canonicalize().unwrap().display().to_string();
     let (model, images) = (place("models/yolo11n-640.onnx"), place("coco-val/images"));

@@ -126,7 +126,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 #[test]
-fn systemd_hears_ready_signs_of_life_and_the_end() {
+fn systemd_gets_ready_keepalive_and_stopping_messages() {
     let run = start("", folder());
     run.hear("EXTEND_TIMEOUT_USEC=30000000");
     run.hear("READY=1");
@@ -229,7 +229,7 @@ fn a_hung_stage_ends_the_feeding_and_is_named_by_the_next_start() {
 }
 
 #[test]
-fn a_hung_main_thread_is_not_fed_for() {
+fn a_hung_main_thread_stops_the_feeding() {
     let run = start("hang:main:2", folder());
     run.hear("READY=1");
     let mut heard = 0;
@@ -242,7 +242,7 @@ fn a_hung_main_thread_is_not_fed_for() {
 }
 
 #[test]
-fn slow_but_live_is_no_hang() {
+fn slow_stages_are_not_hangs() {
     // Three seconds a frame, of the five that are allowed: for four times as long as it takes to detect a hang.
     let run = start("slow:pipeline:3", folder());
     run.hear("READY=1");
@@ -259,7 +259,7 @@ fn slow_but_live_is_no_hang() {
 }
 
 #[test]
-fn an_absent_camera_is_no_hang() {
+fn an_absent_camera_is_not_a_hang() {
     let run = start_on("v4l2:/dev/video-of-nobody", "", folder());
     run.hear("READY=1");
     let first = now();
@@ -396,7 +396,7 @@ fn a_closed_terminal_ends_it_cleanly() {
 }
 
 #[test]
-fn killed_is_told_by_the_next_start() {
+fn a_kill_is_reported_by_the_next_start() {
     let run = start("", folder());
     run.hear("STATUS=");
     run.signal(Signal::KILL);

@@ -191,7 +191,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn costs_as_little_as_the_best_of_all_ways(
+        fn the_total_cost_equals_brute_force(
             rows in 0usize..6, columns in 0usize..7,
             // Coarse steps make ties; above 1 and NaN are forbidden.
             values in proptest::collection::vec(prop_oneof![

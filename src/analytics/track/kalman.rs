@@ -345,7 +345,7 @@ mod tests {
 
         /// However time is divided into frames, the prediction is the same.
         #[test]
-        fn predictions_compose(cuts in proptest::collection::vec(0.0f32..0.5, 1..20), at in 0.0f32..1000.0) {
+        fn two_half_predictions_equal_one(cuts in proptest::collection::vec(0.0f32..0.5, 1..20), at in 0.0f32..1000.0) {
             let first = BoxPx::from_centre(at, 100.0, 80.0, 40.0);
             let mut many = BoxFilter::new(&first, false, 12.0);
             many.predict(0.1);

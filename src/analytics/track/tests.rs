@@ -684,7 +684,7 @@ fn a_street_with_a_good_detector_is_counted_exactly() {
 proptest! {
     /// Any floats, any times, any order: no panic, no track with invalid numbers.
     #[test]
-    fn never_panics(frames in proptest::collection::vec(
+    fn any_detections_never_panic(frames in proptest::collection::vec(
         (any::<u64>(), proptest::collection::vec((any::<[f32; 4]>(), any::<f32>(), any::<u16>()), 0..12), any::<bool>()), 0..20),
     ) {
         let mut t = tracker();
@@ -737,7 +737,7 @@ proptest! {
 
     /// Repeated and backward times are a dt of 0.
     #[test]
-    fn time_may_stand_or_run_back(times in proptest::collection::vec(0u64..3_000_000_000, 1..30)) {
+    fn repeated_and_backward_times_are_accepted(times in proptest::collection::vec(0u64..3_000_000_000, 1..30)) {
         let mut t = tracker();
         for nanos in times {
             t.update(Mono::from_nanos(nanos), &[car(400.0, 300.0)], &mut quiet);

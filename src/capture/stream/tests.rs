@@ -203,7 +203,7 @@ proptest! {
 
     /// A stream that ends anywhere: the complete frames before the end are read, the partial one is reported once, with its length.
     #[test]
-    fn a_half_frame_is_told_once(
+    fn a_partial_frame_is_reported_once(
         kind in kinds(),
         fills in proptest::collection::vec(any::<u8>(), 2..6),
         wanted in proptest::collection::vec(any::<bool>(), 1..5),
@@ -256,7 +256,7 @@ proptest! {
 
     /// Any bytes: no panic, an end, and no more work than there are bytes.
     #[test]
-    fn any_bytes_come_to_an_end(
+    fn any_bytes_reach_the_end(
         start in prop_oneof![
             Just(&b""[..]), Just(&b"YUV4MPEG2 W16 H16 F25:1\n"[..]), Just(&b"YUV4MPEG2 "[..]), Just(&b"FRAME\n"[..]),
             Just(&b"\xFF\xD8\xFF"[..]), Just(&b"YUV4MPEG2 W16 H16 F25:1\nFRAME\n"[..]),
@@ -303,7 +303,7 @@ fn a_header_alone_is_a_cut_frame_without_a_byte() {
 }
 
 #[test]
-fn a_frame_can_be_read_once_and_only_into_enough_room() {
+fn a_frame_can_be_read_once_and_only_into_a_large_enough_buffer() {
     let (bytes, frames) = stream(Kind::Y4m, &[1, 2]);
     let mut source = Pieces::new(bytes, &[7], false);
     let mut framer = opened(&mut source, Expect::Y4m);

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn words_become_numbers() {
+    fn setting_names_become_numbers() {
         for (text, expected) in [
             ("power_line_frequency = 50 Hz", 1),
             ("Power Line Frequency=60hz", -1),

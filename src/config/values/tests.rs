@@ -113,7 +113,7 @@ fn a_value_of_the_wrong_type_is_shown_without_its_password() {
 
 proptest! {
     #[test]
-    fn any_text_is_laid_over_or_refused(text in "\\PC{0,80}", toml in "[a-z\\[\\]=.0-9\"\n ]{0,80}") {
+    fn any_text_is_applied_or_refused(text in "\\PC{0,80}", toml in "[a-z\\[\\]=.0-9\"\n ]{0,80}") {
         for text in [text, toml.clone(), format!("[camera]\n{toml}"), format!("[[line]]\n{toml}")] {
             check(&mut laid(&text));
         }

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chip_that_is_not_there_degrades() {
+    fn a_missing_chip_degrades() {
         for chip in [Chip::Kernel("/dev/gpiochip-of-nobody".into()), Chip::Kernel("/dev/null".into())] {
             let error = chip.open().unwrap_err();
             assert_eq!(error.class(), Class::Degrade);

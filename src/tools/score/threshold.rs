@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_box_is_wrong_and_a_crowd_counts_neither_way() {
+    fn a_second_box_is_wrong_and_a_crowd_is_ignored() {
         let twice = [found(0, HERE, 0.9), found(0, HERE, 0.8)];
         let at = |crowd| Matches::new(&truth(vec![object(0, 0, HERE, crowd)]), &twice, &[0], 0.5).at(0.5);
         assert_eq!((at(false).right, at(false).wrong, at(false).objects), (1, 1, 1));
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_choice() {
+    fn the_choice_prefers_recall_then_precision_then_threshold() {
         let (low, middle, high) = (point(0.1, 8, 8), point(0.5, 6, 2), point(0.8, 4, 1));
         for (points, target, expected) in [
             (&[low, middle, high][..], 0.8, Choice::Met(high)),
@@ -335,7 +335,7 @@ mod tests {
 
         /// Also with more detections in a picture than count.
         #[test]
-        fn leaving_the_weak_ones_away_before_matching_changes_nothing(objects in objects(), all in detections(700), percent in 0u8..=100) {
+        fn removing_weak_detections_before_matching_changes_nothing(objects in objects(), all in detections(700), percent in 0u8..=100) {
             let truth = truth(objects);
             let threshold = f64::from(percent) / 100.0;
             let strong: Vec<ScoredBox> = all.iter().copied().filter(|f| f.score as f32 >= threshold as f32).collect();

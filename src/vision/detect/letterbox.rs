@@ -526,7 +526,7 @@ mod tests {
 
         /// A box converted from frame to model pixels and back is within a hundredth of a pixel.
         #[test]
-        fn boxes_return(w in 16usize..4096, h in 16usize..4096, x in 0.0f32..1.0, y in 0.0f32..1.0, bw in 0.0f32..1.0, bh in 0.0f32..1.0, square in any::<bool>()) {
+        fn boxes_round_trip(w in 16usize..4096, h in 16usize..4096, x in 0.0f32..1.0, y in 0.0f32..1.0, bw in 0.0f32..1.0, bh in 0.0f32..1.0, square in any::<bool>()) {
             let placement = Placement::new(size(w, h), if square { size(640, 640) } else { size(640, 384) });
             let (x, y) = (x * w as f32, y * h as f32);
             let there = BoxPx::<Frame>::new(x, y, x + bw * (w as f32 - x), y + bh * (h as f32 - y));
@@ -541,7 +541,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(48))]
         /// A region of a frame gives the same as a frame that consists only of it.
         #[test]
-        fn parts_equal_frames_of_their_own(
+        fn regions_equal_frames_of_their_own(
             w in 1usize..70, h in 1usize..70, left in 0usize..30, top in 0usize..30, more in 0usize..9,
             mw in 1usize..4, mh in 1usize..4, seed in any::<u64>()
         ) {

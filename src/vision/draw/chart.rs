@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_where_the_axes_say() {
+    fn curves_are_drawn_where_the_axes_say() {
         let canvas = chart(None);
         assert_eq!((canvas.width, canvas.height), (SIZE.0, TITLE + SIZE.1 + 3 * ROW));
         // The target spans the whole width: it shows the positions of recall 0 and 1, and of precision 0.8.
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_has_a_ring_and_words() {
+    fn a_mark_has_a_ring_and_a_label() {
         let mark = |label: &str| Mark { at: (0.6, 0.6), label: label.into(), more: "precision 0.6".into() };
         let count = |canvas: &Canvas| dots(canvas, [0; 3]).len();
         let (none, short, long) = (chart(None), chart(Some(mark("0.2"))), chart(Some(mark("0.22222"))));

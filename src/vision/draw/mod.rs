@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_come_through_yuv() {
+    fn colours_survive_yuv() {
         let format = FrameFormat::packed(PixelFormat::I420, 32, 16, Color::JPEG).unwrap();
         // Red in BT.601 full range: Y 76, U 85, V 255.
         let bytes: Vec<u8> = (0..format.frame_bytes().unwrap())

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn grids() {
+    fn the_grid_has_at_most_160_cells_a_side() {
         for (plane, grid) in [
             ((1280, 720), (160, 90)),
             ((160, 90), (160, 90)),

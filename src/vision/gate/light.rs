@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_found_though_a_third_is_covered() {
+    fn light_changes_are_found_although_a_third_is_covered() {
         for truth in [(1.3, 0.0), (0.7, 0.0), (1.0, 30.0), (1.0, -30.0), (0.8, 12.0), (1.9, -20.0)] {
             for covered in [0, 10, 35] {
                 let truth = LightChange { gain: truth.0, offset: truth.1 };
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn no_change_is_no_line() {
+    fn unchanged_light_gives_no_line() {
         for covered in [0, 1, 5, 30] {
             let (now, background) = scene(LightChange::SAME, covered);
             assert_eq!(Light::new().fit(&now, &background, 8.0), None, "covered {covered} %");

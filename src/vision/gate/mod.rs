@@ -57,7 +57,7 @@ pub struct Params {
     pub area_min_px: u32,
     /// Seconds after which a stopped object becomes background. 5..=3600. Default 60, most red lights.
     pub absorb_s: u32,
-    /// Milliseconds that the gate stays open after motion. 0..=60000. Default 1000: a tracker's gap at the usual rates is shorter.
+    /// Milliseconds that the gate stays open after motion. 0..=60000. Default 1000: gaps in a track are shorter at the usual rates.
     pub hold_ms: u32,
     /// Seconds without an open frame after which one is let through. 0..=86400, 0 = never. Default 30.
     pub refresh_s: u32,

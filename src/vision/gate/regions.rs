@@ -214,7 +214,7 @@ mod tests {
         }
 
         #[test]
-        fn lonely_cells_go((grid, cells, _) in scene()) {
+        fn isolated_cells_are_removed((grid, cells, _) in scene()) {
             let mut kept = vec![true; cells.len()];
             drop_lonely(&cells, grid, &mut kept);
             for y in 0..grid.height as isize { for x in 0..grid.width as isize {

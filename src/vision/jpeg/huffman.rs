@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bytes ─► Bits: 64 bits ahead, FF 00 unstuffed ─► peek 9 ─► Table::fast: code, run, size and often the value, at once
-//!                                                └► peek 11 ─► Table::skip: as many whole AC codes as fit, to be passed by
+//!                                                └► peek 11 ─► Table::skip: as many whole AC codes as fit, to be skipped
 //! ```
 //! Past the end of the data the reader returns zeros and remembers it ([`Bits::overrun`]): the loops that use it need no check at each bit,
 //! only one per row.

@@ -171,7 +171,7 @@ mod tests {
 
         /// Any numbers at all: no panic, and the short paths equal the long one where both apply.
         #[test]
-        fn wild_coefficients_and_short_ways(values in proptest::collection::vec(any::<i32>(), 64), last in 0usize..=QUARTER_LAST) {
+        fn any_coefficients_never_panic_and_short_paths_equal_the_long_one(values in proptest::collection::vec(any::<i32>(), 64), last in 0usize..=QUARTER_LAST) {
             let _ = idct(&std::array::from_fn(|i| values[i]), 63);
             let mut small = [0; 64];
             for k in 0..=last { small[usize::from(ZIGZAG[k])] = values[k] % 2000; }

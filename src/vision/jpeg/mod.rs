@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bytes ─► segments ─► tables, frame, scan headers ─► Huffman ─┬─► dequantise ─► IDCT ─► Y, U, V planes   (decode)
-//!          (probe stops at the frame header)                   └─► DC of luma, AC passed by ─► 1/8 plane  (decode_dc_luma)
+//!          (probe stops at the frame header)                   └─► DC of luma, AC skipped ─► 1/8 plane  (decode_dc_luma)
 //! ```
 //! Supported: baseline and 8-bit extended sequential Huffman coding, grey, Y'CbCr or RGB, any sampling factors, one scan or several,
 //! restart intervals, frames without Huffman tables (as AVI1 cameras send them). Everything else is an [`JpegError::Unsupported`] with its

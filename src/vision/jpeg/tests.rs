@@ -746,21 +746,21 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn random_bytes(mut bytes in proptest::collection::vec(any::<u8>(), 0..600), soi in any::<bool>()) {
+    fn random_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..600), soi in any::<bool>()) {
         if soi && bytes.len() >= 2 { bytes[..2].copy_from_slice(&[0xff, 0xd8]); }
         feed(&bytes);
     }
 
     /// Random entropy-coded data below good headers.
     #[test]
-    fn random_data(which in 0usize..8, data in proptest::collection::vec(any::<u8>(), 0..3000)) {
+    fn random_entropy_coded_data_never_panics(which in 0usize..8, data in proptest::collection::vec(any::<u8>(), 0..3000)) {
         let good = &corpus()[which];
         let at = segments_of(good).last().unwrap().2;
         feed(&[&good[..at], &data].concat());
     }
 
     #[test]
-    fn mutated_pictures(
+    fn mutated_pictures_never_panic(
         which in 0usize..8,
         flips in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..6),
         header_flips in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..3),

@@ -343,16 +343,16 @@ mod tests {
         check(&in_graph(5, &tensor(&[2, 3], 24))).unwrap();
         check(&in_graph(5, &[integer(1, 2), integer(2, 7), field(7, &[1, 0x80, 1])].concat())).unwrap();
         for (bytes, why) in [
-            (in_graph(5, &tensor(&[2, 3], 23)), "not as long"),
+            (in_graph(5, &tensor(&[2, 3], 23)), "does not match its sides"),
             (in_graph(5, &tensor(&[1 << 40, 1 << 40], 4)), "impossible"),
-            (in_graph(5, &tensor(&[1 << 40], 4)), "not as long"),
+            (in_graph(5, &tensor(&[1 << 40], 4)), "does not match its sides"),
             (in_graph(5, &tensor(&[-1], 4)), "impossible"),
-            (in_graph(5, &[integer(1, 1 << 40), integer(2, 1)].concat()), "not as long"),
+            (in_graph(5, &[integer(1, 1 << 40), integer(2, 1)].concat()), "does not match its sides"),
             (in_graph(5, &[integer(2, 99), field(9, &[0])].concat()), "type 99"),
             (in_graph(5, &[integer(2, 8), field(6, b"x")].concat()), "strings"),
             (in_graph(5, &[integer(2, 1), integer(14, 1)].concat()), "other files"),
             (in_graph(5, &field(13, b"")), "other files"),
-            (attribute(&field(5, &tensor(&[9], 4))), "not as long"),
+            (attribute(&field(5, &tensor(&[9], 4))), "does not match its sides"),
             (attribute(&field(6, b"")), "sub-graphs"),
             (attribute(&field(23, b"")), "sparse"),
             (in_graph(1, &field(5, b"").repeat(ENTRIES_MAX)), "parts"),

@@ -97,7 +97,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn buffers_that_meet_do_not_overlap(
+        fn buffers_in_use_at_once_do_not_overlap(
             needs in proptest::collection::vec((1usize..500, 0usize..30, 0usize..10), 1..60)
         ) {
             let needs: Vec<Need> =

@@ -183,7 +183,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn convolutions_at_any_size(
+    fn convolutions_match_the_reference_at_any_size(
         seed: u64, channels in 1usize..40, out in 1usize..40, rows in 1usize..30, columns in 1usize..30,
         kernel in prop_oneof![Just(1usize), Just(3)], stride in 1usize..3, silu: bool, residual: bool
     ) {
@@ -200,7 +200,7 @@ proptest! {
     }
 
     #[test]
-    fn each_channel_by_itself(seed: u64, channels in 1usize..40, rows in 1usize..20, columns in 1usize..20) {
+    fn depthwise_convolutions_match_the_reference(seed: u64, channels in 1usize..40, rows in 1usize..20, columns in 1usize..20) {
         let mut draw = GraphBuilder::new(seed, channels, rows, columns);
         let x = draw.conv(0, channels, 3, 1, channels);
         draw.silu(x);
@@ -208,7 +208,7 @@ proptest! {
     }
 
     #[test]
-    fn pools_and_enlarging(seed: u64, channels in 1usize..20, rows in 1usize..15, columns in 1usize..15, reach in 1usize..4) {
+    fn pooling_and_upsampling_match_the_reference(seed: u64, channels in 1usize..20, rows in 1usize..15, columns in 1usize..15, reach in 1usize..4) {
         let mut draw = GraphBuilder::new(seed, channels, rows, columns);
         let pooled = draw.add(Op::MaxPool { reach }, &[0], vec![1, channels, rows, columns]);
         draw.add(Op::Upsample, &[pooled], vec![1, channels, 2 * rows, 2 * columns]);
@@ -216,7 +216,7 @@ proptest! {
     }
 
     #[test]
-    fn blocks_of_the_network(seed: u64, half in 1usize..4, rows in 2usize..14, columns in 2usize..14, more in 0usize..3) {
+    fn yolo_blocks_match_the_reference(seed: u64, half in 1usize..4, rows in 2usize..14, columns in 2usize..14, more in 0usize..3) {
         let mut draw = GraphBuilder::new(seed, 3, 2 * rows, 2 * columns);
         let x = draw.conv(0, 8 * (1 + more), 3, 2, 1);
         let x = draw.silu(x);
@@ -238,7 +238,7 @@ proptest! {
     }
 
     #[test]
-    fn rows_of_numbers(seed: u64, a in 1usize..7, b in 1usize..30, c in 1usize..30) {
+    fn row_major_operations_match_the_reference(seed: u64, a in 1usize..7, b in 1usize..30, c in 1usize..30) {
         let mut draw = GraphBuilder::new(seed, a, b, c);
         let k = 1 + draw.random.below(30);
         let numbers = draw.random.numbers(a * c * k);
@@ -265,7 +265,7 @@ proptest! {
 
     /// Int8 is computed as defined; an input that lies between two steps may be rounded either way in fp16.
     #[test]
-    fn convolutions_of_bytes(
+    fn int8_convolutions_match_the_reference(
         seed: u64, blocks in 1usize..5, out in 1usize..5, rows in 1usize..30, columns in 1usize..30,
         (kernel, stride) in prop_oneof![Just((1usize, 1usize)), Just((1, 2)), Just((3, 2)), Just((3, 3))],
         residual: bool, low in -1.0f32..0.0, high in 0.0f32..1.0
@@ -293,7 +293,7 @@ proptest! {
         }
         let way = Options { isa: Isa::Portable, ..every_way()[0] };
         let refusal = plan::<Half>(graph, way).err().unwrap_or_default();
-        prop_assert!(refusal.contains("8 bits"), "{refusal}");
+        prop_assert!(refusal.contains("int8"), "{refusal}");
     }
 }
 
@@ -465,7 +465,7 @@ proptest! {
     /// A column is present if one of its scores reaches the threshold, with the numbers that the definitions give, whatever was picked in
     /// the previous run.
     #[test]
-    fn heads_are_finished_where_something_is(
+    fn lazy_heads_compute_only_anchors_that_reach_the_score(
         seed: u64, rows in 1usize..20, columns in 1usize..20, classes in 1usize..20, together: bool
     ) {
         let mut draw = GraphBuilder::new(seed, 8, rows, columns);

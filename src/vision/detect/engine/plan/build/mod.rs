@@ -1,8 +1,8 @@
 //! From a graph to steps: chooses kernels, views and the position of each buffer.
 //!
-//! Pictures inside the network lie in blocks of 8 channels ([`super::super::kernels`]), everything else row by row. What is
-//! wanted in the other form is converted once. A concatenation along channels is one buffer that its parts are written into; a
-//! slice is a part of one.
+//! Pictures inside the network are stored in blocks of 8 channels ([`super::super::kernels`]), everything else row by row. A result that is
+//! needed in the other form is converted once. A concatenation along channels is one buffer that its parts are written into; a slice is a
+//! view of a part of one.
 
 mod bind;
 mod buffers;
