@@ -303,7 +303,12 @@ fn regions_of_interest_make_no_heap_call_in_our_stages() {
     let mut frame_path = FramePath::focusing(&source, None, (240, 144), engine, &classes(), focus);
     let calls = calls_after_warm_up(&mut frame_path, 480);
     assert_eq!(calls.iter().sum::<u64>(), 0, "{calls:?}");
-    assert!(frame_path.in_part > 50, "{} of {} looks at a part", frame_path.in_part, frame_path.inferred);
+    assert!(
+        frame_path.in_part > 50,
+        "{} of {} inferences on a region",
+        frame_path.in_part,
+        frame_path.inferred
+    );
 }
 
 #[test]

@@ -496,7 +496,7 @@ fn the_top_level_is_as_agreed() {
         .filter(|output| output.status.success() && !output.stdout.is_empty());
     let Some(listed) = listed else {
         // Not with a macro, whose output would be captured.
-        let told = "SKIPPED the_top_level_is_as_agreed: this is no git checkout, or there is no git\n";
+        let told = "SKIPPED the_top_level_is_as_agreed: this is not a git checkout, or there is no git\n";
         std::io::Write::write_all(&mut std::io::stderr(), told.as_bytes()).unwrap();
         return;
     };

@@ -209,7 +209,7 @@ mod tests {
             prop_assert!((as_box(a).iou(&as_box(b)) - both as f32 / any as f32).abs() < 1e-6);
         }
 
-        /// Even-odd against the winding angle, on stars around a centre.
+        /// Even-odd rule compared with the winding angle, on stars around a centre.
         #[test]
         fn polygon_contains_agrees_with_the_winding_angle(
             radii in proptest::collection::vec(0.05f32..0.5, 3..12), x in 0.0f32..1.0, y in 0.0f32..1.0,

@@ -46,7 +46,7 @@ pub enum Head {
     Info(JpegInfo),
     /// It comes later: more bytes are needed.
     More,
-    /// This is no JPEG, for this reason.
+    /// Not a JPEG, for this reason.
     Broken(&'static str),
 }
 

@@ -252,7 +252,7 @@ impl CaptureParams {
 /// The schemes that [`SourceSpec::parse`] knows, for messages.
 const SCHEMES: &str = "dir:FOLDER, file:FILE, exec:COMMAND, v4l2:DEVICE (or /dev/videoN), sim:SCENE";
 
-/// Which source is meant.
+/// A parsed source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceSpec {
     /// A folder of pictures.

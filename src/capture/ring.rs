@@ -473,7 +473,7 @@ mod tests {
     }
 
     proptest! {
-        /// Both policies against a queue of numbers; slots are conserved at every step.
+        /// Both policies compared with a queue of numbers; slots are conserved at every step.
         #[test]
         fn the_ring_behaves_like_its_model(newest in any::<bool>(), slots in 3usize..7, steps in proptest::collection::vec(0u8..3, 0..200)) {
             let policy = if newest { Policy::NewestWins } else { Policy::Lossless };

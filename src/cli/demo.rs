@@ -89,6 +89,6 @@ fn table(done: &DemoReport) -> String {
         ));
     }
     lines.push(String::new());
-    lines.push(format!("look at {}", done.files.join(" and ")));
+    lines.push(format!("open {}", done.files.join(" and ")));
     lines.join("\n")
 }

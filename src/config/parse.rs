@@ -1,6 +1,6 @@
 //! A TOML file as a flat list of values, each with the line it was written on. Knows no key.
 
-#![allow(clippy::wildcard_enum_match_arm, reason = "what is no table and no list of tables is a value")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "everything but a table or a list of tables is a value")]
 
 use std::collections::BTreeMap;
 

@@ -31,7 +31,7 @@ pub enum Body {
     Started(Started),
     /// The program is about to end.
     Stopping {
-        /// Why.
+        /// The reason.
         reason: Text,
     },
     /// A track was confirmed: a road user was detected often enough.
@@ -44,7 +44,7 @@ pub enum Body {
     Stats(Stats),
     /// The camera stopped delivering.
     CameraLost {
-        /// What the source said.
+        /// The source's error.
         reason: Text,
     },
     /// The camera delivers (again).
@@ -60,7 +60,7 @@ pub enum Body {
     Restarted(Restarted),
     /// A part of the device does not work; the rest goes on (I12).
     Degraded {
-        /// Which, and why.
+        /// The part and the error.
         reason: Text,
     },
     /// Events were dropped before they were delivered (I4).
@@ -141,7 +141,7 @@ pub struct TrackBegin {
     pub class: Name,
     /// Score of the detection that confirmed it, 0..=1.
     pub score: f32,
-    /// Where.
+    /// Position of the track.
     pub bbox: BoxSent,
 }
 
@@ -172,7 +172,7 @@ pub struct TrackEnd {
     pub from: PointPx,
     /// Bottom centre at the last detection, frame pixels.
     pub to: PointPx,
-    /// Why.
+    /// Reason of the end.
     pub reason: EndReason,
 }
 

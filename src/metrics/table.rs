@@ -55,15 +55,15 @@ impl Unit {
 pub struct Metric {
     /// Its name, the same in every format. Ends with the unit ([`Unit::suffix`]).
     pub name: &'static str,
-    /// How it behaves.
+    /// Counter, gauge or age.
     pub kind: Kind,
-    /// What it is measured in.
+    /// Unit.
     pub unit: Unit,
     /// The event that carries it, by its type without `flytrap.`; `None` for a metric that is only read on the device.
     pub event: Option<&'static str>,
     /// The first version of the event record that has it.
     pub since: u8,
-    /// What it says, in one sentence.
+    /// Meaning, in one sentence.
     pub help: &'static str,
 }
 
@@ -129,7 +129,7 @@ macro_rules! storage_rows {
             1 given written_day_bytes: Gauge Bytes "Bytes written in the last 24 hours, in whole pages.";
             1 given commits: Counter Count "Commits that wrote something.";
             1 given failures: Counter Count "Commits that failed.";
-            1 given dropped: Counter Count "Events dropped for want of room.";
+            1 given dropped: Counter Count "Events dropped for lack of space.";
             1 given damaged: Counter Count "Events lost to damage on disk.";
             1 given dead: Counter Count "Dead letters: events that the receiver refused for good.";
             2 given newer: Counter Count "Events that a newer version of the program wrote to disk and this one cannot read.";

@@ -114,7 +114,7 @@ fn ignores_hangup(status: &str) -> bool {
 /// open.
 ///
 /// # Errors
-/// [`io::ErrorKind::WouldBlock`]: another program holds the lock; [`io::ErrorKind::InvalidInput`]: it is no regular file.
+/// [`io::ErrorKind::WouldBlock`]: another program holds the lock; [`io::ErrorKind::InvalidInput`]: it is not a regular file.
 pub fn lock_file(folder: &File, name: &str) -> io::Result<File> {
     let no_file = || {
         let text = format!("its file '{name}' is not a regular file: remove it");

@@ -62,7 +62,7 @@ pub struct Figures {
     pub arena_least_mb: Option<f64>,
     /// Size of its packed weights.
     pub weights_mb: Option<f64>,
-    /// By stage.
+    /// Times by stage.
     pub stages: Stages,
     /// Multiply-accumulates of the network per second, 10^9; includes those of box outputs that the lazy head skipped.
     pub gmac_per_s: Option<f64>,

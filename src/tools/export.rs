@@ -44,7 +44,7 @@ pub struct ExportReport {
     pub pictures: usize,
     /// Labelled objects that a detector should find.
     pub objects: usize,
-    /// Where.
+    /// Folder of the pictures.
     pub folder: String,
 }
 

@@ -308,8 +308,8 @@ fn wanted(
     Ok(classes)
 }
 
-/// The settings that make `threshold` the lowest score of `flytrap detect` and the lowest score with which `flytrap run` begins a track;
-/// and that track only `classes`, if any are given, because no others were measured.
+/// The settings that make `threshold` the lowest score of `flytrap detect` and the lowest score with which `flytrap run` begins a track. If
+/// `classes` are given, only they are tracked, because no others were measured.
 fn settings(threshold: f64, classes: &[String], config: &Config) -> String {
     let mut text = format!("[detect]\nscore_min = {threshold:.2}\n\n[track]\n");
     if !classes.is_empty() {

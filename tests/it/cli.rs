@@ -310,7 +310,7 @@ fn passwords_of_every_kind_are_masked() {
             assert!(told(output).contains("***"), "{arguments}: {}", told(output));
             assert!(!told(output).contains("cret"), "{arguments}: {}", told(output));
         }
-        assert!(told(&ran).contains("cannot open"), "what is no secret is told: {}", told(&ran));
+        assert!(told(&ran).contains("cannot open"), "text without secrets is shown: {}", told(&ran));
     }
 }
 

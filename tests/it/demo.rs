@@ -270,8 +270,8 @@ fn exported_pictures_can_be_evaluated() {
     assert_eq!(
         coco["objects"].as_u64(),
         Some(objects),
-        "what is hard is a crowd, which is no object: {coco}"
+        "hard objects are crowds, which are not counted: {coco}"
     );
-    assert_eq!(yolo["objects"].as_u64(), Some(objects), "what is hard is not in YOLO's files");
+    assert_eq!(yolo["objects"].as_u64(), Some(objects), "hard objects are not in YOLO's files");
     assert!(coco["map50"].as_f64().unwrap() > 30.0, "{coco}");
 }

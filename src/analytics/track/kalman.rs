@@ -364,7 +364,7 @@ mod tests {
         }
     }
 
-    /// One second of ByteTrack's own per-frame recursion at 30 FPS, against one second of ours.
+    /// One second of ByteTrack's own per-frame recursion at 30 FPS, compared with one second of ours.
     #[test]
     fn a_second_is_thirty_published_frames() {
         let side = 60.0f64;

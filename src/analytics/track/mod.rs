@@ -277,7 +277,7 @@ pub enum TrackEvent<'a> {
     Ended {
         /// Its state at the end.
         track: &'a Track,
-        /// Why.
+        /// Reason of the end.
         reason: EndReason,
     },
 }

@@ -164,7 +164,7 @@ fn detections_in_a_region_leave_tracks_outside_it_unchanged() {
         });
         assert_eq!(ids(&t), [(1, x as i32)], "only what is in the region was seen");
     }
-    assert_eq!(heard, ["+1", "+2", "+3"], "nobody aged");
+    assert_eq!(heard, ["+1", "+2", "+3"], "no track aged");
     t.update(at(6.0), &[car(600.0, 300.0), car(905.0, 300.0)], &mut |e| heard.push(words(e)));
     assert_eq!(ids(&t), [(1, 600), (3, 905)]);
     // The second is gone: it is missed inside the region, and ends after lost_after.
@@ -173,7 +173,7 @@ fn detections_in_a_region_leave_tracks_outside_it_unchanged() {
     for frame in 61..90 {
         t.update_region(at(f64::from(frame) / 10.0), &region, &[], &mut |e| heard.push(words(e)));
     }
-    assert_eq!(heard[3..], ["-1 Lost"], "nobody looked for the second; the third is still there");
+    assert_eq!(heard[3..], ["-1 Lost"], "the second was outside all regions; the third is still there");
     t.update(at(9.1), &[car(905.0, 300.0)], &mut |e| heard.push(words(e)));
     assert_eq!((ids(&t), heard[4..].to_vec()), (vec![(3, 905)], vec!["-2 Lost".to_owned()]));
 }

@@ -123,7 +123,7 @@ fn ends(path: &str) -> (f64, f64) {
         | Kind::Texts
         | Kind::Wholes(..)
         | Kind::Point
-        | Kind::Polygons => panic!("{path} is no number"),
+        | Kind::Polygons => panic!("{path} is not a number"),
     }
 }
 

@@ -28,7 +28,7 @@ impl Chip {
     /// Reads `auto`, `rppal` or a path below /dev.
     ///
     /// # Errors
-    /// What it must be.
+    /// The expected form.
     pub fn parse(text: &str) -> std::result::Result<Self, &'static str> {
         match text {
             "auto" => Ok(Chip::Auto),
@@ -95,7 +95,7 @@ pub trait Output: Send {
 
 /// An input pin.
 pub trait Input: Send {
-    /// Its level: high?
+    /// Its level; true is high.
     ///
     /// # Errors
     /// The chip is gone.

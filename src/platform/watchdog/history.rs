@@ -30,7 +30,7 @@ const BYTES_MAX: u64 = 4096;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Contents {
-    /// Of this form.
+    /// Version of the file's form.
     version: u32,
     /// The kernel's boot id at the start of the run.
     boot: String,
@@ -48,7 +48,7 @@ struct Contents {
 /// How the previous run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Before {
-    /// Why, for people.
+    /// The reason, for messages.
     pub reason: String,
     /// Whether the end was requested.
     pub clean: bool,

@@ -56,7 +56,7 @@ impl Default for Ledger {
 /// A stage that missed its deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Overdue {
-    /// Which.
+    /// The stage.
     pub stage: Stage,
     /// How far past its deadline it is.
     pub late: Duration,

@@ -50,9 +50,9 @@ struct Detected {
 /// The ids of a file's pictures and classes.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Ids {
-    /// By index of the picture.
+    /// Image id of each picture, by its index.
     pub pictures: Vec<i64>,
-    /// By index of the class.
+    /// Category id of each class, by its index.
     pub classes: Vec<i64>,
 }
 
@@ -89,7 +89,7 @@ pub fn truth(text: &str, place: &Path) -> Result<(Truth, Ids)> {
         let Annotation { image_id, category_id, bbox, area, iscrowd } = annotation;
         let wrong = |why: String| wrong(format!("annotation {index}: {why}"));
         if bbox.iter().any(|side| !side.is_finite()) || bbox[2] < 0.0 || bbox[3] < 0.0 {
-            return Err(wrong(format!("{bbox:?} is no box")));
+            return Err(wrong(format!("{bbox:?} is not a box")));
         }
         objects.push(Object {
             picture: *pictures.get(image_id).ok_or_else(|| wrong(format!("no image {image_id}")))?,
@@ -208,7 +208,7 @@ mod tests {
         assert!(of(r#"[{"id": 3, "name": "car"}]"#, twice).contains("two categories are 3 'car'"));
         let none = GOOD.find("\"annotations\"").unwrap();
         assert!(of(&GOOD[..none], "{\"images\": [], ").contains("no images"));
-        assert!(of("[1, 2, 3, 4]", "[1, 2, -3, 4]").contains("is no box"));
+        assert!(of("[1, 2, 3, 4]", "[1, 2, -3, 4]").contains("is not a box"));
         let (_, ids) = truth(GOOD, Path::new("x.json")).unwrap();
         let text = r#"[{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 1}]"#;
         let error = found(text, Path::new("r.json"), &ids).unwrap_err().to_string();

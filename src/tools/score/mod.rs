@@ -30,7 +30,7 @@ pub struct Object {
     pub picture: usize,
     /// Its class: index into [`Truth::classes`].
     pub class: usize,
-    /// Where.
+    /// Its rectangle.
     pub rect: Rect,
     /// Its area in square pixels, which may be less than the rectangle's.
     pub area: f64,
@@ -56,7 +56,7 @@ pub struct ScoredBox {
     pub picture: usize,
     /// Its class: index into [`Truth::classes`].
     pub class: usize,
-    /// Where.
+    /// Its rectangle.
     pub rect: Rect,
     /// Its score.
     pub score: f64,
@@ -65,7 +65,7 @@ pub struct ScoredBox {
 /// Which objects count, by area.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Area {
-    /// All.
+    /// All objects.
     All,
     /// Up to 32 x 32 pixels.
     Small,

@@ -506,7 +506,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
-        /// RGB and grey frames of any size against the definition.
+        /// RGB and grey frames of any size compared with the definition.
         #[test]
         fn rgb_and_grey_equal_the_oracle(w in 16usize..90, h in 16usize..90, mw in 1usize..4, mh in 1usize..4, grey in any::<bool>(), seed in any::<u64>()) {
             let (frame, model) = (size(w, h), size(32 * mw, 32 * mh));
@@ -585,7 +585,7 @@ mod tests {
         assert!(steadies >= 15, "{steadies}");
     }
 
-    /// Flat colours through every YUV format, both matrices, both ranges, against the standards' formulas.
+    /// Flat colours through every YUV format, both matrices, both ranges, compared with the standards' formulas.
     #[test]
     fn flat_colours_survive_every_format() {
         for pixel in [PixelFormat::Yuyv, PixelFormat::Uyvy, PixelFormat::Nv12, PixelFormat::I420] {

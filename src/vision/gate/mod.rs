@@ -154,7 +154,7 @@ impl Reason {
 pub struct Verdict {
     /// Whether the frame needs inference: `reason.open()`.
     pub open: bool,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
     /// Number of moving cells in the regions.
     pub moving_pixels: u32,

@@ -10,18 +10,18 @@
 #[allow(unreachable_pub, reason = "see above")]
 #[allow(
     clippy::wildcard_enum_match_arm,
-    reason = "each pass looks at some operations; those that it does not know stay"
+    reason = "each pass handles some operations and leaves all others unchanged"
 )]
 mod graph;
 #[allow(unreachable_pub, reason = "see above")]
-#[allow(clippy::wildcard_enum_match_arm, reason = "what is not known is refused")]
+#[allow(clippy::wildcard_enum_match_arm, reason = "unknown operations are refused")]
 mod import;
 #[allow(unreachable_pub, reason = "see above")]
 mod kernels;
 #[allow(unreachable_pub, reason = "see above")]
 mod onnx;
 #[allow(unreachable_pub, reason = "see above")]
-#[allow(clippy::wildcard_enum_match_arm, reason = "what is not known is refused, or stays as it is")]
+#[allow(clippy::wildcard_enum_match_arm, reason = "unknown operations are refused or left unchanged")]
 mod plan;
 pub mod planned;
 #[cfg(test)]

@@ -59,7 +59,7 @@ impl<E: Kernels> GraphPlanner<'_, E> {
 
     /// Allocates the result of `id` in blocks.
     pub(super) fn blocks_for(&mut self, id: usize) -> Blocks {
-        let (channels, rows, columns) = picture_sides(&self.graph.nodes[id].shape).expect("looked at before");
+        let (channels, rows, columns) = picture_sides(&self.graph.nodes[id].shape).expect("checked before");
         let mut blocks = Blocks { buffer: 0, first: 0, blocks: channels.div_ceil(8), size: (columns, rows) };
         (blocks.buffer, blocks.first) = match self.wanted.get(&id) {
             Some(place) => *place,
@@ -139,7 +139,7 @@ impl<E: Kernels> GraphPlanner<'_, E> {
         });
         if !there {
             self.bordered.push(ours);
-            self.steps.last_mut().expect("somebody wrote it").borders.push(blocks);
+            self.steps.last_mut().expect("a step wrote the result").borders.push(blocks);
         }
     }
 
