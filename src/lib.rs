@@ -23,6 +23,9 @@
 //! **When an event gets its time**: [`event::Event::at`] is on the boot clock: for tracks and crossings the capture time of the frame, for
 //! all other events the time of posting. [`platform::calendar`] converts it to wall time when [`delivery::uplink`] sends the event.
 //!
+//! **Where a configuration key is defined**: one entry in `config/table/` (type, range, default, comment) and one line in `config/sections/`
+//! that reads its value into a stage's `Params`; both have one file per group of sections ([`config`]).
+//!
 //! Around it: [`platform::watchdog`] is fed while every stage finishes work, [`platform::gpio`] drives the board's pins (LED,
 //! motion sensor, light), [`platform::cores`] pins the network to the fast cores, [`tools`] measures, scores and calibrates models.
 //!
@@ -41,7 +44,8 @@
 //! # Invariants
 //! The code cites them by number.
 //! - **I1 Fixed memory.** All large blocks of memory are allocated before the first frame; [`run`] logs the share of each part and refuses
-//!   to start above `memory.budget_mb`. After that no stage makes a heap call per frame, the network included (`tests/no_alloc.rs` counts them).
+//!   to start above `memory.budget_mb`. After that no stage makes a heap call per frame, the network included (`tests/no_alloc.rs` counts
+//!   them).
 //! - **I2 The newest frame wins.** A slow detector costs old frames, which are counted, and never growing latency. An unwanted frame is
 //!   not decoded, converted or copied.
 //! - **I3 Nothing acknowledged is lost, nothing is delivered twice unnoticed.** Each event has one identity (`device/boot/seq`), the same
@@ -61,8 +65,8 @@
 //! - **I10 Least privilege.** No capabilities, no listening port, TLS is verified, secrets come from files or systemd credentials and
 //!   never reach a log or an event.
 //! - **I11 Pictures stay on the device.**
-//! - **I12 Fail small.** A lost camera, a full disk, a dead link, a missing pin degrades only that part, is reported as an event, and recovers by itself;
-//!   the rest continues.
+//! - **I12 Fail small.** A lost camera, a full disk, a dead link, a missing pin degrades only that part, is reported as an event, and
+//!   recovers by itself; the rest continues.
 //!
 //! An error is one line: the place, what is wrong, the remedy ([`base::error`]).
 //!

@@ -336,7 +336,7 @@ fn a_pause_inside_a_frame_is_reported_and_the_rest_is_skipped() {
     source.patient = true;
     assert!(matches!(framer.advance(&mut source), Ok(Next::Frame(_))));
     assert!(matches!(framer.read_into(&mut source, &mut buffer), Ok(Read::Whole(_))));
-    assert_eq!(buffer, frames[1].1, "the next frame is the next frame");
+    assert_eq!(buffer, frames[1].1, "the next frame is read correctly");
 }
 
 #[test]

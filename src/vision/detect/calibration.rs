@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::engine::Ranges;
 use crate::base::error::{Error, Kind, Result};
 
-/// Numbers beyond this do not fit into fp16 (65504).
+/// Largest number allowed in a range: a network with larger ones is not suitable for fp16.
 const NUMBER_MAX: f32 = 30_000.0;
 
 /// The file of `flytrap calibrate`.
