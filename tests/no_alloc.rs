@@ -2,7 +2,7 @@
 //!
 //! The complete frame path runs on one thread, so that the counter sees all of it and nothing else: source, sampler, ring, gate, (JPEG),
 //! letterbox, decoder, tracker, counter, event, outbox.
-#![allow(unsafe_code, reason = "a global allocator that counts and hands on to the system's")]
+#![allow(unsafe_code, reason = "a global allocator that counts calls and forwards them to the system's")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 #[path = "it/common/mod.rs"]
@@ -44,22 +44,22 @@ fn count_one() {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count_one();
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller guarantees it.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
         count_one();
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller guarantees it.
         unsafe { System.dealloc(place, layout) }
     }
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count_one();
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller guarantees it.
         unsafe { System.alloc_zeroed(layout) }
     }
     unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count_one();
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller guarantees it.
         unsafe { System.realloc(place, layout, size) }
     }
 }

@@ -112,7 +112,7 @@ pub struct Video {
     pub frames: u64,
     /// The file of frames: yuv4mpeg, or raw frames one after the other.
     pub file: String,
-    /// The file of truth, one line of JSON per frame.
+    /// The truth file, one line of JSON per frame.
     pub truth: String,
 }
 
