@@ -24,7 +24,7 @@
 //! all other events the time of posting. [`platform::calendar`] converts it to wall time when [`delivery::uplink`] sends the event.
 //!
 //! **Where a configuration key is defined**: one entry in `config/table/` (type, range, default, comment) and one line in `config/sections/`
-//! that reads its value into a stage's `Params`; both have one file per group of sections ([`config`]).
+//! that reads its value into a stage's `Params` ([`config`]). `config/table/mod.rs` lists which file has which section.
 //!
 //! Around it: [`platform::watchdog`] is fed while every stage finishes work, [`platform::gpio`] drives the board's pins (LED,
 //! motion sensor, light), [`platform::cores`] pins the network to the fast cores, [`tools`] measures, scores and calibrates models.

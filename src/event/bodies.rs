@@ -16,7 +16,8 @@ use crate::platform::clock::Mono;
 pub struct Event {
     /// Number within the run, from 0, without gaps.
     pub seq: u64,
-    /// When it happened, on the boot clock. For a recording: start of the program plus the recording's own time.
+    /// When it happened, on the boot clock: for tracks and crossings the capture time of the frame. For a recording: start of the program
+    /// plus the recording's own time. Wall time is added when the event is sent.
     pub at: Mono,
     /// The camera that saw it; empty for what concerns the device.
     pub camera: Name,

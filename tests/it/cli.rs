@@ -130,7 +130,7 @@ fn invalid_pictures_are_skipped_and_reported() {
     }
     let lines = stderr.lines().filter(|line| !line.contains("runs on tract"));
     assert_eq!(lines.count(), 4, "{stderr}");
-    refused(detect(&squares, &[&good]).args(["--out", &text]), 1, &["text.jpg", "rights"]);
+    refused(detect(&squares, &[&good]).args(["--out", &text]), 1, &["text.jpg", "permissions"]);
 }
 
 #[test]
