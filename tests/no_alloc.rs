@@ -1,8 +1,8 @@
 //! Fixed memory (I1): after warm-up our own stages make no heap call per frame, and tract's count does not grow.
 //!
-//! The way of a frame is walked on one thread, so that the counter sees all of it and nothing else: source, sampler, ring,
-//! gate, (JPEG), letterbox, decoder, tracker, counter, event, outbox.
-#![allow(unsafe_code, reason = "a global allocator that counts and hands on to the system's")]
+//! The complete frame path runs on one thread, so that the counter sees all of it and nothing else: source, sampler, ring, gate, (JPEG),
+//! letterbox, decoder, tracker, counter, event, outbox.
+#![allow(unsafe_code, reason = "a global allocator that counts calls and forwards them to the system's")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 #[path = "it/common/mod.rs"]
@@ -36,7 +36,7 @@ thread_local! {
 }
 
 fn count_one() {
-    // While a thread is torn down its counter is gone, and nobody asks for it.
+    // While a thread is torn down its counter is gone, and nobody needs it.
     let _gone = CALLS.try_with(|calls| calls.set(calls.get() + 1));
 }
 
@@ -44,22 +44,22 @@ fn count_one() {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count_one();
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller guarantees it.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
         count_one();
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller guarantees it.
         unsafe { System.dealloc(place, layout) }
     }
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count_one();
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller guarantees it.
         unsafe { System.alloc_zeroed(layout) }
     }
     unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count_one();
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller guarantees it.
         unsafe { System.realloc(place, layout, size) }
     }
 }
@@ -84,7 +84,7 @@ fn the_counter_sees_a_single_call() {
     assert_eq!(heap_calls(|| std::hint::black_box(3 + 4)).0, 0);
 }
 
-/// An engine without a network: two cars that drive to and fro, one to the right and one to the left.
+/// An engine without a network: two cars that drive back and forth, one to the right and one to the left.
 struct Scripted {
     sizes: Vec<Size>,
     at: usize,
@@ -143,7 +143,7 @@ impl Engine for Scripted {
     }
 }
 
-/// A raw recording of a block that wanders over noise, `frames` of `bytes`.
+/// A raw recording of a block that moves over noise, `frames` of `bytes`.
 fn recording(pixel: PixelFormat, width: u32, height: u32, frames: usize) -> tempfile::NamedTempFile {
     let format =
         flytrap::capture::frame::FrameFormat::packed(pixel, width, height, Default::default()).unwrap();
@@ -159,8 +159,8 @@ fn recording(pixel: PixelFormat, width: u32, height: u32, frames: usize) -> temp
     file
 }
 
-/// Everything that a frame passes, on one thread.
-struct Way {
+/// The complete frame path, on one thread.
+struct FramePath {
     source: Box<dyn FrameSource>,
     sampler: Sampler,
     ring: (flytrap::capture::ring::Writer, flytrap::capture::ring::Reader),
@@ -169,13 +169,13 @@ struct Way {
     inferred: u64,
     in_part: u64,
     still: u64,
-    /// Frames not wanted, taken on loan, copied into a slot.
+    /// Number of frames not wanted, lent, copied into a slot.
     skipped: u64,
     lent: u64,
     copied: u64,
 }
 
-impl Way {
+impl FramePath {
     fn new(
         source: &str,
         pixel: Option<PixelFormat>,
@@ -183,7 +183,7 @@ impl Way {
         engine: Box<dyn Engine>,
         classes: &Classes,
     ) -> Self {
-        Way::focusing(source, pixel, side, engine, classes, None)
+        FramePath::focusing(source, pixel, side, engine, classes, None)
     }
 
     fn focusing(
@@ -211,7 +211,7 @@ impl Way {
         // Small, so that it is full and drops before the counting begins.
         let outbox = Outbox::new(8).unwrap();
         let sampler = Sampler::new(6.0);
-        Way {
+        FramePath {
             source,
             sampler,
             ring,
@@ -235,7 +235,7 @@ impl Way {
             self.skipped += 1;
             return;
         }
-        let Way { source, lent, copied, .. } = self;
+        let FramePath { source, lent, copied, .. } = self;
         let filled = self.ring.0.fill(|slot| {
             let filled = if source.lending().is_some() {
                 let (lease, filled) = source.lend()?;
@@ -271,14 +271,14 @@ fn classes() -> Classes {
     Classes::from_metadata("{0: 'person', 1: 'car'}").unwrap()
 }
 
-/// Walks `frames` after as many to warm up; the heap calls of all of them.
-fn calls_after_warm_up(way: &mut Way, frames: usize) -> Vec<u64> {
-    (0..frames).for_each(|_| way.step());
-    let (posted, inferred) = (way.outbox.counters().posted(), way.inferred);
-    let calls = (0..frames).map(|_| heap_calls(|| way.step()).0).collect();
-    // It would be easy to make no heap call by doing nothing.
-    assert!(way.inferred > inferred, "no frame was inferred");
-    assert!(way.outbox.counters().posted() >= posted + 6, "tracks began, crossed and ended");
+/// Runs `frames` after as many to warm up; returns the heap calls of all of them.
+fn calls_after_warm_up(frame_path: &mut FramePath, frames: usize) -> Vec<u64> {
+    (0..frames).for_each(|_| frame_path.step());
+    let (posted, inferred) = (frame_path.outbox.counters().posted(), frame_path.inferred);
+    let calls = (0..frames).map(|_| heap_calls(|| frame_path.step()).0).collect();
+    // Doing nothing would make no heap call either.
+    assert!(frame_path.inferred > inferred, "no frame was inferred");
+    assert!(frame_path.outbox.counters().posted() >= posted + 6, "tracks began, crossed and ended");
     calls
 }
 
@@ -288,32 +288,37 @@ fn raw_frames_make_no_heap_call_in_our_stages() {
         let file = recording(pixel, 320, 240, 40);
         let source = format!("file:{}", file.path().display());
         let engine = Box::new(Scripted::new(Size { width: 320, height: 320 }));
-        let mut way = Way::new(&source, Some(pixel), (320, 240), engine, &classes());
-        let calls = calls_after_warm_up(&mut way, 400);
+        let mut frame_path = FramePath::new(&source, Some(pixel), (320, 240), engine, &classes());
+        let calls = calls_after_warm_up(&mut frame_path, 400);
         assert_eq!(calls.iter().sum::<u64>(), 0, "{pixel}: {calls:?}");
     }
 }
 
-/// Parts of pictures, of changing sizes and at changing places.
+/// Regions of pictures, of changing sizes and at changing positions.
 #[test]
-fn parts_of_pictures_make_no_heap_call_in_our_stages() {
+fn regions_of_interest_make_no_heap_call_in_our_stages() {
     let source = format!("file:{}", common::data("squares.mjpeg"));
     let engine = Box::new(Scripted::new(Size { width: 320, height: 192 }));
     let focus = Some(flytrap::vision::roi::Params::default());
-    let mut way = Way::focusing(&source, None, (240, 144), engine, &classes(), focus);
-    let calls = calls_after_warm_up(&mut way, 480);
+    let mut frame_path = FramePath::focusing(&source, None, (240, 144), engine, &classes(), focus);
+    let calls = calls_after_warm_up(&mut frame_path, 480);
     assert_eq!(calls.iter().sum::<u64>(), 0, "{calls:?}");
-    assert!(way.in_part > 50, "{} of {} looks at a part", way.in_part, way.inferred);
+    assert!(
+        frame_path.in_part > 50,
+        "{} of {} inferences on a region",
+        frame_path.in_part,
+        frame_path.inferred
+    );
 }
 
 #[test]
 fn mjpeg_frames_make_no_heap_call_in_our_stages() {
     let source = format!("file:{}", common::data("squares.mjpeg"));
     let engine = Box::new(Scripted::new(Size { width: 320, height: 320 }));
-    let mut way = Way::new(&source, None, (240, 144), engine, &classes());
-    let calls = calls_after_warm_up(&mut way, 480);
+    let mut frame_path = FramePath::new(&source, None, (240, 144), engine, &classes());
+    let calls = calls_after_warm_up(&mut frame_path, 480);
     assert_eq!(calls.iter().sum::<u64>(), 0, "{calls:?}");
-    assert!(way.still > 0, "the gate was closed for some frames, which took the other way");
+    assert!(frame_path.still > 0, "the gate was closed for some frames, which skipped inference");
 }
 
 #[test]
@@ -328,27 +333,33 @@ fn yuv4mpeg_from_a_program_makes_no_heap_call_in_our_stages() {
     }
     let source = format!("exec:cat {}", script.path().display());
     let engine = Box::new(Scripted::new(Size { width: 64, height: 64 }));
-    let mut way = Way::new(&source, None, (64, 48), engine, &classes());
-    let calls = calls_after_warm_up(&mut way, 400);
+    let mut frame_path = FramePath::new(&source, None, (64, 48), engine, &classes());
+    let calls = calls_after_warm_up(&mut frame_path, 400);
     assert_eq!(calls.iter().sum::<u64>(), 0, "{calls:?}");
 }
 
-/// With a device in FLYTRAP_TEST_CAMERA, as in tests/vm: frames of a real driver, read where it put them.
+/// With a device in FLYTRAP_TEST_CAMERA, as in tests/vm: frames of a real driver, read in its buffers.
 #[test]
-fn a_camera_of_the_kernel_makes_no_heap_call_and_no_copy() {
-    let name = "a_camera_of_the_kernel_makes_no_heap_call_and_no_copy";
+fn a_v4l2_camera_makes_no_heap_call_and_no_copy() {
+    let name = "a_v4l2_camera_makes_no_heap_call_and_no_copy";
     let Ok(camera) = std::env::var("FLYTRAP_TEST_CAMERA") else {
         return common::skip(name, "no FLYTRAP_TEST_CAMERA (tests/vm/run has one)");
     };
     for pixel in [PixelFormat::Yuyv, PixelFormat::Nv12] {
         let engine = Box::new(Scripted::new(Size { width: 320, height: 320 }));
-        let mut way = Way::new(&format!("v4l2:{camera}"), Some(pixel), (640, 480), engine, &classes());
-        (0..20).for_each(|_| way.step());
-        let calls: Vec<u64> = (0..60).map(|_| heap_calls(|| way.step()).0).collect();
+        let mut frame_path =
+            FramePath::new(&format!("v4l2:{camera}"), Some(pixel), (640, 480), engine, &classes());
+        (0..20).for_each(|_| frame_path.step());
+        let calls: Vec<u64> = (0..60).map(|_| heap_calls(|| frame_path.step()).0).collect();
         assert_eq!(calls.iter().sum::<u64>(), 0, "{pixel}: {calls:?}");
-        assert!(way.lent > 20 && way.inferred > 0, "{pixel}: {} lent, {} inferred", way.lent, way.inferred);
-        assert_eq!(way.copied, 0, "{pixel}");
-        let (lent, skipped) = (way.lent, way.skipped);
+        assert!(
+            frame_path.lent > 20 && frame_path.inferred > 0,
+            "{pixel}: {} lent, {} inferred",
+            frame_path.lent,
+            frame_path.inferred
+        );
+        assert_eq!(frame_path.copied, 0, "{pixel}");
+        let (lent, skipped) = (frame_path.lent, frame_path.skipped);
         common::say(&format!(
             "MEASURED camera {pixel}: 0 heap calls in 60 frames; {lent} frames taken, 0 copied; {skipped} skipped, 0 touched"
         ));
@@ -368,7 +379,7 @@ fn engine_calls(path: &std::path::Path) -> [Vec<u64>; 2] {
         let mut run = || {
             let input = engine.input();
             input.iter_mut().enumerate().for_each(|(at, x)| *x = (at * 37 % 101) as f32 / 101.0);
-            // So low that there are columns to finish.
+            // So low that there are columns to compute.
             heap_calls(|| assert!(engine.run(1e-4).unwrap().columns > 0)).0
         };
         run();
@@ -376,11 +387,11 @@ fn engine_calls(path: &std::path::Path) -> [Vec<u64>; 2] {
     })
 }
 
-/// tract allocates every node's output again: that it grows would be a leak. Ours takes nothing.
+/// tract allocates every node's output again: growth would be a leak. Ours allocates nothing.
 #[test]
 fn engines_take_no_more_with_each_frame() {
     let tell = |model: &str, [ours, tracts]: [Vec<u64>; 2]| {
-        // The drawn model adds up boxes of 25 pixels, for which ours has no kernel: tract runs it.
+        // The model for the drawn squares adds up boxes of 25 pixels, for which ours has no kernel: tract runs it.
         if model != "squares.onnx" {
             assert_eq!(ours, [0; 5], "{model}");
         }
@@ -393,7 +404,7 @@ fn engines_take_no_more_with_each_frame() {
     }
 }
 
-/// One engine at several sizes, by turns: no heap call either.
+/// One engine alternating between several sizes: no heap call either.
 #[test]
 fn another_size_costs_no_heap_call() {
     let Some(shared) = common::shared("another_size_costs_no_heap_call") else { return };

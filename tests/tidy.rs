@@ -1,16 +1,16 @@
-//! The rules of the house that the compiler does not check: who may import whom, which file is the only home of an outside
-//! crate, how long files and functions may be, and what lies at the top. Each rule has an example that breaks it.
+//! House rules that the compiler does not check: which module may import which, which file alone may use an external crate, the length of
+//! files and functions, and the contents of the top level. Each rule has an example that breaks it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Which modules each module may name with `crate::`. The longest line that a path begins with is its module; a group such as
-/// `base` stands for everything in it. A module may always name itself. What has no line may name nobody, and nobody it: a new
-/// module needs a line here, and a thought about its place.
+/// Which modules each module may name with `crate::`. The longest entry that a path begins with is its module; a group such as `base`
+/// stands for everything in it. A module may always name itself. A module without an entry may name none, and none may name it: a new
+/// module needs an entry here, and a decision about its place.
 const IMPORTS: &[(&str, &[&str])] = &[
-    // What everybody may use. No I/O, no clock.
+    // Available to every module. No I/O, no clock.
     ("base", &[]),
     ("base::limits", &[]),
     ("base::mask", &[]),
@@ -30,7 +30,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("platform::system", &["base"]),
     ("platform::watchdog", &["base", "platform::clock", "platform::process"]),
     ("platform::gpio", &["base", "platform::clock"]),
-    // The way of a frame.
+    // The frame path.
     ("capture::frame", &["base", "platform::clock"]),
     ("capture::ring", &["base", "capture::frame"]),
     ("capture::sampler", &["platform::clock"]),
@@ -46,7 +46,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "vision::load",
         &["base", "platform::cores", "platform::system", "vision::detect", "vision::roi", "vision::selftest"],
     ),
-    // Which counters and gauges there are: names, units, meaning. The bodies of two events are made from it.
+    // All counters and gauges: names, units, meaning. The bodies of two events are generated from it.
     ("metrics::table", &[]),
     ("event", &["base", "platform::clock", "metrics::table"]),
     ("analytics::track", &["base", "platform::clock", "vision::detect", "vision::roi", "event"]),
@@ -64,7 +64,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         &["base", "platform::clock", "platform::calendar", "event", "metrics::table", "delivery::spool"],
     ),
     ("metrics", &["platform::clock", "metrics::table"]),
-    // Knows the stages that it puts to the test; of them only `run`, `tools` and `cli` know that it exists.
+    // Knows the stages that it tests; of them only `run`, `tools` and `cli` know that it exists.
     (
         "sim",
         &[
@@ -81,7 +81,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     // Turns the user's file into every stage's `Params`.
     ("config", &["base", "platform", "capture", "vision", "event", "analytics", "pipeline", "delivery"]),
-    // The daemon's wiring.
+    // The wiring of the daemon.
     (
         "run",
         &[
@@ -98,7 +98,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    // What the commands do.
+    // The work of the commands.
     ("tools::score", &["base"]),
     ("tools", &["*"]),
     ("cli", &["*"]),
@@ -106,10 +106,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("lib", &["*"]),
 ];
 
-/// Nobody imports these but themselves, those named beside them, and `main`.
+/// Imported only by themselves, the modules named beside them, and `main`.
 const TOPS: &[(&str, &[&str])] = &[("run", &["cli", "tools"]), ("tools", &["cli"]), ("cli", &[])];
 
-/// Words that may stand in one file (or folder) only, below src/.
+/// Words that may occur in one file (or folder) only, below src/.
 const HOMES: &[(&str, &[&str])] = &[
     ("tract_", &["vision/detect/engine/tract.rs", "vision/detect/engine/import.rs"]),
     ("ureq", &["delivery/uplink/http/"]),
@@ -142,7 +142,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("std::process::exit", &[]),
 ];
 
-/// What may lie at the top of the repository.
+/// What may be at the top of the repository.
 const TOP_LEVEL: &[&str] = &[
     "Cargo.toml",
     "Cargo.lock",
@@ -180,7 +180,7 @@ fn sources() -> Vec<(String, String)> {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                // A package of its own is not ours to keep tidy: generated.
+                // A separate, generated package: not checked.
                 if !path.join("Cargo.toml").exists() {
                     walk(&path, out);
                 }
@@ -202,7 +202,7 @@ fn sources() -> Vec<(String, String)> {
     all
 }
 
-/// The part before the first `#[cfg(test)]` at the margin, where by custom the tests begin.
+/// The part before the first unindented `#[cfg(test)]`, where the tests begin by convention.
 fn without_tests(text: &str) -> String {
     text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).flat_map(|line| [line, "\n"]).collect()
 }
@@ -230,7 +230,7 @@ fn code_only(text: &str) -> String {
     out
 }
 
-/// The line of [`IMPORTS`] that a path of segments belongs to: the longest that it begins with.
+/// The entry of [`IMPORTS`] that a path of segments belongs to: the longest prefix.
 fn module_of_path(path: &[&str]) -> Option<&'static str> {
     (1..=path.len().min(2)).rev().find_map(|length| {
         let name = path[..length].join("::");
@@ -243,8 +243,8 @@ fn module_of(file: &str) -> Option<&'static str> {
     module_of_path(&path)
 }
 
-/// The paths that a text names with `crate::`, as segments, two at most: `crate::base::error::Error` is `base`, `error`.
-/// `use crate::{…}` is not written here: one path a line.
+/// The paths that a text names with `crate::`, as segments, two at most: `crate::base::error::Error` is `base`, `error`. `use crate::{…}`
+/// is not allowed: one path per line.
 fn named_paths(code: &str) -> Vec<Vec<&str>> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let path = |after: &str| -> usize {
@@ -264,7 +264,7 @@ fn named_paths(code: &str) -> Vec<Vec<&str>> {
         .collect()
 }
 
-/// Whether the module `named` is `allowed`, or in the group that is.
+/// Whether the module `named` is `allowed`, or belongs to an allowed group.
 fn is_within(named: &str, allowed: &str) -> bool {
     named == allowed || named.strip_prefix(allowed).is_some_and(|rest| rest.starts_with("::"))
 }
@@ -319,7 +319,7 @@ fn check_homes(files: &[(String, String)]) -> Vec<String> {
     wrong
 }
 
-/// Whether a line begins a function, whatever stands before `fn`.
+/// Whether a line begins a function, whatever qualifiers precede `fn`.
 fn starts_function(head: &str) -> bool {
     let mut words = head.split_whitespace().skip_while(|word| {
         word.starts_with("pub") || matches!(*word, "const" | "async" | "unsafe" | "extern" | "\"C\"")
@@ -357,7 +357,7 @@ fn check_lengths(files: &[(String, String)]) -> Vec<String> {
     wrong
 }
 
-/// Each file begins by saying what it is for.
+/// Each file begins with its purpose.
 fn check_heads(files: &[(String, String)]) -> Vec<String> {
     let headless = files.iter().filter(|(_, text)| !text.starts_with("//! "));
     headless.map(|(file, _)| format!("src/{file}: does not begin with //! and its duty")).collect()
@@ -391,7 +391,7 @@ fn texts() -> Vec<(String, String)> {
     files.iter().filter_map(read).filter(|(name, _)| name != "tests/tidy.rs").collect()
 }
 
-/// Paths of this repository that a text names: `src/…`, `tests/…`, `scripts/…`, with a letter behind the slash.
+/// Paths of this repository in a text: `src/…`, `tests/…`, `scripts/…`, with a letter after the slash.
 fn cited_paths(text: &str) -> Vec<String> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');
     let mut found = Vec::new();
@@ -410,7 +410,7 @@ fn cited_paths(text: &str) -> Vec<String> {
     found
 }
 
-/// Numbers that a text cites behind one of `letters`, as `I4`, `(S13)`; none where the number goes on, as in a hash.
+/// Numbers cited after one of `letters`, as `I4`, `(S13)`; none where the number continues, as in a hash.
 fn cited_numbers(text: &str, letter: char) -> Vec<String> {
     let mut found = Vec::new();
     for (at, _) in text.match_indices(letter) {
@@ -426,7 +426,7 @@ fn cited_numbers(text: &str, letter: char) -> Vec<String> {
     found
 }
 
-/// Cited files exist; cited invariants stand in src/lib.rs, cited systems in src/systems.md.
+/// Cited files exist; cited invariants are in src/lib.rs, cited systems in src/systems.md.
 fn check_citations(files: &[(String, String)]) -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let map = fs::read_to_string(root.join("src/lib.rs")).unwrap();
@@ -465,12 +465,12 @@ fn imports_point_down_the_list() {
 }
 
 #[test]
-fn outside_crates_and_clocks_stay_in_their_homes() {
+fn external_crates_and_clocks_are_used_in_their_files_only() {
     none_wrong(&check_homes(&sources()));
 }
 
 #[test]
-fn files_and_functions_fit_in_a_head() {
+fn files_and_functions_are_short_enough() {
     none_wrong(&check_lengths(&sources()));
 }
 
@@ -488,15 +488,15 @@ fn cited_files_and_invariants_exist() {
 
 #[test]
 fn the_top_level_is_as_agreed() {
-    // What is in the repository: what a user's own runs leave here, as `flytrap demo` does, is nobody's business.
+    // Files in the repository: output of a user's own runs, such as that of `flytrap demo`, does not count.
     let listed = std::process::Command::new("git")
         .args(["-C", env!("CARGO_MANIFEST_DIR"), "ls-files"])
         .output()
         .ok()
         .filter(|output| output.status.success() && !output.stdout.is_empty());
     let Some(listed) = listed else {
-        // Not by a macro, whose output would be kept back.
-        let told = "SKIPPED the_top_level_is_as_agreed: this is no git checkout, or there is no git\n";
+        // Not with a macro, whose output would be captured.
+        let told = "SKIPPED the_top_level_is_as_agreed: this is not a git checkout, or there is no git\n";
         std::io::Write::write_all(&mut std::io::stderr(), told.as_bytes()).unwrap();
         return;
     };

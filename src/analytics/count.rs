@@ -1,9 +1,9 @@
 //! Counts road users that cross lines.
 //!
-//! Duty: tracks that were seen in, crossings out, each once. The reference point of a track is the middle of the lower side of
-//! its box, where it stands on the ground. Around a line lies a hysteresis band in which neither side is taken; a track has crossed
-//! when it was clearly on one side and then clearly on the other, however many frames lie between, and the path between the
-//! two points meets the line within its ends.
+//! Input: tracks seen in a frame; output: crossings, each once. The reference point of a track is the middle of the lower side of its box,
+//! where it stands on the ground. Around a line lies a hysteresis band that belongs to neither side; a track has crossed when it was
+//! clearly on one side and then clearly on the other, however many frames lie between, and the path between the two points meets the line
+//! between its ends.
 //!
 //! ```text
 //!            clearly on a side            clearly on the other, path meets the line
@@ -20,7 +20,7 @@
 //!   a box that flickers over a line is not traffic. A crossing before that waits and is not lost.
 //! - the first point is where the *tentative* track was first seen, so late confirmation loses nothing.
 //!
-//! It never allocates after [`Counter::new`], never asks for the time, and keeps nothing of a track that lost its slot: state
+//! It allocates nothing after [`Counter::new`], reads no clock, and keeps nothing of a track that lost its slot: state
 //! belongs to the track id, not to the slot.
 
 use crate::analytics::track::Track;
@@ -30,16 +30,16 @@ use crate::base::limits::{LINES_MAX, TRACKS_MAX};
 use crate::event::{Direction, Name, fixed};
 use crate::platform::clock::Mono;
 
-/// Shortest line, parts of the frame's diagonal: a fifteenth of a 1280x720 frame's width is 85 px, 0.02 are 29 px.
+/// Minimum length of a line, fraction of the frame's diagonal: a fifteenth of a 1280x720 frame's width is 85 px, 0.02 are 29 px.
 const LENGTH_MIN: f32 = 0.02;
-/// Least distance of a line from the edge along which it runs, parts of the picture's side. A car of a fifth of the picture's width is
-/// seen whole on both sides of a line at this distance; nearer, its box is cut off by the edge, and its foot stops short of the line,
-/// or passes it before there is a track.
+/// Minimum distance of a line from the edge along which it runs, fraction of the picture's side. A car that is a fifth of the picture wide
+/// is wholly visible on both sides of a line at this distance; nearer, the edge cuts its box, and its reference point stops short of the
+/// line, or passes it before there is a track.
 const EDGE_MIN: f32 = 0.1;
 /// Tolerance beyond the ends of a line, pixels: half a pixel is rounding.
 const END_TOLERANCE_PX: f32 = 0.5;
 
-/// A counting line in parts of the frame.
+/// A counting line in fractions of the frame.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CountingLine {
     /// Its name.
@@ -75,7 +75,7 @@ impl CountingLine {
         }
     }
 
-    /// What is wrong with a line that lies along an edge of the picture, within `EDGE_MIN` of it, if this one does.
+    /// A warning if the line lies along an edge of the picture, within `EDGE_MIN` of it.
     pub fn edge_warning(&self) -> Option<String> {
         let (a, b) = (self.a, self.b);
         let edges = [
@@ -95,7 +95,7 @@ impl CountingLine {
     /// Checks the line.
     ///
     /// # Errors
-    /// `Kind::Config` with the line's name, the value and the range: ends outside of 0..=1, too short, no names.
+    /// `Kind::Config` with the line's name, the value and the range: ends outside 0..=1, too short, missing names.
     pub fn check(&self) -> Result<()> {
         let wrong = |text: String| Err(Error::fatal(Kind::Config, format!("line '{}': {text}", self.name)));
         for (what, value) in [("a.x", self.a.x), ("a.y", self.a.y), ("b.x", self.b.x), ("b.y", self.b.y)] {
@@ -120,13 +120,13 @@ impl CountingLine {
 /// Settings of the counter. See [`Params::check`] for the ranges.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Params {
-    /// Half width of the band, pixels, 0..=100. Default 4: what a steady box trembles at 640 pixels of model input.
+    /// Half width of the band, pixels, 0..=100. Default 4: the jitter of a box at rest at 640 pixels of model input.
     pub band_min_px: f32,
-    /// Half width of the band, parts of the box's extent across the line, 0..=1. The larger of both counts.
-    /// Default 0.1: two standard deviations of a measured box ([`crate::analytics::track`] takes 1/20 of a side for one).
+    /// Half width of the band, fraction of the box's extent across the line, 0..=1. The larger of both counts. Default 0.1: two standard
+    /// deviations of a measured box ([`crate::analytics::track`] takes 1/20 of a side for one).
     pub band_share: f32,
-    /// A track must once have been this far from its first point, parts of the frame's diagonal, 0..=1.
-    /// Default 0.034: 50 px of a 1280x720 frame.
+    /// A track must once have been this far from its first point, fraction of the frame's diagonal, 0..=1. Default 0.034: 50 px of a
+    /// 1280x720 frame.
     pub travel_min: f32,
     /// A track must have been seen in this many frames, 2..=100. Default 3. The original asks for 10 positions at 30
     /// frames a second, a third of a second; at 2 to 6 frames a second that would be most of a car's passage.
@@ -143,7 +143,7 @@ impl Params {
     /// Checks all settings.
     ///
     /// # Errors
-    /// `Kind::Config` with the name, the value and the range of the first one that does not.
+    /// `Kind::Config` with the name, the value and the range of the first invalid setting.
     pub fn check(&self) -> Result<()> {
         for (name, value, least, most) in [
             ("band_min_px", self.band_min_px, 0.0, 100.0),
@@ -173,9 +173,9 @@ pub struct Crossed<'a> {
     pub direction: Direction,
     /// The name of that direction.
     pub direction_name: &'a Name,
-    /// When it was certain.
+    /// Time at which the crossing was certain.
     pub at: Mono,
-    /// Where the track was then, frame pixels.
+    /// Position of the track at that time, frame pixels.
     pub point: PointPx,
 }
 
@@ -198,7 +198,7 @@ impl LinePx {
         LinePx { line, a, b, length, along }
     }
 
-    /// Distance in pixels, positive to the right of the line.
+    /// Signed distance in pixels, positive to the right of the line.
     fn distance(&self, point: PointPx) -> f32 {
         side_of(self.a, self.b, point) / self.length
     }
@@ -218,10 +218,10 @@ impl LinePx {
     }
 }
 
-/// What is known about a track at a line.
+/// State of a track with respect to a line.
 #[derive(Debug, Clone, Copy, Default)]
 struct AtLine {
-    /// The side on which it clearly was last, and where.
+    /// The side on which it was last seen clearly, and where.
     on: Option<(Side, PointPx)>,
     pending: Option<Direction>,
     forward_done: bool,
@@ -234,10 +234,10 @@ enum Side {
     Right,
 }
 
-/// What is known about the track in a slot.
+/// State of the track in a slot.
 #[derive(Debug, Clone, Copy, Default)]
 struct Slot {
-    /// 0 if there is none.
+    /// Id of the track, 0 if there is none.
     track: u64,
     /// Greatest distance from its first point so far, pixels.
     travel: f32,
@@ -267,7 +267,10 @@ impl Counter {
         for (index, line) in lines.iter().enumerate() {
             line.check()?;
             if lines[..index].iter().any(|other| other.name == line.name) {
-                return Err(Error::fatal(Kind::Config, format!("line '{}': the name is taken", line.name)));
+                return Err(Error::fatal(
+                    Kind::Config,
+                    format!("line '{}': another line has this name: rename one", line.name),
+                ));
             }
         }
         let slots = vec![Slot::default(); TRACKS_MAX].into_boxed_slice();
@@ -277,12 +280,12 @@ impl Counter {
         Ok(counter)
     }
 
-    /// Bytes on the heap, for the sum of I1.
+    /// Bytes on the heap, for the memory plan (I1).
     pub fn heap_bytes(&self) -> usize {
         size_of_val(&*self.slots)
     }
 
-    /// Frames have another size from now on. Everything known about tracks is forgotten.
+    /// The frame size changed: all state of tracks is dropped.
     pub fn resize(&mut self, width: u32, height: u32) {
         self.travel_min_px = self.params.travel_min * (width as f32).hypot(height as f32);
         for line in &mut self.lines {
@@ -291,13 +294,13 @@ impl Counter {
         self.slots.fill(Slot::default());
     }
 
-    /// A confirmed track was seen in the frame of `now`. `on` is called with what it crossed, at most once per line.
+    /// A confirmed track was seen in the frame of `now`. Calls `on` for each line that it crossed, at most once per line.
     pub fn update(&mut self, now: Mono, track: &Track, on: &mut dyn FnMut(Crossed<'_>)) {
         let Some(slot) = self.slots.get_mut(track.slot()) else { return };
         let (first, point, bbox) = (track.first_point(), track.last_point(), track.bbox());
         if slot.track != track.id() {
             *slot = Slot { track: track.id(), ..Slot::default() };
-            // The side of its first point. The band is that of the box now; the first box is not kept.
+            // The side of its first point. The band is that of the current box; the first box is not kept.
             for (line, state) in self.lines.iter().zip(&mut slot.lines) {
                 state.step(line, first, self.params.band(line, &bbox));
             }
@@ -321,7 +324,7 @@ impl Counter {
         }
     }
 
-    /// The track has ended. (Its slot would be recognised as another track's anyway.)
+    /// The track has ended. (If its slot is reused, the other track is recognised by its id anyway.)
     pub fn forget(&mut self, track: u64) {
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.track == track) {
             *slot = Slot::default();
@@ -337,7 +340,7 @@ impl Params {
 }
 
 impl AtLine {
-    /// The track is at `point`.
+    /// Updates the state with the track's position `point`.
     fn step(&mut self, line: &LinePx, point: PointPx, band: f32) {
         let distance = line.distance(point);
         let side = if distance > band {
@@ -352,7 +355,7 @@ impl AtLine {
         if side_before == side {
             return;
         }
-        // Back before it was counted: no crossing in either direction.
+        // It went back before it was counted: no crossing in either direction.
         let undone = self.pending.take().is_some();
         if !undone && line.met_by(point_before, point) {
             self.pending = Some(match side {

@@ -1,6 +1,6 @@
-//! Detections in, events out: the tracker and the counter together.
+//! Detections in, events out: the tracker and the counter combined.
 //!
-//! No pictures and no network: the pipeline feeds it with detections of a network, a simulation with what it knows is there.
+//! No pictures and no network: the pipeline feeds it with the network's detections, a simulation with the true boxes.
 
 pub mod count;
 pub mod track;
@@ -15,7 +15,7 @@ use crate::event::{Body, Crossing, Name, TrackBegin, TrackEnd, fixed};
 use crate::platform::clock::Mono;
 use crate::vision::detect::{ClassId, Detection};
 
-/// Notices a view in which things move and the model sees none of them: from straight above, or far too small. Pure.
+/// Reports a view in which things move and the model detects nothing: from straight above, or with objects far too small. Pure.
 #[derive(Debug, Default)]
 pub struct UnseenMotion {
     moved: Duration,
@@ -24,13 +24,13 @@ pub struct UnseenMotion {
 }
 
 impl UnseenMotion {
-    /// Time of motion without a detection after which it is told: single leaves and headlights do not move for so long.
+    /// Time of motion without a detection after which it is reported: single leaves and headlights do not move for so long.
     const LIMIT: Duration = Duration::from_secs(60);
-    /// Most time that counts between two frames.
+    /// Longest gap between two frames that counts as motion.
     const STEP_MAX: Duration = Duration::from_secs(1);
 
-    /// A frame was taken at `at`; whether the gate saw motion in it, and how much was detected. True when it is to be told: once,
-    /// until something is detected.
+    /// A frame was taken at `at`, with motion or not, and this many detections. Returns true when it is to be reported: once, until
+    /// something is detected.
     pub fn look(&mut self, at: Mono, moving: bool, detections: u32) -> bool {
         let step = self.last.replace(at).map_or(Duration::ZERO, |last| at.since(last).min(Self::STEP_MAX));
         if detections > 0 {
@@ -42,7 +42,7 @@ impl UnseenMotion {
     }
 }
 
-/// Settings of both.
+/// Settings of the tracker and the counter.
 #[derive(Debug, Clone)]
 pub struct Params {
     /// The tracker.
@@ -73,12 +73,12 @@ impl Analytics {
         })
     }
 
-    /// Bytes on the heap, for the sum of I1.
+    /// Bytes on the heap, for the memory plan (I1).
     pub fn heap_bytes(&self) -> usize {
         self.tracker.heap_bytes() + self.counter.heap_bytes() + self.names.len() * size_of::<Name>()
     }
 
-    /// The name of a class; `?` for one that there is not.
+    /// The name of a class; `?` if there is no such class.
     pub fn class_name(&self, class: ClassId) -> &str {
         self.names.get(usize::from(class.0)).map_or("?", Name::as_str)
     }
@@ -88,7 +88,7 @@ impl Analytics {
         &self.tracker
     }
 
-    /// What the detector found in the frame of `at`, or in a `region` of it. `on` is called with what happened.
+    /// Processes the detections of the frame of `at`, or of a `region` of it. Calls `on` for each event.
     pub fn update(
         &mut self,
         at: Mono,
@@ -123,13 +123,13 @@ impl Analytics {
         tracker.still(at, &mut |event| tell_track(event, names, counter, on));
     }
 
-    /// The source has ended at `at`: so do all tracks.
+    /// The source has ended at `at`: all tracks end.
     pub fn finish(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
         let Analytics { tracker, counter, names } = self;
         tracker.finish(at, &mut |event| tell_track(event, names, counter, on));
     }
 
-    /// Frames have another size from now on: all state is dropped.
+    /// The frame size changed: all state is dropped.
     pub fn resize(&mut self, width: u32, height: u32) {
         self.tracker.resize(width, height);
         self.counter.resize(width, height);
@@ -169,10 +169,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_minute_of_motion_without_a_detection_is_told_once() {
+    fn a_minute_of_motion_without_a_detection_is_reported_once() {
         let mut unseen = UnseenMotion::default();
         let mut frame = 0;
-        // Told after how many frames, at 5 frames a second.
+        // Frames after which it is reported, at 5 frames a second.
         let mut told = |unseen: &mut UnseenMotion, frames: u64, moving: bool, detections: u32| {
             let mut at = Vec::new();
             for number in 0..frames {
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(told(&mut unseen, 299, true, 0), [] as [u64; 0]);
         assert_eq!(told(&mut unseen, 1000, false, 0), [] as [u64; 0], "what does not move does not count");
         assert_eq!(told(&mut unseen, 2, true, 0), [0]);
-        // A gap between frames is no motion.
+        // A gap between frames is not motion.
         let mut unseen = UnseenMotion::default();
         assert!(!(0..50).any(|hour| unseen.look(Mono::from_nanos(hour * 3_600_000_000_000), true, 0)));
     }

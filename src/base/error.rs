@@ -1,4 +1,4 @@
-//! What went wrong, what it means for the exit code, and how to react.
+//! What went wrong, which exit code it gives, and how to react.
 //!
 //! An [`Error`] says three things: the [`Kind`] (which part of the program, and so which exit code), the [`Class`]
 //! (what the caller does about it) and one line of text that names the place and the remedy. Causes are chained.
@@ -36,12 +36,12 @@ impl Kind {
     }
 }
 
-/// What the caller does about an error.
+/// What the caller should do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     /// Try again later, with back-off.
     Retry,
-    /// Go on with less: skip this frame, this picture, this part.
+    /// Continue with less: skip this frame, picture or part.
     Degrade,
     /// Log, flush, exit; the supervisor restarts us.
     Fatal,
@@ -62,7 +62,7 @@ impl Error {
         Error { kind, class: Class::Fatal, text: text.into(), source: None }
     }
 
-    /// An error that time may heal.
+    /// An error that may go away by itself.
     pub fn retry(kind: Kind, text: impl Into<String>) -> Self {
         Error { kind, class: Class::Retry, text: text.into(), source: None }
     }
@@ -89,7 +89,7 @@ impl Error {
         self.class
     }
 
-    /// The same error, but fatal: for a caller that has no second try (a recording, a single picture).
+    /// The same error, made fatal: for a caller that cannot retry (a recording, a single picture).
     #[must_use]
     pub fn into_fatal(mut self) -> Self {
         self.class = Class::Fatal;
@@ -127,10 +127,12 @@ impl fmt::Display for OneLine<'_> {
     }
 }
 
-/// A file or folder that cannot be written, in words.
+/// The error for a file or folder that cannot be written.
 pub(crate) fn cannot_write(path: &std::path::Path, error: std::io::Error) -> Error {
-    let text =
-        format!("'{}' cannot be written: check the path, its rights and the room there", path.display());
+    let text = format!(
+        "'{}' cannot be written: check the path, its permissions and the free disk space",
+        path.display()
+    );
     Error::fatal(Kind::System, text).caused_by(error)
 }
 

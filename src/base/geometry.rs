@@ -1,4 +1,4 @@
-//! Points and boxes that say which space they live in, and the little plane geometry that masks and lines need.
+//! Points and boxes whose type names their coordinate space, and the plane geometry that masks and lines need.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -83,13 +83,13 @@ impl<S> BoxPx<S> {
         )
     }
 
-    /// The smallest box that has both.
+    /// The smallest box that contains both.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         Self::new(self.x1.min(other.x1), self.y1.min(other.y1), self.x2.max(other.x2), self.y2.max(other.y2))
     }
 
-    /// With so many pixels more on each side.
+    /// The box grown by this many pixels on each side.
     #[must_use]
     pub fn grown(&self, by: f32) -> Self {
         Self::new(self.x1 - by, self.y1 - by, self.x2 + by, self.y2 + by)
@@ -126,8 +126,8 @@ pub struct PointPx {
     pub y: f32,
 }
 
-/// A point in parts of the frame: `0.0, 0.0` is the upper left corner, `1.0, 1.0` the lower right one. What the
-/// configuration uses, so that a line stays where it is when the camera's resolution changes.
+/// A point as fractions of the frame: `0.0, 0.0` is the upper left corner, `1.0, 1.0` the lower right one. The configuration uses these, so
+/// that a line stays in place when the camera's resolution changes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PointRel {
     /// 0.0 (left) to 1.0 (right).
@@ -143,7 +143,7 @@ impl PointRel {
     }
 }
 
-/// A simple polygon in parts of the frame.
+/// A simple polygon in fractions of the frame.
 pub type Polygon = heapless::Vec<PointRel, { crate::base::limits::POLYGON_POINTS_MAX }>;
 
 /// Whether `point` lies inside `polygon` (even-odd rule; a point exactly on an edge may fall on either side).
@@ -165,8 +165,8 @@ pub fn polygon_contains(polygon: &[PointRel], point: PointRel) -> bool {
     inside
 }
 
-/// Twice the area of the triangle `a b c`: positive if `c` lies to the right of the way from `a` to `b` as seen on the
-/// screen (y down), negative to the left, zero on the line.
+/// Twice the area of the triangle `a b c`: positive if `c` lies to the right of the line from `a` to `b` as seen on the screen (y down),
+/// negative to the left, zero on the line.
 pub fn side_of(a: PointPx, b: PointPx, c: PointPx) -> f32 {
     (b.x - a.x) * (c.y - a.y) - (b.y - a.y) * (c.x - a.x)
 }
@@ -196,7 +196,7 @@ mod tests {
     }
 
     proptest! {
-        /// IoU against counting the cells of an integer grid.
+        /// IoU compared with counting the cells of an integer grid.
         #[test]
         fn iou_equals_counting_cells(a in [0..12i32, 0..12i32, 1..8i32, 1..8i32], b in [0..12i32, 0..12i32, 1..8i32, 1..8i32]) {
             let cells = |r: [i32; 4], x: i32, y: i32| x >= r[0] && x < r[0] + r[2] && y >= r[1] && y < r[1] + r[3];
@@ -209,7 +209,7 @@ mod tests {
             prop_assert!((as_box(a).iou(&as_box(b)) - both as f32 / any as f32).abs() < 1e-6);
         }
 
-        /// Even-odd against the winding angle, on stars around a centre.
+        /// Even-odd rule compared with the winding angle, on stars around a centre.
         #[test]
         fn polygon_contains_agrees_with_the_winding_angle(
             radii in proptest::collection::vec(0.05f32..0.5, 3..12), x in 0.0f32..1.0, y in 0.0f32..1.0,

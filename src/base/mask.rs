@@ -1,7 +1,7 @@
-//! Passwords out of what is printed: commands, addresses, and what programs say about them go to logs, their secrets do not (I10).
+//! Removes passwords from everything that is printed: commands, URLs and other programs' output reach the logs, their secrets do not (I10).
 //!
-//! One pure function, [`masked`], for every place that shows a source, an address or the words of another program. It goes by
-//! kinds, since the names of parameters are the cameras' own:
+//! One pure function, [`masked`], for every place that shows a source, a URL or another program's output. It recognises secrets by their
+//! form, since each camera names its parameters differently:
 //! ```text
 //!   user:password@host       rtsp://***@host, ***@host
 //!   name=value               ?pwd=***&channel=1, /user=admin_password=***, --password=***, PASSWORD=***
@@ -10,12 +10,12 @@
 //!   /name/value              http://host/token/***/snap.jpg
 //!   any of these, encoded    ?url=rtsp***
 //! ```
-//! Where a text can be read in two ways, the one that hides more is taken.
+//! Where a text is ambiguous, the reading that hides more applies.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// Stands for a secret.
+/// Replaces a secret.
 const MASK: &str = "***";
 
 /// `text` with each secret in it replaced by `***`; everything else stays as it is.
@@ -43,7 +43,7 @@ fn replaced(text: &str, mut spans: Vec<Range<usize>>) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Where the secrets are; the ranges may overlap.
+/// The byte ranges of the secrets; they may overlap.
 fn secrets(text: &str) -> Vec<Range<usize>> {
     let mut spans = Vec::new();
     let words = words(text);
@@ -62,7 +62,7 @@ fn secrets(text: &str) -> Vec<Range<usize>> {
     spans
 }
 
-/// Runs of characters that are neither blank nor quote.
+/// Runs of characters that are neither whitespace nor quotes.
 fn words(text: &str) -> Vec<Range<usize>> {
     let mut words = Vec::new();
     let mut start = None;
@@ -97,7 +97,7 @@ fn address(text: &str, word: &Range<usize>, spans: &mut Vec<Range<usize>>) {
         let next = text[start..word.end].find("://").map_or(word.end, |at| start + at);
         let rest = &text[start..next];
         let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
-        // A password may hold any of `@/?#`: the last `@` ends it, unless that belongs to the value of a parameter.
+        // A password may contain any of `@/?#`: the last `@` ends it, unless it belongs to the value of a parameter.
         let in_query = |at: &usize| rest[..*at].find('?').is_some_and(|query| rest[query..*at].contains('='));
         let end = rest.rmatch_indices('@').map(|(at, _)| at).find(|at| !in_query(at));
         if let Some(end) = end.filter(|_| authority.contains([':', '@'])) {
@@ -119,13 +119,13 @@ fn bare_user(text: &str, word: &Range<usize>, spans: &mut Vec<Range<usize>>) {
     }
 }
 
-/// `/password/value/` in an address.
+/// `/password/value/` in a URL.
 fn path(rest: &str, offset: usize, spans: &mut Vec<Range<usize>>) {
     let mut at = 0;
     let mut secret = false;
     for part in rest.split('/') {
         let end = part.find(['?', '#']).unwrap_or(part.len());
-        if std::mem::replace(&mut secret, matches!(named(part), Named::Secret) && !part.contains('=')) {
+        if std::mem::replace(&mut secret, matches!(named(part), NameKind::Secret) && !part.contains('=')) {
             spans.push(offset + at..offset + at + end);
         }
         at += part.len() + 1;
@@ -136,7 +136,7 @@ fn path(rest: &str, offset: usize, spans: &mut Vec<Range<usize>>) {
 fn assignment(text: &str, at: usize, spans: &mut Vec<Range<usize>>) {
     let name = name_before(text, at);
     let short = name == "p" && text[..at - 1].ends_with(['?', '&']);
-    if short || named(name) != Named::Other {
+    if short || named(name) != NameKind::Other {
         spans.push(value(text, at + 1, |c| c == '&' || ends_word(c)));
     }
 }
@@ -145,18 +145,18 @@ fn assignment(text: &str, at: usize, spans: &mut Vec<Range<usize>>) {
 fn field(text: &str, at: usize, spans: &mut Vec<Range<usize>>) {
     let before = text[..at].trim_end_matches(['\\', '"', '\'']);
     let name = name_before(before, before.len());
-    if named(name) != Named::Secret {
+    if named(name) != NameKind::Secret {
         return;
     }
     let rest = &text[at + 1..];
     let start = at + 1 + (rest.len() - rest.trim_start_matches([' ', '\t', '\\']).len());
-    // The value of a header is all of its line: "Basic dXNlcjpw", "a=1; b=2".
+    // The value of a header is the rest of its line: "Basic dXNlcjpw", "a=1; b=2".
     let whole =
         ["auth", "cookie"].iter().any(|part| name.to_ascii_lowercase().contains(part)) || name.contains('-');
     let span = value(text, start, |c| {
         matches!(c, '\r' | '\n') || is_quote(c) || !whole && (c.is_whitespace() || ",}&".contains(c))
     });
-    // Line breaks that are written out.
+    // Escaped line breaks (`\n` as two characters).
     let cut = ["\\r", "\\n"].iter().filter_map(|end| text[span.clone()].find(end)).min();
     spans.push(span.start..cut.map_or(span.end, |cut| span.start + cut));
 }
@@ -184,16 +184,16 @@ fn option(text: &str, word: &Range<usize>, before: Option<&str>, spans: &mut Vec
     let given = &text[span.clone()];
     let secret = match name {
         "u" | "U" | "user" | "proxy-user" => given.contains(':'),
-        // Elsewhere a port, a size, a place on the screen.
+        // In other commands this option is a port, a size or a position on the screen.
         "p" => ssh || given.chars().any(char::is_alphabetic),
-        _ => named(name) != Named::Other,
+        _ => named(name) != NameKind::Other,
     };
     if secret && !given.starts_with('-') {
         spans.push(span);
     }
 }
 
-/// From `start` to the matching quote if there is one there, else to where `ends` says; a backslash protects.
+/// From `start` to the matching quote if there is one, otherwise to where `ends` says; a backslash escapes.
 fn value(text: &str, start: usize, ends: impl Fn(char) -> bool) -> Range<usize> {
     let quote = text[start..].chars().next().filter(|c| is_quote(*c));
     let start = start + quote.map_or(0, char::len_utf8);
@@ -215,23 +215,23 @@ fn name_before(text: &str, end: usize) -> &str {
     &text[name.len()..end]
 }
 
-/// What a name says about its value.
+/// What a parameter's name says about its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Named {
-    /// A secret wherever it stands.
+enum NameKind {
+    /// A secret in any position.
     Secret,
-    /// Too common a word in prose; a secret behind `=` or as an option.
+    /// Too common a word in prose; a secret only after `=` or as an option.
     Perhaps,
     Other,
 }
 
-fn named(name: &str) -> Named {
+fn named(name: &str) -> NameKind {
     let name: String =
         name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
     let contains = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
     let ends = |parts: &[&str]| parts.iter().any(|part| name.ends_with(part));
     if ends(&["file", "path", "folder", "dir"]) {
-        return Named::Other; // A place, not the thing.
+        return NameKind::Other; // The path of a secret, not the secret.
     }
     let secret = [
         "password",
@@ -253,16 +253,16 @@ fn named(name: &str) -> Named {
     ];
     let auth = name.starts_with("auth") && !name.starts_with("author");
     if contains(&secret) || ends(&["pass", "psw", "auth"]) || auth {
-        Named::Secret
+        NameKind::Secret
     } else if ends(&["key", "pw", "session", "sessionid"]) || matches!(&*name, "sig" | "sas" | "jwt" | "sid")
     {
-        Named::Perhaps
+        NameKind::Perhaps
     } else {
-        Named::Other
+        NameKind::Other
     }
 }
 
-/// Words that hold a secret once their `%XX` are decoded: from the first of these on.
+/// Words that contain a secret once their `%XX` are decoded: masked from the first of these characters on.
 fn encoded(text: &str) -> Vec<Range<usize>> {
     let hides = |word: &Range<usize>| {
         let decoded = decoded(&text[word.clone()]);
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_stays() {
+    fn text_without_secrets_is_unchanged() {
         for text in [
             "",
             "://",
@@ -354,14 +354,14 @@ mod tests {
         }
     }
 
-    /// What a password may be made of where it stands unquoted; both ends are marked, so that no part of it can be left.
+    /// Characters that a password may contain where it is unquoted; both ends are marked, so that a leftover part is noticed.
     fn secret(characters: &str) -> impl Strategy<Value = String> + use<> {
         let set: Vec<char> = ('a'..='z').chain('0'..='9').chain(characters.chars()).collect();
         proptest::collection::vec(proptest::sample::select(set), 0..12)
             .prop_map(|middle| format!("ZQ{}ZQ", middle.into_iter().collect::<String>()))
     }
 
-    /// Where secrets stand: what is before, what they may hold beside letters and digits, what is behind.
+    /// Positions of secrets: the text before, the characters allowed beside letters and digits, the text after.
     const PLACES: &[(&str, &str, &str)] = &[
         ("exec:ffmpeg -i rtsp://admin:", "@/#:!$*+,;~^.-_%", "@cam.example:554/live -an"),
         ("http://cam.example/snap.cgi?user=admin&pwd=", "@/?#:!$*+,;~^.-_%=", "&channel=1 -an"),
@@ -384,7 +384,7 @@ mod tests {
             let (before, _, after) = place;
             let shown = masked(&format!("{before}{secret}{after}")).into_owned();
             prop_assert!(!shown.contains("ZQ"), "{secret}: {shown}");
-            // What is around it stays, but for a user's name and the scheme of a header.
+            // The surrounding text stays, except for a user's name and the scheme of a header.
             let kept = before.trim_end_matches("admin:").trim_end_matches("Bearer ").trim_end_matches("session=");
             prop_assert!(shown.starts_with(kept), "{secret}: {shown}");
             prop_assert!(shown.ends_with(after), "{secret}: {shown}");

@@ -1,11 +1,11 @@
-//! Back-off with jitter: the one answer to everything that may heal by itself (camera, external program, receiver).
+//! Back-off with jitter, used for everything that may recover by itself (camera, external program, receiver).
 //!
-//! "Equal jitter" (AWS Architecture Blog, "Exponential Backoff and Jitter", 2015): half of the delay is fixed, half is
-//! drawn, so that a hundred masts that lost the same server do not return in the same second, and none returns at once.
+//! "Equal jitter" (AWS Architecture Blog, "Exponential Backoff and Jitter", 2015): half of the delay is fixed, half is random, so that a
+//! hundred devices that lost the same server do not return in the same second, and none returns at once.
 
 use std::time::Duration;
 
-/// Delays that grow from `first` to `cap`.
+/// Delays that grow exponentially from `first` to `cap`.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
@@ -29,7 +29,7 @@ impl Backoff {
         half + half.mul_f64(self.unit())
     }
 
-    /// It worked: the next failure starts small again.
+    /// Success: the next failure starts from the first delay again.
     pub fn succeeded(&mut self) {
         self.failures = 0;
     }

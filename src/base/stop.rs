@@ -1,4 +1,4 @@
-//! The one way to end: a flag that wakes whoever waits, so that no sleep outlives a shutdown.
+//! The one stop request: a flag that wakes every waiting thread, so that no sleep delays a shutdown.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,18 +8,18 @@ use std::time::Duration;
 pub struct Stop(Arc<(Mutex<bool>, Condvar)>);
 
 impl Stop {
-    /// A request that nobody has made yet.
+    /// A request that has not been made yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Asks everybody to stop. May be called any number of times.
+    /// Requests the stop. May be called any number of times.
     pub fn request(&self) {
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.0.1.notify_all();
     }
 
-    /// Whether somebody asked.
+    /// Whether a stop was requested.
     pub fn requested(&self) -> bool {
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

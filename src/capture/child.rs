@@ -1,13 +1,11 @@
-//! An external program: started in its own process group, its output read without blocking, ended without leftovers.
+//! Runs an external program: in its own process group, with non-blocking reads of its output, and without leftovers at the end.
 //!
 //! ```text
 //! start ─► running ─► (stdout ends) ─► status known
 //!              └──────────┴─► drop: SIGTERM to the group, at most 1 s, SIGKILL to the group, reap
 //! ```
-//! The program is reaped last: until then its id cannot be given to anybody else, so no signal hits a stranger. Never uses
-//! a shell, never inherits our stdin. If we ourselves are killed, the program ends at its next write to the closed pipe
-//! (and systemd ends the whole unit).
-
+//! The program is reaped last: until then its id cannot be reused, so no signal hits another process. Never uses a shell, never inherits
+//! our stdin. If we ourselves are killed, the program ends at its next write to the closed pipe (and systemd ends the whole unit).
 use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
@@ -18,25 +16,25 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
-use super::stream::{Bytes, Got};
+use super::stream::{Bytes, ReadOutcome};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::limits::EXEC_STDERR_BYTES_MAX;
 use crate::base::mask::masked;
 use crate::base::stop::Stop;
 use crate::platform::clock::{Clock, Mono};
 
-/// How long a program has to end after SIGTERM, or to end by itself after it closed its output.
+/// Time for a program to end after SIGTERM, or by itself after it closed its output.
 const END_GRACE: Duration = Duration::from_secs(1);
-/// Step of such waits.
+/// Polling interval of such waits.
 const END_STEP: Duration = Duration::from_millis(10);
-/// Longest wait in one piece, so that a stop request is seen soon.
+/// Longest uninterrupted wait, so that a stop request is noticed soon.
 const WAIT_STEP: Duration = Duration::from_millis(100);
-/// What we ask the kernel to hold between the program and us, bytes: fewer wake-ups for the same frames. An unprivileged
-/// process may have that much (`/proc/sys/fs/pipe-max-size`).
+/// Requested size of the pipe between the program and us, bytes: fewer wake-ups for the same frames. An unprivileged process may have that
+/// much (`/proc/sys/fs/pipe-max-size`).
 const PIPE_BYTES: usize = 1 << 20;
-/// Skipped frames go through this, bytes.
+/// Buffer through which skipped frames are drained, bytes.
 const SCRATCH_BYTES: usize = 64 << 10;
-/// Most of the program's own words in an error message, characters.
+/// Maximum length of the program's own messages in an error message, characters.
 const TAIL_CHARS_MAX: usize = 300;
 
 /// The newest bytes of a program's stderr.
@@ -57,7 +55,7 @@ impl StderrTail {
         }
     }
 
-    /// The last three lines, on one, without control characters and passwords; empty if there are none.
+    /// Its last three lines joined into one, without control characters and passwords; empty if there are none.
     fn text(&self) -> String {
         let start = self.written.saturating_sub(EXEC_STDERR_BYTES_MAX);
         let bytes: Vec<u8> = (start..self.written).map(|at| self.ring[at % EXEC_STDERR_BYTES_MAX]).collect();
@@ -72,12 +70,12 @@ impl StderrTail {
     }
 }
 
-/// Cuts what comes in pieces into lines: a password that two pieces share would not be recognised in either.
+/// Joins pieces of output into lines: a password that is split over two pieces would not be recognised in either.
 #[derive(Default)]
 struct Lines(Vec<u8>);
 
 impl Lines {
-    /// Hands on each line that `bytes` ends, without blank ones; one of more than [`EXEC_STDERR_BYTES_MAX`] is cut.
+    /// Passes on each line that `bytes` completes, without blank ones; a line longer than [`EXEC_STDERR_BYTES_MAX`] is truncated.
     fn push(&mut self, bytes: &[u8], mut line: impl FnMut(&str)) {
         for &byte in bytes {
             if !matches!(byte, b'\n' | b'\r') && self.0.len() < EXEC_STDERR_BYTES_MAX {
@@ -101,7 +99,7 @@ pub(super) enum Ended {
     Status(i32),
     /// By this signal.
     Signal(i32),
-    /// Not at all.
+    /// Still running.
     Running,
 }
 
@@ -115,7 +113,7 @@ impl std::fmt::Display for Ended {
     }
 }
 
-/// A running program and the bytes that it writes.
+/// A running program and its output.
 pub(super) struct Program {
     child: Child,
     pid: Pid,
@@ -127,9 +125,9 @@ pub(super) struct Program {
     scratch: Box<[u8]>,
     clock: Arc<dyn Clock>,
     stop: Stop,
-    /// Until when reads wait.
+    /// Deadline of reads.
     deadline: Mono,
-    /// Since when no bytes have come.
+    /// Time of the last bytes.
     silent_since: Option<Mono>,
     read_at: Mono,
     /// Bytes read so far.
@@ -137,10 +135,10 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Starts it. `words` is not empty.
+    /// Starts the program. `words` is not empty.
     ///
     /// # Errors
-    /// Fatal if there is no such program or it may not be run; Retry if the system has no room for it now.
+    /// Fatal if there is no such program or it may not be run; Retry if the system lacks resources now.
     pub(super) fn start(words: &[String], what: &str, clock: Arc<dyn Clock>, stop: Stop) -> Result<Self> {
         let (name, arguments) =
             words.split_first().ok_or_else(|| Error::fatal(Kind::Config, "no command"))?;
@@ -186,7 +184,7 @@ impl Program {
         Ok(program)
     }
 
-    /// The next reads wait until `patience` from now.
+    /// Sets the deadline of the next reads to `patience` from now.
     pub(super) fn wait_for(&mut self, patience: Duration) {
         self.deadline = self.clock.mono() + patience;
     }
@@ -196,18 +194,18 @@ impl Program {
         self.received
     }
 
-    /// How long no bytes have come.
+    /// Time since the last bytes.
     pub(super) fn silence(&self) -> Duration {
         self.silent_since.map_or(Duration::ZERO, |since| self.clock.mono().since(since))
     }
 
-    /// How it ended; waits for that for at most a second. Leaves it unreaped.
+    /// How it ended; waits for that at most a second. Does not reap it.
     pub(super) fn ended(&mut self) -> Ended {
         for _ in 0..steps() {
             self.read_stderr();
             let ended = self.peek();
             if ended != Ended::Running {
-                // What it said last may have come between the two.
+                // Its last output may have arrived between the two reads.
                 self.read_stderr();
                 return ended;
             }
@@ -216,7 +214,7 @@ impl Program {
         Ended::Running
     }
 
-    /// Its last words, in brackets; empty if it had none.
+    /// Its last messages, in brackets; empty if there are none.
     pub(super) fn last_words(&mut self) -> String {
         self.read_stderr();
         match self.tail.text() {
@@ -225,7 +223,7 @@ impl Program {
         }
     }
 
-    /// Its state, without reaping it.
+    /// Its status, without reaping it.
     fn peek(&self) -> Ended {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         match waitid(WaitId::Pid(self.pid), options) {
@@ -238,10 +236,10 @@ impl Program {
         }
     }
 
-    /// Takes what lies in the stderr pipe, never waits.
+    /// Reads what is in the stderr pipe, never waits.
     fn read_stderr(&mut self) {
         let mut chunk = [0u8; 1024];
-        // A program that floods its stderr must not hold us here.
+        // A program that floods its stderr must not keep us in this loop.
         for _ in 0..64 {
             let Some(stderr) = &mut self.stderr else { return };
             match stderr.read(&mut chunk) {
@@ -260,7 +258,7 @@ impl Program {
         }
     }
 
-    /// Waits until stdout has something (or its end), or the deadline. False at the deadline or a stop request.
+    /// Waits until stdout is readable or at its end, or until the deadline. False at the deadline or a stop request.
     fn wait_readable(&mut self) -> bool {
         loop {
             let now = self.clock.mono();
@@ -288,7 +286,7 @@ impl Program {
     }
 
     /// One read from stdout into `self.scratch` or `buffer`.
-    fn read_some(&mut self, mut buffer: Option<&mut [u8]>, most: usize) -> Result<Got> {
+    fn read_some(&mut self, mut buffer: Option<&mut [u8]>, most: usize) -> Result<ReadOutcome> {
         loop {
             let target = match &mut buffer {
                 Some(buffer) => &mut buffer[..],
@@ -296,19 +294,19 @@ impl Program {
             };
             let most = most.min(target.len());
             match self.stdout.read(&mut target[..most]) {
-                Ok(0) => return Ok(Got::End),
+                Ok(0) => return Ok(ReadOutcome::End),
                 Ok(count) => {
                     self.silent_since = None;
                     self.read_at = self.clock.mono();
                     self.received += count as u64;
-                    return Ok(Got::Some(count));
+                    return Ok(ReadOutcome::Some(count));
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let now = self.clock.mono();
                     self.silent_since.get_or_insert(now);
                     if !self.wait_readable() {
-                        return Ok(Got::Idle);
+                        return Ok(ReadOutcome::Idle);
                     }
                 }
                 Err(error) => {
@@ -320,7 +318,7 @@ impl Program {
         }
     }
 
-    /// Whether the program has ended and nobody of its group holds its output any more.
+    /// Whether the program has ended and no process of its group holds its output any more.
     fn gone(&self) -> bool {
         let mut fds = [PollFd::new(&self.stdout, PollFlags::empty())];
         let closed = poll(&mut fds, Some(&timespec(Duration::ZERO))).is_ok()
@@ -330,12 +328,12 @@ impl Program {
 }
 
 impl Bytes for Program {
-    fn read(&mut self, buffer: &mut [u8]) -> Result<Got> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<ReadOutcome> {
         let most = buffer.len();
         self.read_some(Some(buffer), most)
     }
 
-    fn skip(&mut self, most: u64) -> Result<Got> {
+    fn skip(&mut self, most: u64) -> Result<ReadOutcome> {
         self.read_some(None, usize::try_from(most).unwrap_or(usize::MAX))
     }
 
@@ -350,7 +348,7 @@ impl Bytes for Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Errors mean that nobody is left, which is what we want.
+        // Errors mean that no process is left, which is the goal.
         if kill_process_group(self.pid, Signal::TERM).is_ok() {
             for _ in 0..steps() {
                 if self.gone() {
@@ -370,7 +368,7 @@ fn steps() -> u128 {
     END_GRACE.as_millis() / END_STEP.as_millis()
 }
 
-/// A short wait on nothing: for the steps of ending a program, which a shutdown must not cut short.
+/// A short wait between the steps of ending a program, which a shutdown must not cut short.
 fn pause(duration: Duration) {
     let _ = poll(&mut [], Some(&timespec(duration)));
 }
@@ -388,7 +386,7 @@ fn is_short(error: &std::io::Error) -> bool {
 fn cannot_start(what: &str, error: std::io::Error) -> Error {
     let (make, remedy): (fn(Kind, String) -> Error, _) = match error.kind() {
         ErrorKind::NotFound => (Error::fatal, "is not installed: install it, or write its whole path"),
-        ErrorKind::PermissionDenied => (Error::fatal, "may not be run: check its rights (chmod +x)"),
+        ErrorKind::PermissionDenied => (Error::fatal, "may not be run: make it executable (chmod +x)"),
         ErrorKind::InvalidInput => (Error::fatal, "cannot be run: there is a zero byte in the command"),
         ErrorKind::WouldBlock | ErrorKind::OutOfMemory => (Error::retry, "cannot be started now"),
         // No descriptors for its pipes.
@@ -403,7 +401,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_short_now_is_tried_again() {
+    fn resource_shortages_are_retried() {
         use crate::base::error::Class;
         use rustix::io::Errno;
         for (errno, class) in [
@@ -419,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_come_in_pieces_are_put_together() {
+    fn split_lines_are_joined() {
         let mut lines = Lines::default();
         let mut seen = Vec::new();
         for piece in ["rtsp://u:sec", "ret@h\r\n\n", "  \nsecond", "\n"] {
@@ -432,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tail_is_the_newest_and_harmless() {
+    fn the_tail_is_the_newest_output_without_secrets_and_control_characters() {
         let mut tail = StderrTail::new();
         assert_eq!(tail.text(), "");
         tail.push(&vec![b'x'; EXEC_STDERR_BYTES_MAX * 2]);

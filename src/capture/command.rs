@@ -1,13 +1,12 @@
-//! A command line cut into words, without a shell. Pure: starts nothing, expands nothing.
+//! Splits a command line into words, without a shell. Pure: starts nothing, expands nothing.
 
 pub use crate::base::mask::masked;
 
-/// Cuts a command line into words: blanks separate; `'..'` is taken as it stands; in `".."` a backslash protects `"`, `\`,
-/// `$` and the backtick; outside of quotes it protects any character. No variables, patterns, pipes: for those
-/// `sh -c '...'`.
+/// Splits a command line into words at whitespace; `'..'` is literal; in `".."` a backslash escapes `"`, `\`, `$` and the backtick; outside
+/// quotes it escapes any character. No variables, patterns or pipes: for those use `sh -c '...'`.
 ///
 /// # Errors
-/// One line with the remedy: an open quote, a backslash at the end, nothing at all, or a word that only a shell understands.
+/// One line with the remedy: an open quote, a backslash at the end, nothing at all, or a word that needs a shell.
 pub fn split(line: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -33,7 +32,7 @@ pub fn split(line: &str) -> Result<Vec<String>, String> {
             '\\' => {
                 quoted = true;
                 let Some(c) = chars.next() else {
-                    return Err("a backslash at the end protects nothing: write \\\\".to_owned());
+                    return Err("a backslash at the end escapes nothing: write \\\\".to_owned());
                 };
                 word.get_or_insert_default().push(c);
             }
@@ -67,7 +66,7 @@ fn double_quoted(chars: &mut std::str::Chars<'_>, word: &mut String) -> Result<(
     Err("a \" is never closed: add it, or write \\\"".to_owned())
 }
 
-/// A lone `|` handed to ffmpeg would be a riddle for whoever wrote it.
+/// A lone `|` passed to ffmpeg would cause a confusing error message.
 fn finish(words: &mut Vec<String>, word: Option<String>, quoted: bool) -> Result<(), String> {
     let Some(word) = word else { return Ok(()) };
     let shell = matches!(word.as_str(), "|" | "||" | "&" | "&&" | ";" | "<")
@@ -87,7 +86,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn lines_are_cut_like_a_shell_would() {
+    fn command_lines_are_split_like_in_a_shell() {
         for (line, words) in [
             ("cat a b", &["cat", "a", "b"][..]),
             ("  cat \t a\n", &["cat", "a"]),
@@ -109,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
+    fn ambiguous_commands_are_refused() {
         for (line, part) in [
             ("cat 'a", "never closed"),
             ("cat \"a", "never closed"),
@@ -129,13 +128,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn quoting_any_words_gives_them_back(words in proptest::collection::vec(".{1,12}", 1..6)) {
+        fn quoted_words_round_trip(words in proptest::collection::vec(".{1,12}", 1..6)) {
             let line = words.iter().map(|w| format!("'{}'", w.replace('\'', r"'\''"))).collect::<Vec<_>>().join(" ");
             prop_assert_eq!(split(&line).unwrap(), words);
         }
 
         #[test]
-        fn any_line_is_cut_or_refused(line in "\\PC{0,60}") {
+        fn any_command_line_is_split_or_refused(line in "\\PC{0,60}") {
             let _any = split(&line);
         }
     }

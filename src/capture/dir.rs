@@ -1,8 +1,8 @@
-//! `dir:` - the pictures of a folder, in the order of their names: `2.jpg` before `10.jpg`. Hidden files (`._x.jpg`) are none.
+//! `dir:` - the pictures of a folder, in the order of their names: `2.jpg` before `10.jpg`. Hidden files (`._x.jpg`) are ignored.
 //!
-//! The folder is listed when it is opened, and every header looked at. A live folder is listed again while nothing else is to be done:
-//! pictures that are added later come once each, when they have stopped growing. Baseline JPEGs go straight into the caller's buffer;
-//! all others are decoded on the heap, one at a time. Never looks into folders below.
+//! The folder is listed when it is opened, and every header is read. A live folder is listed again whenever its pictures are used up:
+//! pictures that are added later come once each, when they have stopped growing. Baseline JPEGs go straight into the caller's buffer; all
+//! others are decoded on the heap, one at a time. Subfolders are ignored.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ use crate::base::stop::Stop;
 use crate::capture::frame::{FrameFormat, PixelFormat};
 use crate::platform::clock::{Clock, Mono};
 
-/// Most pictures of a folder: their names are kept in memory, and each header is read when it is opened.
+/// Maximum number of pictures in a folder: their names are kept in memory, and each header is read when it is opened.
 pub const PICTURES_MAX: usize = 100_000;
 /// How often a live folder is listed. A picture whose size is the same in two lists is complete.
 const LIST_INTERVAL: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ const LIST_INTERVAL: Duration = Duration::from_secs(1);
 /// A folder of pictures.
 pub struct DirSource {
     folder: PathBuf,
-    /// What is known of a live folder.
+    /// State of a live folder.
     watch: Option<Watch>,
     clock: Arc<dyn Clock>,
     stop: Stop,
@@ -40,48 +40,48 @@ pub struct DirSource {
     at_end: AtEnd,
     color: ColorOverride,
     next: usize,
-    /// The picture that was announced and not read.
+    /// The picture that was announced and not read yet.
     announced: Option<usize>,
     over: bool,
 }
 
-/// A picture and whether its header promised a JPEG that goes into the ring as it is.
+/// A picture, and whether its header promised a JPEG that goes into the ring undecoded.
 struct Entry {
     path: PathBuf,
     baseline: bool,
     bytes: usize,
 }
 
-/// What is known of a live folder.
+/// State of a live folder.
 struct Watch {
-    known: BTreeMap<OsString, Seen>,
+    known: BTreeMap<OsString, FileState>,
     next_list: Mono,
-    /// Listing failed, which was said.
+    /// Listing failed, and this was reported.
     failed: bool,
 }
 
 /// A file of a live folder in the last list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
-    /// It has had its turn.
+enum FileState {
+    /// It was delivered.
     Taken,
     /// It had this many bytes.
     Growing(u64),
 }
 
 impl Watch {
-    /// The names that are complete and were not taken yet. What is no longer in the folder is forgotten.
+    /// The names of complete pictures that were not delivered yet. Forgets files that are no longer in the folder.
     fn complete(&mut self, list: Vec<(OsString, u64)>) -> Vec<OsString> {
         let mut new = Vec::new();
         let mut known = BTreeMap::new();
         for (name, bytes) in list {
             let seen = match self.known.get(&name) {
-                Some(Seen::Taken) => Seen::Taken,
-                Some(Seen::Growing(before)) if *before == bytes && bytes > 0 => {
+                Some(FileState::Taken) => FileState::Taken,
+                Some(FileState::Growing(before)) if *before == bytes && bytes > 0 => {
                     new.push(name.clone());
-                    Seen::Taken
+                    FileState::Taken
                 }
-                Some(Seen::Growing(_)) | None => Seen::Growing(bytes),
+                Some(FileState::Growing(_)) | None => FileState::Growing(bytes),
             };
             known.insert(name, seen);
         }
@@ -92,12 +92,12 @@ impl Watch {
 }
 
 impl DirSource {
-    /// Lists `.jpg`, `.jpeg` and `.png` in `path` (in any case) and looks at their headers. What turns out to be no picture
-    /// is reported when its turn comes.
+    /// Lists `.jpg`, `.jpeg` and `.png` in `path` (in any case) and reads their headers. A file that turns out not to be a picture is
+    /// reported when its turn comes.
     ///
     /// # Errors
     /// Fatal with the remedy: no such folder, more than [`PICTURES_MAX`]; none of these files, or none with a good header (for a live
-    /// folder Retry: they may come).
+    /// folder Retry: they may be added).
     pub fn open(path: &Path, params: &CaptureParams, clock: Arc<dyn Clock>) -> Result<Self> {
         let is_live = params.timing == Timing::Live && params.at_end == AtEnd::Stop;
         let none = |text: &str| {
@@ -135,7 +135,7 @@ impl DirSource {
         format.color = params.color.apply(format.color);
         let rate = params.fps.unwrap_or(FrameRate::whole(1));
         let watch = is_live.then(|| Watch {
-            known: list.into_iter().map(|(name, _)| (name, Seen::Taken)).collect(),
+            known: list.into_iter().map(|(name, _)| (name, FileState::Taken)).collect(),
             next_list: clock.mono() + LIST_INTERVAL,
             failed: false,
         });
@@ -156,7 +156,7 @@ impl DirSource {
         })
     }
 
-    /// All pictures of a live folder were taken: lists it again, if it is time to. Waits at most `patience`.
+    /// All pictures of a live folder were delivered: lists it again, if it is time to. Waits at most `patience`.
     fn look_for_more(&mut self, patience: Duration) {
         let Some(watch) = &mut self.watch else { return };
         let now = self.clock.mono();
@@ -247,25 +247,25 @@ impl std::fmt::Debug for DirSource {
 fn around(a: &FrameFormat, b: &FrameFormat) -> FrameFormat {
     let (width, height) = (a.width.max(b.width), a.height.max(b.height));
     let mjpeg = [a, b].into_iter().find(|format| format.pixel == PixelFormat::Mjpeg);
-    // MJPEG has no rows in memory, the rows of the others are packed RGB.
+    // MJPEG has no row stride; the other formats are packed RGB.
     let row_bytes = if mjpeg.is_some() { 0 } else { width * 3 };
     FrameFormat { width, height, row_bytes, ..*mjpeg.unwrap_or(a) }
 }
 
-/// The pictures of a folder and their lengths in bytes, in no order.
+/// The pictures of a folder and their lengths in bytes, unsorted.
 fn list(folder: &Path) -> Result<Vec<(OsString, u64)>> {
     let fatal = |text: &str| Error::fatal(Kind::Source, format!("folder '{}': {text}", folder.display()));
     let unread = |error: std::io::Error| {
         if error.kind() == std::io::ErrorKind::NotADirectory {
-            return fatal("is no folder: use file: for a recording");
+            return fatal("is not a folder: use file: for a recording");
         }
-        fatal("cannot be listed: check the path and its rights").caused_by(error)
+        fatal("cannot be listed: check the path and its permissions").caused_by(error)
     };
     let mut pictures = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unread)? {
         let path = entry.map_err(unread)?.path();
         let (Some(name), true) = (path.file_name(), is_picture_name(&path)) else { continue };
-        // A link that leads nowhere is listed, and told when its turn comes.
+        // A broken link is listed, and reported when its turn comes.
         let data = std::fs::metadata(&path);
         if data.as_ref().is_ok_and(std::fs::Metadata::is_dir) {
             continue;
@@ -278,7 +278,7 @@ fn list(folder: &Path) -> Result<Vec<(OsString, u64)>> {
     Ok(pictures)
 }
 
-/// What the header of the picture `path` promises.
+/// The format in the header of the picture `path`.
 fn announced(path: PathBuf) -> (Entry, Result<picture::Announced>) {
     let found = picture::announced(&path);
     let baseline = found.as_ref().is_ok_and(|found| found.format.pixel == PixelFormat::Mjpeg);
@@ -286,8 +286,8 @@ fn announced(path: PathBuf) -> (Entry, Result<picture::Announced>) {
     (Entry { path, baseline, bytes }, found)
 }
 
-/// Whether this is the name of a picture: `.jpg`, `.jpeg` or `.png`, in any case. Hidden files are none: macOS puts `._x.jpg`, which
-/// is no picture, beside each `x.jpg` on foreign disks.
+/// Whether this is the name of a picture: `.jpg`, `.jpeg` or `.png`, in any case. Hidden files are not: macOS puts `._x.jpg`, which is not
+/// a picture, beside each `x.jpg` on foreign disks.
 pub fn is_picture_name(path: &Path) -> bool {
     let is_hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
     let extension = path.extension().and_then(|extension| extension.to_str());
@@ -295,7 +295,7 @@ pub fn is_picture_name(path: &Path) -> bool {
         && extension.is_some_and(|e| ["jpg", "jpeg", "png"].iter().any(|known| e.eq_ignore_ascii_case(known)))
 }
 
-/// Orders names as people do: runs of digits by their number, everything else by its bytes.
+/// Natural order of names: runs of digits by their number, everything else by its bytes.
 pub fn by_number(a: &[u8], b: &[u8]) -> Ordering {
     let (mut rest_a, mut rest_b) = (a, b);
     while let (Some(&first_a), Some(&first_b)) = (rest_a.first(), rest_b.first()) {
@@ -315,7 +315,7 @@ pub fn by_number(a: &[u8], b: &[u8]) -> Ordering {
             (rest_a, rest_b) = (&rest_a[1..], &rest_b[1..]);
         }
     }
-    // Equal but for leading zeros, or one is the beginning of the other.
+    // Equal except for leading zeros, or one is a prefix of the other.
     rest_a.len().cmp(&rest_b.len()).then_with(|| a.cmp(b))
 }
 
@@ -327,7 +327,7 @@ fn number(text: &[u8]) -> (&[u8], &[u8]) {
     (&digits[zeros..], rest)
 }
 
-/// A baseline JPEG, straight into the buffer. The file may have changed since it was listed, so its header counts again.
+/// Reads a baseline JPEG straight into the buffer. The file may have changed since it was listed, so its header is checked again.
 fn read_jpeg(path: &Path, buffer: &mut [u8]) -> Result<Filled> {
     let refuse = |why: &str| Error::degrade(Kind::Source, format!("picture '{}': {why}", path.display()));
     let unread = |error: std::io::Error| refuse("cannot be read").caused_by(error);
@@ -337,7 +337,7 @@ fn read_jpeg(path: &Path, buffer: &mut [u8]) -> Result<Filled> {
         if used == buffer.len() {
             match file.read(&mut [0]).map_err(unread)? {
                 0 => break,
-                _ => return Err(refuse(&format!("has more than the {} bytes of room", buffer.len()))),
+                _ => return Err(refuse(&format!("is larger than the {} bytes of its buffer", buffer.len()))),
             }
         }
         match file.read(&mut buffer[used..]) {
@@ -352,16 +352,17 @@ fn read_jpeg(path: &Path, buffer: &mut [u8]) -> Result<Filled> {
             let format = info.format(ColorOverride::default()).map_err(|why| refuse(&why))?;
             Ok(Filled { format, bytes_used: used })
         }
-        Head::Info(_) | Head::More | Head::Broken(_) => Err(refuse("is no baseline JPEG any more")),
+        Head::Info(_) | Head::More | Head::Broken(_) => Err(refuse("is not a baseline JPEG any more")),
     }
 }
 
-/// Any other picture, by way of the heap.
+/// Any other picture, decoded on the heap.
 fn load_into(path: &Path, buffer: &mut [u8]) -> Result<Filled> {
     let picture = picture::load(path)?;
     let used = picture.bytes.len();
     let Some(target) = buffer.get_mut(..used) else {
-        let text = format!("picture '{}': {used} bytes, but only {} of room", path.display(), buffer.len());
+        let text =
+            format!("picture '{}': {used} bytes, but a buffer of only {}", path.display(), buffer.len());
         return Err(Error::degrade(Kind::Source, text));
     };
     target.copy_from_slice(&picture.bytes);
@@ -394,13 +395,13 @@ mod tests {
     }
 
     #[test]
-    fn pictures_come_by_name_a_second_each_and_a_bad_one_costs_itself() {
+    fn pictures_come_by_name_one_second_apart_and_a_bad_one_is_skipped() {
         let dir = folder();
         let clock = Arc::new(FakeClock::default());
         clock.set(at(5_000_000_000));
         let params = CaptureParams { at_end: AtEnd::Loop, ..CaptureParams::default() };
         let mut source = DirSource::open(dir.path(), &params, clock).unwrap();
-        // As large as the PNG, and JPEGs are among them.
+        // As large as the PNG, and MJPEG because there are JPEGs.
         let FrameFormat { pixel, width, height, row_bytes, .. } = *source.format();
         assert_eq!((pixel, width, height, row_bytes), (PixelFormat::Mjpeg, 80, 60, 0));
         assert!(source.slot_bytes() >= 80 * 60 * 3);
@@ -457,7 +458,7 @@ mod tests {
         }
     }
 
-    /// A folder that stands in for a camera waits for more, takes each picture once and only when it has stopped growing.
+    /// A live folder waits for more pictures, and delivers each once, when it has stopped growing.
     #[test]
     fn a_live_folder_takes_each_picture_once_when_it_is_complete() {
         let dir = tempfile::tempdir().unwrap();
@@ -472,7 +473,7 @@ mod tests {
         }
         let mut source = DirSource::open(dir.path(), &params, clock.clone()).unwrap();
         let mut buffer = vec![0; source.slot_bytes()];
-        // What comes in so many seconds: the widths of the pictures.
+        // Widths of the pictures that come within this many seconds.
         let mut come = |source: &mut DirSource, seconds: u64| {
             let mut widths = Vec::new();
             for _ in 0..seconds * 10 {
@@ -494,7 +495,7 @@ mod tests {
         let whole = skeleton(80, 48, 1);
         write("11.jpg", &whole[..20]);
         write("9.jpg", &skeleton(32, 32, 1));
-        assert_eq!(come(&mut source, 1), [] as [u32; 0], "seen once is not complete");
+        assert_eq!(come(&mut source, 1), [] as [u32; 0], "listed once is not complete");
         write("11.jpg", &whole);
         assert_eq!(come(&mut source, 4), [32, 80]);
         assert_eq!(source.format().width, 80);
@@ -502,11 +503,11 @@ mod tests {
         std::fs::remove_file(dir.path().join("9.jpg")).unwrap();
         assert_eq!(come(&mut source, 2), [] as [u32; 0]);
         write("9.jpg", &skeleton(48, 48, 1));
-        assert_eq!(come(&mut source, 4), [48], "a new one of an old name");
+        assert_eq!(come(&mut source, 4), [48], "a new file with an old name");
     }
 
     #[test]
-    fn it_ends_and_stays_ended() {
+    fn the_end_of_a_folder_is_final() {
         let dir = folder();
         let mut source =
             DirSource::open(dir.path(), &CaptureParams::default(), Arc::new(FakeClock::default())).unwrap();
@@ -525,7 +526,7 @@ mod tests {
         source.advance(Duration::ZERO).unwrap();
         let mut buffer = vec![0; source.slot_bytes()];
         std::fs::write(dir.path().join("b.JPG"), vec![0xFF; buffer.len() + 1]).unwrap();
-        assert!(source.read_into(&mut buffer).unwrap_err().to_string().contains("of room"));
+        assert!(source.read_into(&mut buffer).unwrap_err().to_string().contains("of its buffer"));
         source.advance(Duration::ZERO).unwrap();
         source.advance(Duration::ZERO).unwrap();
         std::fs::write(dir.path().join("d.jpg"), b"gone").unwrap();
@@ -567,7 +568,7 @@ mod tests {
             error.to_string().contains("none of its pictures") && error.to_string().contains("x.jpg"),
             "{error}"
         );
-        assert!(open(&file).to_string().contains("is no folder"));
+        assert!(open(&file).to_string().contains("is not a folder"));
         assert_eq!(error.class(), Class::Fatal);
     }
 }

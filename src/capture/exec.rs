@@ -1,7 +1,7 @@
 //! `exec:` - a program that writes frames to its standard output: yuv4mpeg, JPEGs, or raw frames of the given size.
 //!
-//! Never restarts the program: its end is an error that the owner answers by opening the source again. Errors name the
-//! program but not its arguments, which may hold a camera's password.
+//! Never restarts the program: its end is an error, after which the owner opens the source again. Errors name the
+//! program but not its arguments, which may contain a camera's password.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,23 +27,23 @@ pub struct ExecSource {
     state: State,
 }
 
-/// Whether there is more to come.
+/// State of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Running,
     /// The recording is over.
     Over,
-    /// It failed, which was said.
+    /// It failed, and this was reported.
     Failed,
 }
 
 impl ExecSource {
-    /// Starts `line` (cut by [`command::split`]) and waits until its output shows the format, at most
-    /// [`CaptureParams::idle_timeout`]. If `params` names a raw pixel format, the output is that, unless it begins with a
-    /// yuv4mpeg header.
+    /// Starts `line` (split by [`command::split`]) and waits until its output shows the format, at most
+    /// [`CaptureParams::idle_timeout`]. If `params` names a raw pixel format, the output is read as that, unless it
+    /// begins with a yuv4mpeg header.
     ///
     /// # Errors
-    /// Fatal with the remedy: a bad command line, no such program, an output that is not read here, no frame rate for a
+    /// Fatal with the remedy: a bad command line, no such program, an unsupported output, no frame rate for a
     /// recording. Retry: it ended or stayed silent.
     pub fn open(line: &str, params: &CaptureParams, clock: Arc<dyn Clock>) -> Result<Self> {
         let words = command::split(line)
@@ -52,7 +52,7 @@ impl ExecSource {
             Path::new(&words[0]).file_name().map_or_else(|| words[0].clone(), |n| n.to_string_lossy().into());
         let what = format!("program '{name}'");
         if params.pixel.is_some_and(|pixel| pixel != crate::capture::frame::PixelFormat::Mjpeg) {
-            // Its size may come from a yuv4mpeg header, but what is set must make sense.
+            // Its size may come from a yuv4mpeg header, but the settings must be valid.
             if let (Some(pixel), Some(_), Some(_)) = (params.pixel, params.width, params.height) {
                 params.raw_format(pixel, &what)?;
             }
@@ -71,7 +71,7 @@ impl ExecSource {
             }
             Err(Fault::Source(error)) => return Err(error),
             Err(Fault::Stream(text) | Fault::Frame(text)) => {
-                // What it says about that may come a moment after what it wrote.
+                // Its message about that may arrive shortly after the output.
                 program.ended();
                 let text = format!("its output {text}{}", program.last_words());
                 return Err(named(Error::fatal, &what, &text));
@@ -83,7 +83,7 @@ impl ExecSource {
             (None, Timing::Recording) => {
                 return Err(Error::fatal(
                     Kind::Config,
-                    format!("{what}: nothing tells its frame rate: set fps, or take it as live"),
+                    format!("{what}: its frame rate is unknown: set fps, or treat it as live"),
                 ));
             }
         };
@@ -98,7 +98,7 @@ impl ExecSource {
         })
     }
 
-    /// Its output is over, perhaps inside a frame.
+    /// The output has ended, perhaps inside a frame.
     fn ended(&mut self, half: Option<Half>) -> Result<Advance> {
         let ended = self.program.ended();
         let clean = ended == Ended::Status(0) && self.timing == Timing::Recording;
@@ -111,7 +111,7 @@ impl ExecSource {
             return Ok(Advance::End);
         }
         let said = if ended == Ended::Running {
-            "closed its output and runs on".to_owned()
+            "closed its output and is still running".to_owned()
         } else {
             ended.to_string()
         };
@@ -166,7 +166,7 @@ impl FrameSource for ExecSource {
         self.program.wait_for(self.idle_timeout);
         match self.framer.read_into(&mut self.program, buffer) {
             Ok(Read::Whole(filled)) => Ok(filled),
-            // The announced frame has its number already.
+            // The announced frame is already numbered.
             Ok(Read::Cut(half)) => {
                 let ended = self.program.ended();
                 let clean = ended == Ended::Status(0) && self.timing == Timing::Recording;
@@ -177,7 +177,7 @@ impl FrameSource for ExecSource {
             }
             Ok(Read::Late(half)) => {
                 let text = format!(
-                    "the rest of a frame did not come within {:?}: {half}{}",
+                    "the rest of a frame did not arrive within {:?}: {half}{}",
                     self.idle_timeout,
                     self.program.last_words()
                 );
@@ -191,9 +191,12 @@ impl FrameSource for ExecSource {
 
 fn silent(what: &str, program: &mut Program, idle_timeout: Duration) -> Error {
     let text = match program.received() {
-        // At the opening bytes may come all the time and make no frame.
+        // While opening, bytes may keep coming without ever making a frame.
         bytes if bytes > 0 && program.silence() < idle_timeout => {
-            format!("no frame within {idle_timeout:?}, though {bytes} bytes came{}", program.last_words())
+            format!(
+                "no frame within {idle_timeout:?}, although {bytes} bytes arrived{}",
+                program.last_words()
+            )
         }
         _ => format!("no bytes for {idle_timeout:?}{}", program.last_words()),
     };

@@ -1,7 +1,7 @@
 //! `file:` - a recording of yuv4mpeg, concatenated JPEGs or raw frames.
 //!
-//! Frames that nobody wants are stepped over, not read (but for MJPEG, whose frames must be walked through to find their
-//! ends). Never maps the file, never takes it whole into memory, never follows a file that grows.
+//! Unwanted frames are seeked over, not read (except in MJPEG, where only parsing finds the end of a frame). Never maps the file, never
+//! reads it whole into memory, never follows a file that grows.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, FileTypeExt};
@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::rate::Timeline;
-use super::stream::{Bytes, Expect, Fault, Framer, Got, Next, Opened, Read, named};
+use super::stream::{Bytes, Expect, Fault, Framer, Next, Opened, Read, ReadOutcome, named};
 use super::{Advance, AtEnd, CaptureParams, Filled, FrameSource};
 use crate::base::error::{Error, Kind, Result};
 use crate::capture::frame::{FrameFormat, PixelFormat};
 use crate::platform::clock::{Clock, Mono};
 
-/// A regular file, read at a position that we keep: skipping is an addition.
+/// A regular file with our own read position: skipping is an addition.
 struct FileBytes {
     file: File,
     at: u64,
@@ -24,13 +24,13 @@ struct FileBytes {
 }
 
 impl Bytes for FileBytes {
-    fn read(&mut self, buffer: &mut [u8]) -> Result<Got> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<ReadOutcome> {
         loop {
             match self.file.read_at(buffer, self.at) {
-                Ok(0) => return Ok(Got::End),
+                Ok(0) => return Ok(ReadOutcome::End),
                 Ok(count) => {
                     self.at += count as u64;
-                    return Ok(Got::Some(count));
+                    return Ok(ReadOutcome::Some(count));
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -41,10 +41,14 @@ impl Bytes for FileBytes {
         }
     }
 
-    fn skip(&mut self, most: u64) -> Result<Got> {
+    fn skip(&mut self, most: u64) -> Result<ReadOutcome> {
         let count = most.min(self.length.saturating_sub(self.at));
         self.at += count;
-        Ok(if count == 0 { Got::End } else { Got::Some(usize::try_from(count).unwrap_or(usize::MAX)) })
+        Ok(if count == 0 {
+            ReadOutcome::End
+        } else {
+            ReadOutcome::Some(usize::try_from(count).unwrap_or(usize::MAX))
+        })
     }
 
     fn remaining(&self) -> Option<u64> {
@@ -63,10 +67,10 @@ pub struct FileSource {
     framer: Framer,
     timeline: Timeline,
     at_end: AtEnd,
-    /// Where the first frame starts, bytes.
+    /// Offset of the first frame, bytes.
     first_frame_at: u64,
     frames_this_pass: u64,
-    /// The half frame or damage that ends this recording was reported: once is enough, also when it is looped.
+    /// The partial frame or damage at the end of this recording was reported: once is enough, also when it is looped.
     tail_reported: bool,
     over: bool,
 }
@@ -76,13 +80,13 @@ impl FileSource {
     /// size in `params`; any other extension as raw frames if `params` names the pixel format.
     ///
     /// # Errors
-    /// Fatal with the remedy: not there, no regular file, not one of these, no frame rate for a recording.
+    /// Fatal with the remedy: missing, not a regular file, none of these formats, no frame rate for a recording.
     pub fn open(path: &Path, params: &CaptureParams, clock: Arc<dyn Clock>) -> Result<Self> {
         let what = format!("file '{}'", path.display());
         let fatal = |text: &str| named(Error::fatal, &what, text);
-        // Asked before it is opened: opening a FIFO would wait for its writer.
+        // Checked before opening: opening a FIFO would wait for its writer.
         let kind = std::fs::metadata(path)
-            .map_err(|error| fatal("cannot be opened: check the path and its rights").caused_by(error))?
+            .map_err(|error| fatal("cannot be opened: check the path and its permissions").caused_by(error))?
             .file_type();
         if kind.is_dir() {
             return Err(fatal("is a folder: use dir:"));
@@ -91,11 +95,11 @@ impl FileSource {
             return Err(fatal("is a device: use v4l2:"));
         }
         if !kind.is_file() {
-            return Err(fatal("is no regular file: use exec:cat FILE"));
+            return Err(fatal("is not a regular file: use exec:cat FILE"));
         }
         let expect = expect(path, params).map_err(|text| fatal(&text))?;
-        let file =
-            File::open(path).map_err(|error| fatal("cannot be opened: check its rights").caused_by(error))?;
+        let file = File::open(path)
+            .map_err(|error| fatal("cannot be opened: check its permissions").caused_by(error))?;
         let length = file.metadata().map_err(|error| fatal("cannot be examined").caused_by(error))?.len();
         let mut bytes = FileBytes { file, at: 0, length };
         let framer = match Framer::open(&mut bytes, expect, params, &what) {
@@ -119,7 +123,7 @@ impl FileSource {
         let Some(rate) = params.fps.or(framer.rate()) else {
             return Err(Error::fatal(
                 Kind::Config,
-                format!("{what}: nothing tells its frame rate, and speeds and times need it: set fps"),
+                format!("{what}: its frame rate is unknown, and speeds and times need it: set fps"),
             ));
         };
         let timeline = Timeline::new(clock, params.stop.clone(), params.timing, rate);
@@ -136,13 +140,13 @@ impl FileSource {
         })
     }
 
-    /// The last frame is behind us. True if another pass begins.
+    /// The end of the last frame. True if another pass begins.
     fn rewind(&mut self) -> Result<bool> {
         if self.timeline.count() == 0 {
             self.over = true;
-            return Err(named(Error::fatal, &self.what, "has no whole frame"));
+            return Err(named(Error::fatal, &self.what, "has no complete frame"));
         }
-        // A pass without a frame (the file was cut meanwhile) must not loop for ever.
+        // A pass without a frame (the file was truncated meanwhile) must not loop for ever.
         if self.at_end == AtEnd::Stop || self.frames_this_pass == 0 {
             self.over = true;
             return Ok(false);
@@ -210,7 +214,7 @@ impl FrameSource for FileSource {
             Ok(Read::Whole(filled)) => Ok(filled),
             Ok(Read::Cut(half) | Read::Late(half)) => {
                 self.tail_reported = true;
-                Err(self.degrade(&format!("was cut while it was read: {half}")))
+                Err(self.degrade(&format!("was truncated while it was read: {half}")))
             }
             Err(Fault::Source(error)) => Err(error),
             Err(Fault::Frame(text) | Fault::Stream(text)) => Err(self.degrade(&text)),
@@ -218,7 +222,7 @@ impl FrameSource for FileSource {
     }
 }
 
-/// What the extension promises.
+/// The format that the extension stands for.
 fn expect(path: &Path, params: &CaptureParams) -> std::result::Result<Expect, String> {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
     let raw = |usual: PixelFormat| Ok(Expect::Raw(params.pixel.unwrap_or(usual)));

@@ -1,4 +1,4 @@
-//! One frame: its format, its stamp, and bounds-checked views of its planes.
+//! A frame: its format, its capture time, and bounds-checked views of its planes.
 //!
 //! Camera bytes are untrusted (I8): a [`FrameView`] exists only after its length was checked against its format, so
 //! every plane below it is as long as it says.
@@ -16,7 +16,7 @@ pub enum PixelFormat {
     Yuyv,
     /// Packed 4:2:2, `U Y0 V Y1`.
     Uyvy,
-    /// Planar Y, then interleaved `U V` at half width and height. What ISPs and hardware decoders give.
+    /// Planar Y, then interleaved `U V` at half width and height. The output of ISPs and hardware decoders.
     Nv12,
     /// Planar Y, U, V, chroma at half width and height (V4L2: `YU12`; ffmpeg: `yuv420p`).
     I420,
@@ -24,7 +24,7 @@ pub enum PixelFormat {
     Grey,
     /// Packed `R G B` (V4L2: `RGB3`; ffmpeg: `rgb24`).
     Rgb24,
-    /// A JPEG picture a frame.
+    /// One JPEG picture per frame.
     Mjpeg,
 }
 
@@ -98,8 +98,8 @@ impl Color {
     /// What JFIF prescribes for JPEG: BT.601, full range (ITU-T T.871 section 6.2).
     pub const JPEG: Color = Color { matrix: ColorMatrix::Bt601, range: ColorRange::Full };
 
-    /// What a video stream of that size most likely is when it does not say: the rule of mpv and of most televisions
-    /// (BT.709 from 1280 wide or above 576 lines), limited range.
+    /// The most likely colours of a video stream of that size that does not state them: the rule of mpv and of most televisions (BT.709
+    /// from 1280 wide or above 576 lines), limited range.
     pub const fn guess_for_video(width: u32, height: u32) -> Self {
         let matrix = if width >= 1280 || height > 576 { ColorMatrix::Bt709 } else { ColorMatrix::Bt601 };
         Color { matrix, range: ColorRange::Limited }
@@ -138,7 +138,7 @@ impl FrameFormat {
         Ok(format)
     }
 
-    /// Whether the numbers make sense together.
+    /// Checks that the numbers are consistent.
     ///
     /// # Errors
     /// As [`FrameFormat::packed`], or rows shorter than the width.
@@ -175,7 +175,7 @@ impl FrameFormat {
         }
     }
 
-    /// The most bytes that a frame can sensibly have: those of a raw one, three a pixel for MJPEG (and room for its headers).
+    /// Maximum plausible size of a frame in bytes: the raw size, or for MJPEG three bytes a pixel (plus its headers).
     pub fn encoded_bytes_max(&self) -> usize {
         self.frame_bytes().unwrap_or_else(|| {
             let pixels = self.width as usize * self.height as usize;
@@ -183,8 +183,8 @@ impl FrameFormat {
         })
     }
 
-    /// Bytes that a ring slot for such frames needs. For MJPEG, whose frames have no fixed size: one byte and a half a
-    /// pixel, which a camera at best quality stays under; slots for larger ones grow.
+    /// Bytes of a ring slot for such frames. For MJPEG, whose frames have no fixed size: one and a half bytes a pixel, which a camera at
+    /// best quality stays under; slots for larger frames grow.
     pub fn slot_bytes(&self) -> usize {
         self.frame_bytes().unwrap_or_else(|| {
             let pixels = self.width as usize * self.height as usize;
@@ -199,10 +199,10 @@ impl fmt::Display for FrameFormat {
     }
 }
 
-/// The stamp of a frame.
+/// Number, capture time and length of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FrameMeta {
-    /// Number of the frame at its source, from 0; a gap is a frame that the camera dropped.
+    /// Number of the frame at its source, from 0; a gap means frames that the camera dropped.
     pub seq: u64,
     /// When the picture was taken.
     pub captured_at: Mono,
@@ -210,11 +210,11 @@ pub struct FrameMeta {
     pub bytes_used: usize,
 }
 
-/// Who lends buffers of its own memory, so that frames are looked at where they lie.
+/// Lends buffers of its own memory, so that frames can be read in place.
 pub trait Lender: Send + Sync {
-    /// The memory of a buffer that is lent.
+    /// The memory of a lent buffer.
     fn bytes(&self, buffer: u32) -> &[u8];
-    /// The buffer is no longer looked at.
+    /// Takes a buffer back.
     fn give_back(&self, buffer: u32);
 }
 
@@ -225,7 +225,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// `buffer` is now on loan from `lender`, once.
+    /// A lease of `buffer` from `lender`; at most one at a time.
     pub fn new(lender: Arc<dyn Lender>, buffer: u32) -> Self {
         Lease { lender, buffer }
     }
@@ -308,8 +308,8 @@ impl fmt::Display for FrameError {
 
 impl std::error::Error for FrameError {}
 
-/// One plane: 8-bit samples at a fixed step in rows at a fixed distance. Packed formats are three such planes with
-/// steps of 2 to 4 bytes over the same memory, so whoever reads planes reads every format.
+/// One plane: 8-bit samples at a fixed step, in rows at a fixed distance. Packed formats are three such planes with steps of 2 to 4 bytes
+/// over the same memory, so code that reads planes reads every format.
 #[derive(Debug, Clone, Copy)]
 pub struct Plane<'a> {
     bytes: &'a [u8],
@@ -373,8 +373,8 @@ impl<'a> Plane<'a> {
 pub enum Planes<'a> {
     /// Luma only.
     Grey(Plane<'a>),
-    /// Luma and two chroma planes, which may have fewer samples in either direction; the sites lie centred between the
-    /// luma samples that they stand for (MPEG-1/JPEG siting).
+    /// Luma and two chroma planes, which may have fewer samples in either direction; chroma samples are centred between the luma samples
+    /// that they belong to (MPEG-1/JPEG siting).
     Yuv {
         /// Luma.
         y: Plane<'a>,
@@ -395,7 +395,7 @@ pub enum Planes<'a> {
 }
 
 impl<'a> Planes<'a> {
-    /// The plane that stands for brightness: luma, or green for RGB (59 % of luma, and what noise is least in).
+    /// The plane used as brightness: luma, or green for RGB (59 % of luma, and the plane with the least noise).
     pub fn luma(&self) -> Plane<'a> {
         match self {
             Planes::Grey(y) | Planes::Yuv { y, .. } => *y,
@@ -425,7 +425,7 @@ impl<'a> FrameView<'a> {
     /// A view of `bytes` (valid bytes only, not the whole buffer).
     ///
     /// # Errors
-    /// The format makes no sense, or the bytes are too few for it.
+    /// The format is inconsistent, or the bytes are too few for it.
     pub fn new(format: FrameFormat, bytes: &'a [u8]) -> Result<Self, FrameError> {
         format.check()?;
         let need = format.frame_bytes().unwrap_or(1);
@@ -513,7 +513,7 @@ mod tests {
     proptest! {
         /// Whatever a driver claims: either an error, or planes whose every sample can be read.
         #[test]
-        fn any_claim_is_refused_or_readable(format in any_format(), len in 0usize..70_000) {
+        fn any_claimed_format_is_refused_or_readable(format in any_format(), len in 0usize..70_000) {
             let bytes = vec![7u8; len];
             let Ok(view) = FrameView::new(format, &bytes) else { return Ok(()) };
             let planes = match view.planes() {
@@ -533,9 +533,9 @@ mod tests {
         }
     }
 
-    /// Each sample of a 16x16 frame carries its plane and place; the views must find them where V4L2 says they lie.
+    /// Each sample of a 16x16 frame encodes its plane and position; the views must find them where V4L2 specifies.
     #[test]
-    fn planes_lie_where_v4l2_says() {
+    fn planes_lie_where_v4l2_specifies() {
         let sample = |plane: u8, x: usize, y: usize| plane * 64 + (x % 8) as u8 + 8 * (y % 8) as u8;
         for pixel in
             [PixelFormat::Yuyv, PixelFormat::Uyvy, PixelFormat::Nv12, PixelFormat::I420, PixelFormat::Rgb24]

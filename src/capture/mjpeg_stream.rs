@@ -1,17 +1,17 @@
-//! JPEGs one after the other: where one ends and the next begins, and what a JPEG says about itself before it is decoded.
+//! Splits a stream of JPEGs into frames, and reads a JPEG's headers without decoding it.
 //!
-//! Pure. Walks from marker to marker (ITU-T T.81 annex B), so that a thumbnail inside a segment is not taken for a frame. Bytes
-//! between segments (a segment that is longer than it says) are passed over, up to `JUNK_BYTES_MAX`. A frame ends with EOI;
-//! without one, where the next begins. Never decodes, never copies, never allocates but for the text of an error.
+//! Pure. Walks from marker to marker (ITU-T T.81 annex B), so that a thumbnail inside a segment is not taken for a frame. Bytes between
+//! segments (a segment that is longer than its length field) are skipped, up to `JUNK_BYTES_MAX`. A frame ends with EOI; without one, where
+//! the next begins. Never decodes, never copies, and allocates only for the text of an error.
 
 use crate::capture::frame::{Color, FrameFormat, PixelFormat};
 
-/// Most bytes of a JPEG's headers that belong to no segment.
+/// Maximum number of bytes between the segments of a JPEG's headers.
 const JUNK_BYTES_MAX: usize = 64 << 10;
-/// So many frames in a row of one other size: the stream has changed its size.
+/// After this many frames in a row of one other size, the stream has changed its size.
 const SIZE_STAYS_FRAMES: u32 = 3;
 
-/// What a JPEG's frame header (SOF) says.
+/// The contents of a JPEG's frame header (SOF).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JpegInfo {
     /// Pixels a row.
@@ -22,9 +22,9 @@ pub struct JpegInfo {
     pub components: u8,
     /// Huffman-coded, sequential, 8 bits, grey or colour: what our own decoder reads.
     pub baseline: bool,
-    /// Why no decoder here reads it, if none does.
+    /// Why no decoder here supports it, if none does.
     pub refusal: Option<&'static str>,
-    /// How the picture is to be turned: EXIF's number, 1..=8; 1 as it is.
+    /// EXIF orientation, 1..=8; 1 is upright.
     pub orientation: u8,
 }
 
@@ -39,18 +39,18 @@ impl JpegInfo {
     }
 }
 
-/// What the beginning of a JPEG reveals.
+/// What the beginning of a JPEG shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Head {
     /// The frame header.
     Info(JpegInfo),
     /// It comes later: more bytes are needed.
     More,
-    /// This is no JPEG, for this reason.
+    /// Not a JPEG, for this reason.
     Broken(&'static str),
 }
 
-/// Looks for the frame header in the first bytes of a JPEG.
+/// Searches the first bytes of a JPEG for the frame header.
 pub fn jpeg_head(bytes: &[u8]) -> Head {
     let mut at = match bytes {
         [0xFF, 0xD8, ..] => 2,
@@ -86,7 +86,7 @@ pub fn jpeg_head(bytes: &[u8]) -> Head {
     }
 }
 
-const LOST_IN_JUNK: &str = "its headers are lost in other bytes";
+const LOST_IN_JUNK: &str = "there are too many bytes between its header segments";
 
 /// Reads SOF (T.81 B.2.2).
 fn frame_header(marker: u8, body: &[u8], orientation: u8) -> Head {
@@ -110,7 +110,7 @@ fn frame_header(marker: u8, body: &[u8], orientation: u8) -> Head {
     })
 }
 
-/// The orientation that an APP1 segment of EXIF tells: tag 0x0112 of the first directory of its TIFF structure (Exif 2.32, 4.6.4).
+/// The orientation in an APP1 segment of EXIF: tag 0x0112 of the first directory of its TIFF structure (Exif 2.32, 4.6.4).
 fn exif_orientation(body: &[u8]) -> Option<u8> {
     let tiff = body.strip_prefix(b"Exif\0\0")?;
     let little = match tiff.first_chunk::<4>()? {
@@ -136,7 +136,7 @@ fn exif_orientation(body: &[u8]) -> Option<u8> {
         .filter(|value| (1..=8).contains(value))
 }
 
-/// Tells a stream that has changed its size from single frames of another size (a placeholder, a thumbnail, damage).
+/// Distinguishes a stream that has changed its size from single frames of another size (a placeholder, a thumbnail, damage).
 #[derive(Debug, Default)]
 pub struct SizeWatch {
     other: (u32, u32),
@@ -145,7 +145,7 @@ pub struct SizeWatch {
 }
 
 impl SizeWatch {
-    /// Whether frames have another size than `size` from now on: the newest one, of size `found`, included.
+    /// Whether the stream has changed its size from `size` to that of the newest frame, `found`.
     pub fn has_changed(&mut self, size: (u32, u32), found: (u32, u32)) -> bool {
         if size == found {
             self.count = 0;
@@ -161,14 +161,14 @@ impl SizeWatch {
     }
 }
 
-/// SOF0..SOF15 without DHT, JPG and DAC, which lie between.
+/// SOF0..SOF15 without DHT, JPG and DAC, whose codes lie in between.
 fn is_sof(marker: u8) -> bool {
     matches!(marker, 0xC0..=0xCF) && !matches!(marker, 0xC4 | 0xC8 | 0xCC)
 }
 
 enum Segment<'a> {
     More,
-    /// What lies before `next` belongs to no segment.
+    /// The bytes before `next` belong to no segment.
     Junk {
         next: usize,
     },
@@ -185,7 +185,7 @@ enum Segment<'a> {
     },
 }
 
-/// The segment at `at`, if it is wholly there.
+/// The segment at `at`, if it is complete.
 fn segment(bytes: &[u8], mut at: usize) -> Segment<'_> {
     match bytes.get(at..).unwrap_or(&[]) {
         [] => return Segment::More,
@@ -208,7 +208,7 @@ fn segment(bytes: &[u8], mut at: usize) -> Segment<'_> {
             let Some(&[high, low]) = bytes.get(at + 1..).and_then(|rest| rest.first_chunk::<2>()) else {
                 return Segment::More;
             };
-            // A length below that of its own two bytes: the next marker tells where the segment ends.
+            // A length of less than its own two bytes: the next marker shows where the segment ends.
             let length = usize::from(u16::from_be_bytes([high, low])).max(2);
             match bytes.get(at + 3..at + 1 + length) {
                 Some(body) => Segment::Body { marker, next: at + 1 + length, body },
@@ -221,20 +221,20 @@ fn segment(bytes: &[u8], mut at: usize) -> Segment<'_> {
 /// What [`Splitter::scan`] found at the start of the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scan {
-    /// Undecided: call again with the same bytes and more behind them.
+    /// Undecided: call again with the same bytes and more after them.
     More,
-    /// This many bytes are no JPEG; drop them.
+    /// This many bytes are not a JPEG; drop them.
     Skip(usize),
     /// This many bytes are one whole JPEG.
     Frame(usize),
-    /// This many bytes began like a JPEG and are none; drop them.
+    /// This many bytes began like a JPEG and are not one; drop them.
     Broken(usize, &'static str),
 }
 
-/// Finds the frames of a stream. Remembers how far it looked, so that no byte is looked at twice.
+/// Finds the frames of a stream. Remembers its position, so that no byte is examined twice.
 #[derive(Debug, Default)]
 pub struct Splitter {
-    /// Where to go on, relative to the frame's start.
+    /// Where to continue, relative to the frame's start.
     at: usize,
     /// Inside entropy-coded data rather than between segments.
     in_scan: bool,
@@ -250,8 +250,8 @@ impl Splitter {
         Self::default()
     }
 
-    /// Looks at `bytes`, which begin where the last answer's bytes ended. After any answer but [`Scan::More`] those bytes are
-    /// to be dropped from the front.
+    /// Examines `bytes`, which begin where those of the last answer ended. After any answer but [`Scan::More`] the caller drops those bytes
+    /// from the front.
     pub fn scan(&mut self, bytes: &[u8]) -> Scan {
         if self.at == 0 {
             match find_start(bytes) {
@@ -305,18 +305,17 @@ impl Splitter {
         }
     }
 
-    /// Whether the bytes since the last answer are a frame if no more come: a picture of which only EOI is missing, or more; the
-    /// decoder judges.
+    /// Whether the bytes since the last answer may be a frame if no more come: perhaps only EOI is missing; the decoder decides.
     pub fn ends_here(&self) -> bool {
         self.has_scan
     }
 
-    /// Forgets the frame that it was in: the bytes before the next call were dropped.
+    /// Resets the state after the caller dropped the bytes so far.
     pub fn restart(&mut self) {
         *self = Self::default();
     }
 
-    /// Gives up this frame up to the next start of one.
+    /// Skips the rest of this frame, up to the next start of one.
     fn broken(&mut self, bytes: &[u8], why: &'static str) -> Scan {
         self.restart();
         Scan::Broken(2 + find_start(&bytes[2..]), why)
@@ -332,8 +331,8 @@ fn find_start(bytes: &[u8]) -> usize {
     }
 }
 
-/// Index of the marker that ends the entropy-coded data from `at` on (restarts, stuffed bytes and codes that are no marker belong to
-/// it), or how far it was looked.
+/// Index of the marker that ends the entropy-coded data from `at` on (restarts, stuffed bytes and codes that are not markers belong to the
+/// data), or how far it was searched.
 fn entropy_end(bytes: &[u8], mut at: usize) -> Result<usize, usize> {
     while let Some(found) = bytes.get(at..).and_then(|rest| rest.iter().position(|&b| b == 0xFF)) {
         at += found;
@@ -367,7 +366,7 @@ pub(super) mod tests {
         jpeg
     }
 
-    /// Everything that the splitter finds when the bytes come in pieces of `piece`.
+    /// All results of the splitter for bytes that come in pieces of `piece`.
     fn split(stream: &[u8], piece: usize) -> Vec<(bool, Vec<u8>)> {
         let (mut found, mut splitter) = (Vec::new(), Splitter::new());
         let (mut start, mut end) = (0, 0);
@@ -401,7 +400,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Within its headers it is none; within its picture the decoder judges, as EOI alone may be missing.
+    /// Torn within its headers it is not a frame; torn within its picture data the decoder decides, as perhaps only EOI is missing.
     #[test]
     fn a_torn_frame_ends_where_the_next_begins() {
         let (a, b) = (skeleton(64, 48, 1), skeleton(64, 48, 2));
@@ -415,7 +414,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn segments_longer_than_they_say_and_a_second_soi_cost_nothing() {
+    fn segments_longer_than_their_length_and_a_second_soi_are_accepted() {
         let (a, b) = (skeleton(64, 48, 1), skeleton(64, 48, 2));
         let Head::Info(info) = jpeg_head(&a) else { panic!() };
         for junk in [
@@ -436,13 +435,13 @@ pub(super) mod tests {
         );
         let lost = [&a[..2], &vec![7; JUNK_BYTES_MAX + 1], &a[2..]].concat();
         assert_eq!(jpeg_head(&lost), Head::Broken(LOST_IN_JUNK));
-        // The thumbnail within it is searched, too, and what looks like its frame header swallows some frames more.
+        // The thumbnail within it is scanned, too, and what looks like its frame header swallows some frames more.
         let found = split(&[&lost[..], &a.repeat(9)].concat(), 1000);
         assert!(!found[0].0 && found.last() == Some(&(true, a)), "the stream goes on");
     }
 
     #[test]
-    fn a_size_that_stays_is_taken_up_and_a_single_frame_is_not() {
+    fn a_lasting_change_of_size_is_accepted_and_a_single_frame_is_not() {
         let mut watch = SizeWatch::default();
         let (small, large, other) = ((64, 48), (128, 96), (32, 32));
         let changes = [small, large, small, large, large, other, large, large, large]
@@ -468,7 +467,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_orientation_is_read_and_nonsense_is_none() {
+    fn the_orientation_is_read_and_invalid_ones_are_ignored() {
         let jpeg = skeleton(64, 48, 0);
         let orientation = |segment: &[u8]| match jpeg_head(&[&jpeg[..2], segment, &jpeg[2..]].concat()) {
             Head::Info(info) => info.orientation,
@@ -490,7 +489,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_head_tells_size_and_kind() {
+    fn the_head_has_size_and_kind() {
         let jpeg = skeleton(640, 480, 0);
         let info = JpegInfo {
             width: 640,
@@ -533,7 +532,7 @@ pub(super) mod tests {
             let mut stream = [skeleton(64, 48, 3), noise].concat();
             let cut = at % stream.len();
             stream.rotate_left(cut);
-            // Broken pieces may be cut differently (what comes later is not known yet); whole frames may not.
+            // Broken pieces may be divided differently (later bytes are not known yet); whole frames may not.
             let whole = |found: Vec<(bool, Vec<u8>)>| found.into_iter().filter(|f| f.0).map(|f| f.1).collect::<Vec<_>>();
             prop_assert_eq!(whole(split(&stream, piece)), whole(split(&stream, stream.len())));
             let _ = jpeg_head(&stream);

@@ -1,7 +1,7 @@
-//! Where frames come from. One trait; each kind of source has one home file.
+//! Sources of frames. One trait; each kind of source has its own file.
 //!
-//! A source announces a frame ([`FrameSource::advance`]) before anybody pays for its bytes ([`FrameSource::read_into`]):
-//! what the sampler does not want is skipped without being converted, decoded or copied (I2).
+//! A source announces a frame ([`FrameSource::advance`]) before its bytes are read ([`FrameSource::read_into`]): frames that the sampler
+//! does not want are skipped without being converted, decoded or copied (I2).
 //!
 //! ```text
 //! SourceSpec::parse ─► open ─┬─ dir:   dir.rs ──► picture.rs
@@ -11,8 +11,7 @@
 //!                                      child.rs, command.rs      rate.rs (numbers and stamps)
 //! ```
 //!
-//! A source never restarts itself: after `Class::Retry` its owner drops it and opens it again, with the back-off of
-//! [`CaptureParams`].
+//! A source never restarts itself: after `Class::Retry` its owner drops it and opens it again, with the back-off of [`CaptureParams`].
 
 pub mod child;
 pub mod command;
@@ -42,18 +41,18 @@ use crate::platform::clock::Clock;
 
 pub use rate::FrameRate;
 
-/// What [`FrameSource::advance`] found.
+/// Result of [`FrameSource::advance`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Advance {
-    /// A frame is there: its number and when it was taken (`bytes_used` is not known yet and 0).
+    /// A frame is available: its number and when it was taken (`bytes_used` is not known yet and 0).
     Frame(FrameMeta),
-    /// Nothing within the time given. The caller may ask again at once.
+    /// No frame within the given time. The caller may ask again at once.
     Idle,
-    /// The recording is over, and stays over. Live sources never say this.
+    /// The recording is over, and stays over. Live sources never return this.
     End,
 }
 
-/// A frame whose bytes now lie in the caller's buffer.
+/// A frame that was copied into the caller's buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Filled {
     /// The frame's own format: pictures of a folder may differ from one to the next.
@@ -65,61 +64,59 @@ pub struct Filled {
 /// Buffers that a source lends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lending {
-    /// How many there are.
+    /// Number of buffers.
     pub buffers: usize,
-    /// Bytes of each.
+    /// Bytes of each buffer.
     pub bytes: usize,
 }
 
 /// A camera, a file, a folder, an external program, a simulated street.
 ///
-/// Errors: `Class::Degrade` costs this frame (corrupt: counted, go on), `Class::Retry` means that the source is gone and is
-/// to be dropped and opened again, `Class::Fatal` that trying again cannot help.
+/// Errors: `Class::Degrade` costs this frame (corrupt: counted, continue), `Class::Retry` means that the source is gone and must be dropped
+/// and opened again, `Class::Fatal` that retrying cannot help.
 pub trait FrameSource: Send {
-    /// What bounds the frames that come from now on; sizes the ring's slots and the decoder. A stream may change its size: whoever
-    /// reads it asks again after each frame. A folder's pictures may differ: then it is as wide as the widest and as high as the
-    /// highest, and MJPEG if one of them is to be decoded.
+    /// Upper bound for the frames that follow; determines the size of the ring's slots and the decoder. A stream may change its size:
+    /// readers ask again after each frame. A folder's pictures may differ: then it is as wide as the widest and as high as the highest, and
+    /// MJPEG if one of them is to be decoded.
     fn format(&self) -> &FrameFormat;
 
-    /// Bytes of the announced frame, where they are known before it is read: it may need more room than a slot has.
+    /// Bytes of the announced frame, where they are known before it is read: it may be larger than a slot.
     fn announced_bytes(&self) -> Option<usize> {
         None
     }
 
-    /// Bytes that a ring slot needs for a usual frame of this source.
+    /// Bytes of a ring slot for a usual frame of this source.
     fn slot_bytes(&self) -> usize {
         self.format().slot_bytes()
     }
 
-    /// Whether frames can be read where they lie: then [`FrameSource::lend`] gives them, nothing needs to be copied, and
-    /// no ring slot needs memory.
+    /// Whether frames can be read in place: then [`FrameSource::lend`] returns them, nothing is copied, and ring slots need no memory.
     fn lending(&self) -> Option<Lending> {
         None
     }
 
-    /// The announced frame where it lies; once a frame, and only from a source that is [`FrameSource::lending`].
+    /// The announced frame in place; once per frame, and only from a source that is [`FrameSource::lending`].
     ///
     /// # Errors
     /// See the trait; also if none is announced or the source does not lend (`Class::Degrade`).
     fn lend(&mut self) -> Result<(Lease, Filled)> {
-        Err(Error::degrade(Kind::Source, "this source lends nothing"))
+        Err(Error::degrade(Kind::Source, "this source does not lend frames (a bug: frames must be read)"))
     }
 
-    /// Waits at most `patience` for the next frame and announces it. If the frame announced before was not read, it is
-    /// skipped as cheaply as the source can.
+    /// Waits at most `patience` for the next frame and announces it. If the previously announced frame was not read, it is skipped as
+    /// cheaply as the source can.
     ///
     /// # Errors
     /// See the trait.
     fn advance(&mut self, patience: Duration) -> Result<Advance>;
 
-    /// Copies the announced frame into the start of `buffer`; once a frame.
+    /// Copies the announced frame to the start of `buffer`; once per frame.
     ///
     /// A program's frame is announced when its first bytes are there, and this call then waits for the rest, at most
     /// [`CaptureParams::idle_timeout`]; other sources do not wait.
     ///
     /// # Errors
-    /// See the trait; also a frame larger than `buffer`, or none announced (`Class::Degrade`; what lies in the buffer then
-    /// is not a frame).
+    /// See the trait; also a frame larger than `buffer`, or none announced (`Class::Degrade`; the buffer then does not contain a frame).
     fn read_into(&mut self, buffer: &mut [u8]) -> Result<Filled>;
 }
 
@@ -129,22 +126,22 @@ pub enum AtEnd {
     /// [`Advance::End`].
     #[default]
     Stop,
-    /// The first frame again; numbers and stamps go on. (A program is opened again by the source's owner.)
+    /// Starts again with the first frame; numbers and times continue. (A program is opened again by the source's owner.)
     Loop,
 }
 
-/// What a frame's stamp means.
+/// What a frame's capture time means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Timing {
     /// Stream time: the moment of opening + frame number / frame rate, exactly, however fast the frames are read.
     #[default]
     Recording,
-    /// Clock time: when the frame's first bytes arrived. Files and folders are paced to their frame rate, so that they can
-    /// stand in for a camera. A live program that ends is an error (`Class::Retry`), not an end.
+    /// Clock time: when the frame's first bytes arrived. Files and folders are paced to their frame rate, so that they can replace a
+    /// camera. A live program that ends is an error (`Class::Retry`), not an end.
     Live,
 }
 
-/// Colour that the user knows better than the stream.
+/// Colour settings that override the stream's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ColorOverride {
     /// The luma weights.
@@ -154,7 +151,7 @@ pub struct ColorOverride {
 }
 
 impl ColorOverride {
-    /// `guess`, but where something is set.
+    /// `guess`, with the fields that are set replaced.
     pub fn apply(self, guess: Color) -> Color {
         Color { matrix: self.matrix.unwrap_or(guess.matrix), range: self.range.unwrap_or(guess.range) }
     }
@@ -163,43 +160,43 @@ impl ColorOverride {
 /// How a source is opened.
 #[derive(Debug, Clone)]
 pub struct CaptureParams {
-    /// Pixels a row; needed for raw frames, where nothing tells it. Elsewhere the stream tells.
+    /// Pixels per row; needed only for raw frames, whose stream does not contain it.
     pub width: Option<u32>,
     /// Rows; as `width`.
     pub height: Option<u32>,
     /// How raw frames lie in memory; files also tell by their extension.
     pub pixel: Option<PixelFormat>,
-    /// Bytes from a row of a raw frame to the next, for programs that pad them; `None`: as many as the width needs.
+    /// Bytes from a row of a raw frame to the next, for programs that pad rows; `None`: as many as the width needs.
     pub row_bytes: Option<u32>,
-    /// Frames a second. Needed for raw recordings; for yuv4mpeg it overrides the header (time lapse); default 25 for
-    /// MJPEG and 1 for folders.
+    /// Frames per second. Needed for raw recordings; for yuv4mpeg it overrides the header (time lapse); default 25 for MJPEG and 1 for
+    /// folders.
     pub fps: Option<FrameRate>,
-    /// Colour that the user knows better than the stream.
+    /// Colour settings that override the stream's.
     pub color: ColorOverride,
     /// V4L2 controls, in the order in which they are set.
     pub controls: Vec<v4l2::Setting>,
-    /// The camera of the kernel that was opened first, for all later openings with (clones of) these settings.
+    /// The camera that was opened first, for all later openings with (clones of) these settings.
     pub pinned: v4l2::PinnedDevice,
     /// What happens after the last frame.
     pub at_end: AtEnd,
-    /// What stamps mean.
+    /// What capture times mean.
     pub timing: Timing,
-    /// Longest silence of a program, and longest time for the rest of a frame that began, before it counts as gone.
+    /// Longest silence of a program, and longest time for the rest of a frame that began, before it counts as failed.
     pub idle_timeout: Duration,
-    /// For the owner of the source: delay before the first try to open it again.
+    /// For the owner of the source: delay before the first attempt to open it again.
     pub restart_first: Duration,
     /// For the owner of the source: the delay doubles up to this.
     pub restart_cap: Duration,
-    /// For cameras: the longer side of the model's input; a picture at least that long serves it.
+    /// For cameras: the longer side of the model's input; a picture at least that long is large enough.
     pub serve_side: u32,
-    /// For cameras: frames a second that are processed; `fps` goes before it.
+    /// For cameras: frames per second that are processed; `fps` takes precedence.
     pub serve_fps: f32,
     /// Ends waits early at shutdown.
     pub stop: Stop,
 }
 
 impl Default for CaptureParams {
-    /// A recording that says everything about itself, played once; 10 s of patience; restarts after 1 s to 60 s.
+    /// A recording that describes itself, played once; 10 s of patience; restarts after 1 s to 60 s.
     fn default() -> Self {
         CaptureParams {
             width: None,
@@ -234,7 +231,7 @@ impl CaptureParams {
         let (Some(width), Some(height)) = (self.width, self.height) else {
             return Err(Error::fatal(
                 Kind::Config,
-                format!("{what}: raw {pixel} frames do not tell their size: set width and height"),
+                format!("{what}: raw {pixel} frames have no header: set width and height"),
             ));
         };
         let guess = match pixel {
@@ -242,9 +239,8 @@ impl CaptureParams {
             PixelFormat::Nv12 | PixelFormat::I420 => Color::guess_for_video(width, height),
             PixelFormat::Grey | PixelFormat::Rgb24 | PixelFormat::Mjpeg => Color::JPEG,
         };
-        let wrong = |key: &str, error| {
-            Error::fatal(Kind::Config, format!("{what}: set {key} right")).caused_by(error)
-        };
+        let wrong =
+            |key: &str, error| Error::fatal(Kind::Config, format!("{what}: correct {key}")).caused_by(error);
         let packed = FrameFormat::packed(pixel, width, height, self.color.apply(guess))
             .map_err(|error| wrong("width and height", error))?;
         let format = FrameFormat { row_bytes: self.row_bytes.unwrap_or(packed.row_bytes), ..packed };
@@ -256,7 +252,7 @@ impl CaptureParams {
 /// The schemes that [`SourceSpec::parse`] knows, for messages.
 const SCHEMES: &str = "dir:FOLDER, file:FILE, exec:COMMAND, v4l2:DEVICE (or /dev/videoN), sim:SCENE";
 
-/// Which source is meant.
+/// A parsed source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceSpec {
     /// A folder of pictures.
@@ -272,10 +268,10 @@ pub enum SourceSpec {
 }
 
 impl SourceSpec {
-    /// Reads `dir:PATH`, `file:PATH`, `exec:COMMAND`, `v4l2:PATH`, `/dev/...` or `sim:SCENE`. Looks at no disk.
+    /// Parses `dir:PATH`, `file:PATH`, `exec:COMMAND`, `v4l2:PATH`, `/dev/...` or `sim:SCENE`. Accesses no disk.
     ///
     /// # Errors
-    /// Fatal, `Kind::Config`: an unknown scheme or nothing after it; the text lists what there is.
+    /// Fatal, `Kind::Config`: an unknown scheme or nothing after it; the text lists the schemes.
     pub fn parse(text: &str) -> Result<Self> {
         let text = text.trim();
         if text.starts_with("/dev/") {
@@ -297,17 +293,17 @@ impl SourceSpec {
             "v4l2" => Ok(SourceSpec::V4l2(rest.into())),
             "sim" => Ok(SourceSpec::Sim(rest.to_owned())),
             "rtsp" | "rtsps" | "http" | "https" | "srt" | "udp" | "rtmp" => refuse(format!(
-                "streams come through a program: exec:ffmpeg -v error -i '{scheme}:...' -f yuv4mpegpipe -pix_fmt yuv420p -"
+                "streams are read through a program: exec:ffmpeg -v error -i '{scheme}:...' -f yuv4mpegpipe -pix_fmt yuv420p -"
             )),
             _ => refuse(format!("unknown scheme '{scheme}': there are {SCHEMES}")),
         }
     }
 
-    /// Opens the source. A program is started and waited for until it shows its format (at most
-    /// [`CaptureParams::idle_timeout`]); a folder's pictures are looked at by their headers.
+    /// Opens the source. Starts a program and waits until its output shows its format (at most [`CaptureParams::idle_timeout`]); reads the
+    /// headers of a folder's pictures.
     ///
     /// # Errors
-    /// Fatal where another try cannot help (no such file, wrong format, missing setting), Retry where it may.
+    /// Fatal where retrying cannot help (no such file, wrong format, missing setting), Retry where it may.
     pub fn open(&self, params: &CaptureParams, clock: Arc<dyn Clock>) -> Result<Box<dyn FrameSource>> {
         Ok(match self {
             SourceSpec::Dir(path) => Box::new(dir::DirSource::open(path, params, clock)?),
@@ -315,8 +311,9 @@ impl SourceSpec {
             SourceSpec::Exec(command) => Box::new(exec::ExecSource::open(command, params, clock)?),
             SourceSpec::V4l2(path) => v4l2::open(path, params, clock)?,
             SourceSpec::Sim(_) => {
-                let text =
-                    format!("source '{self}': a simulated street is opened by whoever knows it, not here");
+                let text = format!(
+                    "source '{self}': a simulated street cannot be opened as a camera source (a bug)"
+                );
                 return Err(Error::fatal(Kind::Config, text));
             }
         })
@@ -324,7 +321,7 @@ impl SourceSpec {
 }
 
 impl fmt::Display for SourceSpec {
-    /// As it is written, but for the passwords in a command.
+    /// As it was written, with passwords in a command masked.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SourceSpec::Dir(path) => write!(f, "dir:{}", path.display()),
@@ -356,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn other_specs_are_refused_with_what_there_is() {
+    fn unknown_specs_are_refused_with_a_list_of_schemes() {
         for (text, words) in [
             ("traffic.mp4", "file:traffic.mp4"),
             ("tv:1", "dir:FOLDER, file:FILE, exec:COMMAND"),

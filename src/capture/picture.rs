@@ -1,8 +1,7 @@
 //! One picture file: JPEG or PNG to a frame.
 //!
-//! A baseline JPEG that lies the right way up stays a JPEG (our own decoder reads it); everything else becomes RGB, turned as its EXIF
-//! orientation says. Heap use is bounded by [`crate::base::limits`], not by what a header claims: sides are checked before anything is
-//! decoded. Never writes.
+//! An upright baseline JPEG stays a JPEG (our own decoder reads it); everything else becomes RGB, rotated by its EXIF orientation. Heap use
+//! is bounded by [`crate::base::limits`], not by what a header claims: sides are checked before anything is decoded. Never writes.
 
 use std::fs::File;
 use std::io::{Cursor, Read};
@@ -21,22 +20,22 @@ use crate::capture::frame::{Color, FrameFormat, PixelFormat};
 
 /// The first bytes of a PNG.
 const PNG_MAGIC: &[u8] = b"\x89PNG\r\n\x1a\n";
-/// What is read of a file to learn its format, bytes; the whole file if that is not enough.
+/// How much of a file is read to find its format, bytes; the whole file if that is not enough.
 const HEAD_BYTES: u64 = 64 << 10;
 
 /// A picture in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {
-    /// MJPEG for a baseline JPEG that is not to be turned, RGB24 for everything else.
+    /// MJPEG for an upright baseline JPEG, RGB24 for everything else.
     pub format: FrameFormat,
     /// The JPEG, or the decoded rows without padding.
     pub bytes: Vec<u8>,
 }
 
-/// What a picture's header tells.
+/// What a picture's header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Announced {
-    /// The format that [`load`] will give.
+    /// The format that [`load`] will return.
     pub format: FrameFormat,
     /// Bytes that it needs: the file's length for a baseline JPEG.
     pub bytes: usize,
@@ -48,11 +47,11 @@ enum ImageKind {
     Png,
 }
 
-/// Reads the picture `path` wholly.
+/// Reads the whole picture `path`.
 ///
 /// # Errors
-/// `Class::Degrade` (a caller without another picture makes it fatal), naming the file: not readable, larger than the
-/// limits, no JPEG or PNG (with what it begins with), or damaged.
+/// `Class::Degrade` (a caller without another picture makes it fatal), naming the file: not readable, larger than the limits, not a JPEG or
+/// PNG (with its first bytes), or damaged.
 pub fn load(path: &Path) -> Result<Picture> {
     let refuse = |why: String| Error::degrade(Kind::Source, format!("picture '{}': {why}", path.display()));
     let file = open(path)?;
@@ -64,10 +63,10 @@ pub fn load(path: &Path) -> Result<Picture> {
     decode(bytes).map_err(refuse)
 }
 
-/// Learns the format of the picture `path` from its header.
+/// Reads the format of the picture `path` from its header.
 ///
 /// # Errors
-/// As [`load`], but for damage behind the header.
+/// As [`load`], except for damage after the header.
 pub fn announced(path: &Path) -> Result<Announced> {
     let refuse = |why: String| Error::degrade(Kind::Source, format!("picture '{}': {why}", path.display()));
     let unread = |error: std::io::Error| refuse("cannot be read".to_owned()).caused_by(error);
@@ -99,15 +98,15 @@ pub fn announced(path: &Path) -> Result<Announced> {
 fn open(path: &Path) -> Result<File> {
     let refuse = |why: &str| Error::degrade(Kind::Source, format!("picture '{}': {why}", path.display()));
     let kind = std::fs::metadata(path)
-        .map_err(|error| refuse("cannot be opened: check the path and its rights").caused_by(error))?
+        .map_err(|error| refuse("cannot be opened: check the path and its permissions").caused_by(error))?
         .file_type();
     if kind.is_dir() {
         return Err(refuse("is a folder: use dir:"));
     }
     if !kind.is_file() {
-        return Err(refuse("is no regular file"));
+        return Err(refuse("is not a regular file"));
     }
-    File::open(path).map_err(|error| refuse("cannot be opened: check its rights").caused_by(error))
+    File::open(path).map_err(|error| refuse("cannot be opened: check its permissions").caused_by(error))
 }
 
 fn read_up_to(file: &File, most: u64) -> std::io::Result<Vec<u8>> {
@@ -117,15 +116,15 @@ fn read_up_to(file: &File, most: u64) -> std::io::Result<Vec<u8>> {
 }
 
 fn too_long(bytes: u64) -> String {
-    format!("has {} MiB, and {} MiB are the most that is read", bytes >> 20, FRAME_BYTES_MAX >> 20)
+    format!("has {} MiB, the limit is {} MiB: scale it down", bytes >> 20, FRAME_BYTES_MAX >> 20)
 }
 
-/// Whether a JPEG is used as it is.
+/// Whether a JPEG stays undecoded.
 fn stays(info: &JpegInfo) -> bool {
     info.baseline && info.orientation == 1
 }
 
-/// Width and height of the picture once it is turned.
+/// Width and height of the picture after rotation.
 fn turned_sides(info: &JpegInfo) -> (u32, u32) {
     if info.orientation > 4 { (info.height, info.width) } else { (info.width, info.height) }
 }
@@ -151,7 +150,7 @@ fn image_kind(bytes: &[u8]) -> std::result::Result<ImageKind, String> {
     if bytes.starts_with(&[0xFF, 0xD8]) {
         return match jpeg_head(bytes) {
             Head::Info(JpegInfo { refusal: Some(why), .. }) => {
-                Err(format!("is a JPEG of a kind that is not read here ({why}): convert it"))
+                Err(format!("is a JPEG of an unsupported kind ({why}): convert it to a baseline JPEG"))
             }
             Head::Info(info) => Ok(ImageKind::Jpeg(info)),
             Head::More => Err("the JPEG ends before its frame header".to_owned()),
@@ -169,7 +168,7 @@ fn image_kind(bytes: &[u8]) -> std::result::Result<ImageKind, String> {
         [_, _, _, _, b'f', b't', b'y', b'p', ..] => " (HEIC, AVIF or a video)",
         _ => "",
     };
-    Err(format!("is no JPEG or PNG: it begins with '{}'{name}; convert it", start.escape_ascii()))
+    Err(format!("is not a JPEG or PNG: it begins with '{}'{name}; convert it", start.escape_ascii()))
 }
 
 /// Full-range RGB of that size, if the limits allow it.
@@ -177,7 +176,7 @@ fn rgb_format(width: u32, height: u32) -> std::result::Result<FrameFormat, Strin
     FrameFormat::packed(PixelFormat::Rgb24, width, height, Color::JPEG).map_err(|error| error.to_string())
 }
 
-/// The picture as its EXIF orientation says that it is to be seen.
+/// Rotates the picture by its EXIF orientation.
 fn turned(picture: Picture, info: &JpegInfo) -> std::result::Result<Picture, String> {
     if info.orientation == 1 {
         return Ok(picture);
@@ -187,7 +186,7 @@ fn turned(picture: Picture, info: &JpegInfo) -> std::result::Result<Picture, Str
     let (w, h) = (info.width as usize, info.height as usize);
     let mut bytes = Vec::with_capacity(picture.bytes.len());
     for (y, x) in (0..height as usize).flat_map(|y| (0..width as usize).map(move |x| (y, x))) {
-        // Where it lies in the file (Exif 2.32, 4.6.4, tag 0x0112: which side of the picture its first row and column are).
+        // Source position of each pixel (Exif 2.32, 4.6.4, tag 0x0112: which side of the picture its first row and column are).
         let (from_x, from_y) = match info.orientation {
             2 => (w - 1 - x, y),
             3 => (w - 1 - x, h - 1 - y),
@@ -225,7 +224,7 @@ fn checked(format: FrameFormat, bytes: Vec<u8>) -> std::result::Result<Picture, 
     Ok(Picture { format, bytes })
 }
 
-/// A reader that has looked at the header and will not take more memory than our largest frame needs in any form.
+/// A reader that has read the header and is limited to the memory of our largest frame in any form.
 fn png_reader(bytes: &[u8]) -> std::result::Result<png::Reader<Cursor<&[u8]>>, String> {
     // Four channels of 16 bits, before they become three of 8.
     let limits = png::Limits { bytes: FRAME_BYTES_MAX / 3 * 8 };
@@ -234,7 +233,7 @@ fn png_reader(bytes: &[u8]) -> std::result::Result<png::Reader<Cursor<&[u8]>>, S
     decoder.read_info().map_err(|error| format!("is a damaged PNG: {error}"))
 }
 
-/// Width and height, which the first chunk has at a fixed place (PNG specification, section 11.2.1).
+/// Width and height, at a fixed position in the first chunk (PNG specification, section 11.2.1).
 fn png_sides(bytes: &[u8]) -> std::result::Result<(u32, u32), String> {
     let field =
         |at: usize| bytes.get(at..).and_then(|rest| rest.first_chunk::<4>()).map(|b| u32::from_be_bytes(*b));
@@ -248,7 +247,7 @@ fn decode_png(bytes: &[u8]) -> std::result::Result<Picture, String> {
     let (width, height) = png_sides(bytes)?;
     let format = rgb_format(width, height)?;
     let mut reader = png_reader(bytes)?;
-    let size = reader.output_buffer_size().ok_or("is too large a PNG")?;
+    let size = reader.output_buffer_size().ok_or("is too large a PNG: scale it down")?;
     let mut out = vec![0; size];
     let info = reader.next_frame(&mut out).map_err(|error| format!("is a damaged PNG: {error}"))?;
     out.truncate(info.buffer_size());
@@ -257,7 +256,7 @@ fn decode_png(bytes: &[u8]) -> std::result::Result<Picture, String> {
         3 => out,
         4 => out.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect(),
         1 | 2 => out.chunks_exact(channels).flat_map(|p| [p[0]; 3]).collect(),
-        _ => return Err(format!("has {channels} channels")),
+        _ => return Err(format!("has {channels} channels: convert it to RGB or grey")),
     };
     checked(format, rgb)
 }
@@ -386,7 +385,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_no_picture_says_what_it_is() {
+    fn files_that_are_not_pictures_are_identified_in_the_error() {
         let mut arithmetic = skeleton(64, 48, 0);
         let sof = arithmetic.windows(2).rposition(|w| w == [0xFF, 0xC0]).unwrap();
         arithmetic[sof + 1] = 0xC9;
@@ -404,8 +403,8 @@ pub(super) mod tests {
             ("zero.jpg", skeleton(0, 0, 0), "0x0"),
             ("wide.png", wide, "65536x65536 is outside 16..=8192"),
             ("big.jpg", skeleton(9000, 48, 0), "9000x48 is outside 16..=8192"),
-            ("arithmetic.jpg", arithmetic, "not read here (arithmetic coding)"),
-            ("deep.jpg", deep, "not read here (samples of more than 8 bits)"),
+            ("arithmetic.jpg", arithmetic, "unsupported kind (arithmetic coding)"),
+            ("deep.jpg", deep, "unsupported kind (samples of more than 8 bits)"),
             ("half.png", whole[..whole.len() - 20].to_vec(), "damaged PNG"),
             ("magic.png", PNG_MAGIC.to_vec(), "cut off"),
         ] {

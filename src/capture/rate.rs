@@ -1,6 +1,6 @@
-//! Frame rates as fractions, and the stamps that follow from them.
+//! Frame rates as fractions, and the capture times that follow from them.
 //!
-//! Pure but for the clock that it is handed. Never adds up rounded frame times: a stamp is computed from the frame's
+//! Pure except for the clock that is passed in. Never adds up rounded frame times: a time is computed from the frame's
 //! number, so that an hour of 30000/1001 ends where it should.
 
 use std::fmt;
@@ -13,10 +13,10 @@ use crate::base::stop::Stop;
 use crate::capture::frame::FrameMeta;
 use crate::platform::clock::{Clock, Mono};
 
-/// A paced source that is later than this starts its schedule again instead of pouring out what it missed.
+/// A paced source that is later than this restarts its schedule instead of delivering everything it missed at once.
 const LATE_MAX: Duration = Duration::from_secs(1);
 
-/// Frames a second as a fraction, between one frame in 1000 s and 1000 frames a second.
+/// Frames per second as a fraction, between one frame in 1000 s and 1000 frames a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameRate {
     frames: u32,
@@ -33,7 +33,7 @@ impl FrameRate {
         Some(FrameRate { frames, seconds })
     }
 
-    /// Whole frames a second, 1..=1000; 0 and more are brought within.
+    /// Whole frames a second, clamped to 1..=1000.
     pub const fn whole(fps: u16) -> Self {
         let fps = if fps == 0 {
             1
@@ -52,7 +52,7 @@ impl FrameRate {
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    /// So many frames in so many seconds.
+    /// Time that this many frames take.
     pub const fn fraction(self) -> (u32, u32) {
         (self.frames, self.seconds)
     }
@@ -75,7 +75,7 @@ impl fmt::Display for FrameRate {
 impl FromStr for FrameRate {
     type Err = String;
 
-    /// `25`, `29.97` or `30000/1001`. The error says so.
+    /// Parses `25`, `29.97` or `30000/1001`. The error names these forms.
     fn from_str(text: &str) -> Result<Self, String> {
         let rate = match text.split_once('/') {
             Some((frames, seconds)) => digits(frames).zip(digits(seconds)),
@@ -91,7 +91,9 @@ impl FromStr for FrameRate {
             },
         };
         rate.and_then(|(frames, seconds)| FrameRate::new(frames, seconds)).ok_or_else(|| {
-            format!("'{text}' is no frame rate: write 25, 29.97 or 30000/1001, within 0.001..=1000 a second")
+            format!(
+                "'{text}' is not a frame rate: write 25, 29.97 or 30000/1001, within 0.001..=1000 a second"
+            )
         })
     }
 }
@@ -104,7 +106,7 @@ fn digits(text: &str) -> Option<u32> {
     text.parse().ok()
 }
 
-/// Numbers and stamps the frames of one source, over all loops.
+/// Numbers the frames of one source and gives them capture times, over all loops.
 pub struct Timeline {
     clock: Arc<dyn Clock>,
     stop: Stop,
@@ -116,7 +118,7 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// Stream time begins now.
+    /// Starts stream time now.
     pub fn new(clock: Arc<dyn Clock>, stop: Stop, timing: Timing, rate: FrameRate) -> Self {
         let start = clock.mono();
         Timeline { clock, stop, timing, rate, start, seq: 0, newest: None }
@@ -127,8 +129,8 @@ impl Timeline {
         self.seq
     }
 
-    /// For files that stand in for a camera: whether the next frame's time has come; waits for it, at most `patience`. A
-    /// recording is always due.
+    /// For files that replace a camera: whether the next frame is due; waits for it, at most `patience`. A recording is
+    /// always due.
     pub fn wait_due(&mut self, patience: Duration) -> bool {
         if self.timing == Timing::Recording {
             return true;
@@ -145,13 +147,13 @@ impl Timeline {
         now >= due
     }
 
-    /// The stamp of the next frame by the rate: start + number / rate.
+    /// The time of the next frame by the rate: start + number / rate.
     pub fn stamp_by_rate(&mut self) -> FrameMeta {
         let at = self.due();
         self.stamp(at)
     }
 
-    /// The stamp of a frame whose first bytes came at `arrived`; a recording goes by the rate all the same.
+    /// The time of a frame whose first bytes came at `arrived`; a recording uses the rate all the same.
     pub fn stamp_arrived(&mut self, arrived: Mono) -> FrameMeta {
         match self.timing {
             Timing::Recording => self.stamp_by_rate(),
@@ -159,7 +161,7 @@ impl Timeline {
         }
     }
 
-    /// A frame that was there and could not be had keeps its number and its time.
+    /// A frame that exists but could not be read keeps its number and its time.
     pub fn lost(&mut self) {
         self.seq += 1;
     }
@@ -168,7 +170,7 @@ impl Timeline {
         self.start + self.rate.offset(self.seq)
     }
 
-    /// Two frames that came in one piece still have an order: stamps grow by a nanosecond at least.
+    /// Two frames that arrived in one read still have an order: times grow by at least a nanosecond.
     fn stamp(&mut self, at: Mono) -> FrameMeta {
         let after = self.newest.map_or(Mono::ZERO, |newest| newest + Duration::from_nanos(1));
         let captured_at = at.max(after);
@@ -225,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_paced_source_keeps_its_schedule_and_does_not_pour_out_what_it_missed() {
+    fn a_paced_source_keeps_its_schedule_and_does_not_flood_after_a_pause() {
         let clock = Arc::new(FakeClock::default());
         let second = |s: u64| Mono::from_nanos(s * 1_000_000_000);
         clock.set(second(10));
@@ -243,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn arrival_stamps_grow_even_within_one_piece() {
+    fn arrival_times_grow_even_within_one_read() {
         let clock = Arc::new(FakeClock::default());
         let mut line = Timeline::new(clock, Stop::new(), Timing::Live, FrameRate::whole(25));
         let at = Mono::from_nanos(77);

@@ -6,11 +6,11 @@
 //!    ▲                   │ abandon       │ replaced by a newer frame: counted
 //!    └───────────────────┴───────────────┘
 //! ```
-//! A slot is filled in place and becomes visible only when that succeeded. In [`Policy::NewestWins`] a slow reader costs
-//! old frames, counted, and never latency that grows (I2); in [`Policy::Lossless`] (recordings) the writer waits instead.
-//! Slots change hands, bytes stay where they are. The ring's memory is fixed by [`ring`]; JPEGs have no fixed size, so a frame that is
-//! larger than its slot gets a larger one, and the ring fewer of them ([`Writer::fill_sized`]). A camera of the kernel lends its
-//! own buffers: then a slot holds a [`Lease`], which goes back as soon as the slot is free, and no byte is copied.
+//! A slot is filled in place and becomes visible only after success. In [`Policy::NewestWins`] a slow reader costs old frames, counted, and
+//! never growing latency (I2); in [`Policy::Lossless`] (recordings) the writer waits instead. Slots move by handle, bytes stay in place.
+//! The ring's memory is fixed by [`ring`]; JPEGs have no fixed size, so a frame that is larger than its slot gets a larger one, and the
+//! ring fewer of them ([`Writer::fill_sized`]). A V4L2 camera lends its own buffers: then a slot holds a [`Lease`], which is returned as
+//! soon as the slot is free, and no byte is copied.
 
 use std::ops::Deref;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -33,13 +33,13 @@ pub enum Policy {
 /// One preallocated frame.
 #[derive(Debug)]
 pub struct Slot {
-    /// The shape of what lies in `bytes`.
+    /// The format of `bytes`.
     pub format: FrameFormat,
-    /// Its stamp; `bytes_used` bytes are valid.
+    /// Its metadata; `bytes_used` bytes are valid.
     pub meta: FrameMeta,
     /// The buffer, of the same size in every slot; empty if the source lends its own.
     pub bytes: Box<[u8]>,
-    /// The source's own buffer, instead of `bytes`; goes back to it with the slot.
+    /// The source's own buffer, instead of `bytes`; returned to it with the slot.
     pub lent: Option<Lease>,
 }
 
@@ -51,11 +51,10 @@ impl Slot {
     }
 }
 
-/// How many slots a ring gets: the original's rule (S14), `30 x min(2, GB / 8) x max(0.5, 6 / fps)` clamped to 10..=200,
-/// then as many of them as `budget_bytes` holds.
+/// How many slots a ring gets: the rule of the original program (S14), `30 x min(2, GB / 8) x max(0.5, 6 / fps)` clamped to 10..=200, then
+/// as many of them as fit into `budget_bytes`.
 ///
-/// `ram_bytes`: memory of the machine; `fps`: target rate, above 0. `None` if the budget does not even hold
-/// [`RING_SLOTS_MIN`] slots.
+/// `ram_bytes`: memory of the machine; `fps`: target rate, above 0. `None` if not even [`RING_SLOTS_MIN`] slots fit into the budget.
 pub fn slots_for(ram_bytes: u64, fps: f32, slot_bytes: usize, budget_bytes: usize) -> Option<usize> {
     let by_memory = (ram_bytes as f64 / f64::from(1u32 << 30) / 8.0).min(2.0);
     let by_rate = (6.0 / f64::from(fps)).max(0.5);
@@ -65,16 +64,16 @@ pub fn slots_for(ram_bytes: u64, fps: f32, slot_bytes: usize, budget_bytes: usiz
     (affordable >= RING_SLOTS_MIN).then(|| wished.min(affordable))
 }
 
-/// The pure part: which slot is where. The thread-safe ends below only lock, call and notify.
+/// The pure part: tracks the state of each slot. The thread-safe ends below only lock, call and notify.
 struct Core {
     policy: Policy,
     free: Vec<Slot, RING_SLOTS_MAX>,
     ready: Deque<Slot, RING_SLOTS_MAX>,
     dropped: u64,
     closed: bool,
-    /// Slots, wherever they are.
+    /// Total number of slots, in any state.
     slots: usize,
-    /// Bytes of all their buffers, and the most that they may be.
+    /// Total bytes of all buffers, and their upper limit.
     bytes: usize,
     bytes_max: usize,
 }
@@ -100,11 +99,11 @@ impl Core {
         Core { policy, free, ready, dropped: 0, closed: false, slots, bytes, bytes_max: bytes }
     }
 
-    /// Makes room for a buffer of `bytes` instead of the one of `have`: gives up other slots, down to the fewest, if need be.
-    /// Returns how large the buffer may be, which is an eighth more where possible: the next frame may be a little larger.
+    /// Makes room for a buffer of `bytes` instead of the one of `have`: gives up other slots if needed, down to the minimum. Returns the
+    /// size of the buffer, an eighth more than needed where possible: the next frame may be a little larger.
     ///
     /// # Errors
-    /// The ring's memory is not enough: the most that a frame may have now.
+    /// The ring's memory is not enough; contains the largest size of a frame that fits now.
     fn grow(&mut self, have: usize, bytes: usize) -> Result<usize, usize> {
         let spare = |core: &Core| core.bytes_max.saturating_sub(core.bytes);
         while have + spare(self) < bytes && self.slots > RING_SLOTS_MIN {
@@ -125,7 +124,7 @@ impl Core {
         Ok(larger)
     }
 
-    /// A slot to fill: a free one, or (newest wins) the oldest that nobody has looked at.
+    /// A slot to fill: a free one, or (newest wins) the oldest unread one.
     fn begin(&mut self) -> Option<Slot> {
         if let Some(slot) = self.free.pop() {
             return Some(slot);
@@ -142,13 +141,13 @@ impl Core {
 
     fn commit(&mut self, slot: Slot) {
         let pushed = self.ready.push_back(slot);
-        assert!(pushed.is_ok(), "there are no more slots than places");
+        assert!(pushed.is_ok(), "the queues have room for every slot");
     }
 
     fn release(&mut self, mut slot: Slot) {
         slot.lent = None;
         let pushed = self.free.push(slot);
-        assert!(pushed.is_ok(), "there are no more slots than places");
+        assert!(pushed.is_ok(), "the queues have room for every slot");
     }
 
     fn take(&mut self) -> Option<Slot> {
@@ -172,7 +171,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// A panic elsewhere cannot leave the core half-changed: every change above is a whole move of a slot.
+    /// A panic elsewhere cannot leave the core in an inconsistent state: every change above moves a whole slot.
     fn lock(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -190,14 +189,14 @@ pub fn ring(policy: Policy, slots: usize, slot_bytes: usize) -> (Writer, Reader)
     (Writer(Arc::clone(&shared)), Reader(shared))
 }
 
-/// What became of a [`Writer::fill`].
+/// Result of a [`Writer::fill`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fill<T, E> {
     /// The frame is in the ring.
     Committed(T),
     /// The fill failed; the ring is as before.
     Failed(E),
-    /// The frame has no room: this many bytes are the most.
+    /// The frame does not fit: this many bytes are the maximum.
     NoRoom(usize),
     /// The reader is gone.
     Closed,
@@ -207,18 +206,18 @@ pub enum Fill<T, E> {
 pub struct Writer(Arc<Shared>);
 
 impl Writer {
-    /// Fills a slot in place and shows it to the reader if `fill` succeeds. In [`Policy::Lossless`] waits for a free slot.
+    /// Fills a slot in place and publishes it if `fill` succeeds. In [`Policy::Lossless`] waits for a free slot.
     pub fn fill<T, E>(&self, fill: impl FnOnce(&mut Slot) -> Result<T, E>) -> Fill<T, E> {
         self.fill_sized(0, fill)
     }
 
-    /// The ring's buffers may have so many bytes together from now on; never less than they have.
+    /// Sets the limit for the sum of the ring's buffers, bytes; never less than they have.
     pub fn allow(&self, bytes_max: usize) {
         let mut core = self.0.lock();
         core.bytes_max = bytes_max.max(core.bytes);
     }
 
-    /// As [`Writer::fill`], with a slot of at least `bytes`: if the next one is smaller, it becomes larger, within the ring's memory.
+    /// As [`Writer::fill`], with a slot of at least `bytes`: a smaller slot is enlarged, within the ring's memory.
     pub fn fill_sized<T, E>(&self, bytes: usize, fill: impl FnOnce(&mut Slot) -> Result<T, E>) -> Fill<T, E> {
         let mut core = self.0.lock();
         let mut slot = loop {
@@ -234,7 +233,7 @@ impl Writer {
             match core.grow(slot.bytes.len(), bytes) {
                 Ok(larger) => {
                     drop(core);
-                    // The old buffer goes first.
+                    // Free the old buffer first.
                     slot.bytes = Box::default();
                     slot.bytes = vec![0; larger].into_boxed_slice();
                 }
@@ -262,7 +261,7 @@ impl Writer {
         }
     }
 
-    /// Frames that were replaced before anybody looked at them.
+    /// Frames that were replaced before they were read.
     pub fn dropped(&self) -> u64 {
         self.0.lock().dropped
     }
@@ -274,11 +273,11 @@ impl Drop for Writer {
     }
 }
 
-/// What [`Reader::take`] found.
+/// Result of [`Reader::take`].
 pub enum Taken {
-    /// A frame; its slot goes back when the guard is dropped.
+    /// A frame; its slot is returned when the guard is dropped.
     Frame(SlotGuard),
-    /// None within the time given.
+    /// None within the given time.
     TimedOut,
     /// The writer is gone and everything has been read.
     Closed,
@@ -303,7 +302,7 @@ impl Reader {
         }
     }
 
-    /// Frames that were replaced before anybody looked at them.
+    /// Frames that were replaced before they were read.
     pub fn dropped(&self) -> u64 {
         self.0.lock().dropped
     }
@@ -315,7 +314,7 @@ impl Drop for Reader {
     }
 }
 
-/// A frame on loan from the ring.
+/// A frame borrowed from the ring.
 pub struct SlotGuard {
     slot: Option<Slot>,
     shared: Arc<Shared>,
@@ -380,7 +379,7 @@ mod tests {
 
     /// Frames that are larger than a slot get larger ones and leave fewer of them; the sum of the buffers never grows.
     #[test]
-    fn slots_grow_by_what_comes_within_the_memory_of_the_ring() {
+    fn slots_grow_with_the_frames_within_the_memory_of_the_ring() {
         for policy in [Policy::NewestWins, Policy::Lossless] {
             let (writer, reader) = ring(policy, 10, 100);
             let fill = |bytes: usize| {
@@ -414,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_fill_leaves_nothing_in_sight() {
+    fn a_failed_fill_publishes_nothing() {
         let (writer, reader) = ring(Policy::NewestWins, 3, 8);
         for _ in 0..10 {
             assert_eq!(
@@ -431,7 +430,7 @@ mod tests {
         assert_eq!(writer.dropped(), 0);
     }
 
-    /// Counts who is on loan.
+    /// Counts the buffers on loan.
     #[derive(Default)]
     struct Library(Mutex<std::vec::Vec<u32>>);
 
@@ -445,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn lent_buffers_are_read_in_place_and_go_back_as_soon_as_nobody_needs_them() {
+    fn lent_buffers_are_read_in_place_and_returned_as_soon_as_possible() {
         let library = Arc::new(Library::default());
         let (writer, reader) = ring(Policy::NewestWins, 3, 0);
         let put = |buffer: u32| {
@@ -474,9 +473,9 @@ mod tests {
     }
 
     proptest! {
-        /// Both policies against a queue of numbers; slots are conserved at every step.
+        /// Both policies compared with a queue of numbers; slots are conserved at every step.
         #[test]
-        fn behaves_like_its_model(newest in any::<bool>(), slots in 3usize..7, steps in proptest::collection::vec(0u8..3, 0..200)) {
+        fn the_ring_behaves_like_its_model(newest in any::<bool>(), slots in 3usize..7, steps in proptest::collection::vec(0u8..3, 0..200)) {
             let policy = if newest { Policy::NewestWins } else { Policy::Lossless };
             let (writer, reader) = ring(policy, slots, 8);
             let mut model: VecDeque<u64> = VecDeque::new();
@@ -555,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gone_reader_frees_a_waiting_writer() {
+    fn a_dropped_reader_releases_a_waiting_writer() {
         let (writer, reader) = ring(Policy::Lossless, 3, 8);
         let thread = std::thread::spawn(move || (0..10).take_while(|seq| put(&writer, *seq)).count());
         drop(reader);

@@ -1,8 +1,8 @@
-//! Which frames are processed: a fixed grid of due times laid over the frames' own time stamps (S3).
+//! Chooses the frames to process: a fixed grid of due times over the frames' own capture times (S3).
 //!
-//! The original took every fifth frame, which is 6 FPS only if the camera delivers 30. Here the rate is the target rate
-//! at any input rate: of the frames around a due time the nearest is taken, the grid does not move with the frame that
-//! was taken, so nothing drifts, and after a gap the grid starts again instead of catching up.
+//! The original took every fifth frame, which is 6 FPS only if the camera delivers 30. Here the target rate holds at any input rate: of the
+//! frames around a due time the nearest is taken; the grid does not move with the frame that was taken, so nothing drifts; and after a gap
+//! the grid starts again instead of catching up.
 
 use std::time::Duration;
 
@@ -20,13 +20,13 @@ pub enum Sample {
     Skip,
 }
 
-/// Decides frame by frame. Pure: told the stamps, keeps no clock.
+/// Decides frame by frame. Pure: uses the frames' times, reads no clock.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     period: Duration,
     due: Option<Mono>,
     previous: Option<Mono>,
-    /// Smoothed distance of frames: half of it is how early a frame may be and still be the nearest to its due time.
+    /// Smoothed frame interval: a frame up to half of it early can be the nearest to its due time.
     interval: Duration,
 }
 
@@ -51,16 +51,16 @@ impl Sampler {
             return Sample::Take;
         };
         if due.since(at) > self.period + self.interval {
-            // The stamps went back (the camera was opened again, another recording): a new grid.
+            // Times went back (the camera was reopened, or another recording began): start a new grid.
             self.due = Some(at + self.period);
             return Sample::Take;
         }
-        // Half of a millionth early: stamps are rounded to nanoseconds, 1/30 s is not a whole number of them.
+        // Half of a millionth early: times are rounded to nanoseconds, 1/30 s is not a whole number of them.
         if at + self.interval / 2 + Duration::from_nanos(500) < due {
             return Sample::Skip;
         }
         let next = due + self.period;
-        // A gap: due times that passed without a frame are lost, not made up for.
+        // A gap: due times that passed without a frame are lost, not caught up.
         self.due = Some(if next + self.interval / 2 < at { at + self.period } else { next });
         Sample::Take
     }
@@ -68,8 +68,8 @@ impl Sampler {
     fn learn_interval(&mut self, at: Mono) {
         if let Some(previous) = self.previous.replace(at) {
             let step = at.since(previous);
-            // One eighth of the way: a single late frame does not move it, a new rate does within a second. Never more
-            // than a period, or a slow camera would be thought early.
+            // One eighth of the difference: a single late frame changes little, a new rate takes over within a second. Never more than a
+            // period, or a slow camera would be considered early.
             let learnt =
                 if self.interval.is_zero() { step } else { self.interval - self.interval / 8 + step / 8 };
             self.interval = learnt.min(self.period);
@@ -104,7 +104,7 @@ mod tests {
     }
 
     proptest! {
-        /// Any input rate, any target, jittered stamps: the count is right over the whole run, so nothing drifts.
+        /// Any input rate, any target, jittered times: the count is right over the whole run, so nothing drifts.
         #[test]
         fn the_rate_is_the_target_at_any_input_rate(
             input in 2.0f64..120.0, target in 0.5f32..30.0, jitter in 0.0f64..0.4, seed in any::<u64>(), start in 0.0f64..1e6,
@@ -133,7 +133,7 @@ mod tests {
         }
 
         #[test]
-        fn any_stamps_whatever_never_panic_and_never_starve(stamps in proptest::collection::vec(any::<u64>(), 1..200)) {
+        fn any_times_never_panic_and_never_starve(stamps in proptest::collection::vec(any::<u64>(), 1..200)) {
             let mut sampler = Sampler::new(6.0);
             for stamp in stamps {
                 sampler.decide(Mono::from_nanos(stamp));
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_not_made_up_for() {
+    fn a_gap_is_not_caught_up() {
         let mut sampler = Sampler::new(6.0);
         let before = taken(&mut sampler, (0..30).map(|i| f64::from(i) / 30.0)).len();
         let after = taken(&mut sampler, (0..30).map(|i| 100.0 + f64::from(i) / 30.0)).len();
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_target_rate_holds_from_the_next_frame_on() {
+    fn a_new_target_rate_applies_from_the_next_frame_on() {
         let mut sampler = Sampler::new(1.0);
         taken(&mut sampler, (0..30).map(|i| f64::from(i) / 30.0));
         sampler.set_fps(15.0);

@@ -1,8 +1,8 @@
-//! Frames out of a stream of bytes: what `file:` and `exec:` have in common.
+//! Splits a stream of bytes into frames: shared by `file:` and `exec:`.
 //!
-//! Pure but for the [`Bytes`] below it. One frame at a time, resumable at any byte: a pipe that pauses inside a header is
-//! taken up again there. Never keeps a raw frame (its bytes go straight into the caller's buffer); an MJPEG frame is
-//! gathered first, because only its end tells its length. No heap calls after [`Framer::open`] but for the texts of faults.
+//! Pure except for the [`Bytes`] below it. One frame at a time, resumable at any byte: a pipe that pauses inside a header is continued
+//! there. Never keeps a raw frame (its bytes go straight into the caller's buffer); an MJPEG frame is collected first, because only its end
+//! determines its length. No heap calls after [`Framer::open`] except for error texts.
 
 mod start;
 
@@ -15,41 +15,41 @@ use crate::capture::frame::{FrameFormat, PixelFormat};
 use crate::platform::clock::Mono;
 use start::{detect_start, open_mjpeg, open_y4m};
 
-/// Largest JPEG of a stream, bytes: best quality at the largest sides has about this much.
+/// Largest JPEG of a stream, bytes: about the size at best quality and the largest sides.
 const JPEG_BYTES_MAX: usize = 32 << 20;
 const _: () = assert!(JPEG_BYTES_MAX <= FRAME_BYTES_MAX);
 
-/// What a read or skip of [`Bytes`] came to.
+/// Result of a read or skip of [`Bytes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Got {
-    /// So many bytes, at least one.
+pub(super) enum ReadOutcome {
+    /// This many bytes, at least one.
     Some(usize),
-    /// None within the time that the owner gave.
+    /// None within the owner's time limit.
     Idle,
-    /// None will come any more.
+    /// The stream has ended.
     End,
 }
 
-/// Where bytes come from. How long it waits is its owner's business.
+/// A source of bytes. Its owner decides how long it waits.
 pub(super) trait Bytes {
     /// Reads at least one byte into the start of `buffer`, which is not empty.
-    fn read(&mut self, buffer: &mut [u8]) -> Result<Got>;
-    /// Drops at least one and at most `most` bytes; `most` is not 0.
-    fn skip(&mut self, most: u64) -> Result<Got>;
-    /// Bytes left, where that is known.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<ReadOutcome>;
+    /// Skips at least one and at most `most` bytes; `most` is not 0.
+    fn skip(&mut self, most: u64) -> Result<ReadOutcome>;
+    /// Bytes left, if known.
     fn remaining(&self) -> Option<u64>;
-    /// The time of the last read.
+    /// Time of the last read.
     fn now(&self) -> Mono;
 }
 
-/// What went wrong inside a stream.
+/// An error inside a stream.
 #[derive(Debug)]
 pub(super) enum Fault {
     /// Reading failed.
     Source(Error),
     /// This frame is bad, the next may be good.
     Frame(String),
-    /// Nothing after this point makes sense.
+    /// The rest of the stream cannot be read.
     Stream(String),
 }
 
@@ -59,23 +59,23 @@ impl From<Error> for Fault {
     }
 }
 
-/// What [`Framer::advance`] found.
+/// Result of [`Framer::advance`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     /// A frame, whose first bytes came at this time.
     Frame(Mono),
     /// Nothing yet.
     Idle,
-    /// No more bytes; inside a frame, if any of its bytes were there. Said again by every further call, then without.
+    /// The end; with the partial frame, if there was one. Returned again by every further call, then without the partial frame.
     End(Option<Half>),
 }
 
-/// How much was there of a frame that ends too early.
+/// The length of a frame that ends too early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Half {
-    /// Bytes there.
+    /// Bytes present.
     pub(super) have: u64,
-    /// Bytes needed, where that is known.
+    /// Bytes needed, if known.
     pub(super) need: Option<usize>,
 }
 
@@ -83,7 +83,7 @@ impl std::fmt::Display for Half {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.need {
             Some(need) => write!(f, "{} of {need} bytes", self.have),
-            None => write!(f, "{} bytes without its end", self.have),
+            None => write!(f, "{} bytes, its end is missing", self.have),
         }
     }
 }
@@ -124,14 +124,14 @@ impl Ahead {
         (self.start, self.end) = (0, 0);
     }
 
-    /// Reads more behind what is there; there must be room.
-    fn fill(&mut self, source: &mut impl Bytes) -> Result<Got> {
+    /// Reads more after the existing bytes; there must be space.
+    fn fill(&mut self, source: &mut impl Bytes) -> Result<ReadOutcome> {
         if self.end == self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
         let got = source.read(&mut self.buffer[self.end..])?;
-        if let Got::Some(count) = got {
+        if let ReadOutcome::Some(count) = got {
             self.end += count;
             self.arrived = source.now();
         }
@@ -149,67 +149,66 @@ impl Ahead {
     }
 }
 
-/// How the stream is cut.
+/// The format of the stream.
 enum Layout {
     Raw,
     Y4m,
     Mjpeg(Splitter),
 }
 
-/// What is expected of the stream before it was looked at.
+/// The expected format, before the stream is examined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Expect {
     /// yuv4mpeg.
     Y4m,
     /// JPEGs.
     Mjpeg,
-    /// Raw frames of this layout; the parameters tell the size.
+    /// Raw frames of this layout; the size comes from the parameters.
     Raw(PixelFormat),
-    /// Its first bytes tell: yuv4mpeg, JPEGs, or else the raw layout, if given.
+    /// Detected from the first bytes: yuv4mpeg, JPEGs, or else the raw layout, if given.
     Detect(Option<PixelFormat>),
 }
 
-/// Where the stream stands.
+/// State of the parser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Between frames, or within a header.
+    /// Between frames, or inside a header.
     Between,
-    /// A frame was announced and nothing of its payload used.
+    /// A frame was announced and none of its payload was read.
     Announced,
-    /// So many bytes are to be dropped.
+    /// This many bytes are to be skipped.
     Skipping(u64),
-    /// Nothing more.
+    /// At the end.
     Ended,
 }
 
-/// Cuts a stream into frames.
+/// Splits a stream into frames.
 pub(super) struct Framer {
     layout: Layout,
     format: FrameFormat,
-    /// As of the first frame, for another pass.
+    /// State at the first frame, for another pass.
     first_format: FrameFormat,
     color: ColorOverride,
     sizes: SizeWatch,
-    /// The first frame's rows were looked at, see [`likely_row_bytes`].
+    /// The rows of the first frame were checked, see [`likely_row_bytes`].
     rows_checked: bool,
-    /// From the stream itself.
+    /// Frame rate from the stream itself.
     rate: Option<FrameRate>,
     /// Payload bytes of the announced frame; fixed for raw frames.
     need: usize,
     ahead: Ahead,
     state: State,
-    /// Arrival of the first byte of the frame that is being looked for.
+    /// Arrival time of the first byte of the next frame.
     first_byte: Option<Mono>,
-    /// Bytes used of the stream so far.
+    /// Stream offset, bytes.
     offset: u64,
 }
 
 impl Framer {
-    /// Reads as much of the stream as tells its format. `what` names the source in errors. `Ok(None)`: no bytes came in
-    /// time.
+    /// Reads enough of the stream to know its format. `what` names the source in errors. `Ok(None)`: no bytes came in time.
     ///
     /// # Errors
-    /// `Fault::Stream` with the remedy if this is not what we read.
+    /// `Fault::Stream` with the remedy if the format is not supported.
     pub(super) fn open(
         source: &mut impl Bytes,
         expect: Expect,
@@ -267,12 +266,12 @@ impl Framer {
         (self.state == State::Announced).then_some(self.need)
     }
 
-    /// The format of the frames that come now. A stream may change its size.
+    /// The current format of the frames. A stream may change its size.
     pub(super) fn format(&self) -> &FrameFormat {
         &self.format
     }
 
-    /// The frame rate that the stream tells: `None` if it does not; 25 for MJPEG, which cannot.
+    /// The stream's frame rate: `None` if it has none; 25 for MJPEG, which cannot contain one.
     pub(super) fn rate(&self) -> Option<FrameRate> {
         match self.layout {
             Layout::Raw | Layout::Y4m => self.rate,
@@ -280,12 +279,12 @@ impl Framer {
         }
     }
 
-    /// Bytes used so far since the start or the last [`Framer::rewound`].
+    /// Bytes consumed since the start or the last [`Framer::rewound`].
     pub(super) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// The source was set back to `offset`, the start of a frame.
+    /// The source was rewound to `offset`, the start of a frame.
     pub(super) fn rewound(&mut self, offset: u64) {
         self.ahead.clear();
         self.state = State::Between;
@@ -302,16 +301,16 @@ impl Framer {
         self.need = format.frame_bytes().unwrap_or(0);
     }
 
-    /// Skips what was not read and looks for the next frame.
+    /// Skips unread bytes and looks for the next frame.
     pub(super) fn advance(&mut self, source: &mut impl Bytes) -> std::result::Result<Next, Fault> {
         if self.state == State::Announced {
             self.state = State::Skipping(self.need as u64);
         }
         if let State::Skipping(left) = self.state {
             match self.drop_payload(source, left)? {
-                Got::Some(_) => self.state = State::Between,
-                Got::Idle => return Ok(Next::Idle),
-                Got::End => {
+                ReadOutcome::Some(_) => self.state = State::Between,
+                ReadOutcome::Idle => return Ok(Next::Idle),
+                ReadOutcome::End => {
                     let State::Skipping(left) = self.state else { return Ok(Next::End(None)) };
                     let have = (self.need as u64).saturating_sub(left);
                     return Ok(self.end(Some(Half { have, need: Some(self.need) })));
@@ -337,7 +336,7 @@ impl Framer {
         next
     }
 
-    /// Copies the announced frame. Waits for it as long as `source` does; `Got::Idle` from it is a fault here.
+    /// Copies the announced frame. Waits for it as long as `source` does; `ReadOutcome::Idle` from it is a fault here.
     pub(super) fn read_into(
         &mut self,
         source: &mut impl Bytes,
@@ -348,7 +347,10 @@ impl Framer {
         }
         let need = self.need;
         if buffer.len() < need {
-            return Err(Fault::Frame(format!("a frame of {need} bytes, but only {} of room", buffer.len())));
+            return Err(Fault::Frame(format!(
+                "a frame of {need} bytes, but a buffer of only {}",
+                buffer.len()
+            )));
         }
         let target = &mut buffer[..need];
         let ready = self.ahead.len().min(need);
@@ -358,12 +360,12 @@ impl Framer {
         while have < need {
             self.state = State::Skipping((need - have) as u64);
             match source.read(&mut target[have..])? {
-                Got::Some(count) => {
+                ReadOutcome::Some(count) => {
                     have += count;
                     self.offset += count as u64;
                 }
-                Got::Idle => return Ok(Read::Late(Half { have: have as u64, need: Some(need) })),
-                Got::End => {
+                ReadOutcome::Idle => return Ok(Read::Late(Half { have: have as u64, need: Some(need) })),
+                ReadOutcome::End => {
                     self.state = State::Ended;
                     return Ok(Read::Cut(Half { have: have as u64, need: Some(need) }));
                 }
@@ -376,7 +378,7 @@ impl Framer {
         Ok(Read::Whole(Filled { format: self.format, bytes_used: need }))
     }
 
-    /// Warns if the rows of the first raw frame are padded and the settings do not say so.
+    /// Warns if the rows of the first raw frame are padded and the settings do not mention it.
     fn check_rows(&self, frame: &[u8]) {
         let have = self.format.row_bytes as usize;
         if let Some(likely) = likely_row_bytes(frame, have) {
@@ -394,49 +396,49 @@ impl Framer {
         self.first_byte = None;
     }
 
-    /// Drops `left` bytes of payload; remembers how far it came. `Got::Some` when all are gone.
-    fn drop_payload(&mut self, source: &mut impl Bytes, mut left: u64) -> Result<Got> {
+    /// Skips `left` bytes of payload and remembers the progress. `ReadOutcome::Some` when all are skipped.
+    fn drop_payload(&mut self, source: &mut impl Bytes, mut left: u64) -> Result<ReadOutcome> {
         let ready = usize::try_from(left).unwrap_or(usize::MAX).min(self.ahead.len());
         self.use_up(ready);
         left -= ready as u64;
         self.state = State::Skipping(left);
         while left > 0 {
             match source.skip(left)? {
-                Got::Some(count) => {
+                ReadOutcome::Some(count) => {
                     left -= (count as u64).min(left);
                     self.offset += count as u64;
                     self.state = State::Skipping(left);
                 }
-                Got::Idle => return Ok(Got::Idle),
-                Got::End => return Ok(Got::End),
+                ReadOutcome::Idle => return Ok(ReadOutcome::Idle),
+                ReadOutcome::End => return Ok(ReadOutcome::End),
             }
         }
-        Ok(Got::Some(1))
+        Ok(ReadOutcome::Some(1))
     }
 
-    /// The end, once with what was there.
+    /// The end; the first call includes the partial frame.
     fn end(&mut self, half: Option<Half>) -> Next {
         self.state = State::Ended;
         self.ahead.clear();
         Next::End(half.filter(|half| half.have > 0))
     }
 
-    /// Reads more; `Some` if the caller is to give up for now.
+    /// Reads more; `Some` if the caller has to return for now.
     fn more(&mut self, source: &mut impl Bytes, need: Option<usize>) -> Result<Option<Next>> {
         Ok(match self.ahead.fill(source)? {
-            Got::Some(_) => {
+            ReadOutcome::Some(_) => {
                 self.first_byte.get_or_insert(self.ahead.arrived);
                 None
             }
-            Got::Idle => Some(Next::Idle),
-            Got::End => {
+            ReadOutcome::Idle => Some(Next::Idle),
+            ReadOutcome::End => {
                 let have = self.ahead.len() as u64;
                 Some(self.end(Some(Half { have, need })))
             }
         })
     }
 
-    /// Whether a payload of `need` bytes can still be there, where that is known.
+    /// Whether a payload of `need` bytes can still be complete, if known.
     fn cut_short(&self, source: &impl Bytes) -> Option<Half> {
         let have = source.remaining()? + self.ahead.len() as u64;
         (have < self.need as u64).then_some(Half { have, need: Some(self.need) })
@@ -451,7 +453,7 @@ impl Framer {
     }
 
     fn advance_raw(&mut self, source: &mut impl Bytes) -> std::result::Result<Next, Fault> {
-        // A file tells what is left without being read; a pipe tells by its first bytes.
+        // A file knows its remaining length without being read; a pipe only shows its first bytes.
         if source.remaining().is_none()
             && self.ahead.len() == 0
             && let Some(give_up) = self.more(source, Some(self.need))?
@@ -471,7 +473,7 @@ impl Framer {
             };
             let plausible = begins(y4m::FRAME_MAGIC) || begins(y4m::STREAM_MAGIC);
             if let Some(length) = line.filter(|_| begins(y4m::STREAM_MAGIC)) {
-                // Another stream follows, as of `cat a.y4m b.y4m`.
+                // Another stream follows, as in `cat a.y4m b.y4m`.
                 let header = y4m::parse_stream_header(&bytes[..length], self.color)
                     .map_err(|why| Fault::Stream(format!("damaged at byte {}: {why}", self.offset)))?;
                 self.use_up(length + 1);
@@ -491,7 +493,7 @@ impl Framer {
             if !plausible || self.ahead.is_full() {
                 let start = &bytes[..bytes.len().min(16)];
                 return Err(Fault::Stream(format!(
-                    "damaged at byte {}: '{}' where FRAME must stand",
+                    "damaged at byte {}: '{}' instead of FRAME",
                     self.offset,
                     start.escape_ascii()
                 )));
@@ -520,14 +522,14 @@ impl Framer {
                 Scan::Skip(count) => self.use_up(count),
                 Scan::Broken(count, why) => {
                     self.use_up(count);
-                    return Err(Fault::Frame(format!("no JPEG before byte {}: {why}", self.offset)));
+                    return Err(Fault::Frame(format!("not a JPEG before byte {}: {why}", self.offset)));
                 }
                 Scan::More if self.ahead.is_full() && self.ahead.len() < JPEG_BYTES_MAX => {
                     self.ahead.grow((self.ahead.len() * 2).min(JPEG_BYTES_MAX));
                 }
                 Scan::More if self.ahead.is_full() => {
                     splitter.restart();
-                    // Past its start, so that the search for the next one goes on behind it.
+                    // After its start, so that the search for the next one continues behind it.
                     let most = self.ahead.len();
                     self.use_up(most.min(2));
                     return Err(Fault::Frame(format!("a JPEG of more than {most} bytes")));
@@ -535,12 +537,12 @@ impl Framer {
                 Scan::More => {
                     let ends_here = splitter.ends_here();
                     match self.ahead.fill(source)? {
-                        Got::Some(_) => {
+                        ReadOutcome::Some(_) => {
                             self.first_byte.get_or_insert(self.ahead.arrived);
                         }
-                        Got::Idle => return Ok(Next::Idle),
-                        Got::End if ends_here => return self.last_jpeg(source),
-                        Got::End => {
+                        ReadOutcome::Idle => return Ok(Next::Idle),
+                        ReadOutcome::End if ends_here => return self.last_jpeg(source),
+                        ReadOutcome::End => {
                             let have = self.ahead.len() as u64;
                             return Ok(self.end(Some(Half { have, need: None })));
                         }
@@ -550,7 +552,7 @@ impl Framer {
         }
     }
 
-    /// The stream is over, and its last JPEG has no EOI: perhaps nothing else is missing.
+    /// The stream has ended, and its last JPEG has no EOI: perhaps nothing else is missing.
     fn last_jpeg(&mut self, source: &impl Bytes) -> std::result::Result<Next, Fault> {
         let length = self.ahead.len();
         if let Layout::Mjpeg(splitter) = &mut self.layout {
@@ -564,19 +566,19 @@ impl Framer {
         Ok(Next::Frame(self.first_byte.take().unwrap_or_else(|| source.now())))
     }
 
-    /// Whether the first `length` bytes are a JPEG of the stream's size. A new size that stays becomes the stream's.
+    /// Whether the first `length` bytes are a JPEG of the stream's size. A lasting new size becomes the stream's size.
     fn check_jpeg(&mut self, length: usize) -> std::result::Result<(), String> {
         let info = match jpeg_head(&self.ahead.bytes()[..length]) {
             Head::Info(info) => info,
             Head::More => return Err("a JPEG without a frame header".to_owned()),
-            Head::Broken(why) => return Err(format!("no JPEG: {why}")),
+            Head::Broken(why) => return Err(format!("not a JPEG: {why}")),
         };
         let size = (self.format.width, self.format.height);
         let found = (info.width, info.height);
         if self.sizes.has_changed(size, found) {
             self.format = info.format(self.color)?;
             tracing::info!(
-                "the stream's pictures have {}x{} from now on, not {}x{}",
+                "the stream changed its picture size to {}x{}, from {}x{}",
                 found.0,
                 found.1,
                 size.0,
@@ -589,12 +591,12 @@ impl Framer {
     }
 }
 
-/// How many bytes the rows of a raw frame seem to have, if not `have`: what drivers pad rows to, if rows at that distance are far
-/// more alike. A frame that is read with the wrong distance is slanted.
+/// The row length that a raw frame seems to have, if not `have`: drivers pad rows to certain multiples, and with the right length
+/// neighbouring rows are far more alike. A frame that is read with the wrong length looks slanted.
 pub(super) fn likely_row_bytes(frame: &[u8], have: usize) -> Option<usize> {
-    /// Rows that are compared.
+    /// Number of rows that are compared.
     const ROWS: usize = 64;
-    /// Below this mean difference nothing is slanted, or nothing can be seen.
+    /// Below this mean difference nothing is slanted, or the picture has no visible content.
     const DIFFERENCE_MIN: f64 = 4.0;
     let difference = |distance: usize| {
         let count = (ROWS * have).min(frame.len().saturating_sub(distance));
@@ -614,18 +616,18 @@ pub(super) fn likely_row_bytes(frame: &[u8], have: usize) -> Option<usize> {
     (now > DIFFERENCE_MIN && difference(best) * 2.0 < now).then_some(best)
 }
 
-/// What [`Framer::read_into`] came to.
+/// Result of [`Framer::read_into`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Read {
-    /// All of it.
+    /// The complete frame.
     Whole(Filled),
     /// The stream ends inside it.
     Cut(Half),
-    /// The rest did not come in time.
+    /// The rest did not arrive in time.
     Late(Half),
 }
 
-/// What [`Framer::open`] came to.
+/// Result of [`Framer::open`].
 pub(super) enum Opened {
     /// The format is known.
     Yes(Framer),
@@ -635,7 +637,7 @@ pub(super) enum Opened {
     End,
 }
 
-/// An error about a source, named.
+/// An error about a named source.
 pub(super) fn named(make: fn(Kind, String) -> Error, what: &str, text: &str) -> Error {
     make(Kind::Source, format!("{what}: {text}"))
 }

@@ -1,6 +1,6 @@
-//! The yuv4mpeg format (`yuv4mpeg(5)` of mjpegtools, with ffmpeg's `XCOLORRANGE`): header lines to a checked frame format.
+//! The yuv4mpeg format (`yuv4mpeg(5)` of mjpegtools, with ffmpeg's `XCOLORRANGE`): from header lines to a checked frame format.
 //!
-//! Pure. Never reads, never allocates by a claimed size: sides are checked against [`crate::base::limits`] first.
+//! Pure. Never allocates by a claimed size: sides are checked against [`crate::base::limits`] first.
 
 use super::ColorOverride;
 use super::rate::FrameRate;
@@ -11,27 +11,26 @@ pub const STREAM_MAGIC: &[u8] = b"YUV4MPEG2";
 /// The first bytes of every frame.
 pub const FRAME_MAGIC: &[u8] = b"FRAME";
 
-/// What mends a stream that we do not read.
+/// The remedy for unsupported pixel formats.
 const REMEDY_PIXELS: &str = "let ffmpeg convert it with -pix_fmt yuv420p";
 
-/// What the stream's header line says.
+/// The contents of the stream's header line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamHeader {
     /// I420, or Grey for `Cmono`.
     pub format: FrameFormat,
-    /// `F`, if it is there and a possible rate. `0:0` means unknown, and so is what cannot be: `25:0`, 24000 a second.
+    /// `F`, if present and possible. `0:0` means unknown; impossible rates such as `25:0` or 24000 a second are treated as unknown.
     pub rate: Option<FrameRate>,
 }
 
-/// Reads the stream's header line (without its line break).
+/// Parses the stream's header line (without its line break).
 ///
-/// `C420jpeg` without `XCOLORRANGE` counts as limited range: the name tells where the chroma samples lie (centred, as in
-/// JPEG), not the code range; it is also what ffmpeg writes for ordinary limited-range video. `Cmono` without it counts as
-/// full range, as ffmpeg's `gray` is. The matrix is guessed by the size, as no tag tells it. The pixels' aspect (`A`) and
-/// comments (`X`) do not concern us.
+/// `C420jpeg` without `XCOLORRANGE` counts as limited range: the name states the position of the chroma samples (centred, as in JPEG), not
+/// the code range; ffmpeg also writes it for ordinary limited-range video. `Cmono` without it counts as full range, as ffmpeg's `gray` is.
+/// The matrix is guessed from the size, since there is no tag for it. The pixels' aspect (`A`) and comments (`X`) are ignored.
 ///
 /// # Errors
-/// One line with the remedy: no such header, sides missing, odd or beyond the limits, interlaced, not 8-bit 4:2:0 or mono.
+/// One line with the remedy: not such a header, sides missing, odd or beyond the limits, interlaced, not 8-bit 4:2:0 or mono.
 pub fn parse_stream_header(line: &[u8], color: ColorOverride) -> Result<StreamHeader, String> {
     let text = std::str::from_utf8(line).map_err(|_| "the yuv4mpeg header is not text".to_owned())?;
     let mut words = text.split(' ').filter(|word| !word.is_empty());
@@ -73,20 +72,20 @@ pub fn parse_stream_header(line: &[u8], color: ColorOverride) -> Result<StreamHe
     Ok(StreamHeader { format, rate })
 }
 
-/// Checks a frame's header line (without its line break): `FRAME`, perhaps with parameters, which progressive streams may
-/// carry and nobody needs.
+/// Checks a frame's header line (without its line break): `FRAME`, possibly with parameters, which progressive streams may have and which
+/// are not needed.
 ///
 /// # Errors
-/// It is none.
+/// It is not a frame header.
 pub fn check_frame_header(line: &[u8]) -> Result<(), String> {
     match line.strip_prefix(FRAME_MAGIC) {
         Some([] | [b' ', ..]) => Ok(()),
-        _ => Err(format!("'{}' where FRAME must stand", line[..line.len().min(16)].escape_ascii())),
+        _ => Err(format!("'{}' instead of FRAME", line[..line.len().min(16)].escape_ascii())),
     }
 }
 
 fn side(value: &str) -> Result<u32, String> {
-    value.parse().map_err(|_| format!("'{}' is no side of a frame", value.escape_default()))
+    value.parse().map_err(|_| format!("'{}' is not a side of a frame", value.escape_default()))
 }
 
 /// `num:den`, where that is a rate.
@@ -95,7 +94,7 @@ fn parse_rate(value: &str) -> Option<FrameRate> {
     FrameRate::new(frames.parse().ok()?, seconds.parse().ok()?)
 }
 
-/// Progressive or unknown. A comb of two half pictures would be detected as nonsense at every moving edge.
+/// Progressive or unknown. Combing artefacts of interlaced frames would disturb detection at every moving edge.
 fn check_interlace(value: &str) -> Result<(), String> {
     match value {
         "p" | "?" => Ok(()),
@@ -117,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ffmpeg_writes_is_read() {
+    fn headers_of_ffmpeg_are_read() {
         for (line, pixel, size, range, fps) in [
             (
                 "YUV4MPEG2 W64 H48 F30000:1001 Ip A1:1 C420jpeg XYSCSS=420JPEG XCOLORRANGE=LIMITED",
@@ -157,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_do_not_read_is_refused_with_its_remedy() {
+    fn unsupported_streams_are_refused_with_the_remedy() {
         for (line, words) in [
             ("YUV4MPEG2 W64 H48 C422", "-pix_fmt yuv420p"),
             ("YUV4MPEG2 W64 H48 C444", "-pix_fmt yuv420p"),
@@ -167,7 +166,7 @@ mod tests {
             ("YUV4MPEG2 W64 H48 Ib C420", "-vf bwdif"),
             ("YUV4MPEG2 W64 H48 Im C420", "-vf bwdif"),
             ("YUV4MPEG2 W100000 H100000 C420", "8192"),
-            ("YUV4MPEG2 W4294967296 H48 C420", "no side"),
+            ("YUV4MPEG2 W4294967296 H48 C420", "not a side"),
             ("YUV4MPEG2 W65 H48 C420", "even sides"),
             ("YUV4MPEG2 W0 H0", "16..="),
             ("YUV4MPEG2 W64", "no W and H"),
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_matrix_goes_by_the_size_unless_said() {
+    fn the_matrix_depends_on_the_size_unless_set() {
         let matrix = |line, color| parse_stream_header(line, color).unwrap().format.color.matrix;
         let said = ColorOverride { matrix: Some(ColorMatrix::Bt601), range: None };
         assert_eq!(matrix(b"YUV4MPEG2 W1280 H720", ColorOverride::default()), ColorMatrix::Bt709);
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn frame_headers() {
+    fn frame_headers_are_checked() {
         assert_eq!(check_frame_header(b"FRAME"), Ok(()));
         assert_eq!(check_frame_header(b"FRAME Ixyz Xhello"), Ok(()));
         for bad in [&b"FRAMES"[..], b"FRAM", b"", b"\xff\x00FRAME"] {

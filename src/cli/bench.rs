@@ -1,4 +1,4 @@
-//! `flytrap bench`: how long each stage takes on this machine, in one run.
+//! `flytrap bench`: how long each stage of a frame takes on this machine, measured in one run.
 
 use std::fmt::Write as _;
 
@@ -12,24 +12,24 @@ use crate::platform::cores;
 use crate::tools::bench::{Figures, Layer, Params, Times, measure};
 use crate::vision::detect::engine::Isa;
 
-/// What `flytrap bench` is told.
+/// Arguments of `flytrap bench`.
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
     #[command(flatten)]
     settings: Settings,
-    /// Threads that run the network (model.threads).
+    /// Threads for the network (model.threads).
     #[arg(long, value_name = "N")]
     threads: Option<i64>,
-    /// Frames that are timed.
+    /// Number of frames to time.
     #[arg(long, value_name = "N", default_value_t = 50)]
     frames: usize,
-    /// Time each layer too, on one thread.
+    /// Also time each layer, on one thread.
     #[arg(long)]
     layers: bool,
-    /// Vector instructions to use instead of the best that this CPU has: avx-512, avx2, neon, portable.
+    /// Instruction set to use instead of the best one of this CPU: avx-512, avx2, neon, portable.
     #[arg(long, value_name = "NAME", value_parser = instructions)]
     instructions: Option<Isa>,
-    /// JPEG or PNG files to look at in turn; without them a frame of noise, 1280x720.
+    /// JPEG or PNG files to run on in turn; without them, a noise frame of 1280x720.
     #[arg(value_name = "PICTURE")]
     pictures: Vec<PathBuf>,
 }
@@ -76,10 +76,7 @@ fn table(figures: &Figures) -> String {
     }
     if let (Some(rate), Some(peak)) = (figures.gmac_per_s, figures.peak_gmac_per_s) {
         let share = 100.0 * rate / peak;
-        let _fits = writeln!(
-            out,
-            "\n{rate:.1} GMAC/s, {share:.0} % of the {peak:.1} that one core multiplies and adds at most"
-        );
+        let _fits = writeln!(out, "\n{rate:.1} GMAC/s, {share:.0} % of one core's peak of {peak:.1}");
     }
     if !figures.layers.is_empty() {
         let _fits = writeln!(out, "\n{:>9} {:>8} {:>8} {:<11} layer", "us", "GMAC/s", "MB", "kernel");

@@ -1,4 +1,4 @@
-//! `flytrap calibrate`: what int8 needs to know of a model.
+//! `flytrap calibrate`: measures the value ranges that int8 needs.
 
 use std::path::PathBuf;
 
@@ -7,17 +7,17 @@ use clap::Args;
 use super::{Failed, PictureBar, Settings, print, print_json, start_log};
 use crate::tools::calibrate::{Params, calibrate as run};
 
-/// What `flytrap calibrate` is told.
+/// Arguments of `flytrap calibrate`.
 #[derive(Debug, Args)]
 pub(super) struct CalibrateArgs {
     #[command(flatten)]
     settings: Settings,
-    /// Folder of pictures such as the camera will see: some tens, by day and by night.
+    /// Folder of pictures like those of the camera: some tens, by day and by night.
     #[arg(long, value_name = "FOLDER")]
     images: PathBuf,
 }
 
-/// Measures, writes the file, and says where.
+/// Measures, writes the file, and prints its path.
 pub(super) fn calibrate(args: &CalibrateArgs, json: bool) -> Result<(), Failed> {
     let config = args.settings.load(Vec::new(), json)?;
     start_log(&config);

@@ -1,4 +1,4 @@
-//! `flytrap cameras`: what is plugged in, and what it can deliver.
+//! `flytrap cameras`: lists the connected cameras and their formats.
 
 use serde_json::json;
 
@@ -62,7 +62,7 @@ fn as_text(found: &CameraInfo) -> String {
         text += &format!("\n  {} {}x{}{rate}", offer.pixel, offer.width, offer.height);
     }
     if found.offers.is_empty() {
-        text += "\n  no format that is read here (raw Bayer comes through exec:rpicam-vid ...)";
+        text += "\n  no supported format (for raw Bayer use exec:rpicam-vid ...)";
     }
     for control in &found.controls {
         let Control { name, range, value, .. } = control;

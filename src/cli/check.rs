@@ -14,7 +14,7 @@ use crate::platform::clock::SystemClock;
 use crate::platform::cores::Machine;
 use crate::tools::pictures::Detector;
 
-/// Checks `file`, its model, its source's path and its uplink (without connecting); prints the settings in force.
+/// Checks `file`, its model, the path of its source and its uplink (without connecting); prints the settings in force.
 pub(super) fn check(file: Option<&Path>) -> Result<(), Failed> {
     let config = Config::load(file, Vec::new(), &Machine::read())?;
     for setting in config.in_force.lines() {
@@ -25,7 +25,10 @@ pub(super) fn check(file: Option<&Path>) -> Result<(), Failed> {
     }
     let Some(file) = file else { return Ok(()) };
     let missing = |key: &str, option: &str| {
-        say("check", &format!("{}: {key} is not set: {option} must be given to run", file.display()));
+        say(
+            "check",
+            &format!("{}: {key} is not set: set it, or give {option} to flytrap run", file.display()),
+        );
     };
     match &config.camera.source {
         None => missing("camera.source", "--source"),
@@ -45,12 +48,12 @@ pub(super) fn check(file: Option<&Path>) -> Result<(), Failed> {
             let _model_and_classes_are_right = Detector::open(&config)?;
         }
     }
-    // Opening a file: target creates the file; its folder is what can be wrong.
+    // A file: target is created when it is opened; only its folder can be wrong.
     if let Some(path) = config.uplink.target.first.strip_prefix("file:") {
         let folder = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty());
         if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
             let text = format!(
-                "{}: uplink.target: there is no folder '{}': create it",
+                "{}: uplink.target: folder '{}' does not exist: create it",
                 file.display(),
                 folder.display()
             );
@@ -63,7 +66,7 @@ pub(super) fn check(file: Option<&Path>) -> Result<(), Failed> {
     spool_folder(&config, file)
 }
 
-/// The folder of the spool, or where it will be made, must be one to write to. Makes nothing.
+/// The spool's folder, or the folder in which it will be created, must be writable. Creates nothing.
 fn spool_folder(config: &Config, file: &Path) -> Result<(), Failed> {
     let Some(folder) = &config.spool.folder else { return Ok(()) };
     let there = folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
@@ -72,7 +75,7 @@ fn spool_folder(config: &Config, file: &Path) -> Result<(), Failed> {
         return Ok(());
     }
     let text = format!(
-        "{}: spool.folder '{}': '{}' is no folder that this user may write to",
+        "{}: spool.folder '{}': '{}' is not a folder that this user may write to",
         file.display(),
         folder.display(),
         there.display()

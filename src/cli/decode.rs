@@ -1,4 +1,4 @@
-//! `flytrap decode`: what a receiver of the forms "postcard" and "postcard2" has stored, as CloudEvents.
+//! `flytrap decode`: prints what a receiver of the formats "postcard" and "postcard2" has stored, as CloudEvents.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,8 +10,7 @@ use crate::delivery::uplink::Batch;
 use crate::delivery::uplink::format::cloudevents;
 use crate::delivery::uplink::format::packed::{self, Unpacked, Unreadable};
 
-/// Prints every event of every batch in `file`, or standard input. What comes before damage is printed. Memory: one batch,
-/// however long the file.
+/// Prints every event of every batch in `file`, or on standard input, up to the first damage. Memory: one batch, however long the file.
 pub(super) fn decode(file: Option<&Path>) -> Result<(), Failed> {
     match file {
         None => decode_all(io::stdin().lock(), "standard input", |lines| Ok(print(lines)?)),
@@ -29,7 +28,7 @@ fn decode_all(
     mut tell: impl FnMut(&str) -> Result<(), Failed>,
 ) -> Result<(), Failed> {
     let (mut bytes, mut lines) = (Vec::new(), Vec::new());
-    // What of `bytes` is decoded, and where in the source they begin.
+    // The number of decoded `bytes`, and their offset in the source.
     let (mut at, mut offset, mut ended) = (0, 0, false);
     loop {
         match packed::read_batch(&bytes[at..]) {
@@ -63,7 +62,7 @@ fn read_failed(place: &str, error: io::Error) -> Error {
 mod tests {
     use super::*;
 
-    /// A source that never ends, and counts what is taken from it.
+    /// A source that never ends, and counts the bytes taken from it.
     struct Endless<'a> {
         first: &'a [u8],
         taken: u64,
@@ -79,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_source_ends_at_the_first_byte_that_is_no_batch() {
+    fn an_endless_source_stops_at_the_first_byte_that_is_not_a_batch() {
         let hex = include_str!("../../tests/data/batch-v1.hex").trim();
         let batch: Vec<u8> =
             (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();

@@ -7,7 +7,7 @@ use crate::base::error::{Class, Error, Kind, Result};
 use crate::tools::pictures::{Detector, PictureDetections};
 use crate::vision::detect::model::Classes;
 
-/// Detects in each picture; those that are none are told, and make the exit code 4 at the end.
+/// Detects in each picture; unreadable ones are reported, and set the exit code to 4 at the end.
 pub(super) fn detect(
     settings: &Settings,
     pictures: &[impl AsRef<Path>],
@@ -40,7 +40,7 @@ pub(super) fn detect(
     }
 }
 
-/// Prints what was found, and writes the picture if there is a folder for it.
+/// Prints the detections, and writes the picture if there is a folder for it.
 fn show(
     found: &PictureDetections,
     path: &Path,

@@ -41,15 +41,15 @@ use crate::vision::detect::model::BUILTIN;
 
 /// Unattended road counter.
 ///
-/// Looks at a camera when something moves, detects, follows and counts road users, and delivers events.
+/// Watches a camera, runs a detector when something moves, tracks and counts road users, and delivers events.
 ///
 /// Exit codes: 0 all went well, 1 the machine (memory, threads, disk), 2 command line or configuration, 3 model, 4 source or
 /// picture, 5 events that could not be delivered.
 #[derive(Debug, Parser)]
 #[command(name = "flytrap", version)]
 struct Cli {
-    /// Machine-readable: `detect` prints JSON lines, `bench`, `demo`, `eval`, `tune`, `calibrate`, `selftest` and `sim` an object, logs on
-    /// stderr are JSON lines.
+    /// Machine-readable output: `detect` prints JSON lines; `bench`, `demo`, `eval`, `tune`, `calibrate`, `selftest` and `sim` print one
+    /// object; logs on stderr are JSON lines.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -58,7 +58,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Count: capture, detect, follow, deliver, until told to stop.
+    /// Count road users: capture, detect, track, count and deliver until stopped.
     Run {
         #[command(flatten)]
         settings: Settings,
@@ -68,7 +68,7 @@ enum Command {
         /// Where events go: stdout, file:PATH, http://… or https://… (uplink.target).
         #[arg(long, value_name = "TARGET")]
         uplink: Option<String>,
-        /// Take the source as a recording: every frame in its own time, as fast as it goes, and end with it.
+        /// Treat the source as a recording: process every frame at its own time, as fast as possible, and exit at its end.
         #[arg(long)]
         until_end: bool,
     },
@@ -87,41 +87,41 @@ enum Command {
     },
     /// Measure how long each stage of a frame takes on this machine.
     Bench(bench::BenchArgs),
-    /// Measure on pictures what --precision int8 needs to know of a model, and write it beside the model.
+    /// Measure the value ranges that --precision int8 needs, on pictures, and write them beside the model.
     Calibrate(calibrate::CalibrateArgs),
-    /// Test whether the network finds what it must on this machine; 3 if it does not.
+    /// Test whether the network gives the expected detections on this machine; exit code 3 if not.
     Selftest(selftest::SelftestArgs),
-    /// List the cameras of this machine, and what they can deliver.
+    /// List the cameras of this machine and their formats.
     Cameras,
-    /// Try the wiring of a pin: read it, or drive it and read it back.
+    /// Test the wiring of a pin: read it, or drive it and read it back.
     Pins {
-        /// Its number on the chip; on a Raspberry Pi Broadcom's.
+        /// Number of the pin on the chip; on a Raspberry Pi, Broadcom's number.
         #[arg(value_name = "PIN")]
         pin: u8,
-        /// Drive it instead of only reading it.
+        /// Drive the pin instead of only reading it.
         #[arg(long, value_name = "high|low", value_parser = level)]
         set: Option<bool>,
-        /// Who is asked for it: auto, rppal, or a chip such as /dev/gpiochip0 (gpio.chip).
+        /// GPIO driver: auto, rppal, or a chip such as /dev/gpiochip0 (gpio.chip).
         #[arg(long, value_name = "CHIP", default_value = "auto")]
         chip: String,
     },
-    /// Look into the folder in which events wait (spool.folder); also while flytrap runs.
+    /// Inspect the spool, the folder in which events wait (spool.folder); also while flytrap runs.
     Spool {
         #[command(subcommand)]
         what: SpoolCommand,
     },
-    /// Print batches in the form "postcard" or "postcard2" as CloudEvents, one JSON object a line.
+    /// Print batches in the format "postcard" or "postcard2" as CloudEvents, one JSON object per line.
     Decode {
-        /// The file; without it standard input.
+        /// The file; standard input if not given.
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
     },
-    /// Plan and run a model file within limits: what other commands start for a file that only the user trusts.
+    /// Plan and run a model file within limits: the child process that other commands start for a file that only the user trusts.
     #[command(name = trial::COMMAND, hide = true)]
     TryModel(trial::TrialArgs),
     /// Check a configuration and the files that it names; print all settings in force.
     Check {
-        /// The configuration; without it the defaults are printed.
+        /// The configuration file; without it the defaults are printed.
         #[arg(value_name = "FILE")]
         config: Option<PathBuf>,
     },
@@ -129,51 +129,51 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum SpoolCommand {
-    /// List its segments: whose they are, how many events they hold, how many of them wait.
+    /// List its segments: run, number of events, number of waiting events.
     Ls {
-        /// The folder.
+        /// The spool's folder.
         #[arg(value_name = "FOLDER")]
         folder: PathBuf,
     },
-    /// Print its events, one JSON object a line.
+    /// Print its events, one JSON object per line.
     Cat {
-        /// The folder.
+        /// The spool's folder.
         #[arg(value_name = "FOLDER")]
         folder: PathBuf,
-        /// The dead letters instead: events that the receiver refused for good.
+        /// Print the dead letters instead: events that the receiver refused permanently.
         #[arg(long)]
         dead: bool,
     },
-    /// Read all of it and say what is damaged; 1 if anything is.
+    /// Read everything and report damage; exit code 1 if there is any.
     Check {
-        /// The folder.
+        /// The spool's folder.
         #[arg(value_name = "FOLDER")]
         folder: PathBuf,
     },
 }
 
-/// What `run` and `detect` have in common.
+/// Options that several commands share.
 #[derive(Debug, Args)]
 struct Settings {
-    /// The configuration; what it leaves out is as `flytrap check` prints it.
+    /// The configuration file; settings that it leaves out have the defaults that `flytrap check` prints.
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// ONNX file of a YOLO11 or YOLOv8 detector, or builtin, the small one that comes with the program (model.path).
+    /// ONNX file of a YOLO11 or YOLOv8 detector, or "builtin", the small one inside the program (model.path).
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
-    /// Vouch for a model file that flytrap does not know (model.sha256).
+    /// SHA-256 of a model file that flytrap does not know: states that you trust this file (model.sha256).
     #[arg(long, value_name = "HEX")]
     model_sha256: Option<String>,
-    /// How precisely the network computes: fp32, or fp16 or int8 where the CPU has it (model.precision).
+    /// Precision of the network: fp32, or fp16 or int8 where the CPU supports it (model.precision).
     #[arg(long, value_name = "NAME")]
     precision: Option<String>,
-    /// What flytrap calibrate made, for int8 (model.ranges).
+    /// File with the value ranges for int8, written by flytrap calibrate (model.ranges).
     #[arg(long, value_name = "FILE")]
     ranges: Option<PathBuf>,
 }
 
 impl Settings {
-    /// The configuration with these options and `more` over it.
+    /// The configuration, overridden by these options and `more`.
     fn load(&self, more: Vec<Override>, json: bool) -> Result<Config, Mistakes> {
         let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
         let mut overrides = vec![];
@@ -189,13 +189,13 @@ impl Settings {
         overrides.extend(more);
         let mut config = Config::load(self.config.as_deref(), overrides, &Machine::read())?;
         if let Some(model) = &mut config.model.params {
-            // This program, also when its file has been replaced by an update.
+            // This program, even if its file has been replaced by an update.
             model.trial = Some(PathBuf::from("/proc/self/exe"));
         }
         Ok(config)
     }
 
-    /// The same; with the detector that comes with the program if neither a model nor a configuration is named.
+    /// As [`Self::load`], with the built-in detector if neither a model nor a configuration is named.
     fn load_or_builtin(&self, json: bool) -> Result<Config, Mistakes> {
         let named = self.model.is_some() || self.config.is_some();
         let builtin = ("model.path", Value::Text(BUILTIN.into()), "without --model");
@@ -203,14 +203,14 @@ impl Settings {
     }
 }
 
-/// Reads the command line and does what it says.
+/// Reads the command line and runs the command.
 pub fn main() -> ExitCode {
     process::harden();
     system::map_large_pieces();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // clap's own: help and version go to stdout with 0, mistakes to stderr with 2.
+            // clap's own messages: help and version go to stdout with 0, mistakes to stderr with 2.
             let _told = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
@@ -301,14 +301,14 @@ fn run(
     Ok(run::run(config, options)?)
 }
 
-/// Longest wait of a daemon that ends for whoever reads its log.
+/// How long an exiting daemon waits at most for the reader of its log.
 const LAST_LINES_MAX: Duration = Duration::from_secs(1);
 
 /// As [`start_log`], for a program that runs unattended: nothing in it ever waits for the reader of its log.
 fn start_daemon_log(config: &Config) -> Result<()> {
     let log = log::start()?;
     std::panic::set_hook(Box::new(|panic| {
-        // The usual hook would wait for the reader.
+        // The default hook would wait for the reader.
         let text = panic.payload_as_str().unwrap_or("without a text");
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(place, "panicked, which is a bug in flytrap: {text}");
@@ -318,7 +318,7 @@ fn start_daemon_log(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Logs go to stderr from here on; a log that is already there stays.
+/// Sends logs to stderr from here on; if a log was started already, it stays.
 fn start_log(config: &Config) {
     start_log_to(config, || Stderr);
 }
@@ -327,7 +327,7 @@ fn start_log_to<W: Write>(config: &Config, writer: impl Fn() -> W + Send + Sync 
     let level = config.log.level.parse().unwrap_or(tracing::level_filters::LevelFilter::INFO);
     let builder = tracing_subscriber::fmt()
         .with_writer(writer)
-        // It would be said with eprintln, which ends the program where stderr cannot be written.
+        // clap would report it with eprintln, which ends the program where stderr cannot be written.
         .log_internal_errors(false)
         .with_max_level(level)
         .with_target(false);
@@ -339,7 +339,7 @@ fn start_log_to<W: Write>(config: &Config, writer: impl Fn() -> W + Send + Sync 
     };
 }
 
-/// The stderr of a command: somebody waits for it, so it waits for them; what cannot be written is lost without an error.
+/// The stderr of a command: its user waits for it, so it blocks; what cannot be written is dropped without an error.
 struct Stderr;
 
 impl Write for Stderr {
@@ -353,12 +353,12 @@ impl Write for Stderr {
     }
 }
 
-/// One line on stderr: what failed, and how to mend it.
+/// One line on stderr: what failed, and the remedy.
 fn say(what: &str, text: &dyn std::fmt::Display) {
     let line = format!("flytrap {what}: {text}\n");
     match log::started() {
         Some(log) => log.line(line.as_bytes()),
-        // A stderr that is closed cannot be told about.
+        // If stderr is closed, nobody can be told.
         None => {
             let _told = Stderr.write_all(line.as_bytes());
         }
@@ -368,11 +368,12 @@ fn say(what: &str, text: &dyn std::fmt::Display) {
 /// One line on stdout.
 ///
 /// # Errors
-/// `Kind::System` if nobody reads it (a full disk, a closed pipe).
+/// `Kind::System` if it cannot be written (a full disk, a closed pipe).
 fn print(line: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").map_err(|error| {
-        Error::fatal(Kind::System, "stdout cannot be written: is the disk full?").caused_by(error)
+        Error::fatal(Kind::System, "stdout cannot be written: check for a full disk or a closed pipe")
+            .caused_by(error)
     })
 }
 
@@ -387,7 +388,7 @@ fn print_json(object: &impl serde::Serialize) -> Result<(), Failed> {
 fn cannot_write(place: &std::path::Path, error: std::io::Error) -> Error {
     Error::fatal(
         Kind::System,
-        format!("'{}' cannot be written: check the path and its rights", place.display()),
+        format!("'{}' cannot be written: check the path and its permissions", place.display()),
     )
     .caused_by(error)
 }

@@ -1,10 +1,10 @@
-//! `flytrap pins`: tries the wiring of one pin.
+//! `flytrap pins`: tests the wiring of one pin.
 
 use super::{Failed, print};
 use crate::base::error::{Error, Kind};
 use crate::platform::gpio::chip::Chip;
 
-/// Drives `pin` to `level` (high or low) and tells what the pin then has, or only reads it.
+/// Drives `pin` to `level` (high or low) and prints the level that is read back, or only reads it.
 pub(super) fn pins(chip: &str, pin: u8, level: Option<bool>, json: bool) -> Result<(), Failed> {
     let chip =
         Chip::parse(chip).map_err(|why| Error::fatal(Kind::Config, format!("--chip {chip}: {why}")))?;
@@ -24,7 +24,8 @@ pub(super) fn pins(chip: &str, pin: u8, level: Option<bool>, json: bool) -> Resu
         print(&format!("{name}: pin {pin} {done} {reads}"))?;
     }
     if level.is_some_and(|level| level != high) {
-        let text = format!("pin {pin} does not follow: is something else driving it?");
+        let text =
+            format!("pin {pin} does not take the level: check the wiring, something else may drive it");
         return Err(Error::fatal(Kind::System, text).into());
     }
     Ok(())

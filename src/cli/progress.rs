@@ -2,7 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How many pictures are done: on a terminal only; it draws to stderr.
+/// Progress in pictures; drawn on stderr, and only on a terminal.
 pub(super) struct PictureBar(ProgressBar);
 
 impl PictureBar {

@@ -1,17 +1,17 @@
-//! `flytrap selftest`: does the network find what it must on this machine?
+//! `flytrap selftest`: does the network give the expected detections on this machine?
 
 use clap::Args;
 
 use super::{Failed, Settings, print, print_json, start_log};
 use crate::tools::selftest::check;
 
-/// What `flytrap selftest` is told.
+/// Arguments of `flytrap selftest`.
 #[derive(Debug, Args)]
 pub(super) struct SelftestArgs {
     #[command(flatten)]
     settings: Settings,
-    /// Write down what a model finds, beside its file as NAME.selftest.toml, once two executors agree: for models that flytrap does
-    /// not ship.
+    /// Record the detections of a model beside its file, as NAME.selftest.toml, once two executors agree on them; for models that flytrap
+    /// does not ship.
     #[arg(long)]
     record: bool,
 }
@@ -26,10 +26,9 @@ pub(super) fn selftest(args: &SelftestArgs, json: bool) -> Result<(), Failed> {
     }
     let line = match &done.recorded {
         Some(place) => format!("recorded {} boxes of {}: {place}", done.boxes, done.model),
-        None => format!(
-            "passed: {} finds all {} road users that it must ({})",
-            done.model, done.boxes, done.engine
-        ),
+        None => {
+            format!("passed: {} finds all {} expected road users ({})", done.model, done.boxes, done.engine)
+        }
     };
     Ok(print(&line)?)
 }

@@ -1,4 +1,4 @@
-//! `flytrap spool`: what waits in a spool, its events, and whether it is whole. Reads only, also while flytrap runs.
+//! `flytrap spool`: lists a spool's segments, prints its events, checks it for damage. Read-only, also while flytrap runs.
 
 use std::path::Path;
 
@@ -20,12 +20,11 @@ fn open(folder: &Path) -> Result<Folder> {
 }
 
 fn failed(folder: &Path, error: std::io::Error) -> Error {
-    let text =
-        format!("'{}' cannot be read: it must be the folder that spool.folder names", folder.display());
+    let text = format!("'{}' cannot be read: give the folder that spool.folder names", folder.display());
     Error::fatal(Kind::Config, text).caused_by(error)
 }
 
-/// One line a segment.
+/// One line per segment.
 pub(super) fn ls(folder: &Path, json: bool) -> Result<(), Failed> {
     let all = inspect(&mut open(folder)?, |_, _, _, _| {}).map_err(|error| failed(folder, error))?;
     if all.is_empty() && !json {
@@ -41,7 +40,7 @@ pub(super) fn ls(folder: &Path, json: bool) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Events of a segment that are not delivered.
+/// Events of a segment that are not delivered yet.
 fn waiting(all: &[Inspected], segment: &Inspected) -> u32 {
     let events = segment.scan.sums.events;
     let Named::Segment(class, id) = segment.named else { return 0 };
@@ -114,7 +113,7 @@ pub(super) fn cat(folder: &Path, dead: bool) -> Result<(), Failed> {
             trouble = print(String::from_utf8_lossy(&line).trim_end()).err();
         }
     };
-    // Once for the calendars, which come behind the events that they are for, once for the events.
+    // Two passes: one for the calendars, which come after the events that they apply to, one for the events.
     let all = inspect(&mut disk, |_, _, _, _| {}).map_err(|error| failed(folder, error))?;
     let calendar = |origin: &Origin| {
         let same =
@@ -135,7 +134,7 @@ pub(super) fn cat(folder: &Path, dead: bool) -> Result<(), Failed> {
     Ok(newer.0.map_or(Ok(()), Err)?)
 }
 
-/// Reads everything, and says what is not as it should be.
+/// Reads everything, and reports damage.
 pub(super) fn check(folder: &Path) -> Result<(), Failed> {
     let mut newer = Newer::default();
     let all = inspect(&mut open(folder)?, |_, named, place, record| {
@@ -149,7 +148,7 @@ pub(super) fn check(folder: &Path) -> Result<(), Failed> {
         let Inspected { named, scan, promised, cut_bytes, .. } = segment;
         let missing = promised.unwrap_or(scan.sums.events).saturating_sub(scan.sums.events);
         print(&format!(
-            "{}: {}: {} events can be read, {missing} are missing, {} bytes are no records, {cut_bytes} bytes were cut off",
+            "{}: {}: {} events can be read, {missing} are missing, {} bytes are not records, {cut_bytes} bytes were cut off",
             named.file(),
             state(segment),
             scan.sums.events,

@@ -11,10 +11,10 @@ use crate::platform::process;
 pub(super) use crate::vision::detect::trial::COMMAND;
 use crate::vision::detect::trial::{CPU_MAX, Trial};
 
-/// Most characters of a panic's message that are told.
+/// Longest part of a panic's message that is reported, characters.
 const MESSAGE_CHARS_MAX: usize = 200;
 
-/// What the parent says.
+/// Arguments, set by the parent process.
 #[derive(Debug, Args)]
 pub(super) struct TrialArgs {
     #[arg(long)]
@@ -35,7 +35,7 @@ pub(super) struct TrialArgs {
     tract: bool,
 }
 
-/// Limits this process, and tries. Says on stdout in one line why not; the exit code is the error's.
+/// Limits this process and tries the model. On failure it prints the reason on stdout in one line; the exit code is the error's.
 pub(super) fn try_model(args: &TrialArgs) -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("a panic");
@@ -62,6 +62,6 @@ fn limited(args: &TrialArgs) -> Result<()> {
 }
 
 fn say(line: &str) {
-    // The parent may be gone.
+    // The parent may have exited.
     let _told = writeln!(std::io::stdout(), "{line}");
 }

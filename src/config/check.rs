@@ -1,5 +1,5 @@
-//! Whether every value is in the range that the table gives it. All mistakes are noted; a wrong number is replaced by the
-//! nearest allowed one, so that what depends on it is checked too.
+//! Checks that every value is in the range of its table entry. All mistakes are noted; a wrong number is replaced by
+//! the nearest allowed one, so that settings that depend on it are checked too.
 
 use super::table::{Kind, Setting};
 use super::values::{Value, Values};
@@ -18,7 +18,7 @@ pub(super) fn check(values: &mut Values) {
     }
 }
 
-/// Whether the value is allowed; if not, what it must be, and what to use instead.
+/// `Ok` if the value is allowed; otherwise what it must be, and a replacement.
 fn within(values: &Values, path: &str, setting: &Setting) -> Result<(), (String, Value)> {
     match (setting.kind, values.get(path)) {
         (Kind::Whole(least, most), Value::Int(value)) => {
@@ -56,7 +56,7 @@ fn within(values: &Values, path: &str, setting: &Setting) -> Result<(), (String,
             let text = format!("must be a list of whole numbers, {least}..={most}, such as {example}");
             Err((text, setting.default.value()))
         }
-        // Its type was checked when it was set; what else it must be is checked where it is read.
+        // Its type was checked when it was set; its other rules are checked where it is read.
         (
             Kind::Switch
             | Kind::Whole(..)

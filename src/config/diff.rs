@@ -12,11 +12,11 @@ use super::values::Value;
 pub enum Change {
     /// Nothing changed.
     Nothing,
-    /// The running stages can take it over: open tracks and counts go on.
+    /// The running stages can apply it: open tracks and counts continue.
     Live,
     /// The camera must be closed and opened again, with its stages; its tracks end. Everything else goes on.
     RestartCamera,
-    /// The process must be started again: it concerns the memory plan, the network, files or devices that stay open.
+    /// The process must be restarted: it concerns the memory plan, the network, files or devices that stay open.
     RestartProcess,
 }
 
@@ -46,7 +46,7 @@ pub enum Scope {
     Events,
     /// Delivery.
     Uplink,
-    /// What keeps events until they are delivered.
+    /// The spool: keeps events until they are delivered.
     Spool,
     /// The board's pins.
     Gpio,
@@ -61,7 +61,7 @@ pub enum Scope {
 pub struct Changed {
     /// Its path: `camera.width`, `line[1].from`.
     pub key: String,
-    /// Where it belongs.
+    /// The scope that it belongs to.
     pub scope: Scope,
     /// What it needs; never [`Change::Nothing`].
     pub needs: Change,
@@ -74,7 +74,7 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// The strongest of what the changed settings need.
+    /// The strongest change that any of the settings needs.
     pub fn needs(&self) -> Change {
         self.changed.iter().map(|changed| changed.needs).max().unwrap_or(Change::Nothing)
     }
@@ -98,8 +98,8 @@ impl fmt::Display for Difference {
     }
 }
 
-/// What changed from `old` to `new`. Compares values, not what they were written like: `6` is `6.0`. A table of an array
-/// that came or went counts as a change of each of its keys.
+/// What changed from `old` to `new`. Compares values, not spelling: `6` is `6.0`. A table of an array that was added or removed counts as a
+/// change of each of its keys.
 pub fn diff(old: &InForce, new: &InForce) -> Difference {
     let differs = |path: &str| match (old.value(path), new.value(path)) {
         (Some(old), Some(new)) => !same(old, new),

@@ -1,4 +1,4 @@
-//! The values in force, as they are told and compared. Passwords in them are shown to nobody (I10).
+//! The values in force, for display and comparison. Passwords in them are masked (I10).
 
 use std::collections::BTreeMap;
 
@@ -11,12 +11,12 @@ use crate::delivery::uplink::http::redacted;
 #[derive(Debug, Clone)]
 pub struct InForce {
     sections: &'static [Section],
-    /// By path; and whether the user gave it.
+    /// By path, with whether the user set it.
     values: BTreeMap<String, (Value, bool)>,
 }
 
 impl InForce {
-    /// The value of each path, and whether the user gave it.
+    /// The value of each path, and whether the user set it.
     pub(super) fn new(
         sections: &'static [Section],
         values: impl Iterator<Item = (String, Value, bool)>,
@@ -29,7 +29,7 @@ impl InForce {
         self.values.iter().map(|(path, (value, _))| self.line(path, value))
     }
 
-    /// Those of them that the user gave.
+    /// The settings that the user set, likewise.
     pub fn given(&self) -> impl Iterator<Item = String> {
         self.values.iter().filter(|(_, (_, given))| *given).map(|(path, (value, _))| self.line(path, value))
     }
@@ -49,13 +49,13 @@ impl InForce {
         self.values.get(path).map(|(value, _)| value)
     }
 
-    /// What the table says of `path`.
+    /// The table's entry for `path`.
     pub(super) fn setting(&self, path: &str) -> Option<(&'static Section, &'static Setting)> {
         find(self.sections, path)
     }
 }
 
-/// A value as TOML writes it, without its passwords.
+/// A value in TOML notation, without its passwords.
 pub(super) fn masked(secret: Secret, value: &Value) -> String {
     match (secret, value) {
         (Secret::InCommand, Value::Text(text)) => Value::Text(command::masked(text).into_owned()).to_string(),

@@ -1,4 +1,4 @@
-//! The user's file as settings for every stage. The only place that knows keys.
+//! Turns the user's file into settings for every stage. The only place that knows keys.
 //!
 //! ```text
 //!        table/: key, type, range, unit, default, comment, what a change needs
@@ -11,7 +11,7 @@
 //!        Config: one struct a scope (scopes.rs), of `Params` for each stage;
 //!                and the values in force (in_force.rs), which diff.rs compares
 //! ```
-//! Opens the user's file and nothing else: what is automatic comes from the [`Machine`] that the caller has read.
+//! Reads the user's file and nothing else: "automatic" values come from the [`Machine`] that the caller passes in.
 
 mod check;
 pub mod diff;
@@ -38,7 +38,7 @@ use in_force::InForce;
 use scopes::{Camera, Device, Events, Log, Memory, Model, Spool, Uplink};
 use values::{Value, Values};
 
-/// Everything that is wrong with a configuration, one line each: place, key, value, what it must be.
+/// All mistakes of a configuration, one line each: place, key, value, what it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistakes(pub Vec<String>);
 
@@ -74,7 +74,7 @@ pub struct Config {
     pub events: Events,
     /// Delivery.
     pub uplink: Uplink,
-    /// What keeps events until they are delivered.
+    /// The spool: keeps events until they are delivered.
     pub spool: Spool,
     /// The memory plan.
     pub memory: Memory,
@@ -85,7 +85,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The defaults, `file` over them, `overrides` over that; what is automatic is taken from `machine`.
+    /// The defaults, overridden by `file`, overridden by `overrides`; "automatic" values are derived from `machine`.
     ///
     /// # Errors
     /// All mistakes at once.
@@ -105,7 +105,7 @@ impl Config {
     /// The model.
     ///
     /// # Errors
-    /// `Kind::Config`: none is named.
+    /// `Kind::Config`: no model is named.
     pub fn model(&self) -> Result<model::Params, Error> {
         self.model.params.clone().ok_or_else(|| {
             Error::fatal(
@@ -115,13 +115,13 @@ impl Config {
         })
     }
 
-    /// How the network is made ready.
+    /// Settings for loading the network.
     pub fn loading(&self) -> load::Params {
         let regions = self.camera.roi.is_some() && self.camera.gate.is_some();
         load::Params { cores: self.model.cores.clone(), regions }
     }
 
-    /// What is different in `new`, and what it takes to put it into force.
+    /// What differs in `new`, and what it takes to put it into force.
     pub fn diff(&self, new: &Config) -> Difference {
         diff::diff(&self.in_force, &new.in_force)
     }
@@ -142,7 +142,7 @@ fn read(path: &Path) -> Result<String, String> {
     Ok(text)
 }
 
-/// Checks all values and takes them out, noting mistakes.
+/// Checks all values and builds the configuration from them, noting mistakes.
 fn from_values(values: &mut Values, machine: &Machine) -> Config {
     let in_force = values.in_force();
     check::check(values);

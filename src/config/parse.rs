@@ -1,6 +1,6 @@
 //! A TOML file as a flat list of values, each with the line it was written on. Knows no key.
 
-#![allow(clippy::wildcard_enum_match_arm, reason = "what is no table and no list of tables is a value")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "everything but a table or a list of tables is a value")]
 
 use std::collections::BTreeMap;
 
@@ -15,14 +15,14 @@ pub(super) struct Flat {
     pub(super) entries: BTreeMap<String, Entry>,
     /// How many tables each array of tables has: `line` -> 2.
     pub(super) counts: BTreeMap<String, usize>,
-    /// What no setting can be.
+    /// Values of types that no setting has.
     pub(super) mistakes: Vec<String>,
 }
 
 /// Reads `text`. Places are `name:LINE`.
 ///
 /// # Errors
-/// It is not TOML: the place and why.
+/// The text is not TOML: the place and why.
 pub(super) fn parse(text: &str, name: &str) -> Result<Flat, String> {
     let line_of =
         |offset: usize| text.as_bytes()[..offset.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1;
@@ -69,7 +69,7 @@ impl Flat {
     }
 }
 
-/// A value that is no table.
+/// A value that is not a table.
 fn simple(value: &DeValue<'_>) -> Result<Value, &'static str> {
     Ok(match value {
         DeValue::String(text) => Value::Text(text.to_string()),

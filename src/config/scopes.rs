@@ -23,7 +23,7 @@ use crate::vision::roi;
 pub struct Device {
     /// Its name in every event.
     pub name: Name,
-    /// Where the program keeps what the next start must know, if anywhere.
+    /// Folder for state that the next start needs, if configured.
     pub state_folder: Option<PathBuf>,
 }
 
@@ -32,7 +32,7 @@ pub struct Device {
 pub struct Camera {
     /// Its name in every event.
     pub name: Name,
-    /// Where frames come from, if anything says it.
+    /// Where frames come from, if set.
     pub source: Option<SourceSpec>,
     /// How the source is opened.
     pub capture: Capture,
@@ -42,7 +42,7 @@ pub struct Camera {
     pub decode: decode::Params,
     /// The motion gate, if there is one.
     pub gate: Option<gate::Params>,
-    /// The region of interest, if the network does not always see the whole frame.
+    /// The region of interest, if the network does not always get the whole frame.
     pub roi: Option<roi::Params>,
     /// Names of the classes to track; empty for all.
     pub classes: Vec<String>,
@@ -55,11 +55,11 @@ pub struct Camera {
 }
 
 impl Camera {
-    /// What the camera's stages are set to, with a model of which these classes are tracked; empty for all.
+    /// Settings of the camera's stages, with a model of which these classes are tracked; empty for all.
     pub fn stages(&self, wanted: Vec<ClassId>) -> pipeline::Params {
         pipeline::Params {
             gate: self.gate.clone(),
-            // The tracker keeps tracks on detections too weak to begin one.
+            // The tracker continues tracks with detections too weak to begin one.
             decode: decode::Params { score_min: self.track.score_low, ..self.decode },
             wanted,
             analytics: analytics::Params { track: self.track, count: self.count, lines: self.lines.clone() },
@@ -68,14 +68,14 @@ impl Camera {
     }
 }
 
-/// How a source is opened. What the program adds while it runs (`pinned`, `timing`, `serve_side`, `serve_fps`, `stop`) is as
-/// by default, and is not compared.
+/// How a source is opened. Fields that the program sets while it runs (`pinned`, `timing`, `serve_side`, `serve_fps`, `stop`) have their
+/// defaults here, and are not compared.
 #[derive(Debug, Clone)]
 pub struct Capture(pub CaptureParams);
 
 impl PartialEq for Capture {
     fn eq(&self, other: &Self) -> bool {
-        // Taken apart, so that a new field has to be thought of here.
+        // Destructured, so that a new field does not compile until it is handled here.
         let CaptureParams {
             width,
             height,
@@ -106,9 +106,9 @@ impl PartialEq for Capture {
 /// The network, which cameras share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
-    /// Which one, and how it runs, if anything names one.
+    /// The model and how it runs, if one is named.
     pub params: Option<model::Params>,
-    /// The cores that it runs on; none: wherever the system puts it.
+    /// The cores that it runs on. Empty: the scheduler decides.
     pub cores: Vec<usize>,
 }
 
@@ -122,22 +122,22 @@ pub struct Events {
 /// Delivery.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Uplink {
-    /// Where to, see [`crate::delivery::uplink::open`].
+    /// The receiver's address, see [`crate::delivery::uplink::open`].
     pub target: Target,
-    /// What only HTTP needs.
+    /// Settings for HTTP only.
     pub http: HttpParams,
-    /// Events on their way to the spool.
+    /// The queue of events on their way to the spool.
     pub queue_events: usize,
     /// When a batch is due.
     pub batching: Batching,
-    /// Retries and the end.
+    /// Retries and the final report at exit.
     pub delivery: UplinkParams,
 }
 
-/// What keeps events until they are delivered.
+/// The spool: keeps events until they are delivered.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Spool {
-    /// Where; `None`: in memory.
+    /// Its folder; `None`: in memory.
     pub folder: Option<PathBuf>,
     /// Sizes and times.
     pub params: spool::Params,
@@ -148,9 +148,9 @@ pub struct Spool {
 /// The memory plan.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Memory {
-    /// Most memory, bytes, that the program may plan with.
+    /// Memory budget of the program, bytes.
     pub budget: usize,
-    /// Most memory, bytes, of the frame ring.
+    /// Memory budget of the frame ring, bytes.
     pub ring: usize,
 }
 

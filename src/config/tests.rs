@@ -21,7 +21,7 @@ fn defaults() -> Config {
     Config::load(None, Vec::new(), &Machine::default()).unwrap()
 }
 
-/// The mistakes of `text` without the file's name in front of the line.
+/// The mistakes of `text`, without the file's name before the line number.
 fn mistakes(text: &str) -> Vec<String> {
     let Mistakes(list) = load(text).expect_err(text);
     list.into_iter()
@@ -56,9 +56,9 @@ fn the_defaults_are_those_of_the_stages() {
 }
 
 #[test]
-fn every_key_of_the_table_is_asked_for() {
-    // A key that nobody takes out would be a setting without effect: change each to something absurd and see it refused,
-    // or see the configuration change.
+fn every_key_of_the_table_is_used() {
+    // A key that no section reads would be a setting without effect: change each key to something absurd, and expect it to be refused or to
+    // change the configuration.
     let without_values = |config: Config| {
         let in_force = InForce::new(SECTIONS, std::iter::empty());
         format!("{:?}", Config { in_force, ..config })
@@ -71,7 +71,7 @@ fn every_key_of_the_table_is_asked_for() {
             Value::Bool(value) => Value::Bool(!value),
             Value::Int(value) => Value::Int(value + 1_000_000),
             Value::Float(value) => Value::Float(value + 1e6),
-            // Asked for where there is a model, see below.
+            // Used only if there is a model, see below.
             Value::Text(_) if ["model.sha256", "model.ranges"].contains(&key.as_str()) => continue,
             Value::Text(value) => Value::Text(format!("{value}other")),
             Value::List(_) => Value::List(vec![Value::Text("other".into())]),
@@ -97,7 +97,7 @@ fn mistakes_come_with_line_key_value_and_range() {
         ("[camera]\nwidth = 5\n", "2: camera.width = 5: must be 0 (automatic) or 16..=8192"),
         (
             "[camera]\nfps = \"fast\"\n",
-            "2: camera.fps = \"fast\": 'fast' is no frame rate: write 25, 29.97 or 30000/1001, within 0.001..=1000 a second",
+            "2: camera.fps = \"fast\": 'fast' is not a frame rate: write 25, 29.97 or 30000/1001, within 0.001..=1000 a second",
         ),
         (
             "[model]\ncores = [0, 64]\n",
@@ -152,7 +152,7 @@ fn mistakes_come_with_line_key_value_and_range() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_and_a_file_that_is_not_there_too() {
+fn all_mistakes_are_reported_at_once_and_so_is_a_missing_file() {
     let all = mistakes(
         "[camera]\nwidht = 3\nsource = \"tv:1\"\n[track]\nclasses = [1]\n[detect]\nscore_min = 2\n[[line]]\nname = \"a\"\n[[line]]\nname = \"a\"\n",
     );

@@ -1,8 +1,8 @@
-//! The user's settings laid over the defaults of the table, each with the place where it was written, so that all mistakes
-//! can be reported at once (I9).
+//! The user's settings on top of the table's defaults, each with the place where it was written, so that all mistakes can be reported at
+//! once (I9).
 //!
-//! A key that is not in the table does not exist, and a value must be of the type of its default. Ranges are checked by
-//! `config::check`; what a value means is the business of `config::sections`.
+//! A key that is not in the table does not exist, and a value must have the type of its default. `config::check` checks ranges;
+//! `config::sections` interprets values.
 #![allow(clippy::wildcard_enum_match_arm, reason = "each getter wants one type and says so for all others")]
 
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ impl Value {
         }
     }
 
-    /// Whether a value of this type may stand where the default is `default`; whole numbers are numbers too.
+    /// Whether a value of this type is accepted where the default is `default`; whole numbers are numbers too.
     fn fits(&self, default: &Value) -> Option<Value> {
         match (self, default) {
             (Value::Int(int), Value::Float(_)) => Some(Value::Float(*int as f64)),
@@ -51,7 +51,7 @@ impl Value {
 }
 
 impl fmt::Display for Value {
-    /// As TOML writes it.
+    /// In TOML notation.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Value::Bool(value) => write!(f, "{value}"),
@@ -107,7 +107,7 @@ impl Values {
         }
     }
 
-    /// Lays the user's file over what is there. `name` is what messages call it.
+    /// Applies the user's file. `name` is its name in messages.
     pub(super) fn lay_over(&mut self, text: &str, name: &str) {
         let mut flat = match parse(text, name) {
             Ok(flat) => flat,
@@ -118,7 +118,7 @@ impl Values {
             if let Some(section) =
                 self.sections.iter().find(|section| section.is_array && section.name == array)
             {
-                // The user's tables replace the default ones; what they leave out is as in the default one.
+                // The user's tables replace the default ones; keys that they omit are as in the default one.
                 let prefix = format!("{array}[");
                 self.entries.retain(|path, _| !path.starts_with(&prefix));
                 self.put_defaults(section, count);
@@ -181,7 +181,7 @@ impl Values {
         self.mistakes.push(line);
     }
 
-    /// As [`Values::mistake`] where `why` says it all, the value included.
+    /// As [`Values::mistake`], for a `why` that contains the value already.
     pub(super) fn mistake_without_value(&mut self, path: &str, why: impl fmt::Display) {
         let place = self.entries.get(path).and_then(|entry| entry.place.as_deref()).unwrap_or("defaults");
         self.mistakes.push(format!("{place}: {path}: {why}"));
@@ -202,7 +202,7 @@ impl Values {
         self.counts.get(array).copied().unwrap_or(0)
     }
 
-    /// Every setting that there is, in the order of the table.
+    /// Every setting, in the order of the table.
     pub(super) fn settings(&self) -> Vec<(String, &'static Setting)> {
         let count = |section: &Section| if section.is_array { self.count(section.name) } else { 1 };
         let sections = self.sections.iter();
@@ -211,7 +211,7 @@ impl Values {
             .collect()
     }
 
-    /// Puts a value that can be gone on with in the place of a wrong one.
+    /// Replaces a wrong value, so that checking can continue.
     pub(super) fn replace(&mut self, path: &str, value: Value) {
         if let Some(entry) = self.entries.get_mut(path) {
             entry.value = value;
@@ -228,7 +228,7 @@ impl Values {
         )
     }
 
-    /// The value at `path`, which the table has.
+    /// The value at `path`, which must be in the table.
     pub(super) fn get(&self, path: &str) -> &Value {
         match self.entries.get(path) {
             Some(entry) => &entry.value,
@@ -277,7 +277,7 @@ impl Values {
         }
     }
 
-    /// What a choice stands for, by the pairs that the table has its names from.
+    /// The meaning of a choice, by the pairs that the table takes its names from.
     pub(super) fn choice<T: Copy>(&self, path: &str, choices: &[(&str, T)]) -> T {
         let text = self.text(path);
         choices.iter().find(|(name, _)| *name == text).map_or(choices[0].1, |(_, chosen)| *chosen)
@@ -306,7 +306,7 @@ impl Values {
     }
 }
 
-/// The paths of a section's settings; of the one with number `index` where there can be several.
+/// The paths of a section's settings; of table number `index` where there can be several.
 fn paths(section: &'static Section, index: usize) -> impl Iterator<Item = (String, &'static Setting)> {
     let number = if section.is_array { format!("[{index}]") } else { String::new() };
     section.settings.iter().map(move |setting| (format!("{}{number}.{}", section.name, setting.key), setting))
@@ -334,7 +334,7 @@ fn template(path: &str) -> String {
     out
 }
 
-/// Levenshtein distance: how many letters to change, add or take away.
+/// Levenshtein distance: how many letters to change, add or remove.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

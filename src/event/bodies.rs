@@ -1,8 +1,8 @@
 //! What can happen: the events and their fields.
 //!
-//! These types are the newest version of the binary form: postcard writes their fields in the order in which they stand here. Before
-//! anything is changed, appended or added, read [`crate::event::wire`]: it takes a new version. The bodies of `stats` and `storage`
-//! stand in the table of metrics ([`crate::metrics::table`]).
+//! These types are the newest version of the binary form: postcard writes their fields in the order of declaration. Before you change,
+//! append or add anything, read [`crate::event::wire`]: it takes a new version. The bodies of `stats` and `storage` come from the table of
+//! metrics ([`crate::metrics::table`]).
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,8 @@ use crate::platform::clock::Mono;
 pub struct Event {
     /// Number within the run, from 0, without gaps.
     pub seq: u64,
-    /// When it happened, on the boot clock. For a recording: start of the program plus the recording's own time.
+    /// When it happened, on the boot clock: for tracks and crossings the capture time of the frame. For a recording: start of the program
+    /// plus the recording's own time. Wall time is added when the event is sent.
     pub at: Mono,
     /// The camera that saw it; empty for what concerns the device.
     pub camera: Name,
@@ -31,12 +32,12 @@ pub enum Body {
     Started(Started),
     /// The program is about to end.
     Stopping {
-        /// Why.
+        /// The reason.
         reason: Text,
     },
-    /// A road user was seen often enough to be believed.
+    /// A track was confirmed: a road user was detected often enough.
     TrackBegin(TrackBegin),
-    /// A road user has left, or has not been seen for too long.
+    /// A road user has left, or was not detected for too long.
     TrackEnd(TrackEnd),
     /// A road user crossed a counting line.
     Crossing(Crossing),
@@ -44,7 +45,7 @@ pub enum Body {
     Stats(Stats),
     /// The camera stopped delivering.
     CameraLost {
-        /// What the source said.
+        /// The source's error.
         reason: Text,
     },
     /// The camera delivers (again).
@@ -56,16 +57,16 @@ pub enum Body {
         /// Height of its frames, pixels.
         height: u32,
     },
-    /// This is not the device's first run: how the one before ended.
+    /// How the previous run ended; sent by every run but the device's first.
     Restarted(Restarted),
     /// A part of the device does not work; the rest goes on (I12).
     Degraded {
-        /// Which, and why.
+        /// The part and the error.
         reason: Text,
     },
     /// Events were dropped before they were delivered (I4).
     Dropped(Dropped),
-    /// What the spool holds and has written, with each statistics.
+    /// State of the spool and what it has written, sent with each statistics event.
     Storage(Storage),
 }
 
@@ -88,7 +89,7 @@ impl Body {
         }
     }
 
-    /// Whether the next event of this kind makes up for the loss of this one: counters and gauges.
+    /// Whether the next event of this kind makes up for the loss of this one: true of counters and gauges.
     pub const fn can_wait(&self) -> bool {
         matches!(self, Body::Stats(_) | Body::Storage(_))
     }
@@ -116,14 +117,14 @@ pub struct Started {
     pub model: Name,
 }
 
-/// How the run before this one ended.
+/// How the previous run ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Restarted {
     /// Starts of the program on this device, this one included.
     pub starts: u64,
-    /// Ends that nobody asked for: crashes, hangs, resets, power cuts.
+    /// Ends that nobody requested: crashes, hangs, resets, power cuts.
     pub failures: u64,
-    /// Whether the last end was asked for.
+    /// Whether the last end was requested.
     pub clean: bool,
     /// Why the last run ended.
     pub reason: Text,
@@ -135,13 +136,13 @@ pub type BoxSent = [f32; 4];
 /// A track was confirmed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrackBegin {
-    /// Number of the track within this run and camera, from 1, never used again.
+    /// Number of the track within this run and camera, from 1, never reused.
     pub track: u64,
     /// Class name.
     pub class: Name,
     /// Score of the detection that confirmed it, 0..=1.
     pub score: f32,
-    /// Where.
+    /// Position of the track.
     pub bbox: BoxSent,
 }
 
@@ -151,7 +152,7 @@ pub struct TrackBegin {
 pub enum EndReason {
     /// Not seen for longer than the tracker waits.
     Lost,
-    /// The tracker was full and this was the one unseen for longest.
+    /// The tracker was full and this was the track unseen for longest.
     Evicted,
     /// The program or the recording ended, or the camera stopped delivering.
     Stopped,
@@ -166,13 +167,13 @@ pub struct TrackEnd {
     pub class: Name,
     /// Frames in which it was seen.
     pub frames: u32,
-    /// From first to last sight, milliseconds.
+    /// From first to last detection, milliseconds.
     pub seen_ms: u64,
-    /// Bottom centre at first sight, frame pixels.
+    /// Bottom centre at the first detection, frame pixels.
     pub from: PointPx,
-    /// Bottom centre at last sight, frame pixels.
+    /// Bottom centre at the last detection, frame pixels.
     pub to: PointPx,
-    /// Why.
+    /// Reason of the end.
     pub reason: EndReason,
 }
 
@@ -199,7 +200,7 @@ pub struct Crossing {
     pub direction: Direction,
     /// The name that the configuration gives this direction, such as `left-to-right`.
     pub direction_name: Name,
-    /// Where it was when the crossing was certain, frame pixels.
+    /// Position when the crossing was certain, frame pixels.
     pub point: PointPx,
     /// Mean score of the track's detections so far, 0..=1.
     pub score: f32,

@@ -96,7 +96,7 @@ proptest! {
 }
 
 #[test]
-fn identities_tell_restarts_apart() {
+fn identities_distinguish_restarts() {
     let boot = "3f2a91c0-7d41-4c5e-9a3b-0123456789ab\n";
     let first = Origin::new("mast-7", boot, Mono::from_nanos(12_345_678_901));
     let second = Origin::new("mast-7", boot, Mono::from_nanos(99_000_000_000));

@@ -1,8 +1,8 @@
 //! What the program counts about itself. Stages return outcomes; `run` adds them up here; the `stats` event carries them.
 //!
-//! [`table`] names every metric. [`Metrics`] holds those that are counted while frames are processed, as atomics: any thread adds,
-//! nobody waits, memory is fixed. Reading changes nothing, so any number of readers can read at any time: what a reader wants to
-//! know of the time since its last look it works out from two snapshots ([`IntervalReader`]).
+//! [`table`] names every metric. [`Metrics`] holds those that are counted while frames are processed, as atomics: any thread adds, nobody
+//! waits, memory is fixed. Reading changes nothing, so any number of readers can read at any time; a reader that wants values since its
+//! last read computes them from two snapshots ([`IntervalReader`]).
 
 pub mod table;
 
@@ -42,7 +42,7 @@ macro_rules! counters {
 
 stats_rows!(counters);
 
-/// A number that only grows, or (where a stage keeps the sum itself) is set to it.
+/// A number that only grows, or is set to a sum that a stage keeps itself.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -52,7 +52,7 @@ impl Counter {
         self.0.fetch_add(by, Relaxed) + by
     }
 
-    /// Takes over a sum that is kept elsewhere.
+    /// Sets it to a sum that is kept elsewhere.
     pub fn set(&self, sum: u64) {
         self.0.store(sum, Relaxed);
     }
@@ -63,14 +63,14 @@ impl Counter {
     }
 }
 
-/// Upper bounds of the ranges of [`table::PROCESSING`], microseconds, inclusive; one more range is above them. From a small network
-/// on a fast core to a board that is slowed down by heat.
+/// Upper bounds of the buckets of [`table::PROCESSING`], microseconds, inclusive; one more bucket is above them. They range from a small
+/// network on a fast core to a board that throttles from heat.
 pub const PROCESSING_BOUNDS_US: [u64; 10] =
     [5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000, 5_000_000];
 
 const RANGES: usize = PROCESSING_BOUNDS_US.len() + 1;
 
-/// How often a duration was in each range, and the sum of all. Only grows.
+/// The count of durations in each bucket, and their sum. Only grows.
 #[derive(Debug, Default)]
 struct Histogram {
     sum: AtomicU64,
@@ -93,7 +93,7 @@ impl Histogram {
     }
 }
 
-/// What a histogram of durations held when it was read.
+/// The contents of a histogram of durations when it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Distribution {
     /// Sum of all durations, microseconds.
@@ -103,28 +103,28 @@ pub struct Distribution {
 }
 
 impl Distribution {
-    /// How many durations.
+    /// Number of durations.
     pub fn count(&self) -> u64 {
         self.ranges.iter().sum()
     }
 
-    /// Mean of the durations since `earlier`, which was read before from the same histogram, microseconds; 0 if there were none.
+    /// Mean of the durations since `earlier`, a previous reading of the same histogram, microseconds; 0 if there were none.
     pub fn mean_since_us(&self, earlier: &Distribution) -> u64 {
         let count = self.count().saturating_sub(earlier.count());
         self.sum_us.saturating_sub(earlier.sum_us) / count.max(1)
     }
 }
 
-/// All that [`Metrics`] held at one moment.
+/// Everything that [`Metrics`] held at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Snapshot {
     /// Counters and gauges; `given` ones that nobody has filled in are 0. `processing_us` is the mean since the start.
     pub stats: Stats,
-    /// How long inferred frames took.
+    /// Processing times of frames with inference.
     pub processing: Distribution,
 }
 
-/// One reader's memory of its last look, for what is told as "since the last time".
+/// Remembers a reader's last snapshot, for values "since the last time".
 #[derive(Debug, Clone, Default)]
 pub struct IntervalReader {
     last: Distribution,
@@ -153,7 +153,7 @@ impl Metrics {
         }
     }
 
-    /// A frame was taken all the way, in `micros` microseconds.
+    /// A frame went through inference and was processed in `micros` microseconds.
     pub fn processed(&self, micros: u64) {
         self.processing.add(micros);
     }
@@ -217,17 +217,17 @@ mod tests {
         let (mut every, mut seldom) = (IntervalReader::default(), IntervalReader::default());
         let look = |reader: &mut IntervalReader| reader.stats(&metrics.snapshot(at(0), at(9))).processing_us;
         metrics.processed(100);
-        assert_eq!((look(&mut every), look(&mut every)), (100, 0), "a second look has nothing new");
+        assert_eq!((look(&mut every), look(&mut every)), (100, 0), "a second read has nothing new");
         metrics.processed(300);
         metrics.processed(500);
         assert_eq!(look(&mut every), 400);
-        assert_eq!(look(&mut seldom), 300, "the mean of all three, though another reader looked before");
+        assert_eq!(look(&mut seldom), 300, "the mean of all three, although another reader read in between");
         metrics.processed(50);
         assert_eq!((look(&mut seldom), look(&mut every)), (50, 50));
     }
 
     #[test]
-    fn durations_fall_into_their_range() {
+    fn durations_fall_into_their_bucket() {
         let metrics = Metrics::default();
         let slowest = PROCESSING_BOUNDS_US[RANGES - 2];
         for micros in [0, 5_000, 5_001, 10_000, slowest, slowest + 1, slowest * 9] {

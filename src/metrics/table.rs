@@ -1,8 +1,8 @@
 //! The table of metrics: every counter and gauge once, with its name, kind, unit and meaning.
 //!
-//! The bodies of the events `stats` and `storage` ([`Stats`], [`Storage`]), their CloudEvents and Influx forms, the atomics that
-//! the stages' outcomes are added up in ([`super::Metrics`]) and the simulator's report are made from these rows. Pure: numbers
-//! and texts, no atomics, no clock.
+//! The bodies of the events `stats` and `storage` ([`Stats`], [`Storage`]), their CloudEvents and Influx forms, the atomics that add up the
+//! stages' outcomes ([`super::Metrics`]) and the simulator's report are generated from these rows. Pure: numbers and texts, no atomics, no
+//! clock.
 //!
 //! # A new metric
 //! Append a row to the end of its group; never reorder, rename or remove one: the order is the binary form of the events. `since`
@@ -21,7 +21,7 @@ pub enum Kind {
     Gauge,
     /// A gauge that does not exist yet while it is `u64::MAX`: the age of something that has not happened.
     Age,
-    /// How often a value was in each of a row of ranges, and the sum of all values. Not in an event.
+    /// The count of values in each of a row's buckets, and the sum of all values. Not in an event.
     Histogram,
 }
 
@@ -39,7 +39,7 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// The end of the names of metrics with this unit; empty for things that are counted.
+    /// The suffix of metric names with this unit; empty for things that are counted.
     pub const fn suffix(self) -> &'static str {
         match self {
             Unit::Count => "",
@@ -55,20 +55,20 @@ impl Unit {
 pub struct Metric {
     /// Its name, the same in every format. Ends with the unit ([`Unit::suffix`]).
     pub name: &'static str,
-    /// How it behaves.
+    /// Counter, gauge or age.
     pub kind: Kind,
-    /// What it is measured in.
+    /// Unit.
     pub unit: Unit,
-    /// The event that carries it, by its type without `flytrap.`; `None` for what is only read on the device.
+    /// The event that carries it, by its type without `flytrap.`; `None` for a metric that is only read on the device.
     pub event: Option<&'static str>,
     /// The first version of the event record that has it.
     pub since: u8,
-    /// What it says, in one sentence.
+    /// Meaning, in one sentence.
     pub help: &'static str,
 }
 
 impl Metric {
-    /// `value` as receivers get it: an age of `u64::MAX` does not exist yet.
+    /// `value` as receivers get it: `None` for an age of `u64::MAX`, which does not exist yet.
     pub const fn shown(&self, value: u64) -> Option<u64> {
         match self.kind {
             Kind::Age if value == u64::MAX => None,
@@ -129,7 +129,7 @@ macro_rules! storage_rows {
             1 given written_day_bytes: Gauge Bytes "Bytes written in the last 24 hours, in whole pages.";
             1 given commits: Counter Count "Commits that wrote something.";
             1 given failures: Counter Count "Commits that failed.";
-            1 given dropped: Counter Count "Events dropped for want of room.";
+            1 given dropped: Counter Count "Events dropped for lack of space.";
             1 given damaged: Counter Count "Events lost to damage on disk.";
             1 given dead: Counter Count "Dead letters: events that the receiver refused for good.";
             2 given newer: Counter Count "Events that a newer version of the program wrote to disk and this one cannot read.";
@@ -185,7 +185,7 @@ macro_rules! body {
 stats_rows!(body);
 storage_rows!(body);
 
-/// How long inferred frames take: a histogram, which only a reader on the device sees. Its sum and its mean are in [`Stats`].
+/// Processing time of frames with inference: a histogram, which only a reader on the device sees. Its sum and its mean are in [`Stats`].
 pub const PROCESSING: Metric = Metric {
     name: "processing_time_us",
     kind: Kind::Histogram,

@@ -1,8 +1,8 @@
-//! What time of day it was (I5): from the boot clock, which never jumps, and the best reading of the calendar so far.
+//! Calendar time of events (I5), from the boot clock, which never jumps, and the best calendar reading so far.
 //!
-//! A [`Timekeeper`] remembers the last synchronised reading: once the calendar was synchronised, a clock that is set wrong by
-//! hand, steps by years or loses its time server no longer changes the timestamps of this boot. A [`Calendar`] is what one batch is
-//! stamped with: the reading, the bounds where it is not trusted, and the latest time that can be true.
+//! A [`Timekeeper`] remembers the last synchronised reading: once the calendar was synchronised, a clock that is set wrong by hand, steps
+//! by years or loses its time server no longer changes the timestamps of this boot. A [`Calendar`] holds what the stamps of one batch are
+//! computed from: the reading, the bounds where it is not trusted, and the latest time that can be true.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,15 +13,14 @@ use crate::platform::clock::{BUILD_UNIX_NANOS, Clock, ClockMap, Mono, Wall};
 /// A timestamp further in the future than this is wrong, synchronised or not, and is not sent.
 const AHEAD_MAX: i64 = 86_400_000_000_000;
 
-/// Readings that differ by less are the same reading: a clock that is slewed moves with the boot clock, one that is set moves
-/// by more. So a repeated event has the same stamp to the nanosecond.
+/// Readings that differ by less are the same reading: a clock that is slewed moves with the boot clock, one that is set jumps by more. So a
+/// repeated event has the same stamp to the nanosecond.
 const JITTER_NANOS: u128 = 5_000_000;
 
-/// Largest drift of an undisciplined boot clock: crystals of small boards are within 50 parts in a million, and
-/// as much again for heat and frost.
+/// Largest drift of an undisciplined boot clock: crystals of small boards are within 50 ppm, and temperature adds as much again.
 const DRIFT_PER_MILLION: i128 = 100;
 
-/// A timestamp that may be further off than this carries its bounds.
+/// A timestamp whose error may exceed this carries its bounds.
 const TOLD_FROM_NANOS: i128 = 1_000_000_000;
 
 /// Keeps the best reading of this boot.
@@ -31,7 +30,7 @@ pub struct Timekeeper {
 }
 
 impl Timekeeper {
-    /// Nothing is known yet.
+    /// Starts without a reading.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Timekeeper { clock, best: Mutex::new(None) }
     }
@@ -52,13 +51,13 @@ impl Timekeeper {
         self.map().moved_to(self.mono()).wall
     }
 
-    /// Stamps for events of this boot, or of the one with the reading `past`.
+    /// The calendar for events of this boot, or of the boot with the reading `past`.
     pub fn calendar(&self, past: Option<ClockMap>, bounds: Bounds) -> Calendar {
         Calendar::new((self.map(), self.mono()), past, bounds)
     }
 
-    /// Takes a reading of this boot into account (perhaps one that an earlier process left on disk) and returns the best so far.
-    /// Readings from before the build are ignored.
+    /// Takes a reading of this boot into account (perhaps one that an earlier process left on disk) and returns the best so far. Readings
+    /// from before the build are ignored.
     pub fn learn(&self, read: ClockMap) -> Option<ClockMap> {
         let mut best = self.best.lock().unwrap_or_else(PoisonError::into_inner);
         let newer = best.is_none_or(|old| match (old.wall.synchronised, read.wall.synchronised) {
@@ -82,9 +81,9 @@ impl Timekeeper {
 /// What is known about a boot whose calendar was never synchronised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Bounds {
-    /// The machine started no earlier than this: the last that an earlier boot knew. Nanoseconds since 1970.
+    /// The machine started no earlier than this, the last time that an earlier boot knew. Nanoseconds since 1970.
     pub started_after: Option<i64>,
-    /// Everything happened before this: when the next boot began that knew. Nanoseconds since 1970.
+    /// Everything happened before this, the start of the next boot that knew the time. Nanoseconds since 1970.
     pub over_before: Option<i64>,
 }
 
@@ -95,18 +94,18 @@ pub struct Stamp {
     pub time: Option<i64>,
     /// Whether `time` comes from a synchronised clock.
     pub synchronised: bool,
-    /// Not before this, if that says more than `time` does.
+    /// Not before this, if that is a closer bound than `time`.
     pub not_before: Option<i64>,
     /// Not after this, likewise.
     pub not_after: Option<i64>,
 }
 
-/// Turns the boot-clock times of one boot into stamps.
+/// Turns boot-clock times of one boot into calendar stamps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Calendar {
     /// Both clocks read together.
     pub map: ClockMap,
-    /// What else is known if that is not trusted.
+    /// Bounds, if the reading is not trusted.
     pub bounds: Bounds,
     /// No stamp is later than this, nanoseconds since 1970.
     pub latest: i64,
@@ -119,8 +118,8 @@ impl From<ClockMap> for Calendar {
 }
 
 impl Calendar {
-    /// Stamps for events of this boot, or of the one with the reading `past`. `now` is the best reading of this boot, which
-    /// may be old, and the present; see [`Timekeeper::calendar`].
+    /// The calendar for events of this boot, or of the boot with the reading `past`. `now` is the best reading of this boot, which may be
+    /// old, and the present; see [`Timekeeper::calendar`].
     pub fn new((now, present): (ClockMap, Mono), past: Option<ClockMap>, bounds: Bounds) -> Self {
         let wall = now.moved_to(present).wall;
         let latest = if wall.plausible() { wall.unix_nanos.saturating_add(AHEAD_MAX) } else { i64::MAX };
@@ -134,7 +133,7 @@ impl Calendar {
         self.map.wall.vouched() && self.map.wall.unix_nanos <= self.latest
     }
 
-    /// When `at` was.
+    /// The stamp of an event at `at`.
     pub fn stamp(&self, at: Mono) -> Stamp {
         let off = i128::from(at.as_nanos()) - i128::from(self.map.mono.as_nanos());
         let guess = i128::from(self.map.wall.unix_nanos) + off;
@@ -159,13 +158,13 @@ impl Calendar {
     }
 }
 
-/// The latest that the boot of a reading can have begun, nanoseconds since 1970.
+/// The latest time at which the boot of a reading can have begun, nanoseconds since 1970.
 pub fn started_before(read: &ClockMap) -> i64 {
     let latest = read.boot_nanos() + drift(i128::from(read.mono.as_nanos()));
     nanos(latest).unwrap_or(i64::MAX)
 }
 
-/// How far two clocks can run apart in so many nanoseconds.
+/// Largest drift between two clocks over this many nanoseconds.
 fn drift(nanos: i128) -> i128 {
     nanos.abs() * DRIFT_PER_MILLION / 1_000_000
 }
@@ -187,9 +186,9 @@ mod tests {
     }
 
     #[test]
-    fn the_best_reading_is_kept_and_jitter_is_no_news() {
+    fn the_best_reading_is_kept_and_jitter_is_ignored() {
         let keeper = Timekeeper::new(Arc::new(SystemClock));
-        assert_eq!(keeper.learn(read(1, 0, true)), None, "1970, whoever vouches for it");
+        assert_eq!(keeper.learn(read(1, 0, true)), None, "1970, although it claims to be synchronised");
         let guess = read(2, NOON - 100 * SECOND, false);
         assert_eq!(keeper.learn(guess), Some(guess));
         let again = read(3, NOON - 99 * SECOND - 4_999_999, false);
@@ -204,11 +203,11 @@ mod tests {
         assert_eq!(keeper.learn(set), Some(set));
         assert_eq!(keeper.learn(read(40, NOON - 40 * SECOND, false)), Some(set));
         assert_eq!(keeper.learn(read(25, NOON, true)), Some(set), "older than what is known");
-        // A guess of now is worth less than what an earlier process was told.
+        // A guess of now is worth less than what an earlier process knew.
         let keeper = Timekeeper::new(Arc::new(SystemClock));
         keeper.learn(other);
         assert_eq!(keeper.learn(read(3, NOON, true)), Some(read(3, NOON, true)));
-        // What nobody vouched for, and now somebody does.
+        // First an unsynchronised reading, then a synchronised one.
         let keeper = Timekeeper::new(Arc::new(SystemClock));
         keeper.learn(guess);
         let vouched = ClockMap { wall: Wall { synchronised: true, ..again.wall }, ..again };
@@ -217,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leaves_from_before_the_build_or_from_the_day_after_tomorrow() {
+    fn stamps_before_the_build_or_more_than_a_day_ahead_are_not_sent() {
         let now = read(100, NOON, true);
         let day = 86_400;
         for (past, at_s, time) in [
@@ -226,7 +225,7 @@ mod tests {
             (None, 101 + day, None),
             (Some(read(50, BUILD_UNIX_NANOS, true)), 50, Some(BUILD_UNIX_NANOS)),
             (Some(read(50, BUILD_UNIX_NANOS, true)), 49, None),
-            // Vouched for, in 2035, by a time server gone mad.
+            // Synchronised, but in 2035, by a faulty time server.
             (Some(read(50, NOON + 9 * 365 * 86_400 * SECOND, true)), 50, None),
         ] {
             let stamp = Calendar::new((now, now.mono), past, Bounds::default())
@@ -235,9 +234,9 @@ mod tests {
         }
     }
 
-    /// The time server is lost for a week: the calendar goes on by the boot clock, with what that can be off.
+    /// The time server is lost for a week: the calendar follows the boot clock, and states the possible error.
     #[test]
-    fn an_old_reading_does_not_end_the_present() {
+    fn an_old_reading_does_not_limit_new_stamps() {
         let week = 7 * 86_400;
         let now = (read(100, NOON, true), Mono::from_nanos((100 + week) * 1_000_000_000));
         let stamp = Calendar::new(now, None, Bounds::default()).stamp(now.1);
@@ -261,10 +260,10 @@ mod tests {
             (None, Some(NOON + 100 * SECOND - margin), bounds.over_before)
         );
         let guess = |offset: i64| stamp(read(50, NOON + offset * SECOND, false), 50);
-        assert_eq!(guess(200).time, Some(NOON + 200 * SECOND), "a clock chip that can be right");
-        assert_eq!(guess(20).time, None, "it started after the boot before knew noon");
+        assert_eq!(guess(200).time, Some(NOON + 200 * SECOND), "a real-time clock that can be right");
+        assert_eq!(guess(20).time, None, "the previous boot had already seen noon");
         assert_eq!(guess(501).time, None, "it was over by then");
-        // Bounds that contradict each other are not told.
+        // Bounds that contradict each other are not reported.
         assert_eq!(stamp(ClockMap::UNKNOWN, 600).not_after, None);
     }
 }

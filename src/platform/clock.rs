@@ -1,7 +1,7 @@
-//! Time. The only file that reads a clock; everybody else is told `now`.
+//! Time. The only file that reads a clock; all other code gets `now` as a parameter.
 //!
 //! [`Mono`] is the boot clock (`CLOCK_BOOTTIME`): it never jumps, counts suspend, and all deadlines use it.
-//! [`Wall`] is what the calendar says, together with whether it is synchronised: data that we attach, never a deadline.
+//! [`Wall`] is the calendar time and whether it is synchronised: data that we attach, never a deadline.
 #![allow(unsafe_code, reason = "adjtimex has no safe wrapper; one call, argued below")]
 
 use std::fmt;
@@ -93,20 +93,20 @@ impl ClockMap {
     pub const UNKNOWN: ClockMap =
         ClockMap { mono: Mono::ZERO, wall: Wall { unix_nanos: i64::MIN, synchronised: false } };
 
-    /// When the boot was under this map, nanoseconds since 1970.
+    /// Time of boot according to this sample, nanoseconds since 1970.
     pub fn boot_nanos(&self) -> i128 {
         i128::from(self.wall.unix_nanos) - i128::from(self.mono.0)
     }
 
-    /// The same reading, told for another moment.
+    /// The same reading, moved to another moment of the boot clock.
     #[must_use]
     pub fn moved_to(self, mono: Mono) -> ClockMap {
         let wall = i64::try_from(self.boot_nanos() + i128::from(mono.0));
         wall.map_or(self, |unix_nanos| ClockMap { mono, wall: Wall { unix_nanos, ..self.wall } })
     }
 
-    /// Whether it says something that `before` does not: the calendar was set, moved by more than half a second against the
-    /// boot clock, or was synchronised since.
+    /// Whether it is news compared with `before`: the calendar was set, moved by more than half a second against the boot clock, or became
+    /// synchronised.
     pub fn is_news_after(&self, before: Option<ClockMap>) -> bool {
         self.wall.plausible()
             && before.is_none_or(|before| {
@@ -122,12 +122,12 @@ pub trait Clock: Send + Sync {
     fn mono(&self) -> Mono;
     /// The calendar.
     fn wall(&self) -> Wall;
-    /// The boot clock at a moment of the kernel's monotonic clock, which stands still while the machine sleeps. Exact for
-    /// moments since the last sleep.
+    /// The boot clock at a time of the kernel's monotonic clock, which stands still while the machine sleeps. Exact for times since the
+    /// last sleep.
     fn at_monotonic(&self, nanos: u64) -> Mono {
         Mono::from_nanos(nanos)
     }
-    /// Both at once.
+    /// Both clocks, read together.
     fn map(&self) -> ClockMap {
         ClockMap { mono: self.mono(), wall: self.wall() }
     }
@@ -198,7 +198,7 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
 
 #[cfg(test)]
 pub(crate) mod fake {
-    //! A clock that stands still until told.
+    //! A clock that moves only when a test moves it.
     use super::{Clock, Mono, Wall};
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rfc3339_knows_leap_years_and_the_time_before_1970() {
+    fn rfc3339_handles_leap_years_and_dates_before_1970() {
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00.000Z"),
             (-1, "1969-12-31T23:59:59.000Z"),

@@ -1,4 +1,4 @@
-//! Which cores the network runs on: the large ones where a board has both (big.LITTLE), so that no step waits for a small one.
+//! Which CPU cores the network runs on: the big ones of a big.LITTLE board, so that no step waits for a small core.
 
 use std::path::Path;
 
@@ -6,9 +6,9 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::base::error::{Error, Kind, Result};
 
-/// A core with less than this part of the largest one's capacity is a small one. The middle cores of three kinds count as large.
+/// A core below this fraction of the largest core's capacity is a small one. With three kinds of cores, the middle ones count as large.
 const LARGE_MIN: f64 = 0.7;
-/// Cores that are looked at.
+/// Maximum number of cores that are considered.
 pub const CORES_MAX: usize = 64;
 
 /// A core of this machine.
@@ -16,7 +16,7 @@ pub const CORES_MAX: usize = 64;
 pub struct Core {
     /// Its number in the system.
     pub id: usize,
-    /// What it can do, in any measure that is the same for all.
+    /// Its capacity, in any unit that is the same for all cores.
     pub capacity: u64,
 }
 
@@ -29,7 +29,7 @@ pub fn of_system() -> Vec<Core> {
     cores
 }
 
-/// The kernel's own measure of capacity (ARM), else the highest clock rate, of all cores that are on. None where one has neither.
+/// The kernel's own measure of capacity (ARM), else the highest clock rate, of all cores that are online. None where a core has neither.
 fn read(folder: &Path) -> Vec<Core> {
     let number = |path: String| std::fs::read_to_string(folder.join(path)).ok()?.trim().parse::<u64>().ok();
     let is_on =
@@ -50,33 +50,33 @@ pub fn large(cores: &[Core]) -> Option<Vec<usize>> {
     (large.len() < cores.len()).then_some(large)
 }
 
-/// What this machine offers to the network: everything that "automatic" settings are taken from.
+/// The machine as "automatic" settings see it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Machine {
-    /// The cores that this program may run on; empty where the system does not tell of all of them.
+    /// The cores that this program may run on; empty where the system does not describe all of them.
     pub cores: Vec<Core>,
     /// Threads that can run at the same time; 0 (not known) counts as 1.
     pub parallelism: usize,
 }
 
-/// Most threads that are taken without being asked for.
+/// Maximum number of threads that "automatic" chooses.
 const THREADS_MAX: usize = 4;
 
 impl Machine {
-    /// This one.
+    /// The machine that the program runs on.
     pub fn read() -> Self {
         let parallelism = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Machine { cores: of_system(), parallelism }
     }
 
-    /// The cores that the network runs on: those `asked` for, else the large ones where there are small ones too; none:
-    /// wherever the system puts it.
+    /// The cores that the network runs on: those `asked` for, else the large ones where there are small ones too. Empty: the scheduler
+    /// decides.
     pub fn cores_for(&self, asked: Vec<usize>) -> Vec<usize> {
         if asked.is_empty() { large(&self.cores).unwrap_or_default() } else { asked }
     }
 
-    /// Its threads: those `asked` for; for 0, one for each of `cores` if those are not all, else one less than there are
-    /// cores (it is left to the camera), and at most `THREADS_MAX`.
+    /// Number of the network's threads: as `asked`; for 0, one for each of `cores` if those are not all, else one less than there are cores
+    /// (that one is left to the camera), and at most `THREADS_MAX`.
     pub fn threads_for(&self, asked: usize, cores: &[usize]) -> usize {
         let all = self.parallelism.max(1);
         let others = if (1..all).contains(&cores.len()) { cores.len() } else { all - 1 };
@@ -84,7 +84,7 @@ impl Machine {
     }
 }
 
-/// Has this thread, and all that it starts from now on, run on these cores only; none: wherever the system puts them.
+/// Pins this thread, and all that it starts from now on, to these cores. Empty: the scheduler decides.
 ///
 /// # Errors
 /// `Kind::Config`: the machine has none of them, or does not allow it.
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn large_cores_are_told_from_small_ones() {
+    fn large_cores_are_distinguished_from_small_ones() {
         let folder = tempfile::tempdir().unwrap();
         let put = |path: &str, text: &str| {
             let place = folder.path().join(path);
@@ -115,7 +115,7 @@ mod tests {
             std::fs::write(place, text).unwrap();
         };
         assert_eq!((read(folder.path()), large(&[])), (Vec::new(), None));
-        // A Rockchip RK3588: four A55 and four A76; cpuidle is no core.
+        // A Rockchip RK3588: four A55 and four A76; the folder cpuidle is not a core.
         for id in 0..8 {
             put(&format!("cpu{id}/cpu_capacity"), if id < 4 { "530\n" } else { "1024\n" });
         }
@@ -123,7 +123,8 @@ mod tests {
         let cores = read(folder.path());
         assert_eq!(cores.len(), 8);
         assert_eq!(large(&cores), Some(vec![4, 5, 6, 7]));
-        // A Raspberry Pi: all the same. By clock rate where there is no capacity; a favoured core is no class of its own.
+        // A Raspberry Pi: all cores alike. By clock rate where there is no capacity; a core with a slightly higher boost clock is not a
+        // kind of its own.
         assert_eq!(large(&cores[..4]), None);
         let rates = [4_700_000, 4_900_000, 5_000_000, 3_200_000].into_iter().enumerate();
         for (id, rate) in rates {
@@ -131,7 +132,7 @@ mod tests {
             put(&format!("cpu{id}/cpufreq/cpuinfo_max_freq"), &rate.to_string());
         }
         assert_eq!(large(&read(folder.path())[..4]), Some(vec![0, 1, 2]));
-        // One that is off is none; one of which nobody knows anything makes all unknown.
+        // An offline core is ignored; one core without data makes all of them unknown.
         put("cpu3/online", "0\n");
         assert_eq!(large(&read(folder.path())[..3]), None);
         std::fs::remove_dir_all(folder.path().join("cpu5")).unwrap();
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_stays_where_it_is_put() {
+    fn a_pinned_thread_stays_on_its_core() {
         let there = rustix::thread::sched_getaffinity(None).unwrap();
         let first = (0..CORES_MAX).find(|core| there.is_set(*core)).unwrap();
         let put = std::thread::spawn(move || {

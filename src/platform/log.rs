@@ -1,12 +1,12 @@
-//! The log's way to stderr. No thread ever waits for whoever reads it, and no failed write is an error.
+//! Writes the log to stderr. No thread ever waits for the reader of the log, and a failed write is not an error.
 //!
 //! ```text
 //!   any thread ── line ──► queue in fixed memory ──► writer thread ──► stderr
 //!                            full: the line is              a write fails: its lines are
 //!                            dropped and counted            dropped and counted
 //! ```
-//! A terminal that is stopped with Ctrl-S, a pipe that nobody reads, a disk that is full or hangs: all of it costs log lines and
-//! nothing else. How many is said in the log itself, as soon as something can be written again.
+//! A terminal that is stopped with Ctrl-S, a pipe that nobody reads, a disk that is full or hangs: each costs log lines and nothing else.
+//! The number of lost lines is logged as soon as something can be written again.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -21,7 +21,7 @@ use crate::platform::threads;
 
 static STDERR: OnceLock<Log> = OnceLock::new();
 
-/// Starts the log on stderr; once started it stays.
+/// Starts the log on stderr; it stays for the life of the process.
 ///
 /// # Errors
 /// `Kind::System`: no thread can be made.
@@ -47,7 +47,7 @@ struct Shared {
     queue: Mutex<Queue>,
     /// Something is in the queue.
     filled: Condvar,
-    /// Everything is written, or given up.
+    /// Everything is written or dropped.
     drained: Condvar,
 }
 
@@ -57,14 +57,14 @@ struct Queue {
     ring: Box<[u8]>,
     start: usize,
     used: usize,
-    /// The writer has taken lines and is not done with them.
+    /// The writer has taken lines and not finished them.
     writing: bool,
     /// Lines that were never written.
     dropped: u64,
 }
 
 impl Log {
-    /// A queue before `to`, and its thread.
+    /// A queue in front of `to`, and its thread.
     fn start(to: impl AsFd + Send + 'static) -> Result<Self> {
         let queue = Queue {
             ring: vec![0; LOG_QUEUE_BYTES].into_boxed_slice(),
@@ -83,8 +83,8 @@ impl Log {
         Ok(log)
     }
 
-    /// Queues a line, with or without the line break at its end. Never waits: a line for which there is no room is dropped and
-    /// counted; one longer than [`LOG_LINE_BYTES_MAX`] is cut.
+    /// Queues a line, with or without the line break at its end. Never waits: a line that does not fit is dropped and counted; one longer
+    /// than [`LOG_LINE_BYTES_MAX`] is truncated.
     pub fn line(&self, line: &[u8]) {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = &line[..line.len().min(LOG_LINE_BYTES_MAX - 1)];
@@ -96,7 +96,7 @@ impl Log {
         }
     }
 
-    /// Waits until everything is written or given up, at most for `limit`. False: it was not enough.
+    /// Waits until everything is written or dropped, at most for `limit`. False: it was not enough.
     pub fn flush(&self, limit: Duration) -> bool {
         let pending = |queue: &mut Queue| queue.used > 0 || queue.writing;
         let wait = self.0.drained.wait_timeout_while(self.queue(), limit, pending);
@@ -135,8 +135,8 @@ impl Log {
                 queue.dropped += lost;
                 (queue.dropped, queue.used <= LOG_QUEUE_BYTES / 2)
             };
-            // Said only after something was written, so that a disk that stays full is not written to for its own sake; and only
-            // when the reader catches up, so that a flood is summed up and not made larger.
+            // Reported only after a successful write, so that a full disk is not written to just for this; and only when the reader has
+            // caught up, so that the report sums up a flood and does not add to it.
             if lost == 0 && has_room && dropped > told {
                 let lines = dropped - told;
                 told = dropped;
@@ -162,7 +162,7 @@ impl io::Write for &Log {
 }
 
 impl Queue {
-    /// Appends `line` and a line break. False: no room.
+    /// Appends `line` and a line break. False: it does not fit.
     fn push(&mut self, line: &[u8]) -> bool {
         if self.ring.len() - self.used < line.len() + 1 {
             return false;
@@ -177,7 +177,7 @@ impl Queue {
         true
     }
 
-    /// Moves as many whole lines as fit into `chunk`, and tells how many bytes they are. No line is longer than it.
+    /// Moves as many whole lines as fit into `chunk`, and returns their length in bytes. No line is longer than `chunk`.
     fn take(&mut self, chunk: &mut [u8]) -> usize {
         let most = self.used.min(chunk.len());
         let first = most.min(self.ring.len() - self.start);
@@ -198,7 +198,7 @@ struct Output<To> {
 }
 
 impl<To: AsFd> Output<To> {
-    /// Writes whole lines, for as long as it takes. Tells how many lines are lost because it failed.
+    /// Writes whole lines, however long it takes. Returns how many lines were lost because a write failed.
     fn write(&mut self, lines: &[u8]) -> u64 {
         if self.torn {
             let (_, failed) = self.write_bytes(b"\n");
@@ -220,7 +220,7 @@ impl<To: AsFd> Output<To> {
                 Ok(0) => return (written, true),
                 Ok(count) => written += count,
                 Err(rustix::io::Errno::INTR) => {}
-                // Somebody else made it non-blocking.
+                // Another process made it non-blocking.
                 Err(rustix::io::Errno::AGAIN) => {
                     let _either_way = poll(&mut [PollFd::new(&self.to, PollFlags::OUT)], None);
                 }
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_a_reader_and_what_is_lost_is_counted() {
+    fn nobody_waits_for_a_reader_and_lost_lines_are_counted() {
         let (mut reader, writer) = io::pipe().unwrap();
         let log = Log::start(writer).unwrap();
         let line = [b'x'; 999];
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_writes_cost_their_lines_only() {
+    fn failed_writes_drop_only_their_lines() {
         let log = Log::start(File::options().write(true).open("/dev/full").unwrap()).unwrap();
         for _ in 0..10 {
             log.line(b"a line");
@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(log.dropped(), 2);
     }
 
-    /// A disk that was full in the middle of a line.
+    /// A disk that became full in the middle of a line.
     #[test]
     fn a_torn_line_is_ended_before_the_next() {
         let folder = tempfile::tempdir().unwrap();
@@ -304,7 +304,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a list of lines: what was pushed comes out, whole and in order, wherever the ring wraps.
+        /// Compared with a list of lines: what was pushed comes out, whole and in order, wherever the ring wraps.
         #[test]
         fn the_ring_keeps_lines_whole(lines in proptest::collection::vec((0usize..30, any::<bool>()), 0..80)) {
             let mut queue = Queue { ring: vec![0; 64].into(), start: 0, used: 0, writing: false, dropped: 0 };

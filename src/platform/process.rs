@@ -1,5 +1,4 @@
-//! What this process asks of the kernel for itself: limits, no core dumps, no files that others may write to, enough descriptors, and what the
-//! hang-up signal means to it.
+//! Settings of this process in the kernel: limits, no core dumps, umask, file descriptors, and the meaning of SIGHUP.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,19 +12,18 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use crate::base::error::{Error, Kind, Result};
 
 /// Descriptors that a run may need at once: a camera or a program's pipes, the spool's files, the receivers' sockets, signals, timers,
-/// pins, a watchdog; about thirty at most, and room for what a library opens for a moment.
+/// pins, a watchdog; about thirty at most, plus some that libraries open briefly.
 pub const DESCRIPTORS_MIN: u64 = 64;
 
 /// Limit of a core dump, bytes: one, not none. The kernel hands a dump to a program such as systemd-coredump whatever the limit is,
 /// but for 1 (fs/coredump.c).
 const CORE_BYTES_MAX: u64 = 1;
 
-/// To be called first, before other threads are there.
+/// Call this first, before other threads exist.
 ///
-/// - No core dump: memory holds the receivers' tokens, the cameras' passwords and pictures of the road, and a card has no room for
-///   hundreds of megabytes at each restart. Only the soft limit: whoever looks for a fault sets it with
-///   `prlimit --core=unlimited --pid PID`.
-/// - Whatever the umask that we were given, nobody but the owner may write to what we make.
+/// - No core dump: memory holds the receivers' tokens, the cameras' passwords and pictures of the road, and an SD card has no room for
+///   hundreds of megabytes at each restart. Only the soft limit is set: to debug, raise it with `prlimit --core=unlimited --pid PID`.
+/// - Whatever umask was inherited, only the owner may write to files that we create.
 pub fn harden() {
     umask(umask(Mode::empty()) | Mode::WGRP | Mode::WOTH);
     let hard = getrlimit(Resource::Core).maximum;
@@ -34,13 +32,14 @@ pub fn harden() {
         setrlimit(Resource::Core, Rlimit { current: Some(soft), maximum: hard });
 }
 
-/// Limits this process for good, before it reads what it does not trust: writable memory, processor time of all threads together,
-/// no core dump. If memory runs short all the same, the kernel ends this process before others.
+/// Limits this process for good, before it reads untrusted data: writable memory, processor time of all threads together, no core dump. If
+/// memory still runs short, the kernel ends this process before others.
 ///
 /// # Errors
 /// `Kind::System`: the kernel does not allow it.
 pub fn limit_self(memory_bytes: u64, cpu: Duration) -> Result<()> {
-    /// What is only reserved (a thread's part of the C library's heap, stacks), bytes: it is not counted as written to.
+    /// Memory that is only reserved (a thread's part of the C library's heap, stacks), bytes: the limit counts it although it is never
+    /// written to.
     const RESERVED_BYTES_MAX: u64 = 2 << 30;
     let limits = [
         (Resource::Data, memory_bytes),
@@ -49,7 +48,7 @@ pub fn limit_self(memory_bytes: u64, cpu: Duration) -> Result<()> {
         (Resource::Core, CORE_BYTES_MAX),
     ];
     for (resource, most) in limits {
-        // A limit that is there already may be lower, and cannot be raised.
+        // An existing limit may be lower, and cannot be raised.
         let most = getrlimit(resource).maximum.map_or(most, |there| there.min(most));
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
             .map_err(|error| Error::fatal(Kind::System, "cannot limit a process").caused_by(error))?;
@@ -58,10 +57,10 @@ pub fn limit_self(memory_bytes: u64, cpu: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Sees to it that [`DESCRIPTORS_MIN`] files can be open at once.
+/// Makes sure that [`DESCRIPTORS_MIN`] files can be open at once.
 ///
 /// # Errors
-/// `Kind::System`: not even with the limit raised as far as it goes.
+/// `Kind::System`: the hard limit is lower.
 pub fn raise_descriptors() -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     let enough = |value: Option<u64>| value.is_none_or(|value| value >= DESCRIPTORS_MIN);
@@ -82,16 +81,16 @@ pub fn raise_descriptors() -> Result<()> {
 /// What SIGHUP means to this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hangup {
-    /// Started with it ignored (`nohup`): nothing.
+    /// Started with it ignored (`nohup`): ignore it.
     Ignored,
-    /// There is a terminal, and it was closed: the end.
+    /// There is a terminal, and it was closed: exit.
     Ends,
-    /// There is none: a service manager asks for a reload.
+    /// There is no terminal: a service manager asks for a reload.
     Reload,
 }
 
 impl Hangup {
-    /// As this process was started. To be asked before anybody handles the signal.
+    /// As this process was started. Call it before a handler for the signal is installed.
     pub fn of_process() -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let terminal = || File::open("/dev/tty").is_ok(); // Only who has a controlling terminal can open it.
@@ -111,11 +110,11 @@ fn ignores_hangup(status: &str) -> bool {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
 }
 
-/// Opens and locks the file `name` of a folder, which is made if it is not there and is never a link to elsewhere. The lock is held as
-/// long as the file is open.
+/// Opens and locks the file `name` of a folder; creates it if needed, and never follows a link. The lock is held as long as the file is
+/// open.
 ///
 /// # Errors
-/// [`io::ErrorKind::WouldBlock`]: another program holds the lock; [`io::ErrorKind::InvalidInput`]: it is no regular file.
+/// [`io::ErrorKind::WouldBlock`]: another program holds the lock; [`io::ErrorKind::InvalidInput`]: it is not a regular file.
 pub fn lock_file(folder: &File, name: &str) -> io::Result<File> {
     let no_file = || {
         let text = format!("its file '{name}' is not a regular file: remove it");
@@ -137,12 +136,12 @@ pub fn lock_file(folder: &File, name: &str) -> io::Result<File> {
 /// Locks the file `name` of the folder at `path`; see [`lock_file`].
 ///
 /// # Errors
-/// As there, or the folder cannot be opened.
+/// As [`lock_file`], or the folder cannot be opened.
 pub fn lock_folder(path: &Path, name: &str) -> io::Result<File> {
     lock_file(&File::open(path)?, name)
 }
 
-/// Makes the names in `folder` durable. Some file systems cannot (EINVAL); there is nothing to be done about that.
+/// Makes the names in `folder` durable (fsync). Some file systems cannot (EINVAL), which is not an error.
 ///
 /// # Errors
 /// The disk fails.

@@ -2,7 +2,7 @@
 
 use crate::base::error::{Error, Kind, Result};
 
-/// Resident memory of this process, bytes; 0 where /proc does not tell. Makes no heap call.
+/// Resident memory of this process, bytes; 0 if /proc is not readable. Makes no heap call.
 pub fn resident_bytes() -> u64 {
     use std::io::Read;
     let mut buffer = [0u8; 128];
@@ -14,8 +14,7 @@ pub fn resident_bytes() -> u64 {
     pages * rustix::param::page_size() as u64
 }
 
-/// Most resident memory since the start of the process or the last [`reset_peak`], bytes; what is resident now where
-/// /proc does not tell.
+/// Peak resident memory since the start of the process or the last [`reset_peak`], bytes; the current resident memory if /proc has no peak.
 pub fn peak_resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -23,14 +22,14 @@ pub fn peak_resident_bytes() -> u64 {
     kibibytes.map_or_else(resident_bytes, |count| count << 10)
 }
 
-/// Resets [`peak_resident_bytes`]. Kernels without page monitoring refuse it; the peak then includes the start.
+/// Resets [`peak_resident_bytes`]. Kernels without page monitoring refuse it; the peak then includes the start of the process.
 pub fn reset_peak() {
     // "5" resets the peak: proc_pid_clear_refs(5).
     let _refused = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-/// From here on large allocations return to the system as soon as they are freed: loading a model takes several times what is kept of
-/// it, and the C library would keep the rest. Call it before starting threads.
+/// From here on large allocations return to the system as soon as they are freed: loading a model takes several times the memory that
+/// remains in use, and the C library would keep the rest. Call it before starting threads.
 pub fn map_large_pieces() {
     #[cfg(target_env = "gnu")]
     #[allow(unsafe_code, reason = "a call of the C library that takes no pointer")]
@@ -48,7 +47,8 @@ pub fn give_back_memory() {
     // SAFETY: it may be called at any time.
     unsafe {
         libc::malloc_trim(0);
-        // From here on large pieces are kept again: those who take them in each frame would pay for fresh pages each time.
+        // From here on the C library keeps freed large blocks: code that allocates them for each frame would pay for fresh pages every
+        // time.
         libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
     }
 }
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_answers() {
+    fn memory_and_boot_id_are_read() {
         let before = resident_bytes();
         assert!(before > 1 << 20, "{before}");
         let block = vec![1u8; 64 << 20];

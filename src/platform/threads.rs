@@ -1,4 +1,4 @@
-//! Threads that are hard to get: a machine that has none left for a moment is asked again.
+//! Starts threads, and retries where the machine has none left for a moment.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -7,18 +7,18 @@ use std::time::Duration;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::retry::Backoff;
 
-/// Tries before it is given up, with delays of at most a second in between: seconds, of which a watchdog has more.
+/// Attempts before giving up, with delays of at most a second in between: some seconds, less than any watchdog's time-out.
 const TRIES: u32 = 5;
 
-/// Starts a thread. Where the system has none left (`EAGAIN`: TasksMax=, `ulimit -u`, memory) it tries again for some seconds.
+/// Starts a thread. If the system has none left (`EAGAIN`: TasksMax=, `ulimit -u`, memory) it retries for some seconds.
 ///
 /// # Errors
-/// `Kind::System`: there was none.
+/// `Kind::System`: all attempts failed.
 pub fn spawn<T: Send + 'static>(
     name: &str,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>> {
-    // A failed try would drop the body.
+    // A failed attempt would drop the body.
     let body = Arc::new(Mutex::new(Some(body)));
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1), 0);
     loop {
@@ -32,7 +32,7 @@ pub fn spawn<T: Send + 'static>(
             Err(_) if backoff.failures() < TRIES => std::thread::park_timeout(backoff.next_delay()),
             Err(error) => {
                 let text = format!(
-                    "cannot start the {name} thread: raise TasksMax= of the unit (ulimit -u), or is memory short?"
+                    "cannot start the {name} thread: raise TasksMax= of the unit (ulimit -u), or free some memory"
                 );
                 return Err(Error::fatal(Kind::System, text).caused_by(error));
             }
@@ -40,7 +40,7 @@ pub fn spawn<T: Send + 'static>(
     }
 }
 
-/// Shows that a thread can be started, for those who start one without a way to say that they could not.
+/// Checks that a thread can be started, for callers of code that cannot report such a failure.
 ///
 /// # Errors
 /// As [`spawn`].

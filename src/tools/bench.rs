@@ -1,4 +1,4 @@
-//! How long the stages of a frame take on this machine: what `flytrap bench` does.
+//! Times the stages of a frame on this machine: the work of `flytrap bench`.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,13 +20,13 @@ use crate::vision::detect::model::{self, Loaded};
 /// Heap calls of the whole program, if its allocator counts them here.
 pub static HEAP_CALLS: AtomicU64 = AtomicU64::new(0);
 
-/// The frame of noise that is looked at without pictures: what most cameras are set to.
+/// Size of the noise frame that is used without pictures: what most cameras are set to.
 const FRAME: (u32, u32) = (1280, 720);
 
-/// Frames before the first that counts.
+/// Warm-up frames, not counted.
 const WARM_UP: usize = 3;
 
-/// What is measured.
+/// What to measure.
 #[derive(Debug, Clone)]
 pub struct Params {
     /// The model, and how it runs.
@@ -37,43 +37,43 @@ pub struct Params {
     pub frames: usize,
     /// Whether each layer is timed too.
     pub layers: bool,
-    /// What is looked at, in turn; the network's input is made for the first. Empty: a frame of noise.
+    /// The pictures, in turn; the network's input is sized for the first. Empty: a noise frame.
     pub pictures: Vec<PathBuf>,
 }
 
-/// What was measured. Times in milliseconds, sizes in 10^6 bytes.
+/// The measurements. Times in milliseconds, sizes in 10^6 bytes.
 #[derive(Debug, Clone, Serialize)]
 pub struct Figures {
-    /// What runs the network.
+    /// Name of the engine.
     pub engine: String,
-    /// Threads that it has.
+    /// Number of its threads.
     pub threads: usize,
     /// Frames that were timed.
     pub frames: usize,
-    /// From the begin of the measurement to the end of the first frame: reading, checking and planning the model.
+    /// From the start of the measurement to the end of the first frame: reading, checking and planning the model.
     pub start_ms: f64,
     /// Resident memory at the end.
     pub rss_mb: f64,
-    /// Allocations and releases of a frame, the most of all frames that were timed; none if nobody counts.
+    /// Allocations and releases per frame, the maximum of all timed frames; none if the allocator does not count.
     pub heap_calls_per_frame: Option<u64>,
-    /// The arena of our own executor.
+    /// Size of our own executor's arena.
     pub arena_mb: Option<f64>,
-    /// The least that any arena would need.
+    /// Lower bound for the size of any arena.
     pub arena_least_mb: Option<f64>,
-    /// Its packed weights.
+    /// Size of its packed weights.
     pub weights_mb: Option<f64>,
-    /// By stage.
+    /// Times by stage.
     pub stages: Stages,
-    /// Multiplications that the network asks for a second, 10^9: those of boxes that nobody needed were not done.
+    /// Multiply-accumulates of the network per second, 10^9; includes those of box outputs that the lazy head skipped.
     pub gmac_per_s: Option<f64>,
-    /// What one core multiplies and adds a second at most in fp32, measured in registers, 10^9; none in other precisions.
+    /// Peak multiply-accumulates of one core per second in fp32, measured in registers, 10^9; none in other precisions.
     pub peak_gmac_per_s: Option<f64>,
     /// The shortest time of each layer, on one thread.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<Layer>,
 }
 
-/// By stage.
+/// Times by stage.
 #[derive(Debug, Clone, Serialize)]
 pub struct Stages {
     /// From the frame to the network's input.
@@ -82,12 +82,12 @@ pub struct Stages {
     pub infer_ms: Times,
     /// From its output to detections.
     pub decode_ms: Times,
-    /// All of it.
+    /// The whole frame.
     pub whole_ms: Times,
 }
 
 impl Stages {
-    /// With their names.
+    /// The stages with their names.
     pub fn rows(&self) -> [(&'static str, Times); 4] {
         [
             ("letterbox", self.letterbox_ms),
@@ -98,16 +98,16 @@ impl Stages {
     }
 }
 
-/// Of all frames.
+/// Distribution over all timed frames.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Times {
-    /// The shortest.
+    /// Minimum.
     pub min: f64,
-    /// Half of them are below.
+    /// Median.
     pub p50: f64,
-    /// 95 of 100.
+    /// 95th percentile.
     pub p95: f64,
-    /// 99 of 100.
+    /// 99th percentile.
     pub p99: f64,
 }
 
@@ -119,22 +119,22 @@ impl Times {
     }
 }
 
-/// A layer.
+/// Figures of one layer.
 #[derive(Debug, Clone, Serialize)]
 pub struct Layer {
-    /// Which nodes of the network it stands for.
+    /// The nodes of the network that it stands for.
     pub name: String,
-    /// What does it.
+    /// The kernel that computes it.
     pub kernel: &'static str,
-    /// The shortest time.
+    /// Minimum time.
     pub us: f64,
-    /// Multiplications that the network asks for in that time, 10^9 a second.
+    /// Multiply-accumulates per second at that time, 10^9.
     pub gmac_per_s: f64,
-    /// Weights, input and output, each once.
+    /// Weights, input and output, each counted once.
     pub mb: f64,
 }
 
-/// What is looked at.
+/// A frame to run on.
 enum Scene {
     Noise(FrameFormat, Vec<u8>),
     Picture(PathBuf, Picture),
@@ -152,7 +152,7 @@ impl Scene {
         pictures.iter().map(|path| Ok(Scene::Picture(path.clone(), picture::load(path)?))).collect()
     }
 
-    /// Lends its planes to `look`.
+    /// Calls `look` with its planes.
     fn with<T>(&self, look: impl FnOnce(&Planes<'_>, Color) -> Result<T>) -> Result<T> {
         let wrong = |error: &dyn std::fmt::Display| Error::fatal(Kind::System, error.to_string());
         match self {
@@ -239,7 +239,7 @@ pub fn measure(params: &Params) -> Result<Figures> {
 }
 
 impl Layer {
-    /// `bytes`: of a number.
+    /// The `bytes` of a pseudo-random number.
     fn new(step: StepTime, bytes: f64) -> Self {
         let nanos = step.nanos.max(1) as f64;
         Layer {
@@ -252,7 +252,7 @@ impl Layer {
     }
 }
 
-/// The same each time.
+/// A noise frame, the same every time.
 fn noise(bytes: usize) -> Vec<u8> {
     let mut state = 1u64;
     let next = |_| {

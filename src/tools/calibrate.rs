@@ -1,4 +1,4 @@
-//! What goes into a network's convolutions on pictures: what `flytrap calibrate` measures, for int8.
+//! Measures the value ranges of a network's convolution inputs on pictures: the work of `flytrap calibrate`, for int8.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -13,32 +13,35 @@ use crate::vision::detect::calibration::{Calibration, Spreads};
 use crate::vision::detect::engine::Precision;
 use crate::vision::detect::model;
 
-/// What it is measured on.
+/// What to measure on.
 #[derive(Debug, Clone)]
 pub struct Params {
     /// Folder of pictures.
     pub images: PathBuf,
 }
 
-/// What was done.
+/// The result.
 #[derive(Debug, Clone, Serialize)]
-pub struct Done {
+pub struct CalibrateReport {
     /// How many convolutions were measured.
     pub convolutions: usize,
-    /// On so many pictures.
+    /// Number of pictures measured.
     pub pictures: usize,
-    /// Damaged ones, which the log names.
+    /// Number of damaged pictures, which the log names.
     pub skipped: usize,
     /// The file that was written.
     pub file: String,
 }
 
-/// Measures, and writes the file where `model.ranges` says. `progress` hears of each picture: how many there were, and of how many.
+/// Measures, and writes the file that `model.ranges` names. `progress` is called after each picture, with the number done and the total.
 ///
-/// # Errors
-/// `Kind::Config`: no model, a folder without pictures. `Kind::Source`: all of them are damaged. `Kind::Model`: see `Loaded::open`; a
-/// model that our own executor does not know. `Kind::System`: the file cannot be written; what was there before stays.
-pub fn calibrate(config: &Config, params: &Params, progress: &mut dyn FnMut(usize, usize)) -> Result<Done> {
+/// `Kind::Config`: no model, a folder without pictures. `Kind::Source`: all pictures are damaged. `Kind::Model`: see `Loaded::open`; a
+/// model that our own executor does not support. `Kind::System`: the file cannot be written; an existing file stays.
+pub fn calibrate(
+    config: &Config,
+    params: &Params,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<CalibrateReport> {
     let mut config = config.clone();
     if let Some(model) = &mut config.model.params {
         model.engine.precision = Precision::Fp32;
@@ -46,11 +49,11 @@ pub fn calibrate(config: &Config, params: &Params, progress: &mut dyn FnMut(usiz
     let mut detector = Detector::open(&config)?;
     let names = picture_names(&params.images)?;
     let place = config.model.params.as_ref().map(model::Params::ranges).unwrap_or_default();
-    // Beside the old file, which stays until the new one is whole; whether it can be is known before the work.
+    // Written beside the old file, which stays until the new one is complete; whether the folder is writable is checked before the work.
     let new = place.with_extension("toml.new");
     let cannot_write = |error: std::io::Error| {
         let text = format!(
-            "'{}' cannot be written: check the path and its rights, or give --ranges FILE",
+            "'{}' cannot be written: check the path and its permissions, or give --ranges FILE",
             new.display()
         );
         Error::fatal(Kind::System, text).caused_by(error)
@@ -68,7 +71,7 @@ pub fn calibrate(config: &Config, params: &Params, progress: &mut dyn FnMut(usiz
     let (calibration, pictures) = written.inspect_err(|_| {
         let _of_no_use = std::fs::remove_file(&new);
     })?;
-    Ok(Done {
+    Ok(CalibrateReport {
         convolutions: calibration.ranges().len(),
         pictures,
         skipped: names.len() - pictures,
@@ -76,7 +79,7 @@ pub fn calibrate(config: &Config, params: &Params, progress: &mut dyn FnMut(usiz
     })
 }
 
-/// What goes into the convolutions on all pictures that are whole, and how many those are.
+/// The input ranges of all convolutions over all undamaged pictures, and the number of those.
 fn measure(
     detector: &mut Detector,
     images: &Path,

@@ -1,4 +1,4 @@
-//! The complete pipeline on a simulated street with the built-in detector: what `flytrap demo` does. No camera, no configuration.
+//! The complete pipeline on a simulated street with the built-in detector: the work of `flytrap demo`. No camera, no configuration.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -24,7 +24,7 @@ use crate::vision::detect::model::{Loaded, wanted_classes};
 use crate::vision::draw::Canvas;
 use crate::vision::load;
 
-/// Frames a second, and length of the clip, which shows the end.
+/// Frame rate and length of the clip, which shows the end of the run.
 const FPS: u32 = 10;
 const CLIP_SECONDS: u32 = 20;
 
@@ -39,7 +39,7 @@ pub struct Params {
     pub folder: PathBuf,
 }
 
-/// Crossings of a class in a direction.
+/// Crossings of one class in one direction.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
     /// Name of the direction.
@@ -47,13 +47,13 @@ pub struct Row {
     pub direction: String,
     /// Name of the class.
     pub class: String,
-    /// What the program counted.
+    /// Number counted by the program.
     pub counted: u64,
-    /// What crossed.
+    /// Number of true crossings.
     pub truth: u64,
 }
 
-/// What was counted, and what is true.
+/// Comparison of counted and true crossings.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DemoReport {
     /// Frames.
@@ -66,23 +66,23 @@ pub struct DemoReport {
     pub rows: Vec<Row>,
     /// All crossings that were counted.
     pub counted: u64,
-    /// All crossings that there were.
+    /// All true crossings.
     pub truth: u64,
-    /// Not in `truth`: crossings of what was too small or hidden.
+    /// Crossings by road users that were too small or hidden; not in `truth`.
     pub unseen: u64,
     /// The annotated picture and clip.
     pub files: Vec<String>,
 }
 
-/// Something to tell while it runs.
+/// Progress reports of a running demo.
 pub enum News<'a> {
     /// An event, this many seconds after the start.
     Event(f64, &'a Body),
-    /// How far it is.
+    /// Progress.
     Progress {
-        /// Seconds that are over.
+        /// Seconds done.
         seconds: u32,
-        /// Seconds in all.
+        /// Seconds in total.
         total: u32,
         /// Crossings counted so far.
         counted: u64,
@@ -108,8 +108,9 @@ pub fn demo(
     let mut scene = Scene::new(&scene)?;
     let (width, height) = (scene.setting().width, scene.setting().height);
     let line = counting_line(scene.setting());
-    let format = FrameFormat::packed(PixelFormat::Rgb24, width, height, Color::JPEG)
-        .map_err(|error| Error::fatal(Kind::Config, "the simulated street's size").caused_by(error))?;
+    let format = FrameFormat::packed(PixelFormat::Rgb24, width, height, Color::JPEG).map_err(|error| {
+        Error::fatal(Kind::Config, "the size of the simulated street is not possible").caused_by(error)
+    })?;
     let mut stages = pipeline(config, &format, vec![line.clone()])?;
     let mut judge = Judge::new(std::slice::from_ref(&line), scene.setting().view(), width, height);
     let mut clip = ClipWriter::new(&params.folder, &line, (width, height))?;
@@ -185,7 +186,7 @@ pub fn pipeline(config: &Config, format: &FrameFormat, lines: Vec<CountingLine>)
     Ok(WithEngine { pipeline, engine })
 }
 
-/// Counted and true, by direction and class.
+/// Counted and true crossings, by direction and class.
 fn rows(line: &CountingLine, counted: &BTreeMap<(Direction, String), u64>, judge: &Judge) -> Vec<Row> {
     let mut rows = Vec::new();
     for (direction, name) in [(Direction::Forward, &line.forward), (Direction::Backward, &line.backward)] {
@@ -201,7 +202,7 @@ fn rows(line: &CountingLine, counted: &BTreeMap<(Direction, String), u64>, judge
                 });
             }
         }
-        // Classes that another model knows and this street does not have.
+        // Classes of another model that this street does not have.
         let known = |class: &str| Class::ALL.iter().any(|kind| kind.name() == class);
         for ((of, class), counted) in counted.iter().filter(|((_, class), _)| !known(class)) {
             if *of == direction {
@@ -217,14 +218,14 @@ fn rows(line: &CountingLine, counted: &BTreeMap<(Direction, String), u64>, judge
     rows
 }
 
-/// The annotated clip and its best picture.
+/// Writes the annotated clip and its best picture.
 struct ClipWriter {
     picture: PathBuf,
     clip: PathBuf,
     file: std::fs::File,
     line: [(f32, f32); 2],
     size: (u32, u32),
-    /// Most boxes of a picture so far, and that picture.
+    /// Largest number of boxes in a picture so far, and that picture.
     best: Option<(usize, Vec<u8>)>,
 }
 

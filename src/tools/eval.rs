@@ -1,7 +1,7 @@
-//! How well a model finds what is in labelled pictures: what `flytrap eval` does.
+//! Scores a model on labelled pictures: the work of `flytrap eval`.
 //!
-//! The protocol is that of Ultralytics' `val`: each class score above 0.001 is a candidate, so that one box may stand for several
-//! classes; boxes are clipped to the picture; suppression per class at an overlap of 0.7; the 300 strongest of a picture.
+//! The protocol is that of Ultralytics' `val`: each class score above 0.001 is a candidate, so one box may appear with several classes;
+//! boxes are clipped to the picture; NMS per class at an IoU of 0.7; the 300 strongest detections of a picture.
 
 use std::path::Path;
 
@@ -14,72 +14,72 @@ use crate::base::geometry::{BoxPx, Model};
 use crate::capture::picture;
 use crate::config::Config;
 use crate::tools::score::coco::{self, Ids};
-use crate::tools::score::{Area, Found, Scores, Truth, score};
+use crate::tools::score::{Area, ScoredBox, Scores, Truth, score};
 use crate::vision::detect::engine::Output;
 use crate::vision::detect::letterbox::Placement;
 use crate::vision::detect::{ClassId, Detection};
 
-/// Scores above this are candidates.
+/// Score above which a detection is a candidate.
 const SCORE_MIN: f32 = 0.001;
-/// Boxes of one class that overlap a stronger one by more are the same object.
+/// IoU above which two boxes of one class are the same object.
 const IOU_MAX: f32 = 0.7;
-/// Detections of a picture, the strongest.
+/// Maximum number of detections in a picture, strongest first.
 const DETECTIONS_MAX: usize = 300;
 
-/// What was measured. Average precision in points, 0..=100; none where there is nothing to find.
+/// The scores. Average precision, 0..=1; none where there are no objects.
 #[derive(Debug, Clone, Serialize)]
 pub struct Figures {
-    /// Mean over classes and the overlaps 0.50, 0.55 … 0.95.
+    /// Mean over classes and the IoU thresholds 0.50, 0.55 … 0.95.
     pub map50_95: Option<f64>,
-    /// Mean over classes at an overlap of 0.50.
+    /// Mean over classes at an IoU of 0.50.
     pub map50: Option<f64>,
     /// `map50_95` of objects up to 32 x 32 pixels.
     pub map50_95_small: Option<f64>,
-    /// From there to 96 x 96 pixels.
+    /// `map50_95` of objects from 32 x 32 to 96 x 96 pixels.
     pub map50_95_medium: Option<f64>,
-    /// From 96 x 96 pixels.
+    /// `map50_95` of objects from 96 x 96 pixels.
     pub map50_95_large: Option<f64>,
     /// Pictures.
     pub pictures: usize,
     /// Objects in them, without crowds.
     pub objects: usize,
-    /// What was found.
+    /// Number of detections.
     pub detections: usize,
-    /// What ran the network.
+    /// Name of the engine.
     pub engine: Option<String>,
     /// The classes that have objects.
     pub classes: Vec<Class>,
 }
 
-/// Of one class.
+/// Scores of one class.
 #[derive(Debug, Clone, Serialize)]
 pub struct Class {
     /// Its name.
     pub name: String,
     /// Objects, without crowds.
     pub objects: usize,
-    /// As of all.
+    /// As in [`Figures`].
     pub ap50_95: Option<f64>,
-    /// As of all.
+    /// As in [`Figures`].
     pub ap50: Option<f64>,
 }
 
-/// The truth, and what was found.
+/// Truth and detections.
 #[derive(Debug)]
 pub struct Evaluation {
     truth: Truth,
     ids: Ids,
-    found: Vec<Found>,
+    found: Vec<ScoredBox>,
     engine: Option<String>,
 }
 
 impl Evaluation {
-    /// Looks at all pictures, or reads what another program found. `progress` hears of each picture: how many there were, and of
-    /// how many.
+    /// Runs the model on all pictures, or reads the detections of another program. `progress` is called after each picture, with the number
+    /// done and the total.
     ///
     /// # Errors
-    /// `Kind::Config`: labels or results that are none, no model, a folder without pictures. `Kind::Source`: a picture that is
-    /// missing or damaged; a measurement without it would be another one. `Kind::Model`: see `Loaded::open`.
+    /// `Kind::Config`: invalid labels or results, no model, a folder without pictures. `Kind::Source`: a picture that is missing or
+    /// damaged, since scores without it could not be compared. `Kind::Model`: see `Loaded::open`.
     pub fn run(config: &Config, params: &Params, progress: &mut dyn FnMut(usize, usize)) -> Result<Self> {
         let mut labelled = Labelled::open(config, params)?;
         let look = |detector: &mut Detector, path: &Path| {
@@ -95,7 +95,7 @@ impl Evaluation {
         Ok(Evaluation { truth, ids, found, engine })
     }
 
-    /// What was found, as a file of COCO results.
+    /// The detections, as a file of COCO results.
     ///
     /// # Errors
     /// `Kind::System`: a bug.
@@ -133,7 +133,7 @@ impl Evaluation {
     }
 }
 
-/// What is left of an output by the protocol.
+/// The detections that the protocol keeps of an output.
 fn strongest(output: Output<'_>, classes: usize, placement: &Placement) -> Vec<Detection> {
     let Output { numbers, columns } = output;
     let (boxes, scores) = numbers.split_at(4 * columns);

@@ -1,5 +1,5 @@
-//! Simulated streets as files, to train and to measure on: labelled pictures in a folder, and a video with the truth beside it.
-//! What `flytrap sim --export` and `--video` do.
+//! Simulated streets as files, for training and measuring: labelled pictures in a folder, and a video with the truth beside it. The work of
+//! `flytrap sim --export` and `--video`.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -21,38 +21,38 @@ use crate::sim::source::SimSpec;
 use crate::sim::traffic::Kind as Class;
 use crate::vision::draw::Canvas;
 
-/// Pictures of one street, before the next.
+/// Pictures of one street before the next one begins.
 const PICTURES_PER_STREET: usize = 5;
-/// Between two pictures of a street, seconds: most of what moves has moved on.
+/// Time between two pictures of a street, seconds: most of what moves has moved on.
 const SECONDS_APART: f64 = 3.1;
 
-/// What is written.
+/// What to write.
 #[derive(Debug, Clone)]
 pub struct Params {
-    /// The streets; each has a seed of its own that follows from this one's.
+    /// The streets; each gets its own seed, derived from this one.
     pub scene: SceneParams,
     /// How many pictures.
     pub pictures: usize,
-    /// Where to: `images/`, `labels/` and `instances.json` are made in it.
+    /// Output folder: `images/`, `labels/` and `instances.json` are created in it.
     pub folder: PathBuf,
 }
 
-/// What was written.
+/// The result.
 #[derive(Debug, Clone, Serialize)]
-pub struct Done {
+pub struct ExportReport {
     /// Pictures.
     pub pictures: usize,
-    /// Objects that can be asked for.
+    /// Labelled objects that a detector should find.
     pub objects: usize,
-    /// Where.
+    /// Folder of the pictures.
     pub folder: String,
 }
 
-/// Draws, and tells after each picture how many there are of how many.
+/// Renders, and calls back after each picture with the number done and the total.
 ///
 /// # Errors
 /// `Kind::Config`: a setting out of range, a folder with pictures. `Kind::System`: something cannot be written.
-pub fn export(params: &Params, on: &mut dyn FnMut(usize, usize)) -> Result<Done> {
+pub fn export(params: &Params, on: &mut dyn FnMut(usize, usize)) -> Result<ExportReport> {
     let (images, labels) = (params.folder.join("images"), params.folder.join("labels"));
     for folder in [&images, &labels] {
         std::fs::create_dir_all(folder).map_err(|error| cannot_write(folder, error))?;
@@ -74,7 +74,7 @@ pub fn export(params: &Params, on: &mut dyn FnMut(usize, usize)) -> Result<Done>
             let name = format!("{written:06}");
             let picture = images.join(format!("{name}.jpg"));
             let jpeg = Canvas::from_rgb(size[0] as usize, size[1] as usize, rgb.clone())
-                .ok_or_else(|| "of another size".to_owned())
+                .ok_or_else(|| "its size changed".to_owned())
                 .and_then(|canvas| canvas.to_jpeg())
                 .map_err(|why| Error::fatal(Kind::System, format!("'{}': {why}", picture.display())))?;
             write(&picture, &jpeg)?;
@@ -95,10 +95,14 @@ pub fn export(params: &Params, on: &mut dyn FnMut(usize, usize)) -> Result<Done>
     let text = serde_json::to_vec(&coco)
         .map_err(|error| Error::fatal(Kind::System, "labels as JSON").caused_by(error))?;
     write(&place, &text)?;
-    Ok(Done { pictures: written, objects: coco.objects(), folder: params.folder.display().to_string() })
+    Ok(ExportReport {
+        pictures: written,
+        objects: coco.objects(),
+        folder: params.folder.display().to_string(),
+    })
 }
 
-/// A video without an end of its own has so many seconds.
+/// Length of a video whose scene has no end of its own, seconds.
 const SECONDS: f64 = 60.0;
 
 /// A video that was written.
@@ -106,18 +110,18 @@ const SECONDS: f64 = 60.0;
 pub struct Video {
     /// How many frames.
     pub frames: u64,
-    /// The frames: yuv4mpeg, or one after the other.
+    /// The file of frames: yuv4mpeg, or raw frames one after the other.
     pub file: String,
-    /// The truth, a line of JSON a frame.
+    /// The truth file, one line of JSON per frame.
     pub truth: String,
 }
 
-/// Writes a street frame by frame: as yuv4mpeg if the name ends in `.y4m`, otherwise just one after the other in the pixel format of
-/// `spec`; and beside it the truth, `NAME.truth.ndjson`, whose last line has the crossings of `lines`. Tells after each frame how many
-/// there are of how many.
+/// Writes a street frame by frame: as yuv4mpeg if the name ends in `.y4m`, otherwise as raw frames in the pixel format of `spec`; and
+/// beside it the truth, `NAME.truth.ndjson`, whose last line has the crossings of `lines`. Calls back after each frame with the number done
+/// and the total.
 ///
 /// # Errors
-/// `Kind::Config`: a setting out of range, yuv4mpeg with other frames than I420. `Kind::System`: something cannot be written.
+/// `Kind::Config`: a setting out of range, yuv4mpeg with a pixel format other than I420. `Kind::System`: something cannot be written.
 pub fn video(
     spec: &SimSpec,
     lines: &[count::CountingLine],
@@ -127,7 +131,7 @@ pub fn video(
     let format = spec.format()?;
     let is_y4m = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("y4m"));
     if is_y4m && spec.pixel != PixelFormat::I420 {
-        let text = format!("'{}': yuv4mpeg has frames of i420, not of {}", path.display(), spec.pixel);
+        let text = format!("'{}': yuv4mpeg needs pixels of i420, not {}", path.display(), spec.pixel);
         return Err(Error::fatal(Kind::Config, text));
     }
     let mut scene = Scene::new(&spec.scene)?;
@@ -166,7 +170,7 @@ pub fn video(
     Ok(Video { frames, file: path.display().to_string(), truth: truth_path.display().to_string() })
 }
 
-/// The last line of the truth about a video.
+/// The last line of a video's truth.
 #[derive(Debug, Serialize)]
 struct Crossings {
     crossings: Vec<Crossing>,

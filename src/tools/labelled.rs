@@ -1,4 +1,4 @@
-//! Labelled pictures and what is found in them: what `flytrap eval` and `flytrap tune` have in common.
+//! Labelled pictures and detections in them: shared by `flytrap eval` and `flytrap tune`.
 
 use std::path::{Path, PathBuf};
 
@@ -7,11 +7,11 @@ use crate::base::error::{Error, Kind, Result};
 use crate::capture::picture;
 use crate::config::Config;
 use crate::tools::score::coco::{self, Ids};
-use crate::tools::score::{Found, Truth, labels};
+use crate::tools::score::{ScoredBox, Truth, labels};
 use crate::vision::detect::Detection;
 use crate::vision::detect::model::Classes;
 
-/// Where the truth and the pictures are.
+/// Location of labels and pictures.
 #[derive(Debug, Clone)]
 pub struct Params {
     /// Folder of the pictures; needed unless `detections` and COCO's labels are given.
@@ -22,20 +22,20 @@ pub struct Params {
     pub detections: Option<PathBuf>,
 }
 
-/// Pictures whose objects are known, and who looks at them.
+/// Pictures with known objects, and the detector that runs on them.
 pub(super) struct Labelled {
     pub(super) truth: Truth,
     pub(super) ids: Ids,
-    /// None if another program has looked.
+    /// None if the detections come from another program.
     pub(super) detector: Option<Detector>,
     params: Params,
 }
 
 impl Labelled {
-    /// Loads the model, if there is one to run, and reads the labels.
+    /// Loads the model, if one is to be run, and reads the labels.
     ///
     /// # Errors
-    /// `Kind::Config`: labels that are none, no model, a folder without pictures. `Kind::Source`: a picture without a size.
+    /// `Kind::Config`: invalid labels, no model, a folder without pictures. `Kind::Source`: a picture without a size.
     /// `Kind::Model`: see `Loaded::open`.
     pub(super) fn open(config: &Config, params: &Params) -> Result<Self> {
         let detector = match &params.detections {
@@ -46,17 +46,17 @@ impl Labelled {
         Ok(Labelled { truth, ids, detector, params: params.clone() })
     }
 
-    /// Lets `look` see all pictures, or reads what another program found. `progress` hears of each picture: how many there were,
-    /// and of how many.
+    /// Runs `look` on all pictures, or reads the detections of another program. `progress` is called after each picture, with the number
+    /// done and the total.
     ///
     /// # Errors
-    /// `Kind::Config`: results that are none, labels without any class of the model. `Kind::Source`: a picture that is missing or
-    /// damaged; a measurement without it would be another one. What `look` says.
+    /// `Kind::Config`: invalid results, labels without any class of the model. `Kind::Source`: a picture that is missing or damaged, since
+    /// scores without it could not be compared. Errors of `look`.
     pub(super) fn find(
         &mut self,
         mut look: impl FnMut(&mut Detector, &Path) -> Result<Vec<Detection>>,
         progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Vec<Found>> {
+    ) -> Result<Vec<ScoredBox>> {
         let Labelled { truth, ids, detector, params } = self;
         let detector = match (detector, &params.detections) {
             (Some(detector), _) => detector,
@@ -73,7 +73,7 @@ impl Labelled {
                 if let Some(class) = classes[usize::from(class.0)] {
                     let [x1, y1, x2, y2] = bbox.to_array().map(f64::from);
                     let rect = [x1, y1, x2 - x1, y2 - y1];
-                    found.push(Found { picture: index, class, rect, score: f64::from(score) });
+                    found.push(ScoredBox { picture: index, class, rect, score: f64::from(score) });
                 }
             }
             progress(index + 1, truth.pictures.len());
@@ -81,13 +81,13 @@ impl Labelled {
         Ok(found)
     }
 
-    /// What ran the network, once it has run.
+    /// Name of the engine, once it has run.
     pub(super) fn engine(&self) -> Option<String> {
         self.detector.as_ref().and_then(Detector::describe)
     }
 }
 
-/// Which class of the labels each of the model's is. Classes go by name: labels may have more than the model, or others.
+/// Maps the model's classes to those of the labels, by name: the labels may have more classes, or others.
 fn shared_classes(model: &Classes, truth: &Truth, params: &Params) -> Result<Vec<Option<usize>>> {
     let classes: Vec<Option<usize>> =
         model.names().map(|name| truth.classes.iter().position(|class| class == name)).collect();
@@ -104,7 +104,7 @@ fn shared_classes(model: &Classes, truth: &Truth, params: &Params) -> Result<Vec
     Ok(classes)
 }
 
-/// In a folder of YOLO's labels: the names of the classes, one a line, if they are not the model's.
+/// In a folder of YOLO's labels: the names of the classes, one per line, if they differ from the model's.
 pub const CLASSES_FILE: &str = "classes.txt";
 
 fn read(place: &Path) -> Result<String> {
@@ -118,7 +118,7 @@ fn truth(params: &Params, classes: Option<&Classes>) -> Result<(Truth, Ids)> {
         return coco::truth(&read(&params.labels)?, &params.labels);
     }
     if params.detections.is_some() {
-        let text = "a folder of labels has no ids that --detections could name: give --labels in COCO's form, instances.json";
+        let text = "a folder of labels has no ids for --detections to refer to: give --labels as COCO's instances.json";
         return Err(Error::fatal(Kind::Config, text));
     }
     let (Some(classes), Some(images)) = (classes, &params.images) else {
@@ -136,7 +136,7 @@ fn truth(params: &Params, classes: Option<&Classes>) -> Result<(Truth, Ids)> {
     let mut truth = Truth { pictures: picture_names(images)?, classes, objects: Vec::new() };
     for (index, name) in truth.pictures.iter().enumerate() {
         let place = params.labels.join(Path::new(name).with_extension("txt"));
-        // Nothing in the picture, nothing in the folder: that is how such sets come.
+        // Pictures without objects often have no label file.
         if !place.exists() {
             continue;
         }

@@ -1,4 +1,5 @@
-//! What the commands do besides counting: measuring, scoring, calibrating, exporting. [`crate::cli`] parses their options and prints their results.
+//! The work of the commands besides counting: measuring, scoring, calibrating, exporting. [`crate::cli`] parses their options and prints
+//! their results.
 
 pub mod bench;
 pub mod calibrate;

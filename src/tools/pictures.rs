@@ -1,4 +1,4 @@
-//! Single pictures through letterbox, network and decoder: what `flytrap detect` does. All classes, no gate, no tracks.
+//! Single pictures through letterbox, network and decoder: the work of `flytrap detect`. All classes, no gate, no tracks.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -18,14 +18,14 @@ use crate::vision::detect::{Detection, Detections};
 use crate::vision::draw::Canvas;
 use crate::vision::jpeg::JpegDecoder;
 
-/// Input rectangles that are kept ready at once: a model with free sides gets one for each aspect of picture.
+/// Network inputs that are kept ready at once: a model with a free input size gets one for each aspect ratio of pictures.
 const STAGES_MAX: usize = 4;
 
 /// A model ready for pictures of any size, one at a time.
 pub struct Detector {
     params: Params,
     classes: Classes,
-    /// By the model's index: whether anything of this class is wanted.
+    /// Whether each class is wanted, by the model's index.
     wanted: Vec<bool>,
     model_sha256: String,
     /// The model's file, read and parsed once for all input sizes.
@@ -41,9 +41,9 @@ struct Stage {
     decoder: Decoder,
 }
 
-/// What was found in a picture.
+/// The detections in a picture.
 pub struct PictureDetections {
-    /// The input rectangle that the model had for it.
+    /// The input size that the model ran at.
     pub input: Size,
     /// Strongest first, in the picture's pixels.
     pub detections: Detections,
@@ -62,7 +62,7 @@ impl Detector {
         Ok(Detector { params: config.camera.decode, classes, wanted, model_sha256, loaded, stages })
     }
 
-    /// From the next picture on [`Self::detect`] finds only the classes of these names, as `flytrap run` does.
+    /// From the next picture on [`Self::detect`] returns only the classes of these names, as `flytrap run` does.
     #[cfg(feature = "desktop")]
     pub(super) fn want(&mut self, wanted: impl Fn(&str) -> bool) {
         self.wanted = self.classes.names().map(wanted).collect();
@@ -74,20 +74,20 @@ impl Detector {
         &self.classes
     }
 
-    /// Hash of the model's file, lower-case hex.
+    /// SHA-256 of the model's file, lower-case hex.
     pub fn model_sha256(&self) -> &str {
         &self.model_sha256
     }
 
-    /// What runs the network, once it has run.
+    /// Name of the engine, once it has run.
     pub fn describe(&self) -> Option<String> {
         self.stages.last().map(|stage| stage.engine.describe())
     }
 
-    /// Finds everything that the model knows in the picture `path`.
+    /// Detects every class of the model in the picture `path`.
     ///
     /// # Errors
-    /// `Class::Degrade`: this file is no picture; the next may be. `Kind::Model`, fatal: the network fails.
+    /// `Class::Degrade`: this file is not a picture; the next may be one. `Kind::Model`, fatal: the network fails.
     pub fn detect(&mut self, path: &Path) -> Result<PictureDetections> {
         let picture = picture::load(path)?;
         let mut detections = Detections::new();
@@ -98,7 +98,7 @@ impl Detector {
         Ok(PictureDetections { input, detections, picture })
     }
 
-    /// Runs the network on a picture, and shows what it found where a score reaches `score_min`. Tells the input rectangle.
+    /// Runs the network on a picture, and calls back with the detections of at least `score_min`. Returns the input size.
     ///
     /// # Errors
     /// As [`Self::detect`].
@@ -118,10 +118,10 @@ impl Detector {
         })
     }
 
-    /// Runs the network on the picture `path` and shows what goes into its convolutions; see [`Engine::observe`].
+    /// Runs the network on the picture `path` and calls back with the inputs of its convolutions; see [`Engine::observe`].
     ///
     /// # Errors
-    /// As [`Self::detect`]; fatal if our own executor does not know the model.
+    /// As [`Self::detect`]; fatal if our own executor does not support the model.
     pub(super) fn observe(&mut self, path: &Path, each: &mut dyn FnMut(&str, [f32; 8])) -> Result<()> {
         let place = self.loaded.params().path.display().to_string();
         with_planes(&picture::load(path)?, path, |planes, color| {
@@ -137,7 +137,7 @@ impl Detector {
         })
     }
 
-    /// The stage for pictures of that size, made if there is none yet.
+    /// The stage for pictures of that size; created if needed.
     fn stage_for(&mut self, frame: Size) -> Result<&mut Stage> {
         let size = self.loaded.size_for(frame)?;
         let at = match self.stages.iter().position(|stage| stage.engine.size() == size) {
@@ -175,9 +175,8 @@ impl PictureDetections {
         })
     }
 
-    /// The line that `flytrap detect --json` prints: `photo` (file name), `size` (model input, `640` or `384x640`, height
-    /// first), `detections` with `class`, `score` (0..=1, four decimals) and `box` (left, top, right, bottom in pixels, two
-    /// decimals).
+    /// The line that `flytrap detect --json` prints: `photo` (file name), `size` (model input, `640` or `384x640`, height first),
+    /// `detections` with `class`, `score` (0..=1, four decimals) and `box` (left, top, right, bottom in pixels, two decimals).
     ///
     /// # Errors
     /// `Kind::System`: a bug.
@@ -226,7 +225,7 @@ fn rounded(value: f32, scale: f64) -> f64 {
     (f64::from(value) * scale).round() / scale
 }
 
-/// Decodes the picture, if it is a JPEG still, and shows its planes to `use_them`.
+/// Decodes the picture if it is still a JPEG, and calls `use_them` with its planes.
 pub(super) fn with_planes<T>(
     picture: &Picture,
     path: &Path,
@@ -242,7 +241,7 @@ pub(super) fn with_planes<T>(
     use_them(&decoded.planes, decoded.color)
 }
 
-/// The pictures of a folder by name.
+/// The pictures of a folder, sorted by name.
 pub(super) fn picture_names(folder: &Path) -> Result<Vec<String>> {
     let failed = |error: std::io::Error| {
         Error::fatal(Kind::Config, format!("cannot read the folder '{}'", folder.display())).caused_by(error)

@@ -1,4 +1,4 @@
-//! The self-test of a model by itself, and its record: what `flytrap selftest` does.
+//! The self-test of a model as a command, and its record: the work of `flytrap selftest`.
 
 use std::path::PathBuf;
 
@@ -11,25 +11,25 @@ use crate::vision::detect::engine::Precision;
 use crate::vision::detect::model::{self, Loaded};
 use crate::vision::selftest::{self, FRAMES, Golden, place_beside};
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Clone, Serialize)]
-pub struct Done {
-    /// The model.
+pub struct SelftestReport {
+    /// Name of the model.
     pub model: String,
-    /// What ran it.
+    /// Name of the engine.
     pub engine: String,
-    /// Boxes that had to be found and were, or that were recorded.
+    /// Number of expected boxes that were found, or of recorded boxes.
     pub boxes: usize,
-    /// Where the record was written, if it was.
+    /// Path of the record, if it was written.
     pub recorded: Option<String>,
 }
 
-/// Tests the model of the configuration, or records what it finds once two executors agree on it.
+/// Tests the configured model, or records its detections once two executors agree on them.
 ///
 /// # Errors
 /// `Kind::Config`: no model; `Kind::Model`: the result is wrong, there is no record, or the executors disagree; `Kind::System`: the
 /// record cannot be written.
-pub fn check(config: &Config, record: bool) -> Result<Done> {
+pub fn check(config: &Config, record: bool) -> Result<SelftestReport> {
     let model = config.model()?;
     if record {
         return record_for(model);
@@ -38,7 +38,7 @@ pub fn check(config: &Config, record: bool) -> Result<Done> {
     let name = loaded.name().to_owned();
     let golden = Golden::of(&model.path, loaded.sha256())?.ok_or_else(|| {
         let text = format!(
-            "nothing is recorded for '{}': 'flytrap selftest --record --model {}' does it, on a machine that you trust",
+            "no record for '{}': make one with 'flytrap selftest --record --model {}', on a machine that you trust",
             model.path.display(),
             model.path.display()
         );
@@ -46,14 +46,17 @@ pub fn check(config: &Config, record: bool) -> Result<Done> {
     })?;
     let (mut engine, classes) = loaded.into_engine(FRAMES[0])?;
     let boxes = selftest::check(&mut *engine, model.engine.precision, &classes, &golden)?;
-    Ok(Done { model: name, engine: engine.describe(), boxes, recorded: None })
+    Ok(SelftestReport { model: name, engine: engine.describe(), boxes, recorded: None })
 }
 
-fn record_for(mut params: model::Params) -> Result<Done> {
+fn record_for(mut params: model::Params) -> Result<SelftestReport> {
     if params.path.to_str() == Some(model::BUILTIN) {
-        return Err(Error::fatal(Kind::Config, "the shipped model has its record; --record is for others"));
+        return Err(Error::fatal(
+            Kind::Config,
+            "the built-in model has its record already: use --record with other models only",
+        ));
     }
-    // In full precision: that is what every other is held against.
+    // In full precision, which all other precisions are compared with.
     params.engine.precision = Precision::Fp32;
     let loaded = Loaded::open(&params)?;
     let (name, model) = (loaded.name().to_owned(), loaded.sha256().to_owned());
@@ -68,5 +71,10 @@ fn record_for(mut params: model::Params) -> Result<Done> {
     let text = toml::to_string(&golden)
         .map_err(|error| Error::fatal(Kind::System, "the record as TOML").caused_by(error))?;
     std::fs::write(&place, text).map_err(|error| cannot_write(&place, error))?;
-    Ok(Done { model: name, engine: engine_name, boxes, recorded: Some(place.display().to_string()) })
+    Ok(SelftestReport {
+        model: name,
+        engine: engine_name,
+        boxes,
+        recorded: Some(place.display().to_string()),
+    })
 }

@@ -1,8 +1,8 @@
-//! Which threshold of the score fits a model and labelled pictures: what `flytrap tune` does.
+//! Chooses the score threshold for a model on labelled pictures: the work of `flytrap tune`.
 //!
-//! The detections are those that `flytrap run` would have of these pictures if it took weaker ones: one class a box, suppression by
-//! `detect.iou_max`, the 300 strongest. A stronger box never depends on a weaker one, so a threshold set later leaves exactly those
-//! that are counted here.
+//! The detections are those that `flytrap run` would have on these pictures at the lowest threshold: one class per box, NMS with
+//! `detect.iou_max`, the 300 strongest. A stronger box never depends on a weaker one, so a threshold that is set later leaves exactly the
+//! detections that are counted here.
 
 use std::path::Path;
 
@@ -14,85 +14,85 @@ use crate::base::error::{Error, Kind, Result};
 use crate::config::Config;
 use crate::tools::score::coco::{self, Ids};
 use crate::tools::score::threshold::{Choice, Matches, Point, choose, thresholds};
-use crate::tools::score::{Found, Truth};
+use crate::tools::score::{ScoredBox, Truth};
 use crate::vision::detect::model::Classes;
 use crate::vision::draw::{Chart, Curve, Mark};
 
-/// Least score that is looked at, the least that `detect.score_min` may be.
+/// Lowest score considered, the lowest value that `detect.score_min` allows.
 const SCORE_MIN: f32 = 0.01;
 
-/// What is asked.
+/// The task.
 #[derive(Debug, Clone)]
 pub struct Params {
-    /// Where the truth and the pictures are.
+    /// Location of labels and pictures.
     pub labelled: labelled::Params,
     /// Names of the classes that count; empty: those of `track.classes` that are labelled.
     pub classes: Vec<String>,
-    /// How much of what is found must be right, above 0 to 1.
+    /// Target precision, above 0 to 1.
     pub target_precision: f64,
-    /// Overlap (IoU) from which on a detection is of an object, above 0 to 1.
+    /// IoU threshold of a match, above 0 to 1.
     pub overlap: f64,
-    /// 91 thresholds instead of 17.
+    /// Try 91 thresholds instead of 17.
     pub fine: bool,
-    /// A choice for each class too.
+    /// Also choose for each class.
     pub per_class: bool,
 }
 
-/// What was found, and what to set.
+/// The result, and the settings to use.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// What was asked.
+    /// The target precision.
     pub target_precision: f64,
-    /// What was asked.
+    /// The IoU threshold.
     pub overlap: f64,
     /// Pictures.
     pub pictures: usize,
-    /// Detections of the classes that count, however weak.
+    /// Detections of the classes that count, at any score.
     pub detections: usize,
-    /// What ran the network.
+    /// Name of the engine.
     pub engine: Option<String>,
     /// Names of the classes that count.
     pub classes: Vec<String>,
     /// All these classes together, each detection and object once.
     pub all: Tuned,
-    /// Each of them, if asked.
+    /// Each class alone, if requested.
     pub by_class: Vec<Tuned>,
-    /// What to write into the configuration, in TOML.
+    /// The settings for the configuration, in TOML.
     pub config: Option<String>,
 }
 
-/// The choice for some classes.
+/// The choice for one class, or for all together.
 #[derive(Debug, Clone, Serialize)]
 pub struct Tuned {
     /// The class, or `all`.
     pub name: String,
     /// Objects, without crowds.
     pub objects: usize,
-    /// What each threshold gives.
+    /// The figures at each threshold.
     pub thresholds: Vec<Row>,
-    /// The one that has the wanted precision and the greatest recall.
+    /// The threshold with the highest recall that meets the target precision.
     pub chosen: Option<Row>,
-    /// If there is none: the one with the greatest precision.
+    /// If there is none: the threshold with the highest precision.
     pub nearest: Option<Row>,
-    /// What each score that occurs would give.
+    /// The figures with each occurring score as threshold.
     #[serde(skip)]
     curve: Vec<Point>,
 }
 
-/// What a threshold gives.
+/// The figures at one threshold.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Row {
-    /// Least score.
+    /// The threshold.
     pub threshold: f64,
-    /// Detections, but for those on crowds.
+    /// Detections, without those on crowds.
     pub predictions: usize,
-    /// Those of an object.
+    /// True positives.
     pub right: usize,
-    /// Those of none.
+    /// False positives.
     pub wrong: usize,
-    /// Right ones of the predictions, 0..=1; none without predictions.
+    /// Precision, 0..=1; none without detections.
     pub precision: Option<f64>,
-    /// Right ones of the objects, 0..=1; none without objects.
+    /// Recall, 0..=1; none without objects.
     pub recall: Option<f64>,
     /// Harmonic mean of both.
     pub f1: Option<f64>,
@@ -112,26 +112,26 @@ impl From<Point> for Row {
     }
 }
 
-/// The truth, and what was found.
+/// Truth and detections.
 #[derive(Debug)]
 pub struct Tuning {
     params: Params,
     config: Config,
     truth: Truth,
     ids: Ids,
-    found: Vec<Found>,
+    found: Vec<ScoredBox>,
     engine: Option<String>,
     /// Indices of the classes that count.
     classes: Vec<usize>,
 }
 
 impl Tuning {
-    /// Looks at all pictures, or reads what another program found. `progress` hears of each picture: how many there were, and of
-    /// how many.
+    /// Runs the model on all pictures, or reads the detections of another program. `progress` is called after each picture, with the number
+    /// done and the total.
     ///
     /// # Errors
-    /// `Kind::Config`: labels or results that are none, classes that nobody knows or that have no objects, no model, a folder without
-    /// pictures. `Kind::Source`: a picture that is missing or damaged. `Kind::Model`: see `Loaded::open`.
+    /// `Kind::Config`: invalid labels or results, classes that are unknown or have no objects, no model, a folder without pictures.
+    /// `Kind::Source`: a picture that is missing or damaged. `Kind::Model`: see `Loaded::open`.
     pub fn run(config: &Config, params: &Params, progress: &mut dyn FnMut(usize, usize)) -> Result<Self> {
         let mut config = config.clone();
         config.camera.decode.score_min = SCORE_MIN;
@@ -150,7 +150,7 @@ impl Tuning {
         Ok(Tuning { params: params.clone(), config, truth, ids, found, engine, classes })
     }
 
-    /// What was found, as a file of COCO results.
+    /// The detections, as a file of COCO results.
     ///
     /// # Errors
     /// `Kind::System`: a bug.
@@ -158,7 +158,7 @@ impl Tuning {
         coco::results(&self.found, &self.ids)
     }
 
-    /// The choice and all that it stands on.
+    /// The chosen threshold, and the figures behind it.
     pub fn report(&self) -> Report {
         let Params { target_precision, overlap, per_class, .. } = self.params;
         let name = |class: &usize| self.truth.classes[*class].clone();
@@ -196,7 +196,7 @@ impl Tuning {
         Tuned { name, objects: matches.objects(), thresholds: rows, chosen, nearest, curve }
     }
 
-    /// Precision over recall as a PNG file.
+    /// The precision-recall curve as a PNG file.
     ///
     /// # Errors
     /// `Kind::System`: a bug.
@@ -217,10 +217,10 @@ impl Tuning {
 }
 
 impl Report {
-    /// Whether a threshold has the wanted precision.
+    /// Checks that a threshold meets the target precision.
     ///
     /// # Errors
-    /// `Kind::Model`: none has, with the one that comes nearest.
+    /// `Kind::Model`: none does; the message names the nearest one.
     pub fn verdict(&self) -> Result<()> {
         let Report { target_precision, all, .. } = self;
         if all.chosen.is_some() {
@@ -264,7 +264,7 @@ impl Tuned {
     }
 }
 
-/// The classes that count, as indices into the labels': `asked`, or those of `followed` that are labelled and that the model knows.
+/// The classes that count, as indices into those of the labels: `asked`, or those of `followed` that both the labels and the model have.
 fn wanted(
     asked: &[String],
     followed: &[String],
@@ -308,14 +308,14 @@ fn wanted(
     Ok(classes)
 }
 
-/// The settings that make `threshold` the least score of what `flytrap detect` shows and of what `flytrap run` begins a track on; and that
-/// just `classes` are followed, unless there are none: it was measured on no others.
+/// The settings that make `threshold` the lowest score of `flytrap detect` and the lowest score with which `flytrap run` begins a track. If
+/// `classes` are given, only they are tracked, because no others were measured.
 fn settings(threshold: f64, classes: &[String], config: &Config) -> String {
     let mut text = format!("[detect]\nscore_min = {threshold:.2}\n\n[track]\n");
     if !classes.is_empty() {
         text += &format!("classes = {classes:?}\n");
     }
-    // Weaker ones only continue a track; they may not be stronger than the strong ones.
+    // Weaker detections only continue a track; score_low must not exceed score_high.
     if threshold < f64::from(config.camera.track.score_low) {
         text += &format!("score_low = {threshold:.2}\n");
     }

@@ -1,11 +1,11 @@
-//! From a model file to a network that is proven to work: planning, the cores that it runs on, its self-test.
+//! From a model file to a tested network: planning, core affinity, self-test.
 //!
 //! ```text
 //!   Loaded ──► plan ──► Prepared ──► start ──► Engine
 //!   read and    sizes,   memory is     threads on their cores, every size run once,
 //!   parsed      steps    known         the self-test
 //! ```
-//! The file is read and parsed once, whatever becomes of it; the clones of a [`Loaded`] share it.
+//! The file is read and parsed once, even if loading fails later; clones of a [`Loaded`] share it.
 
 use crate::base::error::Result;
 use crate::platform::cores;
@@ -16,16 +16,16 @@ use crate::vision::detect::model::{Classes, Loaded, Planned};
 use crate::vision::roi;
 use crate::vision::selftest::{self, Golden};
 
-/// How a network is made ready.
+/// Settings for loading a network.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Params {
-    /// Cores that the engine's threads, and the one that loads it, run on from then on; empty: wherever the system puts them.
+    /// Cores for the engine's threads and the thread that loads it, from then on. Empty: the scheduler decides.
     pub cores: Vec<usize>,
-    /// Whether regions of interest are wanted: several input sizes, if the model has them.
+    /// Whether regions of interest are wanted: needs several input sizes, if the model supports them.
     pub regions: bool,
 }
 
-/// A network that is planned for frames of one size. It has taken nothing yet but the parsed file.
+/// A network that is planned for frames of one size. So far it holds nothing but the parsed file.
 pub struct Prepared {
     planned: Planned,
     precision: Precision,
@@ -33,39 +33,39 @@ pub struct Prepared {
     test: Test,
 }
 
-/// How the network is tested when it starts.
+/// How to test the network at start.
 enum Test {
-    /// Nothing is recorded for the model.
+    /// There is no record for the model.
     Nothing,
-    /// At the size that it runs at.
+    /// At its own input size.
     Here(Golden),
-    /// Nothing is recorded for that size: the same file at another one.
+    /// There is no record for that size: test the same file at another one.
     Elsewhere(Golden, Box<Loaded>),
 }
 
 impl Prepared {
-    /// What the stages around the network must know of it.
+    /// Properties that the stages around the network need.
     pub fn shape(&self) -> &Shape {
         self.planned.shape()
     }
 
-    /// What it will take; `None`: nobody knows before it has run (tract).
+    /// Its memory and arithmetic; `None`: unknown before it has run (tract).
     pub fn costs(&self) -> Option<Costs> {
         self.planned.costs()
     }
 
-    /// Starts the threads on their cores, tests the network, and runs it once at each of its sizes as if something were everywhere:
-    /// this proves that it runs, and touches all memory that it ever takes.
+    /// Starts the threads on their cores, tests the network, and runs it once at each of its sizes with every anchor computed: this proves
+    /// that it runs, and touches all memory that it ever uses.
     ///
     /// # Errors
     /// `Kind::Model`: the self-test failed, or the network; `Kind::Config`: the machine has no such cores; `Kind::System`: no threads.
     pub fn start(self) -> Result<(Box<dyn Engine>, Classes)> {
         let Prepared { planned, precision, cores, test } = self;
-        // The engine's threads, which begin here, stay there too.
+        // The engine's threads inherit the affinity.
         cores::run_on(&cores)?;
         let passes = |engine: &mut dyn Engine, classes: &Classes, golden: &Golden| -> Result<()> {
             let boxes = selftest::check(engine, precision, classes, golden)?;
-            tracing::info!(boxes, "the self-test passed: the network finds what it must");
+            tracing::info!(boxes, "the self-test passed: the network gives the expected detections");
             Ok(())
         };
         let golden = match test {
@@ -77,7 +77,7 @@ impl Prepared {
             }
             Test::Nothing => {
                 tracing::info!(
-                    "nothing is recorded for a self-test of this model: 'flytrap selftest --record' does that"
+                    "no self-test record for this model: make one with 'flytrap selftest --record'"
                 );
                 None
             }
@@ -103,8 +103,8 @@ impl Prepared {
     }
 }
 
-/// Plans the network for frames of that size: the whole picture at the largest input size, regions of interest at smaller ones if
-/// `params` want them and the model has them.
+/// Plans the network for frames of that size: whole pictures at the largest input size, regions of interest at smaller ones if `params`
+/// want them and the model supports them.
 ///
 /// # Errors
 /// `Kind::Model`: the model cannot run, or the record of its self-test is broken.
@@ -123,7 +123,7 @@ pub fn plan(model: Loaded, frame: Size, params: &Params) -> Result<Prepared> {
     } else {
         if params.regions {
             let why = "the model has one input size (export it with dynamic=True)";
-            tracing::info!("whole pictures are looked at, not regions of interest: {why}");
+            tracing::info!("inference runs on whole pictures, not on regions of interest: {why}");
         }
         model.plan(&[input])?
     };

@@ -1,4 +1,4 @@
-//! From a frame to detections: the JPEG decoder, the motion gate, the region of interest, the detector, its self-test and how it is loaded.
+//! From a frame to detections: JPEG decoder, motion gate, region of interest, detector, model loading, self-test.
 
 pub mod detect;
 pub mod draw;

@@ -1,16 +1,16 @@
-//! The region of interest of a frame: what the network runs on. The whole picture, or only the region in which something moves, at
-//! lower cost and in more detail.
+//! The region of interest: inference runs on the whole picture, or only on the region in which something moves, at lower cost and in more
+//! detail.
 //!
 //! ```text
 //!   gate: regions ──┐
 //!   moving tracks ──┴► one rectangle ─► grown ─► the cheapest input rectangle that shows it at least as large as the whole
 //!                                                picture is shown ─► widened until it fills that
 //! ```
-//! The engine has the network at several input sizes, the largest for the whole picture. The network runs on the whole picture at least
-//! every [`Params::whole`], for what is stationary; also while the gate learns, when the gate was opened by something else than motion in
-//! the picture, and after a side of a region cut an object that has no track.
+//! The engine has the network at several input sizes, the largest for the whole picture. Inference runs on the whole picture at least every
+//! [`Params::whole`], for stationary objects; also while the gate learns, when something other than motion in the picture opened the gate,
+//! and after a side of a region cut an object that has no track.
 //!
-//! It never reads a clock, never allocates after [`RoiPlanner::new`], and never leaves the frame.
+//! It reads no clock, allocates nothing after [`RoiPlanner::new`], and never leaves the frame.
 
 use std::time::Duration;
 
@@ -21,39 +21,39 @@ use crate::vision::detect::letterbox::{Part, Placement, Size};
 use crate::vision::detect::{Detection, Detections};
 use crate::vision::gate::{Reason, Verdict};
 
-/// Input sizes that an engine is made for, the whole picture's among them.
+/// Maximum number of input sizes of an engine, including the whole picture's.
 pub const INPUT_SIZES_MAX: usize = 4;
-/// Sides of the smaller input sizes, as parts of the largest one's: a half, a quarter and an eighth of the work.
+/// Sides of the smaller input sizes, as fractions of the largest one's: a half, a quarter and an eighth of the work.
 const SIDES: [f64; INPUT_SIZES_MAX - 1] = [0.7, 0.5, 0.35];
-/// Margin around what moves, as a part of its longer side ...
+/// Margin around moving regions, as a fraction of the longer side ...
 const MARGIN: f32 = 0.2;
-/// ... and its least and greatest size, pixels.
+/// ... and its minimum and maximum, pixels.
 const MARGIN_PX: (f32, f32) = (16.0, 96.0);
-/// A track of which the moving region covers this share is included as a whole.
+/// A track is included as a whole if the moving region covers this share of it.
 const COVER_MIN: f32 = 0.15;
-/// A box nearer than this to a side of the region, in pixels of the network's input or as a part of its own side, is cut by it: boxes
-/// of what is half out of sight end a little before the side.
+/// A box nearer than this to a side of the region, in pixels of the network's input or as a fraction of its own side, is cut by it: boxes
+/// of partly visible objects end a little before the side.
 const CUT_PX: f32 = 2.0;
 const CUT_SHARE: f32 = 0.06;
-/// A cut detection with at least this IoU with a track belongs to it.
+/// A cut detection belongs to a track if their IoU is at least this.
 const KNOWN_IOU: f32 = 0.3;
 
-/// Least time between two runs on the whole picture because of cut detections without a track.
+/// Minimum time between two runs on the whole picture that are caused by cut detections without a track.
 const CUT_EVERY: Duration = Duration::from_secs(1);
 
 /// How a track moves, for planning the region of interest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Motion {
-    /// It may be somewhere else in the next frame.
+    /// It may have moved by the next frame.
     Moving,
-    /// It stays.
+    /// It stays where it is.
     Stationary,
 }
 
 /// Settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Params {
-    /// The network runs on the whole picture at least this often, 100 ms..=10 minutes. Default 5 s.
+    /// Maximum time between two runs on the whole picture, 100 ms..=10 minutes. Default 5 s.
     pub whole: Duration,
 }
 
@@ -64,7 +64,7 @@ impl Default for Params {
 }
 
 impl Params {
-    /// Whether the settings make sense.
+    /// Checks the settings.
     ///
     /// # Errors
     /// `Kind::Config` with the range.
@@ -79,7 +79,7 @@ impl Params {
     }
 }
 
-/// The input sizes of a network whose whole picture is `whole`, the largest first, sides multiples of `stride`.
+/// The input sizes of a network whose size for the whole picture is `whole`, the largest first, sides multiples of `stride`.
 pub fn input_sizes(whole: Size, stride: usize) -> heapless::Vec<Size, INPUT_SIZES_MAX> {
     let stride = stride.max(1);
     let mut input_sizes = heapless::Vec::new();
@@ -98,12 +98,12 @@ pub fn input_sizes(whole: Size, stride: usize) -> heapless::Vec<Size, INPUT_SIZE
     input_sizes
 }
 
-/// What the network runs on, if not the whole picture.
+/// The plan for an inference on a region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RoiPlan {
     /// The region, frame pixels.
     pub part: Part,
-    /// Which of the engine's input sizes.
+    /// Index of the engine's input size.
     pub size_index: usize,
 }
 
@@ -112,16 +112,16 @@ pub struct RoiPlan {
 pub struct RoiPlanner {
     params: Params,
     input_sizes: heapless::Vec<Size, INPUT_SIZES_MAX>,
-    /// When the network last ran on the whole picture.
+    /// Time of the last run on the whole picture.
     whole_at: Option<Mono>,
-    /// Where the gate saw something move last: it may still be there, and has just stopped.
+    /// The last moving regions of the gate: the object may still be there, and have just stopped.
     last: Option<BoxPx<Frame>>,
-    /// A detection without a track was cut: a run on the whole picture is due.
+    /// A cut detection had no track: a run on the whole picture is due.
     cut: bool,
 }
 
 impl RoiPlanner {
-    /// For an engine with these `input_sizes`, the whole picture's first. `None` if there is only one.
+    /// A planner for an engine with these `input_sizes`, the whole picture's first. `None` if there is only one.
     ///
     /// # Errors
     /// As [`Params::check`].
@@ -133,13 +133,13 @@ impl RoiPlanner {
         Ok((planner.input_sizes.len() > 1).then_some(planner))
     }
 
-    /// Pictures have another size from now on: the network next runs on a whole one.
+    /// The frame size changed: the next run is on the whole picture.
     pub fn reset(&mut self) {
         (self.whole_at, self.last, self.cut) = (None, None, false);
     }
 
-    /// The region of a `frame` for which the gate gave this verdict. `tracks`: where road users are expected now, in the frame, and how
-    /// they move. `None`: the whole frame.
+    /// The region of a `frame` with this verdict of the gate. `tracks`: the predicted boxes of road users, in the frame, and how they move.
+    /// `None`: the whole frame.
     pub fn choose(
         &mut self,
         now: Mono,
@@ -158,7 +158,7 @@ impl RoiPlanner {
         if is_due { None } else { self.look_at(moving?, tracks, frame) }
     }
 
-    /// The network has run: on a region, or on the whole picture.
+    /// Records a run: on a region, or on the whole picture.
     pub const fn looked(&mut self, now: Mono, plan: Option<RoiPlan>) {
         if plan.is_none() {
             (self.whole_at, self.cut) = (Some(now), false);
@@ -177,7 +177,7 @@ impl RoiPlanner {
         for (track, _) in movers {
             shown = shown.union(&track);
         }
-        // Tracks that one brings in may bring in others; who is in stays in, so that it ends.
+        // An included track may overlap further ones; tracks are never removed again, so that the loop ends.
         loop {
             let is_new = |track: &BoxPx<Frame>| {
                 !shown.holds(track)
@@ -193,8 +193,8 @@ impl RoiPlanner {
             (size.width as f32 / shown.width().max(1.0)).min(size.height as f32 / shown.height().max(1.0))
         };
         let whole = Placement::new(frame, self.input_sizes[0]).pixels_per_frame_pixel();
-        // The smallest that shows it pixel by pixel, or as the whole picture would if that is larger; else the smallest that shows it
-        // no smaller than that.
+        // The smallest size that shows it at least pixel by pixel, or at the whole picture's scale if that is larger; otherwise the
+        // smallest that is at least at the whole picture's scale.
         let best = whole.max(1.0);
         let smaller = || self.input_sizes.iter().enumerate().skip(1).rev();
         let native = smaller().find(|(_, size)| scale(size) >= best);
@@ -210,8 +210,8 @@ impl RoiPlanner {
         Some(RoiPlan { part: Part { left, top, size: Size { width, height } }, size_index })
     }
 
-    /// Removes from `detections` what the sides of the region cut, except where they are the frame's own. If one of them, with a score of
-    /// at least `score_min`, belongs to no track, a run on the whole picture is due.
+    /// Removes detections that the sides of the region cut, except where they are the frame's own sides. If one of them, with a score of at
+    /// least `score_min`, belongs to no track, a run on the whole picture is due.
     pub fn drop_cut(
         &mut self,
         plan: &RoiPlan,
@@ -265,7 +265,7 @@ mod tests {
         planner
     }
 
-    /// Chooses and looks.
+    /// Plans and records the run.
     fn next(
         planner: &mut RoiPlanner,
         millis: u64,
@@ -303,13 +303,13 @@ mod tests {
     }
 
     #[test]
-    fn a_small_thing_is_shown_pixel_by_pixel_and_a_large_one_no_smaller_than_before() {
+    fn small_regions_are_shown_pixel_by_pixel_and_large_ones_at_the_whole_pictures_scale() {
         let mut planner = planner();
         let small = BoxPx::new(600.0, 300.0, 680.0, 340.0);
         let plan = next(&mut planner, 100, &verdict(Reason::Motion, &[small]), &none()).unwrap();
         assert_eq!((plan.size_index, plan.part.size), (3, size(224, 128)));
         assert!(plan.part.bbox().holds(&small.grown(16.0)));
-        // At the frame's corner the part moves inwards, it does not shrink.
+        // At the frame's corner the region moves inwards, it does not shrink.
         let corner = BoxPx::new(1200.0, 0.0, 1280.0, 40.0);
         let plan = next(&mut planner, 200, &verdict(Reason::Motion, &[corner]), &none()).unwrap();
         assert_eq!((plan.part.left, plan.part.top, plan.part.size), (1056, 0, size(224, 128)));
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_picture_has_its_turn() {
+    fn the_whole_picture_is_run_at_least_every_5_seconds() {
         let mut planner = planner();
         let moving = verdict(Reason::Motion, &[BoxPx::new(600.0, 300.0, 680.0, 340.0)]);
         let held = verdict(Reason::Hold, &[]);
@@ -332,19 +332,19 @@ mod tests {
         assert!(next(&mut planner, 5100, &moving, &none()).is_some());
         for reason in [Reason::Refresh, Reason::Woken, Reason::Warmup] {
             assert_eq!(next(&mut planner, 5200, &verdict(reason, &[]), &none()), None);
-            assert_eq!(next(&mut planner, 5300, &held, &none()), None, "nothing is known to have moved");
+            assert_eq!(next(&mut planner, 5300, &held, &none()), None, "no motion is known");
         }
         planner.reset();
         assert_eq!(next(&mut planner, 5400, &moving, &none()), None);
     }
 
     #[test]
-    fn tracks_that_move_are_looked_at_wherever_they_are() {
+    fn moving_tracks_are_included_wherever_they_are() {
         let mut planner = planner();
         let moving = verdict(Reason::Motion, &[BoxPx::new(600.0, 300.0, 680.0, 340.0)]);
         let near = BoxPx::new(480.0, 300.0, 560.0, 340.0);
         let plan = next(&mut planner, 100, &moving, &[(near, Motion::Moving)].into_iter()).unwrap();
-        assert!(plan.part.bbox().holds(&near), "the gate does not see it, but it was on its way");
+        assert!(plan.part.bbox().holds(&near), "the gate does not report it, but it was moving");
         assert!(next(&mut planner, 200, &moving, &[(near, Motion::Stationary)].into_iter()).is_some());
         let far = BoxPx::new(0.0, 600.0, 80.0, 700.0);
         assert_eq!(
@@ -352,7 +352,7 @@ mod tests {
             None,
             "too far apart"
         );
-        // A picture that is enlarged is enlarged in part too.
+        // A picture that is enlarged is enlarged in regions too.
         let mut small =
             RoiPlanner::new(Params::default(), &input_sizes(size(640, 480), 32)).unwrap().unwrap();
         small.looked(at(0), None);
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn moving_tracks_are_shown_whole_and_what_is_cut_is_dropped() {
+    fn moving_tracks_are_included_whole_and_cut_detections_are_dropped() {
         let mut planner = planner();
         let wheels = BoxPx::new(600.0, 330.0, 700.0, 370.0);
         let lorry = BoxPx::new(560.0, 250.0, 720.0, 380.0);
@@ -383,7 +383,7 @@ mod tests {
             next(&mut planner, 200, &verdict(Reason::Motion, &[wheels]), &tracks).is_some(),
             "it is known"
         );
-        // Somebody unknown at the side, strong enough to begin a track: one look at everything.
+        // A cut detection without a track, strong enough to begin one: one run on the whole picture.
         let stranger = |score| detection(BoxPx::new(part.x1, 300.0, part.x1 + 30.0, 360.0), score);
         for (score, is_part) in [(0.2, true), (0.5, false)] {
             let plan = planner
@@ -405,9 +405,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever moves wherever: the part is in the frame, has all that moves, and shows it at least as large as the whole picture.
+        /// Whatever moves wherever: the region is in the frame, contains everything that moves, and shows it at least at the whole
+        /// picture's scale.
         #[test]
-        fn parts_are_in_the_frame_and_hold_what_moves(
+        fn regions_are_in_the_frame_and_contain_all_motion(
             wide in 16usize..2000, high in 16usize..2000, (mw, mh) in (2usize..21, 2usize..21),
             boxes in proptest::collection::vec((0.0f32..1.0, 0.0f32..1.0, 0.0f32..0.4, 0.0f32..0.4), 1..8),
             tracks in proptest::collection::vec((-0.2f32..1.2, -0.2f32..1.2, 0.0f32..0.5, 0.0f32..0.5), 0..8)

@@ -1,4 +1,4 @@
-//! The library on single pictures: which road users are in them, and where.
+//! The library on single pictures: prints the road users in them and their boxes.
 //!
 //! `cargo run --release --example detect_pictures -- flytrap.toml street.jpg …`, where flytrap.toml names a model; `path = "builtin"`
 //! in its section `[model]` is the detector that comes with flytrap and knows simulated streets.
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         eprintln!("usage: detect_pictures CONFIG PICTURE …");
         return ExitCode::from(2);
     };
-    // Both say what is wrong, where, and what to do about it.
+    // Both errors name the place, the fault and the remedy.
     let config = match Config::load(Some(Path::new(config)), Vec::new(), &Machine::read()) {
         Ok(config) => config,
         Err(mistakes) => {

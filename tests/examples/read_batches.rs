@@ -1,4 +1,4 @@
-//! Reads batches in the form "postcard" (`uplink.format = "postcard"`) and counts crossings by line and class.
+//! Reads batches in the format "postcard" (`uplink.format = "postcard"`) and counts crossings by line and class.
 //!
 //! `cargo run --example read_batches -- received.bin …`
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example")]
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
                 return ExitCode::FAILURE;
             }
         };
-        // A file may hold many batches, one behind the other.
+        // A file may contain many batches, one after the other.
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             let (batch, behind) = match packed::read_batch(rest) {

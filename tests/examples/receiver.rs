@@ -1,11 +1,11 @@
-//! A receiver that stores each event once: what a server has to do with flytrap's batches, in one page of the standard library.
+//! A receiver that stores each event once: how a server handles flytrap's batches, in one page with the standard library only.
 //!
 //! `cargo run --example receiver -- 127.0.0.1:8080 events.ndjson`, then `flytrap run … --uplink http://127.0.0.1:8080/events`.
 //!
-//! Three rules make "at least once" into "exactly once":
+//! Three rules turn "at least once" into "exactly once":
 //! 1. Store the events durably before you answer 200: the device deletes what is confirmed.
-//! 2. Ignore an event whose `source` and `id` you have: a lost answer makes the device send the batch again, under the same ids.
-//! 3. Answer 5xx when you cannot store; the device keeps the events and tries again. 400 only for what will never be right.
+//! 2. Ignore an event whose `source` and `id` you have: after a lost response the device sends the batch again, with the same ids.
+//! 3. Answer 5xx when you cannot store; the device keeps the events and tries again. 400 only for events that you will never accept.
 #![allow(clippy::print_stdout, reason = "an example")]
 
 use std::collections::HashSet;
@@ -25,7 +25,7 @@ struct Store {
 }
 
 impl Store {
-    /// Opens the file and learns the identities in it.
+    /// Opens the file and reads the identities in it.
     fn open(path: &Path) -> io::Result<Self> {
         let mut known = HashSet::new();
         if let Ok(file) = File::open(path) {
@@ -40,7 +40,7 @@ impl Store {
         Ok(Store { file, known })
     }
 
-    /// Stores the events that are new, durably; tells how many.
+    /// Stores the events that are new, durably; returns how many.
     fn add(&mut self, events: &[Value]) -> io::Result<usize> {
         let mut lines = String::new();
         let mut new = Vec::new();
@@ -61,12 +61,12 @@ impl Store {
     }
 }
 
-/// `source` and `id` together are one event, as CloudEvents says.
+/// `source` and `id` together identify an event, as CloudEvents requires.
 fn identity(event: &Value) -> Option<String> {
     Some(format!("{} {}", event.get("source")?.as_str()?, event.get("id")?.as_str()?))
 }
 
-/// The body of a request, or none if the peer is gone or sends something else than a POST with a length.
+/// The body of a request, or none if the peer is gone or sends anything but a POST with a length.
 fn body(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Vec<u8>>> {
     let mut length = None;
     let mut line = String::new();
@@ -122,7 +122,7 @@ fn main() -> io::Result<()> {
     let listener = TcpListener::bind(&address)?;
     println!("listening on http://{}", listener.local_addr()?);
     for stream in listener.incoming() {
-        // A peer that breaks off is none of the others' business: what it did not hear confirmed, it sends again.
+        // A broken connection does not affect the others: the peer sends unconfirmed events again.
         let _broken_off = serve(stream?, &mut store);
     }
     Ok(())

@@ -46,7 +46,7 @@ fn run(source: &str) -> Command {
 }
 
 #[test]
-fn models_that_are_none() {
+fn invalid_models_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let picture = data("pixels/420.jpg");
     refused(&mut detect("/nowhere/model.onnx", &[&picture]), 3, &["'/nowhere/model.onnx'", "--model"]);
@@ -67,7 +67,7 @@ fn models_that_are_none() {
     refused(none.args(["detect", &picture]), 2, &["model.path", "--model"]);
 }
 
-/// What int8 needs is asked for by name; a model that runs on tract has no use for it.
+/// int8 without ranges is refused with the option to give; a model that runs on tract does not need them.
 #[test]
 fn int8_needs_ranges() {
     let (squares, picture) = (data("squares.onnx"), data("pixels/420.jpg"));
@@ -83,9 +83,9 @@ fn int8_needs_ranges() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left behind");
 }
 
-/// Networks of other kinds are told apart, each with its remedy.
+/// Models of other kinds are identified, each with its remedy.
 #[test]
-fn models_of_another_kind() {
+fn models_of_other_kinds_are_refused_with_the_remedy() {
     let folder = std::fs::read_dir(data("other-models")).unwrap();
     let mut seen = 0;
     for entry in folder {
@@ -110,7 +110,7 @@ fn models_of_another_kind() {
 }
 
 #[test]
-fn pictures_that_are_none_cost_themselves() {
+fn invalid_pictures_are_skipped_and_reported() {
     let folder = tempfile::tempdir().unwrap();
     let text = file(folder.path(), "text.jpg", b"hello world, no picture");
     let bytes = std::fs::read(data("pixels/420.jpg")).unwrap();
@@ -124,17 +124,17 @@ fn pictures_that_are_none_cost_themselves() {
     assert_eq!(lines[0]["photo"], "420.jpg");
     let stderr = String::from_utf8(found.stderr).unwrap();
     for words in
-        ["text.jpg': is no JPEG or PNG", "half.jpg", "gone.jpg': cannot be opened", "3 of 4 pictures"]
+        ["text.jpg': is not a JPEG or PNG", "half.jpg", "gone.jpg': cannot be opened", "3 of 4 pictures"]
     {
         assert!(stderr.contains(words), "{stderr}");
     }
     let lines = stderr.lines().filter(|line| !line.contains("runs on tract"));
     assert_eq!(lines.count(), 4, "{stderr}");
-    refused(detect(&squares, &[&good]).args(["--out", &text]), 1, &["text.jpg", "rights"]);
+    refused(detect(&squares, &[&good]).args(["--out", &text]), 1, &["text.jpg", "permissions"]);
 }
 
 #[test]
-fn sources_that_are_none() {
+fn invalid_sources_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     refused(&mut run("file:/nowhere.y4m"), 4, &["/nowhere.y4m", "check the path"]);
     refused(&mut run("tv:1"), 2, &["--source", "unknown scheme 'tv'", "file:FILE"]);
@@ -155,9 +155,9 @@ fn sources_that_are_none() {
     refused(none.args(["run", "--model"]).arg(data("squares.onnx")), 2, &["camera.source", "--source"]);
 }
 
-/// A program that dies in the middle of a frame: an error, but what was seen before is delivered.
+/// A program that dies in the middle of a frame: an error, but the crossings before it are delivered.
 #[test]
-fn nothing_is_lost_that_was_seen_before_a_source_dies() {
+fn crossings_before_a_source_dies_are_delivered() {
     let squares = data("squares.mjpeg");
     let length = std::fs::metadata(&squares).unwrap().len() / 2;
     let script = format!("exec:sh -c 'head -c {length} \"{squares}\"; echo the cable broke >&2; exit 7'");
@@ -175,7 +175,7 @@ fn nothing_is_lost_that_was_seen_before_a_source_dies() {
 }
 
 #[test]
-fn pins_and_watchdogs_that_cannot_be() {
+fn invalid_pins_and_watchdogs_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let text = b"[gpio]\nstatus_led = 17\nlight = 17\nchip = \"gpio\"\ninverted = [\"lamp\"]\n[watchdog]\ntimeout_s = 2\n\
         [camera]\ncontrols = [\"brightness\"]\n";
@@ -196,11 +196,15 @@ fn pins_and_watchdogs_that_cannot_be() {
     refused(flytrap().args(["pins", "3", "--chip", "/dev/null"]), 1, &["gpio.chip", "/dev/null"]);
     refused(flytrap().args(["pins", "3", "--chip", "gpio0"]), 2, &["--chip gpio0", "/dev/gpiochip0"]);
     let none = file(folder.path(), "none.toml", b"[watchdog]\ndevice = \"/dev/null\"\n");
-    refused(run_squares().args(["--config", &none]), 1, &["'/dev/null' is no watchdog", "watchdog.device"]);
+    refused(
+        run_squares().args(["--config", &none]),
+        1,
+        &["'/dev/null' is not a watchdog", "watchdog.device"],
+    );
 }
 
 #[test]
-fn configurations_that_are_wrong() {
+fn invalid_configurations_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let wrong = file(
         folder.path(),
@@ -241,7 +245,7 @@ fn configurations_that_are_wrong() {
         "[camera]\nsource = \"dir:/\"\n[model]\npath = \"{model}\"\n[spool]\nfolder = \"{plain}/a/b\"\n"
     );
     let spool = file(folder.path(), "spool.toml", spool.as_bytes());
-    refused(flytrap().args(["check", &spool]), 2, &["spool.folder", "plain' is no folder"]);
+    refused(flytrap().args(["check", &spool]), 2, &["spool.folder", "plain' is not a folder"]);
     refused(run_squares().args(["--uplink", "ftp://joe:secret@h/"]), 2, &["--uplink", "https://"]);
 }
 
@@ -264,7 +268,7 @@ fn check_prints_what_is_in_force_and_reads_back() {
 }
 
 #[test]
-fn secrets_stay_out_of_what_is_told() {
+fn secrets_stay_out_of_all_output() {
     let folder = tempfile::tempdir().unwrap();
     let text = "[camera]\nsource = \"exec:sh -c 'exit 1' rtsp://joe:secret@cam/1\"\n[log]\nlevel = \"debug\"\n[uplink]\ntarget = \"https://h.example/x?token=secret\"\n";
     let config = file(folder.path(), "flytrap.toml", text.as_bytes());
@@ -280,7 +284,7 @@ fn secrets_stay_out_of_what_is_told() {
     assert!(told(&ran).contains("rtsp://***@cam"), "{}", told(&ran));
 }
 
-/// Every way to hand a password to a program or an address, in the settings and in what the program says before it fails.
+/// Every way to pass a password to a program or a URL, in the settings and in the program's output before it fails.
 #[test]
 fn passwords_of_every_kind_are_masked() {
     let folder = tempfile::tempdir().unwrap();
@@ -306,11 +310,11 @@ fn passwords_of_every_kind_are_masked() {
             assert!(told(output).contains("***"), "{arguments}: {}", told(output));
             assert!(!told(output).contains("cret"), "{arguments}: {}", told(output));
         }
-        assert!(told(&ran).contains("cannot open"), "what is no secret is told: {}", told(&ran));
+        assert!(told(&ran).contains("cannot open"), "text without secrets is shown: {}", told(&ran));
     }
 }
 
-/// What others can read is no secret; what has the right mode is not complained about.
+/// A token file that others can read causes a warning; one with the right mode does not.
 #[test]
 fn a_token_that_others_can_read_is_warned_about() {
     let folder = tempfile::tempdir().unwrap();
@@ -328,7 +332,7 @@ fn a_token_that_others_can_read_is_warned_about() {
     }
 }
 
-/// A log that cannot be written costs the log: a full disk, a reader that is gone, one that does not read.
+/// A log that cannot be written costs only the log: a full disk, a reader that is gone, one that does not read.
 #[test]
 fn nobody_depends_on_the_log() {
     let folder = tempfile::tempdir().unwrap();
@@ -336,7 +340,7 @@ fn nobody_depends_on_the_log() {
     let gone = std::io::pipe().unwrap().1;
     let (unread, small) = std::io::pipe().unwrap();
     rustix::pipe::fcntl_setpipe_size(&small, 4096).unwrap();
-    // Full before the first line.
+    // The pipe is full before the first line.
     rustix::io::write(&small, &[b'x'; 4096]).unwrap();
     for (name, stderr) in [("full", full().into()), ("gone", gone.into()), ("unread", Stdio::from(small))] {
         let events = folder.path().join(name);
@@ -355,11 +359,11 @@ fn nobody_depends_on_the_log() {
     assert_eq!(command.stderr(full()).status().unwrap().code(), Some(4));
 }
 
-/// Says many lines on its stderr, which the debug log repeats: more than the log's queue holds.
+/// Writes many lines to its stderr, which the debug log repeats: more than the log's queue holds.
 const FLOOD: &str =
     "i=0; while [ $i -lt 9000 ]; do echo a line of some length about nothing at all $i >&2; i=$((i+1)); done";
 
-/// A flood of debug lines that nobody reads: the device goes on, and SIGTERM ends it in its time.
+/// A flood of debug lines that nobody reads: counting goes on, and SIGTERM ends the program in time.
 #[test]
 fn a_log_that_nobody_reads_stops_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -405,7 +409,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
 
 /// A reader that comes back is told how many lines are missing.
 #[test]
-fn lost_lines_are_told_to_a_reader_that_comes_back() {
+fn lost_log_lines_are_reported_when_the_reader_returns() {
     let folder = tempfile::tempdir().unwrap();
     let config = file(folder.path(), "flytrap.toml", b"[log]\nlevel = \"debug\"\n");
     let ready = folder.path().join("ready");
@@ -435,7 +439,7 @@ fn lost_lines_are_told_to_a_reader_that_comes_back() {
     assert!(lost > 1000 && seen > 100 && seen + lost < 9100, "{lost} lost, {seen} seen");
 }
 
-/// A program that ends with the test.
+/// A program that is killed when the test ends.
 struct Running(std::process::Child);
 
 impl Drop for Running {
@@ -445,11 +449,11 @@ impl Drop for Running {
     }
 }
 
-/// Too few threads or descriptors: one line with the remedy, or it works; never a panic. As other users, since root has no limit of
-/// threads; each run as one of its own, since the limit counts a user's threads.
+/// Too few threads or descriptors: one line with the remedy, or it works; never a panic. As another user, since root has no limit of
+/// threads; each run as a different user, since the limit counts a user's threads.
 #[test]
-fn a_machine_without_threads_or_descriptors_is_told_about() {
-    const NAME: &str = "a_machine_without_threads_or_descriptors_is_told_about";
+fn shortages_of_threads_and_descriptors_are_reported() {
+    const NAME: &str = "shortages_of_threads_and_descriptors_are_reported";
     let root = rustix::process::getuid().is_root();
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
@@ -462,7 +466,7 @@ fn a_machine_without_threads_or_descriptors_is_told_about() {
     let program = copy(env!("CARGO_BIN_EXE_flytrap"), "flytrap");
     let (model, film) = (copy(&data("squares.onnx"), "m.onnx"), copy(&data("squares.mjpeg"), "s.mjpeg"));
     let threads = (1..=12).map(|threads| (format!("ulimit -u {threads}"), root, "TasksMax="));
-    // With fewer than these not even the C library is found.
+    // With fewer than these not even the C library can be loaded.
     let files = [8, 12, 20, 63].map(|files| (format!("ulimit -n {files}"), true, "LimitNOFILE="));
     let mut runs = Vec::new();
     for (number, (limit, can, remedy)) in threads.chain(files).enumerate() {
@@ -498,7 +502,7 @@ fn a_machine_without_threads_or_descriptors_is_told_about() {
     assert!(failed >= 4, "only {failed} runs were short of anything");
 }
 
-/// No core dump, by file or by program, and nothing that others may write to, whatever the umask.
+/// No core dump, to a file or a program, and no files that others may write to, whatever the umask.
 #[test]
 fn nothing_leaks_through_dumps_or_modes() {
     let folder = tempfile::tempdir().unwrap();
@@ -538,7 +542,7 @@ fn nothing_leaks_through_dumps_or_modes() {
 }
 
 #[test]
-fn help_and_version_are_told_on_stdout() {
+fn help_and_version_go_to_stdout() {
     for args in [&["--help"][..], &["run", "--help"], &["--version"]] {
         let output = output(flytrap().args(args));
         assert!(output.status.success() && output.stderr.is_empty() && !output.stdout.is_empty(), "{args:?}");
@@ -553,7 +557,7 @@ fn help_and_version_are_told_on_stdout() {
     }
 }
 
-/// A reader of stdout that goes away is no reason to hang or to lose the exit code.
+/// A closed stdout must not cause a hang or a wrong exit code.
 #[test]
 fn a_closed_stdout_is_an_error_not_a_hang() {
     let mut command = run_squares();
@@ -567,14 +571,14 @@ fn a_closed_stdout_is_an_error_not_a_hang() {
 }
 
 #[test]
-fn cameras_that_are_none_are_refused_and_the_list_works_without_any() {
+fn invalid_cameras_are_refused_and_the_list_works_without_any() {
     let list = output(flytrap().args(["cameras", "--json"]));
     assert!(list.status.success(), "{}", told(&list));
     for camera in json_lines(&list) {
         assert!(camera["node"].as_str().unwrap().starts_with("/dev/video"), "{camera}");
     }
     for (source, words) in [
-        ("v4l2:/dev/null", "camera '/dev/null': is no video device"),
+        ("v4l2:/dev/null", "camera '/dev/null': is not a video device"),
         ("/dev/video-not-there", "camera '/dev/video-not-there': cannot be opened: check the path"),
     ] {
         let mut command = flytrap();
@@ -585,14 +589,14 @@ fn cameras_that_are_none_are_refused_and_the_list_works_without_any() {
     }
 }
 
-/// The batch of a golden file.
+/// The batch in a golden file.
 fn golden_batch(name: &str) -> Vec<u8> {
     let hex = std::fs::read_to_string(common::data(name)).unwrap();
     let hex = hex.trim();
     (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect()
 }
 
-/// Batches of both versions, as the unit tests have them, come out as the golden CloudEvents.
+/// Batches of both versions, as in the unit tests, decode to the golden CloudEvents.
 #[test]
 fn decode_makes_cloudevents_of_packed_batches() {
     let (first, second) = (golden_batch("batch-v1.hex"), golden_batch("batch-v2.hex"));
@@ -602,7 +606,7 @@ fn decode_makes_cloudevents_of_packed_batches() {
     let golden: Vec<serde_json::Value> = serde_json::from_str(&golden).unwrap();
     let mut older = golden.clone();
     for event in &mut older {
-        // What version 1 did not count is 0.
+        // Counters that version 1 did not have are 0.
         for key in [
             "detections_invalid",
             "detections_over_limit",
@@ -653,7 +657,7 @@ fn bench_measures_each_stage() {
     let table = bench(&[]);
     let text = String::from_utf8(table.stdout).unwrap();
     assert!(text.contains("letterbox") && text.contains("p99"), "{text}");
-    // For the record of who runs these tests: a build that is not fully optimised.
+    // For readers of the output: this build is not fully optimised.
     if let Some(shared) = common::shared("bench_measures_each_stage (YOLO11n)") {
         let model = shared.join("models/yolo11n-320.onnx");
         let found = output(flytrap().args(["bench", "--json", "--frames", "10", "--model"]).arg(model));

@@ -1,4 +1,4 @@
-//! What a newcomer runs first, and what follows from a seed: `demo`, `selftest`, `sim`, by the program itself.
+//! The commands that a newcomer runs first, and everything that follows from a seed: `demo`, `selftest`, `sim`, run as a program.
 
 use std::path::Path;
 use std::process::Output;
@@ -32,7 +32,7 @@ fn the_demo_counts_what_is_true_and_leaves_pictures() {
     let (counted, truth) = (done["counted"].as_u64().unwrap(), done["truth"].as_u64().unwrap());
     say(&format!("MEASURED demo: {counted} counted, {truth} true, {} frames", done["frames"]));
     assert!(truth >= 15, "hardly anybody comes: {done}");
-    // Of each class on each way; README says how it is on more streets.
+    // Each class in each direction; the README has the figures for more streets.
     let off = |row: &Value| row["counted"].as_u64().unwrap().abs_diff(row["truth"].as_u64().unwrap());
     let wrong: u64 = done["rows"].as_array().unwrap().iter().map(off).sum();
     assert!(wrong <= 3, "{done}");
@@ -61,7 +61,7 @@ fn a_street_is_a_source_like_any_other() {
 }
 
 /// A car parked at the picture's lower edge, of which only the bonnet shows, took over the cars that passed behind it: one was counted
-/// three times, and five that nobody drove went the other way.
+/// three times, and five non-existing ones went the other way.
 #[test]
 fn cars_that_pass_a_parked_bonnet_are_counted_once() {
     const SECONDS: u32 = 60;
@@ -119,7 +119,7 @@ fn the_self_test_passes_here_and_a_damaged_model_is_not_ready() {
     assert!(!text(&run.stdout).contains("track.begin"), "nothing is counted");
 }
 
-/// Upright, or much wider than any usual camera: nothing is recorded for such an input, the model is tested all the same, and passes.
+/// Upright, or much wider than any usual camera: such an input size has no record, but the model is tested all the same, and passes.
 #[test]
 fn a_camera_of_any_shape_passes_the_self_test() {
     let folder = tempfile::tempdir().unwrap();
@@ -151,11 +151,11 @@ fn a_world_is_the_same_to_the_last_byte_and_mistakes_are_named() {
         (&["sim", "--hours", "9000"], "--hours is 9000"),
         (&["sim", "--hours", "2", "--export", "out"], "cannot be used with"),
         (&["sim", "--export", "."], "is not empty"),
-        (&["sim", "--model", "none.onnx"], "is for rendered frames"),
+        (&["sim", "--model", "none.onnx"], "needs rendered frames"),
         (&["sim", "--export", "out", "--size", "641x360"], "width is 641"),
         (&["sim", "--export", "out", "--pictures", "0"], "0 is not in 1..=1000000"),
-        (&["sim", "--export", "out", "--model", "builtin"], "is not for --export"),
-        (&["sim", "--video", "out.y4m", "--model", "builtin"], "is not for --video"),
+        (&["sim", "--export", "out", "--model", "builtin"], "does not apply to --export"),
+        (&["sim", "--video", "out.y4m", "--model", "builtin"], "does not apply to --video"),
     ] {
         let output = flytrap(folder.path(), arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -163,9 +163,9 @@ fn a_world_is_the_same_to_the_last_byte_and_mistakes_are_named() {
     }
 }
 
-/// The shipped network looks at drawn frames in a world.
+/// The built-in network runs on rendered frames in a world.
 #[test]
-fn a_world_can_be_drawn() {
+fn a_world_with_rendered_frames_runs() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("drawn.toml"), "rendered = true\nbegins_at = 8\ncamera_fps = 5\n")
         .unwrap();
@@ -175,7 +175,7 @@ fn a_world_can_be_drawn() {
     assert_eq!((&report["lost"], &report["unseen_repeats"]), (&0.into(), &0.into()));
 }
 
-/// Numbers of 8 bits from ranges that were measured on the street pass; with a range that is another they do not.
+/// int8 with ranges measured on the street passes; with wrong ranges it fails.
 #[test]
 fn the_self_test_holds_for_int8_and_finds_wrong_ranges() {
     let folder = tempfile::tempdir().unwrap();
@@ -194,7 +194,7 @@ fn the_self_test_holds_for_int8_and_finds_wrong_ranges() {
         return say("SKIPPED int8 self-test: this CPU has no instructions for it");
     }
     assert!(passed.status.success(), "{}", text(&passed.stderr));
-    // Somewhere in the middle of the network everything is cut off.
+    // One convolution in the middle of the network is clipped to almost nothing.
     let place = folder.path().join("ranges.toml");
     let good = std::fs::read_to_string(&place).unwrap();
     let mut lines: Vec<String> = good.lines().map(str::to_owned).collect();
@@ -207,9 +207,9 @@ fn the_self_test_holds_for_int8_and_finds_wrong_ranges() {
     assert!(text(&failed.stderr).contains("self-test failed"), "{}", text(&failed.stderr));
 }
 
-/// What a street is as a video is what it is as a source: the same events come of both.
+/// A street as a video gives the same events as the street as a source.
 #[test]
-fn a_street_as_a_video_is_the_street() {
+fn a_street_gives_the_same_events_as_video_and_as_source() {
     let folder = tempfile::tempdir().unwrap();
     let street = "7,seconds=20,day,overcast,calm";
     let done = json(&flytrap(folder.path(), &["sim", "--video", "street.y4m", "--street", street, "--json"]));
@@ -244,7 +244,7 @@ fn a_street_as_a_video_is_the_street() {
     assert!(!crossings.is_empty() && crossings.iter().all(of_middle), "{crossings:?}");
     let wrong = flytrap(folder.path(), &["sim", "--video", "a.y4m", "--street", "7,pixel=nv12"]);
     assert_eq!(wrong.status.code(), Some(2));
-    assert!(text(&wrong.stderr).contains("yuv4mpeg has frames of i420"), "{}", text(&wrong.stderr));
+    assert!(text(&wrong.stderr).contains("yuv4mpeg needs pixels of i420"), "{}", text(&wrong.stderr));
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn exported_pictures_can_be_evaluated() {
         json(&flytrap(folder.path(), &arguments))
     };
     let (coco, yolo) = (eval("streets/instances.json"), eval("streets/labels"));
-    // Names of the labels' own, in another order than the model's.
+    // The labels have their own class names, in another order than the model's.
     let names = std::fs::read_to_string(folder.path().join("streets/labels/classes.txt")).unwrap();
     assert!(names.starts_with("person\nbicycle\ncar\n"), "{names}");
     std::fs::write(folder.path().join("streets/labels/classes.txt"), names.replacen("car", "tram", 1))
@@ -270,8 +270,8 @@ fn exported_pictures_can_be_evaluated() {
     assert_eq!(
         coco["objects"].as_u64(),
         Some(objects),
-        "what is hard is a crowd, which is no object: {coco}"
+        "hard objects are crowds, which are not counted: {coco}"
     );
-    assert_eq!(yolo["objects"].as_u64(), Some(objects), "what is hard is not in YOLO's files");
+    assert_eq!(yolo["objects"].as_u64(), Some(objects), "hard objects are not in YOLO's files");
     assert!(coco["map50"].as_f64().unwrap() > 30.0, "{coco}");
 }

@@ -1,5 +1,5 @@
-//! `flytrap eval`: the scores against pycocotools' on made-up cases (`data/eval/make.py`), and the models' on labelled pictures
-//! against the reference program's.
+//! `flytrap eval`: compares its scores with pycocotools' on constructed cases (`data/eval/make.py`), and the models' scores on labelled
+//! pictures with the reference program's.
 
 use std::process::Command;
 
@@ -9,11 +9,11 @@ use serde_json::Value;
 
 use crate::common;
 
-/// Points that ours may be off, for the rounding of sums.
+/// Tolerance in points, for the rounding of sums.
 const POINTS: f64 = 1e-4;
 
 #[test]
-fn scores_are_those_of_pycocotools() {
+fn scores_match_pycocotools() {
     let mut cases = 0;
     for entry in std::fs::read_dir(common::data("eval")).unwrap() {
         let path = entry.unwrap().path();
@@ -44,13 +44,13 @@ fn eval(args: &[&str]) -> (Value, String, Option<i32>) {
     (value, String::from_utf8_lossy(&output.stderr).into_owned(), output.status.code())
 }
 
-/// The models against what ../shared/reference/coco_eval.py prints with ONNX Runtime; shorter numbers against our own fp32.
+/// Compares the models with the output of ../shared/reference/coco_eval.py with ONNX Runtime; lower precisions with our own fp32.
 #[test]
-fn models_score_as_the_reference_program_has_them() {
-    let Some(shared) = common::shared("models_score_as_the_reference_program_has_them") else { return };
+fn models_score_as_in_the_reference_program() {
+    let Some(shared) = common::shared("models_score_as_in_the_reference_program") else { return };
     // The same kernels run at each size, so that the smallest shows what fewer bits cost.
     let is_full =
-        common::is_full("models_score_as_the_reference_program_has_them", "fp16 and int8 at 640 and 384x640");
+        common::is_full("models_score_as_in_the_reference_program", "fp16 and int8 at 640 and 384x640");
     let folder = tempfile::tempdir().unwrap();
     let ranges = folder.path().join("ranges.toml").display().to_string();
     let place = |name: &str| shared.join(name).display().to_string();
@@ -83,14 +83,14 @@ fn models_score_as_the_reference_program_has_them() {
         if size != "320" && !is_full {
             continue;
         }
-        // Other pictures than those of the measurement.
+        // The pictures differ from those of the measurement.
         let mut calibrate = Command::new(env!("CARGO_BIN_EXE_flytrap"));
         calibrate.args(["calibrate", "--model", &model, "--images", &place("photos"), "--ranges", &ranges]);
         assert!(calibrate.status().unwrap().success());
         for (kind, most) in [(Precision::Fp16, 0.2), (Precision::Int8, 1.0)] {
             let precision = kind.name();
             if (EngineParams { precision: kind, ..EngineParams::default() }).check().is_err() {
-                let test = "models_score_as_the_reference_program_has_them";
+                let test = "models_score_as_in_the_reference_program";
                 common::skip(test, &format!("{precision}: not on this CPU (the rest of it ran)"));
                 continue;
             }
@@ -128,7 +128,7 @@ fn results_of_another_program_need_no_model() {
     let again: Value = serde_json::from_str(&std::fs::read_to_string(saved).unwrap()).unwrap();
     assert_eq!(again.as_array().unwrap().len(), case["results"].as_array().unwrap().len());
 
-    // What is wrong is told with its place, before a model is asked for.
+    // Invalid labels are reported with their position, before a model is needed.
     let broken = put("broken.json", r#"[{"image_id": 1}]"#.into());
     let (_, errors, code) = eval(&["--labels", &labels, "--detections", &broken]);
     assert!(code == Some(2) && errors.contains("broken.json") && errors.contains("category_id"), "{errors}");
@@ -159,7 +159,7 @@ fn labels_may_be_a_folder_of_text_files() {
     std::fs::write(labels.join("a.txt"), "0 0.5 0.5 0.1").unwrap();
     let (_, errors, code) = args(&[]);
     assert!(code == Some(2) && errors.contains("a.txt', line 1"), "{errors}");
-    // A second picture without a file has nothing in it.
+    // A second picture without a label file has no objects.
     std::fs::copy(common::data("pixels/420.jpg"), images.join("b.jpg")).unwrap();
     std::fs::write(labels.join("a.txt"), "0 0.5 0.5 0.01 0.01\n").unwrap();
     let (figures, errors, code) = args(&[]);

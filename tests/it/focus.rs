@@ -1,5 +1,5 @@
-//! Looking at parts of the picture, on real clips: what it costs and finds against whole pictures, held against what the same
-//! network finds in twice the detail.
+//! Inference on regions of interest, on real clips: its cost and its detections compared with whole pictures, with the detections of the
+//! same network at twice the resolution as truth.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,22 +22,22 @@ use flytrap::vision::roi;
 
 use crate::common;
 
-/// Clips, and what lives in them: all of the picture, or a rectangle (left, top, right, bottom), around which it stands still as it
-/// was in the first frame.
+/// A clip, and the part of it that is alive: the whole picture, or a rectangle (left, top, right, bottom), outside which it is frozen at
+/// the first frame.
 struct Case {
     name: &'static str,
     clip: &'static str,
     lives: Option<[usize; 4]>,
-    /// At most so much of the work of whole pictures, and at least so many more points of what there is are found.
+    /// Maximum work relative to whole pictures, and minimum gain of recall in points.
     work_max: f64,
     gain_min: f64,
-    /// Whether parts are looked at, and the network knows what is there.
+    /// Whether regions are expected, and whether the network detects the objects.
     in_part: bool,
     is_known: bool,
 }
 
 const CASES: [Case; 3] = [
-    // The network does not know cars from above: only the work is compared.
+    // The network does not detect cars from above: only the work is compared.
     Case {
         name: "car park",
         clip: "car-detection.mp4",
@@ -56,7 +56,7 @@ const CASES: [Case; 3] = [
         in_part: true,
         is_known: true,
     },
-    // Where everything moves whole pictures are looked at as ever.
+    // Where everything moves, inference runs on whole pictures as usual.
     Case {
         name: "busy road",
         clip: "traffic.mp4",
@@ -86,7 +86,7 @@ fn pipeline(frame: &Picture, shared: &Path, roi: Option<roi::Params>) -> (WithEn
     (WithEngine { pipeline, engine }, rungs, classes)
 }
 
-/// Has the frames be the first one outside of `lives`.
+/// Freezes the frames at the first one outside `lives`.
 fn freeze(frames: &mut [Picture], lives: Option<[usize; 4]>) {
     let (Some([left, top, right, bottom]), Some((first, others))) = (lives, frames.split_first_mut()) else {
         return;
@@ -103,7 +103,7 @@ fn freeze(frames: &mut [Picture], lives: Option<[usize; 4]>) {
     }
 }
 
-/// What one way of looking found of what there was.
+/// The recall of one mode.
 #[derive(Default)]
 struct Tally {
     work: f64,
@@ -116,8 +116,8 @@ fn has(detections: &[Detection], wanted: &Detection) -> bool {
 }
 
 #[test]
-fn parts_cost_less_and_show_as_much() {
-    let test = "parts_cost_less_and_show_as_much";
+fn regions_cost_less_and_find_as_much() {
+    let test = "regions_cost_less_and_find_as_much";
     let (Some(shared), true) = (common::shared(test), common::ffmpeg(test)) else { return };
     // One shows what a part of the picture costs and finds, the others that nothing is lost where it does not help.
     let is_full = common::is_full(test, "a car park from above, and a road that is busy everywhere");
@@ -132,7 +132,7 @@ fn parts_cost_less_and_show_as_much() {
         freeze(&mut frames, case.lives);
         let (mut parts, rungs, classes) = pipeline(&frames[0], &shared, Some(roi::Params::default()));
         let (mut wholes, ..) = pipeline(&frames[0], &shared, None);
-        // The same network with twice the pixels a side.
+        // The same network at twice the resolution.
         let fine = Size { width: 2 * rungs[0].width, height: 2 * rungs[0].height };
         let (mut engine, _) = open(&shared).plan(&[fine]).unwrap().start().unwrap();
         let mut letterbox = Letterbox::new(fine);
@@ -181,36 +181,36 @@ fn parts_cost_less_and_show_as_much() {
         ));
         assert!(work <= case.work_max, "{}: {work}", case.name);
         assert!(gain >= case.gain_min, "{}: {gain} points", case.name);
-        // Nobody gets a second number, or none, because he was looked at in another way.
+        // Regions must neither add nor remove track ids.
         let same = ours.tracks.abs_diff(theirs.tracks) <= 2;
         assert!(same || !case.is_known, "{}: {} tracks", case.name, ours.tracks);
         assert_eq!((in_part > 0, there > 0), (case.in_part, case.is_known), "{}", case.name);
     }
 }
 
-/// An engine that sees rectangles by their colour, whole or what is in sight of them, at any of its sizes.
-struct Seeing {
+/// An engine that detects rectangles by their colour, as far as they are visible, at any of its sizes.
+struct ColourDetector {
     rungs: Vec<Size>,
     at: usize,
     input: Vec<f32>,
     output: Vec<f32>,
-    /// Looks at each rung.
+    /// Number of runs at each size.
     looks: Arc<[AtomicUsize; 4]>,
 }
 
-/// The things of the drawn street: so that none is another where it is mixed with the road, and all are seen in green, which the gate
-/// looks at.
+/// Colours of the objects on the simulated street: none becomes another when mixed with the road, and all are visible in green, which the
+/// gate uses.
 const COLOURS: [[u8; 3]; 4] = [[230, 150, 80], [80, 150, 230], [230, 150, 230], [80, 230, 80]];
 
-impl Seeing {
+impl ColourDetector {
     fn new(whole: Size, looks: &Arc<[AtomicUsize; 4]>) -> Self {
         let rungs = roi::input_sizes(whole, 32).to_vec();
         let (input, output) = (vec![0.0; 3 * whole.width * whole.height], vec![0.0; 6 * COLOURS.len()]);
-        Seeing { rungs, at: 0, input, output, looks: Arc::clone(looks) }
+        ColourDetector { rungs, at: 0, input, output, looks: Arc::clone(looks) }
     }
 }
 
-impl Engine for Seeing {
+impl Engine for ColourDetector {
     fn size(&self) -> Size {
         self.rungs[self.at]
     }
@@ -262,7 +262,7 @@ impl Engine for Seeing {
     }
 }
 
-/// The drawn street, 640x360: where the left upper corner of each thing is at a time, seconds. 80x40 pixels each.
+/// The simulated street, 640x360: the upper left corner of each object at a time, seconds. 80x40 pixels each.
 fn street(time: f64) -> [Option<(f64, f64)>; 4] {
     // From the left; one that stops behind the line and drives on; one that is parked there from the beginning; a fast one later.
     let first = Some((-80.0 + 160.0 * (time - 3.0), 60.0)).filter(|_| time > 3.0);
@@ -288,7 +288,7 @@ fn drawn(time: f64) -> Vec<u8> {
     picture
 }
 
-/// Begun tracks and crossings of the drawn street at a rate; how often was looked at each size.
+/// Confirmed tracks and crossings of the simulated street at a rate; and the number of runs at each size.
 fn count_street(fps: f64, exclude: &str, roi: Option<roi::Params>) -> (usize, Vec<String>, [usize; 4]) {
     let file = common::config(&format!(
         "[gate]\nexclude = [{exclude}]\n[[line]]\nname = \"middle\"\nfrom = [0.5, 0.0]\nto = [0.5, 1.0]\n"
@@ -296,7 +296,7 @@ fn count_street(fps: f64, exclude: &str, roi: Option<roi::Params>) -> (usize, Ve
     let config = Config::load(Some(file.path()), Vec::new(), &Machine::default()).unwrap();
     let format = FrameFormat::packed(PixelFormat::Rgb24, 640, 360, Color::JPEG).unwrap();
     let looks = Arc::default();
-    let mut engine = Seeing::new(Size { width: 320, height: 192 }, &looks);
+    let mut engine = ColourDetector::new(Size { width: 320, height: 192 }, &looks);
     let params = Params { roi, decode: config.camera.decode, ..config.camera.stages(Vec::new()) };
     let classes = Classes::from_metadata("{0: 'person', 1: 'car'}").unwrap();
     let mut pipeline = Pipeline::new(params, &format, &engine.shape(), &classes).unwrap();
@@ -318,10 +318,10 @@ fn count_street(fps: f64, exclude: &str, roi: Option<roi::Params>) -> (usize, Ve
     (began, crossings, [0, 1, 2, 3].map(|rung| looks[rung].load(Ordering::Relaxed)))
 }
 
-/// Four road users, three of whom cross the line: the same with parts as with whole pictures, at any rate, and where the gate does not
-/// see all of the way.
+/// Four road users, three of whom cross the line: the same with regions as with whole pictures, at any rate, and where the gate does not
+/// see all of their path.
 #[test]
-fn parts_count_what_whole_pictures_count() {
+fn regions_give_the_same_counts_as_whole_pictures() {
     for exclude in [
         "",
         "[[0.3, 0.0], [0.45, 0.0], [0.45, 1.0], [0.3, 1.0]]",
@@ -338,7 +338,7 @@ fn parts_count_what_whole_pictures_count() {
     }
 }
 
-/// A camera that sends a JPEG of another size than it promised: the frame is no picture, and the next one is.
+/// A camera that sends a JPEG of another size than announced: that frame is corrupt, the next one is fine.
 #[test]
 fn a_jpeg_of_another_size_is_a_corrupt_frame() {
     let bytes = std::fs::read(common::data("pixels/420-even.jpg")).unwrap();
@@ -350,7 +350,7 @@ fn a_jpeg_of_another_size_is_a_corrupt_frame() {
     for (wider, higher) in [(0, 0), (16, 0), (0, 16), (160, 160)] {
         let promised = mjpeg(width + wider, height + higher);
         let params = Params { decode: config.camera.decode, roi: None, ..config.camera.stages(Vec::new()) };
-        let mut engine = Seeing::new(Size { width: 64, height: 64 }, &Arc::default());
+        let mut engine = ColourDetector::new(Size { width: 64, height: 64 }, &Arc::default());
         let mut pipeline = Pipeline::new(params, &promised, &engine.shape(), &classes).unwrap();
         let mut process = |format, second| {
             let view = FrameView::new(format, &bytes).unwrap();
@@ -363,7 +363,7 @@ fn a_jpeg_of_another_size_is_a_corrupt_frame() {
             let failure = format!("{:?}", outcome.unwrap_err());
             assert!(failure.contains("Corrupt") && failure.contains("a JPEG of"), "{failure}");
         }
-        // In its own size it is one, as in a folder of unlike pictures.
+        // At its own size it is valid, as in a folder of different pictures.
         assert!(process(format, 2).unwrap().inferred);
     }
 }

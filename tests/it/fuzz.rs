@@ -90,8 +90,8 @@ fn origin() -> Origin {
 }
 
 #[test]
-fn records() {
-    fuzz("records", 20_000, |random| {
+fn any_record_bytes_never_panic() {
+    fuzz("any_record_bytes_never_panic", 20_000, |random| {
         let place = Place { segment: random.bits() >> 2, offset: random.bits() as u32 >> 8 };
         let (seq, mut payload) = (random.bits(), Vec::new());
         let newest = 1 + random.whole(u64::from(RECORD_VERSION)) as u8;
@@ -138,7 +138,7 @@ fn lie(random: &mut Random, disk: &FaultDisk, name: &str) {
 }
 
 #[test]
-fn segments() {
+fn any_segment_bytes_never_panic() {
     let quota = Quota { bytes: 1 << 30, events: 1 << 40, age_max: None, headroom: 0 };
     let params = Params {
         segment_bytes: 12 << 10,
@@ -174,7 +174,7 @@ fn segments() {
     };
     let images = images(&mut Random::new(7));
     assert!(images.len() >= 2, "{}", images.len());
-    fuzz("segments", 2_000, |random| {
+    fuzz("any_segment_bytes_never_panic", 2_000, |random| {
         let disk = FaultDisk::new(random.bits());
         let mut lies = false;
         for (name, bytes) in &images {
@@ -220,8 +220,8 @@ fn segments() {
 }
 
 #[test]
-fn packed_batches() {
-    fuzz("packed_batches", 20_000, |random| {
+fn any_packed_batch_bytes_never_panic() {
+    fuzz("any_packed_batch_bytes_never_panic", 20_000, |random| {
         let events: Vec<Event> = (0..1 + random.whole(4)).map(|seq| event(random, seq)).collect();
         let wall = Wall { unix_nanos: random.bits() as i64, synchronised: random.one_in(2) };
         let clock = ClockMap { mono: Mono::from_nanos(random.bits()), wall };
@@ -261,7 +261,7 @@ const ANSWERS: [&str; 7] = [
 ];
 
 #[test]
-fn answers() {
+fn any_response_bytes_never_panic() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let next: Arc<Mutex<Vec<u8>>> = Arc::default();
@@ -291,7 +291,7 @@ fn answers() {
     let batch = Batch::new(&origin, ClockMap::UNKNOWN, &events);
     let mut confirmed = 0u64;
     let runs = executions(400);
-    fuzz("answers", 400, |random| {
+    fuzz("any_response_bytes_never_panic", 400, |random| {
         let mut answer = ANSWERS[random.whole(ANSWERS.len() as u64) as usize].as_bytes().to_vec();
         if !random.one_in(8) {
             bend(random, &mut answer);

@@ -1,4 +1,4 @@
-//! Model files that the user trusts and should not: each ends in one line and exit code 3, with bounded memory and time.
+//! Malicious model files that the user trusts: each ends in one line and exit code 3, with bounded memory and time.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -8,12 +8,12 @@ use sha2::Digest as _;
 
 use crate::common;
 
-/// Address space of the program and its child, kB: none may need more.
+/// Limit of the address space of the program and its child, kB.
 const ADDRESS_SPACE_KB: u32 = 4 << 20;
-/// None may take longer; the trial itself allows 30 s of computing.
+/// Time limit; the trial itself allows 30 s of CPU time.
 const TIME_MAX: Duration = Duration::from_secs(120);
 
-/// Those of the generated models that are odd but do no harm, if they load.
+/// The generated models that are unusual but harmless, if they load.
 const HARMLESS: &[&str] = &[
     "conv_kernel_larger",
     "dup_node_names",
@@ -72,7 +72,7 @@ fn value(name: &str, sides: &[i64]) -> Vec<u8> {
     [bytes(1, name.as_bytes()), bytes(2, &bytes(1, &tensor))].concat()
 }
 
-/// A model that looks like a detector of two classes: its mean, expanded to `shape`, behind `nodes`.
+/// A model that looks like a detector of two classes: its mean, expanded to `shape`, after `nodes`.
 fn model(nodes: &[Vec<u8>], tensors: &[Vec<u8>]) -> Vec<u8> {
     let metadata =
         |key: &str, text: &str| bytes(14, &[bytes(1, key.as_bytes()), bytes(2, text.as_bytes())].concat());
@@ -99,7 +99,7 @@ fn mean() -> Vec<u8> {
     node("ReduceMean", &["images"], "mean", &[attribute("axes", &[0, 1, 2, 3]), no_dimensions])
 }
 
-/// Looks at a picture with the model as somebody would who trusts it.
+/// Runs `detect` with the model, trusted by its hash.
 fn detect(path: &Path) -> Output {
     let hash: String =
         sha2::Sha256::digest(std::fs::read(path).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -121,7 +121,7 @@ fn detect(path: &Path) -> Output {
     output
 }
 
-/// The one line of an error; the log may have said something before.
+/// The single line of an error; log lines may come before it.
 fn error_line(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     let (log, errors): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.contains(" INFO "));
@@ -131,7 +131,7 @@ fn error_line(output: &Output) -> String {
 }
 
 #[test]
-fn what_makes_the_importer_panic_or_take_all_memory_is_one_line() {
+fn models_that_crash_the_importer_end_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let expand = node("Expand", &["mean", "shape"], "output0", &[]);
     let shape = integers("shape", &[1, 6, 21]);
@@ -169,14 +169,14 @@ fn what_makes_the_importer_panic_or_take_all_memory_is_one_line() {
     }
 }
 
-/// The trial costs a model that only the user knows nothing but time: on our executor, and on tract.
+/// The trial of a sound model that only the user trusts costs nothing but time: on our executor, and on tract.
 #[test]
-fn a_sound_model_that_only_the_user_knows_passes_its_trial() {
+fn a_sound_model_that_only_the_user_trusts_passes_its_trial() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("own.onnx");
     for file in ["models/street-320.onnx".to_owned(), common::data("squares.onnx")] {
         let mut file = std::fs::read(file).unwrap();
-        // Another text in it, so another hash.
+        // A changed text in it, so another hash.
         file.extend(bytes(6, b"mine"));
         std::fs::write(&path, &file).unwrap();
         let output = detect(&path);

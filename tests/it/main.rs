@@ -1,5 +1,5 @@
-//! Integration tests: the library and the program from outside, one module for each subject. One binary, because each more would be
-//! linked with the whole library once more, and because what waits in one module then runs beside what computes in another.
+//! Integration tests: the library and the program from outside, one module for each subject. One binary, because each further one would
+//! link the whole library again, and because tests that wait run beside tests that compute.
 //!
 //! `cargo test --test it spool_crash` runs one module.
 #![allow(

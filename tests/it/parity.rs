@@ -1,4 +1,4 @@
-//! `flytrap detect` against ONNX Runtime, libjpeg and OpenCV: the same boxes, classes and scores on real photos.
+//! `flytrap detect` compared with ONNX Runtime, libjpeg and OpenCV: the same boxes, classes and scores on real photos.
 
 use std::io::Write;
 use std::path::Path;
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::common::{self, data, flytrap, json_lines, output, shared, told};
 
-/// Reference boxes below this score are not compared: they come and go with the last bit.
+/// Reference boxes below this score are not compared: they appear and disappear with the last bit.
 const SCORE_MIN: f64 = 0.3;
 const IOU_MIN: f64 = 0.98;
 const SCORE_TOLERANCE: f64 = 0.01;
@@ -35,7 +35,7 @@ fn score(detection: &Value) -> f64 {
     detection["score"].as_f64().unwrap()
 }
 
-/// What differs between the two photos' detections.
+/// Differences between two photos' detections.
 fn differences(ours: &Value, reference: &Value) -> Vec<String> {
     let list = |side: &Value| side["detections"].as_array().unwrap().clone();
     let (ours_all, reference_all) = (list(ours), list(reference));
@@ -43,10 +43,11 @@ fn differences(ours: &Value, reference: &Value) -> Vec<String> {
     if ours["size"] != reference["size"] {
         wrong.push(format!("input size {} for {}", ours["size"], reference["size"]));
     }
-    // Both ways: nothing is missing, nothing is too much.
+    // In both directions: nothing missing, nothing extra.
     for (from, to, what) in [(&reference_all, &ours_all, "missing"), (&ours_all, &reference_all, "too much")]
     {
-        // Beyond the tolerance above the limit the other side must have it, whatever side of the limit it is on there.
+        // A box whose score exceeds the limit by more than the tolerance must exist on the other side, even if its score is below the limit
+        // there.
         for wanted in from.iter().filter(|d| score(d) >= SCORE_MIN) {
             let same = to.iter().filter(|d| d["class"] == wanted["class"]);
             let near =
@@ -68,7 +69,7 @@ fn hold(shared: &Path, model: &str, reference: &[Value]) {
     assert!(!reference.is_empty());
     let photos = reference.iter().map(|line| shared.join("photos").join(line["photo"].as_str().unwrap()));
     let mut command = flytrap();
-    // The reference's suppression, which leaves more doubles than ours.
+    // The reference's NMS, which leaves more duplicates than ours.
     let mut config = tempfile::NamedTempFile::new().unwrap();
     config.write_all(b"[detect]\niou_max = 0.7\n").unwrap();
     command.arg("detect").arg("--config").arg(config.path());
@@ -107,21 +108,21 @@ fn the_rectangular_model_finds_what_the_reference_finds() {
     hold(&shared, "yolo11n-384x640.onnx", &lines(shared.join("reference/photos-384x640.jsonl")));
 }
 
-/// Free sides: wide photos get 384x640, whose reference there is; the portrait one gets 640x480, whose reference was made
-/// with the same script.
+/// Free input sides: wide photos get 384x640, for which there is a reference; the portrait one gets 640x480, whose reference was made with
+/// the same script.
 #[test]
-fn the_model_of_free_sides_fits_each_photo() {
-    let Some(shared) = shared("the_model_of_free_sides_fits_each_photo") else { return };
+fn the_model_with_free_input_sides_fits_each_photo() {
+    let Some(shared) = shared("the_model_with_free_input_sides_fits_each_photo") else { return };
     let mut reference = lines(shared.join("reference/photos-384x640.jsonl"));
     reference.retain(|line| line["photo"] != "bus.jpg");
     reference.extend(lines(data("bus-dynamic-640x480.jsonl")));
     hold(&shared, "yolo11n-dynamic.onnx", &reference);
 }
 
-/// Detections of a frame by an engine: class, score, box.
+/// An engine's detections in a frame: class, score, box.
 type Seen = Vec<(u16, f32, [f64; 4])>;
 
-/// What an engine finds in all of `frames`.
+/// An engine's detections in all of `frames`.
 fn seen(engine: &mut dyn Engine, frames: &[Picture]) -> Vec<Seen> {
     let mut letterbox = Letterbox::new(engine.size());
     let params = DecodeParams { score_min: 0.25, iou_max: 0.7 };
@@ -137,8 +138,8 @@ fn seen(engine: &mut dyn Engine, frames: &[Picture]) -> Vec<Seen> {
     frames.iter().map(&mut see).collect()
 }
 
-/// Of the boxes of `wanted` with a score of 0.3 and more: how many there are, how many of them `ours` has with an overlap of
-/// `iou_min` and a score within `off_max`, and the greatest difference of a score among those.
+/// Of the boxes of `wanted` with a score of 0.3 and more: their number, the number of them that `ours` has with an IoU of `iou_min` and a
+/// score within `off_max`, and the largest difference of a score among those.
 fn share(wanted: &[Seen], ours: &[Seen], iou_min: f64, off_max: f32) -> (usize, usize, f32) {
     let (mut all, mut same, mut off) = (0, 0, 0.0f32);
     for (wanted, ours) in wanted.iter().zip(ours) {
@@ -155,10 +156,11 @@ fn share(wanted: &[Seen], ours: &[Seen], iou_min: f64, off_max: f32) -> (usize, 
     (all, same, off)
 }
 
-/// 60 frames of a road, evenly from the clip (every fourth of them, unless all is measured): our executor against tract, which the photos above hold against ONNX Runtime.
+/// 60 frames of a road, evenly from the clip (every fourth of them unless `full`): our executor compared with tract, which the photos
+/// above compare with ONNX Runtime.
 #[test]
-fn frames_of_a_road_are_seen_as_tract_sees_them() {
-    let test = "frames_of_a_road_are_seen_as_tract_sees_them";
+fn detections_on_road_frames_match_tract() {
+    let test = "detections_on_road_frames_match_tract";
     let (Some(shared), true) = (shared(test), common::ffmpeg(test)) else { return };
     let folder = tempfile::tempdir().unwrap();
     let clip = shared.join("video/traffic.mp4");
@@ -189,7 +191,7 @@ fn frames_of_a_road_are_seen_as_tract_sees_them() {
     let mut calibrate = flytrap();
     calibrate.arg("calibrate").arg("--model").arg(&path).arg("--images").arg(shared.join("photos"));
     assert!(output(calibrate.arg("--ranges").arg(&ranges)).status.success());
-    // Bytes move boxes by a pixel: what they cost is told by the average precision, in eval.rs.
+    // int8 moves boxes by a pixel: its cost is measured as average precision, in eval.rs.
     for (precision, iou, percent) in
         [(Precision::Fp16, 0.95, 99), (Precision::Int8, 0.95, 90), (Precision::Int8, 0.8, 98)]
     {
@@ -206,8 +208,9 @@ fn frames_of_a_road_are_seen_as_tract_sees_them() {
         ));
         assert!(same * 100 >= all * percent, "{}: {same} of {all}", precision.name());
     }
-    // The comparison can fail: what is a box of another frame is none of this one.
-    let (some, elsewhere, _) = share(&wanted[..wanted.len() / 2], &wanted[wanted.len() / 2..], 0.99, 0.005);
+    // The comparison can fail: boxes of another frame do not match.
+    let (first, second) = wanted.split_at(wanted.len() / 2);
+    let (some, elsewhere, _) = share(first, second, 0.99, 0.005);
     assert!(elsewhere * 2 < some, "{elsewhere} of {some}");
 }
 
@@ -231,7 +234,7 @@ fn the_comparison_can_fail() {
     }
 }
 
-/// Boxes are drawn where they are, and other pixels stay as they were (but for the encoder's loss).
+/// Boxes are drawn at their positions, and other pixels stay unchanged (except for the encoder's loss).
 #[test]
 fn annotated_pictures_show_the_boxes() {
     let Some(shared) = shared("annotated_pictures_show_the_boxes") else { return };

@@ -1,4 +1,4 @@
-//! Recordings through the whole program: what happened in them is what it tells.
+//! Recordings through the whole program: its events match what happens in them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -28,7 +28,7 @@ fn squares_are_counted_as_they_were_drawn() {
         let stats = of_type(&events, "stats");
         assert_eq!(stats.last().unwrap()["frames_captured"], 160, "{settings}");
         assert_eq!(stats.last().unwrap()["frames_corrupt"], 0, "{settings}");
-        // Every track that began has ended, once.
+        // Every confirmed track has ended, once.
         let tracks =
             |kind| of_type(&events, kind).iter().map(|t| t["track"].as_u64().unwrap()).collect::<Vec<_>>();
         let (began, mut ended) = (tracks("track.begin"), tracks("track.end"));
@@ -38,8 +38,9 @@ fn squares_are_counted_as_they_were_drawn() {
 }
 
 #[test]
-fn another_line_counts_what_crosses_it() {
-    // Across the picture above the lanes: nobody crosses it. And the middle from top to bottom: the ways change names.
+fn other_lines_count_only_what_crosses_them() {
+    // One line across the picture above the lanes, which nobody crosses; and one from top to bottom in the middle: the direction names
+    // change.
     let file = config(
         "[[line]]\nname = \"sky\"\nfrom = [0.0, 0.05]\nto = [1.0, 0.05]\n[[line]]\nname = \"down\"\nfrom = [0.5, 0.0]\nto = [0.5, 1.0]\nforward = \"west\"\nbackward = \"east\"\n",
     );
@@ -55,7 +56,7 @@ fn another_line_counts_what_crosses_it() {
     assert_eq!(counts.values().sum::<u64>(), 6, "{counts:?}");
 }
 
-/// A folder of pictures of different sizes, shapes and kinds is a source like any other.
+/// A folder of pictures of different sizes, shapes and formats is a source like any other.
 #[test]
 fn a_folder_of_unlike_pictures_runs_to_its_end() {
     let folder = tempfile::tempdir().unwrap();
@@ -78,7 +79,7 @@ fn a_folder_of_unlike_pictures_runs_to_its_end() {
     assert_eq!(stats["frames_gated"], 4);
 }
 
-/// Where a track's bottom centre was seen first and last, and for how long.
+/// First and last position of a track's bottom centre, and its duration.
 #[derive(Debug)]
 struct Passage {
     from: [f64; 2],
@@ -119,8 +120,8 @@ struct Car {
     count: usize,
 }
 
-/// The cars of traffic.mp4 that a person can follow (looked at picture by picture): where their wheels are first and last,
-/// for how long they are in the picture at least, and how many of them go that way. 1280x720, 161 frames, 30 a second.
+/// The cars of traffic.mp4 that a person can follow (examined picture by picture): first and last position of their wheels, minimum time in
+/// the picture, and how many of them take that path. 1280x720, 161 frames, 30 a second.
 const CARS: [Car; 7] = [
     Car {
         from: [306.0, 124.0],
@@ -187,19 +188,19 @@ fn cars_keep_their_ids_through_the_clip() {
             assert_eq!(found.len(), count, "{fps} fps, {what}: {found:?} among {passages:#?}");
             assert_eq!(found[0].class, "car", "{what}");
         }
-        // Besides them: one that shows at the right edge, and those that come into sight far away at the end.
+        // Others: one that shows at the right edge, and those that appear far away at the end.
         assert!(passages.len() <= 8 + 3, "{fps} fps: ids change: {passages:#?}");
         let resident = of_type(&events, "stats").last().unwrap()["rss_bytes"].as_u64().unwrap();
         assert!((20 << 20..128 << 20).contains(&resident), "{resident} bytes are resident");
-        // All of them drive on one side of the middle or the other.
+        // All of them stay on one side of the middle.
         assert_eq!(crossings(&events), BTreeMap::new(), "{fps} fps");
     }
 }
 
-/// The gate lets the network rest on a still road, and the cars are found all the same.
+/// The gate skips inference on a still road, and the cars are detected all the same.
 #[test]
-fn the_network_rests_while_nothing_moves() {
-    let test = "the_network_rests_while_nothing_moves";
+fn inference_is_skipped_while_nothing_moves() {
+    let test = "inference_is_skipped_while_nothing_moves";
     let (Some(shared), true) = (shared(test), ffmpeg(test)) else { return };
     let (gated, all) = (
         run_video(&shared, "car-detection.mp4", ""),
@@ -212,7 +213,7 @@ fn the_network_rests_while_nothing_moves() {
     assert!(share > 0.3, "{still} of {frames}");
     assert_eq!(stat(&all, "frames_still"), 0);
     assert_eq!(stat(&gated, "inferences") + still, frames);
-    // Every track that was followed without a gate for half a second or more is there with it, at the same time.
+    // Every track that lasts half a second or more without a gate also exists with it, at the same time.
     let spans = |events: &[Value]| {
         let time = |event: &Value| event["boottime"].as_str().unwrap().parse::<u64>().unwrap() as f64 / 1e9;
         let zero = time(events.iter().find(|event| event["type"] == "flytrap.camera.back").unwrap());

@@ -1,4 +1,4 @@
-//! Files and external programs as sources: what comes of their frames, and of everything that goes wrong with them.
+//! Files and external programs as sources: their frames, and everything that goes wrong with them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use flytrap::platform::clock::{Clock, SystemClock};
 
 use crate::common::{config, data, ffmpeg, flytrap, json_lines, of_type, output, run_squares, shared, told};
 
-/// Longest wait for something that must happen.
+/// Longest wait for an expected result.
 const BOUND: Duration = Duration::from_secs(30);
 /// 16x16 I420.
 const FRAME_BYTES: usize = 16 * 16 * 3 / 2;
@@ -38,7 +38,7 @@ impl Script {
         format!("exec:sh '{folder}/program.sh' '{folder}'")
     }
 
-    /// A number that it has written into a file.
+    /// A number that the script has written into a file.
     fn number(&self, name: &str) -> i32 {
         let path = self.folder.path().join(name);
         wait_until(|| std::fs::read_to_string(&path).is_ok_and(|text| text.ends_with('\n')), "a number");
@@ -67,7 +67,7 @@ fn wait_until(mut done: impl FnMut() -> bool, what: &str) {
     }
 }
 
-/// What comes next, without the pauses.
+/// The next result that is not a pause.
 fn next(source: &mut dyn FrameSource) -> Result<Advance, Error> {
     let begun = SystemClock.mono();
     loop {
@@ -80,7 +80,7 @@ fn next(source: &mut dyn FrameSource) -> Result<Advance, Error> {
     }
 }
 
-/// Reads whole frames until something else comes: how many, and what came.
+/// Reads whole frames until something else comes: returns their number, and what came.
 fn play(source: &mut dyn FrameSource) -> (usize, Result<Advance, Error>) {
     let mut buffer = vec![0xAA; source.slot_bytes()];
     for count in 0.. {
@@ -98,7 +98,7 @@ fn play(source: &mut dyn FrameSource) -> (usize, Result<Advance, Error>) {
     unreachable!("the loop has no end of its own")
 }
 
-/// Ids of the processes of a group that are not dead, from /proc.
+/// Ids of the live processes of a group, from /proc.
 fn living(group: i32) -> Vec<i32> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -115,7 +115,7 @@ fn living(group: i32) -> Vec<i32> {
 }
 
 #[test]
-fn a_program_that_fails_inside_a_frame_is_told_with_its_status_and_words() {
+fn a_program_that_fails_inside_a_frame_is_reported_with_status_and_messages() {
     let script = Script::new(&format!(
         "{HEAD}{FRAME}{FRAME}printf 'FRAME\\n'; head -c 100 /dev/zero; echo opening >&2\n\
          echo 'rtsp://joe:hunter2@cam: lost' >&2; exit 3\n"
@@ -123,7 +123,7 @@ fn a_program_that_fails_inside_a_frame_is_told_with_its_status_and_words() {
     for timing in [Timing::Live, Timing::Recording] {
         let mut source = open(&script.command(), &CaptureParams { timing, ..live() }).unwrap();
         let (frames, end) = play(&mut *source);
-        // The half frame is announced by its first bytes; reading it tells its end, and the next look why.
+        // The half frame is announced by its first bytes; reading it shows the end, and the next call the reason.
         let error = end.unwrap_err();
         assert_eq!((frames, error.class(), error.kind()), (2, Class::Retry, Kind::Source), "{error}");
         let text = error.to_string();
@@ -160,7 +160,7 @@ fn a_program_that_hangs_is_given_up_and_its_whole_group_ends() {
     let error = end.unwrap_err();
     assert_eq!((frames, error.class()), (1, Class::Retry), "{error}");
     let text = error.to_string();
-    assert!(text.contains("did not come within 2s") && text.contains("50 of 384 bytes"), "{text}");
+    assert!(text.contains("did not arrive within 2s") && text.contains("50 of 384 bytes"), "{text}");
     let (group, child) = (script.number("group"), script.number("child"));
     let mut there = living(group);
     there.sort_unstable();
@@ -170,7 +170,7 @@ fn a_program_that_hangs_is_given_up_and_its_whole_group_ends() {
 }
 
 #[test]
-fn silence_from_the_start_is_given_up_with_the_last_words() {
+fn silence_from_the_start_is_given_up_with_the_last_messages() {
     let script = Script::new("echo 'waiting for the camera' >&2; sleep 1000\n");
     let params = CaptureParams { idle_timeout: Duration::from_millis(500), ..live() };
     let error = refused(&script.command(), &params);
@@ -190,9 +190,9 @@ fn a_program_that_ignores_the_signal_is_killed() {
     wait_until(|| living(group).is_empty(), "the end of the group");
 }
 
-/// Four megabytes of words: more than any pipe holds, so a program whose words nobody took would stand still.
+/// Four megabytes of messages: more than any pipe holds, so a program whose messages nobody reads would block.
 #[test]
-fn a_flood_of_words_holds_up_nothing() {
+fn a_flood_of_messages_blocks_nothing() {
     let flood = "head -c 4000000 /dev/zero | tr '\\0' x >&2\n";
     let script =
         Script::new(&format!("{flood}{HEAD}{FRAME}{flood}{FRAME}{flood}echo >&2; echo done >&2; exit 7\n"));
@@ -225,7 +225,7 @@ fn commands_that_cannot_run_say_why() {
 }
 
 #[test]
-fn what_is_no_video_is_refused_with_what_it_said() {
+fn output_that_is_not_video_is_refused_with_its_messages() {
     let script = Script::new("echo 'Usage: video [options]'; echo 'no camera' >&2\n");
     let error = refused(&script.command(), &live());
     assert_eq!(error.class(), Class::Fatal, "{error}");
@@ -252,7 +252,7 @@ fn y4m(frames: usize) -> Vec<u8> {
 }
 
 #[test]
-fn files_play_once_or_for_ever_and_tell_a_half_frame_once() {
+fn files_play_once_or_for_ever_and_report_a_partial_frame_once() {
     let folder = tempfile::tempdir().unwrap();
     let mut bytes = y4m(3);
     bytes.truncate(bytes.len() - 10);
@@ -304,7 +304,7 @@ fn raw_files_are_read_by_the_size_that_is_set() {
 }
 
 #[test]
-fn files_that_are_none_are_refused_with_the_remedy() {
+fn invalid_files_are_refused_with_the_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name, bytes: &[u8]| format!("file:{}", write(folder.path(), name, bytes).display());
     for (spec, words) in [
@@ -341,7 +341,7 @@ fn ffmpeg_delivers_every_frame_of_the_clip() {
     assert_eq!((frames, end.unwrap()), (161, Advance::End));
 }
 
-/// A baseline JPEG of grey noise: most of its bytes are the picture.
+/// A baseline JPEG of grey noise: most of its bytes are picture data.
 fn jpeg(width: u16, height: u16) -> Vec<u8> {
     let pixels: Vec<u8> = (0..height)
         .flat_map(|y| (0..width).map(move |x| (u32::from(x) * 7919 + u32::from(y) * 104_729) as u8 % 251))
@@ -353,13 +353,13 @@ fn jpeg(width: u16, height: u16) -> Vec<u8> {
     bytes
 }
 
-/// The same, cut off in the middle of its picture, with EOI: its headers are good, its picture is not.
+/// The same, cut off in the middle of its picture data, with EOI: good headers, damaged picture.
 fn torn_jpeg(width: u16, height: u16) -> Vec<u8> {
     let whole = jpeg(width, height);
     [&whole[..whole.len() / 2], &[0xFF, 0xD9]].concat()
 }
 
-/// `flytrap run` on a live source until `enough` is satisfied with what it wrote to stderr; then it is ended. What it told.
+/// `flytrap run` on a live source until its stderr satisfies `enough`; then it is ended. Returns its output.
 fn run_live(source: &str, settings: &str, enough: impl Fn(&str) -> bool) -> std::process::Output {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
@@ -384,9 +384,9 @@ fn run_live(source: &str, settings: &str, enough: impl Fn(&str) -> bool) -> std:
     }
 }
 
-/// A placeholder, then another size for ever: the larger size is taken up within the program, and the camera is not lost.
+/// A placeholder, then another size for ever: the program accepts the larger size while it runs, and the camera is not lost.
 #[test]
-fn a_stream_that_changes_to_a_larger_size_is_taken_up() {
+fn a_stream_may_change_to_a_larger_size() {
     let script = Script::new(
         "for i in 1 2 3 4 5; do cat $1/small; sleep 0.1; done; while :; do cat $1/large; sleep 0.1; done\n",
     );
@@ -402,7 +402,7 @@ fn a_stream_that_changes_to_a_larger_size_is_taken_up() {
     assert_eq!(corrupt, 2, "the third frame of a size makes it the stream's: {}", told(&output));
 }
 
-/// A stream of which no frame is usable is a lost camera, however many bytes come.
+/// A stream without a usable frame is a lost camera, however many bytes come.
 #[test]
 fn a_stream_without_a_usable_frame_is_lost_and_opened_again() {
     let script = Script::new("echo >> $1/starts; while :; do cat $1/torn; sleep 0.1; done\n");
@@ -420,7 +420,7 @@ fn a_stream_without_a_usable_frame_is_lost_and_opened_again() {
     assert!(reason.contains("no usable frame for 1s"), "{reason}");
 }
 
-/// Recordings: what their JPEGs may have between and around them.
+/// Recordings: other bytes that may occur between and around their JPEGs.
 #[test]
 fn jpegs_without_their_end_and_among_other_bytes_are_read() {
     let folder = tempfile::tempdir().unwrap();
@@ -477,17 +477,17 @@ fn a_recording_without_a_usable_frame_is_an_error_with_its_reason() {
     assert!(output_of_squares().status.success());
 }
 
-/// The check above must not make an error of a good recording.
+/// The check above must not turn a good recording into an error.
 fn output_of_squares() -> std::process::Output {
     output(run_squares().args(["--uplink", "stdout"]))
 }
 
-/// Rows that a program pads: read as they lie, and noticed where the settings do not say so.
+/// Rows that a program pads: read correctly, and noticed where the settings do not mention the padding.
 #[test]
 fn padded_rows_are_read_and_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let (width, height, row) = (76usize, 64usize, 128usize);
-    // A picture with something to see in it: a slope with an edge.
+    // A picture with visible content: a gradient with an edge.
     let value = |x: usize, y: usize| if x > 40 { 200 - y as u8 } else { (x + y) as u8 };
     let mut padded = Vec::new();
     for y in 0..height {
@@ -526,11 +526,11 @@ fn padded_rows_are_read_and_noticed() {
 }
 
 #[test]
-fn a_program_whose_bytes_are_no_frame_is_told_so() {
+fn a_program_that_never_completes_a_frame_is_reported() {
     let script = Script::new("while :; do head -c 1000 /dev/zero; sleep 0.05; done\n");
     let params =
         CaptureParams { idle_timeout: Duration::from_secs(1), pixel: Some(PixelFormat::Mjpeg), ..live() };
     let error = refused(&script.command(), &params);
     assert_eq!(error.class(), Class::Retry, "{error}");
-    assert!(error.to_string().contains("no frame within 1s, though "), "{error}");
+    assert!(error.to_string().contains("no frame within 1s, although "), "{error}");
 }

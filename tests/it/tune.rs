@@ -1,5 +1,5 @@
-//! `flytrap tune`: the threshold that it picks against one by brute force, what the pasted lines promise, and what it says when no
-//! threshold will do.
+//! `flytrap tune`: its threshold compared with brute force, the effect of the pasted lines, and the messages when no threshold meets the
+//! target.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -24,8 +24,8 @@ fn shared_area(a: [f64; 4], b: [f64; 4]) -> f64 {
     side(0) * side(1)
 }
 
-/// Counts at a threshold by the definition, on the files themselves: what is weaker is not there; of each class and picture the
-/// strongest detection takes the object that it overlaps most, by half at least; what lies by half on a crowd counts neither way.
+/// Counts at a threshold by the definition, on the files themselves: weaker detections are removed; of each class and picture the strongest
+/// detection takes the object that it overlaps most, with an IoU of at least 0.5; detections that overlap a crowd by half are ignored.
 fn counts(truth: &Value, results: &Value, names: &[String], threshold: f64) -> Counts {
     let list = |value: &Value| value.as_array().unwrap().clone();
     let categories: BTreeSet<i64> = list(&truth["categories"])
@@ -66,7 +66,7 @@ fn counts(truth: &Value, results: &Value, names: &[String], threshold: f64) -> C
     (right, wrong, objects.iter().filter(|object| !crowd(object)).count())
 }
 
-/// The pick by going through all: the greatest recall, then the greatest precision, then the greatest threshold.
+/// The choice by brute force: the highest recall, then the highest precision, then the highest threshold.
 fn brute_force(rows: &[(f64, Counts)], target: f64) -> Option<f64> {
     let mut best: Option<(f64, f64, f64)> = None;
     for (threshold, (right, wrong, objects)) in rows {
@@ -79,7 +79,7 @@ fn brute_force(rows: &[(f64, Counts)], target: f64) -> Option<f64> {
     best.map(|(_, _, threshold)| threshold)
 }
 
-/// Every row of a report, and its pick, against brute force. Returns the rows.
+/// Compares every row of a report, and its choice, with brute force. Returns the rows.
 fn check(
     report: &Value,
     tuned: &Value,
@@ -111,7 +111,7 @@ fn names(report: &Value) -> Vec<String> {
     serde_json::from_value(report["classes"].clone()).unwrap()
 }
 
-/// Runs it in `folder`; the report, what it says on stderr, the exit code.
+/// Runs it in `folder`; returns the report, stderr and the exit code.
 fn tune(folder: &Path, args: &[&str]) -> (Value, String, Option<i32>) {
     let output = output(flytrap().current_dir(folder).args(["tune", "--json"]).args(args));
     let report = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
@@ -129,7 +129,7 @@ fn plain(folder: &Path) -> (String, String) {
 }
 
 #[test]
-fn the_pick_is_that_of_brute_force() {
+fn the_choice_equals_brute_force() {
     let folder = tempfile::tempdir().unwrap();
     let (labels, results) = plain(folder.path());
     let files = ["--labels", &labels, "--detections", &results, "--classes", "class 0,class 1,class 2"];
@@ -150,7 +150,7 @@ fn the_pick_is_that_of_brute_force() {
             picks.push(report["all"]["chosen"]["threshold"].as_f64().unwrap());
         }
     }
-    // The target decides: a pick that ignored it would be the same each time.
+    // The target matters: a choice that ignored it would always be the same.
     assert!(picks.iter().any(|pick| *pick != picks[0]), "{picks:?}");
     let picture = std::fs::read(folder.path().join("tune.png")).unwrap();
     assert_eq!(&picture[..8], b"\x89PNG\r\n\x1a\n");
@@ -175,10 +175,10 @@ fn a_target_out_of_reach_names_the_nearest_and_fails() {
         assert!(errors.contains(part), "'{part}' is not in: {errors}");
     }
     assert_eq!(errors.lines().count(), 1, "{errors}");
-    // The curve is there all the same, as numbers and as a picture.
+    // The curve is still there, as numbers and as a picture.
     assert_eq!(all["thresholds"].as_array().unwrap().len(), 17);
     assert!(folder.path().join("tune.png").is_file());
-    // Nothing found is another story.
+    // Without detections the message differs.
     std::fs::write(folder.path().join("none.json"), "[]").unwrap();
     let (report, errors, code) =
         tune(folder.path(), &["--labels", &labels, "--detections", "none.json", "--classes", "class 0"]);
@@ -187,7 +187,7 @@ fn a_target_out_of_reach_names_the_nearest_and_fails() {
 }
 
 #[test]
-fn what_is_wrong_is_told_with_the_remedy() {
+fn mistakes_are_reported_with_the_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let (labels, results) = plain(folder.path());
     let files = ["--labels", &labels, "--detections", &results];
@@ -209,7 +209,7 @@ fn what_is_wrong_is_told_with_the_remedy() {
     assert!(code == Some(1) && errors.contains("nowhere/curve.png") && !report.is_null(), "{errors}");
 }
 
-/// What is pasted is a configuration, and `flytrap detect` finds with it what was promised.
+/// The pasted lines are a valid configuration, and `flytrap detect` finds with it what tune counted.
 fn keeps_its_promise(
     report: &Value,
     results: &Value,
@@ -244,9 +244,9 @@ fn keeps_its_promise(
     );
 }
 
-/// The drawn street, of which every tenth frame is labelled in YOLO's way.
+/// The simulated street, with every tenth frame labelled in YOLO's format.
 #[test]
-fn a_folder_of_yolo_labels() {
+fn a_folder_of_yolo_labels_is_evaluated() {
     let folder = tempfile::tempdir().unwrap();
     let (images, labels) = (folder.path().join("images"), folder.path().join("labels"));
     std::fs::create_dir(&images).unwrap();
@@ -292,10 +292,10 @@ fn a_folder_of_yolo_labels() {
     keeps_its_promise(&report, &results, &names(&report), folder.path(), &model, &pictures);
 }
 
-/// YOLO11n on pictures of COCO: the pick is that of brute force on what `--save` wrote, and the lines keep their promise.
+/// YOLO11n on pictures of COCO: the choice equals brute force on the results of `--save`, and the pasted lines give what they promise.
 #[test]
-fn the_real_model_on_pictures_of_coco() {
-    let Some(shared) = common::shared("the_real_model_on_pictures_of_coco") else { return };
+fn the_real_model_reaches_its_target_on_coco() {
+    let Some(shared) = common::shared("the_real_model_reaches_its_target_on_coco") else { return };
     let folder = tempfile::tempdir().unwrap();
     let place = |name: &str| shared.join(name).canonicalize().unwrap().display().to_string();
     let (model, images) = (place("models/yolo11n-640.onnx"), place("coco-val/images"));
@@ -309,7 +309,7 @@ fn the_real_model_on_pictures_of_coco() {
     for class in report["by_class"].as_array().unwrap() {
         check(&report, class, &truth, &results, &[class["name"].as_str().unwrap().to_owned()]);
     }
-    // The guide's rule, fewest predictions, would have thrown most of what was found away.
+    // The guide's rule, fewest predictions, would have discarded most detections.
     let chosen = &report["all"]["chosen"];
     let fewest =
         rows.iter().map(|(_, (right, wrong, _))| right + wrong).filter(|count| *count > 0).min().unwrap();
@@ -327,7 +327,7 @@ fn the_real_model_on_pictures_of_coco() {
         .iter()
         .map(|image| format!("{images}/{}", image["file_name"].as_str().unwrap()))
         .collect();
-    // At another target, so that the pasted lines are not the defaults.
+    // At another target, so that the pasted lines differ from the defaults.
     let args = ["--labels", &labels, "--detections", "found.json", "--target-precision", "0.95"];
     let (report, errors, code) = tune(folder.path(), &args);
     assert_eq!(code, Some(0), "{errors}");

@@ -1,5 +1,5 @@
-//! The whole program under watchdogs: what systemd hears, what happens when a stage hangs, what the next start tells.
-//! Injected faults come from the environment, in test builds.
+//! The whole program under watchdogs: messages to systemd, a hanging stage, the report at the next start. Injected faults come from the
+//! environment, in test builds.
 
 use std::io::Read;
 use std::os::unix::net::UnixDatagram;
@@ -13,14 +13,14 @@ use serde_json::Value;
 
 use crate::common::{self, config, data, flytrap, of_type};
 
-/// Longest wait for anything that should happen.
+/// Longest wait for an expected result.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn now() -> Mono {
     SystemClock.mono()
 }
 
-/// A run on an endless recording, with a supervisor that listens.
+/// A run on an endless recording, with a listening service manager.
 struct Run {
     child: Child,
     heard: UnixDatagram,
@@ -35,7 +35,7 @@ impl Drop for Run {
     }
 }
 
-/// `fault`: see src/platform/watchdog/fault.rs; "" for none. A supervisor's time-out of 4 s: a sign of life each second.
+/// `fault`: see src/platform/watchdog/fault.rs; "" for none. A watchdog time-out of 4 s: a keep-alive each second.
 fn start(fault: &str, folder: tempfile::TempDir) -> Run {
     start_on(&format!("file:{}", data("squares.mjpeg")), fault, folder)
 }
@@ -48,7 +48,7 @@ fn start_with(arguments: &[&str], fault: &str, folder: tempfile::TempDir) -> Run
     start_as(flytrap(), arguments, fault, folder)
 }
 
-/// `command` is the program, perhaps through another one.
+/// `command` is the program, possibly started through another one.
 fn start_as(mut command: Command, arguments: &[&str], fault: &str, folder: tempfile::TempDir) -> Run {
     let state = folder.path().join("state");
     let file = config(&format!(
@@ -75,7 +75,7 @@ fn start_as(mut command: Command, arguments: &[&str], fault: &str, folder: tempf
 }
 
 impl Run {
-    /// The next message that begins with `what`; others are passed over.
+    /// The next message that begins with `what`; others are skipped.
     fn hear(&self, what: &str) -> String {
         let mut buffer = [0; 4096];
         let first = now();
@@ -93,11 +93,11 @@ impl Run {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Waits for the end: status, stderr, events; and the folder for the next run.
+    /// Waits for the end: returns status, stderr, events; and the folder for the next run.
     fn end(mut self) -> (ExitStatus, String, Vec<Value>, tempfile::TempDir) {
         let pid = Pid::from_child(&self.child);
         let (over, ended) = std::sync::mpsc::channel::<()>();
-        // One that does not end is ended, so that the test can say so.
+        // A program that does not end is killed, so that the test can report it.
         let impatient = std::thread::spawn(move || {
             let late = ended.recv_timeout(PATIENCE).is_err();
             if late {
@@ -126,7 +126,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 #[test]
-fn systemd_hears_ready_signs_of_life_and_the_end() {
+fn systemd_gets_ready_keepalive_and_stopping_messages() {
     let run = start("", folder());
     run.hear("EXTEND_TIMEOUT_USEC=30000000");
     run.hear("READY=1");
@@ -144,7 +144,7 @@ fn systemd_hears_ready_signs_of_life_and_the_end() {
     let (status, stderr, events, folder) = run.end();
     assert!(status.success(), "{stderr}");
     assert!(of_type(&events, "restarted").is_empty(), "the first run restarts nothing");
-    // The second one tells how the first ended.
+    // The second run reports how the first ended.
     let run = start("", folder);
     run.hear("WATCHDOG=1");
     run.signal(Signal::TERM);
@@ -166,7 +166,7 @@ fn a_notify_socket_that_cannot_be_reached_is_a_warning() {
     }
 }
 
-/// The watchdog acts although nobody reads the log: what it would say last is not what it waits for.
+/// The watchdog acts although nobody reads the log: it does not wait for its own last log line.
 #[test]
 fn a_hang_is_recorded_while_nobody_reads_the_log() {
     let mut run = start("hang:pipeline:2", folder());
@@ -188,7 +188,7 @@ fn a_hang_is_recorded_while_nobody_reads_the_log() {
     assert!(last.contains("the pipeline hangs"), "{last}");
 }
 
-/// A second process with the same state folder counts the road, but not its restarts over those of the first.
+/// A second process with the same state folder counts road users, but does not overwrite the history of the first.
 #[test]
 fn a_state_folder_has_one_owner() {
     let run = start("", folder());
@@ -229,7 +229,7 @@ fn a_hung_stage_ends_the_feeding_and_is_named_by_the_next_start() {
 }
 
 #[test]
-fn a_hung_main_thread_is_not_fed_for() {
+fn a_hung_main_thread_stops_the_feeding() {
     let run = start("hang:main:2", folder());
     run.hear("READY=1");
     let mut heard = 0;
@@ -242,8 +242,8 @@ fn a_hung_main_thread_is_not_fed_for() {
 }
 
 #[test]
-fn slow_but_live_is_no_hang() {
-    // Three seconds a frame, of five that are allowed: for four times as long as a hang takes to be seen.
+fn slow_stages_are_not_hangs() {
+    // Three seconds a frame, of the five that are allowed: for four times as long as it takes to detect a hang.
     let run = start("slow:pipeline:3", folder());
     run.hear("READY=1");
     let first = now();
@@ -259,7 +259,7 @@ fn slow_but_live_is_no_hang() {
 }
 
 #[test]
-fn an_absent_camera_is_no_hang() {
+fn an_absent_camera_is_not_a_hang() {
     let run = start_on("v4l2:/dev/video-of-nobody", "", folder());
     run.hear("READY=1");
     let first = now();
@@ -273,7 +273,7 @@ fn an_absent_camera_is_no_hang() {
     assert_eq!(of_type(&events, "camera.lost").len(), 1);
 }
 
-/// With frames to count, and while the camera is still away.
+/// With frames to count, and while the camera is still absent.
 #[test]
 fn a_network_that_fails_its_self_test_is_never_ready() {
     for source in ["sim:7", "v4l2:/dev/video-of-nobody"] {
@@ -295,7 +295,7 @@ fn a_network_that_fails_its_self_test_is_never_ready() {
     }
 }
 
-/// Whoever runs these tests may ignore SIGHUP (`nohup`), which is inherited; whether that can be undone.
+/// The caller of these tests may ignore SIGHUP (`nohup`), which is inherited; this says whether that can be undone.
 fn can_restore_hangup(test: &str) -> bool {
     let done = Command::new("env").args(["--default-signal=HUP", "setsid", "true"]).status();
     let can = done.is_ok_and(|status| status.success());
@@ -305,7 +305,7 @@ fn can_restore_hangup(test: &str) -> bool {
     can
 }
 
-/// Without a terminal a hang-up is a request to reload: said to be of no use yet, and it goes on.
+/// Without a terminal SIGHUP is a request to reload: it is logged as not supported yet, and the program goes on.
 #[test]
 fn a_hangup_without_a_terminal_changes_nothing() {
     if !can_restore_hangup("a_hangup_without_a_terminal_changes_nothing") {
@@ -328,7 +328,7 @@ fn a_hangup_without_a_terminal_changes_nothing() {
     assert_eq!(of_type(&events, "stopping")[0]["reason"], "terminated");
 }
 
-/// `nohup flytrap run &`: what was asked to be ignored stays ignored.
+/// `nohup flytrap run &`: an ignored SIGHUP stays ignored.
 #[test]
 fn an_ignored_hangup_stays_ignored() {
     let mut command = Command::new("sh");
@@ -396,7 +396,7 @@ fn a_closed_terminal_ends_it_cleanly() {
 }
 
 #[test]
-fn killed_is_told_by_the_next_start() {
+fn a_kill_is_reported_by_the_next_start() {
     let run = start("", folder());
     run.hear("STATUS=");
     run.signal(Signal::KILL);

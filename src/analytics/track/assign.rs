@@ -1,10 +1,10 @@
-//! The cheapest way to give every track at most one detection: shortest augmenting paths with potentials.
+//! Optimal assignment of detections to tracks, at most one each: shortest augmenting paths with potentials.
 //!
 //! Jonker and Volgenant (1987) without their start-up heuristics, O(tracks² x (tracks + detections)) at worst. A track
-//! may stay without a detection at the price of [`UNMATCHED`]; this is one more column for every track that exists only
-//! in the arithmetic. All scratch memory is taken in [`Assignment::new`].
+//! may stay without a detection at the cost of [`UNMATCHED`]; this is one more column for every track that exists only
+//! in the arithmetic. All scratch memory is allocated in [`Assignment::new`].
 
-/// Price of a track without a detection. Costs of pairs lie in `0.0..=UNMATCHED`; larger ones and NaN are forbidden.
+/// Cost of a track without a detection. Costs of pairs lie in `0.0..=UNMATCHED`; larger ones and NaN are forbidden.
 pub(super) const UNMATCHED: f32 = 1.0;
 
 /// Row 0 and column 0 mean "none".
@@ -35,7 +35,7 @@ fn taken<T: Clone>(value: T, count: usize) -> Box<[T]> {
 }
 
 impl Assignment {
-    /// Room for `rows_max` tracks and `columns_max` detections.
+    /// Capacity for `rows_max` tracks and `columns_max` detections.
     pub(super) fn new(rows_max: usize, columns_max: usize) -> Self {
         let all = 1 + columns_max + rows_max;
         Assignment {
@@ -82,7 +82,7 @@ impl Assignment {
         }
     }
 
-    /// Solves; the row that `column` got is then [`Assignment::row`].
+    /// Solves the problem; [`Assignment::row`] then gives the row of each column.
     pub(super) fn solve(&mut self) {
         let all = 1 + self.columns + self.rows;
         self.row_price[..=self.rows].fill(0.0);
@@ -98,12 +98,12 @@ impl Assignment {
         }
     }
 
-    /// The row (from 0) that has `column` (from 0).
+    /// The row (from 0) assigned to `column` (from 0).
     pub(super) fn row(&self, column: usize) -> Option<usize> {
         self.row_of[1 + column].checked_sub(1)
     }
 
-    /// Shortest path (Dijkstra on reduced costs) from `row` to a free column; leaves the way back in `before`.
+    /// Shortest path (Dijkstra on reduced costs) from `row` to a free column; leaves the predecessors in `before`.
     fn cheapest_path(&mut self, row: usize, all: usize) -> usize {
         self.length[..all].fill(f64::INFINITY);
         self.visited[..all].fill(false);
@@ -129,7 +129,7 @@ impl Assignment {
                     next = column;
                 }
             }
-            // There is a free column of price UNMATCHED for every row, so a next column always exists.
+            // There is a free column of cost UNMATCHED for every row, so a next column always exists.
             assert!(next != NONE, "as many spare columns as rows");
             for column in 0..all {
                 if self.visited[column] {
@@ -154,7 +154,7 @@ mod tests {
 
     fn solved(cost: &[Vec<f32>], columns: usize) -> (f64, Vec<Option<usize>>) {
         let mut solver = Assignment::new(8, 9);
-        // Dirt from an earlier, larger problem must not matter.
+        // Leftovers of an earlier, larger problem must not matter.
         solver.start(8, 9);
         for row in 0..8 {
             for column in 0..9 {
@@ -175,7 +175,7 @@ mod tests {
         (sum + (cost.len() - matched) as f64, rows)
     }
 
-    /// Every way to give row `row` and those after it a column or none.
+    /// Brute force: every way to give row `row` and those after it a column or none.
     fn brute(cost: &[Vec<f32>], row: usize, used: u32) -> f64 {
         if row == cost.len() {
             return 0.0;
@@ -191,7 +191,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn costs_as_little_as_the_best_of_all_ways(
+        fn the_total_cost_equals_brute_force(
             rows in 0usize..6, columns in 0usize..7,
             // Coarse steps make ties; above 1 and NaN are forbidden.
             values in proptest::collection::vec(prop_oneof![
@@ -211,14 +211,14 @@ mod tests {
     }
 
     #[test]
-    fn greedy_would_be_wrong() {
+    fn the_cheapest_pair_is_not_taken_if_the_sum_grows() {
         // The cheapest pair (0,0) would force 0.9 on the other.
         let cost = vec![vec![0.1, 0.2], vec![0.2, 0.9]];
         assert_eq!(solved(&cost, 2).1, [Some(1), Some(0)]);
     }
 
     #[test]
-    fn more_rows_than_columns_and_nothing_at_all() {
+    fn more_rows_than_columns_and_empty_problems_are_solved() {
         assert_eq!(solved(&[vec![0.5], vec![0.3], vec![0.4]], 1).1, [Some(1)]);
         assert_eq!(solved(&[vec![], vec![]], 0).1, []);
         assert_eq!(solved(&[], 3).1, [None, None, None]);

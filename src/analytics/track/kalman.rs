@@ -1,4 +1,4 @@
-//! Where a box is and where it goes: a constant-velocity Kalman filter in seconds, not in frames.
+//! Position and motion of a box: a constant-velocity Kalman filter in seconds, not in frames.
 //!
 //! ByteTrack, DeepSORT and BoT-SORT filter eight numbers: centre, size and their velocities. All their noise matrices
 //! are diagonal and a position couples only with its own velocity, so that filter *is* four filters of two numbers
@@ -9,17 +9,17 @@
 //! standard deviations *per frame* of MOT17, taken here as 30 frames a second. Variances add up over time, so the
 //! rates are `30 * (1/20)²` side² per second and `30 * (30/160)²` (side/s)² per second; in between, velocity noise also
 //! moves the position, hence the `dt²/2` and `dt³/3` terms of the continuous white-noise-acceleration model. With them
-//! predicting twice by half the time is predicting once, whatever the frame rate does.
+//! predicting twice by half the time equals predicting once, whatever the frame rate does.
 //!
-//! The start of the velocity is our own: see [`BoxFilter::new`].
+//! The initial velocity is our own: see [`BoxFilter::new`].
 
 use crate::base::geometry::{BoxPx, Frame};
 
 /// Frames a second behind the published per-frame constants.
 const REFERENCE_FPS: f32 = 30.0;
-/// Standard deviation of a measured side or centre, parts of the side. `std_weight_position` of the ByteTrack code.
+/// Standard deviation of a measured side or centre, fraction of the side. `std_weight_position` of the ByteTrack code.
 pub(super) const MEASURED_STD: f32 = 1.0 / 20.0;
-/// The same for a box that the frame's edge cuts: its centre is not the object's. Ours.
+/// The same for a box that the frame's edge cuts: its centre is not the object's. Our own value.
 const CUT_STD: f32 = 3.0 / 20.0;
 /// Growth of the position's variance, side² per second.
 const POSITION_RATE: f32 = REFERENCE_FPS * MEASURED_STD * MEASURED_STD;
@@ -27,7 +27,7 @@ const POSITION_RATE: f32 = REFERENCE_FPS * MEASURED_STD * MEASURED_STD;
 const VELOCITY_RATE: f32 = REFERENCE_FPS * (REFERENCE_FPS / 160.0) * (REFERENCE_FPS / 160.0);
 /// Standard deviation of the velocity of a new box's sides, sides per second: `10 * 30/160` of the ByteTrack code.
 const GROWTH_STD: f32 = 10.0 * REFERENCE_FPS / 160.0;
-/// An expected side stays within this factor of the last measured one: sizes extrapolate badly.
+/// A predicted side stays within this factor of the last measured one: extrapolated sizes are unreliable.
 const SIDE_FACTOR_MAX: f32 = 2.0;
 
 /// One coordinate and its velocity.
@@ -50,7 +50,7 @@ impl Axis {
         Axis { at, speed: 0.0, var_at: at_std * at_std, var_both: 0.0, var_speed: speed_std * speed_std }
     }
 
-    /// `dt` seconds later; `side` scales the noise.
+    /// Predicts `dt` seconds ahead; `side` scales the noise.
     fn predict(&mut self, dt: f32, side: f32) {
         let (position, velocity) = (POSITION_RATE * side * side, VELOCITY_RATE * side * side);
         self.at += self.speed * dt;
@@ -59,11 +59,11 @@ impl Axis {
         self.var_speed += velocity * dt;
     }
 
-    /// Measured at `at` with a standard deviation of `std`.
+    /// Updates with a measurement `at` of standard deviation `std`.
     fn correct(&mut self, at: f32, std: f32) {
         let total = self.var_at + std * std;
         let (gain_at, gain_speed) = (self.var_at / total, self.var_both / total);
-        // `1 - gain_at`, but without the cancellation that f32 would feel after a long gap.
+        // `1 - gain_at`, but without the cancellation that f32 would suffer after a long gap.
         let kept = std * std / total;
         let surprise = at - self.at;
         self.at += gain_at * surprise;
@@ -81,9 +81,9 @@ pub(super) struct BoxFilter {
     pub(super) cy: Axis,
     w: Axis,
     h: Axis,
-    /// The last measured sides; they stay as they are between measurements. An expected side is not far below its own.
+    /// The last measured sides; unchanged between measurements. Lower bounds of the predicted sides derive from them.
     measured: [f32; 2],
-    /// What scales the noise along each axis, at least the measured side. An expected side is not far above it.
+    /// The scale of the noise along each axis, at least the measured side. Upper bounds of the predicted sides derive from it.
     scale: [f32; 2],
 }
 
@@ -91,8 +91,8 @@ fn sides(bbox: &BoxPx<Frame>) -> [f32; 2] {
     [bbox.width(), bbox.height()]
 }
 
-/// What scales the noise of a box with these sides: the sides themselves, or the longer of them for a box that the frame's edge
-/// cuts, because a sliver of a car moves like the car, and grows like it.
+/// The scale of the noise for a box with these sides: the sides themselves, or the longer of them for a box that the frame's edge cuts,
+/// because a sliver of a car moves and grows like the car.
 fn noise_scale(sides: [f32; 2], cut: bool) -> [f32; 2] {
     if cut { [sides[0].max(sides[1]); 2] } else { sides }
 }
@@ -104,9 +104,9 @@ fn centre(bbox: &BoxPx<Frame>) -> [f32; 2] {
 impl BoxFilter {
     /// A box seen for the first time; `cut` if the frame's edge cuts it.
     ///
-    /// Nothing is known about its velocity but that it is below `speed_max` sides a second, which is taken as three
-    /// standard deviations. ByteTrack's start (1.9 sides/s, one standard deviation) is made for people: a car passing
-    /// a roadside camera makes 3 to 9 of its widths a second.
+    /// Nothing is known about its velocity except that it is below `speed_max` sides a second, which is taken as three standard deviations.
+    /// ByteTrack's start (1.9 sides/s, one standard deviation) suits people: a car that passes a roadside camera makes 3 to 9 of its widths
+    /// a second.
     pub(super) fn new(bbox: &BoxPx<Frame>, cut: bool, speed_max: f32) -> Self {
         let measured = sides(bbox);
         let scale = noise_scale(measured, cut);
@@ -122,7 +122,7 @@ impl BoxFilter {
         }
     }
 
-    /// `dt` seconds later, `dt >= 0`.
+    /// Predicts `dt` seconds ahead, `dt >= 0`.
     pub(super) fn predict(&mut self, dt: f32) {
         let [across, down] = self.scale;
         for (axis, scale) in
@@ -132,7 +132,7 @@ impl BoxFilter {
         }
     }
 
-    /// Seen again.
+    /// Updates with a detection.
     pub(super) fn correct(&mut self, bbox: &BoxPx<Frame>, cut: bool) {
         self.measured = sides(bbox);
         self.scale = noise_scale(self.measured, cut);
@@ -144,10 +144,10 @@ impl BoxFilter {
         self.h.correct(self.measured[1], std * self.scale[1]);
     }
 
-    /// The expected box.
+    /// The predicted box.
     pub(super) fn expected(&self) -> BoxPx<Frame> {
-        // Each side has its own lower bound: the bonnet of a parked car, 205x37 above the frame's lower edge, stays 37 high. Only
-        // what is cut may become as large as its longer side says, because there is more of it outside.
+        // Each side has its own lower bound: the bonnet of a parked car, 205x37 above the frame's lower edge, stays 37 high. Only a box
+        // that is cut may become as large as its longer side suggests, because more of the object lies outside.
         let keep = |axis: &Axis, index: usize| {
             let (measured, scale) = (self.measured[index], self.scale[index]);
             axis.at.clamp(measured / SIDE_FACTOR_MAX, scale * SIDE_FACTOR_MAX)
@@ -155,8 +155,8 @@ impl BoxFilter {
         BoxPx::from_centre(self.cx.at, self.cy.at, keep(&self.w, 0), keep(&self.h, 1))
     }
 
-    /// Squared distance of a box's centre from the expected one in standard deviations of both together (Mahalanobis).
-    /// `std_max` limits the deviation of the expectation, in sides.
+    /// Squared distance of a box's centre from the predicted one in standard deviations of both together (Mahalanobis). `std_max` limits
+    /// the deviation of the prediction, in sides.
     pub(super) fn distance2(&self, bbox: &BoxPx<Frame>, std_max: f32) -> f32 {
         let [cx, cy] = centre(bbox);
         let part = |axis: &Axis, at: f32, scale: f32| {
@@ -167,13 +167,13 @@ impl BoxFilter {
         part(&self.cx, cx, self.scale[0]) + part(&self.cy, cy, self.scale[1])
     }
 
-    /// Sizes stop growing: for a box that is out of sight (ByteTrack does the same with its height).
+    /// Stops the growth of the sides: for a box that is out of sight (ByteTrack does the same with its height).
     pub(super) fn hold_size(&mut self) {
         self.w.speed = 0.0;
         self.h.speed = 0.0;
     }
 
-    /// It is stationary: nothing moved in the picture.
+    /// Sets the velocity to zero: nothing moved in the picture.
     pub(super) fn stop(&mut self) {
         self.hold_size();
         self.cx.speed = 0.0;
@@ -235,7 +235,7 @@ mod tests {
         inv
     }
 
-    /// The textbook filter, dense, f64, its constants written out again.
+    /// The textbook filter, dense, f64, its constants repeated independently.
     struct Dense {
         x: [f64; 8],
         p: M,
@@ -312,7 +312,7 @@ mod tests {
     }
 
     proptest! {
-        /// Four filters of two numbers are the dense filter of eight.
+        /// Four filters of two numbers equal the dense filter of eight.
         #[test]
         fn agrees_with_the_dense_filter(
             steps in proptest::collection::vec(
@@ -343,9 +343,9 @@ mod tests {
             }
         }
 
-        /// However the time is cut into frames, the prediction is the same.
+        /// However time is divided into frames, the prediction is the same.
         #[test]
-        fn predictions_compose(cuts in proptest::collection::vec(0.0f32..0.5, 1..20), at in 0.0f32..1000.0) {
+        fn two_half_predictions_equal_one(cuts in proptest::collection::vec(0.0f32..0.5, 1..20), at in 0.0f32..1000.0) {
             let first = BoxPx::from_centre(at, 100.0, 80.0, 40.0);
             let mut many = BoxFilter::new(&first, false, 12.0);
             many.predict(0.1);
@@ -364,7 +364,7 @@ mod tests {
         }
     }
 
-    /// One second of ByteTrack's own per-frame recursion at 30 FPS, against one second of ours.
+    /// One second of ByteTrack's own per-frame recursion at 30 FPS, compared with one second of ours.
     #[test]
     fn a_second_is_thirty_published_frames() {
         let side = 60.0f64;
@@ -380,10 +380,10 @@ mod tests {
         assert!((f64::from(ours.var_speed) / (v * 900.0) - 1.0).abs() < 1e-4);
     }
 
-    /// What stands where the frame's edge cuts it is expected as it was measured, at whichever edge, however flat or narrow it is:
-    /// the bonnet of a parked car was expected as 205x102 instead of 205x37.
+    /// A stationary box that the frame's edge cuts is predicted as it was measured, at whichever edge, however flat or narrow it is: the
+    /// bonnet of a parked car was predicted as 205x102 instead of 205x37.
     #[test]
-    fn a_stationary_box_at_the_edge_is_expected_as_measured() {
+    fn a_stationary_box_at_the_edge_is_predicted_as_measured() {
         for bbox in [
             BoxPx::new(251.0, 323.0, 456.0, 360.0),
             BoxPx::new(251.0, 0.0, 456.0, 37.0),
@@ -400,7 +400,7 @@ mod tests {
         }
     }
 
-    /// Each side of what drives into the picture grows up to twice its longer side, not only up to twice the slice seen so far.
+    /// Each side of a car that drives into the picture grows up to twice its longer side, not only up to twice the slice seen so far.
     #[test]
     fn a_slice_at_the_edge_may_grow_to_a_whole_car() {
         let slice = |width: f32| BoxPx::new(0.0, 100.0, width, 160.0);
@@ -410,14 +410,14 @@ mod tests {
         filter.predict(0.6);
         let width = filter.expected().width();
         assert!((90.0..=120.0).contains(&width), "{width}");
-        // And what shrinks out of it does not vanish.
+        // And a box that shrinks while it leaves does not vanish.
         filter.w.at = -50.0;
         assert_eq!(filter.expected().width(), 20.0);
     }
 
-    /// Two sightings are enough to know the velocity.
+    /// Two detections are enough to know the velocity.
     #[test]
-    fn the_second_sighting_gives_the_velocity() {
+    fn the_second_detection_gives_the_velocity() {
         for fps in [2.0f32, 6.0, 15.0, 30.0] {
             let mut filter = BoxFilter::new(&BoxPx::from_centre(100.0, 100.0, 120.0, 60.0), false, 12.0);
             filter.predict(1.0 / fps);

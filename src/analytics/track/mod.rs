@@ -1,16 +1,15 @@
 //! Tracks road users from frame to frame: a ByteTrack-class tracker (Zhang et al. 2022) of fixed capacity.
 //!
-//! Duty: detections of one frame in, tracks with an identity out. Per update: predict every track to `now`
-//! (`kalman.rs`), then assign detections to tracks in three rounds, each solved for the optimum (`assign.rs`):
+//! Input: the detections of one frame; output: tracks with ids. Each update predicts every track to `now` (`kalman.rs`), then assigns
+//! detections to tracks in three rounds, each solved for the optimum (`assign.rs`):
 //! 1. confirmed and lost tracks x strong detections, by IoU with the predicted box, fused with the score;
-//! 2. confirmed tracks still without one x weak detections, by IoU: a car that is half hidden scores low;
-//! 3. all tracks still without one, new ones included x strong detections left, by distance in standard deviations.
+//! 2. confirmed tracks still unmatched x weak detections, by IoU: a car that is half hidden scores low;
+//! 3. all tracks still unmatched, new ones included x strong detections left, by distance in standard deviations.
 //!
-//! Strong detections without a track begin one. ByteTrack has no round 3. At 2 to 6 frames a second
-//! a car moves more than its own width between frames, and a track with one sighting has no velocity: its boxes do
-//! not overlap. A buffered IoU (C-BIoU, Yang et al. 2023) needs a buffer made for one frame rate; the filter's own
-//! uncertainty already contains the true time since the last frame, the age of the track and the size of the box. It is
-//! used last, so that a wide guess never takes what a good prediction explains.
+//! Strong detections without a track begin one. ByteTrack has no round 3. At 2 to 6 frames a second a car moves more than its own width
+//! between frames, and a track with one detection has no velocity: its boxes do not overlap. A buffered IoU (C-BIoU, Yang et al. 2023)
+//! needs a buffer tuned to one frame rate; the filter's own uncertainty already contains the true time since the last frame, the age of the
+//! track and the size of the box. It is used last, so that a wide guess never takes what a good prediction explains.
 //!
 //! ```text
 //!                 hits_min sightings                 not found
@@ -23,12 +22,12 @@
 //! A track is never confirmed by a single detection, however strong: a crossing needs several positions anyway, and
 //! a reflection with a high score would become an event.
 //!
-//! Classes: a model that wavers between car and truck must not split a track, so association ignores the class within
-//! a group ([`group_of`]) except for a penalty, and a track's class is the score-weighted majority. Between groups
-//! (person and car, rider and bicycle) there is no association: these really are in the same place.
+//! Classes: a model that wavers between car and truck must not split a track, so association ignores the class within a group
+//! ([`group_of`]) except for a penalty, and a track's class is the score-weighted majority. Between groups (person and car, rider and
+//! bicycle) there is no association: these really are in the same place.
 //!
-//! It never reads a clock (it is told `now`), never allocates after [`Tracker::new`], never ages a track by frames, and
-//! never panics for any detection: what is not a box is refused and counted (I4, I8).
+//! It reads no clock (it gets `now`), allocates nothing after [`Tracker::new`], ages tracks by time and never by frames, and panics for no
+//! detection: invalid ones are refused and counted (I4, I8).
 
 mod assign;
 mod kalman;
@@ -47,45 +46,45 @@ use assign::Assignment;
 use kalman::BoxFilter;
 pub use params::Params;
 
-/// Shortest side of a box that is tracked, pixels: less than a pixel is no picture of anything.
+/// Minimum side of a box that is tracked, pixels: less than a pixel shows nothing.
 const SIDE_MIN: f32 = 1.0;
 /// Largest coordinate that is accepted, pixels: `u16::MAX`, far outside of `limits::FRAME_SIDE_MAX`.
 const COORDINATE_MAX: f32 = 65_535.0;
-/// Round 3 looks this far: the 99 % point of the chi-square distribution of two dimensions, squared deviations.
+/// Round 3 matches up to this distance: the 99 % point of the chi-square distribution of two dimensions, squared deviations.
 const DISTANCE2_MAX: f32 = 9.21;
-/// Standard deviation of the size between two sightings, in natural logarithms: 0.35 is a factor of 1.4.
+/// Standard deviation of the size between two detections, in natural logarithms: 0.35 is a factor of 1.4.
 const SIZE_STD: f32 = 0.35;
-/// A velocity is known from this many sightings on; then round 3 takes no deviation above [`KNOWN_STD_MAX`].
+/// The velocity is known from this many detections on; then round 3 allows no deviation above [`KNOWN_STD_MAX`].
 const KNOWN_FRAMES: u32 = 3;
-/// In sides. Without it a track lost for 2 s would reach five of its lengths far and take over the next car.
+/// In sides. Without it a track lost for 2 s would reach five of its lengths ahead and take over the next car.
 const KNOWN_STD_MAX: f32 = 0.7;
 /// Misses in a row after which a tentative track is forgotten, and before which no track ends.
 const MISSES_MIN: u32 = 2;
 /// Two detections of a group that overlap this much are duplicates: one object (car and truck by class-wise suppression).
 const DUPLICATE_IOU: f32 = 0.7;
-/// ... and so are a box and one that lies in it, where it covers this part of the smaller ...
+/// ... and so are a box and a smaller one that lies in it to at least this fraction of its area ...
 const DUPLICATE_COVER: f32 = 0.9;
-/// ... and the smaller has this part of the larger one's area: the lower half of a car, as small models report it. A child
-/// before an adult, or a car before a lorry, is smaller.
+/// ... if the smaller has this fraction of the larger one's area: the lower half of a car, as small models report it. A child in front of
+/// an adult, or a car in front of a lorry, is smaller.
 const DUPLICATE_AREA: f32 = 0.4;
-/// A box this near to the frame's edge is cut by it, pixels.
+/// A box this close to the frame's edge is cut by it, pixels.
 const EDGE_PX: f32 = 2.0;
 /// A track slower than this is stationary, sides a second along the faster axis: a car at walking pace, seen from the side.
 const STATIONARY_BELOW: f32 = 0.3;
-/// A track seen this often is known well enough to say what it cannot be ...
+/// A track with this many detections is known well enough to rule out matches ...
 const SETTLED_FRAMES: u32 = 10;
-/// ... and while it is stationary its box does not grow by more than this factor in area between two frames: half of it may have
-/// been hidden. A bus that drives past a parked car covers four times its area, a lorry three.
+/// ... and while it is stationary its box does not grow by more than this factor in area between two frames: half of it may have been
+/// hidden. A bus that drives past a parked car covers four times its area, a lorry three.
 const GROWTH_MAX: f32 = 2.0;
-/// ... or by this one if what is seen now is of another class: a van covers half as much again as a car.
+/// ... or by this one if the detection has another class: a van covers half as much again as a car.
 const OTHER_GROWTH_MAX: f32 = 1.4;
-/// How far a road user gets that was hardly seen yet, sides a second: a bicycle seen from the side, see [`Params::speed_max`].
+/// Speed assumed for a road user with too few detections, sides a second: a bicycle seen from the side, see [`Params::speed_max`].
 const REACH: f32 = 5.0;
-/// Classes that a track remembers; the one with the least weight makes room.
+/// Classes that a track remembers; the one with the least weight is replaced.
 const VOTES: usize = 4;
 
-/// Group of a class name: names of one group are one road user under a wavering model, names of two never are.
-/// `None` for a class that is alone in its group.
+/// Group of a class name: a wavering model may give one road user any name of a group, but never names of two groups. `None` for a class
+/// that is alone in its group.
 pub fn group_of(class: &str) -> Option<u8> {
     match class {
         "car" | "truck" | "bus" | "van" | "train" => Some(0),
@@ -98,11 +97,11 @@ pub fn group_of(class: &str) -> Option<u8> {
 /// The state of a track; see the drawing at the top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Seen less than `hits_min` times.
+    /// Detected less than `hits_min` times.
     Tentative,
-    /// Confirmed by `hits_min` sightings, and seen in the last frame that the detector ran on.
+    /// Confirmed by `hits_min` detections, and detected in the last frame with inference.
     Confirmed,
-    /// Confirmed before, but not found in the last frame that the detector ran on.
+    /// Confirmed before, but not detected in the last frame with inference.
     Lost,
 }
 
@@ -124,18 +123,18 @@ pub struct Track {
     found: bool,
     first_seen: Mono,
     last_seen: Mono,
-    /// The last moment at which it was certainly there: seen, or the gate saw nothing move where it is.
+    /// The last moment at which it was certainly there: detected, or the gate saw no motion where it is.
     sure_at: Mono,
     first_point: PointPx,
 }
 
 impl Track {
-    /// Number within the run, from 1, never used again. Tentative tracks take numbers too, so there are gaps.
+    /// Number within the run, from 1, never reused. Tentative tracks take numbers too, so there are gaps.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Slot in the tracker, below `limits::TRACKS_MAX`: for state that others keep per track. Used again by later tracks.
+    /// Slot in the tracker, below `limits::TRACKS_MAX`: for state that other stages keep per track. Reused by later tracks.
     pub fn slot(&self) -> usize {
         self.slot
     }
@@ -152,12 +151,12 @@ impl Track {
         best.0
     }
 
-    /// The last detection, not smoothed: what was seen where.
+    /// The last detection, not smoothed.
     pub fn bbox(&self) -> BoxPx<Frame> {
         self.bbox
     }
 
-    /// Where the filter expects it at the time of the last update (equal to a smoothed [`Track::bbox`] if seen then).
+    /// The predicted box at the time of the last update (equal to a smoothed [`Track::bbox`] if detected then).
     pub fn expected(&self) -> BoxPx<Frame> {
         self.filter.expected()
     }
@@ -172,27 +171,27 @@ impl Track {
         (self.score_sum / f64::from(self.frames)) as f32
     }
 
-    /// Frames in which it was seen, at least 1.
+    /// Number of frames in which it was detected, at least 1.
     pub fn frames(&self) -> u32 {
         self.frames
     }
 
-    /// When it was first seen.
+    /// Time of the first detection.
     pub fn first_seen(&self) -> Mono {
         self.first_seen
     }
 
-    /// When it was last seen.
+    /// Time of the last detection.
     pub fn last_seen(&self) -> Mono {
         self.last_seen
     }
 
-    /// Bottom centre at first sight.
+    /// Bottom centre at the first detection.
     pub fn first_point(&self) -> PointPx {
         self.first_point
     }
 
-    /// Bottom centre at last sight.
+    /// Bottom centre at the last detection.
     pub fn last_point(&self) -> PointPx {
         self.bbox.bottom_centre()
     }
@@ -202,7 +201,7 @@ impl Track {
         (self.filter.cx.speed, self.filter.cy.speed)
     }
 
-    /// Whether its centre hardly moves.
+    /// Whether it is stationary.
     fn is_stationary(&self) -> bool {
         let (across, down) = self.velocity();
         let most = (across.abs() / self.bbox.width()).max(down.abs() / self.bbox.height());
@@ -269,32 +268,32 @@ impl Track {
     }
 }
 
-/// What became of a track.
+/// What happened to a track.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum TrackEvent<'a> {
-    /// It is confirmed from now on.
+    /// It was confirmed.
     Began(&'a Track),
-    /// It is gone; only for tracks that began.
+    /// It ended; only for confirmed tracks.
     Ended {
-        /// As it was at the end.
+        /// Its state at the end.
         track: &'a Track,
-        /// Why.
+        /// Reason of the end.
         reason: EndReason,
     },
 }
 
-/// What the tracker did, since its start (I4).
+/// What the tracker did since its start (I4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {
     /// Tracks confirmed.
     pub began: u64,
-    /// Tentative tracks forgotten.
+    /// Tentative tracks dropped.
     pub forgotten: u64,
-    /// Tracks given up because the tracker was full and they were unseen for longest.
+    /// Tracks evicted: the tracker was full and they were unseen for longest.
     pub evicted: u64,
-    /// Detections that found the tracker full of tracks seen in the same frame.
+    /// Detections dropped: the tracker was full of tracks seen in the same frame.
     pub no_room: u64,
-    /// Detections that were no box or no score: NaN, infinite, inside out, below a pixel, far outside.
+    /// Invalid detections: NaN, infinite, inside out, below a pixel, far outside.
     pub refused: u64,
     /// Detections beyond `limits::DETECTIONS_MAX` in a frame.
     pub over: u64,
@@ -321,7 +320,7 @@ pub struct Tracker {
     next_id: u64,
     now: Mono,
     counters: Counters,
-    // Scratch of an update, taken once.
+    // Scratch memory of an update, allocated once.
     pending: Vec<Detection>,
     taken: Box<[bool]>,
     rows: Vec<usize>,
@@ -330,8 +329,8 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// A tracker for frames of `width` x `height` pixels and a model with these class names in order.
-    /// Takes all its memory ([`Tracker::heap_bytes`]).
+    /// A tracker for frames of `width` x `height` pixels and a model with these class names in order. Allocates all its memory
+    /// ([`Tracker::heap_bytes`]).
     ///
     /// # Errors
     /// As [`Params::check`].
@@ -360,7 +359,7 @@ impl Tracker {
         })
     }
 
-    /// Bytes on the heap, for the sum of I1.
+    /// Bytes on the heap, for the memory plan (I1).
     pub fn heap_bytes(&self) -> usize {
         size_of_val(&*self.groups)
             + size_of_val(&*self.tracks)
@@ -370,13 +369,13 @@ impl Tracker {
             + self.assignment.heap_bytes()
     }
 
-    /// Frames have another size from now on. Call [`Tracker::finish`] first: old boxes mean nothing in the new frame.
+    /// The frame size changed. Call [`Tracker::finish`] first: old boxes mean nothing in the new frame.
     pub fn resize(&mut self, width: u32, height: u32) {
         self.width = width as f32;
         self.height = height as f32;
     }
 
-    /// What was done so far.
+    /// The counters since the start.
     pub fn counters(&self) -> Counters {
         self.counters
     }
@@ -386,7 +385,7 @@ impl Tracker {
         self.tracks.iter().flatten()
     }
 
-    /// Where the tracks are expected at `now`, in the frame, and how they move. One that was not seen often enough to tell may be
+    /// Where the tracks are predicted to be at `now`, in the frame, and how they move. A track with too few detections to tell may be
     /// anywhere around.
     pub fn outlook(&self, now: Mono) -> impl Iterator<Item = (BoxPx<Frame>, Motion)> + Clone {
         let dt = now.since(self.now).min(self.params.lost_after).as_secs_f32();
@@ -405,20 +404,20 @@ impl Tracker {
         self.tracks.iter().flatten().map(expected)
     }
 
-    /// Tracks that are confirmed and were seen in the last update: what the counter wants.
+    /// Tracks that are confirmed and were seen in the last update: the counter's input.
     pub fn seen(&self) -> impl Iterator<Item = &Track> {
         self.tracks().filter(|track| track.state == State::Confirmed && track.found)
     }
 
-    /// The detector ran on a whole frame: its detections in any order, in frame pixels. `on` is called with what became of tracks.
-    /// A `now` before the last one counts as the last one.
+    /// Inference ran on a whole frame: its detections in any order, in frame pixels. Calls `on` for each change of a track. A `now` before
+    /// the last one counts as the last one.
     pub fn update(&mut self, now: Mono, detections: &[Detection], on: &mut dyn FnMut(TrackEvent<'_>)) {
         self.update_in(now, None, detections, on);
     }
 
-    /// The detector ran on a region of a frame only, because the gate saw nothing move elsewhere; boxes that a side of the region cuts
-    /// are not among `detections`. Stationary tracks that are not wholly in the region stay as they are until the detector runs there;
-    /// all others may be found, or are missed, as in [`Self::update`].
+    /// Inference ran on a region of a frame only, because the gate saw no motion elsewhere; boxes that a side of the region cuts are not
+    /// among `detections`. Stationary tracks that are not wholly in the region stay as they are until inference runs there; all others are
+    /// matched or missed, as in [`Self::update`].
     pub fn update_region(
         &mut self,
         now: Mono,
@@ -449,8 +448,8 @@ impl Tracker {
         }
     }
 
-    /// The detector did not run on a frame because nothing in it moved. Visible tracks stay where they are and do not age;
-    /// those out of sight do. For frames that were skipped for other reasons: no call at all.
+    /// There was no inference on a frame because nothing in it moved. Visible tracks stay where they are and do not age; those out of sight
+    /// do. Do not call it for frames that were skipped for other reasons.
     pub fn still(&mut self, now: Mono, on: &mut dyn FnMut(TrackEvent<'_>)) {
         let now = self.advance(now, true);
         for slot in 0..self.tracks.len() {
@@ -462,9 +461,9 @@ impl Tracker {
         }
     }
 
-    /// Whether the track in `slot` is stationary where detections in `region` say nothing about it; its next state is set then. One
-    /// that was missed once does not end before the detector ran there again; one that was seen only once does, as it may have been
-    /// nothing.
+    /// Whether the track in `slot` is stationary where detections in `region` say nothing about it; sets its next state if so. A track that
+    /// was missed once does not end before inference runs there again; one that was detected only once does, as it may have been a false
+    /// detection.
     fn keep_outside(
         &mut self,
         slot: usize,
@@ -498,7 +497,7 @@ impl Tracker {
         true
     }
 
-    /// The source has ended or changes: so do all tracks.
+    /// The source has ended or changes: all tracks end.
     pub fn finish(&mut self, now: Mono, on: &mut dyn FnMut(TrackEvent<'_>)) {
         self.now = self.now.max(now);
         for slot in 0..self.tracks.len() {
@@ -506,14 +505,14 @@ impl Tracker {
         }
     }
 
-    /// Copies what is a detection into `pending`, in an order that does not depend on the caller's.
+    /// Copies the valid detections into `pending`, in an order that does not depend on the caller's.
     fn accept(&mut self, detections: &[Detection]) {
         self.pending.clear();
         for detection in detections {
             if !plausible(detection) {
                 self.counters.refused += 1;
             } else if detection.score < self.params.score_low {
-                // Too weak for anything: not a drop.
+                // Below score_low: ignored, not counted as a drop.
             } else if self.pending.len() == DETECTIONS_MAX {
                 self.counters.over += 1;
             } else {
@@ -527,7 +526,7 @@ impl Tracker {
     /// Predicts all tracks to `now`; `still` if nothing moved since the last frame.
     fn advance(&mut self, now: Mono, still: bool) -> Mono {
         let now = now.max(self.now);
-        // No velocity says anything after `lost_after`; until then it is the best that is known.
+        // No velocity means anything after `lost_after`; until then it is the best estimate.
         let dt = now.since(self.now).min(self.params.lost_after).as_secs_f32();
         self.now = now;
         for track in self.tracks.iter_mut().flatten() {
@@ -584,8 +583,8 @@ impl Tracker {
         }
     }
 
-    /// Whether `detection` shows a road user that has a track in sight, so that the lost `track` may not come back as it: a
-    /// duplicate detection of the car behind would throw the lost one back over its line.
+    /// Whether `detection` belongs to a road user that has a visible track, so that the lost `track` may not be matched to it: a duplicate
+    /// detection of the car behind would throw the lost track back over its line.
     fn claimed(&self, track: &Track, detection: &Detection) -> bool {
         let shows = |other: &Track| {
             other.state == State::Confirmed
@@ -595,8 +594,8 @@ impl Tracker {
         track.state == State::Lost && self.tracks().any(shows)
     }
 
-    /// Whether `detection` shows what hides the stationary `track`, and not the track itself: a bus that is new in the picture must not
-    /// go on as the parked car that it has just covered.
+    /// Whether `detection` is an object that hides the stationary `track`, and not the track itself: a bus that has just appeared must not
+    /// continue the track of the parked car that it covers.
     fn hides(track: &Track, expected: &BoxPx<Frame>, detection: &Detection) -> bool {
         let known = track.frames >= SETTLED_FRAMES && track.is_stationary() && !track.cut;
         let most = if detection.class == track.class() { GROWTH_MAX } else { OTHER_GROWTH_MAX };
@@ -628,7 +627,7 @@ impl Tracker {
         if cost > assign::UNMATCHED {
             return f32::INFINITY;
         }
-        // The penalty shrinks the advantage of the pair, so that it never forbids a pair that has no rival.
+        // The penalty reduces the pair's advantage, so it never forbids a pair without a rival.
         let penalty = if detection.class == track.class() { 0.0 } else { self.params.class_penalty };
         1.0 - (1.0 - cost) * (1.0 - penalty)
     }
@@ -663,7 +662,7 @@ impl Tracker {
         }
     }
 
-    /// A slot for a new track: a free one, or that of the track unseen for longest, or none if all were just seen.
+    /// A slot for a new track: a free one, or that of the track unseen for longest, or none if all were seen in this frame.
     fn free_slot(&mut self, on: &mut dyn FnMut(TrackEvent<'_>)) -> Option<usize> {
         if let Some(free) = self.tracks.iter().position(Option::is_none) {
             return Some(free);
@@ -675,7 +674,7 @@ impl Tracker {
         Some(oldest)
     }
 
-    /// After association: the next state of the track in `slot`.
+    /// After association: sets the next state of the track in `slot`.
     fn settle(&mut self, slot: usize, now: Mono, on: &mut dyn FnMut(TrackEvent<'_>)) {
         let Some(track) = &mut self.tracks[slot] else { return };
         if track.found {
@@ -723,7 +722,7 @@ impl Tracker {
     }
 }
 
-/// The group of a class that shares it with no other: numbers above all those of [`group_of`].
+/// The group of a class that is alone in it: numbers above all those of [`group_of`].
 fn alone(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX - 256).saturating_add(256)
 }

@@ -7,26 +7,26 @@ use crate::base::error::{Error, Kind, Result};
 /// Settings of the tracker. See [`Params::check`] for the ranges.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Params {
-    /// Detections below are ignored, score 0..=1. Default 0.1 (`track_low_thresh` of Ultralytics' bytetrack.yaml).
+    /// Detections with a lower score are ignored, 0..=1. Default 0.1 (`track_low_thresh` of Ultralytics' bytetrack.yaml).
     pub score_low: f32,
-    /// From here on a detection is strong, score `score_low`..=1. Default 0.25 (`track_high_thresh` there, set for
-    /// YOLO scores; the paper's 0.6 is for YOLOX).
+    /// Detections with at least this score are strong, `score_low`..=1. Default 0.25 (`track_high_thresh` there, set for YOLO scores; the
+    /// paper's 0.6 is for YOLOX).
     pub score_high: f32,
-    /// From here on a detection may begin a track, score `score_high`..=1. Default 0.25 (`new_track_thresh` there).
+    /// Detections with at least this score may begin a track, `score_high`..=1. Default 0.25 (`new_track_thresh` there).
     pub score_new: f32,
-    /// Least IoU in round 1, above 0 and below 1. Default 0.2 (ByteTrack's `match_thresh` 0.8 is the distance). Ours gates the
-    /// IoU alone and uses the score for preference only: fused gating would ask a score of 0.25 for an IoU of 0.8.
+    /// Minimum IoU in round 1, above 0 and below 1. Default 0.2 (ByteTrack's `match_thresh` 0.8 is the distance). Ours gates by IoU alone
+    /// and uses the score only as a preference: with fused gating, a score of 0.25 would need an IoU of 0.8.
     pub iou_min: f32,
-    /// Least IoU in round 2, above 0 and below 1. Default 0.5 (ByteTrack).
+    /// Minimum IoU in round 2, above 0 and below 1. Default 0.5 (ByteTrack).
     pub iou_low_min: f32,
-    /// Cost of a class other than the track's within its group, 0..=0.5 of a cost that runs from 0 to 1. Default 0.1.
+    /// Cost of a class other than the track's within its group, 0..=0.5, on the scale of costs from 0 to 1. Default 0.1.
     pub class_penalty: f32,
-    /// Sightings that confirm a track, 2..=20. Default 2.
+    /// Detections that confirm a track, 2..=20. Default 2.
     pub hits_min: u32,
     /// A track ends after this long out of sight, 100 ms..=60 s. Default 2 s.
     pub lost_after: Duration,
-    /// Highest plausible velocity, box sides a second along either axis, 1..=50. Default 12: a car at 50 km/h seen
-    /// from the side makes 3 a second, a bicycle 5, a motorcycle coming across at 90 km/h 12.
+    /// Highest plausible velocity, box sides a second along either axis, 1..=50. Default 12: a car at 50 km/h seen from the side makes 3 a
+    /// second, a bicycle 5, a motorcycle that crosses the view at 90 km/h 12.
     pub speed_max: f32,
 }
 
@@ -57,7 +57,7 @@ impl Params {
     /// Checks all settings.
     ///
     /// # Errors
-    /// `Kind::Config` with the name, the value and the range of the first one that does not.
+    /// `Kind::Config` with the name, the value and the range of the first invalid setting.
     pub fn check(&self) -> Result<()> {
         within("score_low", self.score_low, 0.0, 1.0)?;
         within("score_high", self.score_high, self.score_low, 1.0)?;

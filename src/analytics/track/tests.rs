@@ -32,12 +32,12 @@ fn car(cx: f32, cy: f32) -> Detection {
 
 fn quiet(_: TrackEvent<'_>) {}
 
-/// Ids of the tracks seen in the last update with their centres' x.
+/// Ids of the tracks seen in the last update, with the x of their centres.
 fn ids(tracker: &Tracker) -> Vec<(u64, i32)> {
     tracker.seen().map(|t| (t.id(), f32::midpoint(t.bbox().x1, t.bbox().x2).round() as i32)).collect()
 }
 
-/// What a run reported: `+id`, `-id reason`.
+/// Track events of a run: `+id`, `-id reason`.
 fn words(event: TrackEvent<'_>) -> String {
     match event {
         TrackEvent::Began(t) => format!("+{}", t.id()),
@@ -46,7 +46,7 @@ fn words(event: TrackEvent<'_>) -> String {
 }
 
 #[test]
-fn the_life_of_a_track() {
+fn tracks_are_confirmed_lost_found_again_and_ended() {
     let mut t = tracker();
     let mut heard = Vec::new();
     for frame in 0..4 {
@@ -81,10 +81,10 @@ fn the_life_of_a_track() {
     assert_eq!(t.tracks().count(), 0);
 }
 
-/// A bus is first seen where it hides a car that stands there: it is a road user of its own, and the car is still the car when
-/// the bus has passed.
+/// A bus is first detected where it hides a car that stands there: it gets its own track, and the car keeps its track when the bus has
+/// passed.
 #[test]
-fn what_hides_a_parked_car_does_not_become_it() {
+fn a_bus_that_hides_a_parked_car_does_not_take_its_track() {
     let mut t = tracker();
     let mut heard = Vec::new();
     let bus = |frame: u16| seen(520.0 + 90.0 * f32::from(frame), 285.0, 250.0, 110.0, 0.85, BUS);
@@ -93,7 +93,7 @@ fn what_hides_a_parked_car_does_not_become_it() {
     }
     for frame in 0..7_u16 {
         let mut found = vec![bus(frame)];
-        // The car is seen again as soon as the bus is past it.
+        // The car is detected again as soon as the bus is past it.
         if frame > 3 {
             found.push(car(600.0, 300.0));
         }
@@ -105,11 +105,11 @@ fn what_hides_a_parked_car_does_not_become_it() {
 }
 
 /// The numbers are those of `sim:21,day,clear`: of a car that is parked at the lower edge only the bonnet is in the picture, and another
-/// car passes behind it. It was counted three times, because the bonnet's track was expected as 205x102, took the passing car's box and
-/// went on with it.
+/// car passes behind it. It was counted three times, because the bonnet's track was predicted as 205x102, matched the passing car's box and
+/// continued with it.
 #[test]
 fn a_passing_car_does_not_take_over_a_parked_one_that_the_edge_cuts() {
-    // When the passing car is found first, in steps of 41 pixels: its own track, if there is one, has another say.
+    // The step in which the passing car is first detected, 41 pixels each: with an earlier track of its own, other rounds match it.
     for first_seen in 0..9 {
         let mut t = Tracker::new(Params::default(), 640, 360, CLASSES).unwrap();
         let mut counter = Counter::new(CountParams::default(), &[CountingLine::middle()], 640, 360).unwrap();
@@ -140,10 +140,10 @@ fn a_passing_car_does_not_take_over_a_parked_one_that_the_edge_cuts() {
     }
 }
 
-/// The detector runs on a region: stationary tracks outside of it do not age, those in it that are not found are lost, and one that
-/// drives into it keeps its id.
+/// Inference runs on a region: stationary tracks outside it do not age, those in it that are not detected are lost, and one that drives
+/// into it keeps its id.
 #[test]
-fn detections_in_a_region_leave_tracks_outside_of_it_alone() {
+fn detections_in_a_region_leave_tracks_outside_it_unchanged() {
     let mut t = tracker();
     let mut heard = Vec::new();
     for frame in 0..4 {
@@ -164,21 +164,21 @@ fn detections_in_a_region_leave_tracks_outside_of_it_alone() {
         });
         assert_eq!(ids(&t), [(1, x as i32)], "only what is in the region was seen");
     }
-    assert_eq!(heard, ["+1", "+2", "+3"], "nobody aged");
+    assert_eq!(heard, ["+1", "+2", "+3"], "no track aged");
     t.update(at(6.0), &[car(600.0, 300.0), car(905.0, 300.0)], &mut |e| heard.push(words(e)));
     assert_eq!(ids(&t), [(1, 600), (3, 905)]);
-    // The second is not there any more: it is looked for where it was, and ends in its time.
+    // The second is gone: it is missed inside the region, and ends after lost_after.
     let states = |t: &Tracker| t.tracks().map(Track::state).collect::<Vec<_>>();
     assert_eq!(states(&t), [State::Confirmed, State::Lost, State::Confirmed]);
     for frame in 61..90 {
         t.update_region(at(f64::from(frame) / 10.0), &region, &[], &mut |e| heard.push(words(e)));
     }
-    assert_eq!(heard[3..], ["-1 Lost"], "nobody looked for the second; the third is still there");
+    assert_eq!(heard[3..], ["-1 Lost"], "the second was outside all regions; the third is still there");
     t.update(at(9.1), &[car(905.0, 300.0)], &mut |e| heard.push(words(e)));
     assert_eq!((ids(&t), heard[4..].to_vec()), (vec![(3, 905)], vec!["-2 Lost".to_owned()]));
 }
 
-/// One miss in a whole frame does not end a stationary track; a tentative one that is outside of all regions ends by itself.
+/// One miss in a whole frame does not end a stationary track; a tentative one outside all regions ends by itself.
 #[test]
 fn a_stationary_track_outside_the_region_ends_after_two_misses() {
     let mut t = tracker();
@@ -218,14 +218,14 @@ fn a_car_that_leaves_the_region_keeps_its_id() {
     }
     let outlook: Vec<_> = t.outlook(at(4.0 / 6.0)).collect();
     assert!(matches!(outlook[..], [(_, Motion::Moving)]), "{outlook:?}");
-    // The region is behind it, but it moves and is found where it is.
+    // The region is behind it, but it moves and is detected where it is.
     drive(&mut t, 4, 1020.0, Some(BoxPx::new(700.0, 200.0, 1000.0, 400.0)));
     assert_eq!(ids(&t), [(1, 1020)]);
     for step in 5..24 {
         drive(&mut t, step, 900.0 + 30.0 * step as f32, Some(BoxPx::new(1000.0, 200.0, 1280.0, 400.0)));
     }
     assert_eq!(heard, ["+1", "-1 Lost"]);
-    // A moving one outside of the region is missed, not frozen: it goes on as it went.
+    // A moving track outside the region is missed, not frozen: its prediction continues.
     let mut t = tracker();
     for step in 0..4 {
         t.update(at(f64::from(step) / 6.0), &[car(900.0 + 30.0 * step as f32, 300.0)], &mut quiet);
@@ -233,7 +233,7 @@ fn a_car_that_leaves_the_region_keeps_its_id() {
     t.update_region(at(4.0 / 6.0), &BoxPx::new(0.0, 0.0, 400.0, 400.0), &[], &mut quiet);
     let track = t.tracks().next().unwrap();
     assert!(track.state() == State::Lost && track.velocity().0 > 100.0, "{track:?}");
-    // Seen once, it may be anywhere around; seen often and never elsewhere, it is stationary.
+    // With one detection it may be anywhere around; with many in one place it is stationary.
     let mut t = tracker();
     t.update(at(0.0), &[car(300.0, 300.0)], &mut quiet);
     let (around, motion) = t.outlook(at(0.5)).next().unwrap();
@@ -246,7 +246,7 @@ fn a_car_that_leaves_the_region_keeps_its_id() {
 }
 
 #[test]
-fn one_detection_is_no_track_however_strong() {
+fn one_detection_never_confirms_a_track_however_strong() {
     let mut t = tracker();
     let mut heard = Vec::new();
     t.update(at(0.0), &[seen(300.0, 300.0, 120.0, 60.0, 1.0, CAR)], &mut |e| heard.push(words(e)));
@@ -258,9 +258,9 @@ fn one_detection_is_no_track_however_strong() {
     assert_eq!(t.counters(), Counters { forgotten: 1, ..Counters::default() });
 }
 
-/// A weak detection keeps a track, and never begins one.
+/// A weak detection continues a track, and never begins one.
 #[test]
-fn weak_detections_keep_but_do_not_begin() {
+fn weak_detections_continue_tracks_but_do_not_begin_them() {
     let mut t = tracker();
     let weak = |x| seen(x, 300.0, 120.0, 60.0, 0.12, CAR);
     t.update(at(0.0), &[car(300.0, 300.0), weak(900.0)], &mut quiet);
@@ -288,9 +288,9 @@ fn a_fast_car_at_six_frames_a_second_keeps_its_id() {
     }
 }
 
-/// The same where the first and the last boxes are cut by the frame's edge.
+/// The same with the first and the last boxes cut by the frame's edge.
 #[test]
-fn a_fast_car_enters_in_slices() {
+fn a_fast_car_cut_by_the_edge_keeps_its_id() {
     let mut t = tracker();
     for frame in 0..9 {
         let bbox =
@@ -341,7 +341,7 @@ fn a_second_behind_a_tree_is_the_same_car() {
 }
 
 #[test]
-fn a_track_that_left_the_frame_does_not_wait_for_the_next_car() {
+fn a_track_that_left_the_frame_does_not_take_the_next_car() {
     let mut t = tracker();
     let mut heard = Vec::new();
     for frame in 0..10 {
@@ -355,9 +355,9 @@ fn a_track_that_left_the_frame_does_not_wait_for_the_next_car() {
     assert_eq!(heard, ["+1", "-1 Lost"]);
 }
 
-/// Tracks age by time, not by frames; while nothing moves what is visible does not age at all.
+/// Tracks age by time, not by frames; while nothing moves, visible tracks do not age at all.
 #[test]
-fn a_closed_gate_does_not_age() {
+fn visible_tracks_do_not_age_while_the_gate_is_closed() {
     let mut t = tracker();
     let mut heard = Vec::new();
     for frame in 0..10 {
@@ -373,7 +373,7 @@ fn a_closed_gate_does_not_age() {
     t.update(at(130.0), &[car(602.0, 300.0)], &mut |e| heard.push(words(e)));
     assert_eq!(ids(&t), [(1, 602)]);
     assert_eq!(heard, ["+1"]);
-    // But what is out of sight does age while nothing moves.
+    // Tracks out of sight do age while nothing moves.
     t.update(at(130.1), &[], &mut |e| heard.push(words(e)));
     t.still(at(133.0), &mut |e| heard.push(words(e)));
     assert_eq!(heard, ["+1", "-1 Lost"]);
@@ -401,9 +401,9 @@ fn a_person_is_never_a_car_nor_a_rider_the_bicycle() {
     }
 }
 
-/// What a small model finds of a near car: the whole of it, and its lower half again.
+/// Detections of a small model on a near car: the whole car, and its lower half again.
 #[test]
-fn the_lower_half_of_a_car_is_no_second_car_but_a_car_before_a_lorry_is() {
+fn the_lower_half_of_a_car_is_a_duplicate_but_a_car_in_front_of_a_lorry_is_not() {
     for (height, cars) in [(36.0, 1), (60.0, 1), (20.0, 2)] {
         let mut t = tracker();
         for frame in 0..4 {
@@ -416,9 +416,9 @@ fn the_lower_half_of_a_car_is_no_second_car_but_a_car_before_a_lorry_is() {
     }
 }
 
-/// Two cars in a lane: the first leaves, and the second shows twice, whole and by its lower half.
+/// Two cars in a lane: the first leaves, and the second is detected twice, whole and by its lower half.
 #[test]
-fn a_lost_track_does_not_come_back_as_the_second_box_of_another_car() {
+fn a_lost_track_is_not_matched_to_a_duplicate_of_another_car() {
     let mut t = tracker();
     let mut step = 0;
     let mut update = |t: &mut Tracker, boxes: &[Detection]| {
@@ -442,7 +442,7 @@ fn a_lost_track_does_not_come_back_as_the_second_box_of_another_car() {
 
 /// Two candidates of one group: the one of the track's own class is preferred.
 #[test]
-fn another_class_costs() {
+fn a_detection_of_the_tracks_own_class_is_preferred() {
     let mut t = tracker();
     t.update(at(0.0), &[car(300.0, 300.0)], &mut quiet);
     t.update(at(0.1), &[car(300.0, 300.0)], &mut quiet);
@@ -515,7 +515,7 @@ fn more_detections_than_a_frame_may_have_are_counted() {
 }
 
 #[test]
-fn what_is_no_box_is_refused() {
+fn invalid_boxes_are_refused() {
     let mut t = tracker();
     let nan = f32::NAN;
     let inf = f32::INFINITY;
@@ -563,9 +563,9 @@ fn settings_out_of_range_are_named() {
 // ---- A street ----
 
 /// xorshift64*: seeded, the same everywhere.
-struct Dice(u64);
+struct Random(u64);
 
-impl Dice {
+impl Random {
     fn unit(&mut self) -> f32 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -591,7 +591,7 @@ struct Car {
     h: f32,
 }
 
-/// How bad the detector is.
+/// Imperfections of the simulated detector.
 #[derive(Clone, Copy)]
 struct Noise {
     jitter: f32,
@@ -602,8 +602,8 @@ struct Noise {
 
 const FAIR: Noise = Noise { jitter: 0.02, miss: 0.08, weak: 0.12, false_alarms: 0.05 };
 
-/// A minute of a two-way road: two lanes a way, headways as in dense traffic.
-fn street(dice: &mut Dice) -> Vec<Car> {
+/// A minute of a two-way road: two lanes in each direction, headways as in dense traffic.
+fn street(dice: &mut Random) -> Vec<Car> {
     let mut cars = Vec::new();
     for (y, way) in [(300.0, -1.0), (365.0, -1.0), (470.0, 1.0), (545.0, 1.0)] {
         let (mut time, speed) = (dice.within(0.0, 2.0), dice.within(240.0, 420.0));
@@ -617,7 +617,7 @@ fn street(dice: &mut Dice) -> Vec<Car> {
     cars
 }
 
-fn look(cars: &[Car], time: f32, noise: Noise, dice: &mut Dice) -> Vec<Detection> {
+fn look(cars: &[Car], time: f32, noise: Noise, dice: &mut Random) -> Vec<Detection> {
     let mut out = Vec::new();
     for car in cars {
         let way = car.speed * (time - car.enters);
@@ -640,15 +640,15 @@ fn look(cars: &[Car], time: f32, noise: Noise, dice: &mut Dice) -> Vec<Detection
     out
 }
 
-/// What a street brought: cars, tracks that lived, counts to the right and to the left.
+/// Results of a street: cars, confirmed tracks, counts to the right and to the left.
 fn drive(seed: u64, fps: f32, noise: Noise) -> ([usize; 2], usize, [usize; 2]) {
-    let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let mut dice = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let cars = street(&mut dice);
     let mut t = tracker();
     let mut counter = Counter::new(CountParams::default(), &[CountingLine::middle()], 1280, 720).unwrap();
     let (mut tracks, mut counts) = (0, [0; 2]);
     for frame in 0..(70.0 * fps) as u32 {
-        // Frames do not come like clockwork either.
+        // Frame intervals jitter, too.
         let time = (frame as f32 + dice.within(-0.2, 0.2)).max(0.0) / fps;
         let detections = look(&cars, time, noise, &mut dice);
         t.update(at(f64::from(time)), &detections, &mut |event| match event {
@@ -667,7 +667,7 @@ fn drive(seed: u64, fps: f32, noise: Noise) -> ([usize; 2], usize, [usize; 2]) {
 }
 
 #[test]
-fn a_fair_street_is_counted_exactly() {
+fn a_street_with_a_good_detector_is_counted_exactly() {
     for fps in [2.0, 6.0, 15.0, 30.0] {
         let (mut cars, mut tracks, mut counts, mut off) = (0, 0, 0, 0);
         for seed in 1..=10 {
@@ -682,9 +682,9 @@ fn a_fair_street_is_counted_exactly() {
 }
 
 proptest! {
-    /// Any floats, any times, any order: no panic, no track without numbers.
+    /// Any floats, any times, any order: no panic, no track with invalid numbers.
     #[test]
-    fn never_panics(frames in proptest::collection::vec(
+    fn any_detections_never_panic(frames in proptest::collection::vec(
         (any::<u64>(), proptest::collection::vec((any::<[f32; 4]>(), any::<f32>(), any::<u16>()), 0..12), any::<bool>()), 0..20),
     ) {
         let mut t = tracker();
@@ -692,7 +692,7 @@ proptest! {
         for (now, detections, still) in frames {
             let now = Mono::from_nanos(now);
             let list: Vec<Detection> = detections.iter().enumerate().map(|(i, (b, score, class))| {
-                // Half of them near enough to reality to become tracks.
+                // Half of them realistic enough to become tracks.
                 let squeeze = |v: f32, to: f32| if i % 2 == 0 { (v.abs() % to).abs() } else { v };
                 let (x, y) = (squeeze(b[0], 1280.0), squeeze(b[1], 720.0));
                 let bbox = if i % 2 == 0 { BoxPx::new(x, y, x + squeeze(b[2], 300.0), y + squeeze(b[3], 300.0)) }
@@ -711,10 +711,10 @@ proptest! {
         prop_assert_eq!(t.tracks().count(), 0);
     }
 
-    /// The order of the detections changes nothing; every track has another id, and they only grow.
+    /// The order of the detections changes nothing; every track has its own id, and ids only grow.
     #[test]
     fn the_order_of_detections_does_not_matter(seed in 1u64.., shuffle in any::<u64>()) {
-        let mut dice = Dice(seed | 1);
+        let mut dice = Random(seed | 1);
         let cars = street(&mut dice);
         let (mut a, mut b) = (tracker(), tracker());
         let (mut heard_a, mut heard_b) = (Vec::new(), Vec::new());
@@ -737,7 +737,7 @@ proptest! {
 
     /// Repeated and backward times are a dt of 0.
     #[test]
-    fn time_may_stand_or_run_back(times in proptest::collection::vec(0u64..3_000_000_000, 1..30)) {
+    fn repeated_and_backward_times_are_accepted(times in proptest::collection::vec(0u64..3_000_000_000, 1..30)) {
         let mut t = tracker();
         for nanos in times {
             t.update(Mono::from_nanos(nanos), &[car(400.0, 300.0)], &mut quiet);

@@ -1,21 +1,21 @@
-//! The start of a stream: where it begins, what it is, and its format.
+//! The start of a stream: its position, its kind, and its format.
 
 use super::super::mjpeg_stream::{Head, Scan, Splitter, jpeg_head};
 use super::super::{CaptureParams, y4m};
-use super::{Ahead, Bytes, Expect, Fault, Framer, Got, Layout, Opened};
+use super::{Ahead, Bytes, Expect, Fault, Framer, Layout, Opened, ReadOutcome};
 use crate::base::limits::Y4M_HEADER_BYTES_MAX;
 use crate::capture::frame::PixelFormat;
 
-/// First guess of what an MJPEG stream needs until its first frame header, bytes; doubles while that is not found.
+/// First guess of how much of an MJPEG stream contains the first frame header, bytes; doubles while that is not found.
 const JPEG_PROBE_BYTES: usize = 64 << 10;
-/// An MJPEG stream whose first frame header is not within this is none, bytes.
+/// If the first frame header is not within this many bytes, the stream is not MJPEG.
 const JPEG_PROBE_BYTES_MAX: usize = 4 << 20;
-/// How far a stream is searched for its first frame, bytes: a program's words before it, a multipart boundary, the rest of the frame
-/// in the middle of which it was joined.
+/// How far a stream is searched for its first frame, bytes: before it there may be a program's messages, a multipart boundary, or the rest
+/// of a frame in whose middle the reader joined.
 const START_BYTES_MAX: usize = 64 << 10;
 
-/// Looks for the start of the stream in its first [`START_BYTES_MAX`]: what it is, and how many bytes were skipped before it. The
-/// inner error ends the opening.
+/// Finds the start of the stream in its first [`START_BYTES_MAX`]: its kind, and how many bytes were skipped before it. The inner error
+/// ends the opening.
 pub(super) fn detect_start(
     ahead: &mut Ahead,
     source: &mut impl Bytes,
@@ -44,7 +44,7 @@ pub(super) fn detect_start(
             ahead.consume(at);
             return Ok(Ok((found, skipped + at as u64)));
         }
-        // A start may lie across what comes next.
+        // A start may continue in the next bytes.
         let seen = bytes.len().saturating_sub(y4m::STREAM_MAGIC.len() - 1);
         ahead.consume(seen);
         skipped += seen as u64;
@@ -52,19 +52,21 @@ pub(super) fn detect_start(
             return Err(Fault::Stream(no_start(&start, expect)));
         }
         match ahead.fill(source)? {
-            Got::Some(_) => {}
-            Got::Idle => return Ok(Err(Opened::Idle)),
-            // What might have become a start and is only cut off is no other kind of stream.
-            Got::End if is_no_y4m && start != [0xFF] => return Err(Fault::Stream(no_start(&start, expect))),
-            Got::End => return Ok(Err(Opened::End)),
+            ReadOutcome::Some(_) => {}
+            ReadOutcome::Idle => return Ok(Err(Opened::Idle)),
+            // A cut-off start of one kind is not a stream of another kind.
+            ReadOutcome::End if is_no_y4m && start != [0xFF] => {
+                return Err(Fault::Stream(no_start(&start, expect)));
+            }
+            ReadOutcome::End => return Ok(Err(Opened::End)),
         }
     }
 }
 
-/// The first yuv4mpeg header or (unless that is what must come) JPEG in `bytes`.
+/// The first yuv4mpeg header or JPEG in `bytes`; with `Expect::Y4m` only the former.
 fn find_start(bytes: &[u8], expect: Expect, at_start: bool) -> Option<(usize, Expect)> {
     let y4m = bytes.windows(y4m::STREAM_MAGIC.len()).position(|window| window == y4m::STREAM_MAGIC);
-    // Within other bytes one more must fit than at the start: a marker follows SOI.
+    // Among other bytes a longer match is required than at the start: a marker must follow SOI.
     let jpeg = match bytes {
         [0xFF, 0xD8, ..] if at_start => Some(0),
         _ => bytes.windows(3).position(|window| window == [0xFF, 0xD8, 0xFF]),
@@ -108,9 +110,9 @@ pub(super) fn open_y4m(
             )));
         }
         match ahead.fill(source)? {
-            Got::Some(_) => {}
-            Got::Idle => return Ok(Opened::Idle),
-            Got::End => return Ok(Opened::End),
+            ReadOutcome::Some(_) => {}
+            ReadOutcome::Idle => return Ok(Opened::Idle),
+            ReadOutcome::End => return Ok(Opened::End),
         }
     }
 }
@@ -132,7 +134,8 @@ pub(super) fn open_mjpeg(
         match jpeg_head(ahead.bytes()) {
             Head::Info(info) => {
                 if !info.baseline {
-                    let why = info.refusal.unwrap_or("progressive, or neither grey nor of three colours");
+                    let why =
+                        info.refusal.unwrap_or("progressive, or with other than one or three components");
                     return Err(Fault::Stream(format!(
                         "its JPEGs are not baseline ({why}): let ffmpeg write them with -c:v mjpeg"
                     )));
@@ -143,7 +146,7 @@ pub(super) fn open_mjpeg(
                 framer.offset = offset;
                 return Ok(Opened::Yes(framer));
             }
-            // A frame that is torn at the start of the stream; the next one tells.
+            // A torn frame at the start of the stream; the next one shows the format.
             Head::Broken(_) => {
                 ahead.consume(2);
                 offset += 2;
@@ -158,9 +161,9 @@ pub(super) fn open_mjpeg(
             ahead.grow(ahead.len() * 2);
         }
         match ahead.fill(source)? {
-            Got::Some(_) => {}
-            Got::Idle => return Ok(Opened::Idle),
-            Got::End => return Ok(Opened::End),
+            ReadOutcome::Some(_) => {}
+            ReadOutcome::Idle => return Ok(Opened::Idle),
+            ReadOutcome::End => return Ok(Opened::End),
         }
     }
 }

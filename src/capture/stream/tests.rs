@@ -1,19 +1,19 @@
-//! Streams of known frames, cut into any pieces; and streams of anything.
+//! Streams of known frames, cut into arbitrary pieces; and random streams.
 
 use super::super::mjpeg_stream::tests::skeleton;
 use super::*;
 use proptest::prelude::*;
 
-/// Bytes that come in pieces. A piece of 0: nothing within the time.
+/// Bytes that come in pieces. A piece of 0: nothing within the time limit.
 struct Pieces {
     bytes: Vec<u8>,
     at: usize,
-    /// Sizes of the pieces, over and over.
+    /// Sizes of the pieces, repeated.
     pieces: Vec<usize>,
     turn: usize,
-    /// Whether the length is known, as with a file.
+    /// Whether the length is known, as for a file.
     known: bool,
-    /// Waits over the pauses, as while a frame's rest is read.
+    /// Waits over the pauses, as while the rest of a frame is read.
     patient: bool,
     calls: usize,
 }
@@ -25,21 +25,21 @@ impl Pieces {
         Pieces { bytes, at: 0, pieces, turn: 0, known, patient: true, calls: 0 }
     }
 
-    fn next(&mut self, most: usize) -> Got {
+    fn next(&mut self, most: usize) -> ReadOutcome {
         assert!(most > 0, "asked for nothing");
         self.calls += 1;
         if self.at == self.bytes.len() {
-            return Got::End;
+            return ReadOutcome::End;
         }
         loop {
             let piece = self.pieces[self.turn % self.pieces.len()];
             self.turn += 1;
             match piece.min(most).min(self.bytes.len() - self.at) {
                 0 if self.patient => {}
-                0 => return Got::Idle,
+                0 => return ReadOutcome::Idle,
                 count => {
                     self.at += count;
-                    return Got::Some(count);
+                    return ReadOutcome::Some(count);
                 }
             }
         }
@@ -47,16 +47,16 @@ impl Pieces {
 }
 
 impl Bytes for Pieces {
-    fn read(&mut self, buffer: &mut [u8]) -> Result<Got> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<ReadOutcome> {
         let start = self.at;
         let got = self.next(buffer.len());
-        if let Got::Some(count) = got {
+        if let ReadOutcome::Some(count) = got {
             buffer[..count].copy_from_slice(&self.bytes[start..start + count]);
         }
         Ok(got)
     }
 
-    fn skip(&mut self, most: u64) -> Result<Got> {
+    fn skip(&mut self, most: u64) -> Result<ReadOutcome> {
         Ok(self.next(usize::try_from(most).unwrap()))
     }
 
@@ -79,7 +79,7 @@ enum Kind {
 /// 16x16 I420.
 const RAW_BYTES: usize = 16 * 16 * 3 / 2;
 
-/// A stream of frames: its bytes, and each frame's start and payload in it.
+/// A stream of frames: its bytes, and each frame's offset and payload.
 fn stream(kind: Kind, fills: &[u8]) -> (Vec<u8>, Vec<(usize, Vec<u8>)>) {
     let mut bytes = match kind {
         Kind::Y4m => b"YUV4MPEG2 W16 H16 F25:1 Ip C420jpeg\n".to_vec(),
@@ -115,18 +115,18 @@ fn expect(kind: Kind, look: bool) -> Expect {
     }
 }
 
-/// What came out of a stream.
+/// Everything that came out of a stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Played {
     announced: usize,
     /// Number and bytes of the frames read.
     read: Vec<(usize, Vec<u8>)>,
-    /// Half frames told.
+    /// Number of partial frames reported.
     halves: Vec<u64>,
     faults: usize,
 }
 
-/// Plays to the end, reading the frames that `wanted` says, over and over.
+/// Plays to the end, reading the frames that `wanted` selects, repeatedly.
 fn play(framer: &mut Framer, source: &mut Pieces, wanted: &[bool]) -> Played {
     let mut played = Played::default();
     let mut buffer = vec![0; 1 << 16];
@@ -153,7 +153,7 @@ fn play(framer: &mut Framer, source: &mut Pieces, wanted: &[bool]) -> Played {
             Ok(Next::Idle) => {}
             Ok(Next::End(half)) => {
                 played.halves.extend(half.map(|half| half.have));
-                // The end stays, and is told without the half frame.
+                // The end is permanent, and is reported without the partial frame.
                 assert_eq!(framer.advance(source).unwrap(), Next::End(None));
                 return played;
             }
@@ -181,8 +181,8 @@ fn pieces() -> impl Strategy<Value = Vec<usize>> {
 }
 
 proptest! {
-    /// Every frame is told once, and those that are read have their own bytes, whatever the pieces and pauses and whichever
-    /// frames nobody wants.
+    /// Every frame is announced once, and frames that are read have the right bytes, whatever the pieces and pauses and whichever frames
+    /// are skipped.
     #[test]
     fn frames_are_byte_exact(
         kind in kinds(),
@@ -201,9 +201,9 @@ proptest! {
         prop_assert_eq!(played, Played { announced: fills.len(), read, halves: vec![], faults: 0 });
     }
 
-    /// A stream that ends anywhere: the whole frames before are there, the half one is told once, with what it had.
+    /// A stream that ends anywhere: the complete frames before the end are read, the partial one is reported once, with its length.
     #[test]
-    fn a_half_frame_is_told_once(
+    fn a_partial_frame_is_reported_once(
         kind in kinds(),
         fills in proptest::collection::vec(any::<u8>(), 2..6),
         wanted in proptest::collection::vec(any::<bool>(), 1..5),
@@ -212,7 +212,7 @@ proptest! {
         cut in any::<prop::sample::Index>(),
     ) {
         let (mut bytes, frames) = stream(kind, &fills);
-        // The first frame stays, it tells an MJPEG stream's format.
+        // The first frame stays complete: it determines an MJPEG stream's format.
         let first = frames[1].0;
         bytes.truncate(first + cut.index(bytes.len() - first));
         let length = bytes.len();
@@ -227,7 +227,7 @@ proptest! {
             .filter(|(number, _)| wanted[number % wanted.len()]).collect();
         prop_assert_eq!(played.faults, 0);
         let left = length - end(whole.last().unwrap());
-        // Of a JPEG that has begun its picture perhaps only EOI is missing: the decoder judges.
+        // If a JPEG's picture data have begun, perhaps only EOI is missing: the decoder decides.
         let rest = length - left;
         let begun = kind == Kind::Mjpeg && source.bytes[rest..].windows(2).any(|pair| pair == [0xFF, 0xDA]) && {
             let header = source.bytes[rest..].windows(2).position(|pair| pair == [0xFF, 0xDA]).unwrap();
@@ -242,21 +242,21 @@ proptest! {
         prop_assert_eq!(&played.read, &read);
         let header = left == b"FRAME\n".len() && kind == Kind::Y4m;
         if header {
-            // Of a header alone nothing of the frame itself is there: told only to who wanted a frame that a pipe announced.
+            // A header alone has no frame data: reported only if the reader wanted a frame that a pipe announced.
             let asked = !known && wanted[whole.len() % wanted.len()];
             prop_assert_eq!(&played.halves, &vec![0; usize::from(asked)]);
         } else {
             prop_assert_eq!(played.halves.len(), usize::from(left > 0), "{:?} of {}", played.halves, left);
             prop_assert!(played.halves.iter().all(|&have| have > 0 && have <= left as u64));
         }
-        // A pipe tells a frame by its first bytes, a file only when all of it is there.
+        // A pipe announces a frame by its first bytes, a file only when it is complete.
         let told_early = !known && kind != Kind::Mjpeg && played.announced == whole.len() + 1;
         prop_assert!(played.announced == whole.len() || told_early);
     }
 
     /// Any bytes: no panic, an end, and no more work than there are bytes.
     #[test]
-    fn any_bytes_come_to_an_end(
+    fn any_bytes_reach_the_end(
         start in prop_oneof![
             Just(&b""[..]), Just(&b"YUV4MPEG2 W16 H16 F25:1\n"[..]), Just(&b"YUV4MPEG2 "[..]), Just(&b"FRAME\n"[..]),
             Just(&b"\xFF\xD8\xFF"[..]), Just(&b"YUV4MPEG2 W16 H16 F25:1\nFRAME\n"[..]),
@@ -289,7 +289,7 @@ proptest! {
     }
 }
 
-/// A pipe that ends behind a frame's header: the frame was announced, so who reads it is told that nothing of it is there.
+/// A pipe that ends after a frame's header: the frame was announced, so its reader learns that no data followed.
 #[test]
 fn a_header_alone_is_a_cut_frame_without_a_byte() {
     let (mut bytes, frames) = stream(Kind::Y4m, &[0, 0]);
@@ -303,7 +303,7 @@ fn a_header_alone_is_a_cut_frame_without_a_byte() {
 }
 
 #[test]
-fn a_frame_can_be_read_once_and_only_into_enough_room() {
+fn a_frame_can_be_read_once_and_only_into_a_large_enough_buffer() {
     let (bytes, frames) = stream(Kind::Y4m, &[1, 2]);
     let mut source = Pieces::new(bytes, &[7], false);
     let mut framer = opened(&mut source, Expect::Y4m);
@@ -312,7 +312,7 @@ fn a_frame_can_be_read_once_and_only_into_enough_room() {
     assert!(matches!(framer.advance(&mut source), Ok(Next::Frame(_))));
     let short = framer.read_into(&mut source, &mut buffer[1..]).unwrap_err();
     assert!(
-        matches!(&short, Fault::Frame(text) if text == "a frame of 384 bytes, but only 383 of room"),
+        matches!(&short, Fault::Frame(text) if text == "a frame of 384 bytes, but a buffer of only 383"),
         "{short:?}"
     );
     assert!(
@@ -324,7 +324,7 @@ fn a_frame_can_be_read_once_and_only_into_enough_room() {
 }
 
 #[test]
-fn a_pause_inside_a_frame_is_told_and_the_rest_is_stepped_over() {
+fn a_pause_inside_a_frame_is_reported_and_the_rest_is_skipped() {
     let (bytes, frames) = stream(Kind::Raw, &[1, 2]);
     let mut source = Pieces::new(bytes, &[10, 0], false);
     let mut framer = opened(&mut source, Expect::Raw(PixelFormat::I420));
@@ -336,11 +336,11 @@ fn a_pause_inside_a_frame_is_told_and_the_rest_is_stepped_over() {
     source.patient = true;
     assert!(matches!(framer.advance(&mut source), Ok(Next::Frame(_))));
     assert!(matches!(framer.read_into(&mut source, &mut buffer), Ok(Read::Whole(_))));
-    assert_eq!(buffer, frames[1].1, "the next frame is the next frame");
+    assert_eq!(buffer, frames[1].1, "the next frame is read correctly");
 }
 
 #[test]
-fn damage_ends_a_y4m_stream_with_its_place() {
+fn damage_ends_a_y4m_stream_with_its_offset() {
     let (mut bytes, frames) = stream(Kind::Y4m, &[1, 2]);
     let at = frames[1].0;
     bytes[at + 1] = b'X';
@@ -353,14 +353,14 @@ fn damage_ends_a_y4m_stream_with_its_place() {
 }
 
 #[test]
-fn an_mjpeg_stream_that_changes_its_size_is_followed_and_starts_again_with_the_first() {
+fn an_mjpeg_stream_may_change_its_size_and_restarts_with_the_first() {
     let (small, large) = (skeleton(16, 16, 1), skeleton(48, 32, 2));
     let bytes = [small.repeat(2), large.repeat(5), small.clone(), large.clone()].concat();
     for pieces in [&[1][..], &[50], &[]] {
         let mut source = Pieces::new(bytes.clone(), pieces, true);
         let mut framer = opened(&mut source, Expect::Mjpeg);
         let played = play(&mut framer, &mut source, &[true]);
-        // The first two of the new size are not believed, and neither is the one small frame among large ones.
+        // The first two frames of the new size are not accepted, nor is the single small frame among large ones.
         let frames: Vec<_> = played.read.iter().map(|(_, bytes)| bytes.clone()).collect();
         let expected = [&small, &small, &large, &large, &large, &large].map(Clone::clone);
         assert_eq!((frames.as_slice(), played.faults), (&expected[..], 3));
@@ -382,9 +382,9 @@ fn a_second_yuv4mpeg_header_changes_the_size() {
     assert_eq!(framer.format().width, 32);
 }
 
-/// Words before the first frame, a multipart boundary, half a frame: the stream begins where it begins.
+/// Text before the first frame, a multipart boundary, half a frame: the stream begins at its first complete frame.
 #[test]
-fn the_start_of_a_stream_is_searched_for() {
+fn the_start_of_a_stream_is_found_after_other_bytes() {
     let jpeg = skeleton(16, 16, 1);
     let middle = &jpeg[jpeg.len() - 20..];
     for kind in [Kind::Y4m, Kind::Mjpeg] {
@@ -433,9 +433,9 @@ fn a_jpeg_without_its_end_is_a_frame_where_the_next_begins_or_the_stream_ends() 
     assert!(played.read.iter().all(|(_, bytes)| bytes == bare) && played.read.len() == 2);
 }
 
-/// A JPEG may be larger than what its size suggests.
+/// A JPEG may be larger than its size suggests.
 #[test]
-fn a_jpeg_of_many_bytes_is_gathered() {
+fn a_jpeg_of_many_bytes_is_collected() {
     let mut large = skeleton(16, 16, 1);
     let end = large.len() - 2;
     large.splice(end..end, vec![0x11; 1 << 20]);

@@ -1,4 +1,4 @@
-//! V4L2 controls (exposure, power-line frequency, …): what the user's words mean for what the driver offers. Pure.
+//! V4L2 controls (exposure, power-line frequency, …): matches the user's settings with the driver's offers. Pure.
 
 use std::fmt;
 
@@ -7,21 +7,21 @@ use std::fmt;
 pub struct Control {
     /// The driver's number for it.
     pub(super) id: u32,
-    /// Its name as settings write it: `power_line_frequency`.
+    /// Its name in settings: `power_line_frequency`.
     pub name: String,
-    /// What it takes.
+    /// Its values.
     pub range: Range,
-    /// What the driver begins with.
+    /// The driver's default.
     pub default: i64,
-    /// What is in force; `None` if it cannot be read.
+    /// The current value; `None` if it cannot be read.
     pub value: Option<i64>,
-    /// It can be set at all.
+    /// Whether it can be set at all.
     pub writable: bool,
-    /// It has no effect at the moment, because another one (an automatic) rules it.
+    /// It has no effect at the moment, because another control (an automatic one) governs it.
     pub inactive: bool,
 }
 
-/// What a control takes.
+/// The values of a control.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Range {
     /// On or off.
@@ -32,10 +32,10 @@ pub enum Range {
         min: i64,
         /// Largest.
         max: i64,
-        /// Between two of them.
+        /// Step.
         step: i64,
     },
-    /// One of these: number and name.
+    /// A menu: number and name of each entry.
     Menu(Vec<(i64, String)>),
 }
 
@@ -54,20 +54,20 @@ impl fmt::Display for Range {
     }
 }
 
-/// What the user wants of a control: `exposure_time_absolute = 200`.
+/// A setting of a control: `exposure_time_absolute = 200`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
     /// The control's name, as [`Control::name`].
     pub name: String,
-    /// A number, a menu's word, on or off.
+    /// A number, a menu entry's name, on or off.
     pub value: String,
 }
 
 impl Setting {
-    /// Reads `NAME = VALUE`.
+    /// Parses `NAME = VALUE`.
     ///
     /// # Errors
-    /// What it must look like.
+    /// The expected form.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (name, value) = text.split_once('=').unwrap_or((text, ""));
         let (name, value) = (key(name), value.trim().to_owned());
@@ -84,21 +84,21 @@ impl fmt::Display for Setting {
     }
 }
 
-/// A driver's name as settings write it: small letters and digits, everything else one `_`.
+/// A driver's name in settings notation: lower-case letters and digits, everything else becomes one `_`.
 pub(super) fn key(name: &str) -> String {
     let words = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join("_").to_ascii_lowercase()
 }
 
-/// The control that `setting` means, and the number to set it to.
+/// The control that `setting` names, and the number to set it to.
 ///
 /// # Errors
-/// What is wrong with it, and what there is instead.
+/// What is wrong with it, and the available values.
 pub(super) fn resolve<'c>(controls: &'c [Control], setting: &Setting) -> Result<(&'c Control, i64), String> {
     let Some(control) = controls.iter().find(|control| control.name == setting.name) else {
         let names: Vec<&str> = controls.iter().map(|control| control.name.as_str()).collect();
         let names = if names.is_empty() { "no controls at all".to_owned() } else { names.join(", ") };
-        return Err(format!("camera.controls: it has no {}, but {names}", setting.name));
+        return Err(format!("camera.controls: it has no {}, only {names}", setting.name));
     };
     if !control.writable {
         return Err(format!("camera.controls: {} can only be read", setting.name));
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn words_become_numbers() {
+    fn setting_names_become_numbers() {
         for (text, expected) in [
             ("power_line_frequency = 50 Hz", 1),
             ("Power Line Frequency=60hz", -1),
@@ -157,15 +157,15 @@ mod tests {
             ("focus_automatic = off", 0),
             ("Focus, Automatic = TRUE", 1),
         ] {
-            // "60hz" is another word than "60 Hz".
+            // "60hz" differs from "60 Hz".
             assert_eq!(value(text).unwrap_or(-1), expected, "{text}");
         }
     }
 
     #[test]
-    fn what_cannot_be_set_says_what_can() {
+    fn refused_settings_list_the_available_values() {
         for (text, words) in [
-            ("exposure = 1", "has no exposure, but power_line_frequency, exposure_time_absolute"),
+            ("exposure = 1", "has no exposure, only power_line_frequency, exposure_time_absolute"),
             ("power_line_frequency = 55", "must be 0 Disabled, 1 50 Hz, 2 60 Hz"),
             ("exposure_time_absolute = 4", "must be 3 to 2047 in steps of 2"),
             ("exposure_time_absolute = 1", "3 to 2047"),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the driver calls its range (also a broken one), what is set lies in it.
+        /// Whatever range the driver reports (even a broken one), the value that is set lies in it.
         #[test]
         fn numbers_stay_in_range(min in any::<i32>(), max in any::<i32>(), step in any::<i32>(), request in any::<i32>()) {
             let range = Range::Number { min: min.into(), max: max.into(), step: step.into() };

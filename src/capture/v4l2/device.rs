@@ -1,8 +1,8 @@
-//! The kernel's cameras: the only file that names `v4l`, and the only one of [`crate::capture`] with unsafe code.
+//! V4L2 devices: the only file that uses `v4l`, and the only one of [`crate::capture`] with unsafe code.
 //!
-//! The crate opens devices and lists sizes and rates. Capabilities, formats and the buffer queue are our own calls on its
-//! handle: version 0.14 unwraps the text of names (a camera with a broken name would end the program), cannot resume after
-//! a time-out, ignores `bytesused` and the error flag.
+//! The crate opens devices and lists sizes and rates. Capabilities, formats and the buffer queue are our own calls on its handle: version
+//! 0.14 unwraps the text of names (a camera with a broken name would end the program), cannot resume after a time-out, and ignores
+//! `bytesused` and the error flag.
 
 #![allow(unsafe_code, reason = "system calls and mapped memory; each block argues its safety")]
 
@@ -27,7 +27,7 @@ use crate::capture::frame::PixelFormat;
 
 const CAPTURE: u32 = sys::v4l2_buf_type_V4L2_BUF_TYPE_VIDEO_CAPTURE;
 const MMAP: u32 = sys::v4l2_memory_V4L2_MEMORY_MMAP;
-/// Most entries of any list that a driver gives; a broken one may never say that it is over.
+/// Maximum number of entries that are read from a driver's list; a broken driver may never report its end.
 const LIST_MAX: u32 = 256;
 
 /// The kernel's names of the layouts that we read (videodev2.h).
@@ -43,7 +43,7 @@ const LAYOUTS: [(&[u8; 4], PixelFormat); 9] = [
     (b"Y800", PixelFormat::Grey),
 ];
 
-/// A struct of the kernel's that is plain data: integers, arrays, unions and pointers.
+/// A kernel struct that is plain data: integers, arrays, unions and pointers.
 ///
 /// # Safety
 /// All zeros is a valid value.
@@ -62,24 +62,24 @@ unsafe impl Plain for sys::v4l2_queryctrl {}
 unsafe impl Plain for sys::v4l2_querymenu {}
 
 fn blank<T: Plain>() -> T {
-    // SAFETY: `Plain` says so.
+    // SAFETY: `Plain` guarantees it.
     unsafe { zeroed() }
 }
 
-/// What a device says about itself.
+/// A device's description of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceInfo {
     /// The camera's name.
     pub name: String,
     /// The driver's name.
     pub driver: String,
-    /// Where it is plugged in.
+    /// The bus and port that it is connected to.
     pub bus: String,
-    /// It delivers pictures, by the calls that we use. Metadata, output and codec nodes do not.
+    /// Whether it delivers pictures by the calls that we use. Metadata, output and codec nodes do not.
     pub captures: bool,
 }
 
-/// What was agreed with a camera.
+/// The negotiated format of a camera.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Agreed {
     pub(super) pixel: PixelFormat,
@@ -102,8 +102,8 @@ struct Mapping {
     length: usize,
 }
 
-// SAFETY: the mapping is plain memory that stays where it is until it is dropped; who may read it when is the queue's
-// business (a buffer on loan is not queued, so the kernel does not write it).
+// SAFETY: the mapping is plain memory that stays in place until it is dropped; the queue decides who may read it when (a buffer on loan is
+// not queued, so the kernel does not write it).
 unsafe impl Send for Mapping {}
 // SAFETY: as above; we only ever read.
 unsafe impl Sync for Mapping {}
@@ -116,12 +116,12 @@ impl Drop for Mapping {
 }
 
 impl Camera {
-    /// Opens a device node; changes nothing on it.
+    /// Opens a device node; does not change its state.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         Ok(Camera { device: Device::with_path(path)?, buffers: Vec::new() })
     }
 
-    /// One ioctl with a struct of the kernel's.
+    /// One ioctl with a kernel struct.
     ///
     /// `request` must be one whose argument is a `T`.
     fn call<T>(&self, request: vidioc::_IOC_TYPE, argument: &mut T) -> io::Result<()> {
@@ -143,7 +143,7 @@ impl Camera {
     pub(super) fn info(&self) -> io::Result<DeviceInfo> {
         let mut caps: sys::v4l2_capability = blank();
         self.call(vidioc::VIDIOC_QUERYCAP, &mut caps)?;
-        // What this node can, not what the whole device can: a camera has metadata nodes beside it.
+        // The capabilities of this node, not of the whole device: a camera also has metadata nodes.
         let flags = match caps.capabilities & sys::V4L2_CAP_DEVICE_CAPS {
             0 => caps.capabilities,
             _ => caps.device_caps,
@@ -158,7 +158,7 @@ impl Camera {
         })
     }
 
-    /// Everything that the camera can deliver and we can read, in the driver's order.
+    /// Every format that the camera can deliver and we can read, in the driver's order.
     pub(super) fn offers(&self) -> Vec<Offer> {
         let mut offers = Vec::new();
         for index in 0..LIST_MAX {
@@ -203,14 +203,14 @@ impl Camera {
         rates.reduce(f32::max)
     }
 
-    /// Every control that takes a number, a switch or a menu, in the driver's order.
+    /// Every control with a number, a switch or a menu, in the driver's order.
     pub(super) fn controls(&self) -> Vec<Control> {
         let mut controls = Vec::new();
         let mut last = 0;
         while controls.len() < LIST_MAX as usize {
             let mut query: sys::v4l2_queryctrl = blank();
             query.id = last | sys::V4L2_CTRL_FLAG_NEXT_CTRL;
-            // A driver that does not go on would never end.
+            // A broken driver may return the same control for ever.
             if self.call(vidioc::VIDIOC_QUERYCTRL, &mut query).is_err() || query.id <= last {
                 break;
             }
@@ -248,12 +248,12 @@ impl Camera {
                     .filter_map(|index| Some((index.into(), self.item(query.id, index, plain)?)));
                 Some(Range::Menu(items.collect()))
             }
-            // Buttons, texts, bit masks and matrices are nothing that a road counter sets.
+            // A road counter never needs to set buttons, texts, bit masks and matrices.
             _ => None,
         }
     }
 
-    /// A menu's word. Menus have holes.
+    /// The name of a menu entry. Menus may have gaps.
     fn item(&self, id: u32, index: u32, plain: bool) -> Option<String> {
         let mut item: sys::v4l2_querymenu = blank();
         (item.id, item.index) = (id, index);
@@ -273,11 +273,11 @@ impl Camera {
     pub(super) fn set_control(&self, id: u32, value: i64) -> io::Result<i64> {
         let value = i32::try_from(value).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         self.call(vidioc::VIDIOC_S_CTRL, &mut sys::v4l2_control { id, value })?;
-        // What cannot be read back is believed.
+        // If it cannot be read back, it is assumed to be set.
         Ok(self.control(id).unwrap_or(value).into())
     }
 
-    /// Asks for a format and a rate, and tells what the driver made of it.
+    /// Requests a format and a rate, and returns what the driver chose.
     pub(super) fn agree(&self, offer: &Offer, fps: f32) -> io::Result<Agreed> {
         let fourcc =
             LAYOUTS.iter().find(|(_, pixel)| *pixel == offer.pixel).map(|(name, _)| FourCC::new(name));
@@ -286,7 +286,7 @@ impl Camera {
         let pixel = layout(format.fourcc).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidData, format!("it gives {}", format.fourcc))
         })?;
-        // Not every driver can set a rate, and none must.
+        // Not every driver can set a rate; that is fine.
         let interval = Fraction::new(1000, (fps * 1000.0) as u32);
         let rate = self.device.set_params(&v4l::video::capture::Parameters::new(interval));
         Ok(Agreed {
@@ -299,7 +299,7 @@ impl Camera {
         })
     }
 
-    /// Has the kernel make buffers and maps them. The driver may give more or fewer than asked for.
+    /// Lets the kernel allocate buffers and maps them. The driver may give more or fewer than requested.
     pub(super) fn map(&mut self, wanted: u32) -> io::Result<()> {
         let mut request: sys::v4l2_requestbuffers = blank();
         (request.count, request.type_, request.memory) = (wanted, CAPTURE, MMAP);
@@ -309,7 +309,7 @@ impl Camera {
             let mut buffer = buffer(index);
             self.call(vidioc::VIDIOC_QUERYBUF, &mut buffer)?;
             let length = buffer.length as usize;
-            // SAFETY: with V4L2_MEMORY_MMAP the kernel fills in the offset; the mapping is new memory that nobody else has.
+            // SAFETY: with V4L2_MEMORY_MMAP the kernel fills in the offset; the mapping is new memory that nobody else uses.
             let start = unsafe {
                 v4l2::mmap(
                     std::ptr::null_mut(),
@@ -393,7 +393,7 @@ impl Kernel for Camera {
             Err(error) => return Err(error.into()),
         }
         let events = fds[0].revents();
-        // A frame first: the last ones before a loss are as good as any.
+        // Frames first: the last ones before a loss are as good as any.
         if events.contains(PollFlags::IN) && !events.contains(PollFlags::ERR) {
             return Ok(Ready::Frame);
         }
@@ -417,7 +417,7 @@ fn per_second(interval: Fraction) -> Option<f32> {
     (fps.is_finite() && fps > 0.0).then_some(fps)
 }
 
-/// Text of a fixed field: up to its zero, whatever bytes are in it.
+/// Text of a fixed-size field: up to its zero, whatever bytes are in it.
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()

@@ -1,4 +1,4 @@
-//! `v4l2:` - a camera of the kernel. Frames are lent, not copied: the gate and the letterbox read the mapped buffers.
+//! `v4l2:` - a V4L2 camera. Frames are lent, not copied: the gate and the letterbox read the mapped buffers.
 //!
 //! ```text
 //!   open ─► ask what it is ─► choose a format ─► map buffers ─► stream ─┬─► frames
@@ -6,8 +6,8 @@
 //!                                                    └── restart, once ─┤
 //!                                                                       └─► silent again, gone: Class::Retry
 //! ```
-//! A frame that nobody wants goes back to the kernel unread. Opening it again, by a path that stays the same when it is
-//! plugged in again (`/dev/v4l/by-path/...`), is up to the owner.
+//! An unwanted frame goes back to the kernel unread. The owner reopens the camera, by a path that stays the same when it is plugged in
+//! again (`/dev/v4l/by-path/...`).
 
 mod controls;
 mod device;
@@ -24,7 +24,7 @@ pub use device::DeviceInfo;
 pub use negotiate::Offer;
 
 use device::{Agreed, Camera};
-use negotiate::{FormatRequest, NoStart, start_best};
+use negotiate::{FormatRequest, StartError, start_best};
 use queue::{Dequeued, Kernel, Queue, Ready};
 
 use super::mjpeg_stream::{Head, SizeWatch, jpeg_head};
@@ -34,14 +34,14 @@ use crate::base::stop::Stop;
 use crate::capture::frame::{Color, FrameFormat, FrameMeta, Lease, PixelFormat};
 use crate::platform::clock::{Clock, Mono};
 
-/// Buffers that we ask for: one read, one or two ready, one announced, and two for the camera to fill meanwhile.
+/// Number of buffers that we request: one being read, one or two ready, one announced, and two for the camera to fill meanwhile.
 const BUFFERS_WISHED: u32 = 6;
-/// Fewer and the camera has none to fill while ours are in use.
+/// With fewer the camera has no buffer to fill while ours are in use.
 const BUFFERS_MIN: u32 = 4;
-/// Longest wait in one piece, so that a stop request is seen soon.
+/// Longest uninterrupted wait, so that a stop request is noticed soon.
 const WAIT_STEP: Duration = Duration::from_millis(100);
 
-/// A camera that streams.
+/// A streaming camera.
 struct Stream<K: Kernel + 'static> {
     what: String,
     queue: Arc<Queue<K>>,
@@ -52,9 +52,9 @@ struct Stream<K: Kernel + 'static> {
     idle_timeout: Duration,
     announced: Option<(Lease, usize)>,
     last: Option<Last>,
-    /// Frame number of ours that the driver's 0 would have.
+    /// Our frame number for the driver's 0.
     seq: u64,
-    /// Since when no usable frame has come.
+    /// Time since which no usable frame has come.
     silent_since: Mono,
     restarted: bool,
     sizes: SizeWatch,
@@ -68,16 +68,16 @@ struct Last {
     at: Mono,
 }
 
-/// Where the camera that was opened first is plugged in, kept between openings: it may come back under another number, and
-/// another camera may have taken its own. Whatever is plugged in at that place is the camera, even if it was replaced.
+/// The port of the camera that was opened first, kept between openings: it may come back under another number, and another camera may have
+/// taken its old number. Whatever is plugged into that port is the camera, even if it was replaced.
 #[derive(Debug, Clone, Default)]
 pub struct PinnedDevice(Arc<OnceLock<DeviceInfo>>);
 
 impl PinnedDevice {
-    /// The camera at `path`; if that is not the known one, the known one wherever it is now.
+    /// The camera at `path`; if that is not the pinned one, the pinned one wherever it is now.
     ///
     /// # Errors
-    /// What opening `path` said, or that another camera is there and the known one is nowhere.
+    /// The error of opening `path`, or that another camera is there and the pinned one is missing.
     fn open(&self, path: &Path) -> io::Result<(Camera, io::Result<DeviceInfo>)> {
         let there = Camera::open(path).map(|camera| (camera.info(), camera));
         let Some(known) = self.0.get() else {
@@ -91,7 +91,7 @@ impl PinnedDevice {
                 let same = |node: &PathBuf| {
                     let camera = Camera::open(node).ok()?;
                     let info = camera.info().ok().filter(at_home)?;
-                    tracing::info!("camera '{}' is '{}' now", path.display(), node.display());
+                    tracing::info!("camera '{}' is now at '{}'", path.display(), node.display());
                     Some((camera, Ok(info)))
                 };
                 let found = nodes().unwrap_or_default().iter().find_map(|(_, node)| same(node));
@@ -107,22 +107,22 @@ impl PinnedDevice {
     }
 
     fn remember(&self, info: &DeviceInfo) {
-        // The first stays.
+        // The first camera stays pinned.
         let _known = self.0.set(info.clone());
     }
 }
 
-/// Opens the camera and starts it, in the format that serves best (see [`Offer`]) unless `params` insists on one.
+/// Opens the camera and starts it, in the best format (see [`Offer`]) unless `params` requires one.
 ///
 /// # Errors
-/// Fatal with the remedy: no camera (a metadata, output or codec node), no format that is read here, none as `params`
-/// insists. Retry: not there, busy, or no bandwidth on its bus.
+/// Fatal with the remedy: not a camera (a metadata, output or codec node), no supported format, none that `params` requires. Retry:
+/// missing, busy, or no bandwidth on its bus.
 pub fn open(path: &Path, params: &CaptureParams, clock: Arc<dyn Clock>) -> Result<Box<dyn FrameSource>> {
     let what = format!("camera '{}'", path.display());
     let retry = |text: &str, error: io::Error| named(Error::retry, &what, text).caused_by(error);
     let (camera, info) = params.pinned.open(path).map_err(|error| retry(CANNOT_BE_OPENED, error))?;
     let info = info.map_err(|error| {
-        named(Error::fatal, &what, "is no video device: `flytrap cameras` lists them").caused_by(error)
+        named(Error::fatal, &what, "is not a video device: `flytrap cameras` lists them").caused_by(error)
     })?;
     if !info.captures {
         let text = format!(
@@ -143,7 +143,7 @@ pub fn open(path: &Path, params: &CaptureParams, clock: Arc<dyn Clock>) -> Resul
     let started = start_best(&offers, &request, |offer| start(path, &what, offer, request.fps, params));
     let (queue, format, fps) = match started {
         Some(Ok(started)) => started,
-        Some(Err(NoStart::Bandwidth(error) | NoStart::Other(error))) => return Err(error),
+        Some(Err(StartError::Bandwidth(error) | StartError::Other(error))) => return Err(error),
         None => return Err(named(Error::fatal, &what, &no_offer(&offers, &request))),
     };
     params.pinned.remember(&info);
@@ -152,9 +152,9 @@ pub fn open(path: &Path, params: &CaptureParams, clock: Arc<dyn Clock>) -> Resul
     Ok(Box::new(Stream::new(what, queue, buffer_bytes, format, params, clock)))
 }
 
-const CANNOT_BE_OPENED: &str = "cannot be opened: check the path, the cable and the rights";
+const CANNOT_BE_OPENED: &str = "cannot be opened: check the path, the cable and the permissions";
 
-/// A camera that streams: its buffers, its format, its rate if it tells.
+/// A streaming camera: its buffers, its format, its rate if known.
 type Started = (Arc<Queue<Camera>>, FrameFormat, Option<f32>);
 
 /// Opens the camera and streams in the format `offer`.
@@ -164,16 +164,16 @@ fn start(
     offer: &Offer,
     fps: f32,
     params: &CaptureParams,
-) -> std::result::Result<Started, NoStart<Error>> {
+) -> std::result::Result<Started, StartError<Error>> {
     let retry =
-        |text: &str, error: io::Error| NoStart::Other(named(Error::retry, what, text).caused_by(error));
-    let fatal = |text: &str| NoStart::Other(named(Error::fatal, what, text));
+        |text: &str, error: io::Error| StartError::Other(named(Error::retry, what, text).caused_by(error));
+    let fatal = |text: &str| StartError::Other(named(Error::fatal, what, text));
     let (mut camera, _) = params.pinned.open(path).map_err(|error| retry(CANNOT_BE_OPENED, error))?;
     let agreed = camera
         .agree(offer, fps)
         .map_err(|error| retry("did not take its own format: is another program using it?", error))?;
     let format = frame_format(&agreed, params).map_err(|text| fatal(&text))?;
-    set_controls(&camera, &params.controls, what).map_err(NoStart::Other)?;
+    set_controls(&camera, &params.controls, what).map_err(StartError::Other)?;
     camera
         .map(BUFFERS_WISHED)
         .map_err(|error| retry("gives no buffers: is another program using it?", error))?;
@@ -188,7 +188,7 @@ fn start(
         tracing::warn!("{what}: its bus has no bandwidth left for {format}: a lighter format is tried");
         let text = "its bus has no bandwidth left for any format that the settings allow: set fewer frames a second or a \
                     smaller size, leave camera.pixel_format to flytrap, or give it a USB port of its own";
-        NoStart::Bandwidth(named(Error::retry, what, text).caused_by(error))
+        StartError::Bandwidth(named(Error::retry, what, text).caused_by(error))
     })?;
     Ok((queue, format, agreed.fps))
 }
@@ -221,7 +221,7 @@ impl<K: Kernel + 'static> Stream<K> {
         }
     }
 
-    /// Nothing usable came. After half of the time-out the stream is restarted, once; after all of it the camera is given up.
+    /// No usable frame came. After half of the time-out the stream is restarted, once; after all of it the camera counts as lost.
     fn silent(&mut self) -> Result<Advance> {
         let silence = self.clock.mono().since(self.silent_since);
         if silence >= self.idle_timeout {
@@ -244,7 +244,7 @@ impl<K: Kernel + 'static> Stream<K> {
         named(Error::retry, &self.what, text).caused_by(error)
     }
 
-    /// Numbers and stamps a frame. The driver's gaps become ours.
+    /// Numbers a frame and sets its capture time. Gaps in the driver's numbers become gaps in ours.
     fn stamp(&mut self, done: &Dequeued) -> FrameMeta {
         let now = self.clock.mono();
         let taken = done.monotonic_nanos.map_or(now, |nanos| self.clock.at_monotonic(nanos).min(now));
@@ -252,7 +252,7 @@ impl<K: Kernel + 'static> Stream<K> {
             None => (self.seq, taken),
             Some(last) => {
                 let step = done.sequence.wrapping_sub(last.sequence);
-                // A driver that counts backwards, or not at all, drops nothing that we could know of.
+                // If a driver counts backwards, or not at all, drops cannot be detected.
                 let step = if (1..1 << 31).contains(&step) { u64::from(step) } else { 1 };
                 (self.seq + step, taken.max(last.at + Duration::from_nanos(1)))
             }
@@ -262,8 +262,8 @@ impl<K: Kernel + 'static> Stream<K> {
         FrameMeta { seq, captured_at: at, bytes_used: 0 }
     }
 
-    /// What is wrong with a frame of `used` bytes in the buffer `bytes`, if anything can be seen without decoding it. JPEGs may have
-    /// another size than was agreed on: one that stays becomes the stream's.
+    /// What is wrong with a frame of `used` bytes in the buffer `bytes`, as far as this is visible without decoding. JPEGs may have another
+    /// size than negotiated: a lasting one becomes the stream's size.
     fn fault(&mut self, done: &Dequeued, bytes: &[u8]) -> Option<String> {
         let used = done.bytes_used as usize;
         let Some(valid) = bytes.get(..used).filter(|_| !done.damaged) else {
@@ -283,7 +283,7 @@ impl<K: Kernel + 'static> Stream<K> {
                 Err(why) => return Some(why),
             }
             tracing::info!(
-                "{}: its pictures have {}x{}, not {}x{}",
+                "{}: it changed its picture size to {}x{}, from {}x{}",
                 self.what,
                 found.0,
                 found.1,
@@ -325,7 +325,7 @@ impl<K: Kernel + 'static> FrameSource for Stream<K> {
             if let Some((done, lease)) = self.queue.dequeue().map_err(|error| self.lost(error))? {
                 let meta = self.stamp(&done);
                 if let Some(why) = self.fault(&done, lease.bytes()) {
-                    // A camera that sends nothing usable is as good as silent.
+                    // A camera that sends nothing usable counts as silent.
                     drop(lease);
                     self.silent()?;
                     return Err(named(Error::degrade, &self.what, &format!("frame {}: {why}", meta.seq)));
@@ -348,7 +348,11 @@ impl<K: Kernel + 'static> FrameSource for Stream<K> {
     fn read_into(&mut self, buffer: &mut [u8]) -> Result<Filled> {
         let (lease, filled) = self.take_announced()?;
         let target = buffer.get_mut(..filled.bytes_used).ok_or_else(|| {
-            named(Error::degrade, &self.what, &format!("a frame of {} bytes has no room", filled.bytes_used))
+            named(
+                Error::degrade,
+                &self.what,
+                &format!("a frame of {} bytes does not fit into its buffer", filled.bytes_used),
+            )
         })?;
         target.copy_from_slice(&lease.bytes()[..filled.bytes_used]);
         Ok(filled)
@@ -378,9 +382,9 @@ fn set_controls(camera: &Camera, settings: &[Setting], what: &str) -> Result<()>
             controls::resolve(&controls, setting).map_err(|text| named(Error::fatal, what, &text))?;
         match camera.set_control(control.id, value) {
             Ok(set) if set == value => tracing::info!("{what}: {setting}"),
-            Ok(set) => tracing::warn!("{what}: {setting}: the camera made {set} of it"),
+            Ok(set) => tracing::warn!("{what}: {setting}: the camera set {set} instead"),
             Err(error) => {
-                // A camera counts without the control, too.
+                // Counting works without the control, too.
                 let why = if control.inactive {
                     "; another control (an automatic one) governs it: set that first"
                 } else {
@@ -416,7 +420,7 @@ fn frame_format(agreed: &Agreed, params: &CaptureParams) -> std::result::Result<
 
 fn no_offer(offers: &[Offer], request: &FormatRequest) -> String {
     if offers.is_empty() {
-        return "it has no format that is read here (raw Bayer comes through exec:rpicam-vid ...)".to_owned();
+        return "it has no supported format (for raw Bayer use exec:rpicam-vid ...)".to_owned();
     }
     let mut there: Vec<String> =
         offers.iter().map(|o| format!("{} {}x{}", o.pixel, o.width, o.height)).collect();
@@ -438,9 +442,9 @@ pub struct CameraInfo {
     pub node: PathBuf,
     /// A path that stays the same when it is plugged in again, if there is one.
     pub stable: Option<PathBuf>,
-    /// What it says about itself.
+    /// Its description of itself.
     pub info: DeviceInfo,
-    /// What it can deliver and we can read.
+    /// The formats that it can deliver and we can read.
     pub offers: Vec<Offer>,
     /// Its V4L2 controls.
     pub controls: Vec<Control>,
@@ -479,7 +483,7 @@ fn nodes() -> io::Result<Vec<(u32, PathBuf)>> {
     Ok(nodes)
 }
 
-/// The link of udev's that leads to `node`.
+/// The udev link that leads to `node`.
 fn stable_path(node: &Path) -> Option<PathBuf> {
     let links = std::fs::read_dir("/dev/v4l/by-path").ok()?;
     let mut links: Vec<PathBuf> = links.flatten().map(|entry| entry.path()).collect();

@@ -1,8 +1,8 @@
-//! Which of a camera's formats we ask for. Pure: knows offers and requests, no device.
+//! Chooses a camera's format. Pure: works on offers and requests, without a device.
 
 use crate::capture::frame::PixelFormat;
 
-/// One thing that a camera can deliver.
+/// One format that a camera can deliver.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Offer {
     /// How pixels lie in memory.
@@ -11,11 +11,11 @@ pub struct Offer {
     pub width: u32,
     /// Rows.
     pub height: u32,
-    /// Most frames a second; `None` if the driver does not say.
+    /// Maximum frames per second; `None` if the driver does not say.
     pub fps_max: Option<f32>,
 }
 
-/// What we want of a camera.
+/// Our requirements for a format.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct FormatRequest {
     /// Only this width, if set.
@@ -24,14 +24,14 @@ pub(super) struct FormatRequest {
     pub(super) height: Option<u32>,
     /// Only this layout, if set.
     pub(super) pixel: Option<PixelFormat>,
-    /// Frames a second that are needed; more is no better.
+    /// Frames per second that are needed; a higher rate is no better.
     pub(super) fps: f32,
     /// Longer side of the model's input: a picture at least that long on its longer side loses nothing.
     pub(super) side: u32,
 }
 
-/// The best offer: fast enough before slow, then the smallest that serves the model (else the largest), then the cheapest
-/// to read. `None` if none is as the request insists.
+/// The best offer: fast enough first, then the smallest that is large enough for the model (else the largest), then the cheapest to read.
+/// `None` if no offer meets the request.
 pub(super) fn choose(offers: &[Offer], request: &FormatRequest) -> Option<Offer> {
     let insists = |offer: &&Offer| {
         request.width.is_none_or(|width| width == offer.width)
@@ -41,7 +41,7 @@ pub(super) fn choose(offers: &[Offer], request: &FormatRequest) -> Option<Offer>
     let price = |offer: &Offer| {
         let area = u64::from(offer.width) * u64::from(offer.height);
         let serves = offer.width.max(offer.height) >= request.side;
-        // A driver that says nothing is taken at its word only after those that promise.
+        // Offers without a rate rank below those that promise one.
         let fps = offer.fps_max.unwrap_or(0.0).min(request.fps);
         let size = if serves { area } else { u64::MAX - area };
         (-(fps * 1000.0) as i64, !serves, size, cost(offer.pixel))
@@ -49,7 +49,7 @@ pub(super) fn choose(offers: &[Offer], request: &FormatRequest) -> Option<Offer>
     offers.iter().filter(insists).min_by_key(|offer| price(offer)).copied()
 }
 
-/// What a layout costs us, in order: bytes to read, then decoding, then colour that is not there.
+/// Cost rank of a layout: bytes to read, then decoding, then missing colour.
 const fn cost(pixel: PixelFormat) -> u8 {
     match pixel {
         PixelFormat::Nv12 => 0,
@@ -64,29 +64,29 @@ const fn cost(pixel: PixelFormat) -> u8 {
 
 /// Why a format did not start.
 #[derive(Debug)]
-pub(super) enum NoStart<E> {
-    /// The bus has no room for it: a lighter one may fit.
+pub(super) enum StartError<E> {
+    /// The bus has no bandwidth for it: a lighter one may fit.
     Bandwidth(E),
     /// Anything else; another format would not help.
     Other(E),
 }
 
-/// Tries the best offer, and while the bus has no room for it the best of those that are lighter.
+/// Tries the best offer, and while the bus has no bandwidth for it the best of the lighter ones.
 ///
 /// # Errors
-/// What the last try said: with [`NoStart::Bandwidth`] nothing lighter is left. `None` if no offer is as the request insists.
+/// The error of the last attempt: [`StartError::Bandwidth`] means that nothing lighter is left. `None` if no offer meets the request.
 pub(super) fn start_best<T, E>(
     offers: &[Offer],
     request: &FormatRequest,
-    mut start: impl FnMut(&Offer) -> Result<T, NoStart<E>>,
-) -> Option<Result<T, NoStart<E>>> {
+    mut start: impl FnMut(&Offer) -> Result<T, StartError<E>>,
+) -> Option<Result<T, StartError<E>>> {
     let mut left = offers.to_vec();
     let mut outcome = None;
     while let Some(offer) = choose(&left, request) {
         match start(&offer) {
-            Err(NoStart::Bandwidth(why)) => {
+            Err(StartError::Bandwidth(why)) => {
                 left.retain(|other| load(other) < load(&offer));
-                outcome = Some(Err(NoStart::Bandwidth(why)));
+                outcome = Some(Err(StartError::Bandwidth(why)));
             }
             ended => return Some(ended),
         }
@@ -94,7 +94,7 @@ pub(super) fn start_best<T, E>(
     outcome
 }
 
-/// What a frame weighs on the bus, bits: exact for raw ones; two bits a pixel for JPEGs, which cameras keep below that.
+/// Bits of a frame on the bus: exact for raw ones; two bits a pixel for JPEGs, which cameras stay below.
 fn load(offer: &Offer) -> u64 {
     let bits = match offer.pixel {
         PixelFormat::Mjpeg => 2,
@@ -106,7 +106,7 @@ fn load(offer: &Offer) -> u64 {
     u64::from(offer.width) * u64::from(offer.height) * bits
 }
 
-/// Sizes worth asking for where a driver takes any size between two: common ones within its limits, on its steps.
+/// Sizes to request where a driver accepts any size in a range: common ones within its limits, rounded to its steps.
 pub(super) fn sizes_within(
     min: (u32, u32),
     max: (u32, u32),
@@ -136,7 +136,7 @@ mod tests {
         FormatRequest { width: None, height: None, pixel: None, fps: 6.0, side: 640 };
 
     #[test]
-    fn the_cheapest_that_serves() {
+    fn the_cheapest_sufficient_format_is_chosen() {
         // A common USB camera: raw at high rates only when small.
         let usb = [
             offer(Mjpeg, 1920, 1080, 30.0),
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn layouts_are_ranked_and_silence_about_rates_is_no_promise() {
+    fn layouts_are_ranked_and_unknown_rates_rank_last() {
         let layouts = [Grey, Mjpeg, Rgb24, Yuyv, Nv12].map(|pixel| offer(pixel, 640, 480, 30.0));
         assert_eq!(choose(&layouts, &REQUEST).unwrap().pixel, Nv12);
         assert_eq!(choose(&layouts[..2], &REQUEST).unwrap().pixel, Mjpeg);
@@ -174,9 +174,9 @@ mod tests {
         assert_eq!(choose(&silent[..1], &REQUEST).unwrap().pixel, Yuyv);
     }
 
-    /// Two cameras on one hub: what does not fit is left out, and with it everything as heavy.
+    /// Two cameras on one hub: a format that does not fit is skipped, and with it everything as heavy.
     #[test]
-    fn a_full_bus_steps_down() {
+    fn a_full_bus_leads_to_a_lighter_format() {
         let usb = [
             offer(Yuyv, 1280, 720, 30.0),
             offer(Nv12, 1280, 720, 30.0),
@@ -187,7 +187,7 @@ mod tests {
             let mut tried = Vec::new();
             let outcome = start_best(&usb, &FormatRequest { side: 1280, ..REQUEST }, |offer| {
                 tried.push((offer.pixel, offer.width));
-                if load(offer) <= bits { Ok(*offer) } else { Err(NoStart::Bandwidth("full")) }
+                if load(offer) <= bits { Ok(*offer) } else { Err(StartError::Bandwidth("full")) }
             });
             (tried, outcome)
         };
@@ -198,16 +198,16 @@ mod tests {
         assert_eq!(
             (&tried[..], outcome.unwrap().unwrap().pixel),
             (&all[..], Mjpeg),
-            "smaller, but heavier, is no help"
+            "a smaller but heavier format does not help"
         );
         let (tried, outcome) = room(10);
-        assert!(tried == all && matches!(outcome, Some(Err(NoStart::Bandwidth("full")))), "{tried:?}");
-        let other = start_best(&usb, &REQUEST, |_| Err::<(), _>(NoStart::Other("busy")));
-        assert!(matches!(other, Some(Err(NoStart::Other("busy")))));
+        assert!(tried == all && matches!(outcome, Some(Err(StartError::Bandwidth("full")))), "{tried:?}");
+        let other = start_best(&usb, &REQUEST, |_| Err::<(), _>(StartError::Other("busy")));
+        assert!(matches!(other, Some(Err(StartError::Other("busy")))));
         assert!(
-            start_best(&usb, &FormatRequest { width: Some(7), ..REQUEST }, |_| Err::<(), _>(NoStart::Other(
-                ""
-            )))
+            start_best(&usb, &FormatRequest { width: Some(7), ..REQUEST }, |_| Err::<(), _>(
+                StartError::Other("")
+            ))
             .is_none()
         );
     }

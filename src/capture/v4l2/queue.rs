@@ -1,4 +1,4 @@
-//! The buffers that the kernel and we pass to and fro. No system calls of its own: those are behind [`Kernel`].
+//! The buffer queue shared with the kernel. No system calls of its own: those are behind [`Kernel`].
 //!
 //! ```text
 //!             start, give_back (QBUF)            kernel fills
@@ -6,8 +6,8 @@
 //!    ▲                                                            │ dequeue (DQBUF)
 //!    └───────────────────────── held by a Lease ◄─────────────────┘
 //! ```
-//! While streaming every buffer is in exactly one place: queued (or done) + held = all of them. A [`Lease`] gives its
-//! buffer back when it is dropped, on whichever thread that is; one that outlives its stream only says that it is free.
+//! While streaming every buffer is in exactly one place: queued (or done) + held = all of them. A [`Lease`] returns its buffer when it is
+//! dropped, on whichever thread that is; one that outlives its stream only marks it as free.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,38 +15,38 @@ use std::time::Duration;
 
 use crate::capture::frame::{Lease, Lender};
 
-/// Most buffers of a camera; a bit each in [`State::held`].
+/// Maximum number of buffers of a camera; one bit each in [`State::held`].
 pub(super) const BUFFERS_MAX: u32 = 32;
 
 /// A buffer that the kernel has filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Dequeued {
-    /// Which.
+    /// Index of the buffer.
     pub(super) index: u32,
     /// Valid bytes, as the driver says.
     pub(super) bytes_used: u32,
-    /// Frame number by the driver; wraps.
+    /// The driver's frame number; wraps.
     pub(super) sequence: u32,
     /// When the picture was taken, nanoseconds of the monotonic clock; `None` if the driver uses another clock.
     pub(super) monotonic_nanos: Option<u64>,
-    /// The driver says that the contents are damaged.
+    /// The driver reports damaged contents.
     pub(super) damaged: bool,
 }
 
-/// What waiting for a frame came to.
+/// Result of waiting for a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ready {
-    /// A frame is there.
+    /// A frame is ready.
     Frame,
-    /// None within the time.
+    /// None within the time limit.
     Nothing,
     /// The device is gone or its stream is broken.
     Gone,
 }
 
-/// What the queue asks of the kernel: one `ioctl` each.
+/// The queue's calls to the kernel: one `ioctl` each.
 pub(super) trait Kernel: Send + Sync {
-    /// How many buffers there are.
+    /// Number of buffers.
     fn buffers(&self) -> u32;
     /// The memory of a buffer.
     fn bytes(&self, index: u32) -> &[u8];
@@ -56,7 +56,7 @@ pub(super) trait Kernel: Send + Sync {
     fn dequeue(&self) -> io::Result<Option<Dequeued>>;
     /// VIDIOC_STREAMON.
     fn start(&self) -> io::Result<()>;
-    /// VIDIOC_STREAMOFF: all buffers are ours again, whatever is in them.
+    /// VIDIOC_STREAMOFF: all buffers become ours again, whatever is in them.
     fn stop(&self) -> io::Result<()>;
     /// Waits for a frame or the loss of the device.
     fn wait(&self, patience: Duration) -> io::Result<Ready>;
@@ -65,7 +65,7 @@ pub(super) trait Kernel: Send + Sync {
 #[derive(Debug, Default)]
 struct State {
     streaming: bool,
-    /// A bit for each buffer that a lease holds.
+    /// One bit for each buffer that a lease holds.
     held: u32,
     /// Buffers that the kernel did not take back.
     refused: u64,
@@ -78,7 +78,7 @@ pub(super) struct Queue<K> {
 }
 
 impl<K: Kernel + 'static> Queue<K> {
-    /// Nothing is queued yet.
+    /// Starts with nothing queued.
     pub(super) fn new(kernel: K) -> Arc<Self> {
         assert!(kernel.buffers() <= BUFFERS_MAX, "more buffers than bits");
         Arc::new(Queue { kernel, state: Mutex::new(State::default()) })
@@ -88,15 +88,15 @@ impl<K: Kernel + 'static> Queue<K> {
         &self.kernel
     }
 
-    /// Each change below is whole before the lock is left.
+    /// Every change below is complete before the lock is released.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues every buffer that nobody holds and starts the stream.
+    /// Queues every buffer that is not held and starts the stream.
     ///
     /// # Errors
-    /// What the kernel says; the stream is stopped then.
+    /// The kernel's error; the stream is then stopped.
     pub(super) fn start(&self) -> io::Result<()> {
         let mut state = self.lock();
         let mut free = (0..self.kernel.buffers()).filter(|index| state.held & (1 << index) == 0);
@@ -105,7 +105,7 @@ impl<K: Kernel + 'static> Queue<K> {
         match started {
             Ok(()) => state.streaming = true,
             Err(_) => {
-                // It takes back what was queued; what it says about that changes nothing.
+                // It takes back what was queued; an error changes nothing.
                 let _stopped = self.kernel.stop();
             }
         }
@@ -115,7 +115,7 @@ impl<K: Kernel + 'static> Queue<K> {
     /// Stops the stream. Leases stay valid.
     ///
     /// # Errors
-    /// What the kernel says, as of a device that is gone; it counts as stopped all the same.
+    /// The kernel's error, such as a missing device; it counts as stopped all the same.
     pub(super) fn stop(&self) -> io::Result<()> {
         let mut state = self.lock();
         state.streaming = false;
@@ -125,7 +125,7 @@ impl<K: Kernel + 'static> Queue<K> {
     /// Takes the oldest frame that is done.
     ///
     /// # Errors
-    /// What the kernel says; or a buffer number that it cannot have (`InvalidData`).
+    /// The kernel's error; or an impossible buffer index (`InvalidData`).
     pub(super) fn dequeue(self: &Arc<Self>) -> io::Result<Option<(Dequeued, Lease)>> {
         let mut state = self.lock();
         let Some(done) = self.kernel.dequeue()? else { return Ok(None) };
@@ -143,7 +143,7 @@ impl<K: Kernel + 'static> Queue<K> {
         self.lock().held.count_ones()
     }
 
-    /// Buffers that the kernel refused to take back, so far: they are out of the game until the next start.
+    /// Buffers that the kernel refused to take back, so far: unused until the next start.
     pub(super) fn refused(&self) -> u64 {
         self.lock().refused
     }
@@ -165,7 +165,7 @@ impl<K: Kernel + 'static> Lender for Queue<K> {
 
 impl<K> Drop for Queue<K> {
     fn drop(&mut self) {
-        // The kernel's own end (unmap, close) is K's business. Nobody holds a lease: each has a reference to this.
+        // Closing the device (unmap, close) is up to K. Nobody holds a lease: each has a reference to this.
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         debug_assert_eq!(state.held, 0, "a lease outlived its queue");
     }
@@ -186,7 +186,7 @@ mod tests {
         sequence: u32,
     }
 
-    /// A kernel's queue: refuses what a real one refuses.
+    /// A fake kernel queue: refuses what a real one refuses.
     struct FakeKernel {
         buffers: Vec<Vec<u8>>,
         model: Mutex<Model>,
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_that_gives_what_it_has_not_is_not_believed() {
+    fn buffers_that_a_driver_does_not_own_are_refused() {
         let queue = Queue::new(FakeKernel::new(2));
         queue.start().unwrap();
         for index in [7, 2] {
@@ -311,8 +311,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens in which order: while it streams, queued + held = all of them, each buffer once; nothing is
-        /// refused; a lease's bytes are its own.
+        /// Whatever happens in which order: while it streams, queued + held = all of them, each buffer once; nothing is refused; a lease's
+        /// bytes are its own.
         #[test]
         fn queued_and_held_are_all(
             count in 1u32..=BUFFERS_MAX,

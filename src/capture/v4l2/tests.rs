@@ -15,7 +15,7 @@ const FRAME_BYTES: u32 = 16 * 16 * 2;
 enum Step {
     /// A frame is done: sequence number, valid bytes, whether it is damaged, taken at this millisecond.
     Frame(u32, u32, bool, u64),
-    /// Nothing for so many milliseconds.
+    /// Nothing for this many milliseconds.
     Quiet(u64),
     /// The device is gone.
     Gone,
@@ -119,8 +119,8 @@ fn number(advance: &Result<Advance>) -> u64 {
 }
 
 #[test]
-fn gaps_of_the_driver_are_gaps_of_ours_and_its_tricks_are_not() {
-    // A gap, a wrap, a driver that starts again from 0, one that stands still.
+fn gaps_of_the_driver_are_kept_and_invalid_numbers_ignored() {
+    // A gap, a wrap, a driver that restarts from 0, one whose number never changes.
     let sequences = [7, 8, 11, u32::MAX, 1, 0, 0, 1];
     let steps: Vec<Step> = sequences.iter().map(|&sequence| good(sequence, 100)).collect();
     let mut stream = stream(&steps);
@@ -129,7 +129,7 @@ fn gaps_of_the_driver_are_gaps_of_ours_and_its_tricks_are_not() {
 }
 
 #[test]
-fn stamps_are_the_drivers_grow_and_are_never_in_the_future() {
+fn capture_times_are_the_drivers_and_grow_and_are_never_in_the_future() {
     let mut stream = stream(&[good(0, 900), good(1, 900), good(2, 850), good(3, 5000)]);
     let mut at = || {
         let Ok(Advance::Frame(meta)) = stream.advance(PATIENCE) else { panic!("a frame") };
@@ -139,7 +139,7 @@ fn stamps_are_the_drivers_grow_and_are_never_in_the_future() {
 }
 
 #[test]
-fn damaged_short_and_impossible_frames_cost_themselves() {
+fn damaged_short_and_impossible_frames_are_skipped() {
     let mut stream = stream(&[
         good(0, 1),
         Step::Frame(1, FRAME_BYTES, true, 2),
@@ -154,10 +154,10 @@ fn damaged_short_and_impossible_frames_cost_themselves() {
         assert!(error.to_string().contains(&format!("frame {bad}:")), "{error}");
     }
     assert_eq!(number(&stream.advance(PATIENCE)), 4);
-    assert_eq!(stream.queue.held(), 1, "the bad ones went back");
+    assert_eq!(stream.queue.held(), 1, "the bad ones were returned");
 }
 
-/// A camera whose every frame is damaged is not alive: its stream is restarted, then it is given up.
+/// A camera that sends only damaged frames is not alive: its stream is restarted, then the camera counts as lost.
 #[test]
 fn a_camera_that_only_sends_damaged_frames_is_restarted_once_and_then_given_up() {
     let damaged = [Step::Frame(0, FRAME_BYTES, true, 1), Step::Quiet(200)];
@@ -177,11 +177,11 @@ fn a_camera_that_only_sends_damaged_frames_is_restarted_once_and_then_given_up()
     assert_eq!(stream.queue.held(), 0);
 }
 
-/// The size is that of the JPEGs: one that stays is taken up, whatever the driver agreed on.
+/// The size is that of the JPEGs: a lasting one is accepted, whatever the driver negotiated.
 #[test]
-fn the_true_size_of_jpegs_is_taken_up() {
+fn a_lasting_jpeg_size_becomes_the_streams_size() {
     use crate::capture::mjpeg_stream::tests::skeleton;
-    // The buffers come in turn: one JPEG of the size that was agreed on, three of another.
+    // The buffers rotate: one JPEG of the negotiated size, three of another.
     let jpegs = [(16, 16), (32, 32), (32, 32), (32, 32)].map(|(width, height)| skeleton(width, height, 0));
     let length = jpegs[0].len() as u32;
     let steps: Vec<Step> = (0..7).map(|at| Step::Frame(at, length, false, 1)).collect();
@@ -194,9 +194,9 @@ fn the_true_size_of_jpegs_is_taken_up() {
 }
 
 #[test]
-fn a_frame_is_lent_or_copied_once_and_goes_back() {
+fn a_frame_is_lent_or_copied_once_and_returned() {
     let mut stream = stream(&[good(0, 1), good(1, 2), good(2, 3)]);
-    assert_eq!(stream.lend().unwrap_err().class(), Class::Degrade, "none is announced");
+    assert_eq!(stream.lend().unwrap_err().class(), Class::Degrade, "no frame is announced");
     stream.advance(PATIENCE).unwrap();
     let (lease, filled) = stream.lend().unwrap();
     assert_eq!((filled.bytes_used, lease.bytes()[0]), (FRAME_BYTES as usize, 0));
@@ -240,7 +240,7 @@ fn a_silent_camera_is_restarted_once_and_then_given_up() {
 }
 
 #[test]
-fn a_camera_that_is_pulled_out_is_lost_after_its_last_frame() {
+fn an_unplugged_camera_is_lost_after_its_last_frame() {
     let mut stream = stream(&[good(0, 1), Step::Gone]);
     assert_eq!(number(&stream.advance(PATIENCE)), 0);
     let error = stream.advance(PATIENCE).unwrap_err();

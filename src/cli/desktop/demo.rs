@@ -1,4 +1,4 @@
-//! `flytrap demo`: a simulated street, counted by the shipped detector.
+//! `flytrap demo`: a simulated street, counted with the built-in detector.
 
 use std::path::PathBuf;
 
@@ -16,15 +16,15 @@ pub(in crate::cli) struct DemoArgs {
     /// Seed of the street.
     #[arg(long, value_name = "NUMBER", default_value_t = 7)]
     seed: u64,
-    /// Duration, seconds of the street.
+    /// Length of the simulation, seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(5..=3600))]
     seconds: u32,
-    /// Where the annotated picture and clip go.
+    /// Folder for the annotated picture and clip.
     #[arg(long, value_name = "FOLDER", default_value = "flytrap-demo")]
     out: PathBuf,
 }
 
-/// Counts, prints events, and ends with what was counted and what is true.
+/// Counts, prints events, and ends with a comparison of counted and true crossings.
 pub(super) fn demo(args: &DemoArgs, json: bool) -> Result<(), Failed> {
     let config = args.settings.load_or_builtin(json)?;
     let params = Params { seed: args.seed, seconds: args.seconds, folder: args.out.clone() };
@@ -83,9 +83,12 @@ fn table(done: &DemoReport) -> String {
     }
     lines.push(format!("{:<12} {:<12} {:>8} {:>8}", "all", "", done.counted, done.truth));
     if done.unseen > 0 {
-        lines.push(format!("and {} crossed that were too small or hidden to be seen", done.unseen));
+        lines.push(format!(
+            "not included: {} crossings by road users too small or hidden to be seen",
+            done.unseen
+        ));
     }
     lines.push(String::new());
-    lines.push(format!("look at {}", done.files.join(" and ")));
+    lines.push(format!("open {}", done.files.join(" and ")));
     lines.join("\n")
 }

@@ -1,4 +1,4 @@
-//! `flytrap eval`: how well a model finds what is in labelled pictures.
+//! `flytrap eval`: scores a model on labelled pictures.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::base::error::Result;
 use crate::tools::eval::{Evaluation, Figures};
 use crate::tools::labelled::Params;
 
-/// What `flytrap eval` is told.
+/// Arguments of `flytrap eval`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct EvalArgs {
     #[command(flatten)]
@@ -19,19 +19,19 @@ pub(in crate::cli) struct EvalArgs {
     labelled: Labelled,
 }
 
-/// Labelled pictures and what was found in them, of `eval` and `tune`.
+/// Labelled pictures and detections, for `eval` and `tune`.
 #[derive(Debug, Args)]
 pub(super) struct Labelled {
     /// Folder of the pictures.
     #[arg(long, value_name = "FOLDER")]
     images: Option<PathBuf>,
-    /// What is in them: COCO's instances.json, or a folder of YOLO's text files, NAME.txt for NAME.jpg.
+    /// Labels: COCO's instances.json, or a folder of YOLO's text files, NAME.txt for NAME.jpg.
     #[arg(long, value_name = "FILE_OR_FOLDER")]
     labels: PathBuf,
-    /// Take these COCO results of another program instead of running a model.
+    /// Score these COCO results of another program instead of running a model.
     #[arg(long, value_name = "FILE")]
     detections: Option<PathBuf>,
-    /// Write what was found into this file, as COCO results.
+    /// Write the detections into this file, as COCO results.
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
 }
@@ -43,7 +43,7 @@ impl Labelled {
     }
 }
 
-/// Writes `results` where `--save` says, if it does.
+/// Writes `results` to the file of `--save`, if given.
 pub(super) fn save(args: &Labelled, results: impl FnOnce() -> Result<String>) -> Result<()> {
     let Some(place) = &args.save else { return Ok(()) };
     std::fs::write(place, results()?).map_err(|error| cannot_write(place, error))

@@ -12,13 +12,13 @@ use super::{Failed, PictureBar, Settings, cannot_write, print, print_json, say, 
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Show all of it without a camera: count a simulated street, write an annotated picture and clip, tell the truth.
+    /// Try everything without a camera: count a simulated street, write an annotated picture and clip, compare with the truth.
     Demo(demo::DemoArgs),
-    /// Measure how well a model finds what is in labelled pictures: COCO's average precision.
+    /// Score a model on labelled pictures: COCO's average precision.
     Eval(eval::EvalArgs),
-    /// Choose the threshold of the score on labelled pictures: the greatest recall with the precision that is asked for.
+    /// Choose the score threshold on labelled pictures: the highest recall that meets the target precision.
     Tune(tune::TuneArgs),
-    /// Simulate a device in the field for days of virtual time, or write streets as labelled pictures or as a video.
+    /// Simulate a device in the field for days of virtual time, or export simulated streets as labelled pictures or video.
     Sim(sim::SimArgs),
 }
 
@@ -33,12 +33,12 @@ pub(super) fn execute(command: &Command, json: bool) -> (&'static str, Result<()
 }
 
 impl Settings {
-    /// Whether any of it is.
+    /// Whether any of these options is given.
     fn is_given(&self) -> bool {
         self.config.is_some() || self.names_a_model()
     }
 
-    /// Whether a model is, or how it is run.
+    /// Whether a model is given, or an option on how to run it.
     fn names_a_model(&self) -> bool {
         let Settings { config: _, model, model_sha256, precision, ranges } = self;
         model.is_some() || model_sha256.is_some() || precision.is_some() || ranges.is_some()

@@ -14,27 +14,27 @@ use crate::sim::world::{Network, Scenario, World};
 use crate::tools::demo::pipeline;
 use crate::tools::export;
 
-/// A leap year: what happens is kept in memory until the end.
+/// A leap year: all events stay in memory until the end.
 const HOURS_MAX: f64 = 8784.0;
 
-/// What `flytrap sim` is told.
+/// Arguments of `flytrap sim`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct SimArgs {
     #[command(flatten)]
     settings: Settings,
-    /// Everything follows from it: the same seed gives the same.
+    /// Seed of the simulation: the same seed gives the same result.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
-    /// So many hours of the device's life, in virtual time: 0.01 to 8784.
+    /// Hours of the device's life to simulate, in virtual time: 0.01 to 8784.
     #[arg(long, value_name = "HOURS", default_value_t = 24.0, conflicts_with = "export")]
     hours: f64,
-    /// What goes wrong and how often, as TOML; without it a bad day.
+    /// Scenario: what goes wrong and how often, as TOML; without it a bad day.
     #[arg(long, value_name = "FILE", conflicts_with = "export")]
     scenario: Option<PathBuf>,
-    /// Instead: print the whole scenario with all its keys, as TOML.
+    /// Print the whole scenario with all its keys, as TOML, and exit.
     #[arg(long, conflicts_with_all = ["export", "video", "hours", "seed"])]
     print_scenario: bool,
-    /// Instead: write labelled pictures into this folder: images/, labels/ (YOLO) and instances.json (COCO).
+    /// Write labelled pictures into this folder instead: images/, labels/ (YOLO) and instances.json (COCO).
     #[arg(long, value_name = "FOLDER")]
     export: Option<PathBuf>,
     /// How many pictures, 1 to a million.
@@ -44,14 +44,15 @@ pub(in crate::cli) struct SimArgs {
     /// Size of the pictures.
     #[arg(long, value_name = "WxH", default_value = "640x360", value_parser = size, requires = "export")]
     size: (u32, u32),
-    /// Choose among everything that a detector should know, not only among what a camera on a mast sees.
+    /// Use every class and view that a detector should know, not only what a camera on a mast sees.
     #[arg(long, requires = "export")]
     for_training: bool,
-    /// Instead: write a street as a video, .y4m or bare frames, and beside it the truth: a line of JSON a frame, and last
-    /// who crossed the lines of the configuration.
+    /// Write a street as a video instead, .y4m or bare frames, and the truth beside it: one JSON line per frame, and a
+    /// last line with the crossings of the configured lines.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["export", "hours", "scenario"])]
     video: Option<PathBuf>,
-    /// Which street the video shows, and how: as after `sim:`, such as 7,night,rain,fps=15,seconds=30,size=1280x720.
+    /// Which street the video shows, and how: options as after `sim:`, such as
+    /// 7,night,rain,fps=15,seconds=30,size=1280x720.
     #[arg(long, value_name = "WORDS", requires = "video", conflicts_with = "seed")]
     street: Option<String>,
 }
@@ -66,14 +67,14 @@ pub(super) fn sim(args: &SimArgs, json: bool) -> Result<(), Failed> {
     }
 }
 
-/// What would be ignored is a mistake.
+/// An option that would be ignored is a mistake.
 fn ignored(what: &str) -> Error {
     Error::fatal(Kind::Config, format!("{what}, or leave it out"))
 }
 
 fn pictures(args: &SimArgs, folder: PathBuf, json: bool) -> Result<(), Failed> {
     if args.settings.is_given() {
-        return Err(ignored("a model or a configuration is not for --export: leave that out").into());
+        return Err(ignored("a model or a configuration does not apply to --export: leave it out").into());
     }
     let (width, height) = args.size;
     let scene =
@@ -92,7 +93,7 @@ fn pictures(args: &SimArgs, folder: PathBuf, json: bool) -> Result<(), Failed> {
 fn video(args: &SimArgs, path: &Path, json: bool) -> Result<(), Failed> {
     if args.settings.names_a_model() {
         return Err(ignored(
-            "a model is not for --video, which only takes the lines of a configuration: leave that out",
+            "a model does not apply to --video, which only uses the lines of a configuration: leave it out",
         )
         .into());
     }
@@ -106,7 +107,7 @@ fn video(args: &SimArgs, path: &Path, json: bool) -> Result<(), Failed> {
     if json {
         return print_json(&done);
     }
-    Ok(print(&format!("{} frames: {}; who is in them: {}", done.frames, done.file, done.truth))?)
+    Ok(print(&format!("{} frames: {}; the truth: {}", done.frames, done.file, done.truth))?)
 }
 
 fn world(args: &SimArgs, json: bool) -> Result<(), Failed> {
@@ -117,7 +118,7 @@ fn world(args: &SimArgs, json: bool) -> Result<(), Failed> {
     let scenario = scenario(args)?;
     if !scenario.rendered && args.settings.is_given() {
         return Err(ignored(
-            "a model or a configuration is for rendered frames: set rendered = true in a scenario",
+            "a model or a configuration needs rendered frames: set rendered = true in a scenario",
         )
         .into());
     }
@@ -156,5 +157,5 @@ fn network(args: &SimArgs, json: bool) -> Result<Network, Failed> {
 fn size(text: &str) -> Result<(u32, u32), &'static str> {
     let sides =
         text.split_once('x').and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
-    sides.ok_or("must be WIDTHxHEIGHT, as 640x360")
+    sides.ok_or("must be WIDTHxHEIGHT, such as 640x360")
 }

@@ -1,4 +1,4 @@
-//! `flytrap tune`: which threshold of the score to set.
+//! `flytrap tune`: chooses the score threshold.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -10,29 +10,29 @@ use super::{Failed, PictureBar, Settings, cannot_write, print, print_json, start
 use crate::base::error::{Error, Kind};
 use crate::tools::tune::{Params, Report, Row, Tuned, Tuning};
 
-/// What `flytrap tune` is told.
+/// Arguments of `flytrap tune`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct TuneArgs {
     #[command(flatten)]
     settings: Settings,
     #[command(flatten)]
     labelled: Labelled,
-    /// Classes that count; without it those of track.classes that are labelled.
+    /// Classes to count; without it those of track.classes that are labelled.
     #[arg(long, value_name = "NAME,NAME", value_delimiter = ',')]
     classes: Vec<String>,
-    /// How much of what is found must be right, above 0 to 1.
+    /// Target precision: the fraction of detections that must be right, above 0 to 1.
     #[arg(long, value_name = "PART", default_value = "0.8", value_parser = part)]
     target_precision: f64,
-    /// Overlap (IoU) from which on a detection is right, above 0 to 1.
+    /// Lowest overlap (IoU) at which a detection counts as right, above 0 to 1.
     #[arg(long, value_name = "PART", default_value = "0.5", value_parser = part)]
     overlap: f64,
     /// Try 0.05, 0.06 … 0.95 instead of 0.10, 0.15 … 0.90.
     #[arg(long)]
     fine: bool,
-    /// Choose one for each class too.
+    /// Also choose a threshold for each class.
     #[arg(long)]
     per_class: bool,
-    /// Where to draw precision over recall.
+    /// Draw the precision-recall curve into this PNG file.
     #[arg(long, value_name = "FILE.png", default_value = "tune.png")]
     plot: PathBuf,
 }
@@ -42,7 +42,7 @@ fn part(text: &str) -> Result<f64, &'static str> {
     text.parse().ok().filter(inside).ok_or("must be above 0, up to 1")
 }
 
-/// Chooses, prints tables or (`json`) one object, and draws the curve; fails if no threshold has the precision.
+/// Chooses, prints tables or (`json`) one object, and draws the curve; fails if no threshold reaches the precision.
 pub(super) fn tune(args: &TuneArgs, json: bool) -> Result<(), Failed> {
     let TuneArgs { settings, labelled, classes, target_precision, overlap, fine, per_class, plot } = args;
     let config = settings.load(Vec::new(), json)?;
@@ -111,17 +111,17 @@ fn tables(report: &Report) -> String {
     if let (Some(row), Some(config)) = (all.chosen, &report.config) {
         let _fits = writeln!(
             out,
-            "\nThe greatest recall with a precision of {}: {:.2}. In the configuration:\n\n{config}",
+            "\nThe highest recall with a precision of at least {}: threshold {:.2}. In the configuration:\n\n{config}",
             report.target_precision, row.threshold
         );
     }
     out
 }
 
-/// What each class alone would have: it tells which classes the one threshold of the settings suits ill.
+/// The threshold for each class alone, which shows the classes that a common threshold suits badly.
 fn class_table(classes: &[Tuned]) -> String {
     let mut out = format!(
-        "{:<20} {:>8} {:>10} {:>10} {:>7}   (each class alone; the settings know one threshold for all)\n",
+        "{:<20} {:>8} {:>10} {:>10} {:>7}   (each class alone; the configuration has one threshold for all)\n",
         "", "objects", "threshold", "precision", "recall"
     );
     for Tuned { name, objects, chosen, nearest, .. } in classes {
@@ -129,7 +129,7 @@ fn class_table(classes: &[Tuned]) -> String {
         let threshold = row.map_or_else(|| "-".to_owned(), |row| format!("{:.2}", row.threshold));
         let [precision, recall] =
             [row.and_then(|row| row.precision), row.and_then(|row| row.recall)].map(share);
-        let note = if chosen.is_some() { "" } else { "   none has the precision" };
+        let note = if chosen.is_some() { "" } else { "   none reaches the precision" };
         let _fits =
             writeln!(out, "{name:<20} {objects:>8} {threshold:>10} {precision:>10} {recall:>7}{note}");
     }

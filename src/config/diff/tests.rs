@@ -8,7 +8,7 @@ use crate::config::table::{Kind, SECTIONS, Setting};
 use crate::config::values::Values;
 use crate::platform::cores::Machine;
 
-/// Values in force from TOML, unchecked: what they would mean is no business of [`diff`].
+/// Values in force from TOML, unchecked: their meaning does not matter to [`diff`].
 fn in_force(text: &str) -> InForce {
     let mut values = Values::new(SECTIONS);
     values.lay_over(text, "x");
@@ -24,7 +24,7 @@ fn load(text: &str) -> Config {
         .unwrap_or_else(|told| panic!("{text}: {told}"))
 }
 
-/// A setting's value other than its default, as TOML; `n` makes several.
+/// A value that differs from the setting's default, as TOML; `n` makes several.
 fn other_value(setting: &Setting, n: u8) -> String {
     match (setting.kind, setting.default.value()) {
         (Kind::Switch, Value::Bool(default)) => (!default).to_string(),
@@ -51,7 +51,7 @@ fn other_value(setting: &Setting, n: u8) -> String {
     }
 }
 
-/// Keys to change: (index of the setting among all, which other value).
+/// Keys to change: (index of the setting among all, number of the other value).
 type Picks = BTreeMap<usize, u8>;
 
 fn settings() -> Vec<(&'static str, bool, &'static Setting)> {
@@ -75,7 +75,7 @@ fn file(picks: &Picks) -> String {
     tables.iter().map(table).collect()
 }
 
-/// What a file says, read by the TOML crate alone: each key with its value as TOML.
+/// The contents of a file, read by the TOML crate alone: each key with its value as TOML.
 fn oracle(text: &str) -> BTreeMap<String, String> {
     fn flatten(prefix: &str, value: &toml::Value, out: &mut BTreeMap<String, String>) {
         match value {
@@ -104,7 +104,7 @@ fn oracle(text: &str) -> BTreeMap<String, String> {
         }
     }
     let mut out = BTreeMap::new();
-    // Not compiled in: a test may just have written it.
+    // Read at run time, not compiled in: a test may just have written it.
     let place = concat!(env!("CARGO_MANIFEST_DIR"), "/src/config/defaults.toml");
     let defaults = std::fs::read_to_string(place).unwrap();
     flatten("", &toml::Value::Table(defaults.parse().unwrap()), &mut out);
@@ -130,10 +130,10 @@ proptest! {
         let found: BTreeSet<&str> = there.changed().iter().map(|changed| changed.key.as_str()).collect();
         prop_assert_eq!(found, expected);
 
-        // The same both ways.
+        // The same in both directions.
         prop_assert_eq!(there.clone(), diff(&b, &a));
 
-        // The strongest of what each changed key needs alone.
+        // The strongest change that any of the keys needs alone.
         let mut strongest = Change::Nothing;
         for index in old.keys().chain(new.keys()) {
             let mut one = old.clone();
@@ -205,7 +205,7 @@ fn a_line_that_comes_or_goes_changes_each_of_its_keys() {
 
 /// The scopes in which two configurations differ, by comparing the structs that the stages get.
 fn scopes(a: &Config, b: &Config) -> BTreeSet<Scope> {
-    // Taken apart, so that a new scope has to be thought of here.
+    // Destructured, so that a new scope does not compile until it is handled here.
     let Config { device, watchdog, pins, camera, model, events, uplink, spool, memory, log, in_force: _ } = a;
     let differ = [
         (Scope::Device, *device != b.device),
@@ -222,7 +222,7 @@ fn scopes(a: &Config, b: &Config) -> BTreeSet<Scope> {
     differ.into_iter().filter(|(_, differs)| *differs).map(|(scope, _)| scope).collect()
 }
 
-/// Each setting with a value that loads and means something else than in [`BASE`].
+/// Each setting with a value that loads and differs in effect from [`BASE`].
 fn meaningful(section: &str, setting: &Setting) -> String {
     let value = match (section, setting.key) {
         ("camera", "source") => "\"dir:/other\"",

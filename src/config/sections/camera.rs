@@ -44,7 +44,7 @@ pub(in crate::config) const COLOR_MATRICES: [(&str, Option<ColorMatrix>); 3] =
 pub(in crate::config) const COLOR_RANGES: [(&str, Option<ColorRange>); 3] =
     [("auto", None), ("full", Some(ColorRange::Full)), ("limited", Some(ColorRange::Limited))];
 
-/// What follows the last frame.
+/// What to do after the last frame.
 pub(in crate::config) const AT_END: [(&str, AtEnd); 2] = [("stop", AtEnd::Stop), ("loop", AtEnd::Loop)];
 
 pub(in crate::config) fn camera(values: &mut Values) -> Camera {
@@ -81,7 +81,7 @@ fn source(values: &mut Values) -> Option<SourceSpec> {
     }
     match SourceSpec::parse(text) {
         Ok(spec) => Some(spec),
-        // Its own words name the source, with passwords masked.
+        // The error names the source itself, with passwords masked.
         Err(error) => {
             values.mistake_without_value("camera.source", error);
             None

@@ -1,5 +1,5 @@
-//! From checked values to each stage's `Params`: the only place that asks for a key by its name. What a range cannot say (a
-//! source, a polygon, two settings that must agree) is checked here.
+//! From checked values to each stage's `Params`: the only place that reads a key by its name. Rules that a range cannot express (a source,
+//! a polygon, two settings that must agree) are checked here.
 
 pub(super) mod board;
 pub(super) mod camera;

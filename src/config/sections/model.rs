@@ -18,7 +18,7 @@ pub(in crate::config) const PRECISIONS: [(&str, Precision); Precision::ALL.len()
     precisions
 };
 
-/// What is automatic is taken from `machine`.
+/// "Automatic" values are derived from `machine`.
 pub(in crate::config) fn model(values: &mut Values, machine: &Machine) -> Model {
     let core = |item: &Value| match item {
         Value::Int(id) => usize::try_from(*id).ok(),

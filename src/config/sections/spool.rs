@@ -1,4 +1,4 @@
-//! What keeps events until they are delivered.
+//! The spool: keeps events until they are delivered.
 
 use super::{path, seconds};
 use crate::config::scopes::Spool;
@@ -8,7 +8,7 @@ use crate::delivery::spool;
 pub(in crate::config) fn spool(values: &mut Values) -> Spool {
     let memory_bytes = (values.int("spool.memory_kb") as usize) << 10;
     let quota_bytes = (values.int("spool.quota_mb") as u64) << 20;
-    // Room for several segments of each class, and for what is kept for people.
+    // Space for several segments of each class, and for dead letters and damaged files.
     if quota_bytes < 32 * memory_bytes as u64 {
         let least = (32 * memory_bytes as u64).div_ceil(1 << 20);
         values.mistake(

@@ -13,7 +13,7 @@ use crate::delivery::uplink::http::tls::{KeyPin, Roots, TlsParams};
 use crate::delivery::uplink::http::{Deadlines, HttpParams, InfluxPlace, redacted};
 use crate::delivery::uplink::{Target, UplinkParams};
 
-/// What receivers over HTTP take.
+/// Formats that receivers over HTTP accept.
 pub(in crate::config) const FORMATS: [(&str, Format); 5] = [
     ("cloudevents", Format::CloudEvents),
     ("influx1", Format::Influx1),
@@ -37,12 +37,12 @@ pub(in crate::config) fn uplink(values: &mut Values) -> Uplink {
         },
         delivery: UplinkParams {
             backoff_first: float_seconds("uplink.backoff_first_s"),
-            // A link that sleeps is not woken more often for a receiver that is away.
+            // An uplink with an interval is not woken more often for a receiver that does not answer.
             backoff_cap: float_seconds("uplink.backoff_cap_s").max(seconds(interval_s)),
             retry_after_cap: seconds(values.int("uplink.retry_after_cap_s")),
             drain: seconds(values.int("uplink.drain_s")),
             seed: 0,
-            // A file or a reader of the output is here already.
+            // A file or a reader of stdout is local: batches do not wait for clock synchronisation.
             clock_wait: if target.is_http() {
                 seconds(values.int("uplink.clock_wait_s"))
             } else {
@@ -77,7 +77,7 @@ fn target(values: &mut Values) -> Target {
     target
 }
 
-/// What only HTTP needs. Its URL comes with the target.
+/// Settings for HTTP only. Its URL comes with the target.
 fn http(values: &mut Values) -> HttpParams {
     let format = values.choice("uplink.format", &FORMATS);
     for (wanted, key) in [

@@ -5,7 +5,7 @@ use super::{Kind, Section, Setting};
 /// Longest line of a comment, characters.
 const WIDTH_MAX: usize = 110;
 
-/// What stands above all settings.
+/// The text above all settings.
 const INTRODUCTION: &str = "\
 Every setting of flytrap with its default. Copy only what you want to change into your own file (flytrap.toml); all \
 other settings keep the values below. A key that is not in this file is an error, and all errors are reported at once. \
@@ -38,7 +38,7 @@ pub(in crate::config) fn defaults_toml(sections: &[Section]) -> String {
     out
 }
 
-/// One sentence: which values a setting takes; empty where its comment says it all.
+/// One sentence: which values a setting takes; empty where its comment says so already.
 fn allowed(setting: &Setting) -> String {
     let (least, most) = match setting.kind {
         Kind::Whole(least, most) => (least.to_string(), most.to_string()),
@@ -82,7 +82,7 @@ fn comment(out: &mut String, text: &str) {
     }
 }
 
-/// `x = y` stays on one line.
+/// Keeps `x = y` on one line.
 fn wrap(out: &mut String, line: &str) {
     let line = line.replace(" = ", "\u{a0}=\u{a0}");
     let mut width = 0;

@@ -1,8 +1,8 @@
 //! The one table of all settings: key, type, range, unit, default, comment, and what a change of it needs.
 //!
 //! Everything else follows from it: which keys exist ([`super::values`]), which values are refused ([`super::check`]),
-//! what `defaults.toml` says ([`document`]), what is masked in logs, and what a change restarts ([`super::diff`]).
-//! A new setting is one entry here and one line in [`super::sections`] that takes its value out.
+//! the text of `defaults.toml` ([`document`]), what is masked in logs, and what a change restarts ([`super::diff`]). A
+//! new setting is one entry here and one line in [`super::sections`] that reads its value.
 
 mod analytics;
 mod board;
@@ -58,7 +58,7 @@ impl Section {
         Section { name, is_array: false, scope, help: "", settings }
     }
 
-    /// `[[name]]`, of which the defaults have one.
+    /// `[[name]]`; the defaults have one such table.
     const fn array(name: &'static str, scope: Scope, settings: &'static [Setting]) -> Self {
         Section { name, is_array: true, scope, help: "", settings }
     }
@@ -74,7 +74,7 @@ impl Section {
     }
 }
 
-/// One setting. Made by [`whole`], [`number`], [`text`] and their like.
+/// One setting. Made by [`whole`], [`number`], [`text`] and the like.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Setting {
     /// Its key within the section.
@@ -87,15 +87,15 @@ pub(super) struct Setting {
     pub(super) unit: &'static str,
     /// A value with a meaning of its own, such as 0 for "automatic"; allowed also outside of the range.
     pub(super) special: Option<(i64, &'static str)>,
-    /// Path of the setting that it may not be less than.
+    /// Path of a setting that is its lower bound.
     pub(super) at_least: Option<&'static str>,
-    /// Path of the setting that it may not be more than.
+    /// Path of a setting that is its upper bound.
     pub(super) at_most: Option<&'static str>,
-    /// What of it must not be shown.
+    /// Which part of it is secret.
     pub(super) secret: Secret,
     /// What a change of it needs to take effect.
     pub(super) needs: Change,
-    /// For `defaults.toml`: what it does and when to change it. Lines that begin with a space are kept as they are.
+    /// For `defaults.toml`: what it does and when to change it. Lines that begin with a space are not wrapped.
     pub(super) help: &'static str,
 }
 
@@ -122,7 +122,7 @@ pub(super) enum Kind {
     Polygons,
 }
 
-/// A default, as constants can hold it.
+/// A default value as a constant.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Literal {
     Bool(bool),
@@ -151,7 +151,7 @@ impl Literal {
     }
 }
 
-/// What of a value must not be shown.
+/// Which part of a value is secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Secret {
     /// Nothing: all of it may be shown.
@@ -172,7 +172,7 @@ const fn setting(key: &'static str, kind: Kind, default: Literal) -> Setting {
         at_least: None,
         at_most: None,
         secret: Secret::Nothing,
-        // The safe answer for a setting of which nobody says more.
+        // The safe choice for settings that say nothing else.
         needs: Change::RestartProcess,
         help: "",
     }

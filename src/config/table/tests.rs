@@ -14,7 +14,7 @@ use crate::delivery::uplink::endpoints::ENDPOINTS_MAX;
 use crate::platform::cores::Machine;
 use crate::vision::gate;
 
-/// A whole number for tables of tests.
+/// A whole number, for the tables of tests.
 pub(in crate::config) const fn test_whole(
     key: &'static str,
     default: i64,
@@ -63,13 +63,13 @@ fn defaults_toml_as_a_users_file_changes_nothing() {
 }
 
 #[test]
-fn every_setting_says_what_it_does_and_wears_its_unit() {
+fn every_setting_says_what_it_does_and_names_its_unit() {
     let mut paths = BTreeSet::new();
     for (path, _, setting) in all() {
         assert!(paths.insert(path.clone()), "{path} is there twice");
         let help = setting.help.trim();
         assert!(help.len() > 20 && help.starts_with(|c: char| c.is_ascii_uppercase()), "{path}: {help}");
-        // "_s" of a key is its unit, and numbers with a unit name it.
+        // The suffix "_s" of a key is its unit, and numbers with a unit name it.
         let units = [
             ("_s", "seconds"),
             ("_ms", "milliseconds"),
@@ -87,7 +87,7 @@ fn every_setting_says_what_it_does_and_wears_its_unit() {
         assert!(setting.needs > Change::Nothing, "{path}");
     }
     assert!(paths.len() > 100, "{}", paths.len());
-    // What depends on another setting names one that there is, of its own section and kind.
+    // A setting that bounds another one exists, in the same section and of the same kind.
     for (path, section, setting) in all() {
         for other in [setting.at_least, setting.at_most].into_iter().flatten() {
             let found = all().find(|(path, ..)| path == other).unwrap_or_else(|| panic!("{path}: {other}"));
@@ -123,14 +123,14 @@ fn ends(path: &str) -> (f64, f64) {
         | Kind::Texts
         | Kind::Wholes(..)
         | Kind::Point
-        | Kind::Polygons => panic!("{path} is no number"),
+        | Kind::Polygons => panic!("{path} is not a number"),
     }
 }
 
 #[test]
 fn stages_take_every_value_that_the_table_allows() {
-    // Sets one key of a stage to each end of its range; the stage must take it. One more than that it must refuse, so that
-    // the two ranges are the same (`track.score_low` is stricter here: a score of 0 is every anchor).
+    // Sets one key of a stage to each end of its range; the stage must accept it. One step beyond it must refuse, so that both ranges are
+    // the same (`track.score_low` is stricter here: a score of 0 would match every anchor).
     type Check<'a> = &'a dyn Fn(f64) -> bool;
     let gate = |change: &dyn Fn(&mut gate::Params)| {
         let mut params = gate::Params::default();

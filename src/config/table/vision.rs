@@ -53,7 +53,7 @@ pub(super) const GATE: Section = Section::new("gate", Scope::Camera, &[
 ]);
 
 pub(super) const FOCUS: Section = Section::new("focus", Scope::Camera, &[
-    // More input sizes are another network and another memory plan.
+    // More input sizes mean another network and another memory plan.
     switch("enabled", false).help(
         "Region of interest: run the network only on the part of the frame in which something moves. This costs less CPU time \
         and shows distant road users at a higher resolution. It needs the motion gate and a model with free input sizes \

@@ -30,7 +30,7 @@ fn the_users_values_win_and_the_rest_stays() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_with_line_key_value_and_range() {
+fn all_mistakes_are_reported_at_once_with_line_key_value_and_range() {
     let mut values = laid(
         "[camera]\nwidht = 640\nname = 3\nat_end = 1979-05-27\n\n[sampling]\nfps = 99.0\n\n[[line]]\nname = \"a\"\nform = [0, 1]\n[[lime]]\nposition = 1\n[downlink]\nurl = \"x\"\n",
     );
@@ -60,7 +60,7 @@ fn a_users_tables_replace_the_default_ones() {
     assert_eq!(values.count("line"), 2);
     assert_eq!((values.text("line[0].name"), values.text("line[1].name")), ("a", "middle"));
     assert_eq!(values.list("line[1].from"), [Value::Float(0.0), Value::Float(1.0)]);
-    // What is not there cannot be set.
+    // Tables that do not exist cannot be set.
     let mut values = laid("");
     values.set("line[1].name", Value::Text("b".into()), "--test");
     assert_eq!(values.into_mistakes().len(), 1);
@@ -75,7 +75,7 @@ fn a_syntax_error_names_its_line() {
 #[test]
 fn ranges_that_depend_on_each_other_are_checked_in_both_orders_and_at_their_ends() {
     static SETTINGS: [table::Setting; 3] = [
-        // The one that is depended on comes last, as uplink.whole_timeout_s does.
+        // The bound comes after the setting that it limits, as with uplink.whole_timeout_s.
         table::test_whole("part", 5, 1, 600, None, Some("t.all")),
         table::test_whole("more", 5, 1, 600, Some("t.part"), None),
         table::test_whole("all", 10, 1, 20, None, None),
@@ -96,7 +96,7 @@ fn ranges_that_depend_on_each_other_are_checked_in_both_orders_and_at_their_ends
         (10, 600, 10, vec!["x:1: t.part = 11: must be 1..=10".into()])
     );
     assert_eq!(mistakes("t.more = 4\n"), (5, 5, 10, vec!["x:1: t.more = 4: must be 5..=600".into()]));
-    // A wrong value is replaced by the nearest allowed one: what is right for that is not reported as well.
+    // A wrong value is replaced by the nearest allowed one: settings that are right for that are not reported too.
     let (part, _, all, told) = mistakes("t.all = 99\nt.part = 17\nt.more = 17\n");
     assert_eq!((part, all, told.len()), (17, 20, 1), "{told:?}");
 }
@@ -113,7 +113,7 @@ fn a_value_of_the_wrong_type_is_shown_without_its_password() {
 
 proptest! {
     #[test]
-    fn any_text_is_laid_over_or_refused(text in "\\PC{0,80}", toml in "[a-z\\[\\]=.0-9\"\n ]{0,80}") {
+    fn any_text_is_applied_or_refused(text in "\\PC{0,80}", toml in "[a-z\\[\\]=.0-9\"\n ]{0,80}") {
         for text in [text, toml.clone(), format!("[camera]\n{toml}"), format!("[[line]]\n{toml}")] {
             check(&mut laid(&text));
         }

@@ -16,23 +16,22 @@
 //!   version 1: a program that is rolled back to an older image delivers the crossings that the newer one left on its disk.
 //! - A record of an older version becomes the newest [`Event`] with the new fields at their default. A 0 in a field that is
 //!   younger than the record means "not counted".
-//! - A version that this program does not know is not damage: [`RecordError::Version`] names it, and what to do. Bytes
-//!   1..=[`RECORD_VERSION_LAST`] are reserved for versions, so that every reader can tell an event of the future from nonsense.
-//! - Who reads records elsewhere decides what it gets: [`Event::encode_up_to`] leaves out what is younger.
+//! - A version that this program does not know is not damage: [`RecordError::Version`] names the version and the remedy. Bytes
+//!   1..=[`RECORD_VERSION_LAST`] are reserved for versions, so that every reader can tell a newer event from garbage.
+//! - A reader elsewhere chooses the version that it gets: [`Event::encode_up_to`] leaves out younger fields.
 //!
 //! # How to add version 3
 //! 1. Copy the types of [`crate::event`] that version 2 is made of to `wire/v2.rs`, as `v1.rs` has those of version 1: with
 //!    `From<v2::Event> for Event`, which gives new fields their default, and `From<&Event> for v2::Event`, which leaves them out.
 //! 2. Append fields to the bodies or kinds to [`Body`] (never in between: the order is the form), or rows with `since` 3 to
-//!    [`crate::metrics::table`]. `v1.rs` no longer compiles where it must be told what becomes of them. A new kind cannot be written in
-//!    an older version: `encode_up_to` then has to say so, and its callers have to count what they leave out.
+//!    [`crate::metrics::table`]. `v1.rs` no longer compiles where it must state what happens to them. A new kind cannot be written in an
+//!    older version: `encode_up_to` then has to say so, and its callers have to count what they leave out.
 //! 3. Raise [`RECORD_VERSION`]; let [`Event::record_version`] say 3 for the kinds that changed; decode 2 through `v2.rs`.
 //! 4. Add a golden file for version 3 beside those of 1 and 2, and its test. The test of version 2 then compares with `encode_up_to(2)`.
 //! 5. A batch in postcard needs a version too ([`crate::delivery::uplink::format::packed`]): no receiver gets records that it has
 //!    not asked for. The table above and decision 0012 follow.
 //!
-//! The tests fail if a step is forgotten: a golden file that no longer matches, or a field that does not survive the way through a
-//! record.
+//! The tests fail if a step is forgotten: a golden file no longer matches, or a field does not survive encoding and decoding.
 
 pub(crate) mod v1;
 
@@ -80,7 +79,7 @@ pub const fn is_event_version(version: u8) -> bool {
 }
 
 impl Event {
-    /// The oldest version that holds all of this event: the one that it is written in.
+    /// The oldest version that holds all of this event: the one in which it is written.
     pub const fn record_version(&self) -> u8 {
         match self.body {
             Body::Stats(_) | Body::Storage(_) => 2,
@@ -105,7 +104,7 @@ impl Event {
     /// The record for a reader that knows the versions up to `newest`, in `buffer`: fields that are younger are left out.
     ///
     /// # Panics
-    /// If there is no such version: our own mistake.
+    /// If there is no such version: a bug.
     pub fn encode_up_to<'b>(&self, newest: u8, buffer: &'b mut [u8; RECORD_BYTES_MAX]) -> &'b [u8] {
         assert!((1..=RECORD_VERSION).contains(&newest), "version {newest}");
         let version = self.record_version().min(newest);

@@ -1,4 +1,4 @@
-//! What was written once is read for ever; what is written now loses nothing.
+//! Old records stay readable for ever, and new records lose nothing.
 
 use super::v1::tests::{any_event, record};
 use super::*;
@@ -32,7 +32,7 @@ fn version_1_golden_bytes_stay_readable() {
     assert_eq!(golden.lines().collect::<Vec<_>>(), encoded(&samples_v2(), 1), "younger fields are left out");
 }
 
-/// The records of version 2: of version 1 but for the kinds that have new fields. Never edit a line.
+/// The records of version 2: as version 1, except for the kinds that have new fields. Never edit a line.
 #[test]
 fn version_2_golden_bytes_stay_readable() {
     let golden = include_str!("../../../tests/data/events-v2.hex");
@@ -41,7 +41,7 @@ fn version_2_golden_bytes_stay_readable() {
 }
 
 #[test]
-fn what_has_no_new_fields_is_written_in_version_1() {
+fn events_without_new_fields_are_written_in_version_1() {
     for (old, new) in encoded(&samples(), 1).iter().zip(encoded(&samples_v2(), 2)) {
         let body = Event::decode(&unhex(&new)).unwrap().body;
         let changed = matches!(body, Body::Stats(_) | Body::Storage(_));
@@ -51,7 +51,7 @@ fn what_has_no_new_fields_is_written_in_version_1() {
 }
 
 #[test]
-fn a_version_from_the_future_is_no_damage_and_says_what_to_do() {
+fn a_version_from_the_future_is_not_damage_and_names_the_remedy() {
     let mut buffer = [0; RECORD_BYTES_MAX];
     let bytes = samples()[4].encode(&mut buffer).to_vec();
     for version in [RECORD_VERSION + 1, RECORD_VERSION_LAST] {
@@ -82,7 +82,7 @@ fn the_largest_event_fits_its_record() {
     }
 }
 
-/// What a record of version 1 becomes must differ from it in nothing that version 1 has.
+/// What a record of version 1 decodes to must not change any field that version 1 has.
 fn same_in_version_1(old: &Event, bytes: &[u8]) -> bool {
     old.encode_up_to(1, &mut [0; RECORD_BYTES_MAX]) == bytes
 }
@@ -103,7 +103,7 @@ proptest! {
         }
     }
 
-    /// Written and read again, nothing is lost: whatever version the record has, it holds all of the event.
+    /// Encoding and decoding loses nothing: whatever version the record has, it holds all of the event.
     #[test]
     fn any_event_survives_its_record(old in any_event(), young: [u64; 5]) {
         let mut event = Event::from(old);

@@ -1,7 +1,7 @@
 //! Version 1 of the event record, frozen: these types are its form, and nothing in this file may change what they write or read.
 //!
-//! Only what stands here is used, no type of today's [`crate::event`]: sizes of texts, enums and points are spelled out. The
-//! conversions at the end follow today's types.
+//! Uses only the types in this file, none of today's [`crate::event`]: sizes of texts, enums and points are spelled out. The conversions at
+//! the end follow today's types.
 
 use heapless::String;
 use serde::{Deserialize, Serialize};
@@ -70,7 +70,7 @@ enum Direction {
     Backward,
 }
 
-/// A body that is all numbers, and its conversions: fields that came later are 0, or left out.
+/// A body that is all numbers, and its conversions: younger fields are 0, or left out.
 macro_rules! numbers {
     ($body:ident { $($name:ident)* }) => {
         #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]

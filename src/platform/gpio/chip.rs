@@ -1,5 +1,5 @@
-//! GPIO pins: a Raspberry Pi's through `rppal`, any other board's through the kernel's character device. The only file that names
-//! either.
+//! GPIO pins: a Raspberry Pi's through `rppal`, any other board's through the kernel's character device. The only file that uses either
+//! crate.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,10 +9,10 @@ use gpiocdev::request::{Builder, Request};
 
 use crate::base::error::{Error, Kind, Result};
 
-/// The chip that is there on every board.
+/// The GPIO chip that every board has.
 const CHIP: &str = "/dev/gpiochip0";
 
-/// Which chip the pins belong to.
+/// The chip that the pins belong to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Chip {
     /// A Raspberry Pi's registers if this is one, else the kernel's first chip.
@@ -28,7 +28,7 @@ impl Chip {
     /// Reads `auto`, `rppal` or a path below /dev.
     ///
     /// # Errors
-    /// What it must be.
+    /// The expected form.
     pub fn parse(text: &str) -> std::result::Result<Self, &'static str> {
         match text {
             "auto" => Ok(Chip::Auto),
@@ -38,21 +38,21 @@ impl Chip {
         }
     }
 
-    /// Opens it.
+    /// Opens the chip.
     ///
     /// # Errors
     /// `Kind::System`, with the remedy.
-    pub fn open(&self) -> Result<Board> {
+    pub fn open(&self) -> Result<OpenChip> {
         let unusable = |what: &str, error: &dyn fmt::Display| {
             Error::degrade(Kind::System, format!("gpio.chip: {what} cannot be used: {error}"))
         };
         match self {
             Chip::Rppal => match rppal::gpio::Gpio::new() {
-                Ok(gpio) => Ok(Board::Pi(gpio)),
+                Ok(gpio) => Ok(OpenChip::Pi(gpio)),
                 Err(error) => Err(unusable("the registers of a Raspberry Pi", &error)),
             },
             Chip::Kernel(path) => match gpiocdev::chip::Chip::from_path(path) {
-                Ok(_) => Ok(Board::Kernel(path.clone())),
+                Ok(_) => Ok(OpenChip::Kernel(path.clone())),
                 Err(error) => Err(unusable(&path.display().to_string(), &error)),
             },
             Chip::Auto => Chip::Rppal.open().or_else(|_| Chip::Kernel(CHIP.into()).open()),
@@ -72,7 +72,7 @@ impl fmt::Display for Chip {
 
 /// An open chip.
 #[derive(Debug)]
-pub enum Board {
+pub enum OpenChip {
     /// `rppal`.
     Pi(rppal::gpio::Gpio),
     /// `gpiocdev`, which opens the chip for each pin.
@@ -86,7 +86,7 @@ pub trait Output: Send {
     /// # Errors
     /// The chip is gone.
     fn set(&mut self, high: bool) -> Result<()>;
-    /// The level that the pin has, read from the pin.
+    /// Reads the pin's level back.
     ///
     /// # Errors
     /// The chip is gone.
@@ -95,19 +95,19 @@ pub trait Output: Send {
 
 /// An input pin.
 pub trait Input: Send {
-    /// Its level: high?
+    /// Its level; true is high.
     ///
     /// # Errors
     /// The chip is gone.
     fn level(&self) -> Result<bool>;
 }
 
-impl Board {
-    /// What it is, for people.
+impl OpenChip {
+    /// Description of the chip for messages.
     pub fn name(&self) -> String {
         match self {
-            Board::Pi(_) => "rppal".to_owned(),
-            Board::Kernel(path) => path.display().to_string(),
+            OpenChip::Pi(_) => "rppal".to_owned(),
+            OpenChip::Kernel(path) => path.display().to_string(),
         }
     }
 
@@ -117,11 +117,11 @@ impl Board {
     /// No such pin, or another program holds it.
     pub fn output(&self, pin: u8) -> Result<Box<dyn Output>> {
         match self {
-            Board::Pi(gpio) => {
+            OpenChip::Pi(gpio) => {
                 let taken = gpio.get(pin).map_err(|error| refused(pin, &error))?;
                 Ok(Box::new(PiOutput(taken.into_output_low())))
             }
-            Board::Kernel(_) => {
+            OpenChip::Kernel(_) => {
                 let request = self.request(pin, |line| {
                     line.as_output(Value::Inactive);
                 })?;
@@ -133,15 +133,15 @@ impl Board {
     /// Requests a pin as input, pulled low so that a cut wire reads as no motion.
     ///
     /// # Errors
-    /// As [`Board::output`].
+    /// See [`OpenChip::output`].
     pub fn input(&self, pin: u8) -> Result<Box<dyn Input>> {
         match self {
-            Board::Pi(gpio) => {
+            OpenChip::Pi(gpio) => {
                 let taken = gpio.get(pin).map_err(|error| refused(pin, &error))?;
                 Ok(Box::new(PiInput(taken.into_input_pulldown())))
             }
-            Board::Kernel(_) => {
-                // Not every chip can pull.
+            OpenChip::Kernel(_) => {
+                // Not every chip has pull resistors.
                 let pulled = self.request(pin, |line| {
                     line.as_input().with_bias(Bias::PullDown);
                 });
@@ -156,7 +156,7 @@ impl Board {
     }
 
     fn request(&self, pin: u8, shape: impl FnOnce(&mut Builder)) -> Result<Request> {
-        let Board::Kernel(path) = self else { return Err(refused(pin, &"not a chip of the kernel's")) };
+        let OpenChip::Kernel(path) = self else { return Err(refused(pin, &"not a chip of the kernel's")) };
         let mut builder = Request::builder();
         builder.on_chip(path).with_consumer("flytrap").with_line(u32::from(pin));
         shape(&mut builder);
@@ -189,7 +189,7 @@ impl Input for PiInput {
     }
 }
 
-/// A line of the kernel's, and its number.
+/// A requested line of the kernel's device, and its number.
 struct KernelPin(Request, u8);
 
 impl Output for KernelPin {
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chip_that_is_not_there_degrades() {
+    fn a_missing_chip_degrades() {
         for chip in [Chip::Kernel("/dev/gpiochip-of-nobody".into()), Chip::Kernel("/dev/null".into())] {
             let error = chip.open().unwrap_err();
             assert_eq!(error.class(), Class::Degrade);

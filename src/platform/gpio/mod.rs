@@ -8,16 +8,16 @@ pub mod signals;
 use chip::Chip;
 use signals::LightParams;
 
-/// Which pin does what.
+/// Assignment of the pins.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct PinParams {
     /// Which chip the pins belong to.
     pub chip: Chip,
-    /// Shows the state of the program.
+    /// The status LED: shows the state of the program.
     pub status_led: Option<Pin>,
-    /// High while something warm moves.
+    /// The motion sensor: high while something warm moves.
     pub motion_sensor: Option<Pin>,
-    /// Lights the road.
+    /// The light above the road.
     pub light: Option<Pin>,
     /// When the light is on.
     pub lighting: LightParams,
@@ -28,6 +28,6 @@ pub struct PinParams {
 pub struct Pin {
     /// Its number on the chip (on a Raspberry Pi Broadcom's).
     pub number: u8,
-    /// Low means on.
+    /// Active low.
     pub inverted: bool,
 }

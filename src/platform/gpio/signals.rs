@@ -1,4 +1,4 @@
-//! What the pins mean: the blink pattern of the status LED, and when the light is on. Pure.
+//! When the pins switch: the blink pattern of the status LED, and when the light is on. Pure.
 //!
 //! ```text
 //!   well       ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁█     one flash in 3 s: alive, at little power
@@ -11,21 +11,21 @@ use std::time::Duration;
 
 use crate::platform::clock::Mono;
 
-/// No frame for this long means no camera, for the LED.
+/// The LED shows "no camera" after this long without a frame.
 const CAMERA_SILENT: Duration = Duration::from_secs(10);
-/// No delivery for this long means no link, for the LED: longer than a batch waits to fill.
+/// The LED shows "no link" after this long without a delivery: longer than a batch takes to fill.
 const LINK_SILENT: Duration = Duration::from_secs(120);
 
 /// Period of a blink pattern, and its step.
 const PERIOD_MS: u64 = 3000;
 const STEP_MS: u64 = 100;
 
-/// What somebody below the mast wants to know. [`condition`] shows the most serious one.
+/// The device's condition, as the LED shows it to somebody below the mast. [`condition`] picks the most serious one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
     /// Frames come, events leave.
     Well,
-    /// It counts, but loses something.
+    /// It counts, but loses some data.
     Degraded,
     /// No frames.
     NoCamera,
@@ -46,7 +46,7 @@ pub struct Health {
     pub loses: bool,
 }
 
-/// The worst first: without a camera nothing is counted; without a link it is counted and kept.
+/// The most serious condition: without a camera nothing is counted; without a link counts are kept.
 pub fn condition(health: &Health) -> Condition {
     if health.frame_age >= CAMERA_SILENT {
         Condition::NoCamera
@@ -86,8 +86,8 @@ impl Default for LightParams {
     }
 }
 
-/// The light: goes on when something moves in the dark, and stays on while motion continues, however bright the light itself makes
-/// the picture.
+/// The light: switches on when something moves in the dark, and stays on while motion continues, however bright the light itself makes the
+/// picture.
 #[derive(Debug)]
 pub struct Light {
     params: LightParams,
@@ -100,7 +100,7 @@ impl Light {
         Light { params, on: false }
     }
 
-    /// Whether it is on now: `moved` is when something last moved, `brightness` what the last picture had, if there was one.
+    /// Whether it is on now. `moved`: time of the last motion; `brightness`: of the last picture, if there was one.
     pub fn decide(&mut self, now: Mono, moved: Option<Mono>, brightness: Option<u8>) -> bool {
         let moves = moved.is_some_and(|at| now.since(at) < self.params.hold);
         let dark = brightness.is_some_and(|value| value < self.params.dark_below);
@@ -131,10 +131,10 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_is_shown() {
+    fn the_most_serious_condition_is_shown() {
         let seconds = Duration::from_secs;
         let well = Health { frame_age: seconds(1), delivery_age: seconds(500), ..Health::default() };
-        assert_eq!(condition(&well), Condition::Well, "nothing to deliver is no failure");
+        assert_eq!(condition(&well), Condition::Well, "nothing to deliver is not a failure");
         assert_eq!(condition(&Health { loses: true, ..well }), Condition::Degraded);
         let offline = Health { sends_fail: true, loses: true, ..well };
         assert_eq!(condition(&offline), Condition::NoLink);

@@ -54,11 +54,11 @@ impl Hardware {
     /// Opens the device, which arms it, and sets its time-out.
     ///
     /// # Errors
-    /// `Kind::Config` if the board refuses the time-out or takes another one (it is disarmed then, where it can be);
-    /// `Kind::System` if the device is not there, not ours, or in use.
+    /// `Kind::Config` if the board refuses the time-out or sets another one (the watchdog is disarmed then, where
+    /// possible); `Kind::System` if the device is missing, not ours, or in use.
     pub fn open(path: &Path, timeout: Duration) -> Result<Self> {
         let what = format!("watchdog '{}'", path.display());
-        // Before it is opened: opening arms it, and not every board can disarm it again.
+        // Checked before opening: opening arms the watchdog, and not every board can disarm it.
         if let Some(limits) = limits(Path::new(SYSFS), path)
             && !limits.contains(&timeout.as_secs())
         {
@@ -74,14 +74,14 @@ impl Hardware {
                 Some(libc::EBUSY) => {
                     "another program has it: unset watchdog.device here or RuntimeWatchdogSec= in systemd"
                 }
-                Some(libc::EACCES | libc::EPERM) => "give this user the right to write to it",
+                Some(libc::EACCES | libc::EPERM) => "give this user write permission for it",
                 _ => "is its driver loaded? Else set watchdog.device = \"\"",
             };
             Error::fatal(Kind::System, format!("{what} cannot be opened: {remedy}")).caused_by(error)
         })?;
         let mut info = Info { options: 0, firmware_version: 0, identity: [0; 32] };
         if let Err(error) = call(&file, GET_SUPPORT, &mut info) {
-            let text = format!("{what} is no watchdog: set watchdog.device to the one of this board");
+            let text = format!("{what} is not a watchdog: set watchdog.device to the one of this board");
             return Err(Error::fatal(Kind::System, text).caused_by(error));
         }
         let mut boot_status = 0i32;
@@ -110,18 +110,18 @@ impl Hardware {
         Ok(hardware)
     }
 
-    /// What the board has after it was asked for `timeout`; anything else than that is refused.
+    /// The time-out in force after requesting `timeout`; any other value is refused.
     fn set_timeout(&self, timeout: Duration, can: bool) -> std::result::Result<Duration, String> {
         let wanted = i32::try_from(timeout.as_secs()).unwrap_or(i32::MAX);
         let mut seconds = wanted;
         if can && let Err(error) = call(&self.file, SET_TIMEOUT, &mut seconds) {
-            return Err(format!("{error}: set a smaller one (a Raspberry Pi takes at most 15)"));
+            return Err(format!("{error}: set a smaller one (a Raspberry Pi allows at most 15)"));
         }
         let mut effective = 0i32;
         call(&self.file, GET_TIMEOUT, &mut effective)
             .map_err(|error| format!("its time-out cannot be read back: {error}"))?;
         if effective != wanted {
-            return Err(format!("it has {effective} s: set watchdog.timeout_s = {effective}"));
+            return Err(format!("it set {effective} s instead: set watchdog.timeout_s = {effective}"));
         }
         Ok(timeout)
     }
@@ -131,12 +131,12 @@ impl Hardware {
         self.timeout
     }
 
-    /// What the driver calls itself.
+    /// The driver's name.
     pub fn identity(&self) -> &str {
         &self.identity
     }
 
-    /// Whether the driver says that the board's last reset was the watchdog's.
+    /// Whether the driver reports that the watchdog caused the board's last reset.
     pub fn was_reset(&self) -> bool {
         self.was_reset
     }
@@ -144,12 +144,12 @@ impl Hardware {
     /// Restarts the time-out.
     ///
     /// # Errors
-    /// What the kernel says: the device is gone, and with it the protection.
+    /// The error of the kernel: the device is gone, and with it the protection.
     pub fn feed(&mut self) -> io::Result<()> {
         self.file.write_all(b"\0")
     }
 
-    /// The clean end: disarms it, where the driver can.
+    /// Clean end: disarms the watchdog, where the driver can.
     pub fn close(mut self) {
         let path = self.path.display();
         // Any byte feeds; `V` is the magic one.
@@ -164,15 +164,15 @@ impl Hardware {
     }
 }
 
-/// Seconds that the driver of the device `path` takes, as far as it says so.
+/// Range of time-outs of the device `path`, seconds, as far as its driver reports it.
 fn limits(sysfs: &Path, path: &Path) -> Option<RangeInclusive<u64>> {
     let name = path.file_name()?;
-    // The old name is that of the first one.
+    // The old name is an alias of the first device.
     let name = if name == "watchdog" { "watchdog0".as_ref() } else { name };
     let read = |file: &str| -> Option<u64> {
         std::fs::read_to_string(sysfs.join(name).join(file)).ok()?.trim().parse().ok()
     };
-    // A driver without an upper limit of its own says 0: the kernel feeds its hardware in between.
+    // A driver without an upper limit of its own reports 0: the kernel feeds its hardware in between.
     let most = read("max_timeout")?;
     Some(read("min_timeout").unwrap_or(0)..=if most == 0 { u64::MAX } else { most })
 }
@@ -191,17 +191,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_watchdog_is_refused_with_the_remedy() {
+    fn a_device_that_is_not_a_watchdog_is_refused_with_the_remedy() {
         let timeout = Duration::from_secs(15);
         let error = Hardware::open(Path::new("/dev/null"), timeout).unwrap_err();
         assert_eq!(error.kind(), Kind::System);
-        assert!(error.to_string().contains("'/dev/null' is no watchdog"), "{error}");
+        assert!(error.to_string().contains("'/dev/null' is not a watchdog"), "{error}");
         let error = Hardware::open(Path::new("/dev/watchdog-of-nobody"), timeout).unwrap_err();
         assert!(error.to_string().contains("watchdog.device"), "{error}");
     }
 
     #[test]
-    fn what_the_driver_takes_is_read_before_it_is_armed() {
+    fn the_drivers_range_is_read_before_the_watchdog_is_armed() {
         let sysfs = tempfile::tempdir().unwrap();
         let folder = sysfs.path().join("watchdog0");
         std::fs::create_dir(&folder).unwrap();

@@ -1,24 +1,24 @@
-//! Injected faults, for tests: `FLYTRAP_FAULT=hang:STAGE:SECONDS` hangs a stage (or `main`) once the program has run so
-//! long; `slow:STAGE:SECONDS` makes each of its pieces of work take so long. Builds for release ignore the variable.
+//! Injected faults, for tests: `FLYTRAP_FAULT=hang:STAGE:SECONDS` hangs a stage (or `main`) after the program has run
+//! this long; `slow:STAGE:SECONDS` makes each of its pieces of work take this long. Release builds ignore the variable.
 
 use std::time::Duration;
 
 use super::Stage;
 use crate::platform::clock::Mono;
 
-/// What goes wrong, and where.
+/// Kind of fault and its stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     Hang { after: Duration },
     Slow { by: Duration },
 }
 
-/// The faults of this process: none, but for a test build that was told to.
+/// The faults of this process: none, except in a test build with the variable set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Faults(Option<(Option<Stage>, Fault)>);
 
 impl Faults {
-    /// As the environment says, in test builds.
+    /// From the environment, in test builds.
     pub fn from_environment() -> Self {
         if !cfg!(debug_assertions) {
             return Faults(None);
@@ -30,7 +30,7 @@ impl Faults {
         Faults(faults)
     }
 
-    /// A stage (`None` for the main thread) begins a piece of work, `up` after the start: may not come back.
+    /// Called when a stage (`None` for the main thread) begins a piece of work, `up` after the start: may never return.
     pub fn inject(&self, stage: Option<Stage>, started: Mono, now: Mono) {
         if !cfg!(debug_assertions) {
             return;

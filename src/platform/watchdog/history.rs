@@ -17,10 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::platform::process::{lock_folder, sync_folder};
 
-/// Name of the file in the state folder.
+/// Name of the history file in the state folder.
 const FILE: &str = "history.json";
 
-/// Name of the file whose lock says that a program keeps its history here.
+/// Name of the lock file that marks this folder's history as in use.
 const LOCK: &str = "history.lock";
 
 /// Largest file that is read, bytes.
@@ -30,31 +30,31 @@ const BYTES_MAX: u64 = 4096;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Contents {
-    /// Of this form.
+    /// Version of the file's form.
     version: u32,
     /// The kernel's boot id at the start of the run.
     boot: String,
     /// Starts so far.
     starts: u64,
-    /// Ends so far that were not asked for.
+    /// Ends so far that nobody requested.
     failures: u64,
     /// Why it ended; `None` while it runs.
     end: Option<String>,
-    /// Whether that end was asked for.
+    /// Whether that end was requested.
     #[serde(default)]
     clean: bool,
 }
 
-/// How the run before this one ended.
+/// How the previous run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Before {
-    /// Why, for people.
+    /// The reason, for messages.
     pub reason: String,
-    /// It ended because it was asked to.
+    /// Whether the end was requested.
     pub clean: bool,
 }
 
-/// The history of a device, with this run at its end.
+/// The history of a device, including the current run.
 #[derive(Debug)]
 pub struct History {
     file: PathBuf,
@@ -64,8 +64,8 @@ pub struct History {
 }
 
 impl History {
-    /// Reads what the last run left in `folder` and writes down that this one, in the boot `boot`, began. `was_reset`: the
-    /// watchdog says that it reset the board.
+    /// Reads the record of the last run in `folder`, and records that this run began, in the boot `boot`. `was_reset`: the watchdog reports
+    /// that it reset the board.
     ///
     /// # Errors
     /// The folder cannot be read or written, or another program keeps its history there; the text says which.
@@ -96,7 +96,7 @@ impl History {
         Ok(history)
     }
 
-    /// How the run before ended, if there was one.
+    /// How the previous run ended, if there was one.
     pub fn before(&self) -> Option<&Before> {
         self.before.as_ref()
     }
@@ -106,12 +106,12 @@ impl History {
         self.contents.starts
     }
 
-    /// Ends so far that nobody asked for.
+    /// Ends so far that nobody requested.
     pub fn failures(&self) -> u64 {
         self.contents.failures
     }
 
-    /// Writes down the end of this run. Said twice, the last one stands.
+    /// Records the end of this run. If called twice, the last call counts.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -128,19 +128,19 @@ impl History {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        // Made anew, so that no link is written through.
+        // A new file, so that a link is never written through.
         let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&new, &self.file)?;
-        // The rename itself is durable once its folder is.
+        // The rename is durable only after the folder is synced.
         sync_folder(self.file.parent().unwrap_or(Path::new(".")))
     }
 }
 
-/// The file's contents; `None` if there is none, or one that cannot be read (it is set aside then).
+/// The file's contents; `None` if there is no file, or an unreadable one (which is set aside).
 fn read(file: &Path) -> io::Result<Option<Contents>> {
-    // A link is not followed, a pipe is not waited for.
+    // Links are not followed, and opening a pipe does not block.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let open = match OpenOptions::new().read(true).custom_flags(flags).open(file) {
         Ok(open) => open,
@@ -156,7 +156,7 @@ fn read(file: &Path) -> io::Result<Option<Contents>> {
         Ok(_) | Err(_) => {
             let aside = file.with_extension("json.damaged");
             tracing::warn!(
-                "'{}' is damaged or of another version: now '{}'",
+                "'{}' is damaged or of another version: renamed to '{}'",
                 file.display(),
                 aside.display()
             );
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn each_end_is_told_to_the_next_start() {
+    fn each_end_is_reported_to_the_next_start() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("state");
         assert_eq!(before(&folder, "a", false), (1, 0, None));
@@ -235,11 +235,11 @@ mod tests {
         let second = History::begin(folder.path(), "a", false).unwrap_err();
         assert_eq!(second.kind(), io::ErrorKind::WouldBlock);
         drop(history);
-        assert_eq!(before(folder.path(), "b", false).0, 2, "the refused one is no start");
+        assert_eq!(before(folder.path(), "b", false).0, 2, "the refused start does not count");
     }
 
     #[test]
-    fn links_and_pipes_are_not_followed_and_not_waited_for() {
+    fn links_are_not_followed_and_pipes_do_not_block() {
         let folder = tempfile::tempdir().unwrap();
         let (file, elsewhere) = (folder.path().join(FILE), folder.path().join("elsewhere"));
         fs::write(&elsewhere, "mine").unwrap();
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_none_is_an_error() {
+    fn a_path_that_is_not_a_folder_is_an_error() {
         assert!(History::begin(Path::new("/proc/flytrap"), "a", false).is_err());
     }
 }

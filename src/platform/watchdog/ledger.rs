@@ -1,8 +1,8 @@
-//! Heartbeat deadlines: which stage has to finish something by when. Pure: told the time, reads no clock, starts nothing.
+//! Heartbeat deadlines: by when each stage has to finish its next piece of work. Pure: reads no clock, starts nothing.
 //!
-//! A stage that has finished a piece of work sets the deadline of the next one (its heartbeat deadline). A stage that is known
-//! to wait (a back-off, an empty queue) includes the wait. A late stage is reported for as long as it is late: whether to trust
-//! a recovery is up to the reader.
+//! A stage that has finished a piece of work sets the deadline of the next one (its heartbeat deadline). A stage that is going to wait (a
+//! back-off, an empty queue) includes the wait. A late stage is reported for as long as it is late: whether to trust a recovery is up to
+//! the caller.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -19,7 +19,7 @@ pub enum Stage {
     Pipeline,
     /// Keeps events until they are delivered.
     Spool,
-    /// Delivers.
+    /// Delivers events.
     Uplink,
 }
 
@@ -56,9 +56,9 @@ impl Default for Ledger {
 /// A stage that missed its deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Overdue {
-    /// Which.
+    /// The stage.
     pub stage: Stage,
-    /// How long ago it should have been done.
+    /// How far past its deadline it is.
     pub late: Duration,
 }
 
@@ -69,12 +69,12 @@ impl fmt::Display for Overdue {
 }
 
 impl Ledger {
-    /// `stage` has finished something, and will have finished the next thing by `by`.
+    /// `stage` has finished a piece of work; the deadline of the next one is `by`.
     pub fn set_deadline(&self, stage: Stage, by: Mono) {
         self.due[stage as usize].store(by.as_nanos().min(NEVER - 1), Relaxed);
     }
 
-    /// `stage` has ended: nothing more is due from it.
+    /// `stage` has ended: it has no deadline any more.
     pub fn ended(&self, stage: Stage) {
         self.due[stage as usize].store(NEVER, Relaxed);
     }
@@ -105,7 +105,7 @@ mod tests {
         let ledger = Ledger::default();
         assert_eq!(ledger.overdue(at(1 << 30)), None);
         ledger.set_deadline(Stage::Pipeline, at(5));
-        assert_eq!(ledger.overdue(at(5)), None, "in time is not late");
+        assert_eq!(ledger.overdue(at(5)), None, "at the deadline is not late");
         let late = ledger.overdue(at(7)).unwrap();
         assert_eq!(late, Overdue { stage: Stage::Pipeline, late: Duration::from_secs(2) });
         assert_eq!(late.to_string(), "the pipeline hangs: its work is 2.0 s overdue");
@@ -121,7 +121,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against the plain rule: a stage is late if its deadline has passed and it has not ended; the latest one is named.
+        /// Compared with the plain rule: a stage is late if its deadline has passed and it has not ended; the latest one is named.
         #[test]
         fn the_latest_is_named(
             steps in proptest::collection::vec((0usize..3, proptest::option::of(0u64..100)), 0..40),

@@ -6,9 +6,9 @@
 //!   uplink ───┘                           │                         └─► /dev/watchdog (device.rs)
 //!                                         └ yes ─► no more feeding: its name is recorded, logged, sent
 //! ```
-//! A stage that hangs ends the feeding for good: with a hardware watchdog the board is reset within its time, without one
-//! the program ends and the service manager starts it again. An absent camera is no hang: looking for it is work too. [`history`]
-//! keeps how the last run ended, so that the next one can report it.
+//! After a stage has hung, feeding stops for good: a hardware watchdog resets the board when its time-out passes; without one the program
+//! ends and the service manager starts it again. An absent camera is not a hang: looking for it is work too. [`history`] records how the
+//! last run ended, so that the next one can report it.
 
 pub mod device;
 pub mod fault;
@@ -26,14 +26,14 @@ pub use ledger::{Ledger, Overdue, Stage};
 pub struct Params {
     /// The hardware watchdog, such as `/dev/watchdog`; `None` leaves it alone.
     pub device: Option<PathBuf>,
-    /// The time after which it resets the board, 5 s to 1 h; what the board refuses is an error.
+    /// The time-out after which it resets the board, 5 s to 1 h; a value that the board refuses is an error.
     pub timeout: Duration,
-    /// The longest that one piece of work of a stage may take beyond the waits that belong to it, 5 s to 10 min.
+    /// The longest time for one piece of a stage's work, waits that belong to it excluded, 5 s to 10 min.
     pub stage_timeout: Duration,
 }
 
 impl Default for Params {
-    /// No device; 15 s, the most that a Raspberry Pi's takes; 30 s for a stage.
+    /// No device; 15 s, the longest time-out of a Raspberry Pi; 30 s for a stage.
     fn default() -> Self {
         Params { device: None, timeout: Duration::from_secs(15), stage_timeout: Duration::from_secs(30) }
     }

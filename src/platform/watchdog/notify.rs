@@ -1,7 +1,7 @@
-//! What systemd wants to hear (sd_notify(3)): READY, EXTEND_TIMEOUT_USEC, STATUS, WATCHDOG, STOPPING. Without systemd nothing is sent.
+//! Messages to systemd (sd_notify(3)): READY, EXTEND_TIMEOUT_USEC, STATUS, WATCHDOG, STOPPING. Without systemd nothing is sent.
 //!
-//! The protocol is one datagram of `KEY=VALUE` lines to the socket that `NOTIFY_SOCKET` names; `WATCHDOG_USEC` says how often
-//! it wants a sign of life, `WATCHDOG_PID` from whom.
+//! The protocol is one datagram of `KEY=VALUE` lines to the socket that `NOTIFY_SOCKET` names; `WATCHDOG_USEC` says how often systemd
+//! expects a keep-alive message, `WATCHDOG_PID` from which process.
 
 use std::ffi::OsStr;
 use std::io;
@@ -13,14 +13,14 @@ use std::time::Duration;
 /// The socket of the service manager, if there is one.
 #[derive(Debug, Default)]
 pub struct Notify {
-    /// Not connected: a socket that is made later, or anew, is reached all the same.
+    /// Not connected, so that a socket that is created later, or again, is reached too.
     socket: Option<(UnixDatagram, SocketAddr)>,
     watchdog: Option<Duration>,
 }
 
 impl Notify {
-    /// As the environment says. A socket that cannot be reached is a warning and tried again with each message: the road is counted
-    /// all the same, for as long as a service manager that hears nothing lets us.
+    /// From the environment. A socket that cannot be reached is a warning, and is tried again with each message: counting goes on, for as
+    /// long as a service manager without messages lets us run.
     pub fn from_environment() -> Self {
         let Some(name) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
             return Notify::default();
@@ -34,7 +34,7 @@ impl Notify {
         };
         let socket = match Self::open(&name) {
             Ok((socket, address)) => {
-                // Connected for a moment, to know whether anybody is there.
+                // Connected for a moment, to find out whether somebody listens.
                 if let Err(error) = UnixDatagram::unbound().and_then(|probe| probe.connect_addr(&address)) {
                     warn(error);
                 }
@@ -56,22 +56,22 @@ impl Notify {
             _ => SocketAddr::from_pathname(name),
         }?;
         let socket = UnixDatagram::unbound()?;
-        // The executor must not wait for a service manager that does not read.
+        // The supervisor must not wait for a service manager that does not read.
         socket.set_nonblocking(true)?;
         Ok((socket, address))
     }
 
-    /// How long it waits for a sign of life before it ends us; `None` if it does not.
+    /// The time without a keep-alive message after which systemd ends us; `None` if it does not.
     pub fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
-    /// Whether there is anybody to tell.
+    /// Whether there is a service manager.
     pub fn present(&self) -> bool {
         self.socket.is_some()
     }
 
-    /// One message, such as `WATCHDOG=1`. A service manager that does not read loses it.
+    /// Sends one message, such as `WATCHDOG=1`. It is lost if the service manager does not read.
     pub fn send(&self, message: &str) {
         if let Some((socket, address)) = &self.socket {
             let _full_or_gone = socket.send_to_addr(message.as_bytes(), address);
@@ -79,7 +79,7 @@ impl Notify {
     }
 }
 
-/// What WATCHDOG_USEC and WATCHDOG_PID say to the process `own`.
+/// The interval that WATCHDOG_USEC and WATCHDOG_PID set for the process `own`.
 fn interval(micros: Option<String>, pid: Option<String>, own: u32) -> Option<Duration> {
     if pid.is_some_and(|pid| pid.trim() != own.to_string()) {
         return None;
@@ -97,14 +97,14 @@ mod tests {
         let say = |text: &str| Some(text.to_owned());
         assert_eq!(interval(say("30000000"), None, 7), Some(Duration::from_secs(30)));
         assert_eq!(interval(say("30000000"), say("7"), 7), Some(Duration::from_secs(30)));
-        assert_eq!(interval(say("30000000"), say("8"), 7), None, "somebody else's");
+        assert_eq!(interval(say("30000000"), say("8"), 7), None, "meant for another process");
         for bad in ["0", "", "-1", "soon"] {
             assert_eq!(interval(say(bad), None, 7), None, "{bad}");
         }
         assert_eq!(interval(None, say("7"), 7), None);
     }
 
-    /// systemd is executed again and makes its socket anew; or it comes late.
+    /// systemd is re-executed and creates its socket again; or the socket appears late.
     #[test]
     fn a_socket_that_comes_later_is_reached() {
         let folder = tempfile::tempdir().unwrap();
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_listens_and_nothing_happens() {
+    fn without_a_listener_messages_do_nothing() {
         let notify = Notify::default();
         notify.send("READY=1");
         assert!(!notify.present() && notify.watchdog().is_none());

@@ -1,14 +1,14 @@
-//! COCO's files: `instances.json` (what is there) and results (what was found).
+//! COCO's files: `instances.json` (ground truth) and results (detections).
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Found, Object, Rect, Truth};
+use super::{Object, Rect, ScoredBox, Truth};
 use crate::base::error::{Error, Kind, Result};
 
-/// `instances.json`, as far as it matters.
+/// The parts of `instances.json` that matter here.
 #[derive(Deserialize)]
 struct Instances {
     images: Vec<Image>,
@@ -38,7 +38,7 @@ struct Category {
     name: String,
 }
 
-/// One line of a file of results.
+/// One entry of a results file.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Detected {
     image_id: i64,
@@ -47,19 +47,20 @@ struct Detected {
     score: f64,
 }
 
-/// How a file numbers its pictures and classes.
+/// The ids of a file's pictures and classes.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Ids {
-    /// By index of the picture.
+    /// Image id of each picture, by its index.
     pub pictures: Vec<i64>,
-    /// By index of the class.
+    /// Category id of each class, by its index.
     pub classes: Vec<i64>,
 }
 
 /// Reads `instances.json`. Pictures are taken in the order of their ids, as COCO's own program does.
 ///
 /// # Errors
-/// `Kind::Config`: not such a file, with the place; an annotation of a picture or class that is not listed.
+/// `Kind::Config`: not such a file, with the position of the mistake; an annotation of a picture or class that is not
+/// listed.
 pub fn truth(text: &str, place: &Path) -> Result<(Truth, Ids)> {
     let wrong = |why: String| {
         Error::fatal(Kind::Config, format!("'{}' is not COCO's instances.json: {why}", place.display()))
@@ -88,7 +89,7 @@ pub fn truth(text: &str, place: &Path) -> Result<(Truth, Ids)> {
         let Annotation { image_id, category_id, bbox, area, iscrowd } = annotation;
         let wrong = |why: String| wrong(format!("annotation {index}: {why}"));
         if bbox.iter().any(|side| !side.is_finite()) || bbox[2] < 0.0 || bbox[3] < 0.0 {
-            return Err(wrong(format!("{bbox:?} is no box")));
+            return Err(wrong(format!("{bbox:?} is not a box")));
         }
         objects.push(Object {
             picture: *pictures.get(image_id).ok_or_else(|| wrong(format!("no image {image_id}")))?,
@@ -109,8 +110,8 @@ pub fn truth(text: &str, place: &Path) -> Result<(Truth, Ids)> {
 /// Reads a file of results.
 ///
 /// # Errors
-/// `Kind::Config`: not such a file, with the place; a picture or class that the truth does not know.
-pub fn found(text: &str, place: &Path, ids: &Ids) -> Result<Vec<Found>> {
+/// `Kind::Config`: not such a file, with the position of the mistake; a picture or class that the labels do not have.
+pub fn found(text: &str, place: &Path, ids: &Ids) -> Result<Vec<ScoredBox>> {
     let wrong = |why: String| {
         Error::fatal(Kind::Config, format!("'{}' is not a file of COCO results: {why}", place.display()))
     };
@@ -122,7 +123,7 @@ pub fn found(text: &str, place: &Path, ids: &Ids) -> Result<Vec<Found>> {
         if bbox.iter().chain([&score]).any(|number| !number.is_finite()) {
             return Err(wrong("a number that is not finite".into()));
         }
-        all.push(Found {
+        all.push(ScoredBox {
             picture: *pictures
                 .get(&image_id)
                 .ok_or_else(|| wrong(format!("the labels have no image {image_id}")))?,
@@ -140,7 +141,7 @@ pub fn found(text: &str, place: &Path, ids: &Ids) -> Result<Vec<Found>> {
 ///
 /// # Errors
 /// `Kind::System`: a bug.
-pub fn results(found: &[Found], ids: &Ids) -> Result<String> {
+pub fn results(found: &[ScoredBox], ids: &Ids) -> Result<String> {
     let lines: Vec<Detected> = found
         .iter()
         .map(|found| Detected {
@@ -155,7 +156,7 @@ pub fn results(found: &[Found], ids: &Ids) -> Result<String> {
 }
 
 impl Ids {
-    /// Numbers where the labels have none: pictures and classes from 1.
+    /// Ids where the labels have none: pictures and classes from 1.
     pub fn counted(truth: &Truth) -> Self {
         Ids {
             pictures: (1..=truth.pictures.len() as i64).collect(),
@@ -186,14 +187,14 @@ mod tests {
         assert_eq!(truth.pictures, ["a.jpg", "b.jpg"]);
         let object = Object { picture: 1, class: 0, rect: [1.0, 2.0, 3.0, 4.0], area: 10.5, crowd: true };
         assert_eq!(truth.objects, [object]);
-        let one = Found { picture: 1, class: 0, rect: [0.5, 2.0, 3.0, 4.0], score: 0.25 };
+        let one = ScoredBox { picture: 1, class: 0, rect: [0.5, 2.0, 3.0, 4.0], score: 0.25 };
         let text = results(&[one], &ids).unwrap();
         assert_eq!(text, r#"[{"image_id":9,"category_id":3,"bbox":[0.5,2.0,3.0,4.0],"score":0.25}]"#);
         assert_eq!(found(&text, Path::new("r.json"), &ids).unwrap(), [one]);
     }
 
     #[test]
-    fn what_is_wrong_names_the_place() {
+    fn errors_name_the_position() {
         let of = |old: &str, new: &str| {
             let error = truth(&GOOD.replace(old, new), Path::new("x.json")).unwrap_err().to_string();
             assert!(error.contains("'x.json'"), "{error}");
@@ -207,7 +208,7 @@ mod tests {
         assert!(of(r#"[{"id": 3, "name": "car"}]"#, twice).contains("two categories are 3 'car'"));
         let none = GOOD.find("\"annotations\"").unwrap();
         assert!(of(&GOOD[..none], "{\"images\": [], ").contains("no images"));
-        assert!(of("[1, 2, 3, 4]", "[1, 2, -3, 4]").contains("is no box"));
+        assert!(of("[1, 2, 3, 4]", "[1, 2, -3, 4]").contains("is not a box"));
         let (_, ids) = truth(GOOD, Path::new("x.json")).unwrap();
         let text = r#"[{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 1}]"#;
         let error = found(text, Path::new("r.json"), &ids).unwrap_err().to_string();

@@ -1,12 +1,11 @@
-//! YOLO's labels: a text file for each picture, a line `class cx cy width height` for each object, the sides in parts of the
-//! picture's.
+//! YOLO's labels: a text file for each picture, a line `class cx cy width height` for each object, as fractions of the picture's sides.
 
 use super::{Object, Rect};
 
-/// The objects of a picture of `(width, height)` pixels; `classes`: how many there are.
+/// The objects of a picture of `(width, height)` pixels, with class numbers below `classes`.
 ///
 /// # Errors
-/// The line, from 1, and what is wrong with it.
+/// The line number, from 1, and what is wrong with it.
 pub fn objects(
     text: &str,
     picture: usize,
@@ -18,9 +17,9 @@ pub fn objects(
         let wrong = |why: String| format!("line {}: {why}", line + 1);
         let fields: Vec<&str> = row.split_whitespace().collect();
         let [class, sides @ ..] = fields.as_slice() else { continue };
-        let class: usize = class.parse().map_err(|_| wrong(format!("'{class}' is no number of a class")))?;
+        let class: usize = class.parse().map_err(|_| wrong(format!("'{class}' is not a class number")))?;
         if class >= classes {
-            return Err(wrong(format!("class {class} of 0..={}", classes.saturating_sub(1))));
+            return Err(wrong(format!("class {class} is outside 0..={}", classes.saturating_sub(1))));
         }
         if sides.len() != 4 {
             return Err(wrong("is not 'class cx cy width height'; polygons are not boxes".into()));
@@ -31,7 +30,7 @@ pub fn objects(
                 .parse()
                 .ok()
                 .filter(|part| (0.0..=1.0).contains(part))
-                .ok_or_else(|| wrong(format!("'{text}' is no part of a side, 0..=1")))?;
+                .ok_or_else(|| wrong(format!("'{text}' is not a fraction of the side, 0..=1")))?;
         }
         let [cx, cy, w, h] = parts;
         let (wide, high) = (width as f64, height as f64);
@@ -46,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_a_box_in_parts_of_the_picture() {
+    fn a_line_is_a_box_in_fractions_of_the_picture() {
         let objects = objects("2 0.5 0.5 0.25 0.5\n\n", 7, (640, 400), 3).unwrap();
         let object =
             Object { picture: 7, class: 2, rect: [240.0, 100.0, 160.0, 200.0], area: 32000.0, crowd: false };
@@ -54,12 +53,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_names_the_line() {
+    fn errors_name_the_line() {
         let of = |text: &str| objects(text, 0, (10, 10), 3).unwrap_err();
-        assert!(of("0 0.5 0.5 0.1 0.1\n3 0.5 0.5 0.1 0.1").starts_with("line 2: class 3 of 0..=2"));
+        assert!(of("0 0.5 0.5 0.1 0.1\n3 0.5 0.5 0.1 0.1").starts_with("line 2: class 3 is outside 0..=2"));
         assert!(of("0 0.5 0.5 0.1").contains("line 1: is not"));
-        assert!(of("0 0.5 0.5 0.1 1.5").contains("'1.5' is no part of a side"));
+        assert!(of("0 0.5 0.5 0.1 1.5").contains("'1.5' is not a fraction of the side"));
         assert!(of("0 0.5 0.5 0.1 NaN").contains("'NaN'"));
-        assert!(of("car 0.5 0.5 0.1 0.1").contains("'car' is no number"));
+        assert!(of("car 0.5 0.5 0.1 0.1").contains("'car' is not a class number"));
     }
 }

@@ -1,9 +1,9 @@
-//! How well boxes are found: average precision by the rules of COCO.
+//! Average precision by the rules of COCO.
 //!
-//! Per class, detections are matched to truths strongest first, at ten overlaps from 0.50 to 0.95; the precision at 101 recalls is
-//! averaged. Rules that are easy to miss: a picture counts with its 100 strongest detections of a class; a detection on a crowd
-//! region (`iscrowd`) or on an object outside the range of areas counts neither way; a crowd takes any number, and overlaps by the
-//! detection's own area; a class without truths has no figure. Held against pycocotools 2.0 by `tests/it/eval.rs`.
+//! Per class, detections are matched to objects strongest first, at ten IoU thresholds from 0.50 to 0.95; the precision at 101 recalls is
+//! averaged. Rules that are easy to miss: of each picture, the 100 strongest detections of a class count; a detection on a crowd region
+//! (`iscrowd`) or on an object outside the area range is ignored; a crowd matches any number of detections, and overlap with it is relative
+//! to the detection's own area; a class without objects has no score. Compared with pycocotools 2.0 by `tests/it/eval.rs`.
 
 pub mod coco;
 pub mod labels;
@@ -11,61 +11,61 @@ pub mod threshold;
 
 use std::collections::BTreeMap;
 
-/// Overlaps at which a detection is right: 0.50, 0.55, … 0.95, as `numpy.linspace` has them.
+/// IoU thresholds of a match: 0.50, 0.55, … 0.95, as `numpy.linspace` gives them.
 const OVERLAPS: usize = 10;
 
 /// Recalls at which precision is read: 0.00, 0.01, … 1.00.
 const RECALLS: usize = 101;
 
-/// Detections of one class that a picture may have, the strongest.
+/// Maximum number of detections of one class in a picture, strongest first.
 pub const DETECTIONS_PER_CLASS_MAX: usize = 100;
 
 /// Left, top, width, height, in pixels of the picture.
 pub type Rect = [f64; 4];
 
-/// Something that is in a picture.
+/// A labelled object.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Object {
     /// Which picture: index into [`Truth::pictures`].
     pub picture: usize,
-    /// What: index into [`Truth::classes`].
+    /// Its class: index into [`Truth::classes`].
     pub class: usize,
-    /// Where.
+    /// Its rectangle.
     pub rect: Rect,
     /// Its area in square pixels, which may be less than the rectangle's.
     pub area: f64,
-    /// Many of them in one region.
+    /// A crowd: many objects in one region.
     pub crowd: bool,
 }
 
-/// What is in some pictures.
+/// The labels of some pictures.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Truth {
-    /// File names.
+    /// File names of the pictures.
     pub pictures: Vec<String>,
-    /// Names.
+    /// Names of the classes.
     pub classes: Vec<String>,
     /// Objects in the order of the file.
     pub objects: Vec<Object>,
 }
 
-/// Something that was found.
+/// A detection.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Found {
+pub struct ScoredBox {
     /// Which picture: index into [`Truth::pictures`].
     pub picture: usize,
-    /// What: index into [`Truth::classes`].
+    /// Its class: index into [`Truth::classes`].
     pub class: usize,
-    /// Where.
+    /// Its rectangle.
     pub rect: Rect,
-    /// How sure.
+    /// Its score.
     pub score: f64,
 }
 
-/// Which objects count.
+/// Which objects count, by area.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Area {
-    /// All.
+    /// All objects.
     All,
     /// Up to 32 x 32 pixels.
     Small,
@@ -87,27 +87,27 @@ impl Area {
     }
 }
 
-/// Average precision in 0..=1; none where there is nothing to find.
+/// Average precision, 0..=1; none where there are no objects.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Ap {
-    /// Mean over all overlaps.
+    /// Mean over all IoU thresholds.
     pub ap50_95: Option<f64>,
-    /// At an overlap of 0.50.
+    /// At an IoU of 0.50.
     pub ap50: Option<f64>,
 }
 
-/// Of one class.
+/// Scores of one class.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ClassScore {
     /// Index into [`Truth::classes`].
     pub class: usize,
-    /// Objects that count.
+    /// Number of objects that count.
     pub objects: usize,
-    /// How well they were found.
+    /// Its average precision.
     pub ap: Ap,
 }
 
-/// Of all classes.
+/// Scores of all classes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scores {
     /// Means over the classes that have objects.
@@ -118,8 +118,8 @@ pub struct Scores {
 
 /// Scores `found` against `truth`, counting objects of `area`.
 ///
-/// Of equal scores the earlier wins: by picture, then in the order given.
-pub fn score(truth: &Truth, found: &[Found], area: Area) -> Scores {
+/// Ties keep their order: by picture, then as given.
+pub fn score(truth: &Truth, found: &[ScoredBox], area: Area) -> Scores {
     let groups = Groups::new(truth, found);
     let mut classes = Vec::new();
     for class in 0..truth.classes.len() {
@@ -141,16 +141,16 @@ pub fn score(truth: &Truth, found: &[Found], area: Area) -> Scores {
 /// Objects and detections by class and picture.
 struct Groups<'a> {
     objects: BTreeMap<(usize, usize), Vec<&'a Object>>,
-    found: BTreeMap<(usize, usize), Vec<&'a Found>>,
+    found: BTreeMap<(usize, usize), Vec<&'a ScoredBox>>,
 }
 
 impl<'a> Groups<'a> {
-    fn new(truth: &'a Truth, all: &'a [Found]) -> Self {
+    fn new(truth: &'a Truth, all: &'a [ScoredBox]) -> Self {
         let mut objects: BTreeMap<_, Vec<&Object>> = BTreeMap::new();
         for object in &truth.objects {
             objects.entry((object.class, object.picture)).or_default().push(object);
         }
-        let mut found: BTreeMap<_, Vec<&Found>> = BTreeMap::new();
+        let mut found: BTreeMap<_, Vec<&ScoredBox>> = BTreeMap::new();
         for one in all {
             found.entry((one.class, one.picture)).or_default().push(one);
         }
@@ -161,7 +161,7 @@ impl<'a> Groups<'a> {
         let at = (class, picture);
         let ignored = |object: &Object| object.crowd || !area.holds(object.area);
         let objects = self.objects.get(&at).map_or(&[][..], Vec::as_slice);
-        // Those that count come first: a detection prefers them.
+        // Objects that count come first: a detection prefers them.
         let mut objects: Vec<(&Object, bool)> =
             objects.iter().map(|object| (*object, ignored(object))).collect();
         objects.sort_by_key(|(_, ignored)| *ignored);
@@ -172,21 +172,21 @@ impl<'a> Groups<'a> {
     }
 }
 
-/// What became of a detection at one overlap.
+/// Result of matching a detection at one IoU threshold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Right,
     Wrong,
-    /// It counts neither way.
+    /// Ignored.
     Ignored,
 }
 
 /// One class in one picture.
 struct Scene<'a> {
-    /// With whether they count neither way; those come last.
+    /// With a flag for ignored ones, which come last.
     objects: Vec<(&'a Object, bool)>,
-    /// The strongest first, so many as count.
-    found: Vec<&'a Found>,
+    /// The strongest first, cut to the number that counts.
+    found: Vec<&'a ScoredBox>,
     area: Area,
 }
 
@@ -196,10 +196,10 @@ impl Scene<'_> {
         self.objects.iter().filter(|(_, ignored)| !ignored).count()
     }
 
-    /// What became of each detection where an overlap of `least` is enough.
+    /// The result of each detection at the IoU threshold `least`.
     fn outcomes(&self, least: f64) -> Vec<Outcome> {
         let mut taken = vec![false; self.objects.len()];
-        let outcome = |found: &&Found| match best(found, &self.objects, &taken, least) {
+        let outcome = |found: &&ScoredBox| match best(found, &self.objects, &taken, least) {
             Some(object) => {
                 taken[object] = true;
                 if self.objects[object].1 { Outcome::Ignored } else { Outcome::Right }
@@ -237,7 +237,7 @@ impl Matched {
         Some(Ap { ap50_95: Some(at.iter().sum::<f64>() / OVERLAPS as f64), ap50: Some(at[0]) })
     }
 
-    /// The mean of the precisions at all recalls.
+    /// Mean precision over all recalls.
     fn at(&self, overlap: usize) -> f64 {
         let (mut right, mut wrong) = (0u64, 0u64);
         // Recall and precision after each detection.
@@ -251,7 +251,7 @@ impl Matched {
             let found = (right + wrong) as f64 + f64::EPSILON;
             curve.push((right as f64 / self.objects as f64, right as f64 / found));
         }
-        // What is reached at a greater recall is reached at a smaller one too.
+        // Precision never increases with recall: take the maximum from the right.
         let mut best = 0.0f64;
         for (_, precision) in curve.iter_mut().rev() {
             best = best.max(*precision);
@@ -271,8 +271,8 @@ fn overlap_at(index: usize) -> f64 {
     if index == last { 0.95 } else { 0.5 + index as f64 * ((0.95 - 0.5) / last as f64) }
 }
 
-/// The object that `found` overlaps most, at least by `least`; one that counts if there is any. Of equals the later.
-fn best(found: &Found, objects: &[(&Object, bool)], taken: &[bool], least: f64) -> Option<usize> {
+/// The object that `found` overlaps most, at least by `least`; one that counts if there is any. Ties: the later one.
+fn best(found: &ScoredBox, objects: &[(&Object, bool)], taken: &[bool], least: f64) -> Option<usize> {
     let mut best: Option<(usize, f64)> = None;
     for (index, (object, ignored)) in objects.iter().enumerate() {
         if taken[index] && !object.crowd {
@@ -289,7 +289,7 @@ fn best(found: &Found, objects: &[(&Object, bool)], taken: &[bool], least: f64) 
     best.map(|(index, _)| index)
 }
 
-/// Shared area by united area; for a crowd by the detection's own.
+/// Intersection over union; for a crowd over the detection's own area.
 fn overlap([left, top, width, height]: &Rect, object: &Object) -> f64 {
     let [x, y, w, h] = object.rect;
     let across = (left + width).min(x + w) - left.max(x);
@@ -320,11 +320,11 @@ mod tests {
         }
     }
 
-    fn found(picture: usize, rect: Rect, score: f64) -> Found {
-        Found { picture, class: 0, rect, score }
+    fn found(picture: usize, rect: Rect, score: f64) -> ScoredBox {
+        ScoredBox { picture, class: 0, rect, score }
     }
 
-    fn ap50(truth: &Truth, found: &[Found]) -> f64 {
+    fn ap50(truth: &Truth, found: &[ScoredBox]) -> f64 {
         score(truth, found, Area::All).mean.ap50.unwrap()
     }
 
@@ -332,7 +332,7 @@ mod tests {
     const THERE: Rect = [110.0, 10.0, 40.0, 20.0];
 
     #[test]
-    fn all_found_is_one_and_nothing_found_is_zero() {
+    fn perfect_detections_score_one_and_none_score_zero() {
         let truth = truth(&[(0, HERE, false), (1, THERE, false)]);
         let all = [found(0, HERE, 0.9), found(1, THERE, 0.2)];
         assert_eq!(score(&truth, &all, Area::All).mean, Ap { ap50_95: Some(1.0), ap50: Some(1.0) });
@@ -361,7 +361,7 @@ mod tests {
         let small = [found(0, [20.0, 12.0, 5.0, 5.0], 0.9), found(1, THERE, 0.5)];
         let crowd = truth(&[(0, HERE, true), (1, THERE, false)]);
         assert!((ap50(&crowd, &small) - 1.0).abs() < 1e-12);
-        // On a single object of that size it is wrong, and before the right one.
+        // On a single object of that size it is wrong, and ranks before the right one.
         assert!(ap50(&truth(&[(0, HERE, false), (1, THERE, false)]), &small) < 0.3);
     }
 
@@ -381,7 +381,7 @@ mod tests {
     #[test]
     fn the_hundred_strongest_of_a_picture_count() {
         let truth = truth(&[(0, HERE, false)]);
-        let mut many: Vec<Found> = (0..100).map(|n| found(0, THERE, 0.9 - f64::from(n) * 1e-3)).collect();
+        let mut many: Vec<ScoredBox> = (0..100).map(|n| found(0, THERE, 0.9 - f64::from(n) * 1e-3)).collect();
         many.push(found(0, HERE, 0.1));
         assert_eq!(ap50(&truth, &many), 0.0);
         many.remove(0);
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_class_without_objects_has_no_figure() {
+    fn a_class_without_objects_has_no_score() {
         let scores = score(&truth(&[(0, HERE, false)]), &[found(0, HERE, 0.9)], Area::All);
         assert_eq!(scores.classes.len(), 1);
         assert_eq!(score(&truth(&[]), &[found(0, HERE, 0.9)], Area::All).mean, Ap::default());

@@ -1,43 +1,43 @@
-//! Which threshold of the score to set: precision and recall at each, and the choice among them.
+//! Choice of the score threshold: precision and recall at each threshold, and the best one.
 //!
-//! Detections are matched by the rules of [`super`] at one overlap. What a detection takes depends on the stronger ones only, so
-//! they are matched once, and a threshold counts those from it on: the same as leaving the weaker ones away before matching.
-//! Several classes are counted together, each detection and object once: a class with many objects weighs more.
+//! Detections are matched by the rules of [`super`] at one IoU threshold. A match depends on stronger detections only, so matching happens
+//! once, and a threshold counts the detections from its score on: the same as removing weaker ones before matching. Several classes are
+//! counted together, each detection and object once: a class with many objects weighs more.
 
 use std::cmp::Reverse;
 
-use super::{Area, Found, Groups, Outcome, Truth};
+use super::{Area, Groups, Outcome, ScoredBox, Truth};
 
-/// What a threshold gives.
+/// The figures at one threshold.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Point {
     /// Detections of this score and above count.
     pub threshold: f64,
-    /// Detections of an object.
+    /// True positives.
     pub right: usize,
-    /// Detections of none.
+    /// False positives.
     pub wrong: usize,
-    /// Objects that there are, crowds aside.
+    /// Number of objects, crowds excluded.
     pub objects: usize,
 }
 
 impl Point {
-    /// Detections, but for those on crowds, which count neither way.
+    /// Number of detections, without those on crowds, which are ignored.
     pub fn predictions(&self) -> usize {
         self.right + self.wrong
     }
 
-    /// How much of what was found is right; without detections there is none, rather than 1.
+    /// Precision: the fraction of detections that are right; none without detections, rather than 1.
     pub fn precision(&self) -> Option<f64> {
         part(self.right, self.predictions())
     }
 
-    /// How many of the objects were found.
+    /// Recall: the fraction of objects that were found.
     pub fn recall(&self) -> Option<f64> {
         part(self.right, self.objects)
     }
 
-    /// Harmonic mean of both; none where one of them is missing.
+    /// F1, the harmonic mean of both; none where one of them is missing.
     pub fn f1(&self) -> Option<f64> {
         self.precision().and(self.recall()).and(part(2 * self.right, self.predictions() + self.objects))
     }
@@ -47,19 +47,19 @@ fn part(some: usize, all: usize) -> Option<f64> {
     (all > 0).then(|| some as f64 / all as f64)
 }
 
-/// Detections that are matched.
+/// Matched detections.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Matches {
     objects: usize,
-    /// Scores, the greatest first; on crowds none.
+    /// Scores, highest first, without detections on crowds.
     scores: Vec<f64>,
-    /// How many of the first n are right, n from 0.
+    /// Number of right ones among the first n, n from 0.
     right: Vec<usize>,
 }
 
 impl Matches {
-    /// Matches what was found of `classes`, where an overlap of `overlap` is enough.
-    pub fn new(truth: &Truth, found: &[Found], classes: &[usize], overlap: f64) -> Self {
+    /// Matches the detections of `classes` at the IoU threshold `overlap`.
+    pub fn new(truth: &Truth, found: &[ScoredBox], classes: &[usize], overlap: f64) -> Self {
         let groups = Groups::new(truth, found);
         let (mut objects, mut scored) = (0, Vec::new());
         for class in classes {
@@ -78,18 +78,18 @@ impl Matches {
         Matches { objects, scores: scored.into_iter().map(|(score, _)| score).collect(), right }
     }
 
-    /// Objects that there are, crowds aside.
+    /// Number of objects, crowds excluded.
     pub fn objects(&self) -> usize {
         self.objects
     }
 
-    /// What `threshold` gives. The decoder compares numbers of 32 bits: so does this.
+    /// The figures at `threshold`. Compares in 32 bits, as the decoder does.
     pub fn at(&self, threshold: f64) -> Point {
         let least = threshold as f32;
         self.point(threshold, self.scores.partition_point(|score| *score as f32 >= least))
     }
 
-    /// What each score that occurs would give as a threshold, from the greatest to the least.
+    /// The figures with each occurring score as threshold, from the highest to the lowest.
     pub fn curve(&self) -> Vec<Point> {
         let last_of_its_score = |index: &usize| self.scores.get(index + 1) != Some(&self.scores[*index]);
         let lasts = (0..self.scores.len()).filter(last_of_its_score);
@@ -108,22 +108,22 @@ pub fn thresholds(fine: bool) -> Vec<f64> {
     (first..=last).step_by(step).map(|percent| f64::from(percent) / 100.0).collect()
 }
 
-/// Which threshold to set.
+/// The chosen threshold.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Choice {
-    /// The greatest recall with the wanted precision; of equals the greater precision, then the greater threshold.
+    /// The highest recall that meets the target precision; ties: the higher precision, then the higher threshold.
     Met(Point),
-    /// None has it: this one comes nearest, the greatest precision; of equals the greater recall, then the greater threshold.
+    /// No threshold meets it: this one has the highest precision; ties: the higher recall, then the higher threshold.
     Missed(Point),
-    /// Nothing was found at any threshold.
+    /// There are no detections at any threshold.
     Nothing,
 }
 
-/// Chooses one of `points`, which are of the same detections, for a precision of `target` at least.
+/// Chooses among `points`, which are all of the same detections, for a precision of at least `target`.
 pub fn choose(points: &[Point], target: f64) -> Choice {
     let found = || points.iter().filter_map(|point| Some((point, point.precision()?)));
     let by_threshold = |a: &Point, b: &Point| a.threshold.total_cmp(&b.threshold);
-    // As many objects everywhere: more right ones are a greater recall, and then fewer wrong ones a greater precision.
+    // The number of objects is the same everywhere: more true positives mean higher recall, and fewer false positives higher precision.
     let most_found = |a: &&Point, b: &&Point| {
         (a.right, Reverse(a.wrong)).cmp(&(b.right, Reverse(b.wrong))).then(by_threshold(a, b))
     };
@@ -152,8 +152,8 @@ mod tests {
         Object { picture, class, rect, area: rect[2] * rect[3], crowd }
     }
 
-    fn found(class: usize, rect: Rect, score: f64) -> Found {
-        Found { picture: 0, class, rect, score }
+    fn found(class: usize, rect: Rect, score: f64) -> ScoredBox {
+        ScoredBox { picture: 0, class, rect, score }
     }
 
     fn truth(objects: Vec<Object>) -> Truth {
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_box_is_wrong_and_a_crowd_counts_neither_way() {
+    fn a_second_box_is_wrong_and_a_crowd_is_ignored() {
         let twice = [found(0, HERE, 0.9), found(0, HERE, 0.8)];
         let at = |crowd| Matches::new(&truth(vec![object(0, 0, HERE, crowd)]), &twice, &[0], 0.5).at(0.5);
         assert_eq!((at(false).right, at(false).wrong, at(false).objects), (1, 1, 1));
@@ -219,19 +219,19 @@ mod tests {
     }
 
     #[test]
-    fn the_choice() {
+    fn the_choice_prefers_recall_then_precision_then_threshold() {
         let (low, middle, high) = (point(0.1, 8, 8), point(0.5, 6, 2), point(0.8, 4, 1));
         for (points, target, expected) in [
             (&[low, middle, high][..], 0.8, Choice::Met(high)),
             (&[low, middle, high], 0.75, Choice::Met(middle)),
             (&[low, middle, high], 0.0, Choice::Met(low)),
-            // The highest threshold that has it throws detections away.
+            // The highest threshold that meets the target throws detections away.
             (&[point(0.4, 4, 0), point(0.9, 1, 0)], 0.8, Choice::Met(point(0.4, 4, 0))),
-            // As many found: fewer wrong ones, then the greater threshold.
+            // Equal recall: fewer false positives, then the higher threshold.
             (&[point(0.2, 4, 0), point(0.3, 4, 0), point(0.4, 4, 1)], 0.8, Choice::Met(point(0.3, 4, 0))),
             (&[low, middle, high], 0.9, Choice::Missed(high)),
             (&[point(0.3, 2, 2), point(0.4, 2, 2), point(0.5, 1, 1)], 0.9, Choice::Missed(point(0.4, 2, 2))),
-            // One without detections meets nothing and is near nothing.
+            // A point without detections meets no target, and is not the nearest either.
             (&[low, point(0.9, 0, 0)], 0.8, Choice::Missed(low)),
             (&[point(0.9, 0, 0)], 0.0, Choice::Nothing),
             (&[], 0.0, Choice::Nothing),
@@ -240,11 +240,11 @@ mod tests {
         }
     }
 
-    /// Counts by the definition: first what is below the threshold goes, then each detection that is left, the strongest first,
-    /// takes the object that it overlaps most. Boxes, objects and crowds as integers, a rule a line.
+    /// Counts by the definition: first remove detections below the threshold, then let each remaining one, strongest first, take the object
+    /// that it overlaps most. Boxes, objects and crowds as integers, a rule a line.
     fn oracle(
         truth: &Truth,
-        all: &[Found],
+        all: &[ScoredBox],
         classes: &[usize],
         overlap: f64,
         threshold: f64,
@@ -254,7 +254,7 @@ mod tests {
             for class in classes {
                 let here: Vec<&Object> =
                     truth.objects.iter().filter(|o| o.picture == picture && o.class == *class).collect();
-                let mut left: Vec<&Found> = all
+                let mut left: Vec<&ScoredBox> = all
                     .iter()
                     .filter(|f| {
                         f.picture == picture && f.class == *class && f.score as f32 >= threshold as f32
@@ -262,7 +262,7 @@ mod tests {
                     .collect();
                 let mut free: Vec<bool> = vec![true; here.len()];
                 for _ in 0..DETECTIONS_PER_CLASS_MAX {
-                    // `rev`: of equals the first.
+                    // `rev`: ties go to the first.
                     let strongest =
                         (0..left.len()).rev().max_by(|a, b| left[*a].score.total_cmp(&left[*b].score));
                     let Some(strongest) = strongest else { break };
@@ -294,7 +294,7 @@ mod tests {
         (right, wrong)
     }
 
-    /// Few places and sizes, so that boxes often overlap and scores are often equal.
+    /// Few positions and sizes, so that boxes often overlap and scores are often equal.
     fn rect() -> impl Strategy<Value = Rect> {
         [0u8..6, 0u8..3, 1u8..5, 1u8..5].prop_map(|numbers| numbers.map(f64::from))
     }
@@ -305,12 +305,9 @@ mod tests {
         proptest::collection::vec(one, 0..12)
     }
 
-    fn detections(most: usize) -> impl Strategy<Value = Vec<Found>> {
-        let one = (0usize..2, 0usize..2, rect(), 0u8..=20).prop_map(|(picture, class, rect, score)| Found {
-            picture,
-            class,
-            rect,
-            score: f64::from(f32::from(score) / 20.0),
+    fn detections(most: usize) -> impl Strategy<Value = Vec<ScoredBox>> {
+        let one = (0usize..2, 0usize..2, rect(), 0u8..=20).prop_map(|(picture, class, rect, score)| {
+            ScoredBox { picture, class, rect, score: f64::from(f32::from(score) / 20.0) }
         });
         proptest::collection::vec(one, 0..most)
     }
@@ -336,13 +333,13 @@ mod tests {
             }
         }
 
-        /// Also where a picture has more than count.
+        /// Also with more detections in a picture than count.
         #[test]
-        fn leaving_the_weak_ones_away_before_matching_changes_nothing(objects in objects(), all in detections(700), percent in 0u8..=100) {
+        fn removing_weak_detections_before_matching_changes_nothing(objects in objects(), all in detections(700), percent in 0u8..=100) {
             let truth = truth(objects);
             let threshold = f64::from(percent) / 100.0;
-            let strong: Vec<Found> = all.iter().copied().filter(|f| f.score as f32 >= threshold as f32).collect();
-            let of = |found: &[Found]| Matches::new(&truth, found, &[0, 1], 0.5).at(threshold);
+            let strong: Vec<ScoredBox> = all.iter().copied().filter(|f| f.score as f32 >= threshold as f32).collect();
+            let of = |found: &[ScoredBox]| Matches::new(&truth, found, &[0, 1], 0.5).at(threshold);
             prop_assert_eq!(of(&all), of(&strong));
         }
 

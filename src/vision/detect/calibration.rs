@@ -1,5 +1,4 @@
-//! Which numbers go into a network's convolutions: what int8 needs to know beforehand, measured on pictures once and kept in a file
-//! beside the model.
+//! Value ranges of a network's convolution inputs, which int8 needs: measured on pictures once and kept in a file beside the model.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -9,23 +8,23 @@ use serde::Deserialize;
 use super::engine::Ranges;
 use crate::base::error::{Error, Kind, Result};
 
-/// Numbers in a network that are larger are none that 16 bits could hold.
+/// Largest number allowed in a range: a network with larger ones is not suitable for fp16.
 const NUMBER_MAX: f32 = 30_000.0;
 
 /// The file of `flytrap calibrate`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
-    /// Of which model, lower-case hex.
+    /// SHA-256 of the model, lower-case hex.
     model_sha256: String,
-    /// On how many pictures it was measured.
+    /// Number of pictures that it was measured on.
     pictures: usize,
-    /// Least and greatest input of convolutions, by their names.
+    /// Minimum and maximum input of convolutions, by their names.
     ranges: Ranges,
 }
 
 impl Calibration {
-    /// What was measured on `pictures` pictures.
+    /// The measurements on `pictures` pictures.
     pub fn new(model_sha256: &str, pictures: usize, spreads: &Spreads) -> Self {
         let ranges = spreads.0.iter().map(|(name, spread)| (name.clone(), spread.range())).collect();
         Calibration { model_sha256: model_sha256.to_owned(), pictures, ranges }
@@ -57,7 +56,7 @@ impl Calibration {
         let is_good = |[low, high]: &[f32; 2]| (-NUMBER_MAX..=*high).contains(low) && *high <= NUMBER_MAX;
         match calibration.ranges.iter().find(|(_, range)| !is_good(range)) {
             Some((conv, range)) => {
-                Err(wrong(format!("'{conv}' = {range:?} is no range within ±{NUMBER_MAX}")))
+                Err(wrong(format!("'{conv}' = {range:?} is not a range within ±{NUMBER_MAX}")))
             }
             None => Ok(calibration),
         }
@@ -82,12 +81,12 @@ impl Calibration {
     }
 }
 
-/// What went into each convolution.
+/// Histograms of the inputs of each convolution.
 #[derive(Debug, Default)]
 pub struct Spreads(std::collections::BTreeMap<String, Spread>);
 
 impl Spreads {
-    /// Eight numbers more.
+    /// Adds eight numbers.
     pub fn add(&mut self, name: &str, numbers: [f32; 8]) {
         if !self.0.contains_key(name) {
             self.0.insert(name.to_owned(), Spread::default());
@@ -97,7 +96,7 @@ impl Spreads {
         }
     }
 
-    /// Whether there are none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -106,7 +105,7 @@ impl Spreads {
 /// Cells of a [`Spread`].
 const CELLS: usize = 2048;
 
-/// How often which numbers occurred: equal cells from 0 upwards, twice as wide whenever a number is beyond the last.
+/// A histogram: equal cells from 0 upwards, whose width doubles whenever a number lies beyond the last.
 #[derive(Debug, Clone)]
 struct Spread {
     cells: Vec<u64>,
@@ -141,8 +140,8 @@ impl Spread {
         self.cells[cell] += 1;
     }
 
-    /// The range over which 255 steps lose the least: the greatest numbers are cut off where that makes all others' steps so much
-    /// smaller that the sum of squared errors falls.
+    /// The range with the smallest quantisation error in 255 steps: the largest numbers are clipped where finer steps for all others reduce
+    /// the sum of squared errors.
     fn range(&self) -> [f32; 2] {
         let last = self.cells.iter().rposition(|count| *count > 0).unwrap_or(0);
         let count: u64 = self.cells.iter().sum();
@@ -175,11 +174,11 @@ mod tests {
     }
 
     #[test]
-    fn a_range_covers_what_there_is_but_for_what_is_rare_and_far() {
+    fn a_range_covers_all_numbers_except_rare_outliers() {
         let [low, high] = spread((0..10_000).map(|i| i as f32 / 1000.0 - 0.25));
         assert_eq!(low, -0.25);
         assert!((9.7..=9.75).contains(&high), "{high}");
-        // One in a million, ten times as far: cutting it off costs less than coarser steps for all.
+        // One in a million, ten times as large: clipping it costs less than coarser steps for all.
         let rare = (0..1_000_000).map(|i| if i == 77 { 100.0 } else { (i % 1000) as f32 / 100.0 });
         let [_, high] = spread(rare);
         assert!((9.9..60.0).contains(&high), "{high}");
@@ -191,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_comes_back_and_others_are_refused_in_words() {
+    fn the_file_round_trips_and_others_are_refused_with_a_reason() {
         let mut spreads = Spreads::default();
         spreads.add("/model.1/act/Mul", [-0.2, 0.0, 1.0, 2.0, 3.0, 0.1, 0.2, 7.5]);
         spreads.add("with \"quotes\"", [0.5; 8]);
@@ -206,8 +205,8 @@ mod tests {
         for (text, word) in [
             ("hello", "x.int8.toml"),
             ("model_sha256 = \"abc\"\npictures = 1\n[ranges]\na = [1.0, 0.0]\n", "'a' = [1.0, 0.0]"),
-            ("model_sha256 = \"abc\"\npictures = 1\n[ranges]\na = [nan, 0.0]\n", "is no range"),
-            ("model_sha256 = \"abc\"\npictures = 1\n[ranges]\na = [-1e9, 0.0]\n", "is no range"),
+            ("model_sha256 = \"abc\"\npictures = 1\n[ranges]\na = [nan, 0.0]\n", "is not a range"),
+            ("model_sha256 = \"abc\"\npictures = 1\n[ranges]\na = [-1e9, 0.0]\n", "is not a range"),
             ("model_sha256 = \"abc\"\npictures = 1\n[ranges]\na = [1.0]\n", "line 4"),
             ("model_sha256 = \"abc\"\npictures = 1\nmore = 2\n[ranges]\n", "more"),
         ] {

@@ -1,9 +1,9 @@
-//! From the raw output of a YOLOv8/YOLO11 head to detections: threshold, best class, suppression.
+//! From the raw output of a YOLOv8/YOLO11 head to detections: threshold, best class, NMS.
 //!
-//! The head's output is `[1, 4 + classes, anchors]`: rows of box centres and sizes in model pixels (`cx cy w h`), then a row
-//! of scores per class, already sigmoid (Ultralytics export, `end2end=False`). Suppression is greedy and per class: the
-//! strongest box stays, what overlaps it by more than `iou_max` goes (torchvision `nms`). Proved against a brute-force
-//! oracle, because the snippets in circulation are wrong.
+//! The head's output is `[1, 4 + classes, anchors]`: rows of box centres and sizes in model pixels (`cx cy w h`), then a row of scores per
+//! class, already sigmoid (Ultralytics export, `end2end=False`). NMS is greedy and per class: the strongest box stays, boxes that overlap
+//! it by more than `iou_max` are removed (torchvision `nms`). Tested against a brute-force oracle, because the snippets in circulation are
+//! wrong.
 
 use super::engine::Output;
 use super::letterbox::Placement;
@@ -15,7 +15,7 @@ use crate::base::limits::{ANCHORS_MAX, CANDIDATES_MAX, CLASSES_MAX};
 /// Thresholds of the decoder.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Params {
-    /// Least score of a detection, 0..=1.
+    /// Minimum score of a detection, 0..=1.
     pub score_min: f32,
     /// Boxes of one class that overlap a stronger one by more than this are the same object, 0..=1.
     pub iou_max: f32,
@@ -26,7 +26,7 @@ pub struct Params {
 pub struct HeadShape {
     /// Classes, 1..=`CLASSES_MAX`.
     pub classes: usize,
-    /// Columns: places of the picture that may hold an object.
+    /// Anchors (columns): positions in the picture that may hold an object.
     pub anchors: usize,
 }
 
@@ -34,7 +34,7 @@ impl HeadShape {
     /// The head with an output of shape `dims` for a model that names `classes` classes.
     ///
     /// # Errors
-    /// Any other shape (`Kind::Model`), with what it looks like and how to export a model that fits.
+    /// Any other shape (`Kind::Model`), with what it looks like and how to export a suitable model.
     pub fn from_output(dims: &[usize], classes: usize) -> Result<Self> {
         let wrong = |why: String| {
             Err(Error::fatal(
@@ -69,7 +69,7 @@ impl HeadShape {
     }
 }
 
-/// What a decode dropped for want of room.
+/// What a decode dropped because a limit was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Dropped {
     /// Candidates beyond `CANDIDATES_MAX`, the weakest.
@@ -86,19 +86,19 @@ struct Candidate {
     anchor: u32,
 }
 
-/// Decodes outputs of one shape. All memory is taken at construction.
+/// Decodes outputs of one shape. Allocates all memory at construction.
 #[derive(Debug)]
 pub struct Decoder {
     head: HeadShape,
     params: Params,
-    /// Classes that count, by index.
+    /// Whether each class is wanted, by index.
     wanted: Vec<bool>,
     best: Vec<(f32, u16)>,
     candidates: Vec<Candidate>,
 }
 
 impl Decoder {
-    /// A decoder for `head`. `wanted` says for each class whether its detections are kept; a class beyond it is not.
+    /// A decoder for `head`. `wanted` says for each class whether its detections are kept; classes beyond its end are not.
     pub fn new(head: HeadShape, params: Params, wanted: impl Fn(ClassId) -> bool) -> Self {
         Decoder {
             head,
@@ -109,21 +109,21 @@ impl Decoder {
         }
     }
 
-    /// Bytes on the heap, for the sum of I1.
+    /// Bytes on the heap, for the memory plan (I1).
     pub fn heap_bytes(&self) -> usize {
         self.wanted.capacity()
             + self.best.capacity() * size_of::<(f32, u16)>()
             + self.candidates.capacity() * size_of::<Candidate>()
     }
 
-    /// The least score that counts: an engine need not bring what is below it.
+    /// The minimum score: an engine may leave out anchors below it.
     pub fn score_min(&self) -> f32 {
         self.params.score_min
     }
 
     /// Decodes `output` into `out`, strongest first, in frame pixels.
     ///
-    /// Numbers that are not finite are no detections. What did not fit is returned.
+    /// Numbers that are not finite are not detections. Returns what was dropped.
     ///
     /// # Panics
     /// If `output` has another size than the head.
@@ -177,7 +177,7 @@ impl Decoder {
         }
     }
 
-    /// Greedy suppression in place: the kept ones move to the front, in order. Returns how many found no room in `out`.
+    /// Greedy NMS in place: the kept candidates move to the front, in order. Returns how many did not fit into `out`.
     fn suppress(&mut self, placement: &Placement, out: &mut Detections) -> u32 {
         let mut kept = 0;
         let mut dropped = 0;
@@ -205,7 +205,7 @@ impl Decoder {
     }
 }
 
-/// Strongest first; equal scores by anchor, so that the order does not depend on the sort.
+/// Strongest first; ties by anchor, so that the order does not depend on the sort.
 fn stronger_first(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
     b.score.total_cmp(&a.score).then(a.anchor.cmp(&b.anchor))
 }
@@ -234,7 +234,7 @@ mod tests {
         (0..rows).flat_map(row).collect()
     }
 
-    /// By the definition, without any order tricks: repeat "take the strongest that is left, remove what it covers".
+    /// By the definition, without any clever ordering: repeat "take the strongest that is left, remove what it covers".
     fn oracle(anchors: &[Anchor], params: Params, wanted: &[bool]) -> Vec<(usize, f32, usize)> {
         let mut left: Vec<(usize, f32, usize, [f64; 4])> = anchors
             .iter()
@@ -295,7 +295,7 @@ mod tests {
             }
         }
 
-        /// What `flytrap tune` counts at a threshold is what there is once it is set.
+        /// What `flytrap tune` counts at a threshold equals the detections with that threshold set.
         #[test]
         fn a_lower_threshold_changes_nothing_above_a_higher(anchors in anchors(3), low in 0.01f32..0.5, more in 0.0f32..0.5, iou_max in 0.1f32..0.9) {
             let high = low + more;
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_counted_and_the_strongest_stay() {
+    fn drops_are_counted_and_the_strongest_stay() {
         let many = CANDIDATES_MAX + 500;
         // Tiny boxes that do not overlap, scores rising with the index.
         let anchors: Vec<Anchor> = (0..many)
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_that_are_none_are_refused_with_the_remedy() {
+    fn outputs_of_other_heads_are_refused_with_the_remedy() {
         assert_eq!(
             HeadShape::from_output(&[1, 84, 8400], 80).unwrap(),
             HeadShape { classes: 80, anchors: 8400 }

@@ -1,14 +1,13 @@
 //! From the camera's planes to the model's input in one pass, and boxes back again.
 //!
-//! The frame is scaled to fit the model's rectangle, centred, and the rest filled with grey 114, as Ultralytics does it
-//! (`ultralytics/data/augment.py`, `LetterBox`). Row by row: a row of the frame becomes RGB (`rgb.rs`), is sampled
-//! along, and two of them make a row of the input. Two sampled rows are all that is kept: there is no RGB frame, and
-//! nothing is allocated. Rows between the sampled ones are never touched.
+//! The frame is scaled to fit the model's input, centred, and padded with grey 114, as in Ultralytics (`ultralytics/data/augment.py`,
+//! `LetterBox`). It works row by row: a frame row becomes RGB (`rgb.rs`) and is resampled horizontally, and two of them make a row of the
+//! input. Only two resampled rows are kept: there is no RGB frame, and nothing is allocated. Frame rows that are not needed are never read.
 //!
-//! The arithmetic is that of `cv2.resize(INTER_LINEAR)` on 8-bit pictures, bit for bit (OpenCV, `imgproc/src/resize.cpp`:
-//! half-pixel centres, weights of 11 bits, 4 of them dropped between the passes), and so is what comes before it that of
-//! libjpeg: detectors are trained and measured on these very pixels, and a network's score moves by some hundredths for
-//! half a code value (see `decisions/0003-engine.md`).
+//! The arithmetic is that of `cv2.resize(INTER_LINEAR)` on 8-bit pictures, bit for bit (OpenCV, `imgproc/src/resize.cpp`: half-pixel
+//! centres, weights of 11 bits, 4 of them dropped between the passes), and the steps before it are those of libjpeg: detectors are trained
+//! and measured on exactly these pixels, and a network's score changes by some hundredths for half a code value (see
+//! `decisions/0003-engine.md`).
 //!
 //! Sums are `wrapping` for the reason that `rgb.rs` gives: 8 bits times 11, and 15 times 11.
 //!
@@ -24,14 +23,14 @@ pub const PADDING: f32 = 114.0 / 255.0;
 /// A size in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
-    /// To the right.
+    /// Width.
     pub width: usize,
-    /// Down.
+    /// Height.
     pub height: usize,
 }
 
 impl std::fmt::Display for Size {
-    /// As model files name it: `640` for a square, else `HEIGHTxWIDTH`.
+    /// In the notation of model files: `640` for a square, else `HEIGHTxWIDTH`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.width == self.height {
             write!(f, "{}", self.width)
@@ -44,33 +43,33 @@ impl std::fmt::Display for Size {
 /// A rectangle of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
-    /// Columns to the left of it.
+    /// Left column.
     pub left: usize,
-    /// Rows above it.
+    /// Top row.
     pub top: usize,
-    /// Its sides.
+    /// Its size.
     pub size: Size,
 }
 
 impl Part {
-    /// All of a frame.
+    /// The whole frame.
     pub const fn whole(size: Size) -> Self {
         Part { left: 0, top: 0, size }
     }
 
-    /// As a box of the frame.
+    /// As a box in frame pixels.
     pub fn bbox(&self) -> BoxPx<Frame> {
         let (left, top) = (self.left as f32, self.top as f32);
         BoxPx::new(left, top, left + self.size.width as f32, top + self.size.height as f32)
     }
 }
 
-/// Where the frame, or a part of it, lies in the model's rectangle. Pure numbers; [`Letterbox`] does the work.
+/// Where the frame, or a region of it, lies in the model's input. Pure numbers; [`Letterbox`] does the work.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Placement {
-    /// What is shown of the frame.
+    /// The visible region of the frame.
     frame: Size,
-    /// Where that begins.
+    /// Its upper left corner.
     origin: (usize, usize),
     model: Size,
     scaled: Size,
@@ -84,7 +83,7 @@ impl Placement {
         Self::of_part(Part::whole(frame), model)
     }
 
-    /// The same of a part of a frame.
+    /// The placement of a region of a frame.
     pub fn of_part(Part { left, top, size: frame }: Part, model: Size) -> Self {
         let origin = (left, top);
         let frame = Size { width: frame.width.max(1), height: frame.height.max(1) };
@@ -94,7 +93,7 @@ impl Placement {
         };
         let scaled =
             Size { width: scale(frame.width, model.width), height: scale(frame.height, model.height) };
-        // The reference rounds half the rest after taking off 0.1, so that an odd pixel goes to the right and below.
+        // The reference rounds half the remainder after subtracting 0.1, so that an odd pixel goes to the right and below.
         let margin = |model: usize, scaled: usize| {
             ((model - scaled.min(model)) as f64 / 2.0 - 0.1).round().max(0.0) as usize
         };
@@ -108,7 +107,7 @@ impl Placement {
         }
     }
 
-    /// How large the frame is shown: 1 is pixel by pixel.
+    /// The scale of the frame: 1 is pixel by pixel.
     pub fn pixels_per_frame_pixel(&self) -> f32 {
         self.scaled.width as f32 / self.frame.width as f32
     }
@@ -121,7 +120,7 @@ impl Placement {
         )
     }
 
-    /// A box of the model in the frame, clipped to what is shown of it.
+    /// Converts a box from model to frame pixels, clipped to the visible region.
     pub fn to_frame(&self, bbox: &BoxPx<Model>) -> BoxPx<Frame> {
         let (sx, sy) = self.scale();
         let (left, top) = (self.left as f32, self.top as f32);
@@ -136,7 +135,7 @@ impl Placement {
         BoxPx::new(shown.x1 + x, shown.y1 + y, shown.x2 + x, shown.y2 + y)
     }
 
-    /// A box of the frame in the model: the inverse, for boxes inside the frame.
+    /// Converts a box from frame to model pixels: the inverse, for boxes inside the frame.
     pub fn to_model(&self, bbox: &BoxPx<Frame>) -> BoxPx<Model> {
         let (sx, sy) = self.scale();
         let (left, top) = (self.left as f32, self.top as f32);
@@ -152,10 +151,10 @@ impl Placement {
 
 /// Bits of a weight (`INTER_RESIZE_COEF_BITS`).
 const WEIGHT_BITS: u32 = 11;
-/// Bits that a sum along the row loses before the rows are added.
+/// Bits that are dropped from a horizontal sum before the rows are combined.
 const DROPPED_BITS: u32 = 4;
 
-/// Where one sample of the output lies between two of the input.
+/// The position of an output sample between two input samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Tap {
     near: u16,
@@ -166,7 +165,7 @@ struct Tap {
 }
 
 impl Tap {
-    /// Sample `index` of `wanted` over `have`; beyond the first and last sample these are repeated.
+    /// Output sample `index` of `wanted` over `have` input samples; the first and last input samples are repeated beyond the ends.
     fn new(index: usize, wanted: usize, have: usize, edge: Edge) -> Self {
         let scale = 1.0 / (wanted as f64 / have as f64);
         let at = ((index as f64 + 0.5) * scale - 0.5) as f32;
@@ -186,12 +185,12 @@ impl Tap {
 }
 
 impl Tap {
-    /// So many samples further on.
+    /// The same tap this many samples further on.
     const fn after(self, left: u16) -> Self {
         Tap { near: self.near + left, far: self.far + left, ..self }
     }
 
-    /// What lies between two samples, with [`DROPPED_BITS`] fewer than the weights have.
+    /// Interpolates between two samples, with [`DROPPED_BITS`] fewer than the weights have.
     #[inline(always)]
     fn between(&self, near: u8, far: u8) -> u16 {
         let near = u32::from(near).wrapping_mul(u32::from(self.near_weight));
@@ -200,10 +199,10 @@ impl Tap {
     }
 }
 
-/// Taps that are all the same at one distance, as where 1280 pixels become 640: no table is needed, and vectors do it.
+/// Identical taps at a constant step, as when 1280 pixels become 640: needs no table, and vectorises.
 #[derive(Debug, Clone, Copy)]
 struct Steady {
-    /// From one to the next, 1 to 4.
+    /// Step from one to the next, 1 to 4.
     step: usize,
     first: Tap,
 }
@@ -249,7 +248,7 @@ impl Steady {
     }
 }
 
-/// What a tap beyond the edge does. The same but for rounding; OpenCV does one along rows and the other across.
+/// What a tap beyond the edge does. Equal except for rounding; OpenCV uses one horizontally and the other vertically.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Edge {
     /// All weight on the last sample.
@@ -258,10 +257,10 @@ enum Edge {
     Share,
 }
 
-/// A row of the frame sampled along: red, green, blue, each as wide as the scaled frame.
+/// A horizontally resampled frame row: red, green, blue, each as wide as the scaled frame.
 #[derive(Debug)]
 struct Sampled {
-    /// Which row of the frame; `None`: of another frame.
+    /// The row of the frame; `None`: of another frame.
     row: Option<usize>,
     values: Box<[u16]>,
 }
@@ -287,20 +286,20 @@ impl Sampled {
     }
 }
 
-/// Fills model inputs. Holds the sampling table of the current frame size; another size only costs its remaking.
+/// Fills model inputs. Holds the sampling table of the current frame size; a change of size only costs a new table.
 #[derive(Debug)]
 pub struct Letterbox {
     model: Size,
     taps: Vec<Tap>,
     steady: Option<Steady>,
-    /// What `taps` were made for.
+    /// The placement that `taps` were made for.
     made_for: Option<Placement>,
     row: RgbRow,
     sampled: [Sampled; 2],
 }
 
 impl Letterbox {
-    /// For a model with that input. All memory is taken here.
+    /// A letterbox for a model with that input size. Allocates all memory.
     pub fn new(model: Size) -> Self {
         Letterbox {
             model,
@@ -312,13 +311,13 @@ impl Letterbox {
         }
     }
 
-    /// Bytes on the heap, for the sum of I1.
+    /// Bytes on the heap, for the memory plan (I1).
     pub fn heap_bytes(&self) -> usize {
         let sampled: usize = self.sampled.iter().map(|sampled| size_of_val(&*sampled.values)).sum();
         self.taps.capacity() * size_of::<Tap>() + self.row.heap_bytes() + sampled
     }
 
-    /// Fills `input` (planar R, G, B of the model's size, each row by row, 0..=1) from a frame and says where the frame lies.
+    /// Fills `input` (planar R, G, B of the model's size, each row by row, 0..=1) from a frame and returns the placement.
     ///
     /// # Panics
     /// If `input` is not `3 * width * height` long, or the frame is wider than `FRAME_SIDE_MAX`.
@@ -327,10 +326,10 @@ impl Letterbox {
         self.fill_part((planes, color), part, self.model, input)
     }
 
-    /// The same with a part of the frame, which lies inside, for a rectangle that is no larger than the model's.
+    /// The same with a region of the frame, for an input no larger than the model's.
     ///
     /// # Panics
-    /// As [`Self::fill`]; if the part or the rectangle is too large.
+    /// As [`Self::fill`]; if the region or the input size is too large.
     pub fn fill_part(
         &mut self,
         (planes, color): (&Planes<'_>, Color),
@@ -349,7 +348,7 @@ impl Letterbox {
         }
         for y in 0..high {
             let tap = Tap::new(y, high, placement.frame.height, Edge::Share);
-            // A row without weight is not made.
+            // A row with zero weight is not computed.
             let far = if tap.far_weight == 0 { tap.near } else { tap.far };
             let (near, far) = (part.top + usize::from(tap.near), part.top + usize::from(far));
             let near_at = self.sample(planes, color, near, far);
@@ -363,7 +362,7 @@ impl Letterbox {
         placement
     }
 
-    /// Makes the table for frames that lie so, and forgets the rows of the frame before.
+    /// Makes the table for this placement, and forgets the rows of the previous frame.
     fn prepare(&mut self, placement: &Placement) {
         self.sampled.iter_mut().for_each(|sampled| sampled.row = None);
         if self.made_for != Some(*placement) {
@@ -376,7 +375,7 @@ impl Letterbox {
         }
     }
 
-    /// Where row `row` of the frame lies sampled; makes it in the place that does not hold `keep`.
+    /// Index of the resampled frame row `row`; computes it in the buffer that does not hold `keep`.
     fn sample(&mut self, planes: &Planes<'_>, color: Color, row: usize, keep: usize) -> usize {
         if let Some(at) = self.sampled.iter().position(|sampled| sampled.row == Some(row)) {
             return at;
@@ -388,18 +387,18 @@ impl Letterbox {
     }
 }
 
-/// Two sampled rows to one of the input, 0..=1.
+/// Combines two resampled rows into one input row, 0..=1.
 fn blend(near: &[u16], far: &[u16], tap: &Tap, out: &mut [f32]) {
     let (near_weight, far_weight) = (u32::from(tap.near_weight), u32::from(tap.far_weight));
     for (out, (near, far)) in out.iter_mut().zip(near.iter().zip(far)) {
-        // Each product loses 16 bits by itself, as the vector instructions of OpenCV do it; two are left to round.
+        // Each product drops 16 bits by itself, as the vector instructions of OpenCV do; two are left to round.
         let [near, far] = [(*near, near_weight), (*far, far_weight)]
             .map(|(value, weight)| u32::from(value).wrapping_mul(weight) >> 16);
         *out = (near.wrapping_add(far).wrapping_add(2) >> 2) as f32 / 255.0;
     }
 }
 
-/// Greys what the frame does not cover.
+/// Fills the padding with grey.
 fn pad(plane: &mut [f32], placement: &Placement) {
     let (width, top, left) = (placement.model.width, placement.top, placement.left);
     let (bottom, right) = (top + placement.scaled.height, left + placement.scaled.width);
@@ -411,14 +410,14 @@ fn pad(plane: &mut [f32], placement: &Placement) {
     }
 }
 
-/// The rectangle that a model with free input sides gets for a frame: the frame's aspect, `long_side` at most (the
-/// model's own size), sides rounded up to multiples of `stride`, so that little of the arithmetic goes into padding.
+/// The input size that a model with free input sides gets for a frame: the frame's aspect ratio, `long_side` at most (the model's own
+/// size), sides rounded up to multiples of `stride`, so that little of the arithmetic goes into padding.
 pub fn rectangle_for(frame: Size, long_side: usize, stride: usize) -> Size {
     let stride = stride.max(1);
     let up = |side: f64| ((side / stride as f64).ceil() as usize).max(1) * stride;
     let long = long_side.div_ceil(stride) * stride;
     let ratio = long as f64 / frame.width.max(frame.height).max(1) as f64;
-    // A ten-thousandth less, lest 360.00000001 of a rounded ratio become the next multiple.
+    // A ten-thousandth less, so that 360.00000001 of a rounded ratio does not become the next multiple.
     let side = |side: usize| up(side as f64 * ratio - 1e-4).min(long.max(stride));
     Size { width: side(frame.width), height: side(frame.height) }
 }
@@ -435,8 +434,8 @@ mod tests {
     }
 
     #[test]
-    fn placements_are_the_references() {
-        // frame, model, scaled, left, top: from reference letterbox(), evaluated in Python.
+    fn placements_match_the_reference() {
+        // Columns: frame, model, scaled, left, top; from the reference's letterbox(), evaluated in Python.
         for (frame, model, scaled, left, top) in [
             (size(1280, 720), size(640, 640), size(640, 360), 0, 140),
             (size(810, 1080), size(640, 640), size(480, 640), 80, 0),
@@ -453,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn rectangles_fit_the_aspect() {
+    fn free_input_sizes_fit_the_aspect_ratio() {
         for (frame, long, rectangle) in [
             (size(1280, 720), 640, size(640, 384)),
             (size(768, 432), 640, size(640, 384)),
@@ -507,7 +506,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
-        /// RGB and grey frames of any size against the definition.
+        /// RGB and grey frames of any size compared with the definition.
         #[test]
         fn rgb_and_grey_equal_the_oracle(w in 16usize..90, h in 16usize..90, mw in 1usize..4, mh in 1usize..4, grey in any::<bool>(), seed in any::<u64>()) {
             let (frame, model) = (size(w, h), size(32 * mw, 32 * mh));
@@ -525,9 +524,9 @@ mod tests {
             }
         }
 
-        /// A box of the frame comes back from the model within a hundredth of a pixel.
+        /// A box converted from frame to model pixels and back is within a hundredth of a pixel.
         #[test]
-        fn boxes_return(w in 16usize..4096, h in 16usize..4096, x in 0.0f32..1.0, y in 0.0f32..1.0, bw in 0.0f32..1.0, bh in 0.0f32..1.0, square in any::<bool>()) {
+        fn boxes_round_trip(w in 16usize..4096, h in 16usize..4096, x in 0.0f32..1.0, y in 0.0f32..1.0, bw in 0.0f32..1.0, bh in 0.0f32..1.0, square in any::<bool>()) {
             let placement = Placement::new(size(w, h), if square { size(640, 640) } else { size(640, 384) });
             let (x, y) = (x * w as f32, y * h as f32);
             let there = BoxPx::<Frame>::new(x, y, x + bw * (w as f32 - x), y + bh * (h as f32 - y));
@@ -540,9 +539,9 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
-        /// A part of a frame is what a frame would be that has nothing else.
+        /// A region of a frame gives the same as a frame that consists only of it.
         #[test]
-        fn parts_equal_frames_of_their_own(
+        fn regions_equal_frames_of_their_own(
             w in 1usize..70, h in 1usize..70, left in 0usize..30, top in 0usize..30, more in 0usize..9,
             mw in 1usize..4, mh in 1usize..4, seed in any::<u64>()
         ) {
@@ -565,7 +564,7 @@ mod tests {
         }
     }
 
-    /// Frames a whole number of times as large, and others: the vectors' way equals the table's.
+    /// Whole-number ratios and others: the vectorised path equals the table.
     #[test]
     fn steady_taps_equal_the_table() {
         let row: Vec<u8> = (0..2000).map(|at| noise(7, at)).collect();
@@ -586,7 +585,7 @@ mod tests {
         assert!(steadies >= 15, "{steadies}");
     }
 
-    /// Flat colours through every YUV format, both matrices, both ranges, against the standards' formulas.
+    /// Flat colours through every YUV format, both matrices, both ranges, compared with the standards' formulas.
     #[test]
     fn flat_colours_survive_every_format() {
         for pixel in [PixelFormat::Yuyv, PixelFormat::Uyvy, PixelFormat::Nv12, PixelFormat::I420] {

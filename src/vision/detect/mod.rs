@@ -1,4 +1,4 @@
-//! From pixels to road users: letterbox → engine → decode.
+//! From pixels to detections: letterbox → engine → decode.
 
 pub mod calibration;
 pub mod decode;
@@ -18,11 +18,11 @@ pub struct ClassId(pub u16);
 /// One road user in one frame.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Detection {
-    /// Where, in frame pixels, clipped to the frame.
+    /// Position in frame pixels, clipped to the frame.
     pub bbox: BoxPx<Frame>,
-    /// How sure, 0..=1.
+    /// Score, 0..=1.
     pub score: f32,
-    /// What.
+    /// Class.
     pub class: ClassId,
 }
 

@@ -1,7 +1,7 @@
-//! Model files: who may be loaded (sha256), what they detect (class names), and at which input size.
+//! Model files: trust (sha256), class names and input size.
 //!
-//! A model file is untrusted input (I8): it loads only if its hash is in `models/manifest.toml`, which is part of the
-//! program, or the user names the hash.
+//! A model file is untrusted input (I8): it loads only if its hash is in `models/manifest.toml`, which is compiled into the program, or in
+//! the configuration.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -21,13 +21,13 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::limits::{CLASSES_MAX, MODEL_FILE_BYTES_MAX, MODEL_SIDE_MAX};
 use crate::base::text::{Name, fixed};
 
-/// The detector that ships with the program, in words of the configuration: `model.path = "builtin"`.
+/// The name of the detector that ships with the program, in the configuration: `model.path = "builtin"`.
 pub const BUILTIN: &str = "builtin";
 
-/// Most characters of the task that an error repeats.
+/// Maximum length of the task in an error, characters.
 const TASK_CHARS_MAX: usize = 40;
 
-/// Its file: ours, trained by `models/train` on simulated streets.
+/// Its file: our own model, trained by `models/train` on simulated streets.
 static BUILTIN_BYTES: &[u8] = include_bytes!("../../../models/street-320.onnx");
 
 /// The bytes of the shipped detector's file.
@@ -42,17 +42,17 @@ pub struct Params {
     pub path: PathBuf,
     /// The hash of a file that the user trusts, lower-case hex; `None`: only what the manifest lists.
     pub sha256: Option<String>,
-    /// How it runs.
+    /// Engine settings.
     pub engine: EngineParams,
-    /// What [`Precision::Int8`] needs to know: a file of `flytrap calibrate`; `None`: the one beside the model.
+    /// The ranges for [`Precision::Int8`]: a file of `flytrap calibrate`; `None`: the one beside the model.
     pub ranges: Option<PathBuf>,
-    /// The program that tries a model which the manifest does not list before this process plans it: [`trial`]. `None`: nobody does,
-    /// and what such a file makes tract do (panic, take all memory) happens here.
+    /// The program that first tries a model which the manifest does not list, in a process of its own: [`trial`]. `None`: no trial, and
+    /// whatever such a file does to tract (a panic, taking all memory) happens in this process.
     pub trial: Option<PathBuf>,
 }
 
 impl Params {
-    /// Where the ranges are.
+    /// Path of the ranges.
     pub fn ranges(&self) -> PathBuf {
         self.ranges.clone().unwrap_or_else(|| self.path.with_extension("int8.toml"))
     }
@@ -63,7 +63,7 @@ impl Params {
 pub struct Classes(Vec<Name>);
 
 impl Classes {
-    /// How many.
+    /// Number of classes.
     pub fn count(&self) -> usize {
         self.0.len()
     }
@@ -105,7 +105,7 @@ impl Classes {
                 return Err(format!("more than {CLASSES_MAX} classes"));
             }
             if name.contains(char::is_control) {
-                // It would go to terminals, logs and receivers as it is.
+                // It would reach terminals, logs and receivers unchanged.
                 return Err(format!("the name of class {} has a control character", names.len()));
             }
             names.push(fixed(&name));
@@ -116,7 +116,7 @@ impl Classes {
     }
 }
 
-/// A Python string literal at the start of `text`, and what follows it.
+/// A Python string literal at the start of `text`, and the rest after it.
 fn quoted(text: &str) -> std::result::Result<(String, &str), String> {
     let mut chars = text.char_indices();
     let quote = match chars.next() {
@@ -136,8 +136,8 @@ fn quoted(text: &str) -> std::result::Result<(String, &str), String> {
 
 /// An entry of the manifest.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Known {
-    /// What people call it.
+pub struct KnownModel {
+    /// Name for people.
     pub name: String,
     /// Lower-case hex.
     pub sha256: String,
@@ -145,11 +145,11 @@ pub struct Known {
 
 #[derive(Deserialize)]
 struct Manifest {
-    model: Vec<Known>,
+    model: Vec<KnownModel>,
 }
 
 /// The models that this program knows.
-pub fn manifest() -> Vec<Known> {
+pub fn manifest() -> Vec<KnownModel> {
     let manifest: Manifest =
         toml::from_str(include_str!("../../../models/manifest.toml")).expect("checked in, parsed by a test");
     manifest.model
@@ -170,24 +170,24 @@ pub struct Loaded {
     params: Params,
 }
 
-/// A model that is planned for its input sizes: what it takes is known, nothing of it is taken.
+/// A planned model: its memory is known but not allocated.
 pub struct Planned {
     network: engine::Planned,
     classes: Classes,
 }
 
 impl Planned {
-    /// What the stages around the network must know of it.
+    /// Properties that the stages around the network need.
     pub fn shape(&self) -> &Shape {
         self.network.shape()
     }
 
-    /// What it will take; `None`: nobody knows before it has run (tract).
+    /// Its memory and arithmetic; `None`: unknown before it has run (tract).
     pub fn costs(&self) -> Option<Costs> {
         self.network.costs()
     }
 
-    /// Takes the memory and starts the threads.
+    /// Allocates the memory and starts the threads.
     ///
     /// # Errors
     /// `Kind::System`: the machine has no more threads.
@@ -200,8 +200,8 @@ impl Loaded {
     /// Reads and checks the file.
     ///
     /// # Errors
-    /// `Kind::Model`, fatal, one line with the file and the remedy: missing, too large, of an unknown hash, not ONNX, not a
-    /// detector of the YOLOv8/YOLO11 family.
+    /// `Kind::Model`, fatal, one line with the file and the remedy: missing, too large, an unknown hash, not ONNX, not a detector of the
+    /// YOLOv8/YOLO11 family.
     pub fn open(params: &Params) -> Result<Self> {
         let place = params.path.display().to_string();
         let wrong = |text: String| Error::fatal(Kind::Model, format!("model '{place}': {text}"));
@@ -233,7 +233,7 @@ impl Loaded {
         let sides = parsed.input_sides()?;
         if sides.channels.is_some_and(|channels| channels != 3) {
             return Err(wrong(
-                "its input has not 3 channels; flytrap needs a model for colour pictures".into(),
+                "its input does not have 3 channels; flytrap needs a model for colour pictures".into(),
             ));
         }
         let size_in_metadata = parsed.metadata("imgsz").and_then(size_from_metadata);
@@ -253,7 +253,7 @@ impl Loaded {
         })
     }
 
-    /// The classes it knows.
+    /// Its classes.
     pub fn classes(&self) -> &Classes {
         &self.classes
     }
@@ -263,33 +263,33 @@ impl Loaded {
         &self.sha256
     }
 
-    /// Size of the file, bytes; as much memory is taken until the last clone is planned or dropped.
+    /// Size of the file, bytes; that much memory is in use until the last clone is planned or dropped.
     pub fn file_bytes(&self) -> usize {
         self.file_bytes
     }
 
-    /// What it was opened with.
+    /// The settings that it was opened with.
     pub fn params(&self) -> &Params {
         &self.params
     }
 
-    /// What people call it: the manifest's name, or that the user trusts it.
+    /// The manifest's name, or that the user trusts it.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether both of the input's sides are free, so that any rectangle is one.
+    /// Whether both of the input's sides are free, so that any size is possible.
     pub fn is_dynamic(&self) -> bool {
         self.sides.height.is_none() && self.sides.width.is_none()
     }
 
-    /// What the sides of an input rectangle are multiples of.
+    /// Input sides must be multiples of this.
     pub fn stride(&self) -> usize {
         self.stride
     }
 
-    /// The input rectangle for frames of that size: the model's own, or (free sides) the multiple-of-stride rectangle that
-    /// fits the frame's aspect, as long as the size in the metadata (640 without).
+    /// The input size for frames of that size: the model's own, or (free sides) the multiple-of-stride rectangle that fits the frame's
+    /// aspect ratio, as long as the size in the metadata (640 without).
     ///
     /// # Errors
     /// `Kind::Model` if a side is above `MODEL_SIDE_MAX`.
@@ -309,7 +309,7 @@ impl Loaded {
         Ok(size)
     }
 
-    /// Makes the network ready for frames of that size.
+    /// Plans and starts the network for frames of that size.
     ///
     /// # Errors
     /// As [`Self::plan`] and [`Planned::start`].
@@ -318,11 +318,11 @@ impl Loaded {
         self.plan(&[size])?.start()
     }
 
-    /// Plans the network for input sizes, the largest first; they share its weights. Only a file whose input sides are free has more than
-    /// one. Unless there is another clone, the parsed file's memory is given back on the way.
+    /// Plans the network for input sizes, the largest first; they share its weights. Only a file with free input sides has more than one.
+    /// Frees the parsed file's memory on the way, unless there is another clone.
     ///
     /// # Errors
-    /// `Kind::Model` if it cannot run, its head is of another kind, or it failed its trial.
+    /// `Kind::Model` if it cannot run, its head is not supported, or it failed its trial.
     pub fn plan(self, sizes: &[Size]) -> Result<Planned> {
         self.params.engine.check()?;
         self.try_first(sizes, trial::Executor::Any)?;
@@ -335,7 +335,7 @@ impl Loaded {
         Ok(Planned { network, classes: self.classes })
     }
 
-    /// Runs on tract in any case: what our own executor is held against.
+    /// Plans it for tract in any case: our own executor is compared with this.
     ///
     /// # Errors
     /// As [`Self::plan`].
@@ -346,7 +346,7 @@ impl Loaded {
         Ok((Box::new(engine), self.classes))
     }
 
-    /// A file that nobody but the user knows is planned and run in another process first.
+    /// A file that only the user trusts is planned and run in another process first.
     fn try_first(&self, sizes: &[Size], executor: trial::Executor) -> Result<()> {
         let Some(program) = self.params.trial.as_deref().filter(|_| !self.is_known) else { return Ok(()) };
         let (model, sha256) = (self.params.clone(), self.sha256.clone());
@@ -354,7 +354,7 @@ impl Loaded {
     }
 }
 
-/// What a file of that hash is called, if the manifest (`known`) or the user trusts it.
+/// The name of a file of that hash, if the manifest (`known`) or the user trusts it.
 fn trusted_name(
     sha256: &str,
     by_user: Option<&str>,
@@ -410,14 +410,14 @@ pub(crate) fn wanted_classes(names: &[String], classes: &Classes) -> Result<Vec<
         return Err(Error::fatal(
             Kind::Config,
             format!(
-                "the model knows none of track.classes ({}): choose from {}{more}, or [] for all",
+                "the model has none of track.classes ({}): choose from {}{more}, or [] for all",
                 names.join(", "),
                 known.join(", ")
             ),
         ));
     }
     if !unknown.is_empty() {
-        tracing::warn!(?unknown, "classes that the model does not know are not looked for");
+        tracing::warn!(?unknown, "the model does not have these classes; they are ignored");
     }
     Ok(found.iter().filter_map(|name| classes.find(name)).collect())
 }
@@ -428,7 +428,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn class_names_as_ultralytics_writes_them() {
+    fn class_names_are_read_as_ultralytics_writes_them() {
         let classes =
             Classes::from_metadata(r#"{0: 'person', 1: "driver's", 2: 'a, b: c', 3: 'it\'s'}"#).unwrap();
         assert_eq!(classes.names().collect::<Vec<_>>(), ["person", "driver's", "a, b: c", "it's"]);
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_in_metadata() {
+    fn sizes_in_metadata_are_read_or_refused() {
         for (text, size) in [
             ("[384, 640]", Some((640, 384))),
             ("640", Some((640, 640))),
@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_no_model_are_refused_in_one_line() {
+    fn files_that_are_not_models_are_refused_in_one_line() {
         for bytes in [&b""[..], b"hello, I am a text file", b"\x89PNG\r\n\x1a\n", &[0xff; 1000], &[0; 1000]] {
             let text = refusal(bytes);
             assert!(text.contains("format=onnx") && !text.contains('\n'), "{text}");

@@ -1,17 +1,17 @@
-//! One row of a frame as RGB, from whatever planes it has: what the letterbox samples from.
+//! One frame row as RGB, from any kind of planes: the input of the letterbox.
 //!
-//! Integer arithmetic throughout, bit for bit that of libjpeg (IJG 6b, libjpeg-turbo) with its usual settings, so that a
-//! JPEG becomes exactly the pixels on which detectors are trained and measured: chroma with half the samples is
-//! interpolated ("fancy upsampling", `jdsample.c`), colours are turned with 16 fraction bits (`jdcolor.c`). Cameras' raw
-//! formats go the same way, with their own matrix and range.
+//! Integer arithmetic throughout, bit for bit that of libjpeg (IJG 6b, libjpeg-turbo) with its default settings, so that a JPEG becomes
+//! exactly the pixels on which detectors are trained and measured: chroma with half the samples is interpolated ("fancy upsampling",
+//! `jdsample.c`), colours are converted with 16 fraction bits (`jdcolor.c`). Raw camera formats take the same path, with their own matrix
+//! and range.
 //!
-//! Sums here are `wrapping` ones: samples of 8 bits times coefficients below 2^18 cannot leave 32 bits, three of them 16; the checks
-//! that all other arithmetic has would keep the compiler from vectors, which are six times as fast.
+//! Sums here are `wrapping`: samples of 8 bits times coefficients below 2^18 cannot overflow 32 bits, and three of them at most 16; the
+//! overflow checks of other arithmetic would prevent vectorisation, which is six times as fast.
 
 use crate::base::limits::FRAME_SIDE_MAX;
 use crate::capture::frame::{Color, ColorMatrix, ColorRange, Plane, Planes};
 
-/// Longest row, pixels.
+/// Maximum length of a row, pixels.
 const WIDTH_MAX: usize = FRAME_SIDE_MAX as usize;
 /// Fraction bits of the colour arithmetic (`jdcolor.c`, `SCALEBITS`).
 const FRACTION: u32 = 16;
@@ -28,9 +28,8 @@ struct ToRgb {
 }
 
 impl ToRgb {
-    /// From the luma weights Kr and Kb: R = Y + 2(1-Kr)V, B = Y + 2(1-Kb)U, G from what is left (ITU-R BT.601-7 section
-    /// 2.5, BT.709-6 section 3; limited range: 219 steps of luma, 224 of chroma). Coefficients have five decimals, as in
-    /// libjpeg.
+    /// From the luma weights Kr and Kb: R = Y + 2(1-Kr)V, B = Y + 2(1-Kb)U, G from what is left (ITU-R BT.601-7 section 2.5, BT.709-6
+    /// section 3; limited range: 219 steps of luma, 224 of chroma). Coefficients have five decimals, as in libjpeg.
     fn new(color: Color) -> Self {
         let (kr, kb) = match color.matrix {
             ColorMatrix::Bt601 => (0.299f64, 0.114f64),
@@ -55,7 +54,7 @@ impl ToRgb {
         }
     }
 
-    /// Luma with its fraction, rounding included.
+    /// Luma with its fraction bits, rounding included.
     #[inline(always)]
     fn luma(&self, y: u8) -> i32 {
         (i32::from(y).wrapping_sub(self.luma_zero)).wrapping_mul(self.luma).wrapping_add(1 << (FRACTION - 1))
@@ -67,21 +66,21 @@ fn code(value: i32) -> u8 {
     (value >> FRACTION).clamp(0, 255) as u8
 }
 
-/// Turns rows into RGB. Holds one row and what it takes to make it.
+/// Converts rows to RGB. Holds one row and its scratch memory.
 #[derive(Debug)]
 pub(super) struct RgbRow {
     /// Red, green, blue: each `WIDTH_MAX` long.
     rgb: [Box<[u8]>; 3],
     /// The chroma of the row at full width.
     chroma: [Box<[u8]>; 2],
-    /// Two rows of chroma added up, before they are interpolated along the row.
+    /// Two rows of chroma added up, before they are interpolated horizontally.
     sums: Box<[u16]>,
-    /// Samples that do not lie side by side, put side by side.
+    /// Contiguous copies of samples that are not contiguous.
     side: [Box<[u8]>; 2],
 }
 
 impl RgbRow {
-    /// For rows up to the largest frame's. All memory is taken here.
+    /// For rows up to the largest frame's. Allocates all memory.
     pub(super) fn new() -> Self {
         let row = || vec![0; WIDTH_MAX].into_boxed_slice();
         RgbRow {
@@ -131,10 +130,10 @@ impl RgbRow {
     }
 }
 
-/// Luma and chroma of a row to red, green and blue.
+/// Converts luma and chroma of a row to red, green and blue.
 fn turn(to_rgb: &ToRgb, [luma, u, v]: [&[u8]; 3], [red, green, blue]: [&mut [u8]; 3]) {
     let ToRgb { red_v, green_u, green_v, blue_u, .. } = *to_rgb;
-    // One length, of which the compiler knows that it is one: it then finds vectors.
+    // Slices of one common length, so that the compiler vectorises.
     let n = luma.len();
     let (u, v, red, green, blue) = (&u[..n], &v[..n], &mut red[..n], &mut green[..n], &mut blue[..n]);
     for x in 0..n {
@@ -146,7 +145,7 @@ fn turn(to_rgb: &ToRgb, [luma, u, v]: [&[u8]; 3], [red, green, blue]: [&mut [u8]
     }
 }
 
-/// The samples of row `y`: where they are, or put side by side into `side`.
+/// The samples of row `y`: in place, or copied contiguously into `side`.
 fn samples<'a>(plane: &Plane<'a>, y: usize, side: &'a mut [u8]) -> &'a [u8] {
     fn put<const STEP: usize>(row: &[u8], side: &mut [u8]) {
         side.iter_mut().zip(row.chunks(STEP)).for_each(|(out, samples)| *out = samples[0]);
@@ -162,13 +161,13 @@ fn samples<'a>(plane: &Plane<'a>, y: usize, side: &'a mut [u8]) -> &'a [u8] {
     &side[..width]
 }
 
-/// Whether `have` samples stand for `full` pixels, one for two.
+/// Whether `have` samples are half of `full` pixels.
 fn halved(have: usize, full: usize) -> bool {
     have == full.div_ceil(2) && have != full
 }
 
-/// Row `y` of a chroma plane at the size of luma (`full`: width, height): linear where it has half the samples, as it is
-/// where it has all, repeated otherwise (4:1:1).
+/// Row `y` of a chroma plane at the size of luma (`full`: width, height): interpolated where it has half the samples, copied where it has
+/// all, repeated otherwise (4:1:1).
 fn upsample(
     plane: &Plane<'_>,
     y: usize,
@@ -179,7 +178,7 @@ fn upsample(
     let have = plane.width();
     let sums = &mut sums[..have];
     let [first, second] = side;
-    // Up and down: three parts of the nearer row and one of the farther.
+    // Vertically: three parts of the nearer row and one of the farther.
     let down = halved(plane.height(), full.1);
     if down {
         let near = y / 2;
@@ -212,13 +211,13 @@ const fn three_and_one(near: u16, far: u16) -> u16 {
     near.wrapping_mul(3).wrapping_add(far)
 }
 
-/// Two pixels for each of `sums`, which are of four parts if rows were added up (`down`): three parts of the nearer and one of
-/// the farther. Rounding alternates so that it adds up to none.
+/// Two pixels for each of `sums`, which count four parts if rows were added up (`down`): three parts of the nearer and one of the farther.
+/// Rounding alternates so that its mean is zero.
 fn interpolate(sums: &[u16], down: bool, out: &mut [u8]) {
     let (even, odd, shift) = if down { (8, 7, 4) } else { (1, 2, 2) };
     let last = sums.len() - 1;
     out[0] = ((4 * sums[0] + even) >> shift) as u8;
-    // All but the first and the last pixel lie between two: the second of one sample, the first of the next.
+    // All pixels but the first and the last lie between two samples: the second of one, the first of the next.
     for (pair, near) in out[1..].chunks_exact_mut(2).zip(sums.windows(2)) {
         pair[0] = (three_and_one(near[0], near[1]).wrapping_add(odd) >> shift) as u8;
         pair[1] = (three_and_one(near[1], near[0]).wrapping_add(even) >> shift) as u8;
@@ -233,7 +232,7 @@ pub(super) mod tests {
     use super::*;
     use crate::vision::jpeg::JpegDecoder;
 
-    /// FNV-1a, 64 bit, as `tests/data/make_pixels.py` has it.
+    /// FNV-1a, 64 bit, as in `tests/data/make_pixels.py`.
     pub(in crate::vision::detect) fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
         bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -276,7 +275,7 @@ pub(super) mod tests {
         );
     }
 
-    /// Planes of any step and subsampling, at even and odd widths, against the formulas one pixel at a time.
+    /// Planes of any step and subsampling, at even and odd widths, compared with the formulas one pixel at a time.
     #[test]
     fn rows_of_any_layout_are_those_of_the_formulas() {
         let noise: Vec<u8> = (0..40_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 23) as u8).collect();
@@ -327,7 +326,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Chroma at a pixel (`jdsample.c`, `h2v2_fancy_upsample` and its kin).
+    /// Chroma at a pixel (`jdsample.c`, `h2v2_fancy_upsample` and its variants).
     fn chroma(plane: &Plane<'_>, (x, y): (usize, usize), (width, height): (usize, usize)) -> u8 {
         let near = |at: usize, have: usize| {
             let other =

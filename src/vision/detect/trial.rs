@@ -1,16 +1,16 @@
 //! A trial of a model file in a child process.
 //!
-//! tract reads the models that users bring. It panics on some malformed files, and a file of 300 bytes can ask it for gigabytes or for
-//! days of work (a tensor that is made from its sides, a range, a loop). We abort on a panic and cannot take memory back from it, so
-//! a file that only the user knows is planned and run once in a child first, with limits on memory and time; whatever happens there
-//! is one line here. What the child could do within its limits this process can do as well: it does the same again.
+//! tract reads the models that users bring. It panics on some malformed files, and a file of 300 bytes can make it ask for gigabytes or for
+//! days of work (a tensor filled to given sides, a range, a loop). We abort on a panic and cannot take memory back from it, so a file that
+//! only the user trusts is planned and run once in a child process first, with limits on memory and time; whatever happens there is
+//! reported here in one line. A file that stays within the child's limits does so in this process as well: it does the same again.
 //!
 //! ```text
 //!   parent                                   child: PROGRAM try-model …
 //!   bounded walk, metadata (no tract)
-//!   run_in_child ──── arguments ───────────► limits on itself, the file's hash again
+//!   run_in_child ──── arguments ───────────► limits itself, checks the file's hash again
 //!       │                                    plan, start, run each input size once
-//!       ◄──── exit code, one line ────────── why not, in the words that this process would use
+//!       ◄──── exit code, one line ────────── the error, phrased as this process would
 //!   plan, start, run
 //! ```
 
@@ -29,36 +29,36 @@ use super::letterbox::{PADDING, Size};
 use super::model::{Loaded, Params};
 use crate::base::error::{Error, Kind, Result};
 
-/// The hidden command of the program that is started.
+/// The hidden command that is started.
 pub const COMMAND: &str = "try-model";
 
-/// Most time that the child computes, on all its threads. YOLO11n takes about a second on a Cortex-A53.
+/// Maximum CPU time of the child, on all its threads. YOLO11n takes about a second on a Cortex-A53.
 pub const CPU_MAX: Duration = Duration::from_secs(30);
-/// Most time until the child has ended, on a machine that has other things to do too.
+/// Maximum time until the child has ended, on a machine that has other work too.
 const WALL_MAX: Duration = Duration::from_secs(90);
-/// Memory of the child: so much,
+/// Memory limit of the child: this many bytes,
 const MEMORY_BASE: u64 = 256 << 20;
-/// and so many bytes for each byte of the file (parsed, as tract's tensors, as our graph, packed: Winograd's weights take four times
-/// as much),
+/// plus this many bytes for each byte of the file (parsed, as tract's tensors, as our graph, packed: Winograd's weights take four times as
+/// much),
 const MEMORY_PER_FILE_BYTE: u64 = 8;
-/// and for each pixel of the largest input (what lies between layers; YOLO11n takes about 50 on our executor).
+/// plus this many for each pixel of the largest input (data between layers; YOLO11n takes about 50 on our executor).
 const MEMORY_PER_PIXEL: u64 = 256;
-/// Most bytes of the child's answer that are read.
+/// Maximum length of the child's answer that is read, bytes.
 const ANSWER_BYTES_MAX: u64 = 2048;
 
-/// Exit code of a process that was made, but whose program could not be started.
+/// Exit code of a process that was created, but whose program could not be started.
 const NOT_STARTED: i32 = 127;
 
-/// What runs the network.
+/// The executor to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Executor {
-    /// Our own, else tract.
+    /// Our own, or tract where it does not support the model.
     Any,
     /// tract.
     Tract,
 }
 
-/// What is tried.
+/// What to try.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trial {
     /// The model.
@@ -67,12 +67,12 @@ pub struct Trial {
     pub sha256: String,
     /// Input sizes, the largest first.
     pub sizes: Vec<Size>,
-    /// What runs it.
+    /// The executor.
     pub executor: Executor,
 }
 
 impl Trial {
-    /// Memory that the child may take, bytes, for a file of that many.
+    /// Memory limit of the child, bytes, for a file of that many bytes.
     pub fn memory_bytes_max(&self, file_bytes: u64) -> u64 {
         let pixels = self.sizes.iter().map(|size| (size.width * size.height) as u64).max().unwrap_or(0);
         MEMORY_BASE
@@ -99,7 +99,7 @@ impl Trial {
         all
     }
 
-    /// The trial that these arguments stand for; sizes as `640x384`, width first.
+    /// Parses these arguments; sizes as `640x384`, width first.
     ///
     /// # Errors
     /// `Kind::Config`: they are not what this program writes.
@@ -133,7 +133,7 @@ impl Trial {
         })
     }
 
-    /// The child's part: plans the network and runs it once at each size, as if something were everywhere. The limits are set.
+    /// The child's part: plans the network and runs it once at each size, with every anchor computed. The limits are already set.
     ///
     /// # Errors
     /// As [`Loaded::open`], [`Loaded::plan`] and `Engine::run`.
@@ -151,10 +151,10 @@ impl Trial {
         Ok(())
     }
 
-    /// The parent's part: has `program` do it.
+    /// The parent's part: starts `program` for the trial.
     ///
     /// # Errors
-    /// What the child says; `Kind::Model` if it was ended by a limit or by the file; `Kind::System` if no child can be started.
+    /// The child's error; `Kind::Model` if a limit or the file ended it; `Kind::System` if no child can be started.
     pub fn run_in_child(&self, program: &Path) -> Result<()> {
         let no_child = |error: std::io::Error| self.not_started(program).caused_by(error);
         let mut child = Command::new(program)
@@ -167,7 +167,7 @@ impl Trial {
         let mut answer = Vec::new();
         let mut in_time = true;
         if let Some(pipe) = child.stdout.take() {
-            // It says nothing until it is done.
+            // It writes nothing until it is done.
             in_time = is_ready(&pipe);
             if in_time {
                 let _what_came = pipe.take(ANSWER_BYTES_MAX).read_to_end(&mut answer);
@@ -177,7 +177,7 @@ impl Trial {
             let _is_gone_already = child.kill();
         }
         let status = child.wait().map_err(no_child)?;
-        // Where the process is made without waiting for its program (emulated CPUs do), nobody but this code says that it failed.
+        // Where a process is created without waiting for its program (as on emulated CPUs), only this code shows the failure.
         if status.code() == Some(NOT_STARTED) && answer.is_empty() {
             return Err(self.not_started(program));
         }
@@ -186,14 +186,14 @@ impl Trial {
 
     fn not_started(&self, program: &Path) -> Error {
         let text = format!(
-            "'{}' cannot be started to try the model '{}' in a process of its own: is /proc mounted, and may processes be started?",
+            "'{}' cannot be started to try the model '{}' in a process of its own: mount /proc, and allow this user to start processes",
             program.display(),
             self.model.path.display()
         );
         Error::fatal(Kind::System, text)
     }
 
-    /// What the child's end means; `None`: it had to be ended.
+    /// What the child's exit means; `None`: it had to be killed.
     fn judge(&self, status: Option<ExitStatus>, answer: &str) -> Result<()> {
         let answer = answer.lines().next().unwrap_or_default().trim();
         let code = status.and_then(|status| status.code());
@@ -208,13 +208,13 @@ impl Trial {
             return Err(Error::fatal(kind, answer));
         }
         let why = match status.map(|status| (status.signal(), status)) {
-            None => format!("it did not come to an end within {} s", WALL_MAX.as_secs()),
+            None => format!("its trial did not end within {} s", WALL_MAX.as_secs()),
             Some((Some(libc::SIGXCPU | libc::SIGKILL), _)) => {
-                format!("it computes for more than {} s, or the machine ended it", CPU_MAX.as_secs())
+                format!("its trial computed for more than {} s, or the machine ended it", CPU_MAX.as_secs())
             }
             Some((Some(_), _)) if !answer.is_empty() => answer.to_owned(),
             Some((Some(_), _)) => {
-                "it asks for more memory than a detector of its size needs, or for no end".into()
+                "it asks for more memory than a detector of its size needs, or without limit".into()
             }
             Some((None, status)) => format!("{status} {answer}"),
         };
@@ -227,7 +227,7 @@ impl Trial {
     }
 }
 
-/// Waits until there is something to read, or the other side is gone. False: [`WALL_MAX`] is over.
+/// Waits until there is something to read, or the other end is closed. False: [`WALL_MAX`] is over.
 fn is_ready(pipe: &impl AsFd) -> bool {
     let limit = Timespec { tv_sec: WALL_MAX.as_secs() as i64, tv_nsec: 0 };
     let mut fds = [PollFd::new(pipe, PollFlags::IN)];
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_not_there_or_says_nothing_is_an_error() {
+    fn a_missing_or_silent_program_is_an_error() {
         let error = trial("/m.onnx").run_in_child(Path::new("/nowhere/flytrap")).unwrap_err();
         assert_eq!(error.kind(), Kind::System);
         let error = trial("/m.onnx").run_in_child(Path::new("/bin/false")).unwrap_err();

@@ -1,4 +1,4 @@
-//! Precision over recall as a picture. The crate `plotters` places axes, lines and words.
+//! The precision-recall curve as a picture. The crate `plotters` places axes, lines and text.
 
 use std::convert::Infallible;
 
@@ -10,7 +10,7 @@ use plotters::series::LineSeries;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{BLACK, Color, IntoFont, RGBColor, TextStyle};
 
-use super::board::{Board, font_size};
+use super::backend::{Backend, font_size};
 use super::{Canvas, PALETTE};
 
 /// Size of the plot, pixels.
@@ -19,10 +19,10 @@ const SIZE: (usize, usize) = (1200, 860);
 /// Height of the title above it, pixels.
 const TITLE: usize = 48;
 
-/// Height of a line of the legend, pixels; the picture is higher by all of them.
+/// Height of a line of the legend, pixels; added to the picture's height for each line.
 const ROW: usize = 26;
 
-/// It is drawn so many times as wide and as high first, which makes edges smooth.
+/// Supersampling factor: drawn larger and scaled down, for smooth edges.
 const FINE: usize = 2;
 
 impl Canvas {
@@ -31,7 +31,7 @@ impl Canvas {
         Canvas { width, height, rgb: vec![255; 3 * width * height] }
     }
 
-    /// The picture at one `times`th of its sides, each pixel the mean of those that it stands for.
+    /// The picture scaled down by `times`, each pixel the mean of those that it covers.
     fn shrunk(&self, times: usize) -> Self {
         let (width, height) = (self.width / times, self.height / times);
         let mut rgb = Vec::with_capacity(3 * width * height);
@@ -54,38 +54,38 @@ const TARGET: RGBColor = RGBColor(200, 0, 0);
 /// Yellow is too pale for a line on white.
 const TOO_PALE: usize = 3;
 
-/// A picture of precision over recall, both 0..=1.
+/// A precision-recall chart, both axes 0..=1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chart {
-    /// What it is of; ASCII.
+    /// Title; ASCII.
     pub title: String,
-    /// The precision that is wanted, as a line.
+    /// The target precision, drawn as a line.
     pub target: f64,
-    /// The first is black, the others coloured.
+    /// The curves: the first is black, the others coloured.
     pub curves: Vec<Curve>,
 }
 
-/// One curve; places are recall and precision.
+/// One curve; points are recall and precision.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Curve {
-    /// What it is of; ASCII.
+    /// Name; ASCII.
     pub name: String,
-    /// All of it.
+    /// All points.
     pub line: Vec<(f64, f64)>,
-    /// Single places on it.
+    /// Single points on it, drawn as dots.
     pub dots: Vec<(f64, f64)>,
-    /// One of them.
+    /// A highlighted point.
     pub mark: Option<Mark>,
 }
 
-/// A place that stands out.
+/// A highlighted point.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mark {
-    /// Where.
+    /// Position.
     pub at: (f64, f64),
-    /// What it is called; ASCII.
+    /// Label; ASCII.
     pub label: String,
-    /// More of it, for the legend; ASCII.
+    /// More text, for the legend; ASCII.
     pub more: String,
 }
 
@@ -93,7 +93,7 @@ impl Chart {
     /// The picture as a PNG file.
     ///
     /// # Errors
-    /// What does not fit the picture; a bug.
+    /// A drawing error; a bug.
     pub fn to_png(&self) -> Result<Vec<u8>, String> {
         self.canvas()?.to_png()
     }
@@ -101,7 +101,7 @@ impl Chart {
     fn canvas(&self) -> Result<Canvas, String> {
         let rows = ROW * (self.curves.len() + 2);
         let mut canvas = Canvas::white(SIZE.0 * FINE, (TITLE + SIZE.1 + rows) * FINE);
-        let board = Board(&mut canvas).into_drawing_area();
+        let board = Backend(&mut canvas).into_drawing_area();
         let (title, rest) = board.split_vertically(px(TITLE));
         let (plot, legend) = rest.split_vertically(px(SIZE.1));
         let middle = (px(SIZE.0 / 2) as i32, px(TITLE / 2) as i32);
@@ -115,7 +115,7 @@ impl Chart {
         Ok(canvas.shrunk(FINE))
     }
 
-    fn plot(&self, area: &Area<'_>) -> Result<(), Wrong> {
+    fn plot(&self, area: &Area<'_>) -> Result<(), DrawError> {
         let mut chart = ChartBuilder::on(area)
             .margin(px(12))
             .margin_right(px(40))
@@ -140,7 +140,7 @@ impl Chart {
             [(0.0, self.target), (1.0, self.target)],
             TARGET.stroke_width(px(1)),
         ))?;
-        // The first over the others.
+        // The first curve is drawn over the others.
         for (index, curve) in self.curves.iter().enumerate().rev() {
             let style = color(index).stroke_width(px(2));
             chart.draw_series(LineSeries::new(curve.line.iter().copied(), style))?;
@@ -157,7 +157,7 @@ impl Chart {
         if let Some(Mark { at: (recall, precision), label, .. }) =
             self.curves.first().and_then(|curve| curve.mark.as_ref())
         {
-            // Above and to the right of a falling curve there is room.
+            // Above and to the right of a falling curve there is free space.
             let at = ((recall + 0.015).min(0.9), (precision + 0.02).min(0.97));
             let style = letters().pos(Pos::new(HPos::Left, VPos::Bottom));
             chart.draw_series([Text::new(label.clone(), at, style)])?;
@@ -166,7 +166,7 @@ impl Chart {
     }
 
     /// A line for each curve, below the plot.
-    fn legend(&self, area: &Area<'_>) -> Result<(), Wrong> {
+    fn legend(&self, area: &Area<'_>) -> Result<(), DrawError> {
         let entry = |(index, curve): (usize, &Curve)| {
             let mark = curve.mark.as_ref();
             let mark = mark.map_or_else(String::new, |Mark { label, more, .. }| format!(": {label}, {more}"));
@@ -183,17 +183,17 @@ impl Chart {
     }
 }
 
-type Area<'a> = DrawingArea<Board<'a>, Shift>;
-type Wrong = plotters::drawing::DrawingAreaErrorKind<Infallible>;
+type Area<'a> = DrawingArea<Backend<'a>, Shift>;
+type DrawError = plotters::drawing::DrawingAreaErrorKind<Infallible>;
 
-/// Pixels of the picture in those that are drawn.
+/// Converts pixels of the picture to supersampled ones.
 fn px(pixels: usize) -> u32 {
     (pixels * FINE) as u32
 }
 
-/// Black letters of twice the glyphs' size.
+/// Black text of twice the glyphs' size.
 fn letters() -> TextStyle<'static> {
-    // The name of a font goes nowhere: the board has one.
+    // The font name is ignored: the backend has one font.
     ("sans-serif", font_size(2 * FINE)).into_font().into()
 }
 
@@ -226,10 +226,10 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_where_the_axes_say() {
+    fn curves_are_drawn_where_the_axes_say() {
         let canvas = chart(None);
         assert_eq!((canvas.width, canvas.height), (SIZE.0, TITLE + SIZE.1 + 3 * ROW));
-        // The target runs over the whole width: it tells where recall 0 and 1 are, and the precision of 0.8.
+        // The target spans the whole width: it shows the positions of recall 0 and 1, and of precision 0.8.
         let plot = |dot: &&(usize, usize)| (TITLE..TITLE + SIZE.1).contains(&dot.1);
         let red = dots(&canvas, [200, 0, 0]);
         let red: Vec<_> = red.iter().filter(plot).collect();
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_has_a_ring_and_words() {
+    fn a_mark_has_a_ring_and_a_label() {
         let mark = |label: &str| Mark { at: (0.6, 0.6), label: label.into(), more: "precision 0.6".into() };
         let count = |canvas: &Canvas| dots(canvas, [0; 3]).len();
         let (none, short, long) = (chart(None), chart(Some(mark("0.2"))), chart(Some(mark("0.22222"))));
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_drawn_does_not_panic() {
+    fn values_that_cannot_be_drawn_do_not_panic() {
         let mark = Mark { at: (1.0, 1.0), label: "\u{e9}".repeat(400), more: String::new() };
         let curve =
             Curve { name: "x".into(), line: vec![], dots: vec![(0.0, 0.0), (7.0, -3.0)], mark: Some(mark) };

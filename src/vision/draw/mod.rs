@@ -1,7 +1,7 @@
-//! Boxes and labels on pictures, for `detect --out` and later for snapshots and the status page; charts.
+//! Draws boxes, labels and charts on pictures, for `detect --out`, `demo` and `tune`.
 
 #[cfg(feature = "desktop")]
-mod board;
+mod backend;
 #[cfg(feature = "desktop")]
 mod chart;
 
@@ -19,7 +19,7 @@ pub struct Canvas {
     rgb: Vec<u8>,
 }
 
-/// Colours that stay apart for people who see few of them (Okabe and Ito, "Color Universal Design", 2008), by class.
+/// Colours that colour-blind people can distinguish (Okabe and Ito, "Color Universal Design", 2008), by class.
 const PALETTE: [[u8; 3]; 7] = [
     [230, 159, 0],
     [86, 180, 233],
@@ -34,7 +34,8 @@ const PALETTE: [[u8; 3]; 7] = [
 const GLYPH: usize = 8;
 
 impl Canvas {
-    /// A copy of a frame in RGB. Nearest chroma, integer-free: this is for people to look at, not for the network.
+    /// A copy of a frame in RGB, with nearest-neighbour chroma and in floating point: for people to look at, not for
+    /// the network.
     pub fn from_planes(planes: &Planes<'_>, color: Color) -> Self {
         let (width, height) = (planes.width(), planes.height());
         let mut rgb = Vec::with_capacity(width * height * 3);
@@ -71,7 +72,7 @@ impl Canvas {
         Canvas { width, height, rgb }
     }
 
-    /// A picture of rows of 3 bytes a pixel; none if their number is wrong.
+    /// A picture from rows of 3 bytes a pixel; none if their number is wrong.
     pub fn from_rgb(width: usize, height: usize, rgb: Vec<u8>) -> Option<Self> {
         (rgb.len() == width * height * 3).then_some(Canvas { width, height, rgb })
     }
@@ -138,7 +139,7 @@ impl Canvas {
         self.mix(x, y, color, 1.0);
     }
 
-    /// Covers a pixel by `part` (0..=1) with a colour; there is nothing to do beyond the picture.
+    /// Blends a colour over a pixel with opacity `part` (0..=1); does nothing outside the picture.
     fn mix(&mut self, x: usize, y: usize, color: [u8; 3], part: f64) {
         if x >= self.width || y >= self.height {
             return;
@@ -179,7 +180,7 @@ impl Canvas {
     }
 }
 
-/// The pixels that a line of text blackens, from its upper left corner. Letters that are not ASCII stay white.
+/// The pixels of a line of text, from its upper left corner. Characters other than ASCII are blank.
 fn ink(text: &str, scale: usize) -> impl Iterator<Item = (usize, usize)> {
     let glyphs = text.chars().map(|letter| font8x8::legacy::BASIC_LEGACY.get(letter as usize)).enumerate();
     let dots = glyphs.filter_map(|(index, glyph)| Some((index, glyph?))).flat_map(|(index, glyph)| {
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_come_through_yuv() {
+    fn colours_survive_yuv() {
         let format = FrameFormat::packed(PixelFormat::I420, 32, 16, Color::JPEG).unwrap();
         // Red in BT.601 full range: Y 76, U 85, V 255.
         let bytes: Vec<u8> = (0..format.frame_bytes().unwrap())

@@ -1,4 +1,4 @@
-//! What each cell usually shows and how much it usually trembles.
+//! The background model: each cell's usual brightness and noise.
 //!
 //! ```text
 //!            |now - background| <= threshold            differs                      differs, and has looked
@@ -6,23 +6,23 @@
 //!   (running mean)                              ▲  ◄───────────────┘ returns               │
 //!                                               └──────────────────────────────────────────┘ that look is learnt
 //! ```
-//! A cell that is still pulls its background and its noise after itself; one that differs changes neither, so a slow
-//! car cannot teach the model that it is road. Two things act on all cells at once: a change of light moves the whole
-//! background ([`super::light`]), and a picture that is different nearly everywhere and yet stands still (a lamp that
-//! lights the scene unevenly, a camera that was turned) is learnt anew after [`RELEARN_S`].
+//! A cell that is still updates its background and its noise; one that differs changes neither, so a slow car cannot
+//! teach the model that it is road. Two things act on all cells at once: a change of light moves the whole background
+//! ([`super::light`]), and a picture that is different nearly everywhere and yet stands still (a lamp that lights the
+//! scene unevenly, a camera that was turned) becomes the new background after [`RELEARN_S`].
 
 use std::time::Duration;
 
 use super::downscale::CELL_BITS;
-use super::light::{Light, Line};
+use super::light::{Light, LightChange};
 use super::regions::CELLS_MAX;
 
-/// Fraction bits of background and noise: averaging over minutes moves them by less than a thousandth a frame.
+/// Fraction bits of background and noise: averaging over minutes changes them by less than a thousandth per frame.
 const BITS: u32 = 16;
 /// From cells to background units.
 const CELL_SHIFT: u32 = BITS - CELL_BITS;
-/// Highest code value, and the range in which an unclipped background is kept, so that a light change and its
-/// opposite cancel although the camera clipped in between.
+/// Highest code value, and the range of an unclipped background, which is kept so that a light change and its opposite
+/// cancel although the camera clipped in between.
 const WHITE: i32 = 255 << BITS;
 const UNCLIPPED: (i32, i32) = (-(256 << BITS), 512 << BITS);
 
@@ -33,19 +33,20 @@ const STILL_S: f32 = 4.0;
 const NOISE_S: f32 = 8.0;
 /// Time constant of the noise of the whole picture, seconds.
 const NOISE_ALL_S: f32 = 2.0;
-/// Seconds that a picture which differs nearly everywhere must stand still before it is learnt as it is.
+/// Seconds that a picture which differs nearly everywhere must stand still before it becomes the background.
 const RELEARN_S: f32 = 2.0;
-/// Cells (percent) that must differ from the background, and must be equal to the frame before, for that.
+/// Share of cells (percent) that must differ from the background, and must equal the previous frame, for that.
 const RELEARN_DIFFERENT_PERCENT: usize = 50;
 const RELEARN_STEADY_PERCENT: usize = 98;
 /// Light steps above this (code values at the scene's mean) are reported; smaller ones are drift.
 const LIGHT_STEP_MIN: f32 = 2.0;
-/// Part of a light step that a cell may be off by: tone curves and shadows are no straight lines.
+/// Fraction of a light step by which a cell may be off: tone curves and shadows are not linear.
 const LIGHT_SLACK: f32 = 1.0 / 8.0;
-/// Part of the contrast to the next cells that a cell may be off by: the camera trembles in the wind by so much of a
-/// cell (a quarter of an 8-pixel cell: two pixels), and bright road markings must not open the gate for that.
+/// Fraction of the contrast to the neighbouring cells by which a cell may be off: the camera shakes in the wind by this
+/// fraction of a cell (a quarter of an 8-pixel cell: two pixels), and bright road markings must not open the gate for
+/// that.
 const TREMBLE: f32 = 0.25;
-/// Frames that the mean remembers after a light step: what is left of it is gone in a few frames.
+/// Frames in the running mean after a light step: its remainder is gone in a few frames.
 const FRAMES_AFTER_LIGHT: u32 = 3;
 
 /// A normal distribution's standard deviation over its mean absolute deviation, and its mean absolute deviation over
@@ -53,46 +54,46 @@ const FRAMES_AFTER_LIGHT: u32 = 3;
 const SIGMA_PER_MEAN: f32 = 1.2533;
 const MEAN_PER_MEDIAN: f32 = 1.1829;
 
-/// What the model needs to know.
+/// Settings of the model.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tuning {
-    /// Least difference, code values.
+    /// Minimum difference, code values.
     pub(super) luma_delta_min: f32,
-    /// Differences count from this many standard deviations of the noise.
+    /// Minimum difference in standard deviations of the noise.
     pub(super) noise_factor: f32,
-    /// How long what stands still stays different.
+    /// How long a stationary object stays different.
     pub(super) absorb: Duration,
 }
 
-/// What a frame did to the model.
+/// The effect of a frame on the whole model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
-    /// Nothing that concerns all cells.
+    /// No change of all cells.
     None,
-    /// The light of the whole scene changed and was followed.
+    /// The light of the whole scene changed, and the background followed.
     Light,
-    /// The picture as a whole was learnt anew.
+    /// The whole picture became the new background.
     Relearnt,
 }
 
-/// The model of all cells. All memory is taken by [`Background::new`].
+/// The model of all cells. [`Background::new`] allocates all memory.
 pub(super) struct Background {
     tuning: Tuning,
     light: Light,
     /// Usual brightness.
     mean: Box<[i32]>,
-    /// Mean absolute deviation from it while still.
+    /// Mean absolute deviation from it, while still.
     noise: Box<[i32]>,
-    /// The look of a cell that differs, and how long it has looked so, milliseconds.
+    /// The brightness of a cell that differs, and for how long, milliseconds.
     candidate: Box<[i32]>,
     candidate_ms: Box<[u32]>,
-    /// The frame before.
+    /// The previous frame.
     previous: Box<[u16]>,
-    /// Greatest contrast to one of the four next cells, of the mean.
+    /// Highest contrast of the mean to one of the four neighbouring cells.
     contrast: Box<[i32]>,
-    /// Frames that the running mean stands for; stops to count when the time constants take over.
+    /// Frames in the running mean; no longer counted once the time constants take over.
     frames: u32,
-    /// Mean absolute deviation of the whole picture (by its median: what moves does not count).
+    /// Mean absolute deviation of the whole picture (from the median, so that moving objects do not count).
     noise_all: f32,
     /// Extra threshold after a light step, code values; halves with each frame.
     slack: f32,
@@ -122,13 +123,13 @@ impl Background {
         CELLS_MAX * (4 * size_of::<i32>() + size_of::<u32>() + size_of::<u16>()) + Light::bytes()
     }
 
-    /// Forgets everything: the next frame is the background.
+    /// Resets the model: the next frame becomes the background.
     pub(super) fn forget(&mut self) {
         self.frames = 0;
     }
 
-    /// Compares a frame with the model, marks the cells that differ, and learns. `dt` is the time since the frame before.
-    /// A row has `width` cells.
+    /// Compares a frame with the model, marks the cells that differ, and learns. `dt` is the time since the previous
+    /// frame. A row has `width` cells.
     pub(super) fn look(&mut self, now: &[u16], width: usize, dt: Duration, different: &mut [bool]) -> Change {
         if self.frames == 0 {
             self.learn_anew(now);
@@ -157,7 +158,7 @@ impl Background {
         if step >= LIGHT_STEP_MIN { Change::Light } else { Change::None }
     }
 
-    /// This frame is the background. The noise of the camera is kept, if it is known.
+    /// Makes this frame the background. The noise of the camera is kept, if it is known.
     fn learn_anew(&mut self, now: &[u16]) {
         let first = self.frames == 0;
         for (at, &cell) in now.iter().enumerate() {
@@ -181,7 +182,7 @@ impl Background {
     }
 
     /// Moves the whole background to the new light. Returns the step at the mean brightness, code values.
-    fn follow(&mut self, line: Line, cells: usize) -> f32 {
+    fn follow(&mut self, line: LightChange, cells: usize) -> f32 {
         let moved = |value: i32| {
             let to = line.of(value as f32 / WHITE as f32 * 255.0) * (WHITE as f32 / 255.0);
             (to as i32).clamp(UNCLIPPED.0, UNCLIPPED.1)
@@ -200,7 +201,7 @@ impl Background {
         step
     }
 
-    /// The contrast of each cell of the mean to those beside, above and below.
+    /// The highest contrast of each cell to its four neighbours.
     fn measure_contrast(&mut self, cells: usize, width: usize) {
         let mean = &self.mean[..cells];
         let contrast = &mut self.contrast[..cells];
@@ -239,7 +240,7 @@ impl Background {
             let threshold = least.max(noisy) + slack + scaled(self.contrast[at], tremble);
             different[at] = off.abs() > threshold;
             if !different[at] {
-                // A clipped cell says nothing about how bright it would be.
+                // A clipped cell says nothing about its true brightness.
                 if (0..=WHITE).contains(&mean) {
                     self.mean[at] = mean + scaled(off, fast);
                 }
@@ -258,12 +259,12 @@ impl Background {
                 (self.candidate[at], self.candidate_ms[at]) = (value, 0);
             }
         }
-        // Beyond this the time constants decide; the count must not run over in years.
+        // From here on the time constants decide; the count must not overflow in years.
         self.frames = (self.frames + 1).min(1 << 12);
         count
     }
 
-    /// Follows the noise of the whole picture by the median of the deviations. It may grow by no more than its time
+    /// Follows the noise of the whole picture by the median of the deviations. It may grow no faster than its time
     /// constant allows, so that a truck across the picture is not taken for noise.
     fn follow_noise(&mut self, now: &[u16], dt_s: f32) {
         // Bins of a sixteenth of a code value, up to 32 code values.
@@ -279,8 +280,8 @@ impl Background {
         });
         let seen = (middle.unwrap_or(0) as f32 + 0.5) / 16.0 * MEAN_PER_MEDIAN;
         let keep = dt_s / (NOISE_ALL_S + dt_s);
-        // At first there is nothing to defend: take what is seen. After that a frame adds at most a part of what was
-        // there (and of half a code value, so that there is something to grow from).
+        // The first frame sets the value. After that a frame adds at most a fraction of the current value (and of half
+        // a code value, so that it can grow from zero).
         if self.frames <= 3 {
             self.noise_all = self.noise_all.max(seen.min(16.0));
         } else {
@@ -289,7 +290,7 @@ impl Background {
         }
     }
 
-    /// Whether nearly all cells look as in the frame before.
+    /// Whether nearly all cells equal those of the previous frame.
     fn steady(&self, now: &[u16]) -> bool {
         // Two frames' noise: the square root of two.
         let limit = (self.threshold_all() * 1.5 * (1u32 << CELL_BITS) as f32) as u16;
@@ -298,8 +299,8 @@ impl Background {
     }
 }
 
-/// The part (16 fraction bits) of a deviation that a mean takes over from a frame `dt` after the last: a running mean
-/// over the first `frames`, then an exponential one with `time_s`.
+/// The weight (16 fraction bits) of a deviation in a mean, for a frame `dt` after the last: a running mean over the
+/// first `frames`, then an exponential one with `time_s`.
 fn part(dt: Duration, time_s: f32, frames: u32) -> i64 {
     let dt_s = dt.as_secs_f32();
     let part = (dt_s / (time_s + dt_s)).max(1.0 / frames.max(1) as f32);

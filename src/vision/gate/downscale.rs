@@ -1,9 +1,8 @@
 //! Area average of a luma plane onto the gate's grid.
 //!
-//! Exact for any pair of sizes: a sample that lies in two cells counts in each by the part that lies there. All in
-//! integers: along an axis of `n` samples and `cells` cells a sample is `cells` units wide and a cell `n` units, so
-//! every overlap is a whole number. No rows are left out: the average is what makes sensor noise small (8x8 samples:
-//! an eighth), and reading 1280x720 once is about a million additions.
+//! Exact for any pair of sizes: a sample that lies in two cells counts in each by its overlap. All in integers: along an axis of `n`
+//! samples and `cells` cells a sample is `cells` units wide and a cell `n` units, so every overlap is a whole number. No rows are skipped:
+//! averaging is what reduces sensor noise (8x8 samples: to an eighth), and reading 1280x720 once is about a million additions.
 
 use crate::base::limits::{FRAME_SIDE_MAX, GATE_HEIGHT_MAX, GATE_WIDTH_MAX};
 use crate::capture::frame::Plane;
@@ -11,7 +10,7 @@ use crate::capture::frame::Plane;
 /// Fraction bits of a cell: luma 255 is `255 << CELL_BITS`, which fits `u16`.
 pub(super) const CELL_BITS: u32 = 6;
 
-/// Longest side that is looked at; a longer plane (no camera makes one) is looked at up to here.
+/// Maximum side of a plane; a longer plane (no camera makes one) is cut there.
 const SIDE_MAX: usize = FRAME_SIDE_MAX as usize;
 const _: () = assert!(255 * SIDE_MAX <= u32::MAX as usize, "a row's sum of a cell fits u32");
 const _: () = assert!(255usize << CELL_BITS <= u16::MAX as usize);
@@ -42,8 +41,7 @@ impl Grid {
     }
 }
 
-/// The samples of a cell along one axis: `first..=last`, with the weights of the two ends; those between weigh the full
-/// width of a sample.
+/// The samples of a cell along one axis: `first..=last`, with the weights of the two ends; those between have the full weight.
 #[derive(Debug, Clone, Copy, Default)]
 struct Span {
     first: usize,
@@ -162,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn grids() {
+    fn the_grid_has_at_most_160_cells_a_side() {
         for (plane, grid) in [
             ((1280, 720), (160, 90)),
             ((160, 90), (160, 90)),

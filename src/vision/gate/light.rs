@@ -1,40 +1,40 @@
-//! Global light: the gain and offset that turn the learnt background into the present frame.
+//! Global light change: the gain and offset that turn the background into the current frame.
 //!
-//! Auto-exposure, a cloud, the sun going down and a lamp over the whole scene are, to a good part, one straight line
-//! from old brightness to new brightness for all cells; a road user is not. So: propose a few lines (none needs the
-//! whole picture to be free), keep the one that most cells agree with, and refine it by least squares over those cells.
-//! A line that too few cells agree with is no light change but motion.
+//! Auto-exposure, a cloud, sunset and a lamp over the whole scene change the brightness of all cells roughly along one
+//! straight line from old to new; a road user does not. So: propose a few lines (none needs the whole picture to be
+//! unobstructed), keep the one that most cells agree with, and refine it by least squares over those cells. If too few
+//! cells agree, it is motion and not a light change.
 
 use super::downscale::CELL_BITS;
 use super::regions::CELLS_MAX;
 
-/// Share of all cells that must lie on a line before it is believed, in percent: a truck may cover a third.
+/// Share of all cells that must lie on a line before it is accepted, in percent: a truck may cover a third.
 const INLIERS_MIN_PERCENT: u32 = 60;
-/// Gains that are believed: one stop either way. Beyond, a bright or dark thing fills the picture.
+/// Accepted gains: one stop either way. Beyond that, a bright or dark object fills the picture.
 const GAIN_RANGE: std::ops::RangeInclusive<f32> = 0.5..=2.0;
 /// Lines that move less than this at any brightness, code values, are left to the background's own averaging.
 const SHIFT_MIN: f32 = 0.5;
-/// Weight (code values squared) of the belief "gain is 1" in the fit: decides in a scene without contrast.
+/// Weight (code values squared) of the prior "gain is 1" in the fit: decides in a scene without contrast.
 const GAIN_PRIOR: f32 = 4.0;
 /// Cells outside are clipped by the camera and say nothing about the gain, code values.
 const UNCLIPPED: std::ops::RangeInclusive<f32> = 5.0..=250.0;
 
 /// Brightness now = `gain` * background + `offset`, in code values.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Line {
+pub(super) struct LightChange {
     pub(super) gain: f32,
     pub(super) offset: f32,
 }
 
-impl Line {
-    const SAME: Line = Line { gain: 1.0, offset: 0.0 };
+impl LightChange {
+    const SAME: LightChange = LightChange { gain: 1.0, offset: 0.0 };
 
     /// Unclipped brightness, which may leave 0..=255.
     pub(super) fn of(self, background: f32) -> f32 {
         self.gain * background + self.offset
     }
 
-    /// How far the line moves a cell of that brightness, code values.
+    /// How much the line changes a cell of that brightness, code values.
     pub(super) fn shift(self, background: f32) -> f32 {
         self.of(background) - background
     }
@@ -44,7 +44,7 @@ impl Line {
     }
 }
 
-/// Scratch of the fit: cells as code values.
+/// Scratch memory of the fit: cells as code values.
 pub(super) struct Light {
     now: Box<[f32]>,
     background: Box<[f32]>,
@@ -64,13 +64,13 @@ impl Histogram {
     }
 
     fn add(&mut self, value: f32) {
-        // `as` saturates: what lies outside goes to the first or last bin.
+        // `as` saturates: values outside go to the first or last bin.
         let bin = ((value - self.low) * self.per_unit) as usize;
         self.bins[bin.min(1023)] += 1;
         self.count += 1;
     }
 
-    /// The middle of the bin that holds the median.
+    /// The centre of the bin that contains the median.
     fn median(&self) -> Option<f32> {
         let mut below = 0;
         for (index, bin) in self.bins.iter().enumerate() {
@@ -92,9 +92,9 @@ impl Light {
         2 * CELLS_MAX * size_of::<f32>()
     }
 
-    /// The line from `background` (16 fraction bits) to `now` (`CELL_BITS`), if there is a change of light worth
+    /// The line from `background` (16 fraction bits) to `now` (`CELL_BITS`), if there is a light change worth
     /// following. Cells within `tolerance` code values agree with a line.
-    pub(super) fn fit(&mut self, now: &[u16], background: &[i32], tolerance: f32) -> Option<Line> {
+    pub(super) fn fit(&mut self, now: &[u16], background: &[i32], tolerance: f32) -> Option<LightChange> {
         let cells = now.len().min(background.len());
         for (to, from) in self.now.iter_mut().zip(now) {
             *to = f32::from(*from) / (1u32 << CELL_BITS) as f32;
@@ -105,21 +105,21 @@ impl Light {
         let mut differences = Histogram::new(-256.0, 256.0);
         self.pairs(cells).for_each(|(n, b)| differences.add(n - b));
         let offset = differences.median()?;
-        let agreeing = self.inliers(cells, Line::SAME, tolerance);
-        // The usual frame: nearly all agree and the middle did not move (a bin is half a code value wide).
+        let agreeing = self.inliers(cells, LightChange::SAME, tolerance);
+        // The usual frame: nearly all cells agree and the median did not move (a bin is half a code value wide).
         if agreeing * 100 >= cells as u32 * 98 && offset.abs() <= SHIFT_MIN {
             return None;
         }
-        let mut best = (agreeing, Line::SAME);
-        for line in [Some(Line { gain: 1.0, offset }), self.gain_only(cells), self.two_halves(cells)] {
+        let mut best = (agreeing, LightChange::SAME);
+        for line in [Some(LightChange { gain: 1.0, offset }), self.gain_only(cells), self.two_halves(cells)] {
             let Some(line) = line.filter(|line| GAIN_RANGE.contains(&line.gain)) else { continue };
             let agreeing = self.inliers(cells, line, tolerance);
             if agreeing > best.0 {
                 best = (agreeing, line);
             }
         }
-        // Ever narrower, so that what only happens to lie near the line lets go of it. What a line gains in place of the
-        // few cells that it loses (two in a hundred) is worth it.
+        // Narrowing tolerances, so that cells which only happen to lie near the line drop out. Losing a few cells (two
+        // in a hundred) for a better line is worth it.
         for part in [1.0, 0.5, 0.5] {
             let Some(line) = self.least_squares(cells, best.1, tolerance * part) else { break };
             let agreeing = self.inliers(cells, line, tolerance);
@@ -136,21 +136,21 @@ impl Light {
         self.now[..cells].iter().copied().zip(self.background[..cells].iter().copied())
     }
 
-    fn inliers(&self, cells: usize, line: Line, tolerance: f32) -> u32 {
+    fn inliers(&self, cells: usize, line: LightChange, tolerance: f32) -> u32 {
         self.pairs(cells).map(|(n, b)| u32::from(line.residual(n, b).abs() <= tolerance)).sum()
     }
 
     /// Median ratio: exposure time and analogue gain act like this.
-    fn gain_only(&self, cells: usize) -> Option<Line> {
+    fn gain_only(&self, cells: usize) -> Option<LightChange> {
         let mut ratios = Histogram::new(0.0, 4.0);
         self.pairs(cells)
             .filter(|(n, b)| *b >= 8.0 && UNCLIPPED.contains(n))
             .for_each(|(n, b)| ratios.add(n / b));
-        ratios.median().map(|gain| Line { gain, offset: 0.0 })
+        ratios.median().map(|gain| LightChange { gain, offset: 0.0 })
     }
 
     /// The line through the medians of the darker and the brighter half of the scene.
-    fn two_halves(&self, cells: usize) -> Option<Line> {
+    fn two_halves(&self, cells: usize) -> Option<LightChange> {
         let mut all = Histogram::new(0.0, 256.0);
         self.pairs(cells).for_each(|(_, b)| all.add(b));
         let middle = all.median()?;
@@ -162,15 +162,15 @@ impl Light {
         }
         let [b0, n0, b1, n1] = halves.map(|h| h.median());
         let (b0, n0, b1, n1) = (b0?, n0?, b1?, n1?);
-        // Halves closer than this tell noise, not gain.
+        // Halves closer than this show noise, not gain.
         (b1 - b0 >= 4.0).then(|| {
             let gain = (n1 - n0) / (b1 - b0);
-            Line { gain, offset: n0 - gain * b0 }
+            LightChange { gain, offset: n0 - gain * b0 }
         })
     }
 
     /// Least squares over the unclipped cells that agree with `line`.
-    fn least_squares(&self, cells: usize, line: Line, tolerance: f32) -> Option<Line> {
+    fn least_squares(&self, cells: usize, line: LightChange, tolerance: f32) -> Option<LightChange> {
         let agree = |(n, b): &(f32, f32)| UNCLIPPED.contains(n) && line.residual(*n, *b).abs() <= tolerance;
         let (mut count, mut sum_b, mut sum_d) = (0.0f32, 0.0f32, 0.0f32);
         for (n, b) in self.pairs(cells).filter(agree) {
@@ -188,7 +188,7 @@ impl Light {
             bd += (b - mean_b) * (n - b - mean_d);
         }
         let slope = bd / bb;
-        Some(Line { gain: 1.0 + slope, offset: mean_d - slope * mean_b })
+        Some(LightChange { gain: 1.0 + slope, offset: mean_d - slope * mean_b })
     }
 }
 
@@ -196,8 +196,8 @@ impl Light {
 mod tests {
     use super::*;
 
-    /// A scene of 60x60 cells with contrast, whose light follows `truth`, a share of it covered by something else.
-    fn scene(truth: Line, covered_percent: usize) -> (Vec<u16>, Vec<i32>) {
+    /// A scene of 60x60 cells with contrast, whose light follows `truth`, partly covered by something else.
+    fn scene(truth: LightChange, covered_percent: usize) -> (Vec<u16>, Vec<i32>) {
         let background: Vec<f32> = (0..3600).map(|i| 60.0 + ((i * 37) % 101) as f32).collect();
         let now = background.iter().enumerate().map(|(i, b)| {
             let seen = if i * 100 < covered_percent * 3600 { 210.0 } else { truth.of(*b).clamp(0.0, 255.0) };
@@ -207,10 +207,10 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_found_though_a_third_is_covered() {
+    fn light_changes_are_found_although_a_third_is_covered() {
         for truth in [(1.3, 0.0), (0.7, 0.0), (1.0, 30.0), (1.0, -30.0), (0.8, 12.0), (1.9, -20.0)] {
             for covered in [0, 10, 35] {
-                let truth = Line { gain: truth.0, offset: truth.1 };
+                let truth = LightChange { gain: truth.0, offset: truth.1 };
                 let (now, background) = scene(truth, covered);
                 let found = Light::new().fit(&now, &background, 8.0).expect("a line");
                 for b in [60.0, 110.0, 160.0] {
@@ -222,17 +222,17 @@ mod tests {
     }
 
     #[test]
-    fn what_covers_more_is_not_light() {
-        let (now, background) = scene(Line::SAME, 55);
+    fn an_object_that_covers_more_is_not_a_light_change() {
+        let (now, background) = scene(LightChange::SAME, 55);
         assert_eq!(Light::new().fit(&now, &background, 8.0), None);
-        let (now, background) = scene(Line { gain: 1.3, offset: 0.0 }, 60);
+        let (now, background) = scene(LightChange { gain: 1.3, offset: 0.0 }, 60);
         assert_eq!(Light::new().fit(&now, &background, 8.0), None);
     }
 
-    /// Little more than half of the cells follow a line and the rest is a jumble: nobody knows the light.
+    /// Just over half of the cells follow a line and the rest is random: the light is unknown.
     #[test]
-    fn half_of_the_cells_are_not_believed() {
-        let (mut now, background) = scene(Line { gain: 1.3, offset: 0.0 }, 0);
+    fn agreement_of_half_the_cells_is_not_enough() {
+        let (mut now, background) = scene(LightChange { gain: 1.3, offset: 0.0 }, 0);
         for (i, cell) in now.iter_mut().enumerate().filter(|(i, _)| i % 20 >= 11) {
             *cell = (20 * 64) + ((i * 7919) % 3000) as u16;
         }
@@ -240,9 +240,9 @@ mod tests {
     }
 
     #[test]
-    fn no_change_is_no_line() {
+    fn unchanged_light_gives_no_line() {
         for covered in [0, 1, 5, 30] {
-            let (now, background) = scene(Line::SAME, covered);
+            let (now, background) = scene(LightChange::SAME, covered);
             assert_eq!(Light::new().fit(&now, &background, 8.0), None, "covered {covered} %");
         }
     }

@@ -1,4 +1,4 @@
-//! The motion gate: decides from a small luma picture whether a frame is worth an inference, and says where it moved.
+//! The motion gate: decides from a small luma picture whether a frame needs inference, and where something moved.
 //!
 //! ```text
 //!                    warmup_frames seen                     a region moves
@@ -11,15 +11,14 @@
 //!                  scene changed:  LightSwitch (closed)      hold_ms over ─► Still ◄┘
 //! ```
 //!
-//! The luma plane is averaged onto a grid of at most 160x160 cells; each cell is compared with what it usually shows,
-//! by a threshold that follows the camera's noise; a light change of the whole scene is told from motion and followed;
-//! lonely cells and small regions do not count. When in doubt the gate opens: a wasted inference costs a moment,
-//! a missed car is gone.
+//! The luma plane is averaged onto a grid of at most 160x160 cells; each cell is compared with its background, with a threshold that
+//! follows the camera's noise; a light change of the whole scene is distinguished from motion and followed; isolated cells and small
+//! regions are ignored. When in doubt the gate opens: a wasted inference costs a moment, a missed car is lost.
 //!
-//! It never reads a clock (it is told `now`), never allocates after [`Gate::new`], and never panics on a plane of any
-//! size or content. It does not know waving trees from road users: exclude those by polygon. An uneven change of light
-//! (a lamp at the side, the shadow of a cloud's edge) is motion until it has stood still for two seconds over more than half of
-//! the picture, or for `absorb_s` where it is smaller.
+//! It reads no clock (it gets `now`), allocates nothing after [`Gate::new`], and panics on no plane, whatever its size or content. It
+//! cannot distinguish waving trees from road users: exclude those by polygon. An uneven light change (a lamp at the side, the shadow of a
+//! cloud's edge) counts as motion until it has stood still for two seconds over more than half of the picture, or for `absorb_s` where it
+//! is smaller.
 
 use std::fmt;
 use std::time::Duration;
@@ -44,29 +43,29 @@ use regions::{CELLS_MAX, CellBox};
 /// Polygons of a mask.
 pub type Polygons = heapless::Vec<Polygon, MASK_POLYGONS_MAX>;
 
-/// How sensitive the gate is, where it looks, and for how long it stays open.
+/// Sensitivity of the gate, its area, and how long it stays open.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Params {
-    /// Least difference from the background that counts, luma code values of a cell. 1.0..=100.0. Default 8: on the
-    /// car-park recording of the tests (H.264), which shows its shaking and flicker from 3 downwards; what a thing 25
-    /// brighter than the road leaves of itself in a cell that it covers by a third.
+    /// Minimum difference from the background that counts, luma code values of a cell. 1.0..=100.0. Default 8: the car-park recording of
+    /// the tests (H.264) shows its shaking and flicker from 3 downwards; an object 25 brighter than the road that covers a third of a cell
+    /// changes it by 8.
     pub luma_delta_min: f32,
-    /// A difference also has to be this many standard deviations of the cell's noise. 2.0..=20.0. Default 4: one cell in
-    /// 16000 by chance, and a region needs several at one place.
+    /// A difference also has to be this many standard deviations of the cell's noise. 2.0..=20.0. Default 4: one cell in 16000 by chance,
+    /// and a region needs several next to each other.
     pub noise_factor: f32,
-    /// Least cells of a moving region. 1..=1000. Default 4 (16x16 pixels of a 1280x720 frame).
+    /// Minimum number of cells in a moving region. 1..=1000. Default 4 (16x16 pixels of a 1280x720 frame).
     pub area_min_px: u32,
-    /// Seconds after which what stopped is background. 5..=3600. Default 60, most red lights.
+    /// Seconds after which a stopped object becomes background. 5..=3600. Default 60, most red lights.
     pub absorb_s: u32,
-    /// Milliseconds that the gate stays open after motion. 0..=60000. Default 1000: a tracker's gap at the usual rates is shorter.
+    /// Milliseconds that the gate stays open after motion. 0..=60000. Default 1000: gaps in a track are shorter at the usual rates.
     pub hold_ms: u32,
-    /// Seconds after which a frame is let through in any case. 0..=86400, 0 = never. Default 30.
+    /// Seconds without an open frame after which one is let through. 0..=86400, 0 = never. Default 30.
     pub refresh_s: u32,
     /// First frames, all let through while the background is learnt. 2..=1000. Default 6.
     pub warmup_frames: u32,
-    /// Where to look; nothing here = everywhere. A cell belongs to a polygon if its centre does.
+    /// Areas to watch; empty = everywhere. A cell belongs to a polygon if its centre does.
     pub include: Polygons,
-    /// Where not to look, even inside `include`.
+    /// Areas to ignore, even inside `include`.
     pub exclude: Polygons,
 }
 
@@ -87,7 +86,7 @@ impl Default for Params {
 }
 
 impl Params {
-    /// Whether every value is in its range and every polygon is one.
+    /// Checks that every value is in its range and every polygon is valid.
     ///
     /// # Errors
     /// [`Kind::Config`], naming all wrong values with their ranges.
@@ -121,16 +120,16 @@ impl Params {
     }
 }
 
-/// Why a frame is let through or not.
+/// The reason for the verdict on a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// The background is being learnt: open.
     Warmup,
-    /// Something moves: open, and the regions say where.
+    /// Something moves: open, with its regions.
     Motion,
     /// Something moved less than `hold_ms` ago: open.
     Hold,
-    /// Something else than the picture says that something moves ([`Gate::wake`]): open.
+    /// Something other than the picture reported motion ([`Gate::wake`]): open.
     Woken,
     /// Nothing has been let through for `refresh_s`: open.
     Refresh,
@@ -150,27 +149,27 @@ impl Reason {
     }
 }
 
-/// What the gate says about a frame.
+/// The gate's verdict on a frame.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
-    /// Whether the frame is worth an inference: `reason.open()`.
+    /// Whether the frame needs inference: `reason.open()`.
     pub open: bool,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// Cells of the regions, before they became boxes.
+    /// Number of moving cells in the regions.
     pub moving_pixels: u32,
-    /// Where it moves, frame pixels; every moving cell is in one. During warm-up what differs is not reported.
+    /// The moving regions, frame pixels; every moving cell is in one. Empty during warm-up.
     pub regions: heapless::Vec<BoxPx<Frame>, GATE_REGIONS_MAX>,
 }
 
-/// The gate of one camera. See the module's head.
+/// The gate of one camera. See the module's documentation.
 pub struct Gate {
     params: Params,
     frame: (u32, u32),
-    /// Size of the planes that the model has learnt.
+    /// Size of the planes of the current background.
     plane: (usize, usize),
     grid: Grid,
-    /// Frame pixels of a cell.
+    /// Frame pixels per cell.
     cell_px: (f32, f32),
     background: Background,
     cells: Box<[u16]>,
@@ -193,10 +192,10 @@ impl fmt::Debug for Gate {
 }
 
 impl Gate {
-    /// A gate for frames of `frame_width` x `frame_height` pixels. Takes all its memory ([`Gate::bytes`]).
+    /// A gate for frames of `frame_width` x `frame_height` pixels. Allocates all its memory ([`Gate::bytes`]).
     ///
     /// # Errors
-    /// [`Kind::Config`]: as [`Params::check`]; a frame's side out of range; a mask that leaves nothing to look at.
+    /// [`Kind::Config`]: as [`Params::check`]; a frame's side out of range; masks that leave no cell.
     pub fn new(params: Params, frame_width: u32, frame_height: u32) -> Result<Self> {
         params.check()?;
         let tuning = Tuning {
@@ -226,16 +225,16 @@ impl Gate {
         Ok(gate)
     }
 
-    /// Bytes that a gate takes on the heap, whatever the frame.
+    /// Heap memory of a gate, bytes, whatever the frame size.
     pub const fn bytes() -> usize {
         Background::bytes() + CELLS_MAX * (2 * size_of::<u16>() + 3 * size_of::<bool>())
     }
 
-    /// From now on frames have this size (a folder of pictures of different sizes). Learns anew. No heap call unless it fails.
+    /// The frame size changed (a folder of pictures of different sizes). Learns a new background. No heap call unless it fails.
     ///
     /// # Errors
-    /// [`Kind::Config`]: a side out of range (nothing changed), or a mask that leaves nothing to look at (who goes on
-    /// all the same looks everywhere).
+    /// [`Kind::Config`]: a side out of range (nothing changed), or masks that leave no cell (a caller that continues watches the whole
+    /// frame).
     pub fn set_frame(&mut self, width: u32, height: u32) -> Result<()> {
         let sides = FRAME_SIDE_MIN..=FRAME_SIDE_MAX;
         if !sides.contains(&width) || !sides.contains(&height) {
@@ -254,7 +253,7 @@ impl Gate {
         Ok(())
     }
 
-    /// A motion sensor saw something at `at`: frames taken from then on are let through for `hold_ms`.
+    /// A motion sensor triggered at `at`: frames taken from then on are let through for `hold_ms`.
     pub fn wake(&mut self, at: Mono) {
         self.woken_until = self.woken_until.max(at + Duration::from_millis(u64::from(self.params.hold_ms)));
     }
@@ -266,13 +265,13 @@ impl Gate {
         ((sum / cells.len() as u64) >> downscale::CELL_BITS) as u8
     }
 
-    /// Looks at a frame: its luma plane in full, or reduced to an eighth (the DC coefficients of a JPEG, which may
-    /// reach a little beyond the frame's edge). A plane of another size than the one before is learnt anew, as the whole of
-    /// a frame of the present size. `now` is when the frame was taken.
+    /// Processes a frame: its luma plane in full, or reduced to an eighth (the DC coefficients of a JPEG, which may reach a little beyond
+    /// the frame's edge). A plane whose size differs from the previous one starts a new background, and covers a whole frame of the current
+    /// size. `now` is when the frame was taken.
     pub fn look(&mut self, now: Mono, luma: &Plane<'_>) -> Verdict {
         let plane = (luma.width(), luma.height());
         if plane != self.plane && !self.set_plane(plane.0, plane.1) {
-            // The mask falls between the few cells of this plane: rather see too much than nothing.
+            // The mask falls between the few cells of this plane: better to watch too much than nothing.
             self.mask.fill(true);
         }
         downscale(luma, self.grid, &mut self.cells);
@@ -296,7 +295,7 @@ impl Gate {
         Verdict { open: reason.open(), reason, moving_pixels, regions }
     }
 
-    /// The reason, and what has to be remembered of it.
+    /// The reason, and the updates of the state.
     fn decide(&mut self, now: Mono, change: Change, warm: bool, moves: bool) -> Reason {
         let within = |since: Mono, limit_ms: u64| now.since(since) < Duration::from_millis(limit_ms);
         let held = self.last_motion.is_some_and(|at| within(at, u64::from(self.params.hold_ms)));
@@ -324,7 +323,7 @@ impl Gate {
         reason
     }
 
-    /// Prepares for planes of this size: grid, mask, scale; forgets what was learnt. Says whether the mask leaves a cell.
+    /// Prepares for planes of this size: grid, mask, scale; resets the background. Returns whether the mask leaves a cell.
     fn set_plane(&mut self, width: usize, height: usize) -> bool {
         self.plane = (width, height);
         self.grid = Grid::for_plane(width, height);
@@ -341,7 +340,7 @@ impl Gate {
         (self.frames_seen, self.last_motion) = (0, None);
         let inside =
             |polygons: &Polygons, point| polygons.iter().any(|polygon| polygon_contains(polygon, point));
-        // The middle, in parts of the frame, of what a cell shows of it: planes may reach beyond the frame.
+        // The centre of the visible part of a cell, in fractions of the frame: planes may reach beyond the frame.
         let middle = |cell: usize, px: f32, side: u32| {
             let side = side as f32;
             ((cell as f32 * px).min(side) + ((cell + 1) as f32 * px).min(side)) / 2.0 / side
@@ -362,7 +361,7 @@ impl Gate {
         any
     }
 
-    /// A box of cells in frame pixels.
+    /// Converts a box of cells to frame pixels.
     fn to_frame(&self, cells: CellBox) -> BoxPx<Frame> {
         let ((w, h), (fw, fh)) = (self.cell_px, self.frame);
         BoxPx::new(

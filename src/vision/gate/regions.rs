@@ -1,14 +1,14 @@
-//! From single moving cells to connected regions: lonely cells go, small regions go, the rest becomes boxes.
+//! From single moving cells to connected regions: isolated cells and small regions are dropped, the rest becomes boxes.
 
 use crate::base::limits::{GATE_HEIGHT_MAX, GATE_REGIONS_MAX, GATE_WIDTH_MAX};
 
 use super::downscale::Grid;
 
-/// Most cells of a grid.
+/// Maximum number of cells in a grid.
 pub(super) const CELLS_MAX: usize = GATE_WIDTH_MAX * GATE_HEIGHT_MAX;
 const _: () = assert!(CELLS_MAX <= u16::MAX as usize + 1, "a cell's index fits u16");
 
-/// Neighbours (of eight) that a moving cell needs. Two: what is left of salt-and-pepper noise are at most chains,
+/// Minimum number of moving neighbours (of eight) of a moving cell. Two: salt-and-pepper noise leaves at most chains,
 /// and the corner of a 2x2 object keeps its three.
 const NEIGHBOURS_MIN: u8 = 2;
 
@@ -35,7 +35,8 @@ impl CellBox {
         (self.x2 - self.x1 + 1) * (self.y2 - self.y1 + 1)
     }
 
-    /// Cells that a common box has more than the two by themselves: what "nearest" means. Negative if they overlap.
+    /// Extra cells of a common box compared with the two separate ones: the measure of "nearest". Negative if they
+    /// overlap.
     fn cost_of_merging(self, other: CellBox) -> isize {
         self.union(other).area() as isize - self.area() as isize - other.area() as isize
     }
@@ -44,7 +45,7 @@ impl CellBox {
 /// The boxes of a frame.
 pub(super) type CellBoxes = heapless::Vec<CellBox, GATE_REGIONS_MAX>;
 
-/// Cells of `raw` with at least [`NEIGHBOURS_MIN`] neighbours, into `kept`.
+/// Copies cells of `raw` with at least [`NEIGHBOURS_MIN`] neighbours into `kept`.
 pub(super) fn drop_lonely(raw: &[bool], grid: Grid, kept: &mut [bool]) {
     for y in 0..grid.height {
         for x in 0..grid.width {
@@ -70,7 +71,7 @@ fn for_neighbours(x: usize, y: usize, grid: Grid, mut each: impl FnMut(usize)) {
 }
 
 /// Finds the 8-connected regions of `moving` with at least `area_min` cells: their number of cells and their boxes.
-/// Clears `moving` on the way. `stack` holds at least a place for each cell.
+/// Clears `moving` on the way. `stack` has room for every cell.
 pub(super) fn find(moving: &mut [bool], grid: Grid, area_min: u32, stack: &mut [u16]) -> (u32, CellBoxes) {
     let mut boxes = CellBoxes::new();
     let mut total = 0;
@@ -86,7 +87,7 @@ pub(super) fn find(moving: &mut [bool], grid: Grid, area_min: u32, stack: &mut [
     (total, boxes)
 }
 
-/// Takes the region around `start` out of `moving`. A cell is cleared when it is pushed, so that each is pushed once.
+/// Removes the region around `start` from `moving`. A cell is cleared when it is pushed, so that each is pushed once.
 fn flood(moving: &mut [bool], grid: Grid, start: usize, stack: &mut [u16]) -> (u32, CellBox) {
     let (sx, sy) = (start % grid.width, start / grid.width);
     let mut found = CellBox { x1: sx, y1: sy, x2: sx, y2: sy };
@@ -113,7 +114,7 @@ fn flood(moving: &mut [bool], grid: Grid, start: usize, stack: &mut [u16]) -> (u
 /// Adds a box; when full, the two nearest of all (the new one included) become one.
 fn push_merged(boxes: &mut CellBoxes, new: CellBox) {
     let Err(new) = boxes.push(new) else { return };
-    // The new one with an old one, or two old ones: whichever pair costs the fewest cells.
+    // Merge the new one with an old one, or two old ones: whichever pair costs the fewest extra cells.
     let mut best = (isize::MAX, 0, None);
     for a in 0..boxes.len() {
         let with_new = boxes[a].cost_of_merging(new);
@@ -213,7 +214,7 @@ mod tests {
         }
 
         #[test]
-        fn lonely_cells_go((grid, cells, _) in scene()) {
+        fn isolated_cells_are_removed((grid, cells, _) in scene()) {
             let mut kept = vec![true; cells.len()];
             drop_lonely(&cells, grid, &mut kept);
             for y in 0..grid.height as isize { for x in 0..grid.width as isize {

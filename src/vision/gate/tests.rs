@@ -46,7 +46,7 @@ struct Thing {
     luma: f32,
 }
 
-/// A street of contrast 60..180 with things on it, seen by a camera with gain, offset and noise.
+/// A street of contrast 60..180 with objects on it, seen by a camera with gain, offset and noise.
 struct Scene {
     width: usize,
     height: usize,
@@ -73,7 +73,7 @@ impl Scene {
     fn frame(&mut self) -> Vec<u8> {
         let mut picture = self.street.clone();
         for t in &self.things {
-            // Coverage of the pixels at the sides, so that a slow thing moves by parts of a pixel.
+            // Partial coverage of edge pixels, so that a slow object moves by fractions of a pixel.
             let cover = |at: usize, from: f32, size: f32| {
                 ((at as f32 + 1.0).min(from + size) - (at as f32).max(from)).clamp(0.0, 1.0)
             };
@@ -127,7 +127,7 @@ impl Rig {
     }
 }
 
-/// No refresh and no hold, so that every verdict stands for its own frame.
+/// No refresh and no hold, so that every verdict depends on its own frame only.
 fn bare() -> Params {
     Params { refresh_s: 0, hold_ms: 0, ..Params::default() }
 }
@@ -136,7 +136,7 @@ fn polygon(corners: &[(f32, f32)]) -> Polygon {
     corners.iter().map(|&(x, y)| PointRel { x, y }).collect()
 }
 
-/// At 640x360 a cell averages 4x4 pixels; at 160x120 a cell is a pixel and the gate sees all of the noise.
+/// At 640x360 a cell averages 4x4 pixels; at 160x120 a cell is a pixel and the gate sees the full noise.
 #[test]
 fn noise_never_opens() {
     for (width, height) in [(640, 360), (160, 120)] {
@@ -152,9 +152,9 @@ fn noise_never_opens() {
     }
 }
 
-/// A camera that trembles in the wind by a pixel of its 640 (a quarter of a cell), past stripes of contrast 35.
+/// A camera that shakes in the wind by a pixel of its 640 (a quarter of a cell), over stripes of contrast 35.
 #[test]
-fn a_trembling_camera_never_opens() {
+fn a_shaking_camera_never_opens() {
     let mut rig = Rig::warm(bare(), Scene::new(640, 360, 3.0, 14), 20);
     for frame in 0..100 {
         if frame % 3 == 0 {
@@ -166,7 +166,7 @@ fn a_trembling_camera_never_opens() {
     }
 }
 
-/// Dead and hot pixels that come and go: lonely cells.
+/// Dead and hot pixels that come and go: isolated cells.
 #[test]
 fn salt_and_pepper_never_opens() {
     let mut rig = Rig::warm(bare(), Scene::new(160, 120, 2.0, 3), 20);
@@ -182,10 +182,10 @@ fn salt_and_pepper_never_opens() {
     }
 }
 
-/// Three by three cells, 25 code values brighter than the street under it, at several speeds, from the first frame
-/// that shows it whole to the last: each frame opens, and a region lies on the object.
+/// Three by three cells, 25 code values brighter than the street under it, at several speeds, from the first frame that shows it whole to
+/// the last: each frame opens, and a region covers the object.
 #[test]
-fn a_small_pale_object_opens_every_frame() {
+fn a_small_low_contrast_object_opens_every_frame() {
     for (width, height, sigma) in
         [(640, 360, 0.0), (640, 360, 6.0), (640, 360, 12.0), (160, 120, 0.0), (160, 120, 2.0)]
     {
@@ -216,7 +216,7 @@ fn a_small_pale_object_opens_every_frame() {
     }
 }
 
-/// A car (20x10 cells) that creeps stays visible until it is through.
+/// A car (20x10 cells) that creeps stays visible until it has left.
 #[test]
 fn a_creeping_car_opens_every_frame() {
     let mut rig = Rig::warm(bare(), Scene::new(640, 360, 4.0, 5), 30);
@@ -228,9 +228,9 @@ fn a_creeping_car_opens_every_frame() {
     }
 }
 
-/// What stops is let through for `absorb_s` and then is background; what drives away later opens the gate again.
+/// A stopped object opens the gate for `absorb_s` and then becomes background; when it drives away it opens the gate again.
 #[test]
-fn what_stops_becomes_background() {
+fn a_stopped_object_becomes_background() {
     let params = Params { absorb_s: 10, ..bare() };
     let mut rig = Rig::warm(params, Scene::new(640, 360, 3.0, 6), 30);
     rig.scene.things = vec![Thing { x: 200.0, y: 100.0, w: 80.0, h: 60.0, luma: 200.0 }];
@@ -241,7 +241,7 @@ fn what_stops_becomes_background() {
     assert_eq!(rig.step().reason, Reason::Motion);
 }
 
-/// Steps of light: closed at once or after at most two frames, and the model is right again: the way back is the same.
+/// Light steps: closed at once or after at most two frames, and the model is right again: the reverse step behaves the same.
 #[test]
 fn light_steps_are_not_motion() {
     for (gain, offset) in [(1.3, 0.0), (0.7, 0.0), (1.0, 30.0), (1.0, -30.0), (0.85, 12.0)] {
@@ -279,9 +279,9 @@ fn light_ramps_are_not_motion() {
     }
 }
 
-/// The light changes while a car drives: the car is seen in that frame and in all that follow.
+/// The light changes while a car drives: the car is detected in that frame and in all that follow.
 #[test]
-fn a_car_is_seen_through_a_light_change() {
+fn a_car_is_detected_during_a_light_change() {
     for (gain, offset) in [(1.3, 0.0), (0.7, 0.0), (1.0, 30.0), (1.0, -30.0)] {
         let mut rig = Rig::warm(bare(), Scene::new(640, 360, 3.0, 9), 30);
         for frame in 0..40 {
@@ -305,8 +305,8 @@ fn a_car_is_seen_through_a_light_change() {
     }
 }
 
-/// A lamp that lights two thirds of the scene unevenly is no straight line: motion while it is new, learnt when it
-/// has stood still for two seconds.
+/// A lamp that lights two thirds of the scene unevenly is not a linear change: motion at first, background once it has stood still for two
+/// seconds.
 #[test]
 fn an_uneven_lamp_is_learnt_in_two_seconds() {
     let mut rig = Rig::warm(bare(), Scene::new(640, 360, 3.0, 10), 30);
@@ -319,7 +319,7 @@ fn an_uneven_lamp_is_learnt_in_two_seconds() {
     assert!(after.contains(&Reason::LightSwitch));
 }
 
-/// A motion sensor opens a still picture for `hold_ms`, and changes nothing about what is learnt.
+/// A motion sensor opens a still picture for `hold_ms`, and does not affect learning.
 #[test]
 fn a_motion_sensor_wakes_the_gate() {
     let params = Params { hold_ms: 450, ..bare() };
@@ -329,7 +329,7 @@ fn a_motion_sensor_wakes_the_gate() {
     assert_eq!(rig.reasons(4), [Reason::Woken; 4], "100 to 400 ms after");
     assert_eq!(rig.reasons(3), [Reason::Still; 3]);
     rig.gate.wake(rig.now - Duration::from_secs(5));
-    assert_eq!(rig.step().reason, Reason::Still, "an old alarm wakes nobody");
+    assert_eq!(rig.step().reason, Reason::Still, "an old trigger has no effect");
 }
 
 #[test]
@@ -356,7 +356,7 @@ fn growing_noise_is_followed() {
 }
 
 #[test]
-fn masks() {
+fn masks_limit_where_motion_counts() {
     let right = polygon(&[(0.5, 0.0), (1.0, 0.0), (1.0, 1.0), (0.5, 1.0)]);
     let lower_right = polygon(&[(0.5, 0.5), (1.0, 0.5), (1.0, 1.0), (0.5, 1.0)]);
     let include = Params { include: [right].into_iter().collect(), ..bare() };
@@ -380,7 +380,7 @@ fn masks() {
     assert!(error.to_string().contains("leave no cell"), "{error}");
 }
 
-/// An object at one side of the mask's edge: the edge lies between cell centres, in frames of any size and in DC planes.
+/// An object on one side of the mask's edge, which lies between cell centres, in frames of any size and in DC planes.
 #[test]
 fn the_mask_is_rasterised_by_cell_centres() {
     let half = polygon(&[(0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0)]);
@@ -399,7 +399,7 @@ fn the_mask_is_rasterised_by_cell_centres() {
 }
 
 #[test]
-fn hold_and_refresh() {
+fn the_gate_holds_after_motion_and_refreshes() {
     let params = Params { hold_ms: 1000, refresh_s: 3, ..Params::default() };
     let mut rig = Rig::warm(params, Scene::new(160, 120, 1.0, 13), 10);
     rig.scene.things = vec![Thing { x: 30.0, y: 30.0, w: 20.0, h: 10.0, luma: 220.0 }];
@@ -454,7 +454,7 @@ fn wrong_params_are_named_with_their_range() {
 
 /// A DC plane gives the verdict in the same frame pixels as the full plane.
 #[test]
-fn an_eighth_size_plane_speaks_of_frame_pixels() {
+fn verdicts_of_an_eighth_size_plane_are_in_frame_pixels() {
     let mut gate = Gate::new(bare(), 1276, 716).unwrap();
     let (w, h) = (160, 90);
     let mut bytes = vec![90u8; w * h];
@@ -473,9 +473,9 @@ fn an_eighth_size_plane_speaks_of_frame_pixels() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
-    /// Planes of any sizes, contents and times, also backwards: no panic, regions lie in the frame, open means its reason.
+    /// Planes of any sizes, contents and times, also backwards: no panic, regions lie in the frame, and open matches the reason.
     #[test]
-    fn anything_is_looked_at(
+    fn any_planes_never_panic(
         frame in (16u32..300, 16u32..300),
         looks in proptest::collection::vec((1usize..260, 1usize..260, 1usize..4, any::<u64>(), 0u8..4, 1usize..5), 1..8),
         warmup_frames in 2u32..6,
@@ -502,13 +502,13 @@ proptest! {
     }
 }
 
-/// To the real stderr: what `eprintln` says the test harness keeps to itself.
+/// Writes to the real stderr: the test harness captures `eprintln`.
 fn aloud(text: &str) {
     use std::io::Write;
     std::io::stderr().write_all(format!("\n{text}\n").as_bytes()).unwrap();
 }
 
-/// A recording as luma planes, by an ffmpeg that is not ours; `None`, said aloud, without it or without the file.
+/// A recording as luma planes, decoded by the machine's ffmpeg; `None`, with a message, without ffmpeg or the file.
 fn recording(name: &str, width: usize, height: usize) -> Option<Vec<Vec<u8>>> {
     let path = format!("{}/../shared/video/{name}", env!("CARGO_MANIFEST_DIR"));
     if !std::path::Path::new(&path).exists() {
@@ -533,7 +533,7 @@ fn recording(name: &str, width: usize, height: usize) -> Option<Vec<Vec<u8>>> {
     }
 }
 
-/// The verdicts over every `every`-th frame of a recording, with the frame's number.
+/// The verdicts on every `every`-th frame of a recording, with the frame's number.
 fn replay(
     params: Params,
     frames: &[Vec<u8>],
@@ -549,9 +549,9 @@ fn replay(
     frames.iter().enumerate().step_by(every).map(look).collect()
 }
 
-/// What a person sees in car-detection.mp4 (frames counted from 0, looked at one by one around each beginning and
-/// end). Between the intervals lie the frames in which a bumper, its shadow or nothing can be made out: no claim.
-/// The camera's exposure falls while a bright car is in the picture and comes back for seconds after it.
+/// What a person sees in car-detection.mp4 (frames counted from 0, examined one by one around each beginning and end). The frames between
+/// the intervals show a bumper, its shadow or nothing: no expectation. The camera's exposure falls while a bright car is in the picture and
+/// recovers for seconds after it.
 const MOVING: [(usize, usize, &str); 3] = [
     (55, 107, "a white car enters at the bottom (a sliver in 54) and leaves at the top"),
     (181, 237, "a pale blue car from the top, from 188 a red one from the bottom"),
@@ -560,11 +560,11 @@ const MOVING: [(usize, usize, &str); 3] = [
 const STILL: [(usize, usize); 4] = [(0, 52), (111, 178), (242, 312), (350, 376)];
 
 #[test]
-fn car_park_recording() {
+fn cars_open_the_gate_in_the_car_park_recording() {
     let Some(frames) = recording("car-detection.mp4", 768, 432) else { return };
     assert_eq!(frames.len(), 377);
     for (every, skipped_still_min) in [(1, 0.70), (5, 0.60)] {
-        // Without hold and refresh, so that every moving frame has to be seen by itself.
+        // Without hold and refresh, so that every moving frame has to open by itself.
         let alone = replay(bare(), &frames, (768, 432), every, 12.5);
         let verdicts = replay(Params::default(), &frames, (768, 432), every, 12.5);
         for (from, to, what) in MOVING {
@@ -595,7 +595,7 @@ fn car_park_recording() {
 }
 
 #[test]
-fn busy_road_recording() {
+fn the_busy_road_recording_keeps_the_gate_open() {
     let Some(frames) = recording("traffic.mp4", 1280, 720) else { return };
     for every in [1, 5] {
         let verdicts = replay(Params::default(), &frames, (1280, 720), every, 30.0);

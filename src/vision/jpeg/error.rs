@@ -1,4 +1,4 @@
-//! Why bytes are not a picture that we decode.
+//! Errors of the JPEG decoder.
 
 use std::fmt;
 
@@ -9,9 +9,9 @@ pub enum JpegError {
     NotJpeg,
     /// The bytes, or the entropy-coded data before the next marker, end before the picture does.
     Truncated,
-    /// Too much between the headers' segments that belongs to none.
+    /// Too many bytes between the headers' segments.
     Junk {
-        /// Where the search for the next marker was given up, offset in the bytes.
+        /// Offset at which the search for the next marker was given up.
         at: usize,
     },
     /// A segment that contradicts itself or T.81; the text names segment and fault.
@@ -23,7 +23,7 @@ pub enum JpegError {
         /// Claimed height.
         height: u32,
     },
-    /// Larger than the decoder was made for.
+    /// Larger than the decoder's maximum.
     TooLarge {
         /// Claimed width.
         width: u32,
@@ -34,7 +34,7 @@ pub enum JpegError {
         /// Largest height.
         height_max: u32,
     },
-    /// A kind of JPEG that we leave to others: progressive, arithmetic, 12 bits, CMYK.
+    /// A kind of JPEG that we do not decode: progressive, arithmetic, 12 bits, CMYK.
     Unsupported(&'static str),
     /// A component names a quantisation table that the picture does not define.
     MissingQuantTable(u8),
@@ -44,7 +44,7 @@ pub enum JpegError {
     BadCode,
     /// No restart marker where the restart interval puts it, or not the next in turn.
     BadRestart {
-        /// The number, 0..=7, that was due.
+        /// The expected number, 0..=7.
         expected: u8,
     },
     /// The end of the picture before every component had its scan.
@@ -57,7 +57,7 @@ impl fmt::Display for JpegError {
             JpegError::NotJpeg => f.write_str("not a JPEG: it does not begin with FF D8"),
             JpegError::Truncated => f.write_str("the JPEG ends before its picture does"),
             JpegError::Junk { at } => {
-                write!(f, "the JPEG's headers are lost in other bytes: no marker near byte {at}")
+                write!(f, "too many bytes between the JPEG's header segments: no marker near byte {at}")
             }
             JpegError::BadSegment(what) => write!(f, "broken JPEG segment: {what}"),
             JpegError::Empty { width, height } => write!(f, "a JPEG of {width}x{height} pixels is empty"),

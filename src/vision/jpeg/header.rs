@@ -2,7 +2,7 @@
 
 use super::error::JpegError;
 
-/// T.81 table B.1, those that we name.
+/// Markers of T.81 table B.1 that the decoder handles.
 pub(super) mod marker {
     pub(crate) const SOI: u8 = 0xd8;
     pub(crate) const EOI: u8 = 0xd9;
@@ -18,10 +18,10 @@ pub(super) mod marker {
     pub(crate) const APP14: u8 = 0xee;
 }
 
-/// How the coefficients are coded: which SOF marker.
+/// Coding of the coefficients: which SOF marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Process {
-    /// SOF0. What cameras send.
+    /// SOF0, the kind that cameras send.
     Baseline,
     /// SOF1: as baseline, but up to four tables a class or 12 bits. Decoded if it has 8 bits.
     Extended,
@@ -31,7 +31,7 @@ pub enum Process {
     Other,
 }
 
-/// How much chroma there is.
+/// Chroma subsampling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sampling {
     /// One component.
@@ -50,7 +50,7 @@ pub enum Sampling {
     Other,
 }
 
-/// What a frame header says. Nothing of it is checked against limits yet.
+/// The contents of a frame header, not yet checked against limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JpegInfo {
     /// Width in pixels; may be 0 in a broken file.
@@ -61,9 +61,9 @@ pub struct JpegInfo {
     pub components: u8,
     /// Bits a sample.
     pub precision: u8,
-    /// How much chroma there is.
+    /// Chroma subsampling.
     pub sampling: Sampling,
-    /// How the coefficients are coded.
+    /// Coding of the coefficients.
     pub process: Process,
 }
 
@@ -89,10 +89,10 @@ impl JpegInfo {
     }
 }
 
-/// The header of a JPEG, read up to its SOF and no further: width, height, kind.
+/// Reads the header of a JPEG, up to its SOF and no further: width, height, kind.
 ///
 /// # Errors
-/// No JPEG, or broken before its frame header. A kind that we cannot decode is no error here: see [`JpegInfo::check`].
+/// Not a JPEG, or broken before its frame header. A kind that we cannot decode is not an error here: see [`JpegInfo::check`].
 pub fn probe(bytes: &[u8]) -> Result<JpegInfo, JpegError> {
     let mut segments = Segments::new(bytes)?;
     loop {
@@ -106,11 +106,11 @@ pub fn probe(bytes: &[u8]) -> Result<JpegInfo, JpegError> {
     }
 }
 
-/// Most bytes of a picture's headers that are no marker segment: what a segment is longer than it says, or what was put
-/// between segments. Dahua's cameras send comments that are 608 bytes longer than they say.
+/// Maximum number of header bytes outside marker segments: bytes beyond a segment's length field, or between segments. Dahua's cameras send
+/// comments that are 608 bytes longer than their length field.
 pub(super) const JUNK_BYTES_MAX: usize = 64 << 10;
 
-/// A marker and what follows it.
+/// A marker and its data.
 pub(super) struct Segment<'a> {
     pub(super) code: u8,
     /// Without the two length bytes; empty for markers that stand alone.
@@ -118,7 +118,7 @@ pub(super) struct Segment<'a> {
 }
 
 impl Segment<'_> {
-    /// Which coding process this SOF announces; `None` if it is no SOF.
+    /// The coding process of this SOF; `None` if it is not an SOF.
     pub(super) fn process(&self) -> Option<Process> {
         match self.code {
             0xc0 => Some(Process::Baseline),
@@ -131,7 +131,7 @@ impl Segment<'_> {
     }
 }
 
-/// The walk from marker to marker. What lies between is skipped and counted.
+/// Iterates from marker to marker. Bytes in between are skipped and counted.
 pub(super) struct Segments<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -152,12 +152,12 @@ impl<'a> Segments<'a> {
         self.at
     }
 
-    /// Bytes skipped so far that belong to no segment.
+    /// Bytes skipped so far, outside any segment.
     pub(super) fn junk(&self) -> usize {
         self.junk
     }
 
-    /// Goes on at the first marker from `at`, over what is left of entropy-coded data.
+    /// Continues at the first marker from `at`, skipping the rest of entropy-coded data.
     pub(super) fn resume(&mut self, at: usize) {
         let data = self.bytes.get(at..).unwrap_or(&[]);
         let inside = |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0 | 0xff | 0xd0..=0xd7);
@@ -171,14 +171,14 @@ impl<'a> Segments<'a> {
             return Ok(Segment { code, body: &[] });
         }
         let [high, low, body @ ..] = &self.bytes[self.at..] else { return Err(JpegError::Truncated) };
-        // A length below that of its own two bytes: the next marker tells where the segment ends.
+        // A length of less than its own two bytes: the next marker shows where the segment ends.
         let len = usize::from(u16::from_be_bytes([*high, *low])).max(2);
         self.at += len;
         Ok(Segment { code, body: body.get(..len - 2).ok_or(JpegError::Truncated)? })
     }
 
-    /// Goes behind the next marker and returns its code. A second SOI counts as junk, as does everything that is no marker or has
-    /// no place among the headers.
+    /// Moves past the next marker and returns its code. A second SOI counts as junk, as does everything that is not a marker or is not
+    /// allowed among the headers.
     fn marker(&mut self) -> Result<u8, JpegError> {
         loop {
             let rest = self.bytes.get(self.at..).unwrap_or(&[]);
@@ -228,7 +228,7 @@ impl Sof {
             return Err(JpegError::BadSegment("SOF is too short"));
         };
         if !(1..=4).contains(count) || list.len() != usize::from(*count) * 3 {
-            return Err(JpegError::BadSegment("SOF has another length than its components need"));
+            return Err(JpegError::BadSegment("SOF has the wrong length for its components"));
         }
         let mut components = [SofComponent::default(); 4];
         for (component, from) in components.iter_mut().zip(list.chunks_exact(3)) {
@@ -273,22 +273,22 @@ impl Sof {
         }
     }
 
-    /// Whether the component names are "R", "G", "B": how RGB is told without an Adobe segment.
+    /// Whether the components are named "R", "G", "B": identifies RGB without an Adobe segment.
     pub(super) fn named_rgb(&self) -> bool {
         self.count == 3 && self.components[..3].iter().map(|c| c.id).eq(*b"RGB")
     }
 }
 
-/// How a component lies in its plane.
+/// Layout of a component in its plane.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Layout {
     pub(super) sof: SofComponent,
     /// True size in samples.
     pub(super) width: usize,
     pub(super) height: usize,
-    /// Blocks a row of MCUs fills, and rows of MCUs, both including padding: the plane's rows have `stride_blocks * 8` bytes.
+    /// Blocks in a row of MCUs, and rows of MCUs, both including padding: the plane's rows have `stride_blocks * 8` bytes.
     pub(super) stride_blocks: usize,
-    /// The component that stands for brightness: the first, or green.
+    /// The component used as brightness: the first, or green.
     pub(super) is_luma: bool,
 }
 
@@ -311,7 +311,7 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// The layout of `sof`, if we decode such frames up to `width_max` x `height_max`.
+    /// The layout of `sof`, if such frames up to `width_max` x `height_max` are supported.
     pub(super) fn new(sof: &Sof, width_max: u32, height_max: u32) -> Result<Frame, JpegError> {
         sof.info().check()?;
         let Sof { width, height, .. } = *sof;
@@ -325,7 +325,7 @@ impl Frame {
         let count = usize::from(sof.count);
         let mut components = sof.components;
         if count == 1 {
-            // A.2.2: a lone component is not interleaved, its factors mean nothing.
+            // A.2.2: a lone component is not interleaved, its sampling factors have no meaning.
             (components[0].h, components[0].v) = (1, 1);
         }
         // A.1.1: the largest factors are the picture's; they need not be the first component's.
@@ -371,12 +371,12 @@ impl Frame {
         }
     }
 
-    /// Index of the component that stands for brightness.
+    /// Index of the component used as brightness.
     pub(super) fn luma(&self) -> usize {
         usize::from(self.is_rgb)
     }
 
-    /// Whether the planes can be used as they are: brightness in full, the others halves or quarters of it. All that cameras send.
+    /// Whether the planes need no resizing: brightness in full size, the others halves or quarters of it. This covers all cameras.
     pub(super) fn is_regular(&self) -> bool {
         let part = |all: usize, factor: u8| {
             matches!((all % usize::from(factor), all / usize::from(factor)), (0, 1 | 2 | 4))

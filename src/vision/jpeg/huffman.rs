@@ -1,11 +1,11 @@
-//! Huffman codes and the bits they come in (T.81 Annex C, F.2.2).
+//! Huffman codes, and the bit reader (T.81 Annex C, F.2.2).
 //!
 //! ```text
 //! bytes ─► Bits: 64 bits ahead, FF 00 unstuffed ─► peek 9 ─► Table::fast: code, run, size and often the value, at once
-//!                                                └► peek 11 ─► Table::skip: as many whole AC codes as fit, to be passed by
+//!                                                └► peek 11 ─► Table::skip: as many whole AC codes as fit, to be skipped
 //! ```
-//! Past the end of the data the reader hands out zeros and remembers it ([`Bits::overrun`]): the loops above need no
-//! check at each bit, only one a row.
+//! Past the end of the data the reader returns zeros and remembers it ([`Bits::overrun`]): the loops that use it need no check at each bit,
+//! only one per row.
 
 use super::error::JpegError;
 use super::tables::CodeList;
@@ -14,13 +14,13 @@ use super::tables::CodeList;
 const FAST_BITS: u32 = 9;
 /// Bits that the skipping table looks ahead: 4 KiB a table.
 const SKIP_BITS: u32 = 11;
-/// Most stray bytes before a restart marker. Logitech's C270, C310 and C910 put fewer than ten there; a whole interval that was
-/// decoded wrongly leaves hundreds.
+/// Maximum number of stray bytes before a restart marker. Logitech's C270, C310 and C910 put fewer than ten there; a whole interval that
+/// was decoded wrongly leaves hundreds.
 const STRAY_BYTES_MAX: usize = 64;
 /// What [`Bits::ensure`] guarantees: the longest code (16) and the most extra bits (15) together.
 const SYMBOL_BITS_MAX: u32 = 31;
 
-/// What a table is for: the meaning of its symbols.
+/// The class of a table: the meaning of its symbols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     Dc,
@@ -82,14 +82,14 @@ impl Entry {
 
 /// A Huffman table, ready to decode.
 pub(super) struct Table {
-    /// The DHT data that the rest was made of: a camera sends the same with every frame, and is recognised.
+    /// The DHT data that the table was built from: a camera sends the same in every frame, and then nothing is rebuilt.
     counts: [u8; 16],
     symbols: [u8; 256],
     class: Class,
     fast: [Entry; 1 << FAST_BITS],
     /// `end of block << 15 | advance << 5 | bits`, 0 for "look at one code at a time".
     skip: [u16; 1 << SKIP_BITS],
-    /// For each length the first code beyond it, left-aligned in 16 bits (T.81 figure F.16: MAXCODE).
+    /// For each length, the first code beyond it, left-aligned in 16 bits (T.81 figure F.16: MAXCODE).
     limit: [u32; 17],
     /// For each length: index of its first symbol minus its first code (VALPTR - MINCODE).
     offset: [i32; 17],
@@ -109,7 +109,7 @@ impl Table {
         }
     }
 
-    /// Makes this the table of `list`. Does nothing if it is already.
+    /// Builds the table from `list`. Does nothing if it already is that table.
     ///
     /// # Errors
     /// More codes than their lengths allow, more than 256, or a DC symbol that T.81 does not have.
@@ -121,7 +121,7 @@ impl Table {
         }
         let count: usize = counts.iter().map(|&n| usize::from(n)).sum();
         if count != symbols.len() || count > 256 {
-            return Err(JpegError::BadSegment("DHT has another number of symbols than it says"));
+            return Err(JpegError::BadSegment("DHT has the wrong number of symbols"));
         }
         // F.1.2.1.1: differences have up to 11 bits with 8-bit samples. 15 would still fit our arithmetic.
         if self.class == Class::Dc && symbols.iter().any(|&s| s > 15) {
@@ -140,7 +140,7 @@ impl Table {
         Ok(())
     }
 
-    /// Annex C: codes are counted up in the order of the symbols, one bit appended when the length grows.
+    /// Annex C: codes count up in the order of the symbols; one bit is appended when the length grows.
     fn build(&mut self) {
         let (mut code, mut index) = (0u32, 0usize);
         let mut wide = [Entry::NONE; 1 << SKIP_BITS];
@@ -171,7 +171,7 @@ impl Table {
         }
     }
 
-    /// The entry for the next code in `bits`, of which [`Bits::ensure`] was called. Does not consume it.
+    /// The entry for the next code in `bits`; requires [`Bits::ensure`]. Does not consume it.
     ///
     /// # Errors
     /// No such code.
@@ -194,7 +194,7 @@ impl Table {
         Err(JpegError::BadCode)
     }
 
-    /// Passes over the AC codes of a block.
+    /// Skips the AC codes of a block.
     ///
     /// # Errors
     /// No such code, or coefficients beyond the 63rd.
@@ -226,7 +226,7 @@ impl Table {
     }
 }
 
-/// Puts `entry` wherever the next `bits` bits begin with its code.
+/// Writes `entry` to every index whose next `bits` bits begin with its code.
 fn spread(table: &mut [Entry], bits: u32, code: u32, len: u32, entry: Entry) {
     if len <= bits {
         let first = (code << (bits - len)) as usize;
@@ -235,7 +235,7 @@ fn spread(table: &mut [Entry], bits: u32, code: u32, len: u32, entry: Entry) {
     }
 }
 
-/// As many AC codes as lie within the bits `ahead`; the extra bits of the last may lie beyond.
+/// As many AC codes as fit into the `ahead` bits; the extra bits of the last may lie beyond.
 fn whole_codes(wide: &[Entry; 1 << SKIP_BITS], ahead: u32) -> u16 {
     let (mut used, mut advance) = (0u32, 0usize);
     while used < SKIP_BITS && advance < 63 {
@@ -264,13 +264,13 @@ pub(super) struct Bits<'a> {
     bytes: &'a [u8],
     /// The next byte that is not in `ahead`.
     at: usize,
-    /// The next bits, from the top. Below `count` lie zeros or bits that the next refill puts there again.
+    /// The next bits, from the top. Bits below `count` are zeros, or are overwritten by the next refill.
     ahead: u64,
     /// Bits of `ahead` that count.
     count: u32,
-    /// How many of them, the last ones, are made-up zeros after the end.
+    /// How many of them, the last ones, are zeros appended after the end.
     made_up: u32,
-    /// Made-up bits were consumed.
+    /// Appended zeros were consumed.
     overrun: bool,
 }
 
@@ -285,7 +285,7 @@ impl<'a> Bits<'a> {
         self.at
     }
 
-    /// Makes sure that a whole symbol can be peeked at and consumed.
+    /// Makes sure that a whole symbol can be peeked and consumed.
     #[inline(always)]
     pub(super) fn ensure(&mut self) {
         if self.count <= SYMBOL_BITS_MAX {
@@ -309,7 +309,7 @@ impl<'a> Bits<'a> {
         self.refill_by_bytes();
     }
 
-    /// Near a 0xFF or the end.
+    /// The slow path, near a 0xFF or the end.
     #[inline(never)]
     fn refill_by_bytes(&mut self) {
         while self.count <= 56 {
@@ -358,13 +358,13 @@ impl<'a> Bits<'a> {
         extend(extra, size)
     }
 
-    /// Whether more bits were consumed than there are.
+    /// Whether more bits were consumed than exist.
     pub(super) fn overrun(&self) -> bool {
         self.overrun || self.made_up > self.count
     }
 
-    /// Ends an interval, of which every block was decoded: continues behind RST`n`, which must be the next marker. Returns how
-    /// many stray bytes were skipped before it: the chips of common webcams put some there, and libjpeg skips them, too.
+    /// Ends an interval after all its blocks were decoded: continues after RST`n`, which must be the next marker. Returns how many stray
+    /// bytes were skipped before it: common webcams put some there, and libjpeg skips them, too.
     ///
     /// # Errors
     /// Data missing, another marker, or more than [`STRAY_BYTES_MAX`] bytes before it: the blocks were not those of this interval.
@@ -372,7 +372,7 @@ impl<'a> Bits<'a> {
         if self.overrun() {
             return Err(JpegError::Truncated);
         }
-        // What lies in `ahead` comes before the byte at `at`, and that before the next marker.
+        // The bytes in `ahead` come before the byte at `at`, which comes before the next marker.
         let mut stray = (self.count.saturating_sub(self.made_up) / 8) as usize;
         let mut at = self.at;
         loop {
@@ -384,7 +384,7 @@ impl<'a> Bits<'a> {
                 [0xff, 0xff, ..] => at += 1,
                 // A stuffed byte counts once, as it does in `ahead`.
                 [0xff, 0, ..] => (at, stray) = (at + 2, stray + 1),
-                // A code that is no marker (T.81 table B.1: 02 to BF are reserved).
+                // A code that is not a marker (T.81 table B.1: 02 to BF are reserved).
                 [0xff, 1..=0xbf, ..] => (at, stray) = (at + 2, stray + 2),
                 [0xff, code, ..] if code == 0xd0 | n => {
                     *self = Bits::new(self.bytes, at + 2);

@@ -4,10 +4,10 @@
 //! ```text
 //! coefficients (rows) ─► pass over 8 columns at once ─► transpose ─► the same pass ─► transpose ─► +128, clamp
 //! ```
-//! A pass works on all eight columns side by side, so that the compiler keeps them in vector registers. All arithmetic
-//! wraps: coefficients that no encoder writes give wrong pixels, never a panic.
+//! A pass works on all eight columns side by side, so that the compiler keeps them in vector registers. All arithmetic wraps: coefficients
+//! that no encoder writes give wrong pixels, never a panic.
 
-/// The same quantity of eight columns.
+/// One value for each of eight columns.
 #[derive(Clone, Copy)]
 struct Lanes([i32; 8]);
 
@@ -53,8 +53,8 @@ const FIX_2_053119869: i32 = 16819;
 const FIX_2_562915447: i32 = 20995;
 const FIX_3_072711026: i32 = 25172;
 
-/// Last position in zigzag order up to which all coefficients lie in the upper left 4x4: such blocks, the most of a
-/// camera's, take the short way. Positions 0..=9 are the diagonals 0..=3.
+/// Last position in zigzag order up to which all coefficients lie in the upper left 4x4: such blocks, the majority of a camera's, take the
+/// short path. Positions 0..=9 are the diagonals 0..=3.
 const QUARTER_LAST: usize = 9;
 
 /// The inverse DCT of dequantised `coefficients` (row by row, 8 a row), of which none beyond zigzag position `last` is
@@ -101,7 +101,7 @@ fn pass<const QUARTER: bool, const SHIFT: u32>(input: &[Lanes; 8]) -> [Lanes; 8]
     let even1 = at(0).minus(at(4)).times(1 << CONST_BITS);
     let (sum0, sum3) = (even0.plus(even3), even0.minus(even3));
     let (sum1, sum2) = (even1.plus(even2), even1.minus(even2));
-    // Odd part. The names follow figure 1 of the paper as jidctint.c has it.
+    // Odd part. The names follow figure 1 of the paper, as in jidctint.c.
     let (t0, t1, t2, t3) = (at(7), at(5), at(3), at(1));
     let z5 = t0.plus(t2).plus(t1.plus(t3)).times(FIX_1_175875602);
     let z1 = t0.plus(t3).times(-FIX_0_899976223);
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// T.81 A.3.3, as written there.
+    /// T.81 A.3.3, literally.
     fn by_the_book(coefficients: &[i32; 64]) -> [[f64; 8]; 8] {
         let scale = |index: usize| if index == 0 { std::f64::consts::FRAC_1_SQRT_2 } else { 1.0 };
         let wave = |at: usize, index: usize| {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     proptest! {
-        /// Never further than one code value from the exact transform, on average at most half of one, which rounding alone may cost.
+        /// Never more than one code value from the exact transform, on average at most half of one, which rounding alone may cost.
         #[test]
         fn within_one_of_the_definition(
             values in proptest::collection::vec(-300i32..300, 64), last in 0usize..64, zeroes in any::<u64>(),
@@ -169,9 +169,9 @@ mod tests {
             prop_assert!(sum / 64.0 < 0.51, "{sum}");
         }
 
-        /// Any numbers at all: no panic, and the short ways equal the long one where both apply.
+        /// Any numbers at all: no panic, and the short paths equal the long one where both apply.
         #[test]
-        fn wild_coefficients_and_short_ways(values in proptest::collection::vec(any::<i32>(), 64), last in 0usize..=QUARTER_LAST) {
+        fn any_coefficients_never_panic_and_short_paths_equal_the_long_one(values in proptest::collection::vec(any::<i32>(), 64), last in 0usize..=QUARTER_LAST) {
             let _ = idct(&std::array::from_fn(|i| values[i]), 63);
             let mut small = [0; 64];
             for k in 0..=last { small[usize::from(ZIGZAG[k])] = values[k] % 2000; }

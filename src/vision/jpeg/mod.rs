@@ -2,18 +2,18 @@
 //!
 //! ```text
 //! bytes ─► segments ─► tables, frame, scan headers ─► Huffman ─┬─► dequantise ─► IDCT ─► Y, U, V planes   (decode)
-//!          (probe stops at the frame header)                   └─► DC of luma, AC passed by ─► 1/8 plane  (decode_dc_luma)
+//!          (probe stops at the frame header)                   └─► DC of luma, AC skipped ─► 1/8 plane  (decode_dc_luma)
 //! ```
-//! Decoded: baseline and 8-bit extended sequential Huffman coding, grey, Y'CbCr or RGB, any sampling factors, one scan or several,
-//! restart intervals, frames without Huffman tables (as AVI1 cameras send them). All else is an [`JpegError::Unsupported`] that
-//! names what it is.
+//! Supported: baseline and 8-bit extended sequential Huffman coding, grey, Y'CbCr or RGB, any sampling factors, one scan or several,
+//! restart intervals, frames without Huffman tables (as AVI1 cameras send them). Everything else is an [`JpegError::Unsupported`] with its
+//! name.
 //!
-//! What cameras get wrong without damage to the picture is passed over and counted ([`JpegDecoder::stray_bytes`]): stray bytes before
-//! a restart marker, segments longer than they say and other junk between the headers, a second SOI, components of the same name.
+//! Camera faults that do not damage the picture are skipped and counted ([`JpegDecoder::stray_bytes`]): stray bytes before a restart
+//! marker, segments longer than their length field and other junk between the headers, a second SOI, components of the same name.
 //!
-//! What never happens here: heap calls after [`JpegDecoder::new`]; a panic, whatever the bytes; work beyond a constant
-//! for each byte and each block of the largest picture; colour conversion; use of a picture that is damaged where the
-//! damage can be seen (the caller counts it and waits for the next).
+//! What never happens here: heap calls after [`JpegDecoder::new`]; a panic, whatever the bytes; more work than a constant for each byte and
+//! each block of the largest picture; colour conversion; output of a picture with detectable damage (the caller counts it and waits for the
+//! next).
 //!
 //! Source of all numbers: ITU-T T.81 (09/92); sections are named where they are used. JFIF: ITU-T T.871.
 
@@ -34,10 +34,10 @@ use tables::{CHROMA_AC, CHROMA_DC, CodeList, LUMA_AC, LUMA_DC};
 
 use crate::capture::frame::{Color, Plane, Planes};
 
-/// The longest sides of MCUs, pixels (a sampling factor of 4, of 3): plane buffers are padded to whole ones of either, and so to
-/// those of factors 2 and 1.
+/// The longest sides of MCUs, pixels (a sampling factor of 4, of 3): plane buffers are padded to whole MCUs of either, and so to those of
+/// factors 2 and 1.
 const MCU_SIDES: [usize; 2] = [32, 24];
-/// Huffman tables that a picture may define. One for each of 8 places before each of 3 scans is the most that makes
+/// Maximum number of Huffman tables that a picture may define. One for each of 8 destinations before each of 3 scans is the most that makes
 /// sense; building one costs some ten microseconds, so hostile bytes cannot make us build them for seconds.
 const TABLES_MAX: usize = 24;
 
@@ -48,8 +48,8 @@ pub struct DecodedJpeg<'a> {
     pub width: u32,
     /// Height in pixels, without padding.
     pub height: u32,
-    /// Grey, Y'CbCr, or RGB; chroma planes are halves or quarters of luma, rounded up (T.81 A.1.1), and sited as JPEG prescribes:
-    /// centred. Other sampling factors are brought to full size by repeating samples.
+    /// Grey, Y'CbCr, or RGB; chroma planes are halves or quarters of luma, rounded up (T.81 A.1.1), with JPEG's centred siting. Other
+    /// sampling factors are scaled to full size by repeating samples.
     pub planes: Planes<'a>,
     /// Always [`Color::JPEG`].
     pub color: Color,
@@ -72,9 +72,9 @@ impl std::fmt::Debug for JpegDecoder {
 }
 
 impl JpegDecoder {
-    /// Takes all memory: three planes of the largest size (4:4:4 needs them), see [`JpegDecoder::heap_bytes`].
+    /// Allocates all memory: three planes of the largest size (4:4:4 needs them), see [`JpegDecoder::heap_bytes`].
     pub fn new(width_max: u32, height_max: u32) -> Self {
-        // 65535 is the most that a frame header can say.
+        // 65535 is the maximum in a frame header.
         let padded = |side: u32| {
             let side = side.min(65_535) as usize;
             MCU_SIDES.map(|mcu| side.next_multiple_of(mcu)).into_iter().max().unwrap_or(side)
@@ -90,21 +90,21 @@ impl JpegDecoder {
         }
     }
 
-    /// Bytes of the last picture that had no place in it and were skipped; 0 for a sound one.
+    /// Bytes of the last picture that were skipped as junk; 0 for a sound one.
     pub fn stray_bytes(&self) -> usize {
         self.stray_bytes
     }
 
-    /// Heap memory held, bytes, for the start-up sum (I1).
+    /// Bytes on the heap, for the memory plan (I1).
     pub fn heap_bytes(&self) -> usize {
         let planes: usize = self.planes.iter().map(Vec::len).sum();
         planes + self.dc_plane.len() + self.tables.heap_bytes()
     }
 
-    /// Decodes a picture into planes. Bytes after its last scan are not looked at.
+    /// Decodes a picture into planes. Ignores bytes after its last scan.
     ///
     /// # Errors
-    /// Broken, truncated, too large or of a kind that is not decoded; the picture before is gone then.
+    /// Broken, truncated, too large or of an unsupported kind; the previous picture is then lost.
     pub fn decode(&mut self, bytes: &[u8]) -> Result<DecodedJpeg<'_>, JpegError> {
         let limits = (self.width_max, self.height_max);
         let mut sink = FullSink { planes: &mut self.planes };
@@ -117,7 +117,7 @@ impl JpegDecoder {
             let layout = &frame.layouts[index];
             let bytes = &self.planes[index];
             Plane::new(bytes, layout.width, layout.height, layout.stride_blocks * 8, 1)
-                .expect("the planes were made for the largest frame and this one was checked against it")
+                .expect("the planes fit the largest frame, and this one is not larger")
         };
         let planes = match frame.count {
             1 => Planes::Grey(plane(0)),
@@ -127,12 +127,12 @@ impl JpegDecoder {
         Ok(DecodedJpeg { width: frame.width as u32, height: frame.height as u32, planes, color: Color::JPEG })
     }
 
-    /// Luma (green, of RGB) at an eighth of the size: for each 8x8 block its mean, from the DC coefficient alone. The plane has
-    /// ceil(width / 8) x ceil(height / 8) samples, fewer if the picture has less luma than chroma; the blocks of a rim that is
-    /// not a multiple of 8 include their padding.
+    /// Luma (green, of RGB) at an eighth of the size: the mean of each 8x8 block, from the DC coefficient alone. The plane has ceil(width /
+    /// 8) x ceil(height / 8) samples, fewer if the picture has less luma than chroma; edge blocks of a size that is not a multiple of 8
+    /// include their padding.
     ///
     /// # Errors
-    /// As [`JpegDecoder::decode`], but damage that only the coefficients' values show stays unseen.
+    /// As [`JpegDecoder::decode`], but damage that shows only in the coefficients' values is not detected.
     pub fn decode_dc_luma(&mut self, bytes: &[u8]) -> Result<Plane<'_>, JpegError> {
         let limits = (self.width_max, self.height_max);
         let mut sink = DcSink { plane: &mut self.dc_plane };
@@ -141,17 +141,17 @@ impl JpegDecoder {
         let luma = &frame.layouts[frame.luma()];
         let (width, height) = (luma.width.div_ceil(8), luma.height.div_ceil(8));
         Ok(Plane::new(&self.dc_plane, width, height, luma.stride_blocks, 1)
-            .expect("the plane was made for the largest frame and this one was checked against it"))
+            .expect("the plane fits the largest frame, and this one is not larger"))
     }
 }
 
-/// Brings planes of unusual sampling factors to the size of the picture, in place: libjpeg's box filter where factors are whole.
+/// Scales planes of unusual sampling factors to the size of the picture, in place: libjpeg's box filter where factors are whole.
 fn stretch(frame: &mut Frame, planes: &mut [Vec<u8>; 3]) {
     let (width, height, stride_blocks) = (frame.width, frame.height, frame.mcus_x * frame.h_max);
     for (layout, plane) in frame.layouts[..frame.count].iter_mut().zip(planes) {
         let (h, v) = (usize::from(layout.sof.h), usize::from(layout.sof.v));
         let (from, to) = (layout.stride_blocks * 8, stride_blocks * 8);
-        // From the end: a sample comes from its own place or from before it, where nothing was written yet.
+        // From the end: a sample comes from its own position or one before it, which is not overwritten yet.
         for y in (0..height).rev() {
             for x in (0..width).rev() {
                 plane[y * to + x] = plane[y * v / frame.v_max * from + x * h / frame.h_max];
@@ -161,7 +161,7 @@ fn stretch(frame: &mut Frame, planes: &mut [Vec<u8>; 3]) {
     }
 }
 
-/// What has been read of a picture besides its tables.
+/// State of a picture being read, besides its tables.
 #[derive(Default)]
 struct Progress {
     frame: Option<Frame>,
@@ -178,14 +178,14 @@ struct Progress {
 }
 
 impl Progress {
-    /// What libjpeg does: JFIF means Y'CbCr, then Adobe's word counts, then the names.
+    /// As libjpeg does: JFIF means Y'CbCr, then Adobe's flag counts, then the names.
     fn is_rgb(&self) -> bool {
         !self.jfif && self.adobe_transform.map_or(self.named_rgb, |transform| transform == 0)
     }
 }
 
-/// Walks the segments and decodes scans into `sink` until every component (or luma, if `luma_only`) had its own. Returns the frame,
-/// and how many bytes were skipped that had no place in it.
+/// Walks the segments and decodes scans into `sink` until every component (or luma, if `luma_only`) had its own. Returns the frame, and how
+/// many junk bytes were skipped.
 fn read<S: Sink>(
     bytes: &[u8],
     limits: (u32, u32),
@@ -212,7 +212,7 @@ fn read<S: Sink>(
             marker::DHT => tables.define_huffman(segment.body)?,
             marker::DRI => match *segment.body {
                 [high, low] => progress.restart_interval = usize::from(u16::from_be_bytes([high, low])),
-                _ => return Err(JpegError::BadSegment("DRI has another length than 4")),
+                _ => return Err(JpegError::BadSegment("DRI has a length other than 4")),
             },
             marker::DAC => return Err(JpegError::Unsupported("arithmetic coding")),
             marker::DNL => return Err(JpegError::Unsupported("height after the scan (DNL)")),
@@ -254,7 +254,7 @@ fn read_scan<S: Sink>(
     let mut coders = [first; 3];
     for (place, coder) in coders.iter_mut().enumerate().take(sos.count) {
         *coder = tables.coder(frame, sos, place)?;
-        // Sequential JPEG has one scan a component; also what bounds the work.
+        // Sequential JPEG has one scan per component; this also bounds the work.
         if std::mem::replace(&mut progress.done[coder.index], true) {
             return Err(JpegError::BadSegment("a second scan of a component"));
         }
@@ -268,7 +268,7 @@ fn read_scan<S: Sink>(
 struct Tables {
     quant: [[u16; 64]; 4],
     quant_defined: [bool; 4],
-    /// 0..4 DC, 4..8 AC, as the picture defines them. What an earlier picture left is kept to recognise it.
+    /// 0..4 DC, 4..8 AC, as the picture defines them. Tables of earlier pictures are kept, to recognise repeated ones.
     huffman: Vec<Table>,
     huffman_defined: [bool; 8],
     /// Annex K.3: DC 0, DC 1, AC 0, AC 1.
@@ -300,7 +300,7 @@ impl Tables {
         (self.huffman.len() + self.standard.len()) * size_of::<Table>()
     }
 
-    /// Nothing of the picture before is valid for the next.
+    /// Nothing of the previous picture is valid for the next.
     fn forget(&mut self) {
         self.quant_defined = [false; 4];
         self.huffman_defined = [false; 8];
@@ -313,7 +313,7 @@ impl Tables {
             let (wide, id) = (head >> 4, usize::from(head & 15));
             if wide > 1 || id > 3 {
                 return Err(JpegError::BadSegment(
-                    "DQT with another precision than 8 or 16 bits, or above 3",
+                    "DQT has a precision other than 8 or 16 bits, or a number above 3",
                 ));
             }
             let len = 64 << wide;
@@ -332,7 +332,9 @@ impl Tables {
         while let Some((&head, rest)) = body.split_first() {
             let (class, id) = (usize::from(head >> 4), usize::from(head & 15));
             if class > 1 || id > 3 {
-                return Err(JpegError::BadSegment("DHT of another class than DC and AC, or above 3"));
+                return Err(JpegError::BadSegment(
+                    "DHT has a class other than DC and AC, or a number above 3",
+                ));
             }
             self.left = self.left.checked_sub(1).ok_or(JpegError::BadSegment("too many Huffman tables"))?;
             let (counts, rest) =
@@ -347,7 +349,7 @@ impl Tables {
         Ok(())
     }
 
-    /// What the component at `place` of the scan is decoded with.
+    /// The coder for the component at `place` of the scan.
     fn coder(&self, frame: &Frame, sos: &Sos, place: usize) -> Result<Coder<'_>, JpegError> {
         let component = sos.components[place];
         let quant = frame.layouts[component.index].sof.quant;
@@ -362,7 +364,7 @@ impl Tables {
         })
     }
 
-    /// The picture's table, else the standard one.
+    /// The picture's table, otherwise the standard one.
     fn huffman_table(&self, class: usize, id: u8) -> Result<&Table, JpegError> {
         let at = usize::from(id);
         if self.huffman_defined[class * 4 + at] {

@@ -21,7 +21,7 @@ pub(super) struct ScanComponent {
     pub(super) ac: u8,
 }
 
-/// A scan header: which components, in order.
+/// A scan header: its components, in order.
 #[derive(Clone, Copy)]
 pub(super) struct Sos {
     pub(super) count: usize,
@@ -29,19 +29,18 @@ pub(super) struct Sos {
 }
 
 impl Sos {
-    /// Reads a scan header. `done` tells which components had their scan: two may have the same name, then they come in turn,
-    /// as in libjpeg.
+    /// Reads a scan header. `done` says which components had their scan: components of the same name come in turn, as in libjpeg.
     pub(super) fn parse(frame: &Frame, done: &[bool; 3], body: &[u8]) -> Result<Sos, JpegError> {
         let Some((&count, list)) = body.split_first() else {
             return Err(JpegError::BadSegment("SOS is too short"));
         };
         let count = usize::from(count);
         if count == 0 || count > frame.count || list.len() != count * 2 + 3 {
-            return Err(JpegError::BadSegment("SOS has another length than its components need"));
+            return Err(JpegError::BadSegment("SOS has the wrong length for its components"));
         }
         let mut sos = Sos { count, components: [ScanComponent { index: 0, dc: 0, ac: 0 }; 3] };
-        // The last three bytes (Ss, Se, Ah/Al) have one legal value in sequential JPEG, and some cameras write others;
-        // libjpeg warns and ignores them, we ignore them.
+        // The last three bytes (Ss, Se, Ah/Al) have only one legal value in sequential JPEG, and some cameras write others; libjpeg warns
+        // and ignores them, we ignore them.
         for (at, from) in list[..count * 2].chunks_exact(2).enumerate() {
             let named = |&index: &usize| frame.layouts[index].sof.id == from[0];
             let free = |&index: &usize| sos.components[..at].iter().all(|other| other.index != index);
@@ -63,7 +62,7 @@ impl Sos {
     }
 }
 
-/// What decodes the blocks of a component.
+/// The state for decoding a component's blocks.
 #[derive(Clone, Copy)]
 pub(super) struct Coder<'a> {
     pub(super) index: usize,
@@ -73,9 +72,9 @@ pub(super) struct Coder<'a> {
     pub(super) quant: &'a [u16; 64],
 }
 
-/// Where decoded blocks go. `bx`, `by`: the block's place in its component, within the padded plane.
+/// Receives decoded blocks. `bx`, `by`: the block's position in its component, within the padded plane.
 pub(super) trait Sink {
-    /// Decodes (or passes over) the next block.
+    /// Decodes (or skips) the next block.
     fn block(
         &mut self,
         bits: &mut Bits<'_>,
@@ -86,7 +85,7 @@ pub(super) trait Sink {
     ) -> Result<(), JpegError>;
 }
 
-/// Decodes the blocks of a scan in their order (A.2), restart intervals included. Returns how many stray bytes were skipped.
+/// Decodes the blocks of a scan in their order (A.2), including restart intervals. Returns how many stray bytes were skipped.
 pub(super) fn run<S: Sink>(
     bits: &mut Bits<'_>,
     frame: &Frame,
@@ -95,7 +94,7 @@ pub(super) fn run<S: Sink>(
     sink: &mut S,
 ) -> Result<usize, JpegError> {
     let (units_x, units_y) = match coders {
-        // A.2.2: a lone component comes block by block, without the padding to MCUs.
+        // A.2.2: a lone component is stored block by block, without the padding to MCUs.
         [one] => {
             let layout = &frame.layouts[one.index];
             (layout.width.div_ceil(8), layout.height.div_ceil(8))
@@ -129,7 +128,7 @@ pub(super) fn run<S: Sink>(
                 }
             }
         }
-        // Made-up bits decode to something: bounds the work on a truncated picture to a row.
+        // Appended zeros decode to something: this check limits the work on a truncated picture to a row.
         if bits.overrun() {
             return Err(JpegError::Truncated);
         }

@@ -1,6 +1,6 @@
 //! Tables that ITU-T T.81 prints: the zigzag order and the Huffman tables of Annex K.
 
-/// Zigzag position to place in the block, row by row (T.81 figure A.6).
+/// Zigzag position to index in the block, row by row (T.81 figure A.6).
 #[rustfmt::skip]
 pub(super) const ZIGZAG: [u8; 64] = [
      0,  1,  8, 16,  9,  2,  3, 10, 17, 24, 32, 25, 18, 11,  4,  5,
@@ -9,7 +9,8 @@ pub(super) const ZIGZAG: [u8; 64] = [
     58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
-/// How many codes of each length 1..=16, and the symbols in the order of their codes: what a DHT segment carries.
+/// The number of codes of each length 1..=16, and the symbols in the order of their codes: the contents of a DHT
+/// segment.
 #[derive(Clone, Copy)]
 pub(super) struct CodeList<'a> {
     pub(super) counts: &'a [u8; 16],

@@ -1,4 +1,4 @@
-//! Against another decoder, against the definition, and against bytes that no camera should send.
+//! Compares with another decoder and with the definition, and feeds invalid bytes.
 
 use super::header::JUNK_BYTES_MAX;
 use super::*;
@@ -11,7 +11,7 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 
 const PHOTOS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/photos");
 
-/// How a test picture is made.
+/// Parameters of a test picture.
 #[derive(Debug, Clone, Copy)]
 struct Recipe {
     width: u16,
@@ -19,7 +19,7 @@ struct Recipe {
     sampling: SamplingFactor,
     grey: bool,
     quality: u8,
-    /// Tables made for the picture. This encoder then writes a scan for each component, and it fails with restarts.
+    /// Use tables optimised for the picture. This encoder then writes a scan for each component, and it fails with restarts.
     optimised: bool,
     restart: u16,
     /// Noise on top of the smooth picture, code values: long AC runs and big coefficients.
@@ -75,7 +75,7 @@ fn samples(plane: &Plane<'_>) -> Vec<u8> {
     (0..plane.height()).flat_map(|y| plane.row(y).iter().copied()).collect()
 }
 
-/// Greatest and mean difference of `plane`, scaled up by repetition, and channel `c` of `other`.
+/// Maximum and mean difference between `plane`, scaled up by repetition, and channel `c` of `other`.
 fn differences(plane: &Plane<'_>, other: &[u8], c: usize, channels: usize, size: (u32, u32)) -> (i32, f64) {
     let (width, height) = (size.0 as usize, size.1 as usize);
     let (fx, fy) = (width.div_ceil(plane.width()), height.div_ceil(plane.height()));
@@ -91,7 +91,7 @@ fn differences(plane: &Plane<'_>, other: &[u8], c: usize, channels: usize, size:
     (greatest, sum as f64 / (width * height) as f64)
 }
 
-/// Full decode against the other decoder; DC plane against the block means of our luma.
+/// Compares a full decode with the other decoder, and the DC plane with the block means of our luma.
 fn check_picture(name: &str, bytes: &[u8], decoder: &mut JpegDecoder) {
     let info = probe(bytes).unwrap();
     let grey = info.components == 1;
@@ -124,7 +124,7 @@ fn check_picture(name: &str, bytes: &[u8], decoder: &mut JpegDecoder) {
     check_dc(name, bytes, &luma, size, decoder);
 }
 
-/// The DC plane against the means of the blocks that lie wholly inside.
+/// Compares the DC plane with the means of the blocks that lie wholly inside.
 fn check_dc(name: &str, bytes: &[u8], luma: &[u8], size: (u32, u32), decoder: &mut JpegDecoder) {
     let (width, height) = (size.0 as usize, size.1 as usize);
     let dc = decoder.decode_dc_luma(bytes).unwrap();
@@ -132,7 +132,7 @@ fn check_dc(name: &str, bytes: &[u8], luma: &[u8], size: (u32, u32), decoder: &m
     for by in 0..height / 8 {
         for bx in 0..width / 8 {
             let block = (0..64).map(|i| luma[(by * 8 + i / 8) * width + bx * 8 + i % 8]);
-            // Where samples are clamped the mean of the samples is not the block's.
+            // Where samples are clamped, their mean is not the block's.
             if block.clone().any(|s| s == 0 || s == 255) {
                 continue;
             }
@@ -144,7 +144,7 @@ fn check_dc(name: &str, bytes: &[u8], luma: &[u8], size: (u32, u32), decoder: &m
 }
 
 #[test]
-fn generated_pictures_equal_the_other_decoders() {
+fn generated_pictures_match_the_other_decoder() {
     let mut decoder = JpegDecoder::new(256, 256);
     let mut checked = 0;
     for (width, height) in [(64, 48), (17, 33), (16, 16), (1, 1), (8, 9), (200, 40), (255, 31)] {
@@ -181,7 +181,7 @@ fn generated_pictures_equal_the_other_decoders() {
 }
 
 #[test]
-fn photos_equal_the_other_decoders() {
+fn photos_match_the_other_decoder() {
     let Ok(folder) = std::fs::read_dir(PHOTOS) else {
         eprintln!("SKIPPED: {PHOTOS} is missing: the decoder was not compared on photographs");
         return;
@@ -215,7 +215,7 @@ fn check_photo(name: &str, bytes: &[u8], decoder: &mut JpegDecoder) {
 }
 
 #[test]
-fn samplings_are_told_and_planes_have_their_size() {
+fn sampling_is_detected_and_planes_have_the_right_size() {
     let mut decoder = JpegDecoder::new(64, 64);
     for (sampling, told, chroma) in [
         (SamplingFactor::F_1_1, Sampling::S444, (17, 33)),
@@ -409,13 +409,13 @@ fn broken_frames_are_refused_by_name() {
         (
             "length and count differ",
             sof(&|s| s[9] = 2),
-            E::BadSegment("SOF has another length than its components need"),
+            E::BadSegment("SOF has the wrong length for its components"),
         ),
         ("DQT above 3", edited(&good, marker::DQT, |s| s[4] = 9), {
-            E::BadSegment("DQT with another precision than 8 or 16 bits, or above 3")
+            E::BadSegment("DQT has a precision other than 8 or 16 bits, or a number above 3")
         }),
         ("DHT of class 2", dht(&|s| s[4] = 0x20), {
-            E::BadSegment("DHT of another class than DC and AC, or above 3")
+            E::BadSegment("DHT has a class other than DC and AC, or a number above 3")
         }),
         ("over-full codes", dht(&|s| (s[5], s[7]) = (3, 2)), {
             E::BadSegment("DHT has more codes than their lengths allow")
@@ -470,7 +470,8 @@ fn other_kinds_are_probed_and_refused() {
     }
 }
 
-/// Stray bytes before restart markers, as Logitech's C270, C310 and C910 send them: the picture is the clean one, and it is counted.
+/// Stray bytes before restart markers, as Logitech's C270, C310 and C910 send them: the picture equals the clean one, and the bytes are
+/// counted.
 #[test]
 fn stray_bytes_before_restart_markers_are_skipped_and_counted() {
     let clean = encode(Recipe { restart: 1, noise: 50, sampling: SamplingFactor::F_2_1, ..PLAIN });
@@ -497,7 +498,7 @@ fn stray_bytes_before_restart_markers_are_skipped_and_counted() {
     }
 }
 
-/// Segments that are longer than they say (Dahua: a comment by 608 bytes), bytes between segments, a second SOI.
+/// Segments that are longer than their length field (Dahua: a comment by 608 bytes), bytes between segments, a second SOI.
 #[test]
 fn junk_among_the_headers_is_skipped_and_counted() {
     let plain = encode(Recipe { noise: 50, ..PLAIN });
@@ -506,7 +507,7 @@ fn junk_among_the_headers_is_skipped_and_counted() {
     let sos = segments_of(&plain).last().copied().unwrap().1;
     let dahua = [&[0xff, 0xfe, 0, 4, b'a', b'b'][..], &[0; 608]].concat();
     for (name, at, junk, count) in [
-        ("a comment longer than it says", 2, &dahua[..], 608),
+        ("a comment longer than its length", 2, &dahua[..], 608),
         ("a length of 0", 2, &[0xff, 0xe1, 0, 0, 1, 2, 3], 3),
         ("a length of 1", 2, &[0xff, 0xe1, 0, 1], 0),
         ("a second SOI", 2, &[0xff, 0xd8], 2),
@@ -522,7 +523,7 @@ fn junk_among_the_headers_is_skipped_and_counted() {
     }
 }
 
-/// RGB is told by Adobe's word or by the components' names; the samples are those of the same picture taken as Y'CbCr.
+/// RGB is identified by Adobe's flag or by the components' names; the samples are those of the same picture read as Y'CbCr.
 #[test]
 fn rgb_is_read_as_rgb() {
     let plain = encode(Recipe { sampling: SamplingFactor::F_1_1, noise: 60, ..PLAIN });
@@ -543,13 +544,13 @@ fn rgb_is_read_as_rgb() {
         };
         check_dc(name, bytes, &green, (64, 48), &mut decoder);
     }
-    // JFIF goes before both: it allows Y'CbCr only.
+    // JFIF takes precedence over both: it allows Y'CbCr only.
     let jfif = edited(&plain, 0xc0, |s| (s[10], s[13], s[16]) = (b'R', b'G', b'B'));
     let jfif = edited(&jfif, marker::SOS, |s| (s[5], s[7], s[9]) = (b'R', b'G', b'B'));
     assert!(matches!(decoder.decode(&jfif).unwrap().planes, Planes::Yuv { .. }));
 }
 
-/// Components of the same name come in turn, as libjpeg takes them.
+/// Components of the same name come in turn, as in libjpeg.
 #[test]
 fn components_of_one_name_come_in_turn() {
     let mut decoder = JpegDecoder::new(64, 64);
@@ -636,7 +637,7 @@ fn code(list: CodeList<'_>, symbol: u8) -> String {
     panic!("no code for {symbol}");
 }
 
-/// Factors of 3, chroma finer than luma, and mixtures: each sample is that of its block, in planes of the size of the picture.
+/// Factors of 3, chroma finer than luma, and mixtures: each sample is that of its block, in planes of the picture's size.
 #[test]
 fn any_sampling_factors_are_read() {
     let level = |c: usize, x: usize, y: usize| (40 + 60 * c + 23 * x + 41 * y) as u8 % 200 + 20;
@@ -663,7 +664,7 @@ fn any_sampling_factors_are_read() {
             let v_max = factors.iter().map(|f| f.1).max().unwrap();
             for (c, plane) in [y, u, v].iter().enumerate() {
                 for (at_y, at_x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
-                    // A plane of halves or quarters keeps its size, all others have that of the picture.
+                    // A plane of halves or quarters keeps its size, all others have the picture's.
                     let y = if plane.height() == height { at_y } else { at_y * factors[c].1 / v_max };
                     let x = if plane.width() == width { at_x } else { at_x * factors[c].0 / h_max };
                     let block = (at_x * factors[c].0 / h_max / 8, at_y * factors[c].1 / v_max / 8);
@@ -682,7 +683,7 @@ fn any_sampling_factors_are_read() {
     }
 }
 
-/// Every cut of a picture is an error, until only EOI and padding are missing; and no cut is an error of another kind.
+/// Every truncation of a picture is a truncation error, until only EOI and padding are missing.
 #[test]
 fn every_cut_is_truncation() {
     let whole = encode(Recipe { width: 40, height: 24, noise: 40, restart: 2, ..PLAIN });
@@ -695,7 +696,7 @@ fn every_cut_is_truncation() {
     }
 }
 
-/// What costs most for the least bytes: the largest picture without data, tables without end, fill bytes without end.
+/// The most expensive inputs for the fewest bytes: the largest picture without data, endless tables, endless fill bytes.
 #[test]
 fn hostile_bytes_end_quickly() {
     let mut decoder = JpegDecoder::new(4096, 4096);
@@ -712,7 +713,7 @@ fn hostile_bytes_end_quickly() {
     assert!(took.as_secs() < 5, "{took:?}");
 }
 
-/// A few small pictures of every kind, as food for mutation.
+/// A few small pictures of every kind, to mutate.
 fn corpus() -> Vec<Vec<u8>> {
     let small = Recipe { width: 40, height: 24, noise: 60, ..PLAIN };
     vec![
@@ -727,7 +728,7 @@ fn corpus() -> Vec<Vec<u8>> {
     ]
 }
 
-/// Runs everything; the results are free, panics are not.
+/// Runs everything; any result is fine, a panic is not.
 fn feed(bytes: &[u8]) {
     let mut decoder = JpegDecoder::new(64, 64);
     let probed = probe(bytes);
@@ -745,21 +746,21 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn random_bytes(mut bytes in proptest::collection::vec(any::<u8>(), 0..600), soi in any::<bool>()) {
+    fn random_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..600), soi in any::<bool>()) {
         if soi && bytes.len() >= 2 { bytes[..2].copy_from_slice(&[0xff, 0xd8]); }
         feed(&bytes);
     }
 
     /// Random entropy-coded data below good headers.
     #[test]
-    fn random_data(which in 0usize..8, data in proptest::collection::vec(any::<u8>(), 0..3000)) {
+    fn random_entropy_coded_data_never_panics(which in 0usize..8, data in proptest::collection::vec(any::<u8>(), 0..3000)) {
         let good = &corpus()[which];
         let at = segments_of(good).last().unwrap().2;
         feed(&[&good[..at], &data].concat());
     }
 
     #[test]
-    fn mutated_pictures(
+    fn mutated_pictures_never_panic(
         which in 0usize..8,
         flips in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..6),
         header_flips in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..3),

@@ -1,9 +1,9 @@
-//! Does the network still find what it must? A known picture goes through JPEG decoder, letterbox, network and decoder; a wrong
-//! result means a damaged model, a broken kernel or a sick CPU, and the program refuses to count with it.
+//! The self-test: does the network still give the expected detections? A known picture goes through JPEG decoder, letterbox, network and
+//! decoder; a wrong result means a damaged model, a broken kernel or a faulty CPU, and the program refuses to count with it.
 //!
-//! The picture is a simulated street (a test draws it again and compares). What must be found in it is known for the shipped model,
-//! and for any other one from a file that `flytrap selftest --record` made beside it, once the network was held against
-//! an independent executor.
+//! The picture is a simulated street (a test renders it again and compares). The expected detections are built in for the shipped model;
+//! for any other one they come from a file that `flytrap selftest --record` wrote beside it, after an independent executor gave the same
+//! result.
 
 use std::path::{Path, PathBuf};
 
@@ -23,82 +23,81 @@ pub const PICTURE: &[u8] = include_bytes!("selftest.jpg");
 /// Its size, pixels.
 pub const PICTURE_SIZE: (u32, u32) = (640, 360);
 
-/// What the shipped model finds in it.
+/// The expected detections of the shipped model.
 const BUILTIN_GOLDEN: &str = include_str!("../../../models/street-320.selftest.toml");
 
-/// Boxes from this score on are written down, and from the other on looked for: a score may be off.
+/// Minimum score of boxes that are recorded, and of boxes that must be found: scores may differ a little.
 const SCORE_NOTED: f32 = 0.3;
 const SCORE_SEEN: f32 = 0.1;
-/// A record has at least so many boxes: with fewer, what is only held against boxes would be held against hardly anything.
+/// Minimum number of boxes in a record: with fewer, a comparison of boxes alone would prove little.
 const BOXES_MIN: usize = 3;
-/// How far they may be off: numbers of 8 bits move boxes by a pixel or two and scores by a few hundredths, a damaged weight moves
-/// everything.
+/// Tolerances: int8 moves boxes by a pixel or two and scores by a few hundredths, a damaged weight moves everything.
 const SLACK: Slack = Slack { sure: 0.6, iou: 0.7, score: 0.2 };
 
-/// The network's output is summed up in so many pieces: the last is all of the coarsest grid, so that a fault there shows although the
-/// picture has few things so large.
+/// Number of pieces for which the network's output is averaged: the last is the whole coarsest grid, so that a fault there shows although
+/// the picture has few objects so large.
 const PIECES: usize = 16;
-/// A mean is the same within this part of it and this much more, in numbers of 32 and of 16 bits. Two orders of summation differ by
-/// 1e-5 of a number, numbers of 16 bits by 2e-3 of the largest on the way, and logits near the limit by more.
+/// Relative and absolute tolerance of a mean, in fp32 and fp16. Two orders of summation differ by 1e-5 of a number, fp16 by 2e-3 of the
+/// largest intermediate one, and logits near the limit by more.
 const MEAN_SINGLE: [f32; 2] = [1e-3, 0.01];
 const MEAN_HALF: [f32; 2] = [0.03, 0.2];
 
-/// Frames for whose input sizes a model with free sides is recorded: 16:9, 4:3, 5:4. For a camera of another shape the model is tested at
-/// the first of them: into other inputs the picture fits in other sizes, and small things are not found as well.
+/// Frame sizes for whose input sizes a model with free input sides is recorded: 16:9, 4:3, 5:4. For a camera of another shape the model is
+/// tested at the first of them: at other input sizes the picture is scaled differently, and small objects are found less well.
 pub const FRAMES: [Size; 3] =
     [Size { width: 640, height: 360 }, Size { width: 640, height: 480 }, Size { width: 720, height: 576 }];
 
-/// What must come out, by the size of the input.
+/// The expected results, by input size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Golden {
     /// Hash of the model's file, lower-case hex.
     pub model: String,
-    /// One for each size that was recorded.
+    /// One record for each input size.
     pub record: Vec<Record>,
 }
 
-/// What comes out at a size.
+/// The expected result at an input size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
     /// Width and height of the input, pixels.
     pub input: [usize; 2],
-    /// The mean of each row of the output in each of 16 pieces, row by row; of scores of their logits.
+    /// The mean of each output row in each of 16 pieces, row by row; for scores, of their logits.
     pub means: Vec<f32>,
-    /// What is found, strongest first.
+    /// The expected detections, strongest first.
     #[serde(rename = "box", default)]
     pub boxes: Vec<Expected>,
 }
 
-/// One of what is found.
+/// One expected detection.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expected {
     /// Class name.
     pub class: String,
-    /// How sure.
+    /// Score.
     pub score: f32,
     /// Left, top, right, bottom, pixels of the picture.
     pub bbox: [f32; 4],
 }
 
-/// How far a box may be off.
+/// Tolerances of boxes.
 #[derive(Debug, Clone, Copy)]
 struct Slack {
-    /// Expected boxes from this score on must be there.
+    /// Expected boxes with at least this score must be found.
     sure: f32,
-    /// Least overlap.
+    /// Minimum IoU.
     iou: f32,
-    /// Greatest difference of the scores.
+    /// Maximum difference of the scores.
     score: f32,
 }
 
 impl Golden {
-    /// What was recorded for a model: the shipped one's, or that of the file beside it. None if nothing was.
+    /// The record of a model: the built-in one's, or that of the file beside it. None if there is none.
     ///
     /// # Errors
-    /// `Kind::Model`: there is a file, and it is broken or another model's.
+    /// `Kind::Model`: the file is broken, or belongs to another model.
     pub fn of(model: &Path, sha256: &str) -> Result<Option<Self>> {
         let builtin: Golden = toml::from_str(BUILTIN_GOLDEN).expect("checked in, parsed by a test");
         if builtin.model == sha256 {
@@ -129,11 +128,11 @@ impl Golden {
         Ok(Some(golden))
     }
 
-    /// Adds what our own executor does on the picture, unless its input size is recorded already, once another one finds the same. Tells
-    /// how many boxes that are.
+    /// Adds the result of our own executor on the picture, unless its input size is recorded already, after another executor gave the same
+    /// result. Returns the number of boxes.
     ///
     /// # Errors
-    /// `Kind::Model`: the two do not find the same, or too little to know the network by; what [`look`] says.
+    /// `Kind::Model`: the two results differ, or have too few boxes to identify the network; errors of [`look`].
     pub fn note(
         &mut self,
         engine: &mut dyn Engine,
@@ -152,7 +151,7 @@ impl Golden {
             return Err(Error::fatal(Kind::Model, text));
         }
         second.compare_boxes(&record, SLACK).map_err(|why| {
-            let text = format!("the two executors do not agree, nothing is recorded: {why}");
+            let text = format!("the two executors do not agree, so no record is written: {why}");
             Error::fatal(Kind::Model, text)
         })?;
         if self.record.iter().all(|known| known.input != record.input) {
@@ -161,7 +160,7 @@ impl Golden {
         Ok(count)
     }
 
-    /// Whether it says what comes out at an input of that size.
+    /// Whether it has a record for that input size.
     pub fn knows(&self, input: Size) -> bool {
         self.at(input).is_some()
     }
@@ -180,15 +179,15 @@ impl Record {
                 let numbers = &row[at(piece)..at(piece + 1)];
                 let mean = numbers.iter().map(|number| term(index, *number)).sum::<f64>()
                     / numbers.len().max(1) as f64;
-                // Five digits: what is compared is far from the last of them.
+                // Five digits: the tolerance is far larger than the last of them.
                 means.push(format!("{mean:.4e}").parse().unwrap_or(0.0));
             }
         }
         Record { input: [input.width, input.height], means, boxes: Vec::new() }
     }
 
-    /// Whether an output is what it must be; tells how many boxes had to be found. Of a network of 8 bits only what it finds is held
-    /// against the record: its numbers depend on what it was calibrated with.
+    /// Compares an output with the record; returns how many boxes had to be found. For int8 only boxes are compared: its numbers depend on
+    /// the calibration.
     fn compare(&self, own: &Self, precision: Precision) -> std::result::Result<usize, String> {
         match precision {
             Precision::Fp32 => self.compare_means(own, MEAN_SINGLE)?,
@@ -204,7 +203,7 @@ impl Record {
             return Err(format!("its output has {have} rows instead of {want}"));
         }
         for (index, (want, have)) in self.means.iter().zip(&own.means).enumerate() {
-            // What is no number is near to nothing.
+            // NaN is not near anything.
             let near = (want - have).abs() <= want.abs() * part + more;
             if !near {
                 let (row, piece) = (index / PIECES, index % PIECES);
@@ -216,7 +215,7 @@ impl Record {
         Ok(())
     }
 
-    /// The strongest boxes must be there, and no others that are surer than all doubt. Tells how many had to be.
+    /// The strongest boxes must be found, and no others with a score clearly above the threshold. Returns how many had to be found.
     fn compare_boxes(&self, own: &Self, slack: Slack) -> std::result::Result<usize, String> {
         let iou = |a: &Expected, b: &Expected| a.to_box().iou(&b.to_box());
         let sure = |(rank, expected): &(usize, &Expected)| *rank < BOXES_MIN || expected.score >= slack.sure;
@@ -238,15 +237,15 @@ impl Record {
         for found in own.boxes.iter().filter(|found| found.score >= slack.sure + slack.score) {
             if !self.boxes.iter().any(|expected| iou(found, expected) >= slack.iou) {
                 let Expected { class, bbox, .. } = found;
-                return Err(format!("a {class} is found at {bbox:?}, where there is none"));
+                return Err(format!("a {class} is found at {bbox:?}, where none is expected"));
             }
         }
         Ok(count)
     }
 }
 
-/// What a number of the output adds to a mean: a side of a box itself; a score as its logit, so that the many scores near 0 count too.
-/// (Our sigmoid is good to 1e-6, so that another executor's logits differ below -10; our own do not, whatever the CPU.)
+/// The contribution of an output number to a mean: box sides unchanged; scores as their logits, so that the many scores near 0 count too.
+/// (Our sigmoid is accurate to 1e-6, so another executor's logits differ below -10; our own do not, whatever the CPU.)
 fn term(row: usize, number: f32) -> f64 {
     const SIDES: usize = 4;
     let number = f64::from(number);
@@ -268,12 +267,12 @@ impl Expected {
     }
 }
 
-/// Where the record of a model lies.
+/// Path of a model's record.
 pub fn place_beside(model: &Path) -> PathBuf {
     model.with_extension("selftest.toml")
 }
 
-/// Puts the picture before an engine; tells how it lies in its input.
+/// Puts the picture into an engine's input; returns its placement.
 ///
 /// # Errors
 /// `Kind::System`: the picture, which is part of the program, cannot be decoded.
@@ -281,13 +280,13 @@ pub fn show(engine: &mut dyn Engine) -> Result<Placement> {
     let (width, height) = PICTURE_SIZE;
     let mut decoder = JpegDecoder::new(width, height);
     let decoded = decoder.decode(PICTURE).map_err(|error| {
-        Error::fatal(Kind::System, format!("self-test: its own picture is no JPEG: {error}"))
+        Error::fatal(Kind::System, format!("self-test: its own picture is not a JPEG (a bug): {error}"))
     })?;
     let mut letterbox = Letterbox::new(engine.size());
     Ok(letterbox.fill(&decoded.planes, decoded.color, engine.input()))
 }
 
-/// Runs an engine on the picture, once. Tells what comes out, boxes of low scores too.
+/// Runs an engine on the picture once. Returns all detections, including low scores.
 ///
 /// # Errors
 /// As [`show`]; `Kind::Model`: the network fails.
@@ -297,7 +296,7 @@ pub fn look(engine: &mut dyn Engine, classes: &Classes) -> Result<Record> {
     let mut decoder = Decoder::new(engine.head(), params, |_| true);
     let mut found = Detections::new();
     let size = engine.size();
-    // All of the output is asked for, so that what the network takes at most is seen.
+    // Every anchor is computed, so that the peak memory of the network is touched.
     let output = engine.run(0.0)?;
     let mut record = Record::of(size, output);
     let _room_for_all = decoder.decode(output, &placement, &mut found);
@@ -305,10 +304,10 @@ pub fn look(engine: &mut dyn Engine, classes: &Classes) -> Result<Record> {
     Ok(record)
 }
 
-/// The self-test: one inference, compared. Tells how many boxes had to be found, and were.
+/// The self-test: one inference, compared. Returns how many boxes had to be found, and were.
 ///
 /// # Errors
-/// As [`look`]; `Kind::Model`: the result is wrong; says what is. Or nothing is recorded for the engine's input.
+/// As [`look`]; `Kind::Model`: the result is wrong, with the difference; or there is no record for the engine's input size.
 pub fn check(
     engine: &mut dyn Engine,
     precision: Precision,
@@ -317,7 +316,7 @@ pub fn check(
 ) -> Result<usize> {
     let known = golden.at(engine.size()).ok_or_else(|| {
         let text = format!(
-            "self-test: nothing is recorded for an input of {}; 'flytrap selftest --record' records it again",
+            "self-test: no record for an input of {}: record it again with 'flytrap selftest --record'",
             engine.size()
         );
         Error::fatal(Kind::Model, text)

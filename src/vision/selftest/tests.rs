@@ -5,7 +5,7 @@ use crate::vision::detect::letterbox::Size;
 use crate::vision::detect::model::{self, Loaded};
 use crate::vision::draw::Canvas;
 
-/// The street of the picture.
+/// Parameters of the picture's street.
 fn street() -> SceneParams {
     let (width, height) = PICTURE_SIZE;
     SceneParams {
@@ -44,7 +44,7 @@ fn golden() -> Golden {
     Golden::of(Path::new(model::BUILTIN), model.sha256()).unwrap().expect("the shipped model has a record")
 }
 
-/// `FLYTRAP_RECORD=1` writes the picture and what the shipped model finds in it, after either was changed on purpose.
+/// `FLYTRAP_RECORD=1` rewrites the picture and the expected detections of the shipped model, after either was changed on purpose.
 #[test]
 fn the_picture_is_that_of_its_seed() {
     let mut scene = Scene::new(&street()).unwrap();
@@ -66,11 +66,11 @@ fn the_picture_is_that_of_its_seed() {
         std::fs::write("models/street-320.selftest.toml", toml::to_string(&golden).unwrap()).unwrap();
         return;
     }
-    assert!(jpeg == PICTURE, "the street is drawn in another way");
+    assert!(jpeg == PICTURE, "the street is rendered differently");
 }
 
 #[test]
-fn the_shipped_model_passes_at_every_size_in_every_way() {
+fn the_shipped_model_passes_at_every_size_and_precision() {
     let golden = golden();
     for record in &golden.record {
         let sure = record.boxes.iter().filter(|expected| expected.score >= SLACK.sure).count();
@@ -91,24 +91,24 @@ fn the_shipped_model_passes_at_every_size_in_every_way() {
 }
 
 #[test]
-fn a_size_that_was_not_recorded_is_no_damage() {
+fn an_input_size_without_a_record_is_reported_as_such() {
     let square = Size { width: 600, height: 600 };
     assert!(!golden().knows(square));
     let error = test_of(builtin(EngineParams::default()), square, &golden()).unwrap_err();
-    assert!(error.to_string().contains("nothing is recorded for an input of 320"), "{error}");
+    assert!(error.to_string().contains("no record for an input of 320"), "{error}");
 }
 
 #[test]
-fn a_broken_kernel_is_found() {
+fn a_broken_kernel_is_detected() {
     let params = EngineParams { isa: Isa::Sick, ..EngineParams::default() };
     let error = test_of(builtin(params), WIDE, &golden()).unwrap_err();
     assert_eq!(error.kind(), Kind::Model);
     assert!(error.to_string().contains("self-test failed"), "{error}");
 }
 
-/// The sign of each number of one weight tensor after the other is flipped.
+/// Flips the signs of one weight tensor after another.
 #[test]
-fn a_model_with_a_flipped_weight_tensor_is_found() {
+fn a_model_with_a_flipped_weight_tensor_is_detected() {
     let golden = golden();
     let bytes = model::builtin_bytes();
     let folder = tempfile::tempdir().unwrap();
@@ -134,8 +134,8 @@ fn a_model_with_a_flipped_weight_tensor_is_found() {
     assert!(missed.is_empty(), "{missed:?} of {} tensors", tensors.len());
 }
 
-/// Names of large tensors in an ONNX file, and where their raw data lie: fields 8 and 9 of `TensorProto` in field 5 of `GraphProto` in
-/// field 7 of `ModelProto` (onnx.proto3). At least 256 numbers: biases and shapes are not weights.
+/// Names of large tensors in an ONNX file, and the positions of their raw data: fields 8 and 9 of `TensorProto` in field 5 of `GraphProto`
+/// in field 7 of `ModelProto` (onnx.proto3). At least 256 numbers: biases and shapes are not weights.
 fn weight_tensors(bytes: &[u8]) -> Vec<(String, usize, usize)> {
     let mut found = Vec::new();
     for (number, at, len) in fields(bytes, 0, bytes.len()) {
@@ -153,7 +153,7 @@ fn weight_tensors(bytes: &[u8]) -> Vec<(String, usize, usize)> {
     found
 }
 
-/// The fields of a message: number, begin, length; of others than byte strings the length is 0.
+/// The fields of a message: number, start, length; the length is 0 for other types than byte strings.
 fn fields(bytes: &[u8], mut at: usize, end: usize) -> Vec<(u64, usize, usize)> {
     let varint = |at: &mut usize| {
         let (mut value, mut shift) = (0u64, 0);
@@ -186,7 +186,7 @@ fn fields(bytes: &[u8], mut at: usize, end: usize) -> Vec<(u64, usize, usize)> {
 }
 
 #[test]
-fn what_is_missing_or_too_much_is_named() {
+fn missing_and_extra_detections_are_named() {
     let expected = |class: &str, score: f32, by: f32| Expected {
         class: class.into(),
         score,
@@ -198,25 +198,25 @@ fn what_is_missing_or_too_much_is_named() {
     let mut known = with(vec![expected("car", 0.9, 0.0)]);
     known.boxes.push(expected("car", 0.4, 100.0));
     let compare = |boxes: Vec<Expected>| known.compare_boxes(&with(boxes), SLACK);
-    assert_eq!(compare(vec![expected("car", 0.85, 1.0)]), Ok(3), "what was not sure may be missing");
+    assert_eq!(compare(vec![expected("car", 0.85, 1.0)]), Ok(3), "a box with a low score may be missing");
     for (boxes, words) in [
         (vec![], "not found"),
         (vec![expected("person", 0.9, 0.0)], "not found"),
         (vec![expected("car", 0.9, 20.0)], "not found"),
         (vec![expected("car", 0.6, 0.0)], "score 0.60"),
-        (vec![expected("car", 0.9, 0.0), expected("bus", 0.95, 200.0)], "where there is none"),
+        (vec![expected("car", 0.9, 0.0), expected("bus", 0.95, 200.0)], "where none is expected"),
     ] {
         let why = compare(boxes).unwrap_err();
         assert!(why.contains(words), "{why}");
     }
-    // Where nothing is sure the three strongest are asked for.
+    // If all scores are low, the three strongest boxes must be found.
     let weak = record((0..4u8).map(|k| expected("car", 0.45, 100.0 * f32::from(k))).collect());
     assert_eq!(weak.compare_boxes(&weak, SLACK), Ok(3));
     assert!(weak.compare_boxes(&record(vec![]), SLACK).unwrap_err().contains("not found"));
 }
 
 #[test]
-fn means_are_near_or_not_and_what_is_no_number_is_not() {
+fn means_are_compared_with_a_tolerance_and_nan_never_matches() {
     let record = |mean: f32| Record { input: [320, 192], means: vec![0.5, mean], boxes: vec![] };
     let known = record(0.2);
     assert_eq!(known.compare_means(&record(0.2001), MEAN_SINGLE), Ok(()));
@@ -226,7 +226,7 @@ fn means_are_near_or_not_and_what_is_no_number_is_not() {
 }
 
 #[test]
-fn a_record_beside_a_model_counts_if_it_is_its_own() {
+fn a_record_beside_a_model_is_used_only_for_that_model() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("m.onnx");
     assert_eq!(Golden::of(&model, "abc").unwrap(), None);

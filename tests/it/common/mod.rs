@@ -1,4 +1,4 @@
-//! What the tests share: where real input lies, and how the binary is run.
+//! Shared by the tests: the location of real input, and helpers to run the binary.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, reason = "each test uses its part")]
 #![allow(clippy::explicit_write, reason = "the test harness keeps what eprintln says")]
 
@@ -9,8 +9,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-/// The folder of real models, photos and video beside the project, if it is there. If not, says aloud that `test` is
-/// skipped: not through `eprintln`, which the test harness keeps to itself.
+/// The folder of real models, photos and video beside the project, if it exists. If not, prints that `test` is skipped: not with
+/// `eprintln`, which the test harness captures.
 pub(crate) fn shared(test: &str) -> Option<PathBuf> {
     let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared"));
     if folder.join("models/yolo11n-320.onnx").is_file() {
@@ -20,7 +20,7 @@ pub(crate) fn shared(test: &str) -> Option<PathBuf> {
     None
 }
 
-/// Whether `ffmpeg` is installed; if not, says aloud that `test` is skipped.
+/// Whether `ffmpeg` is installed; if not, prints that `test` is skipped.
 pub(crate) fn ffmpeg(test: &str) -> bool {
     let found = Command::new("ffmpeg").arg("-version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     let found = found.is_ok_and(|status| status.success());
@@ -39,13 +39,13 @@ pub(crate) fn is_full(test: &str, left_out: &str) -> bool {
     is_full
 }
 
-/// Says aloud that `test` is skipped.
+/// Prints that `test` is skipped.
 pub(crate) fn skip(test: &str, why: &str) {
     say(&format!("SKIPPED {test}: {why}"));
 }
 
-/// The shipped model with some of its numbers' signs flipped, as `damaged.onnx` in `folder`, and its sha256. Beside it lies the record of
-/// what the sound one finds, as if that were this one's: a self-test has to fail.
+/// The built-in model with the signs of some weights flipped, as `damaged.onnx` in `folder`, and its sha256. Beside it lies the sound
+/// model's record under the hash of the damaged one, so a self-test has to fail.
 pub(crate) fn damaged_model(folder: &Path) -> (PathBuf, String) {
     use sha2::Digest as _;
     let mut bytes = std::fs::read("models/street-320.onnx").unwrap();
@@ -62,7 +62,7 @@ pub(crate) fn damaged_model(folder: &Path) -> (PathBuf, String) {
     (model, hash)
 }
 
-/// The seed of a random test: `FLYTRAP_SEED`, else drawn from the clock. Says aloud which.
+/// The seed of a random test: `FLYTRAP_SEED`, else drawn from the clock. Prints it.
 pub(crate) fn seed(test: &str) -> u64 {
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     let seed =
@@ -71,7 +71,7 @@ pub(crate) fn seed(test: &str) -> u64 {
     seed
 }
 
-/// How a random test is repeated.
+/// The command that repeats a random test.
 pub(crate) fn repeat(test: &str, seed: u64) -> String {
     format!("FLYTRAP_SEED={seed} cargo test --test it {test}")
 }
@@ -123,7 +123,7 @@ pub(crate) fn of_type<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
         .collect()
 }
 
-/// `run` on the clip of coloured squares with its hand-written detector: the whole program without anything from outside.
+/// `run` on the clip of coloured squares with its hand-written detector: the whole program without external input.
 pub(crate) fn run_squares() -> Command {
     let mut command = flytrap();
     command.args(["run", "--until-end", "--source"]);
@@ -148,7 +148,7 @@ pub(crate) fn crossings(events: &[Value]) -> BTreeMap<(String, String), u64> {
     counts
 }
 
-/// Numbers without a gap from 0, one id each, beginning with `started` and ending with `stopping`.
+/// Checks: sequence numbers without a gap from 0, unique ids, `started` first and `stopping` last.
 pub(crate) fn check_sequence(events: &[Value]) {
     for (number, event) in events.iter().enumerate() {
         let id = event["id"].as_str().unwrap();
@@ -158,7 +158,7 @@ pub(crate) fn check_sequence(events: &[Value]) {
     assert_eq!(events.last().unwrap()["type"], "flytrap.stopping");
 }
 
-/// The crossings that tests/data/make.py drew into the clip of squares.
+/// The crossings that tests/data/make.py drew in the clip of squares.
 pub(crate) fn squares_truth() -> BTreeMap<(String, String), u64> {
     let truth = std::fs::read_to_string(data("squares.truth.json")).unwrap();
     let truth: Value = serde_json::from_str(&truth).unwrap();

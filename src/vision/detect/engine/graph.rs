@@ -1,4 +1,4 @@
-//! A network as plain data: what the importer makes of a model file, and what a plan is made from.
+//! A network as plain data: made by the importer from a model file, and turned into a plan.
 
 use std::collections::BTreeMap;
 
@@ -6,37 +6,37 @@ use super::kernels::half::Half;
 use super::kernels::int8;
 use super::kernels::simd::Number as _;
 
-/// Least and greatest input of convolutions, by their names.
+/// Minimum and maximum input of convolutions, by their names.
 pub type Ranges = BTreeMap<String, [f32; 2]>;
 
 /// A network with one input and one output. Each node's inputs come before it.
 #[derive(Debug, Clone)]
 pub struct Graph {
-    /// The operations, in an order in which they can be run.
+    /// The operations, in executable order.
     pub nodes: Vec<Node>,
-    /// Whose result is the output.
+    /// The node whose result is the output.
     pub output: usize,
 }
 
 /// An operation and its result.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// For people.
+    /// Name for messages.
     pub name: String,
-    /// What it does.
+    /// The operation.
     pub op: Op,
-    /// With the results of which nodes.
+    /// Indices of the nodes whose results it takes.
     pub inputs: Vec<usize>,
-    /// Sides of the result; it lies row by row.
+    /// Shape of the result; stored row by row.
     pub shape: Vec<usize>,
 }
 
-/// What is done. All numbers are `f32`.
+/// An operation. All numbers are `f32`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
-    /// The picture.
+    /// The input picture.
     Input,
-    /// Numbers of the file.
+    /// A constant of the file.
     Const(Vec<f32>),
     /// A convolution in two dimensions of `[1, channels, rows, columns]`.
     Conv(Conv),
@@ -44,37 +44,37 @@ pub enum Op {
     Sigmoid,
     /// `x / (1 + e^-x)`.
     Silu,
-    /// Number by number; a side of 1 is repeated.
+    /// Element by element; an axis of length 1 is broadcast.
     Binary(Binary),
-    /// One behind the other along an axis.
+    /// Concatenation along an axis.
     Concat {
-        /// Which.
+        /// The axis.
         axis: usize,
     },
-    /// A part along an axis.
+    /// A slice along an axis.
     Slice {
-        /// Which.
+        /// The axis.
         axis: usize,
-        /// The first that stays; as many as the result has.
+        /// The first element that stays; the length is that of the result.
         start: usize,
     },
-    /// The same numbers with other sides.
+    /// Reshape: the same numbers with another shape.
     Reshape,
-    /// Axis `i` of the result is axis `[i]` of the input.
+    /// Transpose: axis `i` of the result is axis `[i]` of the input.
     Transpose(Vec<usize>),
     /// `[…, m, k]` times `[…, k, n]`.
     MatMul,
-    /// `e^x`, divided by their sum along an axis.
+    /// Softmax along an axis.
     Softmax {
-        /// Which.
+        /// The axis.
         axis: usize,
     },
-    /// The greatest of a square window at stride 1, of `2 * reach + 1` pixels a side.
+    /// Max pooling with a square window at stride 1, `2 * reach + 1` pixels a side.
     MaxPool {
         /// How far the window reaches to each side.
         reach: usize,
     },
-    /// Each pixel twice in both directions.
+    /// Nearest-neighbour upsampling by 2 in both directions.
     Upsample,
 }
 
@@ -87,29 +87,29 @@ pub struct Conv {
     pub bias: Vec<f32>,
     /// Rows and columns of the kernel.
     pub kernel: [usize; 2],
-    /// Down and across.
+    /// Strides down and across.
     pub stride: [usize; 2],
-    /// Zeros around the picture: above and left of it, and as many on the other sides.
+    /// Zero padding above and to the left of the picture; the same on the other sides.
     pub pad: [usize; 2],
-    /// Groups of channels that do not mix.
+    /// Number of channel groups.
     pub groups: usize,
     /// Whether `x / (1 + e^-x)` is applied to the sums.
     pub silu: bool,
-    /// How its input becomes bytes, if it is done on numbers of 8 bits.
+    /// How its input is quantised, if it is computed in int8.
     pub int8: Option<Bytes>,
 }
 
-/// How numbers become bytes: `byte = round(x * per_one) + zero`.
+/// Quantisation: `byte = round(x * per_one) + zero`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bytes {
-    /// Steps of a byte in 1.0; a number of 16 bits, so that nothing is lost where they are multiplied.
+    /// Steps per 1.0; an fp16 number, so that nothing is lost where it is multiplied.
     pub per_one: f32,
-    /// The byte that stands for 0.
+    /// The zero point.
     pub zero: i16,
 }
 
 impl Bytes {
-    /// What spreads `low..=high`, widened to have 0, over all bytes.
+    /// The quantisation that spreads `low..=high`, extended to include 0, over all bytes.
     pub fn over(low: f32, high: f32) -> Self {
         let (low, high) = (low.min(0.0), high.max(0.0));
         let per_one = Half::of(255.0 / (high - low).clamp(0.01, 60_000.0)).to();
@@ -118,8 +118,8 @@ impl Bytes {
 }
 
 impl Conv {
-    /// Whether it can be done on numbers of 8 bits, and should be: not at stride 1 in 3x3, where Winograd's method on 16 bits is as
-    /// fast; not without an activation, where attention and the head add up what they found.
+    /// Whether it can and should be computed in int8: not for 3x3 at stride 1, where fp16 Winograd is as fast; not without an activation,
+    /// where attention and the head add up their results.
     pub fn is_for_int8(&self, in_channels: usize) -> bool {
         let channels = self.bias.len();
         let is_one = self.kernel == [1, 1] && self.pad == [0, 0];
@@ -133,7 +133,7 @@ impl Conv {
     }
 }
 
-/// An operation on two numbers.
+/// A binary operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binary {
     /// `a + b`
@@ -144,14 +144,14 @@ pub enum Binary {
     Mul,
     /// `a / b`
     Div,
-    /// The greater.
+    /// Maximum.
     Max,
-    /// The lesser.
+    /// Minimum.
     Min,
 }
 
 impl Binary {
-    /// The result.
+    /// Its result.
     pub fn of(self, a: f32, b: f32) -> f32 {
         match self {
             Binary::Add => a + b,
@@ -165,7 +165,7 @@ impl Binary {
 }
 
 impl Graph {
-    /// The nodes that use the result of each.
+    /// The users of each node's result.
     pub fn users(&self) -> Vec<Vec<usize>> {
         let mut users = vec![Vec::new(); self.nodes.len()];
         for (id, node) in self.nodes.iter().enumerate() {
@@ -176,7 +176,7 @@ impl Graph {
         users
     }
 
-    /// Multiplications with weights for one picture.
+    /// Multiply-accumulates with weights for one picture.
     pub fn macs(&self) -> u64 {
         let one = |node: &Node| match &node.op {
             Op::Conv(conv) => {
@@ -192,8 +192,8 @@ impl Graph {
         self.nodes.iter().map(one).sum()
     }
 
-    /// Puts what can be done in one go into one node: an activation behind a convolution, and a sum behind that. A
-    /// convolution whose result is only used in slices becomes one for each. Nodes that nobody needs any more are gone.
+    /// Fuses operations into one node: an activation after a convolution, and a sum after that. A convolution whose result is only used in
+    /// slices becomes one for each. Unused nodes are removed.
     pub fn fuse(&mut self) {
         self.find_silu();
         self.silu_into_conv();
@@ -234,7 +234,7 @@ impl Graph {
         self.sweep();
     }
 
-    /// Each slice of the result of a convolution along its channels, unless they are put together again in the same order.
+    /// Slices of a convolution's result along its channels, unless they are concatenated again in the same order.
     fn split_sliced(&mut self) {
         let users = self.users();
         for id in 0..self.nodes.len() {
@@ -269,7 +269,7 @@ impl Graph {
         self.sweep();
     }
 
-    /// Whether a concatenation has all of `slices` in their order, one behind the other.
+    /// Whether a concatenation contains all of `slices` in their order, next to each other.
     fn joined_again(&self, slices: &[usize], users: &[Vec<usize>]) -> bool {
         let mut sorted = slices.to_vec();
         sorted.sort_by_key(|slice| match self.nodes[*slice].op {
@@ -283,7 +283,7 @@ impl Graph {
         })
     }
 
-    /// Drops the weights; all else stays.
+    /// Drops the weights; everything else stays.
     pub fn drop_weights(&mut self) {
         for node in &mut self.nodes {
             if let Op::Conv(conv) = &mut node.op {
@@ -292,7 +292,7 @@ impl Graph {
         }
     }
 
-    /// The convolutions that are for numbers of 8 bits.
+    /// The convolutions that suit int8.
     pub fn for_int8(&self) -> Vec<usize> {
         let is_one = |id: &usize| match &self.nodes[*id] {
             Node { op: Op::Conv(conv), inputs, .. } => {
@@ -303,7 +303,8 @@ impl Graph {
         (0..self.nodes.len()).filter(is_one).collect()
     }
 
-    /// Has them done so, with the ranges of their inputs; those without stay as they are. Tells how many have one. The graph is fused.
+    /// Sets them to int8, with the ranges of their inputs; those without a range stay as they are. Returns how many have one. The graph is
+    /// fused.
     pub fn set_int8(&mut self, ranges: &Ranges) -> usize {
         let mut count = 0;
         for id in self.for_int8() {
@@ -316,7 +317,7 @@ impl Graph {
         count
     }
 
-    /// `a + conv`, where `a` is there before.
+    /// `a + conv`, where `a` is computed before the convolution.
     fn add_into_conv(&mut self) {
         let users = self.users();
         for id in 0..self.nodes.len() {
@@ -333,7 +334,7 @@ impl Graph {
                     && same
                     && conv != other
                 {
-                    // The sum's place is behind both.
+                    // The sum comes after both.
                     let inputs = vec![self.nodes[conv].inputs[0], other];
                     (self.nodes[id].op, self.nodes[id].inputs) = (self.nodes[conv].op.clone(), inputs);
                     break;
@@ -342,7 +343,7 @@ impl Graph {
         }
     }
 
-    /// Takes out what the output does not need.
+    /// Removes nodes that the output does not need.
     fn sweep(&mut self) {
         let mut needed = vec![false; self.nodes.len()];
         needed[self.output] = true;

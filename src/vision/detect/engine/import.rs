@@ -1,8 +1,6 @@
-//! From tract's typed model to a [`Graph`]: only what a detector of the YOLO family is made of. Besides `tract.rs` the only
-//! file that names `tract_*`.
-//!
-//! The model is taken as tract reads and checks it, before its own rewriting: that splits concatenations and slices through
-//! convolutions, which suits an executor that has no views.
+//! From tract's typed model to a [`Graph`]: only the operations of YOLO detectors. Besides `tract.rs` the only file that uses `tract_*`.
+//! Takes the model as tract reads and checks it, before tract's own rewriting, which splits concatenations and slices through convolutions:
+//! good for an executor without views, bad for ours.
 
 use std::collections::HashMap;
 
@@ -22,10 +20,10 @@ use tract_onnx::tract_core::ops::source::TypedSource;
 
 use super::graph::{Binary, Conv, Graph, Node, Op};
 
-/// The graph of `model`, or what in it we have no kernel for.
+/// The graph of `model`, or the operation that has no kernel.
 ///
 /// # Errors
-/// One line: which node, and what it is.
+/// One line: the node and its operation.
 pub fn import(model: &TypedModel) -> Result<Graph, String> {
     let mut graph = Graph { nodes: Vec::new(), output: 0 };
     let mut place = HashMap::new();
@@ -50,11 +48,11 @@ struct Import<'a> {
     place: &'a HashMap<usize, usize>,
 }
 
-type Found = (Op, Vec<usize>, Vec<usize>);
+type Imported = (Op, Vec<usize>, Vec<usize>);
 
 impl Import<'_> {
-    /// `None`: its result is only used where it is read at once (sizes, weights).
-    fn node(&self) -> Result<Option<Found>, String> {
+    /// `None`: its result is only needed during the import (sizes, weights).
+    fn node(&self) -> Result<Option<Imported>, String> {
         let [output] = &self.node.outputs[..] else { return Err("more than one result".into()) };
         if self.node.op_is::<Const>() || self.node.op_is::<Cast>() {
             if output.fact.datum_type != f32::datum_type() {
@@ -68,11 +66,11 @@ impl Import<'_> {
         if output.fact.datum_type != f32::datum_type() {
             return Err(format!("numbers of type {:?}", output.fact.datum_type));
         }
-        let shape = output.fact.shape.as_concrete().ok_or("sides that are not known")?.to_vec();
+        let shape = output.fact.shape.as_concrete().ok_or("an unknown shape")?.to_vec();
         let (op, count) = self.op(&shape)?;
         let inputs = self.node.inputs.iter().take(count).map(|input| {
             let known = self.place.get(&input.node).filter(|_| input.slot == 0);
-            known.copied().ok_or_else(|| "an input of another kind".to_owned())
+            known.copied().ok_or_else(|| "an input of an unsupported kind".to_owned())
         });
         Ok(Some((op, inputs.collect::<Result<_, _>>()?, shape)))
     }
@@ -143,11 +141,11 @@ impl Import<'_> {
 
     fn conv(&self, conv: &TractConv) -> Result<Conv, String> {
         let [rows, columns] = conv.pool_spec.kernel_shape[..] else {
-            return Err("a convolution that is not flat".into());
+            return Err("a convolution that is not two-dimensional".into());
         };
         let (stride, pad) = steps(&conv.pool_spec)?;
-        let weights = self.constant(1).ok_or("weights that are no constant")?;
-        let bias = self.constant(2).ok_or("a bias that is no constant")?;
+        let weights = self.constant(1).ok_or("weights that are not constant")?;
+        let bias = self.constant(2).ok_or("a bias that is not constant")?;
         let channels = conv.pool_spec.output_channels;
         let bias = match numbers(&bias) {
             one if one.len() == 1 => vec![one[0]; channels],
@@ -157,7 +155,7 @@ impl Import<'_> {
         let expected = channels * conv.pool_spec.input_channels / conv.group.max(1) * rows * columns;
         let plain = conv.kernel_fmt == KernelFormat::OIHW && conv.q_params.is_none();
         if !plain || weights.len() != expected || bias.len() != channels {
-            return Err("a convolution of another form".into());
+            return Err("a convolution of an unsupported form".into());
         }
         let (groups, kernel) = (conv.group, [rows, columns]);
         Ok(Conv { weights, bias, kernel, stride, pad, groups, silu: false, int8: None })
@@ -169,7 +167,7 @@ impl Import<'_> {
             let tensor = tensor.cast_to::<i64>().ok()?;
             Some(tensor.try_as_plain_ram().ok()?.as_slice::<i64>().ok()?.to_vec())
         };
-        let begin = whole(1).ok_or("a slice from nobody knows where")?;
+        let begin = whole(1).ok_or("a slice with an unknown begin")?;
         let axes = slice
             .optional_axes_input
             .map_or_else(|| Some(vec![0]), whole)
@@ -177,13 +175,14 @@ impl Import<'_> {
         let steps = slice
             .optional_steps_input
             .map_or_else(|| Some(vec![1]), whole)
-            .ok_or("a slice in unknown steps")?;
+            .ok_or("a slice with unknown steps")?;
         let input = self.model.outlet_fact(self.node.inputs[0]).map_err(|error| error.to_string())?;
         match (&axes[..], &begin[..], &steps[..], slice.begin_mask | slice.end_mask | slice.shrink_axis_mask)
         {
             ([axis], [begin], [1], 0) => {
-                let axis = usize::try_from(*axis).map_err(|_| "a slice of an axis from the end")?;
-                let begin = usize::try_from(*begin).map_err(|_| "a slice from the end")?;
+                let axis =
+                    usize::try_from(*axis).map_err(|_| "a slice of an axis that is counted from the end")?;
+                let begin = usize::try_from(*begin).map_err(|_| "a slice that is counted from the end")?;
                 let side = input.shape.get(axis).and_then(|side| side.to_usize().ok()).unwrap_or(0);
                 if begin + shape.get(axis).copied().unwrap_or(usize::MAX / 2) > side {
                     return Err("a slice that is larger than its input".into());
@@ -194,7 +193,7 @@ impl Import<'_> {
         }
     }
 
-    /// The importer's resize is not open to us; what it prints says which it is.
+    /// The importer's resize type is private; its debug output shows the mode.
     fn upsample(&self, shape: &[usize]) -> Result<Op, String> {
         let said = format!("{:?}", self.node.op);
         let nearest =
@@ -205,7 +204,7 @@ impl Import<'_> {
         if nearest && twice {
             Ok(Op::Upsample)
         } else {
-            Err("enlarging in another way than each pixel twice".into())
+            Err("a resize other than nearest-neighbour by 2".into())
         }
     }
 
@@ -213,7 +212,7 @@ impl Import<'_> {
         self.constant_of(self.model.node(self.node.inputs.get(index)?.node))
     }
 
-    /// What a node gives if it does not depend on the picture: a constant, maybe cast.
+    /// The result of a node that does not depend on the picture: a constant, maybe cast.
     fn constant_of(&self, node: &TypedNode) -> Option<Arc<Tensor>> {
         if let Some(tensor) = &node.outputs.first()?.fact.konst {
             return Some(Arc::clone(tensor));
@@ -248,7 +247,7 @@ fn numbers(tensor: &Tensor) -> Vec<f32> {
 
 type Steps = ([usize; 2], [usize; 2]);
 
-/// Strides and the zeros around the picture of something that moves over it.
+/// Strides and zero padding of a sliding window.
 fn steps(spec: &PoolSpec) -> Result<Steps, String> {
     let pair = |sides: &[usize]| <[usize; 2]>::try_from(sides).map_err(|_| "not flat".to_owned());
     let stride = spec.strides.as_ref().map_or(Ok([1, 1]), |strides| pair(strides))?;
@@ -260,10 +259,10 @@ fn steps(spec: &PoolSpec) -> Result<Steps, String> {
         {
             pair(before)?
         }
-        other => return Err(format!("a border of kind {other:?}")),
+        other => return Err(format!("padding of kind {other:?}")),
     };
     if dilation != [1, 1] || !matches!(spec.data_format, DataFormat::NCHW) {
-        return Err("a dilated convolution, or pictures in another order than NCHW".into());
+        return Err("a dilated convolution, or a layout other than NCHW".into());
     }
     Ok((stride, pad))
 }
@@ -279,6 +278,6 @@ fn max_pool(pool: &MaxPool) -> Result<Op, String> {
         {
             Ok(Op::MaxPool { reach: above })
         }
-        _ => Err("pooling of another kind than a square window at stride 1".into()),
+        _ => Err("pooling other than max pooling with a square window at stride 1".into()),
     }
 }

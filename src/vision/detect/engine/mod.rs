@@ -1,4 +1,4 @@
-//! What runs the network: our own executor ([`planned`]) where it knows every operation of the model, else tract.
+//! Runs the network: on our own executor ([`planned`]) if it supports every operation of the model, else on tract.
 //!
 //! ```text
 //!   ONNX ─► onnx.rs ─► tract.rs ─► import.rs ─► graph.rs ─► plan/ ─► kernels/
@@ -6,22 +6,22 @@
 //!           walk       checks      to ours       fused        arena    instructions
 //! ```
 
-// What is public in these is so for the engine; what leaves it is public here.
+// Public items in these modules are public for the engine; exports are listed here.
 #[allow(unreachable_pub, reason = "see above")]
 #[allow(
     clippy::wildcard_enum_match_arm,
-    reason = "each pass looks at some operations; those that it does not know stay"
+    reason = "each pass handles some operations and leaves all others unchanged"
 )]
 mod graph;
 #[allow(unreachable_pub, reason = "see above")]
-#[allow(clippy::wildcard_enum_match_arm, reason = "what is not known is refused")]
+#[allow(clippy::wildcard_enum_match_arm, reason = "unknown operations are refused")]
 mod import;
 #[allow(unreachable_pub, reason = "see above")]
 mod kernels;
 #[allow(unreachable_pub, reason = "see above")]
 mod onnx;
 #[allow(unreachable_pub, reason = "see above")]
-#[allow(clippy::wildcard_enum_match_arm, reason = "what is not known is refused, or stays as it is")]
+#[allow(clippy::wildcard_enum_match_arm, reason = "unknown operations are refused or left unchanged")]
 mod plan;
 pub mod planned;
 #[cfg(test)]
@@ -35,20 +35,20 @@ use super::decode::HeadShape;
 use super::letterbox::Size;
 use crate::base::error::{Error, Kind, Result};
 
-/// How precisely a network computes.
+/// Precision of a network's arithmetic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
-    /// Numbers of 32 bits.
+    /// 32-bit floating point.
     #[default]
     Fp32,
-    /// Numbers of 16 bits in all convolutions: half the memory, twice the numbers in a vector.
+    /// 16-bit floating point in all convolutions: half the memory, twice the numbers per vector.
     Fp16,
-    /// Numbers of 8 bits in those convolutions that are the most work and take it best, of 16 bits in the others.
+    /// 8-bit integers in the convolutions that cost most and lose least, fp16 in the others.
     Int8,
 }
 
 impl Precision {
-    /// All, the most precise first.
+    /// All precisions, the most precise first.
     pub const ALL: [Precision; 3] = [Precision::Fp32, Precision::Fp16, Precision::Int8];
 
     /// As users write it.
@@ -61,22 +61,22 @@ impl Precision {
     }
 }
 
-/// What an engine is made for.
+/// Settings of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineParams {
     /// Threads that run it, 1 or more.
     pub threads: usize,
-    /// The vector instructions of its kernels, which this CPU has.
+    /// The instruction set of its kernels, which this CPU has.
     pub isa: Isa,
-    /// How precisely it computes.
+    /// Its precision.
     pub precision: Precision,
 }
 
 impl EngineParams {
-    /// Whether the CPU has what is asked for.
+    /// Checks that the CPU supports the settings.
     ///
     /// # Errors
-    /// `Kind::Config`: it has not, and what it has instead.
+    /// `Kind::Config`: it does not; the text names what it supports.
     pub fn check(&self) -> Result<()> {
         let has = |precision| match precision {
             Precision::Fp32 => true,
@@ -104,49 +104,49 @@ impl Default for EngineParams {
     }
 }
 
-/// What a network found.
+/// The result of a network.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Output<'a> {
     /// `4 + classes` rows of `columns` numbers.
     pub numbers: &'a [f32],
-    /// Places of the picture: all of the head's anchors, or those that matter, in the head's order.
+    /// Number of anchors: all of the head's, or only the relevant ones, in the head's order.
     pub columns: usize,
 }
 
-/// What a network takes.
+/// Memory and arithmetic of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Costs {
     /// The arena, bytes.
     pub arena_bytes: usize,
-    /// What all that is needed in one step comes to: no arena can be smaller.
+    /// Memory used in the largest step: no arena can be smaller.
     pub arena_least_bytes: usize,
     /// Packed weights, bytes.
     pub weights_bytes: usize,
     /// Memory of the threads, bytes.
     pub scratch_bytes: usize,
-    /// Memory of the lazily run head, bytes; the result is part of it, which is only touched as far as something is found.
+    /// Memory of the lazy head, bytes, including its result; pages are only touched as far as anchors are picked.
     pub head_bytes: usize,
-    /// Multiplications that the network asks for.
+    /// Multiply-accumulates of the network.
     pub macs: u64,
 }
 
 impl Costs {
-    /// All of it, bytes.
+    /// Total memory, bytes.
     pub const fn total_bytes(&self) -> usize {
         self.arena_bytes + self.weights_bytes + self.scratch_bytes + self.head_bytes
     }
 }
 
-/// What the stages before and behind a network must know of it.
+/// Properties of a network that the stages around it need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
-    /// All input rectangles that it can be run at, the largest first.
+    /// All possible input sizes, the largest first.
     pub sizes: Vec<Size>,
-    /// Shape of the output at the first of them.
+    /// Shape of the output at the largest input size.
     pub head: HeadShape,
 }
 
-/// A network that is planned: it has no threads yet, and its memory is known, but not taken.
+/// A planned network: no threads are started, its memory is known but not allocated.
 pub struct Planned {
     shape: Shape,
     costs: Option<Costs>,
@@ -154,17 +154,17 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// What [`Engine::shape`] will be.
+    /// The future [`Engine::shape`].
     pub fn shape(&self) -> &Shape {
         &self.shape
     }
 
-    /// What [`Engine::costs`] will be; `None`: nobody knows before it has run (tract).
+    /// The future [`Engine::costs`]; `None`: unknown before it has run (tract).
     pub fn costs(&self) -> Option<Costs> {
         self.costs
     }
 
-    /// Takes the memory and starts the threads.
+    /// Allocates the memory and starts the threads.
     ///
     /// # Errors
     /// `Kind::System`: the machine has no more threads.
@@ -173,43 +173,43 @@ impl Planned {
     }
 }
 
-/// How long a step took.
+/// Time of one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepTime {
-    /// Which nodes of the network it stands for.
+    /// The nodes of the network that it stands for.
     pub name: String,
-    /// What does it.
+    /// The kernel that computes it.
     pub kernel: &'static str,
     /// How long it took.
     pub nanos: u64,
-    /// Multiplications that the network asks for here.
+    /// Multiply-accumulates of the step.
     pub macs: u64,
-    /// Numbers that are read and written, each once: weights, input, output.
+    /// Numbers that are read and written, each counted once: weights, input, output.
     pub numbers: u64,
 }
 
-/// What one core multiplies and adds at most with `isa`, which this CPU has: 10^9 a second, by a clock of nanoseconds.
+/// Peak multiply-adds of one core with `isa`, which this CPU has: 10^9 a second, measured with a clock of nanoseconds.
 pub fn peak_macs_per_nano(isa: Isa, now: &mut dyn FnMut() -> u64) -> f64 {
     kernels::peak_macs_per_nano(isa, now)
 }
 
-/// A loaded network of one input size or some. Input and output live in the engine, so that nobody copies them.
+/// A loaded network with one or more input sizes. Input and output live in the engine, so that nothing is copied.
 pub trait Engine: Send {
-    /// The input rectangle.
+    /// The selected input size.
     fn size(&self) -> Size;
 
-    /// All input rectangles that it can be run at, the largest first; empty if it knows of none but [`Self::size`].
+    /// All possible input sizes, the largest first; empty if it has none but [`Self::size`].
     fn input_sizes(&self) -> &[Size] {
         &[]
     }
 
-    /// From now on [`Self::size`], [`Self::input`] and [`Self::run`] are those of an input size, an index into
-    /// [`Self::input_sizes`]. Who shares an engine selects before each input.
+    /// Selects an input size, an index into [`Self::input_sizes`], for [`Self::size`], [`Self::input`] and [`Self::run`]. Users of a shared
+    /// engine select before each input.
     fn select(&mut self, index: usize) {
         let _ = index;
     }
 
-    /// What the stages around it must know.
+    /// Properties that the stages around it need.
     fn shape(&self) -> Shape {
         let sizes = self.input_sizes();
         let sizes = if sizes.is_empty() { vec![self.size()] } else { sizes.to_vec() };
@@ -219,34 +219,34 @@ pub trait Engine: Send {
     /// Shape of the output at the largest input rectangle.
     fn head(&self) -> HeadShape;
 
-    /// The input: planar R, G, B, row by row, 0..=1, `3 * width * height` numbers. Keeps no promise about what was in it before.
+    /// The input: planar R, G, B, row by row, 0..=1, `3 * width * height` numbers. Previous contents are not preserved.
     fn input(&mut self) -> &mut [f32];
 
-    /// Runs the network on the input. Anchors none of whose scores reaches `score_min` (0 to below 1) may be missing in the output,
-    /// which is valid until the next run.
+    /// Runs the network on the input. The output, which is valid until the next run, may leave out anchors none of whose scores reaches
+    /// `score_min` (0 to below 1).
     ///
     /// # Errors
-    /// `Kind::Model` if the network fails; it does so for every input or for none.
+    /// `Kind::Model` if the network fails; it then fails for every input.
     fn run(&mut self, score_min: f32) -> Result<Output<'_>>;
 
-    /// What it takes, if that is known.
+    /// Its memory and arithmetic, if known.
     fn costs(&self) -> Option<Costs> {
         None
     }
 
-    /// Runs the network once on one thread and tells how long each step took, by a clock of nanoseconds. Empty: it has no steps.
+    /// Runs the network once on one thread and returns the time of each step, by a clock of nanoseconds. Empty: it has no steps.
     fn step_times(&mut self, now: &mut dyn FnMut() -> u64) -> Vec<StepTime> {
         let _ = now;
         Vec::new()
     }
 
-    /// Runs the network once on one thread and shows the numbers that go into each convolution which [`Precision::Int8`] does on bytes,
-    /// with its name, eight at a time. Tells whether it can.
+    /// Runs the network once on one thread and calls back with the inputs of each convolution that [`Precision::Int8`] quantises, with its
+    /// name, eight at a time. Returns whether it can.
     fn observe(&mut self, each: &mut dyn FnMut(&str, [f32; 8])) -> bool {
         let _ = each;
         false
     }
 
-    /// What it is, for people: `AVX2, input 320, 80 classes, 2100 anchors`.
+    /// Description for messages: `AVX2, input 320, 80 classes, 2100 anchors`.
     fn describe(&self) -> String;
 }

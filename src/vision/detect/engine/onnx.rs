@@ -1,22 +1,23 @@
-//! A bounded walk over the bytes of an ONNX file, before anything else parses them (I8).
+//! Bounded checks of an ONNX file's bytes, before anything else parses them (I8).
 //!
 //! A parser that trusts the file can be made to take any amount of memory: millions of empty messages of two bytes each, tensors whose
-//! sides multiply to terabytes, numbers in other files. This walk takes no memory at all and refuses such files in one line. What it
-//! lets through has few enough messages and numbers to be parsed, tensors whose sides agree with their data, and no part that a
-//! detector does not have: other files, sub-graphs (`If`, `Loop`), sparse tensors, strings, values that are not tensors.
+//! sides multiply to terabytes, numbers in other files. This walk takes no memory and refuses such files in one line. Files that pass have
+//! few enough messages and numbers to be parsed, tensors whose sides match their data, and no part that a detector does not have: other
+//! files, sub-graphs (`If`, `Loop`), sparse tensors, strings, values that are not tensors.
 //!
 //! It does not know what the operations do; see [`super::super::trial`] for that.
 
-/// Most operations. YOLO11x has about 700, RT-DETR some thousands.
+/// Maximum number of operations. YOLO11x has about 700, RT-DETR some thousands.
 const NODES_MAX: usize = 20_000;
-/// Most messages, strings and lists of numbers; a parser takes up to some hundreds of bytes for each. YOLO11x has about 25 000.
+/// Maximum number of messages, strings and lists of numbers; a parser takes up to some hundreds of bytes for each. YOLO11x has about 25
+/// 000.
 const ENTRIES_MAX: usize = 500_000;
-/// Most numbers of variable length (sides, indices, integers that are stored one by one), of which the smallest takes a byte in the file
-/// and eight in memory.
+/// Maximum number of varints (sides, indices, integers that are stored one by one), of which the smallest takes a byte in the file and
+/// eight in memory.
 const VARINTS_MAX: usize = 16 << 20;
 /// Longest text of the metadata, bytes: 1024 classes with long names.
 const METADATA_BYTES_MAX: usize = 256 << 10;
-/// Longest name or expression of a dimension, bytes: YOLO11n with free sides has some of several kilobytes.
+/// Longest name or symbolic dimension, bytes: YOLO11n with free input sides has some of several kilobytes.
 const TEXT_BYTES_MAX: usize = 16 << 10;
 
 /// Checks the bytes of a file.
@@ -29,7 +30,7 @@ pub fn check(bytes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// The messages of `onnx.proto` that are looked into.
+/// The messages of `onnx.proto` that the walk descends into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Model,
@@ -49,7 +50,7 @@ enum Kind {
     Plain,
 }
 
-/// What a field of the file is.
+/// How a field of the file is treated.
 enum Field {
     /// A message of that kind.
     Message(Kind),
@@ -57,9 +58,9 @@ enum Field {
     Text,
     /// Integers, packed or one by one.
     Integers,
-    /// Bytes that a parser copies as they are.
+    /// Bytes that a parser copies unchanged.
     Bytes,
-    /// What a detector does not have.
+    /// Not supported, because no detector has it.
     Refused(&'static str),
 }
 
@@ -101,10 +102,10 @@ impl Kind {
     }
 }
 
-/// What a tensor says of itself.
+/// A tensor's own description.
 #[derive(Debug, Default)]
 struct TensorFacts {
-    /// The product of its sides; `None` if one is negative or it is beyond all bounds.
+    /// The product of its sides; `None` if one is negative or the product overflows.
     elements: Option<u64>,
     kind: u64,
     raw_bytes: Option<u64>,
@@ -112,7 +113,7 @@ struct TensorFacts {
     stored: u64,
 }
 
-/// How far the walk is.
+/// State of the walk.
 #[derive(Debug, Default)]
 struct Walk {
     nodes: usize,
@@ -121,7 +122,7 @@ struct Walk {
 }
 
 impl Walk {
-    /// Walks over the fields of a message. The kinds of messages do not contain themselves, so this goes no deeper than they do.
+    /// Walks over the fields of a message. The message types are not recursive, so the depth is bounded.
     fn message(&mut self, kind: Kind, bytes: &[u8]) -> Result<(), String> {
         let mut tensor =
             (kind == Kind::Tensor).then(|| TensorFacts { elements: Some(1), ..TensorFacts::default() });
@@ -144,7 +145,7 @@ impl Walk {
         }
     }
 
-    /// A message, a text or numbers in a row.
+    /// Checks a message, a text or a list of numbers.
     fn entry(&mut self, parent: Kind, field: &Field, bytes: &[u8]) -> Result<(), String> {
         self.entries += 1;
         if self.entries > ENTRIES_MAX {
@@ -177,13 +178,13 @@ impl Walk {
     }
 }
 
-/// How many integers of variable length end in `bytes`.
+/// Number of varints that end in `bytes`.
 fn varints_in(bytes: &[u8]) -> usize {
     bytes.iter().filter(|byte| **byte < 0x80).count()
 }
 
 impl TensorFacts {
-    /// A field of the tensor.
+    /// Checks a field of the tensor.
     fn see(&mut self, number: u64, value: &Value<'_>) -> Result<(), String> {
         match (number, value) {
             (1, Value::Integer(side)) => self.side(*side),
@@ -213,7 +214,7 @@ impl TensorFacts {
         self.elements = self.elements.zip(side).and_then(|(elements, side)| elements.checked_mul(side));
     }
 
-    /// Whether its data is as much as its sides say.
+    /// Checks that its data is as long as its sides imply.
     fn check(&self) -> Result<(), String> {
         let Some(elements) = self.elements else {
             return Err("it has a tensor with impossible sides".into());
@@ -230,11 +231,7 @@ impl TensorFacts {
             Some(bytes) => elements.checked_mul(size) == Some(bytes) && self.stored == 0,
             None => self.stored == elements,
         };
-        if is_right {
-            Ok(())
-        } else {
-            Err("it has a tensor whose data is not as long as its sides say".into())
-        }
+        if is_right { Ok(()) } else { Err("it has a tensor whose data does not match its sides".into()) }
     }
 }
 
@@ -246,7 +243,7 @@ enum Value<'a> {
     Bytes(&'a [u8]),
 }
 
-/// What is left of a message in the wire format of Protocol Buffers.
+/// The rest of a message in the wire format of Protocol Buffers.
 struct Wire<'a>(&'a [u8]);
 
 impl<'a> Wire<'a> {
@@ -296,7 +293,7 @@ impl<'a> Wire<'a> {
     }
 }
 
-/// Not the wire format, or cut short.
+/// Not the wire format, or truncated.
 const BROKEN: &str = "its bytes are damaged or cut short";
 
 #[cfg(test)]
@@ -346,16 +343,16 @@ mod tests {
         check(&in_graph(5, &tensor(&[2, 3], 24))).unwrap();
         check(&in_graph(5, &[integer(1, 2), integer(2, 7), field(7, &[1, 0x80, 1])].concat())).unwrap();
         for (bytes, why) in [
-            (in_graph(5, &tensor(&[2, 3], 23)), "not as long"),
+            (in_graph(5, &tensor(&[2, 3], 23)), "does not match its sides"),
             (in_graph(5, &tensor(&[1 << 40, 1 << 40], 4)), "impossible"),
-            (in_graph(5, &tensor(&[1 << 40], 4)), "not as long"),
+            (in_graph(5, &tensor(&[1 << 40], 4)), "does not match its sides"),
             (in_graph(5, &tensor(&[-1], 4)), "impossible"),
-            (in_graph(5, &[integer(1, 1 << 40), integer(2, 1)].concat()), "not as long"),
+            (in_graph(5, &[integer(1, 1 << 40), integer(2, 1)].concat()), "does not match its sides"),
             (in_graph(5, &[integer(2, 99), field(9, &[0])].concat()), "type 99"),
             (in_graph(5, &[integer(2, 8), field(6, b"x")].concat()), "strings"),
             (in_graph(5, &[integer(2, 1), integer(14, 1)].concat()), "other files"),
             (in_graph(5, &field(13, b"")), "other files"),
-            (attribute(&field(5, &tensor(&[9], 4))), "not as long"),
+            (attribute(&field(5, &tensor(&[9], 4))), "does not match its sides"),
             (attribute(&field(6, b"")), "sub-graphs"),
             (attribute(&field(23, b"")), "sparse"),
             (in_graph(1, &field(5, b"").repeat(ENTRIES_MAX)), "parts"),

@@ -11,9 +11,9 @@ use crate::vision::detect::letterbox::Size;
 /// A planned network.
 pub struct PlannedEngine<E> {
     plan: Plan<E>,
-    /// What it can be run at; the first at first.
+    /// The possible input sizes; the first is selected at the start.
     sizes: Vec<Size>,
-    /// Which of them is selected.
+    /// Index of the selected size.
     current: usize,
     head: HeadShape,
     params: EngineParams,
@@ -23,7 +23,7 @@ impl<E: Kernels> PlannedEngine<E> {
     /// Plans `graph`, which is fused and whose head names `classes` classes.
     ///
     /// # Errors
-    /// One line: what in it has no kernel.
+    /// One line: the operation that has no kernel.
     pub(super) fn builder(
         graph: Graph,
         classes: usize,
@@ -34,7 +34,8 @@ impl<E: Kernels> PlannedEngine<E> {
         PlanBuilder::new(graph, options(params))
     }
 
-    /// What runs a network that was planned for each of `sizes`, the largest first; all share the first one's weights.
+    /// The engine of a network that was planned for each of `sizes`, the largest first; all share the first one's
+    /// weights.
     pub(super) fn planned(
         builders: Vec<PlanBuilder<E>>,
         sizes: Vec<Size>,
@@ -105,7 +106,7 @@ impl<E: Kernels> Engine for PlannedEngine<E> {
             self.size(),
             self.head.classes,
             self.head.anchors,
-            if self.plan.is_sparse() { "" } else { " (all of them each time)" },
+            if self.plan.is_sparse() { "" } else { " (all computed each time)" },
             costs.macs as f64 / 1e9,
             costs.arena_bytes as f64 / 1e6,
             costs.weights_bytes as f64 / 1e6,

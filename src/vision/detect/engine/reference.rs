@@ -1,4 +1,4 @@
-//! A graph by its definitions, number by number: slow, and what the plan is held against.
+//! Reference implementation of a graph, number by number: slow; the plan is compared with it.
 
 use super::graph::{Bytes, Conv, Graph, Node, Op};
 
@@ -153,13 +153,13 @@ fn convolution(conv: &Conv, x: &[f32], from: &[usize], to: &[usize]) -> Vec<f32>
     sums
 }
 
-/// What is left of a number in a byte.
+/// A number after quantisation to a byte and back.
 fn as_byte(bytes: Bytes, x: f32) -> f32 {
     let byte = (x * bytes.per_one).round_ties_even() + f32::from(bytes.zero);
     (byte.clamp(-128.0, 127.0) - f32::from(bytes.zero)) / bytes.per_one
 }
 
-/// The same of weights: 127 steps to the greatest of an output channel.
+/// The same for weights: 127 steps to the maximum of an output channel.
 fn weights_as_bytes(conv: &Conv) -> Vec<f32> {
     let of_channel = |weights: &[f32]| {
         let step = weights.iter().fold(0.0f32, |most, w| most.max(w.abs())) / 127.0;

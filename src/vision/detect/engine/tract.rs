@@ -1,7 +1,7 @@
-//! What tract does for us: reads and checks model files, and runs those that our own executor does not know.
+//! The use of tract: it reads and checks model files, and runs those that our own executor does not support.
 //!
-//! As an engine the optimised plan and one spawned state are kept; per run tract allocates each node's output (its crate has no
-//! arena hook). The count per frame is recorded by `tests/no_alloc.rs` and does not grow.
+//! As an engine it keeps the optimised plan and one state; in each run tract allocates the output of each node (its crate has no arena
+//! hook). `tests/no_alloc.rs` records the number of heap calls per frame, which does not grow.
 
 use std::sync::Arc;
 
@@ -19,19 +19,19 @@ use crate::base::error::{Error, Kind, Result};
 use crate::vision::detect::decode::HeadShape;
 use crate::vision::detect::letterbox::Size;
 
-/// Most characters of tract's own words in an error.
+/// Maximum length of tract's own message in an error, characters.
 const CAUSE_CHARS_MAX: usize = 400;
 
-/// A parsed model file, before its input size is settled. Clones share it: the file is parsed once, however many sizes are asked for,
-/// and its memory is given back with the last of them.
+/// A parsed model file, before its input size is chosen. Clones share it: the file is parsed once, however many sizes are planned, and its
+/// memory is freed with the last clone.
 #[derive(Clone)]
 pub struct Parsed {
     proto: Arc<ModelProto>,
-    /// Where it came from, for messages.
+    /// The path, for messages.
     place: String,
 }
 
-/// What a model file says about its first input.
+/// The first input of a model file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InputSides {
     /// Channels, if fixed.
@@ -43,8 +43,8 @@ pub struct InputSides {
 }
 
 impl Parsed {
-    /// Parses the bytes of an ONNX file; `place` is what messages call it. What is not well-formed, or would take more memory than a
-    /// detector's file does, is refused before tract sees it: `onnx::check`.
+    /// Parses the bytes of an ONNX file; `place` is its name in messages. A malformed file, or one that needs more memory than a detector's
+    /// file, is refused before tract sees it: `onnx::check`.
     ///
     /// # Errors
     /// `Kind::Model` if the bytes are not an ONNX model that we load.
@@ -67,7 +67,7 @@ impl Parsed {
         Ok(Parsed { proto: Arc::new(proto), place: place.to_owned() })
     }
 
-    /// A value of the file's metadata.
+    /// A value from the file's metadata.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.proto.metadata_props.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str())
     }
@@ -75,7 +75,7 @@ impl Parsed {
     /// Channels, height and width of the first input, as far as they are fixed.
     ///
     /// # Errors
-    /// `Kind::Model` if it is not one picture: another number of inputs, or another rank than 4.
+    /// `Kind::Model` if the input is not one picture: more than one input, or a rank other than 4.
     pub fn input_sides(&self) -> Result<InputSides> {
         use tract_onnx::pb::tensor_shape_proto::dimension::Value;
         use tract_onnx::pb::type_proto;
@@ -90,7 +90,7 @@ impl Parsed {
         let is_weight = |name: &str| graph.initializer.iter().any(|tensor| tensor.name == name);
         let mut inputs = graph.input.iter().filter(|input| !is_weight(&input.name));
         let (Some(input), None) = (inputs.next(), inputs.next()) else {
-            return Err(wrong("it has another number of inputs than one"));
+            return Err(wrong("it does not have exactly one input"));
         };
         let shape = input.r#type.as_ref().and_then(|kind| match kind.value.as_ref()? {
             type_proto::Value::TensorType(tensor) => tensor.shape.as_ref(),
@@ -106,9 +106,9 @@ impl Parsed {
         Ok(InputSides { channels: side(1), height: side(2), width: side(3) })
     }
 
-    /// Plans the network for one input size or more (`sizes`, the largest first); the parsed form is used up. `classes`: how many the
-    /// file names. Sizes other than the first that it cannot have are left out; if it has operations that our executor does not know,
-    /// tract runs it, at the first size. The log says why.
+    /// Plans the network for one input size or more (`sizes`, the largest first); consumes the parsed form. `classes`: the number that the
+    /// file names. Sizes other than the first that the network does not support are left out; if it has operations that our executor does
+    /// not support, tract runs it, at the first size. The log says why.
     ///
     /// # Errors
     /// `Kind::Model` if tract cannot run it either, its output is not a detection head's, or int8 has no range for it; `Kind::Config`: see
@@ -138,7 +138,7 @@ impl Parsed {
         let Some((first, others)) = sizes.split_first() else {
             return Err(Error::fatal(Kind::Model, format!("'{place}': no input size")));
         };
-        // The smallest before the largest, each without its weights: they are there once.
+        // The smallest before the largest, each without its weights: they exist only once.
         let mut smaller: Vec<(Size, PlanBuilder<E>)> = Vec::new();
         for size in others.iter().rev() {
             match self.smaller::<E>(*size, classes, params, ranges) {
@@ -196,7 +196,7 @@ impl Parsed {
         Ok(builder)
     }
 
-    /// The same, on tract in any case.
+    /// Plans it for tract in any case.
     ///
     /// # Errors
     /// As [`Self::plan`].
@@ -209,7 +209,7 @@ impl Parsed {
     fn typed(self, size: Size) -> Result<TypedModel> {
         let read = self.read(size)?;
         let Parsed { proto, place } = self;
-        // Its numbers have been copied: gone now, unless there is another clone.
+        // Its numbers have been copied: free it now, unless there is another clone.
         drop(proto);
         typed(read, &place, size)
     }
@@ -232,7 +232,7 @@ fn typed(model: InferenceModel, place: &str, size: Size) -> Result<TypedModel> {
 
 /// Why our own executor does not run a network.
 enum Unfit {
-    /// It has no kernel for something.
+    /// It has an operation without a kernel.
     Plan(String),
     /// int8 has no range for any of its convolutions.
     Ranges,
@@ -258,7 +258,7 @@ fn builder_of<E: Kernels>(
 }
 
 fn failed(place: &str, size: Size, doing: &str, error: &TractError) -> Error {
-    // It repeats names of the file, which may have any characters and any length.
+    // It contains names from the file, which may have any characters and any length.
     let why = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
     let mut why = why.replace(|c: char| c.is_control(), " ");
     if let Some((end, _)) = why.char_indices().nth(CAUSE_CHARS_MAX) {
@@ -273,7 +273,7 @@ fn head_of(place: &str, shape: &[usize], classes: usize) -> Result<HeadShape> {
         .map_err(|error| Error::fatal(Kind::Model, format!("'{place}'")).caused_by(error))
 }
 
-/// The importer. Shapes written in the file are ignored and inferred again: exports with free sides contradict themselves
+/// The importer. Shapes written in the file are ignored and inferred again: exports with free input sides contain contradictions
 /// ("Impossible to unify Sym(batch)").
 fn importer() -> tract_onnx::Onnx {
     tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true)
@@ -305,7 +305,7 @@ impl TractEngine {
         Ok(TractEngine { state, input: Arc::new(input), output: None, size, head })
     }
 
-    /// It has started already; what a run takes is known after the first.
+    /// It has been started already; its memory is only known after the first run.
     fn into_planned(self) -> Planned {
         Planned { shape: self.shape(), costs: None, start: Box::new(|| Ok(Box::new(self))) }
     }
@@ -322,7 +322,7 @@ impl Engine for TractEngine {
 
     fn input(&mut self) -> &mut [f32] {
         if Arc::get_mut(&mut self.input).is_none() {
-            // tract kept a reference (it does not, for the models that we know): pay with a copy rather than fail.
+            // tract kept a reference (it does not, for the models that we know): copy rather than fail.
             self.input = Arc::new((*self.input).clone());
         }
         let tensor = Arc::get_mut(&mut self.input).expect("made exclusive above");
@@ -331,11 +331,14 @@ impl Engine for TractEngine {
     }
 
     fn run(&mut self, _: f32) -> Result<Output<'_>> {
-        // The old output goes first: tract's allocator then gives the new one the same memory.
+        // Drop the old output first: tract's allocator then reuses its memory.
         self.output = None;
         let failed = |error: TractError| {
-            Error::fatal(Kind::Model, "the network failed in mid-run; the model file may be damaged")
-                .caused_by(error.to_string())
+            Error::fatal(
+                Kind::Model,
+                "the network failed while it was running; the model file may be damaged",
+            )
+            .caused_by(error.to_string())
         };
         let mut outputs =
             self.state.run(tvec!(TValue::from_const(Arc::clone(&self.input)))).map_err(failed)?;

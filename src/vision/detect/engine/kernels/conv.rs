@@ -1,8 +1,8 @@
 //! Convolutions by direct multiplication: 1x1 with any stride, 3x3 at stride 1 and 2, the first layer on 3 channels.
 //!
-//! A tile is `P` neighbouring pixels of one output row times 16 (or 8) output channels: its sums stay in registers while the
-//! whole input of the tile passes by. Per input number the tile loads one vector of weights a lane group and multiplies it
-//! with each of `P` pixels, so the arithmetic outweighs the loads.
+//! A tile is `P` neighbouring pixels of one output row times 16 (or 8) output channels: its sums stay in registers while the whole input of
+//! the tile streams past. For each input number the tile loads one weight vector per lane group and multiplies it with each of `P` pixels,
+//! so arithmetic outweighs the loads.
 
 use super::simd::{MulAdd, Number, Simd};
 use super::{Act, TensorPtr};
@@ -12,13 +12,13 @@ use super::{Act, TensorPtr};
 pub struct Conv<E> {
     /// Input pixel of the first tap of output pixel (0, 0).
     pub x: *const E,
-    /// From a pixel of the input to the one that the next output pixel needs, in its row and down.
+    /// Input strides between neighbouring output pixels, along the row and down.
     pub step: (usize, usize),
-    /// From one tap to the next, in its row and down.
+    /// Strides between taps, along the row and down.
     pub tap: (usize, usize),
-    /// Taps in a row, and rows.
+    /// Taps per row, and rows of taps.
     pub taps: (usize, usize),
-    /// Blocks of input channels, and from one to the next.
+    /// Number of input channel blocks, and the stride between them.
     pub blocks: (usize, usize),
     /// `[output block of 16 or 8][input block][tap row][tap][input channel][output channel]`.
     pub w: *const E,
@@ -30,27 +30,27 @@ pub struct Conv<E> {
     pub size: (usize, usize),
     /// Blocks of 8 output channels.
     pub out_blocks: usize,
-    /// What is done to the sums.
+    /// Activation of the sums.
     pub act: Act,
-    /// What is added to that: a tensor with the output's sizes.
+    /// Residual, added after the activation: a tensor with the output's sizes.
     pub residual: Option<TensorPtr<E>>,
 }
 
-// SAFETY: the pointers are into the plan's memory, which outlives its steps; who writes where is the plan's business.
+// SAFETY: the pointers are into the plan's memory, which outlives its steps; the plan assigns who writes where.
 unsafe impl<E: Number> Send for Conv<E> {}
 // SAFETY: as above.
 unsafe impl<E: Number> Sync for Conv<E> {}
 
-/// How the input of a tile lies: distances in what is multiplied.
+/// Strides of a tile's input.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Strides {
-    /// From a pixel to the one that the next output pixel needs.
+    /// Between neighbouring output pixels.
     pub(super) pixel: usize,
-    /// From one tap to the next, in its row and down.
+    /// Between taps, along the row and down.
     pub(super) tap: (usize, usize),
-    /// Taps in a row, and rows.
+    /// Taps per row, and rows of taps.
     pub(super) taps: (usize, usize),
-    /// From a block of channels to the next.
+    /// Between blocks of channels.
     pub(super) block: usize,
 }
 
@@ -61,15 +61,15 @@ impl<E> Conv<E> {
     }
 }
 
-/// Output rows `rows` of all output channels. `C`: channels of an input block that count, 8 or 3.
+/// Computes output rows `rows` of all output channels. `C`: used channels of an input block, 8 or 3.
 ///
 /// # Safety
 /// The CPU has `S`; the pointers of `conv` are valid for its sizes, and nobody else writes these rows or what they read.
 #[inline(always)]
 pub unsafe fn rows<S: Simd, const C: usize>(conv: &Conv<S::E>, rows: std::ops::Range<usize>) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
-        // What is known beforehand needs no arithmetic: 1x1 convolutions, stride 2, the first layer.
+        // Constants save arithmetic: 1x1 convolutions, stride 2, the first layer.
         match conv.step.0 {
             8 if const { C == 8 } && conv.taps == (1, 1) => rows_at::<S, C, 8, 1>(conv, rows),
             8 if const { C == 3 } => rows_at::<S, C, 8, 0>(conv, rows),
@@ -79,13 +79,13 @@ pub unsafe fn rows<S: Simd, const C: usize>(conv: &Conv<S::E>, rows: std::ops::R
     }
 }
 
-/// [`rows`] with pixels that are `A` apart and `T` taps; 0: as `conv` says.
+/// [`rows`] with a pixel stride of `A` and `T` taps; 0: as in `conv`.
 #[inline(always)]
 unsafe fn rows_at<S: Simd, const C: usize, const A: usize, const T: usize>(
     conv: &Conv<S::E>,
     rows: std::ops::Range<usize>,
 ) {
-    // SAFETY: the caller's promise, for each tile.
+    // SAFETY: the caller guarantees it, for each tile.
     unsafe {
         let per_channel = conv.blocks.0 * conv.taps.0 * conv.taps.1 * C;
         let mut block = 0;
@@ -121,18 +121,18 @@ unsafe fn rows_at<S: Simd, const C: usize, const A: usize, const T: usize>(
     }
 }
 
-/// Where a tile's weights are, and where its sums go.
+/// A tile's weights, and its output channels.
 #[derive(Debug, Clone, Copy)]
 struct WeightCursor<E> {
     /// Weights of the first vector.
     w: *const E,
-    /// From a vector of weights to the next.
+    /// Stride between vectors of weights.
     next: usize,
     /// First block of output channels.
     block: usize,
 }
 
-/// A row cut into tiles of nearly the same width.
+/// A row split into tiles of nearly the same width.
 pub(super) struct Tiles {
     column: usize,
     width: usize,
@@ -149,7 +149,7 @@ impl Tiles {
 }
 
 impl Iterator for Tiles {
-    /// First column, and how many.
+    /// First column and width of a tile.
     type Item = (usize, usize);
 
     #[inline(always)]
@@ -165,8 +165,8 @@ impl Iterator for Tiles {
     }
 }
 
-/// Calls `$go` with the literal that `$p` is, none greater than the tallest tile. `const` in the guards keeps the compiler from
-/// making the taller ones: without it two thirds of all kernels are never called.
+/// Calls `$go` with the literal that equals `$p`, up to the tallest tile. `const` in the guards keeps the compiler from instantiating
+/// taller ones: otherwise two thirds of all kernels are never called.
 macro_rules! tiles_of {
     ($go:ident, $p:expr, $tallest:expr) => {
         match $p {
@@ -200,7 +200,7 @@ unsafe fn dispatch_32<S: Simd, const C: usize, const A: usize, const T: usize>(
 ) {
     macro_rules! go {
         ($p:literal) => {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees it.
             unsafe { tile::<S, $p, 2, C, A, T>(conv, cursor, column, row) }
         };
     }
@@ -219,7 +219,7 @@ unsafe fn dispatch_16<S: Simd, const C: usize, const A: usize, const T: usize>(
 ) {
     macro_rules! go {
         ($p:literal) => {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees it.
             unsafe {
                 if const { S::LANES == 4 } {
                     tile::<S, $p, 4, C, A, T>(conv, cursor, column, row);
@@ -246,7 +246,7 @@ unsafe fn dispatch_8<S: Simd, const C: usize, const A: usize, const T: usize>(
 ) {
     macro_rules! go {
         ($p:literal) => {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees it.
             unsafe {
                 if const { S::LANES == 4 } {
                     tile::<S, $p, 2, C, A, T>(conv, cursor, column, row);
@@ -259,16 +259,15 @@ unsafe fn dispatch_8<S: Simd, const C: usize, const A: usize, const T: usize>(
     tiles_of!(go, p, S::TILE_8);
 }
 
-/// From the weights of an input channel to the next one's, in a tile of `n` vectors: a vector of 16 is a block of its own.
+/// Weight stride between input channels, in a tile of `n` vectors: a vector of 16 is a block of its own.
 const fn weights_step<S: MulAdd>(n: usize) -> usize {
     if S::LANES == 16 { 16 } else { n * S::LANES }
 }
 
-/// Sums of one tile: `acc[p][n] += sum of x[p] * w[n]` over all taps and the input channels of `blocks`, for which the weights
-/// are those from `w` on.
+/// Sums of one tile: `acc[p][n] += sum of x[p] * w[n]` over all taps and the input channels of `blocks`, with the weights from `w` on.
 ///
 /// # Safety
-/// The CPU has `S`; `x` and `w` are valid for what `strides` says is read.
+/// The CPU has `S`; `x` and `w` are valid for all reads that `strides` implies.
 #[inline(always)]
 pub(super) unsafe fn sums<
     S: MulAdd,
@@ -285,7 +284,7 @@ pub(super) unsafe fn sums<
     acc: &mut [[S::V; N]; P],
 ) {
     let step = weights_step::<S>(N);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let pixel = if A == 0 { strides.pixel } else { A };
         let taps = if T == 1 { (1, 1) } else { strides.taps };
@@ -337,7 +336,7 @@ unsafe fn tile<S: Simd, const P: usize, const N: usize, const C: usize, const A:
     row: usize,
 ) {
     let (lanes, block) = (S::LANES, cursor.block);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let x = conv.x.add(row * conv.step.1 + column * conv.step.0);
         let mut bias = [S::load(conv.bias.add(block * 8)); N];
@@ -365,7 +364,7 @@ unsafe fn tile<S: Simd, const P: usize, const N: usize, const C: usize, const A:
                 begin = end;
             }
         }
-        // With a constant number, so that the sums are never in memory while they grow.
+        // A constant number, so that the growing sums stay in registers.
         macro_rules! column {
             ($n:literal) => {
                 if const { $n < N } {
@@ -398,7 +397,7 @@ pub(super) unsafe fn finish<S: Simd, const P: usize>(
     residual: Option<(*const S::E, usize)>,
     (at, block_stride): (*mut S::E, usize),
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         for p in 0..P {
             let mut v = sums[p];
@@ -413,11 +412,11 @@ pub(super) unsafe fn finish<S: Simd, const P: usize>(
     }
 }
 
-/// Plain sums of a row of `count` pixels, 8 numbers apart, for `N` vectors of output channels, stored one pixel behind the other
-/// at `out`: the multiplications of Winograd's method. From a vector of weights to the next it is `next`.
+/// Plain sums of a row of `count` pixels, 8 numbers apart, for `N` vectors of output channels, stored one pixel after the other at `out`:
+/// the multiplications of Winograd's method. `next` is the stride between vectors of weights.
 ///
 /// # Safety
-/// As [`rows`]; `w` is the output block's, `out` takes `N * LANES * count` numbers.
+/// As [`rows`]; `w` is the output block's, `out` has room for `N * LANES * count` numbers.
 #[inline(always)]
 pub unsafe fn products<S: Simd, const N: usize>(
     x: *const S::E,
@@ -447,7 +446,7 @@ pub unsafe fn products<S: Simd, const N: usize>(
         column: usize,
         out: *mut S::E,
     ) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe {
             let mut acc = [[S::splat(0.0); N]; P];
             sums::<S, P, N, 8, 8, 1>(
@@ -467,7 +466,7 @@ pub unsafe fn products<S: Simd, const N: usize>(
     for (column, p) in Tiles::of(count, S::TILE) {
         macro_rules! go {
             ($p:literal) => {
-                // SAFETY: the caller's promise.
+                // SAFETY: the caller guarantees it.
                 unsafe { one::<S, $p, N>(&conv, next, column, out) }
             };
         }

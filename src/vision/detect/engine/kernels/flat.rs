@@ -1,8 +1,8 @@
-//! Arithmetic on tensors that lie row by row, as in the file: attention, the end of the head.
+//! Arithmetic on row-major tensors: attention, the end of the head.
 
 use super::simd::Simd;
 
-/// A product of matrices, all row by row.
+/// A matrix product, all matrices row-major.
 #[derive(Debug, Clone, Copy)]
 pub struct MatMul {
     /// `[m][k]`.
@@ -22,7 +22,7 @@ unsafe impl Send for MatMul {}
 // SAFETY: as `Conv`.
 unsafe impl Sync for MatMul {}
 
-/// Rows `rows` of the product.
+/// Computes rows `rows` of the product.
 ///
 /// # Safety
 /// The CPU has `S`; the pointers are valid for the sizes; nobody else writes these rows.
@@ -30,7 +30,7 @@ unsafe impl Sync for MatMul {}
 pub unsafe fn matmul_rows<S: Simd<E = f32>>(mul: &MatMul, rows: std::ops::Range<usize>) {
     let wide = 2 * S::LANES;
     let whole = mul.n / wide * wide;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let mut column = 0;
         while column < whole {
@@ -64,7 +64,7 @@ unsafe fn matmul_tile<S: Simd<E = f32>, const P: usize, const N: usize>(
     row: usize,
     column: usize,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let mut acc = [[S::splat(0.0); N]; P];
         let a = mul.a.add(row * mul.k);
@@ -89,13 +89,13 @@ unsafe fn matmul_tile<S: Simd<E = f32>, const P: usize, const N: usize>(
     }
 }
 
-/// `e^(x - greatest)` of a row, divided by their sum, in place.
+/// Softmax of a row in place: `e^(x - maximum)`, divided by their sum.
 ///
 /// # Safety
-/// The CPU has `S`; `row` is valid for `len` numbers, and this thread's.
+/// The CPU has `S`; `row` is valid for `len` numbers, and belongs to this thread.
 #[inline(always)]
 pub unsafe fn softmax_row<S: Simd<E = f32>>(row: *mut f32, len: usize) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let whole = len / S::LANES * S::LANES;
         let mut greatest = f32::NEG_INFINITY;
@@ -138,10 +138,10 @@ pub unsafe fn softmax_row<S: Simd<E = f32>>(row: *mut f32, len: usize) {
 /// `1 / (1 + e^-x)`.
 ///
 /// # Safety
-/// The CPU has `S`; both are valid for `len` numbers; `to` is this thread's.
+/// The CPU has `S`; both are valid for `len` numbers; `to` belongs to this thread.
 #[inline(always)]
 pub unsafe fn sigmoid<S: Simd<E = f32>>(from: *const f32, to: *mut f32, len: usize) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let whole = len / S::LANES * S::LANES;
         let mut at = 0;
@@ -161,7 +161,7 @@ pub unsafe fn sigmoid<S: Simd<E = f32>>(from: *const f32, to: *mut f32, len: usi
 /// As [`sigmoid`].
 #[inline(always)]
 pub unsafe fn silu<S: Simd<E = f32>>(from: *const f32, to: *mut f32, len: usize) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let whole = len / S::LANES * S::LANES;
         let mut at = 0;
@@ -176,16 +176,16 @@ pub unsafe fn silu<S: Simd<E = f32>>(from: *const f32, to: *mut f32, len: usize)
     }
 }
 
-/// Sums that [`multiply_and_add`] keeps: enough to hide how long one takes.
+/// Number of sums in [`multiply_and_add`]: enough to hide the latency of one.
 pub const SUMS: usize = 12;
 
-/// Nothing but multiplications and additions in registers: what the CPU can do.
+/// Only multiply-adds in registers: measures the peak of the CPU.
 ///
 /// # Safety
-/// The CPU has `S`; `out` takes a vector.
+/// The CPU has `S`; `out` has room for a vector.
 #[inline(always)]
 pub unsafe fn multiply_and_add<S: Simd<E = f32>>(rounds: usize, out: *mut f32) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let (a, b) = (S::splat(0.999_9), S::splat(1e-6));
         let mut sums = [b; SUMS];

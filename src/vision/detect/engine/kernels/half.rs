@@ -1,14 +1,14 @@
-//! Numbers of 16 bits (IEEE 754 binary16): 11 bits of precision, up to 65504.
+//! Half-precision numbers, fp16 (IEEE 754 binary16): 11 bits of precision, up to 65504.
 
 use super::simd::Number;
 
-/// A number of 16 bits, by its bits.
+/// An fp16 number, by its bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(transparent)]
 pub struct Half(pub u16);
 
 impl Half {
-    /// The nearest, of two the even one; too large is infinite.
+    /// Rounds to nearest, ties to even; too large is infinite.
     pub const fn of_const(number: f32) -> Self {
         let bits = number.to_bits();
         let sign = (bits >> 16) as u16 & 0x8000;
@@ -29,7 +29,7 @@ impl Half {
         Half(sign | ((size - (112 << 23) + 0xFFF + even) >> 13) as u16)
     }
 
-    /// Bits whose order as whole numbers is that of the numbers.
+    /// Bits whose order as integers is that of the numbers.
     const fn key(self) -> i16 {
         let bits = self.0.cast_signed();
         bits ^ ((bits >> 15).cast_unsigned() >> 1).cast_signed()
@@ -64,7 +64,7 @@ impl Number for Half {
             vcvt_f16_f32, vcvt_high_f16_f32, vld1q_f32, vreinterpretq_u16_f16, vst1q_u16,
         };
         let mut eight = [Half(0); 8];
-        // SAFETY: every 64-bit ARM CPU converts them; both are eight.
+        // SAFETY: every 64-bit ARM CPU converts them; both have eight.
         unsafe {
             let low = vcvt_f16_f32(vld1q_f32(numbers.as_ptr()));
             let all = vcvt_high_f16_f32(low, vld1q_f32(numbers.as_ptr().add(4)));
@@ -80,7 +80,7 @@ impl Number for Half {
             vcvt_f32_f16, vcvt_high_f32_f16, vget_low_f16, vld1q_u16, vreinterpretq_f16_u16, vst1q_f32,
         };
         let mut eight = [0.0; 8];
-        // SAFETY: every 64-bit ARM CPU converts them; both are eight.
+        // SAFETY: every 64-bit ARM CPU converts them; both have eight.
         unsafe {
             let all = vreinterpretq_f16_u16(vld1q_u16(numbers.as_ptr().cast()));
             vst1q_f32(eight.as_mut_ptr(), vcvt_f32_f16(vget_low_f16(all)));
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_comes_back_and_between_two_the_nearer_is_taken() {
+    fn every_number_round_trips_and_others_are_rounded_to_nearest() {
         let mut before: Option<Half> = None;
         for bits in 0..=0x7C00u16 {
             let half = Half(bits);

@@ -1,9 +1,8 @@
-//! Convolutions on numbers of 8 bits: 1x1, and 3x3 at stride 2. (At stride 1 Winograd's method on 16 bits needs no more
-//! multiplications, and loses less.)
+//! Int8 convolutions: 1x1, and 3x3 at stride 2. (At stride 1 fp16 Winograd needs no more multiplications, and loses less precision.)
 //!
-//! What a task reads becomes bytes in memory of the thread, `byte = round(x * per_one) + zero`; weights are bytes with a scale for
-//! each output channel. Products are summed up exactly, in 32 bits, from where the bias and what `zero` adds are in the sum
-//! already. Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (2018).
+//! The input of a task is quantised into the thread's memory, `byte = round(x * per_one) + zero`; weights are bytes with a scale for each
+//! output channel. Products are summed exactly, in 32 bits, starting from the bias and the zero point's share. Jacob et al., "Quantization
+//! and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (2018).
 
 use std::ops::Range;
 
@@ -13,8 +12,8 @@ use super::{Act, TensorPtr};
 
 /// Channels of a block of bytes.
 pub const BLOCK: usize = 16;
-/// Most products of a sum, so that no 32 bits overflow: 2^15 products of two bytes, as much again for what the zero point adds, and
-/// the bias, which the weights' scale keeps below 2^28.
+/// Maximum number of products in a sum, so that 32 bits never overflow: 2^15 products of two bytes, as much again for the zero point's
+/// share, and the bias, which the weights' scale keeps below 2^28.
 pub const PRODUCTS_MAX: usize = 32 << 10;
 
 /// One convolution, ready to run.
@@ -24,21 +23,21 @@ pub struct Int8Conv<E> {
     pub x: TensorPtr<E>,
     /// Blocks of 16 input channels.
     pub blocks: usize,
-    /// Steps of a byte in 1.0: a number of the kind `E`.
+    /// Quantisation steps per 1.0: a number of type `E`.
     pub per_one: f32,
-    /// The byte that stands for 0.
+    /// The zero point.
     pub zero: i16,
-    /// Pixels from one to the one that the next output pixel needs, in its row and down.
+    /// Input strides between neighbouring output pixels, in pixels, along the row and down.
     pub stride: (usize, usize),
-    /// Taps in a row, and rows.
+    /// Taps per row, and rows of taps.
     pub taps: (usize, usize),
-    /// Columns of the border on the left, and rows of it above, that are read.
+    /// Border columns on the left, and border rows above, that are read.
     pub pad: (usize, usize),
     /// `[output block of 16][input block of 16][tap row][tap][4][output channel][4 input channels]`.
     pub w: *const Four,
-    /// One per output channel, as a sum of products.
+    /// One bias per output channel, as a sum of products.
     pub bias: *const i32,
-    /// What a sum of each output channel is multiplied with.
+    /// One scale per output channel, applied to its sum.
     pub scale: *const f32,
     /// Output pixel (0, 0) of the first output channel.
     pub out: TensorPtr<E>,
@@ -46,9 +45,9 @@ pub struct Int8Conv<E> {
     pub size: (usize, usize),
     /// Blocks of 8 output channels, an even number.
     pub out_blocks: usize,
-    /// What is done to the sums.
+    /// Activation of the sums.
     pub act: Act,
-    /// What is added to that.
+    /// Residual, added after the activation.
     pub residual: Option<TensorPtr<E>>,
 }
 
@@ -58,33 +57,33 @@ unsafe impl<E: Number> Send for Int8Conv<E> {}
 unsafe impl<E: Number> Sync for Int8Conv<E> {}
 
 impl<E> Int8Conv<E> {
-    /// Columns and rows of the input that `rows` rows of the output need.
+    /// Columns and rows of the input that `rows` output rows need.
     const fn window(&self, rows: usize) -> (usize, usize) {
         ((self.size.0 - 1) * self.stride.0 + self.taps.0, (rows - 1) * self.stride.1 + self.taps.1)
     }
 
-    /// Bytes of memory that a thread needs for so many rows.
+    /// Bytes of scratch memory per thread for this many rows.
     pub const fn scratch_bytes(&self, rows: usize) -> usize {
         let (wide, high) = self.window(rows);
         self.blocks * BLOCK * wide * high
     }
 }
 
-/// Output rows `rows` of all output channels.
+/// Computes output rows `rows` of all output channels.
 ///
 /// # Safety
-/// The CPU has `S` and its `Dot`; the pointers are valid for the sizes; `scratch` has room for `scratch_bytes(rows.len())` and is this
-/// thread's; nobody else writes these rows or what they read.
+/// The CPU has `S` and its `Dot`; the pointers are valid for the sizes; `scratch` has room for `scratch_bytes(rows.len())` and belongs to
+/// this thread; nobody else writes these rows or their input.
 #[inline(always)]
 pub unsafe fn rows<S: Int8>(conv: &Int8Conv<S::E>, rows: Range<usize>, scratch: *mut S::E) {
     let bytes = scratch.cast::<Four>();
     let (wide, high) = conv.window(rows.len());
     let strides =
         Strides { pixel: 4 * conv.stride.0, tap: (4, 4 * wide), taps: conv.taps, block: 4 * wide * high };
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         into_bytes::<S>(conv, rows.start * conv.stride.1, (wide, high), bytes.cast());
-        // What is known beforehand needs no arithmetic.
+        // Constants save arithmetic.
         match (conv.stride.0, conv.taps) {
             (1, (1, 1)) => tiles::<S, 4, 1>(conv, rows, strides, bytes),
             (2, _) => tiles::<S, 8, 0>(conv, rows, strides, bytes),
@@ -93,7 +92,7 @@ pub unsafe fn rows<S: Int8>(conv: &Int8Conv<S::E>, rows: Range<usize>, scratch: 
     }
 }
 
-/// The input from `row` on, as far as it is read.
+/// Quantises the input from `row` on, as far as it is read.
 #[inline(always)]
 unsafe fn into_bytes<S: Int8>(
     conv: &Int8Conv<S::E>,
@@ -101,7 +100,7 @@ unsafe fn into_bytes<S: Int8>(
     (wide, high): (usize, usize),
     mut to: *mut i8,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let per_one = S::splat(conv.per_one);
         for block in 0..conv.blocks {
@@ -121,7 +120,7 @@ unsafe fn into_bytes<S: Int8>(
     }
 }
 
-/// All tiles, with pixels that are `A` apart and `T` taps; 0: as `strides` says.
+/// All tiles, with a pixel stride of `A` and `T` taps; 0: as in `strides`.
 #[inline(always)]
 unsafe fn tiles<S: Int8, const A: usize, const T: usize>(
     conv: &Int8Conv<S::E>,
@@ -129,7 +128,7 @@ unsafe fn tiles<S: Int8, const A: usize, const T: usize>(
     strides: Strides,
     bytes: *const Four,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         for block in (0..conv.out_blocks).step_by(2) {
             for row in rows.clone() {
@@ -160,7 +159,7 @@ unsafe fn tile<S: Int8, const P: usize, const N: usize, const A: usize, const T:
     x: *const Four,
     (block, column, row): (usize, usize, usize),
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let lanes = S::Dot::LANES;
         let taps = strides.taps.0 * strides.taps.1;

@@ -1,9 +1,9 @@
-//! What else is done to pictures in blocks of 8 channels: depth-wise convolution, pooling, enlarging.
+//! Other kernels on pictures in blocks of 8 channels: depth-wise convolution, pooling, upsampling.
 
 use super::simd::{Number, Simd};
 use super::{Act, TensorPtr};
 
-/// A 3x3 convolution of each channel by itself, at stride 1 and with a border of one zero.
+/// A depth-wise 3x3 convolution, at stride 1 with zero padding of one pixel.
 #[derive(Debug, Clone, Copy)]
 pub struct Depthwise<E> {
     /// Input pixel (0, 0); the border is zero.
@@ -16,9 +16,9 @@ pub struct Depthwise<E> {
     pub out: TensorPtr<E>,
     /// Columns and rows.
     pub size: (usize, usize),
-    /// What is done to the sums.
+    /// Activation of the sums.
     pub act: Act,
-    /// What is added to that.
+    /// Residual, added after the activation.
     pub residual: Option<TensorPtr<E>>,
 }
 
@@ -27,13 +27,13 @@ unsafe impl<E: Number> Send for Depthwise<E> {}
 // SAFETY: as `Conv`.
 unsafe impl<E: Number> Sync for Depthwise<E> {}
 
-/// Output rows `rows` of one block of channels.
+/// Computes output rows `rows` of one block of channels.
 ///
 /// # Safety
-/// The CPU has `S`; the pointers are valid for the sizes; nobody else writes these rows or what they read.
+/// The CPU has `S`; the pointers are valid for the sizes; nobody else writes these rows or their input.
 #[inline(always)]
 pub unsafe fn depthwise_rows<S: Simd>(conv: &Depthwise<S::E>, block: usize, rows: std::ops::Range<usize>) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let mut part = 0;
         while part < 8 {
@@ -92,7 +92,7 @@ pub unsafe fn depthwise_rows<S: Simd>(conv: &Depthwise<S::E>, block: usize, rows
     }
 }
 
-/// The greatest of a square window around each pixel, at stride 1; what is outside does not count.
+/// Maximum over a square window around each pixel, at stride 1; pixels outside are ignored.
 #[derive(Debug, Clone, Copy)]
 pub struct MaxPool<E> {
     /// Input pixel (0, 0).
@@ -101,7 +101,7 @@ pub struct MaxPool<E> {
     pub out: TensorPtr<E>,
     /// Columns and rows.
     pub size: (usize, usize),
-    /// The window reaches so far to each side.
+    /// How far the window reaches to each side.
     pub reach: usize,
 }
 
@@ -110,15 +110,15 @@ unsafe impl<E: Number> Send for MaxPool<E> {}
 // SAFETY: as `Conv`.
 unsafe impl<E: Number> Sync for MaxPool<E> {}
 
-/// One block of channels: the greatest in rows, then in columns.
+/// Computes one block of channels: maximum along rows, then along columns.
 ///
 /// # Safety
-/// The CPU has `S`; the pointers are valid for the sizes; `scratch` has room for 8 numbers a pixel and is this thread's; nobody
-/// else writes this block.
+/// The CPU has `S`; the pointers are valid for the sizes; `scratch` has room for 8 numbers a pixel and belongs to this thread; nobody else
+/// writes this block.
 #[inline(always)]
 pub unsafe fn max_pool_block<S: Simd>(pool: &MaxPool<S::E>, block: usize, scratch: *mut S::E) {
     let (wide, high) = pool.size;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let mut part = 0;
         while part < 8 {
@@ -149,7 +149,7 @@ pub unsafe fn max_pool_block<S: Simd>(pool: &MaxPool<S::E>, block: usize, scratc
     }
 }
 
-/// Each pixel twice in each direction.
+/// Nearest-neighbour upsampling by 2 in each direction.
 #[derive(Debug, Clone, Copy)]
 pub struct Upsample<E> {
     /// Input pixel (0, 0).
@@ -165,13 +165,13 @@ unsafe impl<E: Number> Send for Upsample<E> {}
 // SAFETY: as `Conv`.
 unsafe impl<E: Number> Sync for Upsample<E> {}
 
-/// The two output rows of an input row of one block of channels.
+/// Computes the two output rows of an input row of one block of channels.
 ///
 /// # Safety
 /// The CPU has `S`; the pointers are valid for the sizes; nobody else writes these rows.
 #[inline(always)]
 pub unsafe fn upsample_row<S: Simd>(up: &Upsample<S::E>, block: usize, row: usize) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let x = up.x.pixel(block, 0, row);
         let to = [up.out.pixel(block, 0, 2 * row), up.out.pixel(block, 0, 2 * row + 1)];
@@ -189,13 +189,13 @@ pub unsafe fn upsample_row<S: Simd>(up: &Upsample<S::E>, block: usize, row: usiz
     }
 }
 
-/// A row of the picture: pixels of four numbers, the last 0, of three planes.
+/// Interleaves a row of three planes into pixels of four numbers, the last 0.
 ///
 /// # Safety
-/// The CPU has `S`; the planes have `count` numbers, `to` takes four times as many; nobody else writes them.
+/// The CPU has `S`; the planes have `count` numbers, `to` has room for four times as many; nobody else writes them.
 #[inline(always)]
 pub unsafe fn pixels<S: Simd>(planes: [*const f32; 3], to: *mut S::E, count: usize) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         for column in S::pixels(planes, to, count)..count {
             for plane in 0..3 {

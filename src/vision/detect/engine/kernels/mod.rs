@@ -1,9 +1,9 @@
-//! The arithmetic of a network: each kernel a generic function over a set of vector operations ([`simd`]), beside a scalar
-//! reference in the tests.
+//! The arithmetic of a network: each kernel is a generic function over a set of vector operations ([`simd`]); the tests have a scalar
+//! reference for each.
 //!
-//! Pictures inside the network lie in blocks of 8 channels: `[channel / 8][row][column][channel % 8]`, with a border of one
-//! pixel around each block of rows, which is zero where a 3x3 kernel reads it. A concatenation is then a number of blocks one
-//! behind the other, and a slice some of them.
+//! Pictures inside the network are stored in blocks of 8 channels: `[channel / 8][row][column][channel % 8]`, with a border of one pixel
+//! around each block of rows, which is zero where a 3x3 kernel reads it. A concatenation is then a sequence of blocks, and a slice some of
+//! them.
 
 #![allow(unsafe_code, reason = "kernels and the memory that they share; each block argues its safety")]
 #![allow(
@@ -29,14 +29,14 @@ use simd::Number;
 pub struct TensorPtr<E> {
     /// Pixel (0, 0) of the first block.
     pub first: *mut E,
-    /// From a row to the next.
+    /// Row stride.
     pub row_stride: usize,
-    /// From a block of 8 channels to the next.
+    /// Stride between blocks of 8 channels.
     pub block_stride: usize,
 }
 
 impl<E> TensorPtr<E> {
-    /// Points nowhere.
+    /// A null pointer.
     pub const NULL: Self = TensorPtr { first: std::ptr::null_mut(), row_stride: 0, block_stride: 0 };
 
     /// The 8 channels of `block` of a pixel.
@@ -45,26 +45,26 @@ impl<E> TensorPtr<E> {
     /// The pixel is inside the tensor or its border.
     #[inline(always)]
     pub unsafe fn pixel(&self, block: usize, column: usize, row: usize) -> *mut E {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe { self.first.add(block * self.block_stride + row * self.row_stride + column * 8) }
     }
 }
 
-/// What is done to each sum of a convolution.
+/// Activation of a convolution's sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
-    /// Nothing.
+    /// None.
     None,
     /// `x / (1 + e^-x)`.
     Silu,
 }
 
-/// A set of vector instructions that has kernels.
+/// An instruction set that has kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isa {
     /// Plain Rust.
     Portable,
-    /// The same, broken: for the test of the self-test.
+    /// Plain Rust with a deliberate fault: for the test of the self-test.
     #[cfg(test)]
     Sick,
     /// x86-64 with AVX2 and FMA.
@@ -79,12 +79,12 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// The best that this CPU has.
+    /// The best one of this CPU.
     pub fn best() -> Self {
         Self::all()[0]
     }
 
-    /// All that this CPU has, the best first.
+    /// All of this CPU, the best first.
     pub fn all() -> heapless::Vec<Self, 3> {
         let mut all = heapless::Vec::new();
         #[cfg(target_arch = "x86_64")]
@@ -106,12 +106,12 @@ impl Isa {
         all
     }
 
-    /// The one that this CPU has and people call so, in any case of letters.
+    /// The one of this CPU with that name, in any letter case.
     pub fn named(name: &str) -> Option<Self> {
         Self::all().into_iter().find(|isa| isa.name().eq_ignore_ascii_case(name))
     }
 
-    /// For people.
+    /// Name for messages.
     pub const fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
@@ -126,7 +126,7 @@ impl Isa {
         }
     }
 
-    /// Whether it has kernels for numbers of 16 bits: ARM from v8.2 on; AVX2 goes through the same steps, slowly.
+    /// Whether it has fp16 kernels: ARM from v8.2 on; AVX2 emulates the same steps, slowly.
     pub fn has_half(self) -> bool {
         match self {
             Isa::Portable => false,
@@ -141,7 +141,7 @@ impl Isa {
 }
 
 impl Isa {
-    /// Whether it has kernels for numbers of 8 bits: ARM with `dotprod`, which come with 16 bits.
+    /// Whether it has int8 kernels: ARM with `dotprod`, which implies fp16.
     pub fn has_int8(self) -> bool {
         #[cfg(target_arch = "aarch64")]
         let has_dot = std::arch::is_aarch64_feature_detected!("dotprod");
@@ -151,7 +151,7 @@ impl Isa {
     }
 }
 
-/// An instruction set's vectors: its widest, or those that fit into a block of 8 channels.
+/// The vector type of an instruction set: its widest, or one that fits into a block of 8 channels.
 macro_rules! vectors {
     (wide, $simd:ident) => {
         simd::$simd
@@ -161,36 +161,36 @@ macro_rules! vectors {
     };
 }
 
-/// Calls the instance of a kernel on `f32` for the instruction set `$isa`, inside a function that has it switched on.
+/// Calls the instance of an `f32` kernel for the instruction set `$isa`, inside a function with that set enabled.
 macro_rules! single {
     ($isa:ident, $width:ident $module:ident :: $kernel:ident [$($extra:tt)*] ($($arg:ident: $kind:ty),* $(,)?)) => {{
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma")]
         unsafe fn avx2($($arg: $kind),*) {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees it.
             unsafe { $module::$kernel::<vectors!($width, Avx2) $($extra)*>($($arg),*) }
         }
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw")]
         unsafe fn avx512($($arg: $kind),*) {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees it.
             unsafe { $module::$kernel::<vectors!($width, Avx512) $($extra)*>($($arg),*) }
         }
         #[cfg(target_arch = "aarch64")]
         unsafe fn neon($($arg: $kind),*) {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees it.
             unsafe { $module::$kernel::<vectors!($width, Neon) $($extra)*>($($arg),*) }
         }
         unsafe fn portable($($arg: $kind),*) {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees it.
             unsafe { $module::$kernel::<vectors!($width, Portable) $($extra)*>($($arg),*) }
         }
         #[cfg(test)]
         unsafe fn sick($($arg: $kind),*) {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees it.
             unsafe { $module::$kernel::<simd::Plain<true> $($extra)*>($($arg),*) }
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe {
             match $isa {
                 #[cfg(target_arch = "x86_64")]
@@ -207,23 +207,23 @@ macro_rules! single {
     }};
 }
 
-/// The same on numbers of 16 bits, for instruction sets that have them.
+/// The same for fp16, for instruction sets that have it.
 macro_rules! halved {
     ($isa:ident, $width:ident $module:ident :: $kernel:ident [$($extra:tt)*] ($($arg:ident: $kind:ty),* $(,)?) $(, $more:literal)?) => {{
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn avx2($($arg: $kind),*) {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees it.
             unsafe { $module::$kernel::<simd::Avx2Half $($extra)*>($($arg),*) }
         }
         #[cfg(target_arch = "aarch64")]
         #[target_feature(enable = "neon,fp16")]
         $(#[target_feature(enable = $more)])?
         unsafe fn neon($($arg: $kind),*) {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees it.
             unsafe { $module::$kernel::<simd::NeonHalf $($extra)*>($($arg),*) }
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe {
             match $isa {
                 #[cfg(target_arch = "x86_64")]
@@ -238,13 +238,13 @@ macro_rules! halved {
     }};
 }
 
-/// Numbers that have kernels for pictures in blocks.
+/// Number types that have kernels for pictures in blocks.
 ///
 /// # Safety
-/// Of all functions: the CPU has `isa`, and that has the numbers; for the rest as the kernel says.
+/// For all functions: the CPU has `isa`, and `isa` supports the type; beyond that see each kernel.
 #[allow(clippy::missing_safety_doc, reason = "see above")]
 pub trait Kernels: Number {
-    /// Numbers in a vector, the tallest tile in pixels, and its channels.
+    /// Numbers per vector, the tallest tile in pixels, and its channels.
     fn sides(isa: Isa) -> (usize, usize, usize);
     /// [`conv::rows`] with 8 channels a block.
     unsafe fn conv_rows(isa: Isa, conv: &conv::Conv<Self>, rows: Range<usize>);
@@ -258,12 +258,12 @@ pub trait Kernels: Number {
     unsafe fn max_pool_block(isa: Isa, pool: &maps::MaxPool<Self>, block: usize, scratch: *mut Self);
     /// [`maps::upsample_row`].
     unsafe fn upsample_row(isa: Isa, up: &maps::Upsample<Self>, block: usize, row: usize);
-    /// Whether there is `int8_rows`.
+    /// Whether `int8_rows` exists.
     fn has_int8(isa: Isa) -> bool {
         let _ = isa;
         false
     }
-    /// [`int8::rows`], if there is one.
+    /// [`int8::rows`], if it exists.
     unsafe fn int8_rows(isa: Isa, conv: &int8::Int8Conv<Self>, rows: Range<usize>, scratch: *mut Self) {
         unreachable!("{isa:?} has none: {conv:?}, {rows:?}, {scratch:?}");
     }
@@ -339,13 +339,13 @@ impl Kernels for Half {
     }
 }
 
-/// Makes `$name($isa, …)` of a kernel on `f32`.
+/// Defines `$name($isa, …)` for an `f32` kernel.
 macro_rules! instances {
     ($(#[$doc:meta])* $name:ident = $width:ident $module:ident :: $kernel:ident [$($extra:tt)*] ($($arg:ident: $kind:ty),* $(,)?)) => {
         $(#[$doc])*
         ///
         /// # Safety
-        /// The CPU has `isa`, and as the kernel says.
+        /// The CPU has `isa`; beyond that see the kernel.
         pub unsafe fn $name(isa: Isa, $($arg: $kind),*) {
             single!(isa, $width $module::$kernel [$($extra)*] ($($arg: $kind),*))
         }
@@ -374,14 +374,14 @@ instances! {
     multiply_and_add = wide flat::multiply_and_add [] (rounds: usize, out: *mut f32)
 }
 
-/// What one core multiplies and adds at most, 10^9 a second, by a clock of nanoseconds: the best of some tries.
+/// Peak multiply-adds of one core, 10^9 a second, measured with a clock of nanoseconds: the best of some tries.
 pub fn peak_macs_per_nano(isa: Isa, now: &mut dyn FnMut() -> u64) -> f64 {
     const ROUNDS: usize = 200_000;
     let mut out = [0.0; 16];
     let mut best = u64::MAX;
     for _ in 0..20 {
         let begun = now();
-        // SAFETY: the CPU has what `best` said, and there is room for a vector.
+        // SAFETY: the CPU has the set that `best` returned, and there is room for a vector.
         unsafe { multiply_and_add(isa, ROUNDS, out.as_mut_ptr()) };
         best = best.min(now() - begun);
     }

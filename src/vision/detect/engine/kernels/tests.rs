@@ -1,13 +1,13 @@
-//! The functions of one number; the kernels are held against the definitions by the tests of the plan.
+//! Tests of the element-wise functions; the plan's tests compare the kernels with their definitions.
 
 use super::*;
 
 #[test]
-fn the_gates_are_those_of_the_definitions() {
+fn sigmoid_and_silu_match_their_definitions() {
     let numbers: Vec<f32> =
         (-4000..=4000).map(|i| i as f32 * 0.025).chain([1e6, -1e6, 0.0, -0.0, 1e-30]).collect();
     for isa in Isa::all() {
-        // Without a fused multiplication the argument itself is rounded.
+        // Without a fused multiply-add the argument itself is rounded.
         let error = if isa == Isa::Portable { 1e-5 } else { 1e-6 };
         let mut out = vec![0.0; numbers.len()];
         // SAFETY: both have that many numbers; the CPU has what `all` names.

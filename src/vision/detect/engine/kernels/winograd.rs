@@ -1,8 +1,8 @@
 //! 3x3 convolutions at stride 1 by Winograd's F(4x4, 3x3): 36 multiplications for 16 outputs instead of 144.
 //!
-//! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), with their matrices. A block of some tens of
-//! tiles goes through three stages in memory of the thread: input tiles of 6x6 are transformed, for each of the 36 positions the
-//! channels are multiplied as a 1x1 convolution would, and the products are transformed to tiles of 4x4.
+//! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), with their matrices. A block of some tens of tiles goes
+//! through three stages in the thread's scratch memory: input tiles of 6x6 are transformed, for each of the 36 positions the channels are
+//! multiplied as in a 1x1 convolution, and the products are transformed to tiles of 4x4.
 
 use super::conv::products;
 use super::simd::{Number, Simd};
@@ -25,9 +25,9 @@ pub struct Winograd<E> {
     pub size: (usize, usize),
     /// Blocks of 8 output channels.
     pub out_blocks: usize,
-    /// What is done to the sums.
+    /// Activation of the sums.
     pub act: Act,
-    /// What is added to that.
+    /// Residual, added after the activation.
     pub residual: Option<TensorPtr<E>>,
 }
 
@@ -36,7 +36,7 @@ unsafe impl<E: Number> Send for Winograd<E> {}
 // SAFETY: as `Conv`.
 unsafe impl<E: Number> Sync for Winograd<E> {}
 
-/// Places of a transformed tile.
+/// Positions of a transformed tile.
 pub const POSITIONS: usize = 36;
 
 impl<E: Number> Winograd<E> {
@@ -45,7 +45,7 @@ impl<E: Number> Winograd<E> {
         (self.size.0.div_ceil(4), self.size.1.div_ceil(4))
     }
 
-    /// Tiles that go through the stages together, so that what they need stays in a second-level cache, in nearly equal blocks.
+    /// Number of tiles that go through the stages together, so that their data fits into the L2 cache, in nearly equal blocks.
     pub fn tiles_a_block(&self, tile: usize) -> usize {
         /// Numbers of transformed input of a block: 384 kB.
         const INPUT: usize = 96 << 10;
@@ -54,7 +54,7 @@ impl<E: Number> Winograd<E> {
         all.div_ceil(all.div_ceil(most))
     }
 
-    /// Numbers of memory that a thread needs for a block of `tiles`, with `group` channels of products at once.
+    /// Numbers of scratch memory per thread for a block of `tiles`, with `group` channels of products at once.
     pub fn scratch_len(&self, tiles: usize, group: usize) -> usize {
         POSITIONS * tiles * (8 * self.blocks + group) + 16 * POSITIONS
     }
@@ -82,15 +82,15 @@ pub fn transform_weights(kernel: &[f32; 9]) -> [f32; POSITIONS] {
     })
 }
 
-/// Tiles `tiles` (their numbers, row by row) of all output channels.
+/// Computes tiles `tiles` (their numbers, row by row) of all output channels.
 ///
 /// # Safety
-/// The CPU has `S`; the pointers are valid for the sizes; `scratch` has room for `scratch_len(tiles.len(), GROUP)` numbers and is
-/// this thread's; nobody else writes these tiles or what they read.
+/// The CPU has `S`; the pointers are valid for the sizes; `scratch` has room for `scratch_len(tiles.len(), GROUP)` numbers and belongs to
+/// this thread; nobody else writes these tiles or their input.
 #[inline(always)]
 pub unsafe fn tiles<S: Simd>(conv: &Winograd<S::E>, tiles: &[u32], scratch: *mut S::E) {
     let count = tiles.len();
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let input = scratch;
         let output = input.add(POSITIONS * count * 8 * conv.blocks);
@@ -147,7 +147,7 @@ unsafe fn multiply<S: Simd, const N: usize>(
     output: *mut S::E,
 ) {
     let per_position = conv.blocks * 8 * 16;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let w = conv.w.add(block / 2 * POSITIONS * per_position);
         let next = if S::LANES == 16 { POSITIONS * per_position } else { S::LANES };
@@ -163,7 +163,7 @@ unsafe fn multiply<S: Simd, const N: usize>(
     }
 }
 
-/// Transforms `tiles` of the block of input channels, or of the two if a vector takes two.
+/// Transforms `tiles` of the block of input channels, or of two blocks if a vector spans two.
 #[inline(always)]
 unsafe fn input_tiles<S: Simd>(
     conv: &Winograd<S::E>,
@@ -175,7 +175,7 @@ unsafe fn input_tiles<S: Simd>(
     let (across, _) = conv.tiles();
     let count = tiles.len();
     let stride = (conv.blocks * count * 8, count * 8);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         for (index, tile) in tiles.iter().enumerate() {
             let tile = *tile as usize;
@@ -188,7 +188,7 @@ unsafe fn input_tiles<S: Simd>(
                 input_tile::<S>(from, (conv.x.row_stride, conv.x.block_stride), to, stride);
                 continue;
             }
-            // What is outside the picture and its border is zero as well.
+            // Pixels outside the picture and its border are zero as well.
             for half in 0..S::LANES.div_ceil(8) {
                 for y in 0..6 {
                     for x in 0..6 {
@@ -216,7 +216,7 @@ unsafe fn input_tile<S: Simd>(
     to: *mut S::E,
     stride: (usize, usize),
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let mut part = 0;
         while part < 8 {
@@ -245,7 +245,7 @@ unsafe fn input_tile<S: Simd>(
 /// `B' d`.
 #[inline(always)]
 unsafe fn input_row<S: Simd>(d: [S::V; 6]) -> [S::V; 6] {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let (four, five, two) = (S::splat(4.0), S::splat(5.0), S::splat(2.0));
         let a = S::fnma(four, d[2], d[4]);
@@ -263,8 +263,7 @@ unsafe fn input_row<S: Simd>(d: [S::V; 6]) -> [S::V; 6] {
     }
 }
 
-/// Makes `tiles` of the block of output channels, or of the two if a vector takes two, of products that lie `group` channels
-/// to a tile.
+/// Computes `tiles` of the block of output channels, or of two blocks if a vector spans two, from products with `group` channels per tile.
 #[inline(always)]
 unsafe fn output_tiles<S: Simd>(
     conv: &Winograd<S::E>,
@@ -277,12 +276,12 @@ unsafe fn output_tiles<S: Simd>(
     for (index, tile) in tiles.iter().enumerate() {
         let tile = *tile as usize;
         let (column, row) = (tile % across * 4, tile / across * 4);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe { output_tile::<S>(conv, from.add(index * group), stride, block, column, row) };
     }
 }
 
-/// `A' m A` of a tile of 8 or 16 channels, bias, activation, residual, and the store of what is inside the picture.
+/// `A' m A` of a tile of 8 or 16 channels, bias, activation, residual, and the store of the part inside the picture.
 #[inline(always)]
 unsafe fn output_tile<S: Simd>(
     conv: &Winograd<S::E>,
@@ -292,7 +291,7 @@ unsafe fn output_tile<S: Simd>(
     column: usize,
     row: usize,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let (wide, high) = ((conv.size.0 - column).min(4), (conv.size.1 - row).min(4));
         let mut part = 0;
@@ -339,7 +338,7 @@ unsafe fn output_tile<S: Simd>(
 /// `A' m`.
 #[inline(always)]
 unsafe fn output_row<S: Simd>(m: [S::V; 6]) -> [S::V; 4] {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let (two, four, eight) = (S::splat(2.0), S::splat(4.0), S::splat(8.0));
         let a = S::add(m[1], m[2]);

@@ -1,7 +1,7 @@
-//! The end of a detection head, done only for the places of the picture that may hold something.
+//! The lazy head: the end of a detection head, computed only for anchors that may hold an object.
 //!
-//! Behind the last convolutions a head turns each of thousands of places ("anchors", a column each) into a box and scores, every
-//! column by itself. Nearly all of them score next to nothing. So the graph is split there:
+//! After the last convolutions a head turns each of thousands of anchors (a column each) into a box and scores, every column independently.
+//! Nearly all of them have scores near zero. So the graph is split there:
 //!
 //! ```text
 //!   …─┬─► convolutions ─► scores ────────► pick the columns whose best class can reach the wanted score
@@ -9,61 +9,61 @@
 //!          ▲      ▲      ▲                     │
 //!          └──────┴──────┴── only around them ─┘ ─► the rest of the graph, a few columns at a time
 //! ```
-//! What makes the boxes is a fifth of YOLO11n's multiplications; where nothing is, none of it is done.
+//! The box branch is a fifth of YOLO11n's multiply-accumulates; without objects none of it is computed.
 
 use super::super::graph::{Conv, Graph, Node, Op};
 use super::super::kernels::{Isa, Kernels, TensorPtr, conv};
 use super::step::ActiveTiles;
 
-/// Columns that are done at a time.
+/// Columns that are processed at a time.
 pub(super) const COLUMNS: usize = 32;
 
-/// How far below the wanted score the best class of a column may be before it is exactly known: rounding.
+/// How far below the wanted score the estimated best class of a column may be: rounding.
 const MARGIN: f32 = 1e-3;
 
-/// Where a graph is split.
+/// A graph split before the lazy part.
 #[derive(Debug)]
 pub(super) struct GraphSplit {
-    /// For each source of columns its maps.
+    /// The maps of each source of columns.
     pub(super) sources: Vec<Vec<MapOf>>,
-    /// The rest, for [`COLUMNS`] columns, until it is taken. Its inputs are the sources, then `constants`.
+    /// The rest of the graph, for [`COLUMNS`] columns, until it is taken. Its inputs are the sources, then `constants`.
     rest: Graph,
-    /// Rows of numbers that belong to the columns: where an object can be, how large it is.
+    /// Constants with one number per column: anchor positions and strides.
     pub(super) constants: Vec<Vec<f32>>,
-    /// The source with the scores before the sigmoid, the first of its rows, and how many.
+    /// The source with the scores before the sigmoid, its first score row, and the number of classes.
     pub(super) scores: (usize, usize, usize),
     /// Columns in all.
     pub(super) columns: usize,
 }
 
 impl GraphSplit {
-    /// What is behind the split.
+    /// The graph after the split.
     pub(super) fn take_rest(&mut self) -> Graph {
         std::mem::replace(&mut self.rest, Graph { nodes: Vec::new(), output: 0 })
     }
 }
 
-/// A map, nodes whose results are `[1, rows, height, width]` one above the other.
+/// A map: nodes whose results are `[1, rows, height, width]`, stacked along the rows.
 #[derive(Debug, Clone, Default)]
 pub(super) struct MapOf {
     pub(super) pieces: Vec<PieceOf>,
-    /// 3x3 convolutions that are done only around picked columns, each on the result of the one before.
+    /// 3x3 convolutions that are computed only around picked columns, each on the result of the previous one.
     pub(super) chain: Vec<usize>,
 }
 
 /// Some rows of a map.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PieceOf {
-    /// Whose result.
+    /// The node whose result it is.
     pub(super) node: usize,
-    /// The 1x1 convolution on it, which is done only for picked columns, and makes the rows.
+    /// The 1x1 convolution on it that makes the rows, computed only for picked columns.
     pub(super) last: Option<usize>,
-    /// The first row of the map, and how many.
+    /// The first row of the map, and the number of rows.
     pub(super) rows: (usize, usize),
 }
 
-/// The split of `graph`, if its output is a head's: boxes and sigmoid scores, one above the other, each column by itself. `deferred`:
-/// whether convolutions can be done in part.
+/// Splits `graph`, if its output is that of a head: boxes and sigmoid scores, stacked, each column independent. `deferred`: whether
+/// convolutions can be computed partially.
 pub(super) fn split(graph: &Graph, deferred: bool) -> Option<GraphSplit> {
     let output = &graph.nodes[graph.output];
     let [1, rows, columns] = output.shape[..] else { return None };
@@ -81,7 +81,7 @@ pub(super) fn split(graph: &Graph, deferred: bool) -> Option<GraphSplit> {
     splitter.take(graph.output)?;
     let which = splitter.sources.iter().position(|id| *id == source)?;
     let sources = splitter.sources.iter().map(|id| parts(graph, columns, *id)).collect::<Option<Vec<_>>>()?;
-    // Column by column the same place in all of them.
+    // Column by column the same position in all of them.
     let sides = |maps: &Vec<usize>| -> Vec<Vec<usize>> {
         maps.iter().map(|id| graph.nodes[*id].shape[2..].to_vec()).collect()
     };
@@ -106,7 +106,7 @@ pub(super) fn split(graph: &Graph, deferred: bool) -> Option<GraphSplit> {
     Some(GraphSplit { sources, constants, scores, columns, rest: splitter.rest() })
 }
 
-/// The maps of a concatenation of columns: `[1, rows, height, width]` each, made flat, one behind the other.
+/// The maps of a concatenation of columns: `[1, rows, height, width]` each, flattened, one after the other.
 fn parts(graph: &Graph, columns: usize, id: usize) -> Option<Vec<usize>> {
     let node = &graph.nodes[id];
     let ([1, rows, all], Op::Concat { axis: 2 }) = (&node.shape[..], &node.op) else { return None };
@@ -120,8 +120,8 @@ fn parts(graph: &Graph, columns: usize, id: usize) -> Option<Vec<usize>> {
     node.inputs.iter().map(part).collect::<Option<_>>().filter(|_| *all == columns)
 }
 
-/// The maps with all that is no score deferred, if it comes out of 3x3 convolutions and a 1x1 one which nothing else needs. A map
-/// that is a concatenation is taken apart for that.
+/// The maps with everything but the scores deferred, if it comes from 3x3 convolutions and a 1x1 one that nothing else uses. For this, a
+/// map that is a concatenation is split into its parts.
 fn deferred_maps(
     graph: &Graph,
     sources: &[Vec<MapOf>],
@@ -157,7 +157,7 @@ fn deferred_maps(
             }
             let mut from = graph.nodes[part].inputs[0];
             taken.pieces.push(PieceOf { node: from, last: Some(part), rows });
-            // The picture itself has kernels of its own.
+            // The input picture itself has kernels of its own.
             while plain(from, 3) && graph.nodes[graph.nodes[from].inputs[0]].op != Op::Input {
                 taken.chain.insert(0, from);
                 from = graph.nodes[from].inputs[0];
@@ -167,7 +167,7 @@ fn deferred_maps(
     };
     let maps_of = |(source, maps): (usize, &Vec<MapOf>)| maps.iter().map(|map| apart(source, map)).collect();
     let all: Vec<Vec<MapOf>> = sources.iter().enumerate().map(maps_of).collect::<Option<_>>()?;
-    // Nothing is made twice.
+    // Nothing is computed twice.
     let maps = || all.iter().flatten();
     let lasts = maps().flat_map(|map| &map.pieces).filter_map(|piece| piece.last);
     let mut made: Vec<usize> = lasts.chain(maps().flat_map(|map| map.chain.iter().copied())).collect();
@@ -182,12 +182,12 @@ struct Splitter<'g> {
     columns: usize,
     sources: Vec<usize>,
     constants: Vec<usize>,
-    /// What is behind the sources, in order.
+    /// The nodes after the sources, in order.
     inner: Vec<usize>,
 }
 
 impl Splitter<'_> {
-    /// Takes a node and what it needs into the rest, if it does each column by itself.
+    /// Moves a node and its inputs into the rest, if it treats each column independently.
     fn take(&mut self, id: usize) -> Option<()> {
         if [&self.sources, &self.constants, &self.inner].iter().any(|list| list.contains(&id)) {
             return Some(());
@@ -230,7 +230,7 @@ impl Splitter<'_> {
         Some(())
     }
 
-    /// The rest as a graph of its own.
+    /// The rest as a separate graph.
     fn rest(&self) -> Graph {
         let order: Vec<usize> = [&self.sources[..], &self.constants, &self.inner].concat();
         let inputs = self.sources.len() + self.constants.len();
@@ -259,25 +259,25 @@ pub(super) struct Map<E> {
     pub(super) pieces: Vec<Piece<E>>,
     /// Columns and rows.
     pub(super) size: (usize, usize),
-    /// Those of the plan's active tiles that are this map's, in the order of its chain.
+    /// This map's part of the plan's active tiles, in the order of its chain.
     pub(super) active: Vec<usize>,
 }
 
 /// Some rows of a map.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Piece<E> {
-    /// What is read.
+    /// The input.
     pub(super) tensor: TensorPtr<E>,
-    /// The first row of the map, and how many.
+    /// The first row of the map, and the number of rows.
     pub(super) rows: (usize, usize),
-    /// What is done to it for picked columns: a convolution of [`COLUMNS`] pixels, from its own input to its own output.
+    /// The 1x1 convolution for picked columns, if any: of [`COLUMNS`] pixels, from its own input to its own output.
     pub(super) last: Option<conv::Conv<E>>,
 }
 
-/// The columns of `maps` (one behind the other) whose greatest score, of `count` rows from `first`, can reach `score_min`.
+/// The columns of `maps` (one after the other) whose highest score, of `count` rows from `first`, can reach `score_min`.
 ///
 /// # Safety
-/// The maps are there, and nobody writes them; the rows are those of one piece.
+/// The maps are valid, and nobody writes them; the rows are those of one piece.
 pub(super) unsafe fn pick<E: Kernels>(
     maps: &[Map<E>],
     (first, count): (usize, usize),
@@ -294,7 +294,7 @@ pub(super) unsafe fn pick<E: Kernels>(
         let first = first - piece.rows.0;
         for row in 0..map.size.1 {
             for column in 0..map.size.0 {
-                // SAFETY: the caller's promise; rows beyond the map's are not looked at.
+                // SAFETY: the caller guarantees it; rows beyond the map's are not looked at.
                 if unsafe { reaches(&piece.tensor, (column, row), first..first + count, least) } {
                     picked.push((before + row * map.size.0 + column) as u32);
                 }
@@ -304,10 +304,10 @@ pub(super) unsafe fn pick<E: Kernels>(
     }
 }
 
-/// Whether one of the numbers is not below `least`: what is not a number goes on, the decoder throws it away.
+/// Whether one of the numbers is not below `least`: NaN passes, and the decoder discards it.
 ///
 /// # Safety
-/// The tensor is there, and nobody writes it.
+/// The tensor is valid, and nobody writes it.
 unsafe fn reaches<E: Kernels>(
     tensor: &TensorPtr<E>,
     (column, row): (usize, usize),
@@ -317,10 +317,10 @@ unsafe fn reaches<E: Kernels>(
     let below = |numbers: &[E]| numbers.iter().filter(|x| x.is_below(least)).count();
     let (mut at, mut good) = (rows.start, false);
     while at < rows.end {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         let numbers = unsafe { tensor.pixel(at / 8, column, row).cast::<[E; 8]>().read_unaligned() };
         let upto = (rows.end - at / 8 * 8).min(8);
-        // Eight at once where they all count.
+        // Eight at once where all of them are scores.
         good |= if at.is_multiple_of(8) && upto == 8 {
             below(&numbers) < 8
         } else {
@@ -331,10 +331,10 @@ unsafe fn reaches<E: Kernels>(
     good
 }
 
-/// Chooses the tiles of 4x4 pixels that picked columns of a map need: of the last convolution of its chain those that the columns
-/// are in, of each one before those around.
+/// Activates the tiles of 4x4 pixels that the picked columns of a map need: of the last convolution of its chain the tiles that contain the
+/// columns, of each earlier one those around them.
 ///
-/// `columns` are the map's own, from 0; `marks` has room for a mark a tile, twice.
+/// `columns` are relative to the map; `marks` has room for two marks per tile.
 pub(super) fn activate_tiles<E>(
     map: &Map<E>,
     columns: &[u32],
@@ -353,7 +353,7 @@ pub(super) fn activate_tiles<E>(
         let ActiveTiles { tiles, per_task } = &mut active[*which];
         tiles.clear();
         tiles.extend((0..wide * high).filter(|tile| marks[*tile]).map(|tile| tile as u32));
-        // All threads at work, but tasks that are worth their beginning.
+        // Work for all threads, but tasks large enough to be worth their overhead.
         *per_task = tiles.len().div_ceil(threads).clamp(TILES_LEAST, TILES_MOST);
         if index > 0 {
             let around = &mut around[..wide * high];
@@ -369,20 +369,20 @@ pub(super) fn activate_tiles<E>(
     }
 }
 
-/// Fewest tiles of a task.
+/// Minimum number of tiles in a task.
 const TILES_LEAST: usize = 6;
-/// Most tiles of a task: what the threads' memory has room for.
+/// Maximum number of tiles in a task: the threads' scratch memory is sized for it.
 pub(super) const TILES_MOST: usize = 40;
 
-/// Copies some columns of a map to `to`, row by row, [`COLUMNS`] numbers a row. `columns` are the map's own, from 0.
+/// Copies some columns of a map to `to`, row by row, [`COLUMNS`] numbers a row. `columns` are relative to the map.
 ///
 /// # Safety
-/// The map is there, and nobody writes it; `to` has room for its rows; the CPU has `isa`; the convolutions of its pieces are the
-/// caller's alone.
+/// The map is valid, and nobody writes it; `to` has room for its rows; the CPU has `isa`; only the caller uses the convolutions of its
+/// pieces.
 pub(super) unsafe fn gather<E: Kernels>(map: &Map<E>, columns: &[u32], isa: Isa, to: *mut f32) {
     let at = |column: u32| (column as usize % map.size.0, column as usize / map.size.0);
     for piece in &map.pieces {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe {
             if let Some(conv) = &piece.last {
                 for (index, column) in columns.iter().enumerate() {

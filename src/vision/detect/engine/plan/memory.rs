@@ -1,31 +1,31 @@
-//! Where the buffers of a plan lie: one arena, in which buffers that are not needed at the same time share their memory.
+//! Memory plan: one arena, in which buffers that are not needed at the same time share their memory.
 
-/// Numbers in a cache line: everything begins at one.
+/// Numbers in a cache line, to which every buffer is aligned.
 const LINE: usize = 16;
 
 /// A cache line of numbers.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([f32; LINE]);
+struct CacheLine([f32; LINE]);
 
-/// Memory for numbers that begins at a cache line.
+/// Memory for numbers, aligned to a cache line.
 #[derive(Debug)]
 pub struct Memory {
-    lines: Box<[Line]>,
+    lines: Box<[CacheLine]>,
 }
 
 impl Memory {
     /// Room for `len` numbers, all zero.
     pub fn zeroed(len: usize) -> Self {
-        Memory { lines: vec![Line([0.0; LINE]); len.div_ceil(LINE)].into_boxed_slice() }
+        Memory { lines: vec![CacheLine([0.0; LINE]); len.div_ceil(LINE)].into_boxed_slice() }
     }
 
     /// Bytes of [`Self::zeroed`] for `len` numbers.
     pub const fn bytes_of(len: usize) -> usize {
-        len.div_ceil(LINE) * size_of::<Line>()
+        len.div_ceil(LINE) * size_of::<CacheLine>()
     }
 
-    /// The first of them.
+    /// Pointer to the first number.
     pub fn first(&mut self) -> *mut f32 {
         self.lines.as_mut_ptr().cast()
     }
@@ -36,14 +36,14 @@ impl Memory {
     }
 }
 
-/// A buffer, and from which step to which it is needed.
+/// A buffer, and the steps between which it is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Need {
-    /// Numbers.
+    /// Length in numbers.
     pub len: usize,
     /// The first step that uses it.
     pub first: usize,
-    /// The last.
+    /// The last step that uses it.
     pub last: usize,
 }
 
@@ -53,9 +53,9 @@ impl Need {
     }
 }
 
-/// An offset for each buffer, and the size of the arena: no two that are needed in the same step overlap. The largest are assigned
-/// first, each as low as it goes, which is what others found to be within a few percent of the best (Pisarchyk and Lee,
-/// "Efficient Memory Management for Deep Neural Net Inference", 2020).
+/// An offset for each buffer, and the size of the arena: no two buffers that are needed in the same step overlap. The largest are placed
+/// first, each as low as possible, which is reported to be within a few percent of the optimum (Pisarchyk and Lee, "Efficient Memory
+/// Management for Deep Neural Net Inference", 2020).
 pub fn assign_offsets(needs: &[Need]) -> (Vec<usize>, usize) {
     let mut order: Vec<usize> = (0..needs.len()).collect();
     order.sort_by_key(|index| (std::cmp::Reverse(needs[*index].len), *index));
@@ -83,7 +83,7 @@ pub fn assign_offsets(needs: &[Need]) -> (Vec<usize>, usize) {
     (offsets, size)
 }
 
-/// The most that is needed in any one step: no arena can be smaller.
+/// The largest sum of buffers in any one step: no arena can be smaller.
 pub fn least(needs: &[Need]) -> usize {
     let end = needs.iter().map(|need| need.last + 1).max().unwrap_or(0);
     let of = |step: usize| needs.iter().filter(move |need| (need.first..=need.last).contains(&step));
@@ -97,7 +97,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn buffers_that_meet_do_not_overlap(
+        fn buffers_in_use_at_once_do_not_overlap(
             needs in proptest::collection::vec((1usize..500, 0usize..30, 0usize..10), 1..60)
         ) {
             let needs: Vec<Need> =
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_is_used_again() {
+    fn memory_of_finished_buffers_is_reused() {
         let need = |len, first, last| Need { len, first, last };
         let needs = [need(160, 0, 1), need(160, 1, 2), need(160, 2, 3), need(160, 3, 4)];
         assert_eq!(assign_offsets(&needs), (vec![0, 160, 0, 160], 320));

@@ -1,4 +1,4 @@
-//! A network as a flat list of steps over one arena that is planned when the model is loaded. Running it makes no heap call.
+//! A network as a flat list of steps over one arena, planned when the model is loaded. Running it makes no heap call.
 
 #![allow(unsafe_code, reason = "kernels and the memory that they share; each block argues its safety")]
 #![allow(clippy::needless_range_loop, reason = "an index is several arrays' place here")]
@@ -20,10 +20,10 @@ use super::{Costs, StepTime};
 use build::{Built, Last, Wanted};
 use lazy_head::{COLUMNS, Map, Piece};
 use memory::Memory;
-use step::{ActiveTiles, Kind, Step, Which};
+use step::{ActiveTiles, Kind, Step, TileSet};
 use thread_pool::{ThreadPool, Work};
 
-/// How a plan is made.
+/// Settings of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// The instruction set.
@@ -34,8 +34,8 @@ pub struct Options {
     pub winograd: bool,
 }
 
-/// Some steps in a row.
-struct Part<E> {
+/// A sequence of steps.
+struct StepList<E> {
     steps: Vec<Step<E>>,
     /// See [`Work::begins`].
     begins: Vec<u64>,
@@ -43,29 +43,29 @@ struct Part<E> {
 
 /// The steps and their memory, which all threads share during a run.
 struct Body<E> {
-    /// For each size all of the picture, then what is done only around picked columns.
-    parts: UnsafeCell<Vec<Part<E>>>,
-    /// Which of them is run.
+    /// For each input size the steps on the whole picture, then those for active tiles.
+    parts: UnsafeCell<Vec<StepList<E>>>,
+    /// The part that runs.
     part: AtomicUsize,
-    /// For each size the tiles that its second part does; its steps point here.
+    /// For each input size the active tiles of its second part; its steps point here.
     active: UnsafeCell<Vec<Box<[ActiveTiles]>>>,
     isa: Isa,
     /// The arena, the weights; steps point into them.
     _memory: UnsafeCell<Vec<Memory>>,
     _numbers: Vec<Box<[u32]>>,
-    /// One a thread.
+    /// Scratch memory, one per thread.
     scratch: Vec<*mut E>,
 }
 
-// SAFETY: the memory is only touched through the steps, whose tasks write different places, and by the plan's owner between runs;
-// so are the parts and the active tiles.
+// SAFETY: the memory is only touched through the steps, whose tasks write different places, and by the plan's owner between runs; so are
+// the parts and the active tiles.
 unsafe impl<E: Kernels> Send for Body<E> {}
 // SAFETY: as above.
 unsafe impl<E: Kernels> Sync for Body<E> {}
 
 impl<E: Kernels> Body<E> {
-    /// The part that is run.
-    fn now(&self) -> &Part<E> {
+    /// The part that runs.
+    fn now(&self) -> &StepList<E> {
         // SAFETY: it is changed between runs only, and the thread pool looks at it only during a run.
         let parts = unsafe { &*self.parts.get() };
         &parts[self.part.load(Ordering::Relaxed)]
@@ -83,18 +83,18 @@ impl<E: Kernels> Work for Body<E> {
     }
 }
 
-impl<E: Kernels> Part<E> {
+impl<E: Kernels> StepList<E> {
     fn new(steps: Vec<Step<E>>) -> Self {
         let begins = vec![0; steps.len() + 1];
-        let mut part = Part { steps, begins };
+        let mut part = StepList { steps, begins };
         part.count();
         part
     }
 
-    /// Gives steps on active tiles as many tasks as those are worth.
+    /// Sets the number of tasks of steps on active tiles according to the number of those.
     fn set_tasks(&mut self) {
         for step in &mut self.steps {
-            if let Kind::Winograd { which: Which::Active(active), .. } = step.kind {
+            if let Kind::Winograd { which: TileSet::Active(active), .. } = step.kind {
                 // SAFETY: it is the body's, and nobody changes it now.
                 let ActiveTiles { tiles, per_task } = unsafe { &*active };
                 step.tasks = tiles.len().div_ceil(*per_task);
@@ -103,7 +103,7 @@ impl<E: Kernels> Part<E> {
         self.count();
     }
 
-    /// Works out where each step begins, after its tasks became more or fewer.
+    /// Recomputes where each step begins, after the number of tasks changed.
     fn count(&mut self) {
         for (at, step) in self.steps.iter().enumerate() {
             self.begins[at + 1] = self.begins[at] + (step.tasks + step.borders.len()) as u64;
@@ -116,26 +116,26 @@ struct LazyHead<E> {
     steps: Vec<Step<E>>,
     _memory: Vec<Memory>,
     scratch: Memory,
-    /// Input and output of the convolutions that are done for picked columns only.
+    /// Input and output of the convolutions for picked columns.
     _columns_memory: Memory,
-    /// For each source its maps.
+    /// The maps of each source.
     sources: Vec<Vec<Map<E>>>,
-    /// Where the columns of each source go, then those of each of `constants`.
+    /// The input of each source's columns in the rest of the graph, then that of each of `constants`.
     inputs: Vec<(*mut f32, usize)>,
     constants: Vec<Vec<f32>>,
     output: (*mut f32, usize),
     scores: (usize, usize, usize),
     columns: usize,
     picked: Vec<u32>,
-    /// How many of them are in each map.
+    /// Number of picked columns in each map.
     in_map: Vec<usize>,
-    /// Room for [`lazy_head::activate_tiles`].
+    /// Scratch memory of [`lazy_head::activate_tiles`].
     marks: Vec<bool>,
     /// The result: rows of as many numbers as there are picked columns.
     result: Vec<f32>,
 }
 
-/// A network that is planned for one input size, without memory: what [`Plan::new`] builds from.
+/// A network that is planned for one input size, without memory: the input of [`Plan::new`].
 pub struct PlanBuilder<E> {
     options: Options,
     graph: Graph,
@@ -143,10 +143,10 @@ pub struct PlanBuilder<E> {
     head: Option<PlannedHead<E>>,
 }
 
-/// A head that is run lazily, without memory.
+/// A planned lazy head, without memory.
 struct PlannedHead<E> {
     split: lazy_head::GraphSplit,
-    /// What is behind the split, planned for one thread.
+    /// The rest after the split, planned for one thread.
     rest: Graph,
     planned: build::PlannedGraph<E>,
 }
@@ -155,7 +155,7 @@ impl<E: Kernels> PlanBuilder<E> {
     /// Plans `graph`, which is fused.
     ///
     /// # Errors
-    /// One line: what has no kernel.
+    /// One line: the operation that has no kernel.
     pub fn new(graph: Graph, options: Options) -> Result<Self, String> {
         let split = lazy_head::split(&graph, options.winograd);
         let wanted = split.as_ref().map(lazy_head::GraphSplit::wanted).unwrap_or_default();
@@ -164,23 +164,23 @@ impl<E: Kernels> PlanBuilder<E> {
         Ok(PlanBuilder { options, graph, planned, head })
     }
 
-    /// Whether it is the same network as `other`, perhaps at another size, so that one's packed weights are the other's.
+    /// Whether it is the same network as `other`, perhaps at another size, so that they can share packed weights.
     pub fn shares_weights(&self, other: &Self) -> bool {
         self.options == other.options
             && self.planned.shares_weights(&self.graph, &other.planned, &other.graph)
     }
 
-    /// Sides of the output if every column is in it.
+    /// Shape of the output with every column in it.
     pub fn output_shape(&self) -> &[usize] {
         &self.graph.nodes[self.graph.output].shape
     }
 
-    /// Drops the weights, which those of the same network at another size stand for.
+    /// Drops the weights, if the same network at another size has them.
     pub fn drop_weights(&mut self) {
         self.graph.drop_weights();
     }
 
-    /// Bytes that are this size's alone: constants, the lazy head.
+    /// Bytes that belong to this size alone: constants, the lazy head.
     fn own_bytes(&self) -> (usize, usize) {
         let head = self.head.as_ref().map_or(0, PlannedHead::bytes);
         let columns = self.head.as_ref().map_or(0, |_| self.planned.last_blocks_most() * COLUMNS * 8);
@@ -207,7 +207,7 @@ impl<E: Kernels> PlannedHead<E> {
     }
 }
 
-/// What a plan of `builders` will take, before any of it is there.
+/// The memory of a plan of `builders`, before any of it is allocated.
 pub fn costs<E: Kernels>(builders: &[PlanBuilder<E>]) -> Costs {
     let Some(first) = builders.first() else { return Costs::default() };
     let most = |len: fn(&build::PlannedGraph<E>) -> usize| {
@@ -234,13 +234,13 @@ struct AtSize<E> {
     lazy_head: Option<LazyHead<E>>,
 }
 
-/// A network of one input size or some, ready to run at one of them at a time: they share the weights, the arena and the threads.
+/// A network with one or more input sizes, running at one of them at a time: they share the weights, the arena and the threads.
 pub struct Plan<E> {
     body: Arc<Body<E>>,
     pool: ThreadPool,
     threads: usize,
     sizes: Vec<AtSize<E>>,
-    /// Which of them is run.
+    /// The selected size.
     current: usize,
     costs: Costs,
 }
@@ -249,11 +249,11 @@ pub struct Plan<E> {
 unsafe impl<E: Kernels> Send for Plan<E> {}
 
 impl<E: Kernels> Plan<E> {
-    /// Takes the memory that `builders` planned, packs the weights and starts the threads. The first has its weights, the others
-    /// share them. The first is run until another is selected.
+    /// Allocates the memory that `builders` planned, packs the weights and starts the threads. The first builder has the weights, the
+    /// others share them. The first size is selected.
     ///
     /// # Errors
-    /// One line: others that do not share, or no more threads.
+    /// One line: weights that cannot be shared, or no more threads.
     pub fn new(mut builders: Vec<PlanBuilder<E>>) -> Result<Self, String> {
         let costs = costs(&builders);
         let (first, others) = builders.split_first_mut().ok_or("no network")?;
@@ -277,7 +277,7 @@ impl<E: Kernels> Plan<E> {
             let lazy_head = head.map(|head| LazyHead::new(head, &built));
             scratch_most = scratch_most.max(built.scratch_len);
             sizes.push(AtSize { input: built.inputs[0], output: built.output, output_shape, lazy_head });
-            parts.extend([Part::new(built.steps), Part::new(built.deferred)]);
+            parts.extend([StepList::new(built.steps), StepList::new(built.deferred)]);
             active.push(built.active);
             numbers.push(built._numbers);
             memory.append(&mut built.memory);
@@ -305,21 +305,21 @@ impl<E: Kernels> Plan<E> {
         Ok(Plan { body, pool, threads: options.threads, sizes, current: 0, costs })
     }
 
-    /// Runs at another size from now on: that of builder `index`. What was written into the input is gone.
+    /// Selects another size: that of builder `index`. The contents of the input are lost.
     pub fn select(&mut self, index: usize) {
         assert!(index < self.sizes.len(), "size {index} of {}", self.sizes.len());
         self.current = index;
     }
 
-    /// The picture: three planes, row by row.
+    /// The input picture: three planes, row by row.
     pub fn input(&mut self) -> &mut [f32] {
         let (first, len) = self.sizes[self.current].input;
         // SAFETY: it lies in the arena, nobody runs while we are borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(first, len) }
     }
 
-    /// Runs all steps: the output row by row, with so many columns. Of a head's only those columns whose best score can reach
-    /// `score_min` (0: all; below 1), in their order. Valid until the next run.
+    /// Runs all steps: returns the output row by row, and its number of columns. With a lazy head only those columns whose best score can
+    /// reach `score_min` (0: all; below 1), in their order. Valid until the next run.
     pub fn run(&mut self, score_min: f32) -> (&[f32], usize) {
         self.body.part.store(2 * self.current, Ordering::Relaxed);
         self.pool.run(&*self.body);
@@ -341,17 +341,17 @@ impl<E: Kernels> Plan<E> {
         lazy_head.run(self.body.isa)
     }
 
-    /// Whether only the columns that matter are finished.
+    /// Whether the head is lazy.
     pub fn is_sparse(&self) -> bool {
         self.sizes[self.current].lazy_head.is_some()
     }
 
-    /// What it takes.
+    /// Its memory and arithmetic.
     pub fn costs(&self) -> Costs {
         self.costs
     }
 
-    /// Runs all steps on this thread and tells how long each took.
+    /// Runs all steps on this thread and returns the time of each.
     pub fn step_times(&mut self, now: &mut dyn FnMut() -> u64) -> Vec<StepTime> {
         let mut times = Vec::new();
         let mut begun = 0;
@@ -367,15 +367,15 @@ impl<E: Kernels> Plan<E> {
         times
     }
 
-    /// Runs all steps on this thread and shows what goes into the convolutions that int8 does on bytes, eight channels of a pixel at a
-    /// time; what is read more than once is shown once.
+    /// Runs all steps on this thread and calls back with the inputs of the convolutions that int8 quantises, eight channels of a pixel at a
+    /// time; each number once, even if it is read several times.
     pub fn observe(&mut self, each: &mut dyn FnMut(&str, [f32; 8])) {
         self.for_each_step(&mut |step, is_done| {
             let Kind::Direct { conv, for_int8: true, .. } = &step.kind else { return };
             if is_done {
                 return;
             }
-            // Of each output pixel those taps that the next one does not have: at a stride of 2 four of nine.
+            // Of each output pixel the taps that the next one does not share: at a stride of 2 four of nine.
             let stride = (conv.step.0 / conv.tap.0, conv.step.1 / conv.tap.1);
             let taps = (conv.taps.0.min(stride.0), conv.taps.1.min(stride.1));
             let pixels = (0..conv.size.1).flat_map(|row| (0..conv.size.0).map(move |column| (row, column)));
@@ -393,7 +393,7 @@ impl<E: Kernels> Plan<E> {
         });
     }
 
-    /// Runs all steps on this thread, as if every column were picked, and shows each before and after.
+    /// Runs all steps on this thread, as if every column were picked, with a callback before and after each.
     fn for_each_step(&mut self, show: &mut dyn FnMut(&Step<E>, bool)) {
         // SAFETY: no run is on, and nobody else begins one.
         let (parts, active) = unsafe { (&mut *self.body.parts.get(), &mut *self.body.active.get()) };
@@ -415,16 +415,16 @@ impl<E: Kernels> Plan<E> {
 }
 
 impl lazy_head::GraphSplit {
-    /// Numbers of the result if every column is picked.
+    /// Length of the result if every column is picked.
     fn result_len(&self) -> usize {
         (self.scores.2 + 4) * self.columns
     }
 
-    /// What the steps are to make.
+    /// The results that the steps must provide.
     fn wanted(&self) -> Wanted {
         let maps = || self.sources.iter().flatten();
         let pieces = || maps().flat_map(|map| &map.pieces);
-        // All that is near the picture before what comes out of it.
+        // Results nearer to the picture come before those computed from them.
         let chain_len = maps().map(|map| map.chain.len()).max().unwrap_or(0);
         let deferred = (0..chain_len).flat_map(|at| maps().filter_map(move |map| map.chain.get(at).copied()));
         Wanted {
@@ -434,7 +434,7 @@ impl lazy_head::GraphSplit {
         }
     }
 
-    /// The maps of each source as they were built, with `columns_memory` for the convolutions of their pieces.
+    /// The maps of each source as built, with `columns_memory` for the convolutions of their pieces.
     fn maps<E: Kernels>(&self, built: &Built<E>, columns_memory: *mut E) -> Vec<Vec<Map<E>>> {
         let wanted = self.wanted();
         let (mut tensors, mut lasts) = (built.maps.iter(), built.lasts.iter());
@@ -455,7 +455,7 @@ impl lazy_head::GraphSplit {
     }
 }
 
-/// Memory for `len` numbers of a thread's own, in `f32`.
+/// Scratch memory for `len` numbers, in `f32`.
 fn scratch_len<E>(len: usize) -> usize {
     (len * size_of::<E>()).div_ceil(4).max(16)
 }
@@ -505,7 +505,7 @@ impl<E: Kernels> LazyHead<E> {
             scores: split.scores,
             columns: split.columns,
             picked: Vec::with_capacity(split.columns),
-            // Not touched, and so not taken from the system, as far as it is not needed.
+            // Pages that are never touched are never taken from the system.
             result: vec![0.0; split.result_len()],
             constants: split.constants,
         }
@@ -525,21 +525,21 @@ impl<E: Kernels> LazyHead<E> {
         self.count();
     }
 
-    /// How many of the picked columns are in each map.
+    /// Counts the picked columns in each map.
     fn count(&mut self) {
         let (mut begin, mut before) = (0, 0);
         for (map, count) in self.sources[self.scores.0].iter().zip(&mut self.in_map) {
             before += map.size.0 * map.size.1;
             let end = self.picked.partition_point(|column| (*column as usize) < before);
             *count = end - begin;
-            // From here on they are the map's own.
+            // From here on columns are relative to the map.
             let first = (before - map.size.0 * map.size.1) as u32;
             self.picked[begin..end].iter_mut().for_each(|column| *column -= first);
             begin = end;
         }
     }
 
-    /// Chooses the tiles that the picked columns need.
+    /// Activates the tiles that the picked columns need.
     fn activate_tiles(&mut self, active: &mut [ActiveTiles], threads: usize) {
         for maps in &self.sources {
             let mut columns = &self.picked[..];
@@ -551,7 +551,7 @@ impl<E: Kernels> LazyHead<E> {
         }
     }
 
-    /// Finishes the picked columns.
+    /// Computes the picked columns.
     fn run(&mut self, isa: Isa) -> (&[f32], usize) {
         let rows = self.scores.2 + 4;
         let all = self.picked.len();

@@ -1,4 +1,4 @@
-//! The steps of a plan: which kernel, on which memory, in how many tasks.
+//! The steps of a plan: kernel, memory and number of tasks.
 
 use std::ops::Range;
 
@@ -10,44 +10,44 @@ use super::super::kernels::maps::{Depthwise, MaxPool, Upsample};
 use super::super::kernels::winograd::Winograd;
 use super::super::kernels::{self, Isa, Kernels, TensorPtr};
 
-/// Most axes of a tensor that is copied or combined number by number.
+/// Maximum number of axes of a tensor in element-wise steps.
 pub const AXES_MAX: usize = 5;
 
-/// Sides of a tensor, padded in front with 1.
+/// Shape of a tensor, padded at the front with 1.
 pub type Sides = [usize; AXES_MAX];
 
-/// The tiles that a deferred step computes, set again in each run.
+/// The tiles that a deferred step computes, set in each run.
 #[derive(Debug, Clone, Default)]
 pub struct ActiveTiles {
     /// Their numbers, in order.
     pub tiles: Vec<u32>,
-    /// How many a task does.
+    /// Tiles per task.
     pub per_task: usize,
 }
 
-/// Which tiles a step does.
+/// The tiles of a step.
 #[derive(Debug, Clone, Copy)]
-pub enum Which {
-    /// All: their numbers in a row, and how many a task does.
+pub enum TileSet {
+    /// All: their numbers in order, and tiles per task.
     All { numbers: *const u32, per_task: usize },
     /// Those that the lazy head activated.
     Active(*const ActiveTiles),
 }
 
-impl Which {
+impl TileSet {
     /// The tiles of a task, of `all` that the convolution has.
     ///
     /// # Safety
-    /// What it points to is there, and nobody writes it.
+    /// Its pointers are valid, and nobody writes there.
     unsafe fn tiles(&self, all: usize, task: usize) -> &[u32] {
-        // SAFETY: the caller's promise; `numbers` has as many as there are tiles.
+        // SAFETY: the caller guarantees it; `numbers` has as many as there are tiles.
         unsafe {
             match self {
-                Which::All { numbers, per_task } => {
+                TileSet::All { numbers, per_task } => {
                     let part = part_of(task, *per_task, all);
                     std::slice::from_raw_parts(numbers.add(part.start), part.len())
                 }
-                Which::Active(active) => {
+                TileSet::Active(active) => {
                     let ActiveTiles { tiles, per_task } = &**active;
                     &tiles[part_of(task, *per_task, tiles.len())]
                 }
@@ -56,47 +56,47 @@ impl Which {
     }
 }
 
-/// What task `task` does of `all`, `per_task` at a time.
+/// The range of task `task` in `all`, `per_task` at a time.
 fn part_of(task: usize, per_task: usize, all: usize) -> Range<usize> {
     task * per_task..((task + 1) * per_task).min(all)
 }
 
-/// What a step does.
+/// The operation of a step.
 #[derive(Debug, Clone)]
 pub enum Kind<E> {
-    /// The picture, plane by plane, becomes pixels of four numbers with a border of zeros.
+    /// Turns the picture's planes into pixels of four numbers with a border of zeros.
     Picture { from: *const f32, to: *mut E, size: (usize, usize) },
-    /// A convolution of that.
+    /// A convolution of those pixels.
     First { conv: Conv<E>, rows: usize },
-    /// A convolution of blocks of 8 channels; whether int8 does it on bytes.
+    /// A direct convolution of blocks of 8 channels; whether int8 would quantise it.
     Direct { conv: Conv<E>, rows: usize, for_int8: bool },
-    /// The same on numbers of 8 bits.
+    /// A convolution in int8.
     Int8 { conv: Int8Conv<E>, rows: usize },
-    /// The same by Winograd's method.
-    Winograd { conv: Winograd<E>, which: Which },
-    /// A convolution of each channel by itself.
+    /// A convolution by Winograd's method.
+    Winograd { conv: Winograd<E>, which: TileSet },
+    /// A depth-wise convolution.
     Depthwise { conv: Depthwise<E> },
-    /// The greatest of a window.
+    /// Max pooling.
     MaxPool { pool: MaxPool<E> },
-    /// Twice the size.
+    /// Upsampling by 2.
     Upsample { up: Upsample<E> },
-    /// Rows into blocks of 8 channels.
+    /// Row-major to blocks of 8 channels.
     Pack { from: *const f32, to: TensorPtr<E>, channels: usize, size: (usize, usize) },
-    /// Blocks of 8 channels into rows.
+    /// Blocks of 8 channels to row-major.
     Unpack { from: TensorPtr<E>, to: *mut f32, channels: usize, size: (usize, usize) },
-    /// Blocks of 8 channels into others.
+    /// Copies blocks of 8 channels.
     Copy { from: TensorPtr<E>, to: TensorPtr<E>, size: (usize, usize) },
-    /// Products of matrices, `batch` of them.
+    /// Matrix products, `batch` of them.
     MatMul { mul: MatMul, m: usize, rows: usize },
-    /// Along the last axis.
+    /// Softmax along the last axis.
     SoftmaxRows { first: *mut f32, len: usize, count: usize, rows: usize },
-    /// Along an axis with `inner` numbers between neighbours, `outer` times.
+    /// Softmax along an axis with `inner` numbers between neighbours, `outer` times.
     SoftmaxColumns { first: *mut f32, len: usize, inner: usize, outer: usize },
-    /// Number by number.
+    /// Element by element.
     Sigmoid { from: *const f32, to: *mut f32, len: usize, part: usize },
-    /// Number by number.
+    /// Element by element.
     Silu { from: *const f32, to: *mut f32, len: usize, part: usize },
-    /// Number by number, with repeated sides.
+    /// Element by element, with broadcasting.
     Binary {
         op: Binary,
         a: *const f32,
@@ -106,12 +106,12 @@ pub enum Kind<E> {
         a_strides: Sides,
         b_strides: Sides,
     },
-    /// A copy with other distances between neighbours.
+    /// A copy to other strides.
     Gather { from: *const f32, to: *mut f32, sides: Sides, from_strides: Sides, to_strides: Sides },
 }
 
 impl<E> Kind<E> {
-    /// For people.
+    /// Name for messages.
     pub const fn name(&self) -> &'static str {
         match self {
             Kind::Picture { .. } => "picture",
@@ -135,7 +135,7 @@ impl<E> Kind<E> {
     }
 }
 
-/// The border of a tensor, to be zero before somebody reads it.
+/// The border of a tensor, which must be zero before it is read.
 #[derive(Debug, Clone, Copy)]
 pub struct Border<E> {
     /// Pixel (0, 0) of the first block.
@@ -149,17 +149,17 @@ pub struct Border<E> {
 /// A step, ready to run.
 #[derive(Debug, Clone)]
 pub struct Step<E> {
-    /// Which nodes of the network it stands for.
+    /// The nodes of the network that it stands for.
     pub name: String,
-    /// What it does.
+    /// The operation.
     pub kind: Kind<E>,
-    /// In how many tasks.
+    /// Number of tasks.
     pub tasks: usize,
-    /// What is to be zero when it is done, a task each.
+    /// Borders to clear after it, one task each.
     pub borders: Vec<Border<E>>,
-    /// Multiplications that the network asks for here.
+    /// Multiply-accumulates of the step.
     pub macs: u64,
-    /// Numbers that are read and written, each once: weights, input, output.
+    /// Numbers that are read and written, each counted once: weights, input, output.
     pub numbers: u64,
 }
 
@@ -169,19 +169,19 @@ unsafe impl<E: Kernels> Send for Step<E> {}
 unsafe impl<E: Kernels> Sync for Step<E> {}
 
 impl<E: Kernels> Step<E> {
-    /// Does task `task` of `tasks + borders`.
+    /// Runs task `task` of `tasks + borders`.
     ///
     /// # Safety
-    /// The memory that the plan gave the step is there, all steps before it are done, no other thread does the same task, the CPU
-    /// has `isa`, and `scratch` is this thread's and large enough for the plan.
+    /// The memory that the plan gave the step is valid, all steps before it are done, no other thread does the same task, the CPU has
+    /// `isa`, and `scratch` belongs to this thread and is large enough for the plan.
     pub unsafe fn run(&self, isa: Isa, task: usize, scratch: *mut E) {
         if let Some(border) = task.checked_sub(self.tasks) {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees it.
             unsafe { zero(&self.borders[border]) };
             return;
         }
         let part = |per_task: usize, all: usize| part_of(task, per_task, all);
-        // SAFETY: the caller's promise; each arm's tasks write different rows, tiles, blocks or numbers.
+        // SAFETY: the caller guarantees it; each arm's tasks write different rows, tiles, blocks or numbers.
         unsafe {
             match &self.kind {
                 Kind::Picture { from, to, size } => picture(isa, *from, *to, *size),
@@ -263,7 +263,7 @@ fn each_row(sides: &Sides, mut each: impl FnMut(&Sides)) {
 /// The border is inside the tensor's memory.
 unsafe fn zero<E>(border: &Border<E>) {
     let (wide, high) = border.size;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         for block in 0..border.blocks {
             let first = border.tensor.pixel(block, 0, 0).sub(border.tensor.row_stride + 8);
@@ -278,10 +278,10 @@ unsafe fn zero<E>(border: &Border<E>) {
 }
 
 /// # Safety
-/// `from` has three planes of the size, `to` room for it with a border, four numbers a pixel.
+/// `from` has three planes of the size, `to` has room for it with a border, four numbers a pixel.
 unsafe fn picture<E: Kernels>(isa: Isa, from: *const f32, to: *mut E, (wide, high): (usize, usize)) {
     let (line, plane) = ((wide + 2) * 4, wide * high);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         std::ptr::write_bytes(to, 0, line);
         std::ptr::write_bytes(to.add((high + 1) * line), 0, line);
@@ -305,7 +305,7 @@ unsafe fn pack<E: Kernels>(
     block: usize,
 ) {
     let count = 8.min(channels - block * 8);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         for row in 0..high {
             for column in 0..wide {
@@ -329,7 +329,7 @@ unsafe fn unpack<E: Kernels>(
     block: usize,
 ) {
     let count = 8.min(channels - block * 8);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         for row in 0..high {
             for column in 0..wide {
@@ -348,21 +348,21 @@ unsafe fn unpack<E: Kernels>(
 /// The tensors have room for the size, and do not overlap.
 unsafe fn copy_block<E>(from: &TensorPtr<E>, to: &TensorPtr<E>, (wide, high): (usize, usize), block: usize) {
     for row in 0..high {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe {
             std::ptr::copy_nonoverlapping(from.pixel(block, 0, row), to.pixel(block, 0, row), wide * 8);
         }
     }
 }
 
-/// Some `rows` of `m` of one of the products.
+/// Computes some `rows` of `m` of one of the products.
 ///
 /// # Safety
-/// The matrices are there, one behind the other, and the rows are this task's alone; the CPU has `isa`.
+/// The matrices are valid, one after the other, and only this task writes the rows; the CPU has `isa`.
 unsafe fn matmul(isa: Isa, first: &MatMul, m: usize, rows: usize, task: usize) {
     let chunks = m.div_ceil(rows);
     let (batch, chunk) = (task / chunks, task % chunks);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let mul = MatMul {
             a: first.a.add(batch * m * first.k),
@@ -374,10 +374,10 @@ unsafe fn matmul(isa: Isa, first: &MatMul, m: usize, rows: usize, task: usize) {
     }
 }
 
-/// Number by number, from two tensors with their strides into one that lies row by row.
+/// Element by element, from two tensors with their strides into a row-major one.
 ///
 /// # Safety
-/// All numbers that `sides` and the strides reach are there.
+/// All numbers that `sides` and the strides reach are valid.
 unsafe fn binary(
     op: Binary,
     (a, a_strides): (*const f32, &Sides),
@@ -388,7 +388,7 @@ unsafe fn binary(
     let (len, last) = (sides[AXES_MAX - 1], AXES_MAX - 1);
     let mut at = to;
     each_row(sides, |index| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe {
             let (a, b) = (a.add(dot(index, a_strides)), b.add(dot(index, b_strides)));
             for i in 0..len {
@@ -402,7 +402,7 @@ unsafe fn binary(
 /// Copies a tensor to one with other strides.
 ///
 /// # Safety
-/// All numbers that `sides` and the strides reach are there; the two do not overlap.
+/// All numbers that `sides` and the strides reach are valid; the two do not overlap.
 unsafe fn gather(
     (from, from_strides): (*const f32, &Sides),
     (to, to_strides): (*mut f32, &Sides),
@@ -410,7 +410,7 @@ unsafe fn gather(
 ) {
     let (len, last) = (sides[AXES_MAX - 1], AXES_MAX - 1);
     each_row(sides, |index| {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe {
             let (from, to) = (from.add(dot(index, from_strides)), to.add(dot(index, to_strides)));
             if from_strides[last] == 1 && to_strides[last] == 1 {
@@ -427,7 +427,7 @@ unsafe fn gather(
 /// # Safety
 /// `first` is valid for `len * inner` numbers.
 unsafe fn softmax_columns(first: *mut f32, len: usize, inner: usize) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe {
         for column in 0..inner {
             let at = |i: usize| first.add(i * inner + column);

@@ -30,17 +30,17 @@ impl Random {
     }
 }
 
-/// Puts graphs together.
-struct Draw {
+/// Builds graphs.
+struct GraphBuilder {
     graph: Graph,
     random: Random,
 }
 
-impl Draw {
+impl GraphBuilder {
     fn new(seed: u64, channels: usize, rows: usize, columns: usize) -> Self {
         let input =
             Node { name: "0".into(), op: Op::Input, inputs: vec![], shape: vec![1, channels, rows, columns] };
-        Draw { graph: Graph { nodes: vec![input], output: 0 }, random: Random(seed) }
+        GraphBuilder { graph: Graph { nodes: vec![input], output: 0 }, random: Random(seed) }
     }
 
     fn add(&mut self, op: Op, inputs: &[usize], shape: Vec<usize>) -> usize {
@@ -95,7 +95,7 @@ impl Draw {
         self.add(Op::Binary(Binary::Add), &[a, b], self.shape(a))
     }
 
-    /// The block that YOLO11 is made of: split, convolve a half, add, put all together.
+    /// The main block of YOLO11: split, convolve a half, add, concatenate all.
     fn c3k2(&mut self, x: usize, half: usize) -> usize {
         let whole = self.conv(x, 2 * half, 1, 1, 1);
         let whole = self.silu(whole);
@@ -149,11 +149,11 @@ fn every_way() -> Vec<Options> {
     all
 }
 
-/// Runs `graph` in every way that there is, twice, and compares with the definitions; in numbers of 16 bits too.
-fn check(draw: Draw) {
-    let Draw { graph, mut random } = draw;
+/// Runs `graph` with every kernel and option, twice, and compares with the definitions; in fp16 too.
+fn check(draw: GraphBuilder) {
+    let GraphBuilder { graph, mut random } = draw;
     check_as::<f32>(&graph, &mut random, 2e-4);
-    // Winograd's transforms cost numbers of 16 bits their last bits: now and then a tenth, a hundredth in the mean.
+    // Winograd's transforms cost fp16 numbers their last bits: now and then a tenth, a hundredth on average.
     check_as::<Half>(&graph, &mut random, 0.4);
 }
 
@@ -183,11 +183,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn convolutions_at_any_size(
+    fn convolutions_match_the_reference_at_any_size(
         seed: u64, channels in 1usize..40, out in 1usize..40, rows in 1usize..30, columns in 1usize..30,
         kernel in prop_oneof![Just(1usize), Just(3)], stride in 1usize..3, silu: bool, residual: bool
     ) {
-        let mut draw = Draw::new(seed, channels, rows, columns);
+        let mut draw = GraphBuilder::new(seed, channels, rows, columns);
         let other = draw.conv(0, out, 1, stride, 1);
         let mut x = draw.conv(0, out, kernel, stride, 1);
         if silu {
@@ -200,24 +200,24 @@ proptest! {
     }
 
     #[test]
-    fn each_channel_by_itself(seed: u64, channels in 1usize..40, rows in 1usize..20, columns in 1usize..20) {
-        let mut draw = Draw::new(seed, channels, rows, columns);
+    fn depthwise_convolutions_match_the_reference(seed: u64, channels in 1usize..40, rows in 1usize..20, columns in 1usize..20) {
+        let mut draw = GraphBuilder::new(seed, channels, rows, columns);
         let x = draw.conv(0, channels, 3, 1, channels);
         draw.silu(x);
         check(draw);
     }
 
     #[test]
-    fn pools_and_enlarging(seed: u64, channels in 1usize..20, rows in 1usize..15, columns in 1usize..15, reach in 1usize..4) {
-        let mut draw = Draw::new(seed, channels, rows, columns);
+    fn pooling_and_upsampling_match_the_reference(seed: u64, channels in 1usize..20, rows in 1usize..15, columns in 1usize..15, reach in 1usize..4) {
+        let mut draw = GraphBuilder::new(seed, channels, rows, columns);
         let pooled = draw.add(Op::MaxPool { reach }, &[0], vec![1, channels, rows, columns]);
         draw.add(Op::Upsample, &[pooled], vec![1, channels, 2 * rows, 2 * columns]);
         check(draw);
     }
 
     #[test]
-    fn blocks_of_the_network(seed: u64, half in 1usize..4, rows in 2usize..14, columns in 2usize..14, more in 0usize..3) {
-        let mut draw = Draw::new(seed, 3, 2 * rows, 2 * columns);
+    fn yolo_blocks_match_the_reference(seed: u64, half in 1usize..4, rows in 2usize..14, columns in 2usize..14, more in 0usize..3) {
+        let mut draw = GraphBuilder::new(seed, 3, 2 * rows, 2 * columns);
         let x = draw.conv(0, 8 * (1 + more), 3, 2, 1);
         let x = draw.silu(x);
         let x = draw.c3k2(x, 8 * half);
@@ -229,7 +229,7 @@ proptest! {
         let near = draw.attention(small);
         let shape = draw.shape(near);
         let big = draw.add(Op::Upsample, &[near], vec![1, 16, 2 * shape[2], 2 * shape[3]]);
-        // Only where an even side was halved do both fit together.
+        // Both sizes match only where an even side was halved.
         if draw.shape(big)[2..] == draw.shape(x)[2..] {
             let both = draw.concat(&[big, x], 1);
             draw.c3k2(both, 8);
@@ -238,8 +238,8 @@ proptest! {
     }
 
     #[test]
-    fn rows_of_numbers(seed: u64, a in 1usize..7, b in 1usize..30, c in 1usize..30) {
-        let mut draw = Draw::new(seed, a, b, c);
+    fn row_major_operations_match_the_reference(seed: u64, a in 1usize..7, b in 1usize..30, c in 1usize..30) {
+        let mut draw = GraphBuilder::new(seed, a, b, c);
         let k = 1 + draw.random.below(30);
         let numbers = draw.random.numbers(a * c * k);
         let other = draw.add(Op::Const(numbers), &[], vec![1, a, c, k]);
@@ -263,21 +263,21 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// Bytes are multiplied as the definition says; an input that lies between two steps may go either way in 16 bits.
+    /// Int8 is computed as defined; an input that lies between two steps may be rounded either way in fp16.
     #[test]
-    fn convolutions_of_bytes(
+    fn int8_convolutions_match_the_reference(
         seed: u64, blocks in 1usize..5, out in 1usize..5, rows in 1usize..30, columns in 1usize..30,
         (kernel, stride) in prop_oneof![Just((1usize, 1usize)), Just((1, 2)), Just((3, 2)), Just((3, 3))],
         residual: bool, low in -1.0f32..0.0, high in 0.0f32..1.0
     ) {
-        let mut draw = Draw::new(seed, 16 * blocks, rows, columns);
+        let mut draw = GraphBuilder::new(seed, 16 * blocks, rows, columns);
         let other = draw.conv(0, 16 * out, 1, stride, 1);
         let x = draw.conv(0, 16 * out, kernel, stride, 1);
         let x = draw.silu(x);
         if residual {
             draw.sum(other, x);
         }
-        let Draw { mut graph, mut random } = draw;
+        let GraphBuilder { mut graph, mut random } = draw;
         graph.fuse();
         let ids = graph.for_int8();
         prop_assert_eq!(ids.len(), 1);
@@ -293,27 +293,27 @@ proptest! {
         }
         let way = Options { isa: Isa::Portable, ..every_way()[0] };
         let refusal = plan::<Half>(graph, way).err().unwrap_or_default();
-        prop_assert!(refusal.contains("8 bits"), "{refusal}");
+        prop_assert!(refusal.contains("int8"), "{refusal}");
     }
 }
 
-/// Mean difference in terms of the mean size.
+/// Mean difference relative to the mean magnitude.
 fn off(ours: &[f32], theirs: &[f32]) -> f32 {
     let mean = |numbers: &mut dyn Iterator<Item = f32>| numbers.map(|x| x * x).sum::<f32>().sqrt();
     mean(&mut ours.iter().zip(theirs).map(|(a, b)| a - b)) / mean(&mut theirs.iter().copied())
 }
 
-/// What is observed is what int8 needs: with it a network gives nearly what it gives in 16 bits, with a tenth of it something else.
+/// The observed ranges suit int8: with them a network gives nearly the fp16 result, with a tenth of them something else.
 #[test]
-fn what_was_observed_serves_bytes() {
-    let mut draw = Draw::new(5, 3, 40, 36);
+fn observed_ranges_suit_int8() {
+    let mut draw = GraphBuilder::new(5, 3, 40, 36);
     let x = draw.conv(0, 16, 3, 2, 1);
     let x = draw.silu(x);
     let x = draw.conv(x, 32, 3, 2, 1);
     let x = draw.silu(x);
     let x = draw.c3k2(x, 16);
     draw.conv(x, 16, 1, 1, 1);
-    let Draw { mut graph, mut random } = draw;
+    let GraphBuilder { mut graph, mut random } = draw;
     graph.fuse();
     let picture = random.numbers(3 * 40 * 36);
     let mut observer = plan::<f32>(graph.clone(), every_way()[0]).unwrap();
@@ -350,8 +350,8 @@ fn what_was_observed_serves_bytes() {
     }
 }
 
-/// A network at several sizes in one plan gives at each what it gives alone, in any order, however many of its columns are finished; another
-/// network is refused.
+/// A network at several sizes in one plan gives the same result at each as alone, in any order, however many of its columns are computed;
+/// another network is refused.
 #[test]
 fn sizes_share_weights_and_memory() {
     sizes_as::<f32>(None);
@@ -359,10 +359,10 @@ fn sizes_share_weights_and_memory() {
     sizes_as::<Half>(Some([-0.3, 2.0]));
 }
 
-/// `range`: of all convolutions that can be done on bytes.
+/// `range`: for all convolutions that suit int8.
 fn sizes_as<E: Kernels>(range: Option<[f32; 2]>) {
     let network = |seed: u64, rows: usize, columns: usize| {
-        let mut draw = Draw::new(seed, 3, rows, columns);
+        let mut draw = GraphBuilder::new(seed, 3, rows, columns);
         let x = draw.conv(0, 16, 3, 2, 1);
         let x = draw.silu(x);
         let x = draw.c3k2(x, 16);
@@ -412,13 +412,13 @@ fn sizes_as<E: Kernels>(range: Option<[f32; 2]>) {
             assert_eq!((out, columns), expected, "{options:?} {turn} {size}");
             some += usize::from(score_min > 0.0 && columns > 0);
         }
-        assert!(some > 2, "{options:?}: some are finished, not all");
+        assert!(some > 2, "{options:?}: some columns are computed, not all");
     }
 }
 
-impl Draw {
-    /// A head on the maps `on`, as YOLO11's: boxes by 3x3 convolutions and a 1x1 one, scores by a 1x1 one. `together`: boxes and
-    /// scores of a map lie one above the other before they are made flat.
+impl GraphBuilder {
+    /// A head on the maps `on`, as YOLO11's: boxes by 3x3 convolutions and a 1x1 one, scores by a 1x1 one. `together`: boxes and scores of
+    /// a map are stacked before they are flattened.
     fn head(&mut self, on: &[usize], classes: usize, together: bool) {
         let (mut boxes, mut scores, mut both, mut columns) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for map in on {
@@ -430,7 +430,7 @@ impl Draw {
             let x = self.silu(x);
             let x = self.conv(x, 4, 1, 1, 1);
             let mut s = self.conv(*map, classes, 1, 1, 1);
-            // Scores that lie row by row.
+            // Scores that are stored row by row.
             if self.random.below(3) == 0 {
                 let two = self.add(Op::Const(vec![2.0]), &[], vec![1, 1, 1, 1]);
                 s = self.add(Op::Binary(Binary::Mul), &[s, two], self.shape(s));
@@ -462,23 +462,23 @@ impl Draw {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// A column is there if one of its scores reaches what is wanted, with the numbers that the definitions give, whatever was
-    /// picked in the run before.
+    /// A column is present if one of its scores reaches the threshold, with the numbers that the definitions give, whatever was picked in
+    /// the previous run.
     #[test]
-    fn heads_are_finished_where_something_is(
+    fn lazy_heads_compute_only_anchors_that_reach_the_score(
         seed: u64, rows in 1usize..20, columns in 1usize..20, classes in 1usize..20, together: bool
     ) {
-        let mut draw = Draw::new(seed, 8, rows, columns);
+        let mut draw = GraphBuilder::new(seed, 8, rows, columns);
         let near = draw.conv(0, 16, 1, 1, 1);
         let far = draw.conv(near, 16, 3, 2, 1);
         draw.head(&[near, far], classes, together);
-        let Draw { graph, mut random } = draw;
+        let GraphBuilder { graph, mut random } = draw;
         heads_as::<f32>(&graph, &mut random, classes, 2e-3)?;
         heads_as::<Half>(&graph, &mut random, classes, 0.4)?;
     }
 }
 
-/// Runs a head in every way with scores that are wanted more and less; numbers may be `error` off.
+/// Runs a head in every variant with higher and lower thresholds; numbers may be `error` off.
 fn heads_as<E: Kernels>(
     graph: &Graph,
     random: &mut Random,
@@ -499,7 +499,7 @@ fn heads_as<E: Kernels>(
                 |column: usize| (4..4 + classes).map(|row| expected[row * all + column]).fold(0.0, f32::max);
             let above = |least: f32| (0..all).filter(|column| best_of(*column) > least).count();
             prop_assert!((above(score_min + error)..=above(score_min - error)).contains(&picked));
-            // Which column is which is only told by exact numbers, or if all are there.
+            // Columns can only be identified by exact numbers, or if all are present.
             if size_of::<E>() == 2 && picked < all {
                 continue;
             }
@@ -520,16 +520,16 @@ fn heads_as<E: Kernels>(
     Ok(())
 }
 
-/// Heads whose boxes cannot be deferred, or only in part: on the picture itself, and with maps that two sources share.
+/// Heads whose boxes cannot be deferred, or only partly: on the picture itself, and with maps that two sources share.
 #[test]
-fn heads_of_other_forms() {
+fn heads_that_cannot_be_deferred_are_computed_in_full() {
     for seed in 0..20 {
-        let mut draw = Draw::new(seed, 3, 9, 11);
+        let mut draw = GraphBuilder::new(seed, 3, 9, 11);
         draw.head(&[0], 3, false);
-        let Draw { graph, mut random } = draw;
+        let GraphBuilder { graph, mut random } = draw;
         heads_as::<f32>(&graph, &mut random, 3, 2e-3).unwrap();
 
-        let mut draw = Draw::new(seed, 8, 9, 11);
+        let mut draw = GraphBuilder::new(seed, 8, 9, 11);
         let x = draw.conv(0, 8, 3, 1, 1);
         let x = draw.conv(x, 4, 1, 1, 1);
         let s = draw.conv(0, 3, 1, 1, 1);
@@ -539,16 +539,16 @@ fn heads_of_other_forms() {
         let (boxes, scores) = (draw.slice(one, 1, 0, 4), draw.slice(other, 1, 4, 3));
         let scores = draw.add(Op::Sigmoid, &[scores], vec![1, 3, 99]);
         draw.concat(&[boxes, scores], 1);
-        let Draw { graph, mut random } = draw;
+        let GraphBuilder { graph, mut random } = draw;
         heads_as::<f32>(&graph, &mut random, 3, 2e-3).unwrap();
     }
 }
 
-/// Slices that a concatenation does not take as they are: in another order, twice, overlapping, or only some of them.
+/// Slices that a concatenation cannot use in place: in another order, twice, overlapping, or only some of them.
 #[test]
-fn parts_in_any_order() {
+fn slices_are_concatenated_in_any_order() {
     for seed in 0..60 {
-        let mut draw = Draw::new(seed, 8, 5, 6);
+        let mut draw = GraphBuilder::new(seed, 8, 5, 6);
         let whole = draw.conv(0, 32, 1, 1, 1);
         let other = draw.conv(0, 16, 3, 1, 1);
         let mut parts = Vec::new();
@@ -574,21 +574,21 @@ fn parts_in_any_order() {
 }
 
 #[test]
-fn what_has_no_kernel_is_named() {
-    let mut draw = Draw::new(1, 8, 9, 9);
+fn operations_without_a_kernel_are_named() {
+    let mut draw = GraphBuilder::new(1, 8, 9, 9);
     let x = draw.conv(0, 8, 3, 1, 1);
     let Op::Conv(conv) = &mut draw.graph.nodes[x].op else { unreachable!("just added") };
     (conv.pad, draw.graph.nodes[x].shape) = ([2, 2], vec![1, 8, 11, 11]);
     let options = Options { isa: Isa::best(), threads: 1, winograd: true };
     let error = plan::<f32>(draw.graph, options).err().unwrap();
-    assert!(error.contains("1: a border of 2 x 2"), "{error}");
+    assert!(error.contains("1: padding of 2 x 2"), "{error}");
 }
 
-/// The check can fail.
+/// The comparison can fail.
 #[test]
 #[should_panic(expected = "at ")]
-fn a_wrong_weight_is_seen() {
-    let mut draw = Draw::new(1, 16, 9, 9);
+fn a_wrong_weight_is_detected() {
+    let mut draw = GraphBuilder::new(1, 16, 9, 9);
     let x = draw.conv(0, 16, 3, 1, 1);
     let expected = draw.graph.clone();
     let Op::Conv(conv) = &mut draw.graph.nodes[x].op else { unreachable!("just added") };

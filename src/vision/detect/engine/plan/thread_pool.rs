@@ -1,4 +1,4 @@
-//! The threads that run a plan: they take tasks from one counter, in order, and wait where a step needs the one before.
+//! The thread pool that runs a plan: threads take tasks from one counter, in order, and wait where a step needs the previous one.
 //!
 //! ```text
 //!   tickets  0 1 2 3 | 4 5 | 6 7 8 9 …      a step is some tickets in a row
@@ -6,24 +6,23 @@
 //!   done ──────────────► how many are finished: a step begins when all before it are
 //!   limit ─────────────────────────────► up to which there is work
 //! ```
-//! The counters only grow, run after run, so nothing is ever reset while somebody looks at it. A thread without work looks for
-//! some microseconds, then sleeps until the next run.
+//! The counters only grow, run after run, so nothing is ever reset while another thread reads it. A thread without work spins for some
+//! microseconds, then sleeps until the next run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{JoinHandle, Thread};
 
-/// How often a thread without work looks again before it sleeps: some tens of microseconds, as long as a step without enough
-/// tasks for all takes.
+/// How often a thread without work checks again before it sleeps: some tens of microseconds, the duration of a step that has too few tasks
+/// for all threads.
 const LOOKS: u32 = 4000;
 
-/// What is run: a list of steps of tasks.
+/// The work: a list of steps, each with tasks.
 pub trait Work: Sync {
-    /// Where each step begins in the row of tasks; the last number is how many tasks there are. Another list between runs is
-    /// allowed.
+    /// The first task of each step; the last number is the total. The list may change between runs.
     fn begins(&self) -> &[u64];
 
-    /// Does a task of a step, as worker `worker`.
+    /// Runs a task of a step, as worker `worker`.
     fn task(&self, step: usize, task: u64, worker: usize);
 }
 
@@ -45,10 +44,10 @@ pub struct ThreadPool {
 }
 
 impl ThreadPool {
-    /// `workers` threads in all, the caller of [`Self::run`] among them.
+    /// `workers` threads in total, including the caller of [`Self::run`].
     ///
     /// # Errors
-    /// As the system says: it has no more threads.
+    /// The system's error: it has no more threads.
     pub fn new<W: Work + Send + 'static>(work: &Arc<W>, workers: usize) -> std::io::Result<Self> {
         let counters = Arc::new(Counters::default());
         let mut others = Vec::new();
@@ -63,7 +62,7 @@ impl ThreadPool {
         Ok(ThreadPool { counters, others })
     }
 
-    /// Does all of the work once.
+    /// Runs all of the work once.
     pub fn run<W: Work>(&self, work: &W) {
         let begins = work.begins();
         let total = begins.last().copied().unwrap_or(0);
@@ -98,7 +97,8 @@ impl Drop for ThreadPool {
     }
 }
 
-/// Until the counter is there. The others are at work, so it does not take long; if one of them lost its core it gets this one.
+/// Waits until the counter reaches the value. The other threads are running, so it does not take long; one that lost its core gets this
+/// one.
 fn wait_for(counter: &AtomicU64, value: u64) {
     let mut looks = 0u32;
     while counter.load(Ordering::Acquire) < value {
@@ -122,11 +122,11 @@ fn serve<W: Work>(work: &W, counters: &Counters, worker: usize) {
     }
 }
 
-/// Takes one task and does it. False: there is none. `step` is where the last one was.
+/// Takes one task and runs it. False: there is none. `step` is the step of the previous task.
 fn take<W: Work>(work: &W, counters: &Counters, worker: usize, step: &mut usize) -> bool {
     let mut ticket = counters.next.load(Ordering::Relaxed);
     loop {
-        // With the limit come the base and all that was done before.
+        // Reading the limit also makes the base and all earlier results visible.
         if ticket >= counters.limit.load(Ordering::Acquire) {
             return false;
         }
@@ -137,7 +137,7 @@ fn take<W: Work>(work: &W, counters: &Counters, worker: usize, step: &mut usize)
     }
     let base = counters.base.load(Ordering::Relaxed);
     let (begins, task) = (work.begins(), ticket - base);
-    // The last task may have been one of another, longer list.
+    // The previous task may belong to another, longer list.
     *step = (*step).min(begins.len() - 2);
     while begins[*step + 1] <= task {
         *step += 1;
@@ -157,10 +157,10 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
 
-    /// Each task notes itself, and that all tasks of the steps before have.
+    /// Each task records itself, and that all tasks of the previous steps were done.
     struct Notes {
         begins: Vec<u64>,
-        /// Every other run has these.
+        /// Every other run uses these.
         short: Vec<u64>,
         is_short: AtomicBool,
         done: Vec<AtomicU64>,
@@ -216,7 +216,7 @@ mod tests {
         }
     }
 
-    /// A worker that was stopped between two runs comes back with the last step of a longer list.
+    /// A worker that was paused between two runs comes back with the last step of a longer list.
     #[test]
     fn a_step_of_another_list_is_forgotten() {
         let notes = Notes {

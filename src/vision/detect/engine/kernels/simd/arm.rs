@@ -49,7 +49,7 @@ impl MulAdd for Neon {
         quad: float32x4_t,
     ) {
         for (acc, w) in acc.iter_mut().zip(w) {
-            // Lanes beyond the quad are asked for by nobody, but named.
+            // Lanes beyond the quad are never requested, but must be named.
             *acc = unsafe {
                 match L {
                     0 => vfmaq_laneq_f32::<0>(*acc, *w, quad),
@@ -132,7 +132,7 @@ impl Simd for Neon {
     }
 }
 
-/// NEON on numbers of 16 bits: ARMv8.2 and later with `fp16` (Cortex-A76, not A72).
+/// NEON with fp16: ARMv8.2 and later with `fp16` (Cortex-A76, not A72).
 #[derive(Debug, Clone, Copy)]
 pub struct NeonHalf;
 
@@ -253,7 +253,7 @@ impl Simd for NeonHalf {
     }
 }
 
-/// NEON on numbers of 8 bits, four at a time: `dotprod` of ARMv8.2 and later (Cortex-A55 and A76, not A53 and A72).
+/// NEON with int8, four products at a time: `dotprod` of ARMv8.2 and later (Cortex-A55 and A76, not A53 and A72).
 #[derive(Debug, Clone, Copy)]
 pub struct NeonDot;
 
@@ -290,7 +290,7 @@ impl MulAdd for NeonDot {
         w: &[int32x4_t; N],
         quad: int8x16_t,
     ) {
-        // The compiler's own functions for it are not stable yet.
+        // The compiler's intrinsics for it are not stable yet.
         macro_rules! sdot {
             ($acc:expr, $w:expr, $lane:literal) => {
                 std::arch::asm!(
@@ -301,7 +301,7 @@ impl MulAdd for NeonDot {
             };
         }
         for (acc, w) in acc.iter_mut().zip(w) {
-            // Lanes beyond the quad are asked for by nobody, but named.
+            // Lanes beyond the quad are never requested, but must be named.
             unsafe {
                 match L {
                     0 => sdot!(acc, w, 0),

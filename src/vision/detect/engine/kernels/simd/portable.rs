@@ -1,13 +1,13 @@
-//! The fall-back.
+//! The fallback in plain Rust.
 
 use super::{MulAdd, Simd};
 
-/// Plain Rust: the fall-back, and what the others are held against. Four numbers, so that the compiler finds vectors.
-/// One that is `SICK` forgets what it had so far in every fourth number: for the test that a self-test finds it.
+/// Plain Rust: the fallback, and the reference for the others. Four numbers, so that the compiler vectorises. With
+/// `SICK` it forgets its sum in every fourth lane: for the test that a self-test detects this.
 #[derive(Debug, Clone, Copy)]
 pub struct Plain<const SICK: bool>;
 
-/// The fall-back.
+/// The fallback.
 pub type Portable = Plain<false>;
 
 #[allow(clippy::missing_safety_doc, reason = "the trait says it")]
@@ -20,12 +20,12 @@ impl<const SICK: bool> MulAdd for Plain<SICK> {
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> [f32; 4] {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe { from.cast::<[f32; 4]>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn quad(from: *const f32) -> [f32; 4] {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe { Self::load(from) }
     }
     #[inline(always)]
@@ -35,7 +35,7 @@ impl<const SICK: bool> MulAdd for Plain<SICK> {
         quad: [f32; 4],
     ) {
         for (acc, w) in acc.iter_mut().zip(w) {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller guarantees it.
             *acc = unsafe { Self::fma(*w, [quad[L as usize]; 4], *acc) };
         }
     }
@@ -48,7 +48,7 @@ impl<const SICK: bool> Simd for Plain<SICK> {
 
     #[inline(always)]
     unsafe fn store(to: *mut f32, v: [f32; 4]) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe { to.cast::<[f32; 4]>().write_unaligned(v) }
     }
     #[inline(always)]

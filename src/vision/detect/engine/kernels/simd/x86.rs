@@ -107,7 +107,7 @@ impl Simd for Avx2 {
             while at + 8 <= count {
                 let [r, g, b] = [0, 1, 2].map(|plane| planes[plane].add(at));
                 let (r, g, b) = (_mm256_loadu_ps(r), _mm256_loadu_ps(g), _mm256_loadu_ps(b));
-                // Of each half of four: r g r g, then b 0 b 0.
+                // Each half of four: r g r g, then b 0 b 0.
                 let (rg_low, rg_high) = (_mm256_unpacklo_ps(r, g), _mm256_unpackhi_ps(r, g));
                 let zero = _mm256_setzero_ps();
                 let (b_low, b_high) = (_mm256_unpacklo_ps(b, zero), _mm256_unpackhi_ps(b, zero));
@@ -127,7 +127,7 @@ impl Simd for Avx2 {
     }
 }
 
-/// AVX-512 with the parts that every CPU has which has it today: F, VL, DQ and BW.
+/// AVX-512 with the subsets that every current CPU with AVX-512 has: F, VL, DQ and BW.
 #[derive(Debug, Clone, Copy)]
 pub struct Avx512;
 
@@ -238,15 +238,16 @@ impl Simd for Avx512 {
     }
 }
 
-/// What [`NeonHalf`] computes, step by step with AVX2 and F16C: slow, to measure on a desk what a board would find.
+/// The computation of [`NeonHalf`], step by step with AVX2 and F16C: slow, to measure on a desktop what a board would
+/// compute.
 #[derive(Debug, Clone, Copy)]
 pub struct Avx2Half;
 
-/// As it would be stored: each result is rounded so. A product of two numbers of 11 bits is exact in 24, so that a fused
-/// multiplication is rounded twice at most in its addition, which rarely shows.
+/// Rounds each result as storing it would. A product of two numbers of 11 bits is exact in 24, so a fused multiply-add
+/// is rounded at most twice, in its addition, which rarely matters.
 #[inline(always)]
 unsafe fn rounded(v: __m256) -> __m256 {
-    // SAFETY: the caller's promise: F16C.
+    // SAFETY: the caller guarantees it: F16C.
     unsafe { _mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
 }
 
@@ -348,14 +349,14 @@ impl Simd for Avx2Half {
     }
 }
 
-/// The steps of `dotprod` on AVX2, slowly: to measure on x86-64 what numbers of 8 bits cost on ARM.
+/// The steps of `dotprod` on AVX2, slowly: to measure on x86-64 the accuracy of int8 on ARM.
 #[derive(Debug, Clone, Copy)]
 pub struct Avx2Dot;
 
-/// The even and the odd bytes as numbers of 16 bits.
+/// The even and the odd bytes as 16-bit numbers.
 #[inline(always)]
 unsafe fn halves(bytes: __m256i) -> [__m256i; 2] {
-    // SAFETY: the caller's promise: AVX2.
+    // SAFETY: the caller guarantees it: AVX2.
     unsafe { [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes)), _mm256_srai_epi16::<8>(bytes)] }
 }
 

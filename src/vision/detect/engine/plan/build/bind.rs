@@ -1,4 +1,4 @@
-//! A planned graph without memory, and how it is bound to memory.
+//! A planned graph without memory, and its binding to memory.
 
 use super::super::super::graph::Graph;
 use super::super::super::kernels::{Act, Kernels, TensorPtr};
@@ -6,7 +6,7 @@ use super::super::memory::Memory;
 use super::super::step::{ActiveTiles, Border, Kind, Step};
 use super::weights::Weights;
 
-/// A tensor by buffer and offset, before the arena has an address.
+/// A position by buffer and offset, before the arena has an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct At {
     pub(super) buffer: usize,
@@ -33,15 +33,15 @@ impl Blocks {
         self.row_stride() * (self.size.1 + 2)
     }
 
-    /// Of pixel (0, 0) in the buffer.
+    /// Offset of pixel (0, 0) in the buffer.
     pub(super) fn offset(&self) -> usize {
         self.first * self.block_stride() + self.row_stride() + 8
     }
 }
 
-/// Where everything lies.
+/// The addresses of all buffers.
 pub(super) struct Bind<'a, E> {
-    /// By buffer, in `f32` from the start of the arena.
+    /// Offsets by buffer, in `f32` from the start of the arena.
     pub(super) offsets: &'a [usize],
     pub(super) arena: *mut f32,
     pub(super) constants: *mut f32,
@@ -49,13 +49,13 @@ pub(super) struct Bind<'a, E> {
 }
 
 impl<E: Kernels> Bind<'_, E> {
-    /// To see a step's sizes.
+    /// For the sizes of a step's results.
     pub(super) const fn nowhere() -> Self {
         let null = std::ptr::null_mut();
         Bind { offsets: &[], arena: null, constants: null, weights: std::ptr::null_mut() }
     }
 
-    /// A tensor row by row.
+    /// The address of a row-major tensor.
     pub(super) fn rows(&self, at: At) -> *mut f32 {
         match at.buffer {
             CONSTANTS => self.constants.wrapping_add(at.offset),
@@ -63,7 +63,7 @@ impl<E: Kernels> Bind<'_, E> {
         }
     }
 
-    /// Numbers of the kind that pictures are made of.
+    /// Numbers of the picture's type.
     pub(super) fn numbers(&self, at: At) -> *mut E {
         match at.buffer {
             WEIGHTS => self.weights.wrapping_add(at.offset),
@@ -83,7 +83,7 @@ impl<E: Kernels> Bind<'_, E> {
     }
 }
 
-/// What steps point to other than tensors.
+/// Other data that steps point to.
 pub(super) struct Tables<'a> {
     /// The numbers of tiles, from 0.
     pub(super) numbers: *const u32,
@@ -105,13 +105,13 @@ pub(super) struct PlannedStep<E> {
 
 /// The buffer of the weights.
 pub(super) const WEIGHTS: usize = usize::MAX;
-/// The buffer of the file's other numbers.
+/// The buffer of the file's other constants.
 pub(super) const CONSTANTS: usize = usize::MAX - 1;
 
-/// A graph that is planned, without memory: whether it can be built costs no more than this.
+/// A planned graph without memory: this is enough to know whether it can be built.
 pub struct PlannedGraph<E> {
     pub(super) steps: Vec<PlannedStep<E>>,
-    /// Where each buffer lies in the arena, and how long that is.
+    /// Offset of each buffer in the arena, and the arena's length.
     pub(super) offsets: (Vec<usize>, usize),
     pub(super) least_len: usize,
     pub(super) weights: Weights,
@@ -130,62 +130,62 @@ pub struct PlannedGraph<E> {
 pub(super) struct PlannedLast {
     pub(super) w: At,
     pub(super) bias: At,
-    /// Blocks of channels that go in and come out.
+    /// Blocks of input and output channels.
     pub(super) blocks: (usize, usize),
     pub(super) act: Act,
 }
 
 impl<E: Kernels> PlannedGraph<E> {
-    /// Numbers of `f32` that the arena has.
+    /// Length of the arena in `f32`.
     pub const fn arena_len(&self) -> usize {
         self.offsets.1
     }
 
-    /// Numbers of `f32` that have room for the weights.
+    /// Length of the packed weights in `f32`.
     pub const fn weights_len(&self) -> usize {
         (self.weights.len * size_of::<E>()).div_ceil(4)
     }
 
-    /// Numbers of `f32` that the file's other numbers take.
+    /// Length of the file's other constants in `f32`.
     pub const fn constants_len(&self) -> usize {
         self.constants.len()
     }
 
-    /// Numbers, of the kind that pictures are made of, that a thread needs of its own.
+    /// Scratch numbers per thread, of the picture's type.
     pub const fn scratch_len(&self) -> usize {
         self.scratch_len
     }
 
-    /// Numbers of `f32` that are needed in the largest step: no arena can be smaller.
+    /// Numbers of `f32` used in the largest step: no arena can be smaller.
     pub const fn least_len(&self) -> usize {
         self.least_len
     }
 
-    /// How many inputs there are.
+    /// Number of inputs.
     pub const fn inputs_len(&self) -> usize {
         self.inputs.len()
     }
 
-    /// Blocks of channels that go into and come out of the largest convolution without a step.
+    /// Blocks of input and output channels of the largest convolution without a step.
     pub fn last_blocks_most(&self) -> usize {
         self.lasts.iter().map(|last| last.blocks.0 + last.blocks.1).max().unwrap_or(0)
     }
 
-    /// Whether the weights of both, packed, are the same: the same network at another size.
+    /// Whether both pack the same weights: the same network at another input size.
     pub fn shares_weights(&self, graph: &Graph, other: &Self, other_graph: &Graph) -> bool {
         self.weights.equal((graph, other_graph), &other.weights)
     }
 
-    /// Packs the weights, which `graph` loses on the way, so that both are never there as a whole.
+    /// Packs the weights and removes them from `graph` one by one, so that both copies never exist in full.
     ///
     /// # Safety
-    /// `to` has room for them, and nobody else has it.
+    /// `to` has room for them, and nobody else uses it.
     pub unsafe fn pack(&mut self, graph: &mut Graph, to: *mut E) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         unsafe { std::mem::take(&mut self.weights).pack(graph, to) };
     }
 
-    /// Gives it memory of its own; `graph` loses its weights.
+    /// Allocates its own memory and binds to it; removes the weights from `graph`.
     pub fn allocate(mut self, graph: &mut Graph) -> Built<E> {
         let [mut arena, mut weights] = [self.arena_len(), self.weights_len()].map(Memory::zeroed);
         // SAFETY: there is room for them, and nobody else has it.
@@ -196,10 +196,10 @@ impl<E: Kernels> PlannedGraph<E> {
         built
     }
 
-    /// Binds it to memory: an arena and weights that may be others' too, if they are not run at the same time.
+    /// Binds it to memory: an arena and weights that may be shared with others, if they do not run at the same time.
     ///
     /// # Safety
-    /// They have room for it, and stay as long as the steps.
+    /// They are large enough, and live as long as the steps.
     pub unsafe fn bind(self, arena: *mut f32, weights: *mut E) -> Built<E> {
         let mut constants = Memory::zeroed(self.constants.len());
         // SAFETY: it has room for that many, and nobody else has it.
@@ -254,7 +254,7 @@ impl<E: Kernels> PlannedGraph<E> {
 pub struct Last<E> {
     pub w: *const E,
     pub bias: *const E,
-    /// Blocks of channels that go in and come out.
+    /// Blocks of input and output channels.
     pub blocks: (usize, usize),
     pub act: Act,
 }
@@ -262,21 +262,21 @@ pub struct Last<E> {
 /// A planned graph that is bound to memory.
 pub struct Built<E> {
     pub steps: Vec<Step<E>>,
-    /// Those of the second part.
+    /// Steps of the second part.
     pub deferred: Vec<Step<E>>,
     /// The numbers of all tiles that any step has; steps point into it.
     pub _numbers: Box<[u32]>,
-    /// Which tiles the second part's steps do, one each; steps point into it.
+    /// The active tiles of the second part's steps, one list each; steps point into it.
     pub active: Box<[ActiveTiles]>,
-    /// As they were wanted.
+    /// In the order in which they were wanted.
     pub lasts: Vec<Last<E>>,
-    /// Numbers of the file that are no weights; the arena and the weights, if they are this one's alone.
+    /// Constants of the file that are not weights; the arena and the weights, if they are not shared.
     pub memory: Vec<Memory>,
     pub scratch_len: usize,
-    /// The inputs in their order, and how many numbers each has.
+    /// The inputs in order, with their lengths.
     pub inputs: Vec<(*mut f32, usize)>,
-    /// The results that were asked for in blocks, and their sizes.
+    /// The wanted results in blocks, with their sizes.
     pub maps: Vec<(TensorPtr<E>, (usize, usize))>,
-    /// The output, unless those were asked for.
+    /// The output, unless results in blocks were wanted instead.
     pub output: (*mut f32, usize),
 }

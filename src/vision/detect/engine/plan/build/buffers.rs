@@ -1,17 +1,17 @@
-//! Where results lie while a graph is planned: buffers and when they are used, in blocks of 8 channels or row by row, converted once
-//! where the other form is wanted.
+//! Storage of results during planning: buffers and their lifetimes, in blocks of 8 channels or row by row; a result that is needed in the
+//! other form is converted once.
 
 use super::super::super::kernels::Kernels;
 use super::super::memory::Need;
 use super::super::step::Kind;
 use super::bind::{At, Blocks, CONSTANTS, MakeKind, PlannedStep};
-use super::weights::What;
+use super::weights::PackedKind;
 use super::{GraphPlanner, picture_sides};
 
 impl<E: Kernels> GraphPlanner<'_, E> {
-    /// A buffer for a picture of that many numbers.
+    /// A buffer for a picture of this many numbers.
     pub(super) fn picture_buffer(&mut self, len: usize) -> usize {
-        // The first layer reads a vector where it needs a pixel.
+        // The first layer reads a whole vector where it needs a pixel.
         self.buffer((len * size_of::<E>()).div_ceil(4) + 16)
     }
 
@@ -20,7 +20,7 @@ impl<E: Kernels> GraphPlanner<'_, E> {
         self.needs.len() - 1
     }
 
-    /// The buffer is used by the step that comes next.
+    /// Marks the buffer as used by the next step.
     pub(super) fn uses(&mut self, buffer: usize) {
         let step = self.steps.len();
         let need = &mut self.needs[buffer];
@@ -47,7 +47,7 @@ impl<E: Kernels> GraphPlanner<'_, E> {
     }
 
     pub(super) fn keep(&mut self, numbers: Vec<f32>) -> At {
-        self.weights.keep::<E>(What::Numbers(numbers))
+        self.weights.keep::<E>(PackedKind::Numbers(numbers))
     }
 
     pub(super) fn keep_rows(&mut self, numbers: &[f32]) -> At {
@@ -57,9 +57,9 @@ impl<E: Kernels> GraphPlanner<'_, E> {
         At { buffer: CONSTANTS, offset }
     }
 
-    /// Where the result of `id` is to be in blocks.
+    /// Allocates the result of `id` in blocks.
     pub(super) fn blocks_for(&mut self, id: usize) -> Blocks {
-        let (channels, rows, columns) = picture_sides(&self.graph.nodes[id].shape).expect("looked at before");
+        let (channels, rows, columns) = picture_sides(&self.graph.nodes[id].shape).expect("checked before");
         let mut blocks = Blocks { buffer: 0, first: 0, blocks: channels.div_ceil(8), size: (columns, rows) };
         (blocks.buffer, blocks.first) = match self.wanted.get(&id) {
             Some(place) => *place,
@@ -76,7 +76,7 @@ impl<E: Kernels> GraphPlanner<'_, E> {
         at
     }
 
-    /// The result of `id` in blocks; converted if it is not.
+    /// The result of `id` in blocks; converted if needed.
     pub(super) fn in_blocks(&mut self, id: usize) -> Result<Blocks, String> {
         if let Some(blocks) = self.blocks[id] {
             return Ok(blocks);
@@ -104,12 +104,12 @@ impl<E: Kernels> GraphPlanner<'_, E> {
         Ok(to)
     }
 
-    /// The result of `id` row by row; converted if it is not.
+    /// The result of `id` row by row; converted if needed.
     pub(super) fn in_rows(&mut self, id: usize) -> Result<At, String> {
         if let Some(at) = self.flat[id] {
             return Ok(at);
         }
-        let from = self.blocks[id].ok_or("a result that is nowhere")?;
+        let from = self.blocks[id].ok_or("a result that was not computed")?;
         let to = self.flat_for(id);
         self.uses(from.buffer);
         self.uses(to.buffer);
@@ -131,7 +131,7 @@ impl<E: Kernels> GraphPlanner<'_, E> {
         Ok(to)
     }
 
-    /// Sees to it that the border of `blocks` is zero before the next step.
+    /// Makes sure that the border of `blocks` is zero before the next step.
     pub(super) fn border(&mut self, blocks: Blocks) {
         let ours = (blocks.buffer, blocks.first, blocks.blocks);
         let there = self.bordered.iter().any(|(buffer, first, count)| {
@@ -139,11 +139,11 @@ impl<E: Kernels> GraphPlanner<'_, E> {
         });
         if !there {
             self.bordered.push(ours);
-            self.steps.last_mut().expect("somebody wrote it").borders.push(blocks);
+            self.steps.last_mut().expect("a step wrote the result").borders.push(blocks);
         }
     }
 
-    /// A place for the result of `id`, in a step that also reads `buffers`.
+    /// Allocates the result of `id`, in a step that also reads `buffers`.
     pub(super) fn output_of(&mut self, id: usize, buffers: &[Option<usize>]) -> Blocks {
         let out = self.blocks_for(id);
         for buffer in buffers.iter().flatten() {

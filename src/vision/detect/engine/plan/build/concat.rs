@@ -1,5 +1,5 @@
-//! Concatenations in blocks of 8 channels: one buffer that the parts are written into, so that nothing is copied where the parts
-//! allow it; slices are views of a part.
+//! Concatenations in blocks of 8 channels: the parts are written into one buffer, so that nothing is copied where the parts allow it;
+//! slices are views of a part.
 
 use super::super::super::graph::{self, Op};
 use super::super::super::kernels::Kernels;
@@ -8,7 +8,7 @@ use super::bind::Blocks;
 use super::{GraphPlanner, picture_sides};
 
 impl<E: Kernels> GraphPlanner<'_, E> {
-    /// Whether the result of a node is made in blocks.
+    /// Whether the result of a node is stored in blocks.
     pub(super) fn is_blocked(&self, id: usize) -> bool {
         let node = &self.graph.nodes[id];
         let Some((channels, ..)) = picture_sides(&node.shape) else { return false };
@@ -29,7 +29,7 @@ impl<E: Kernels> GraphPlanner<'_, E> {
         }
     }
 
-    /// Gives each concatenation in blocks a buffer, and each of its parts that nobody else wants elsewhere a place in it.
+    /// Gives each concatenation in blocks a buffer, and places its parts there if no other concatenation wants them.
     pub(super) fn place_concats(&mut self, needed: &[bool]) {
         for id in (0..self.graph.nodes.len()).filter(|id| needed[*id]) {
             let node = &self.graph.nodes[id];
@@ -40,7 +40,7 @@ impl<E: Kernels> GraphPlanner<'_, E> {
             let whole = Blocks { buffer: 0, first: 0, blocks: channels.div_ceil(8), size: (columns, rows) };
             let buffer = self.picture_buffer(whole.block_stride() * whole.blocks);
             self.wanted.insert(id, (buffer, 0));
-            // What is taken in the buffer so far: first block and the one behind the last.
+            // The occupied ranges of the buffer: first block and end.
             let mut taken: Vec<(usize, usize)> = Vec::new();
             let mut at: usize = 0;
             for input in &node.inputs {
@@ -63,8 +63,8 @@ impl<E: Kernels> GraphPlanner<'_, E> {
         }
     }
 
-    /// Whether every part of concatenation `concat` that would lie in `root`, placed at block `first`, is a slice of it at its
-    /// place, or itself.
+    /// Whether every part of concatenation `concat` that would lie in `root`, placed at block `first`, is a slice of it at that position,
+    /// or `root` itself.
     pub(super) fn only_its_slices(&self, concat: &graph::Node, root: usize, first: usize) -> bool {
         let root_blocks = self.graph.nodes[root].shape[1].div_ceil(8);
         let mut at = 0;
@@ -77,7 +77,7 @@ impl<E: Kernels> GraphPlanner<'_, E> {
         })
     }
 
-    /// The node whose result a slice is a part of, and at which block.
+    /// The node that a slice is a view of, and the first block.
     pub(super) fn root(&self, mut id: usize) -> (usize, usize) {
         let mut inside = 0;
         while let Op::Slice { axis: 1, start } = self.graph.nodes[id].op
@@ -89,7 +89,7 @@ impl<E: Kernels> GraphPlanner<'_, E> {
         (id, inside)
     }
 
-    /// The parts that are not there already are copied.
+    /// Copies the parts that are not in place already.
     pub(super) fn concat_blocks(&mut self, id: usize) -> Result<(), String> {
         let node = &self.graph.nodes[id];
         let whole = self.blocks_for(id);

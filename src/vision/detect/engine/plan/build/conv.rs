@@ -1,4 +1,4 @@
-//! Convolutions: which kernel for which, in how many tasks, and how its weights lie.
+//! Convolutions: the choice of kernel, the number of tasks, and the layout of the weights.
 
 use super::super::super::graph::{self, Op};
 use super::super::super::kernels::conv::Conv;
@@ -7,22 +7,22 @@ use super::super::super::kernels::maps::Depthwise;
 use super::super::super::kernels::winograd::Winograd;
 use super::super::super::kernels::{Act, Kernels};
 use super::super::lazy_head::TILES_MOST;
-use super::super::step::{Kind, Which};
+use super::super::step::{Kind, TileSet};
 use super::bind::{At, Bind, Blocks};
-use super::weights::{Int8Parts, What};
+use super::weights::{Int8Parts, PackedKind};
 use super::{GraphPlanner, picture_sides};
 
-/// Numbers of input that a task of a direct convolution should not pass: they are read once for each block of output channels,
-/// and so should stay in a second-level cache. 128 kB.
+/// Maximum input of a task of a direct convolution, numbers: it is read once for each block of output channels, and so should stay in the
+/// L2 cache. 128 kB.
 const TASK_INPUT: usize = 32 << 10;
 
-/// A convolution that was looked at.
+/// The checked sizes of a convolution.
 struct Shape<'a> {
     id: usize,
     conv: &'a graph::Conv,
-    /// Channels, rows and columns that go in.
+    /// Input channels, rows and columns.
     from: (usize, usize, usize),
-    /// Channels, rows and columns that come out.
+    /// Output channels, rows and columns.
     to: (usize, usize, usize),
     act: Act,
     residual: Option<Blocks>,
@@ -45,8 +45,8 @@ impl<E: Kernels> GraphPlanner<'_, E> {
     pub(super) fn conv(&mut self, id: usize, conv: &graph::Conv) -> Result<(), String> {
         let node = &self.graph.nodes[id];
         let input = &self.graph.nodes[node.inputs[0]];
-        let from = picture_sides(&input.shape).ok_or("a convolution of no picture")?;
-        let to = picture_sides(&node.shape).ok_or("a convolution to no picture")?;
+        let from = picture_sides(&input.shape).ok_or("a convolution whose input is not a picture")?;
+        let to = picture_sides(&node.shape).ok_or("a convolution whose output is not a picture")?;
         fits(conv, from, to)?;
         let residual = match node.inputs.get(1) {
             Some(other) => Some(self.in_blocks(*other)?),
@@ -83,12 +83,12 @@ impl<E: Kernels> GraphPlanner<'_, E> {
         Ok(())
     }
 
-    /// Room for the result, in a step that also reads `x`.
+    /// Allocates the result, in a step that also reads `x`.
     fn output_for(&mut self, shape: &Shape<'_>, x: usize) -> Blocks {
         self.output_of(shape.id, &[Some(x), shape.residual.map(|residual| residual.buffer)])
     }
 
-    /// Rows of the result that a task does, if it reads `row_numbers` numbers for each row of the input: as many tasks for each thread.
+    /// Output rows per task if a task reads `row_numbers` numbers per input row: an equal number of tasks for each thread.
     fn task_rows(&self, shape: &Shape<'_>, row_numbers: usize) -> usize {
         let rows = shape.to.1;
         let most = (TASK_INPUT / (shape.conv.stride[0] * row_numbers)).clamp(1, rows);
@@ -101,7 +101,7 @@ impl<E: Kernels> GraphPlanner<'_, E> {
             return Err(format!("{} groups of {} channels", conv.groups, shape.from.0));
         }
         if conv.stride != [1, 1] || conv.pad != [1, 1] {
-            return Err("a convolution of each channel with a stride or without a border".into());
+            return Err("a depth-wise convolution with a stride or without padding".into());
         }
         let node = &self.graph.nodes[shape.id];
         let x = self.in_blocks(node.inputs[0])?;
@@ -131,7 +131,7 @@ impl<E: Kernels> GraphPlanner<'_, E> {
     }
 
     fn winograd(&mut self, shape: &Shape<'_>, x: Blocks) {
-        let how = What::Winograd { node: shape.id, channels: shape.to.0, in_channels: shape.from.0 };
+        let how = PackedKind::Winograd { node: shape.id, channels: shape.to.0, in_channels: shape.from.0 };
         let w = self.weights.keep::<E>(how);
         let out = self.output_for(shape, x.buffer);
         let bias = self.keep_bias(shape.conv);
@@ -168,8 +168,8 @@ impl<E: Kernels> GraphPlanner<'_, E> {
             Box::new(move |bind, tables| Kind::Winograd {
                 conv: make(bind),
                 which: match deferred {
-                    Some(deferred) => Which::Active(&raw const tables.active[deferred]),
-                    None => Which::All { numbers: tables.numbers, per_task },
+                    Some(deferred) => TileSet::Active(&raw const tables.active[deferred]),
+                    None => TileSet::All { numbers: tables.numbers, per_task },
                 },
             }),
         );
@@ -187,7 +187,7 @@ impl<E: Kernels> GraphPlanner<'_, E> {
         (w, self.keep_bias(conv))
     }
 
-    /// Biases with as many zeros behind as a block of 16 needs.
+    /// Biases padded with zeros to a block of 16.
     fn keep_bias(&mut self, conv: &graph::Conv) -> At {
         let mut bias = conv.bias.clone();
         bias.resize(bias.len().next_multiple_of(16), 0.0);
@@ -229,12 +229,12 @@ impl<E: Kernels> GraphPlanner<'_, E> {
 
     fn int8(&mut self, shape: &Shape<'_>, x: Blocks, bytes: graph::Bytes) -> Result<(), String> {
         if !E::has_int8(self.options.isa) || !shape.conv.is_for_int8(shape.from.0) {
-            return Err("a convolution on numbers of 8 bits, for which there is no kernel".into());
+            return Err("an int8 convolution that has no kernel".into());
         }
         let [high, wide] = shape.conv.kernel;
         let ([down, across], [above, left]) = (shape.conv.stride, shape.conv.pad);
         let parts = Int8Parts { channels: shape.to.0, in_channels: shape.from.0, taps: wide * high };
-        let w = self.weights.keep::<E>(What::Int8 { node: shape.id, parts });
+        let w = self.weights.keep::<E>(PackedKind::Int8 { node: shape.id, parts });
         let [bias, scale, _] = parts.offsets().map(|at| At { offset: w.offset + at / size_of::<E>(), ..w });
         let out = self.output_for(shape, x.buffer);
         let (size, act, residual) = (shape.size(), shape.act, shape.residual);
@@ -268,7 +268,7 @@ impl<E: Kernels> GraphPlanner<'_, E> {
         Ok(())
     }
 
-    /// A convolution of the picture itself.
+    /// A convolution of the input picture itself.
     fn first(&mut self, shape: &Shape<'_>) -> Result<(), String> {
         let [high, wide] = shape.conv.kernel;
         let ([down, across], [above, left]) = (shape.conv.stride, shape.conv.pad);
@@ -329,16 +329,16 @@ impl<E: Kernels> GraphPlanner<'_, E> {
     }
 }
 
-/// Whether the sides fit together, and the border is one that we have.
+/// Checks that the sizes match, and that the padding is supported.
 fn fits(conv: &graph::Conv, from: (usize, usize, usize), to: (usize, usize, usize)) -> Result<(), String> {
     let ([high, wide], [down, across], [above, left]) = (conv.kernel, conv.stride, conv.pad);
     if above > 1 || left > 1 || from.1 + 2 * above < high || from.2 + 2 * left < wide {
-        return Err(format!("a border of {above} x {left}"));
+        return Err(format!("padding of {above} x {left}"));
     }
     let rows = (from.1 + 2 * above - high) / down + 1;
     let columns = (from.2 + 2 * left - wide) / across + 1;
     if (rows, columns) != (to.1, to.2) {
-        return Err("a convolution whose result has other sides than it should".into());
+        return Err("a convolution whose result has the wrong size".into());
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Steps on pictures in blocks that are no convolutions.
+//! Steps on pictures in blocks other than convolutions.
 
 use super::super::super::kernels::Kernels;
 use super::super::super::kernels::maps::{MaxPool, Upsample};

@@ -1,8 +1,8 @@
-//! From a graph to steps: which kernel does what, which tensors are views of others, and where each buffer lies.
+//! From a graph to steps: chooses kernels, views and the position of each buffer.
 //!
-//! Pictures inside the network lie in blocks of 8 channels ([`super::super::kernels`]), everything else row by row. What is
-//! wanted in the other form is converted once. A concatenation along channels is one buffer that its parts are written into; a
-//! slice is a part of one.
+//! Pictures inside the network are stored in blocks of 8 channels ([`super::super::kernels`]), everything else row by row. A result that is
+//! needed in the other form is converted once. A concatenation along channels is one buffer that its parts are written into; a slice is a
+//! view of a part of one.
 
 mod bind;
 mod buffers;
@@ -23,15 +23,15 @@ pub(super) use bind::{Built, Last, PlannedGraph};
 use rows::row_major_strides;
 use weights::Weights;
 
-/// Numbers that one task of something simple works on.
+/// Numbers per task of a simple operation.
 const TASK_NUMBERS: usize = 16 << 10;
 
-/// What is wanted of a graph instead of its output.
+/// Results wanted instead of the graph's output.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Wanted {
     /// Nodes whose results stay in blocks.
     pub(super) maps: Vec<usize>,
-    /// 3x3 convolutions that are done in a second part, of which only some tiles.
+    /// 3x3 convolutions of the second part, computed only for active tiles.
     pub(super) deferred: Vec<usize>,
     /// 1x1 convolutions whose weights are wanted, but no step.
     pub(super) lasts: Vec<usize>,
@@ -40,7 +40,7 @@ pub(super) struct Wanted {
 /// Plans `graph`, which is fused: up to its output, or up to `wanted`.
 ///
 /// # Errors
-/// One line: what has no kernel.
+/// One line: the operation that has no kernel.
 pub(super) fn plan_graph<E: Kernels>(
     graph: &Graph,
     options: Options,
@@ -63,7 +63,7 @@ pub(super) fn plan_graph<E: Kernels>(
         planner.node(id).map_err(|what| format!("{}: {what}", graph.nodes[id].name))
     };
     (0..graph.nodes.len()).filter(|id| needed[*id] && !deferred.contains(id)).try_for_each(&mut node)?;
-    // What is looked at between the parts is there before the second.
+    // Results that are read between the parts must exist before the second part.
     planner.is_deferred = false;
     for map in maps.iter().filter(|map| !deferred.contains(map)) {
         planner.in_blocks(*map)?;
@@ -75,13 +75,13 @@ pub(super) fn plan_graph<E: Kernels>(
     planner.finish(maps, lasts)
 }
 
-/// A graph on its way to a plan.
+/// A graph while it is being planned.
 struct GraphPlanner<'g, E> {
     graph: &'g Graph,
     options: Options,
-    /// Nodes whose result lies in blocks.
+    /// Nodes whose result is stored in blocks.
     blocked: Vec<bool>,
-    /// Where concatenations want their parts.
+    /// Positions of the parts of concatenations.
     wanted: HashMap<usize, (usize, usize)>,
     blocks: Vec<Option<Blocks>>,
     flat: Vec<Option<At>>,
@@ -94,11 +94,11 @@ struct GraphPlanner<'g, E> {
     /// Borders that are zero already: buffer, first block, blocks.
     bordered: Vec<(usize, usize, usize)>,
     scratch_len: usize,
-    /// Whether the node at hand belongs to the second part.
+    /// Whether the current node belongs to the second part.
     is_deferred: bool,
-    /// Tiles of each step of that.
+    /// Active tiles of each step of the second part.
     deferred_tiles: Vec<usize>,
-    /// Most tiles of any step.
+    /// Largest number of tiles in a step.
     tiles_most: usize,
 }
 
@@ -183,11 +183,11 @@ impl<'g, E: Kernels> GraphPlanner<'g, E> {
         }
     }
 
-    /// The 1x1 convolution `id`, whose weights are kept.
+    /// The 1x1 convolution `id`, whose weights are kept without a step.
     fn last(&mut self, id: usize) -> Result<PlannedLast, String> {
         let node = &self.graph.nodes[id];
         let (Op::Conv(conv), Some((channels, ..))) = (&node.op, picture_sides(&node.shape)) else {
-            return Err("no convolution of a picture".into());
+            return Err("not a convolution of a picture".into());
         };
         let from = self.graph.nodes[node.inputs[0]].shape[1];
         let (w, bias) = self.keep_direct(id, conv, channels, from);

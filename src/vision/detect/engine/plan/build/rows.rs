@@ -1,4 +1,4 @@
-//! What lies row by row: concatenations, slices and transpositions are copies, the rest is arithmetic number by number.
+//! Row-major tensors: concatenations, slices and transpositions are copies, the rest is element-wise arithmetic.
 
 use super::super::super::graph::{Binary, Op};
 use super::super::super::kernels::Kernels;
@@ -67,13 +67,13 @@ impl<E: Kernels> GraphPlanner<'_, E> {
 
     pub(super) fn matmul(&mut self, id: usize) -> Result<(), String> {
         let node = &self.graph.nodes[id];
-        let [a, b] = node.inputs[..] else { return Err("a product of one".into()) };
+        let [a, b] = node.inputs[..] else { return Err("a matrix product with one input".into()) };
         let (a_shape, b_shape) = (&self.graph.nodes[a].shape, &self.graph.nodes[b].shape);
         let ([a_batch @ .., m, k], [b_batch @ .., k2, n]) = (&a_shape[..], &b_shape[..]) else {
-            return Err("a product of vectors".into());
+            return Err("a matrix product of vectors".into());
         };
         if a_batch != b_batch || k != k2 {
-            return Err(format!("a product of {a_shape:?} and {b_shape:?}"));
+            return Err(format!("a matrix product of {a_shape:?} and {b_shape:?}"));
         }
         let (m, k, n, batch) = (*m, *k, *n, a_batch.iter().product::<usize>());
         let (a, b) = (self.in_rows(a)?, self.in_rows(b)?);
@@ -96,13 +96,13 @@ impl<E: Kernels> GraphPlanner<'_, E> {
         Ok(())
     }
 
-    /// In the place of its input, if nobody else needs that.
+    /// In place, if no other node needs the input.
     pub(super) fn softmax(&mut self, id: usize, axis: usize) -> Result<(), String> {
         let node = &self.graph.nodes[id];
         let from = self.in_rows(node.inputs[0])?;
         let strides = row_major_strides(&node.shape);
         self.gather(id, from, &strides)?;
-        let at = self.flat[id].ok_or("a result that is nowhere")?;
+        let at = self.flat[id].ok_or("a result that was not computed")?;
         self.uses(at.buffer);
         let len = node.shape[axis];
         let inner: usize = node.shape[axis + 1..].iter().product();
@@ -152,7 +152,7 @@ impl<E: Kernels> GraphPlanner<'_, E> {
 
     pub(super) fn binary(&mut self, id: usize, op: Binary) -> Result<(), String> {
         let node = &self.graph.nodes[id];
-        let [a, b] = node.inputs[..] else { return Err("an operation on one".into()) };
+        let [a, b] = node.inputs[..] else { return Err("a binary operation with one input".into()) };
         let strides = |id: usize| -> Result<Sides, String> {
             let shape = &self.graph.nodes[id].shape;
             let mut strides = row_major_strides(shape);
@@ -161,13 +161,13 @@ impl<E: Kernels> GraphPlanner<'_, E> {
                 if *side == 1 && node.shape[whole] != 1 {
                     strides[axis] = 0;
                 } else if *side != node.shape[whole] {
-                    return Err(format!("{shape:?} repeated to {:?}", node.shape));
+                    return Err(format!("{shape:?} broadcast to {:?}", node.shape));
                 }
             }
             sides(&strides, 0)
         };
         if node.shape.len() < self.graph.nodes[a].shape.len().max(self.graph.nodes[b].shape.len()) {
-            return Err("an operation with fewer sides than its inputs".into());
+            return Err("an operation with fewer axes than its inputs".into());
         }
         let (a_strides, b_strides, sides) = (strides(a)?, strides(b)?, sides(&node.shape, 1)?);
         let (a, b) = (self.in_rows(a)?, self.in_rows(b)?);
@@ -193,7 +193,7 @@ impl<E: Kernels> GraphPlanner<'_, E> {
     }
 }
 
-/// From each neighbour to the next along each axis, in a tensor that lies row by row.
+/// Strides of a row-major tensor.
 pub(super) fn row_major_strides(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1; shape.len()];
     for axis in (1..shape.len()).rev() {
@@ -202,7 +202,7 @@ pub(super) fn row_major_strides(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// Padded in front with `with`.
+/// Padded at the front with `with`.
 fn sides(shape: &[usize], with: usize) -> Result<Sides, String> {
     let front = AXES_MAX.checked_sub(shape.len()).ok_or_else(|| format!("{} axes", shape.len()))?;
     let mut sides = [with; AXES_MAX];

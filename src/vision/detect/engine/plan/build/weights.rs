@@ -1,23 +1,22 @@
-//! How weights lie for the kernels. They are packed when there is memory for them, convolution by convolution, and the graph loses
-//! them on the way.
+//! Layout of the weights. They are packed when there is memory for them, convolution by convolution, and removed from the graph on the way.
 
 use super::super::super::graph::{Bytes, Conv, Graph, Node, Op};
 use super::super::super::kernels::{Kernels, int8, winograd};
 use super::bind::{At, WEIGHTS};
 
-/// Numbers that are kept.
-pub(super) enum What {
-    /// These.
+/// Constants that are kept.
+pub(super) enum PackedKind {
+    /// Plain constants.
     Numbers(Vec<f32>),
-    /// A convolution's for the direct kernel.
+    /// Weights of a convolution for the direct kernel.
     Direct { node: usize, taps: usize, channels: usize, in_channels: usize, a_block: usize },
-    /// A 3x3 convolution's for Winograd's method.
+    /// Weights of a 3x3 convolution for Winograd's method.
     Winograd { node: usize, channels: usize, in_channels: usize },
-    /// A convolution's on numbers of 8 bits, with its biases and scales: see [`Int8Parts`].
+    /// Weights of an int8 convolution, with its biases and scales: see [`Int8Parts`].
     Int8 { node: usize, parts: Int8Parts },
 }
 
-/// What a convolution on numbers of 8 bits has, one behind the other.
+/// The data of an int8 convolution, in this order.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Int8Parts {
     pub(super) channels: usize,
@@ -30,39 +29,41 @@ impl Int8Parts {
         self.channels * self.in_channels * self.taps
     }
 
-    /// Where biases and scales begin, and the end, in bytes.
+    /// Offsets of biases and scales, and the end, in bytes.
     pub(super) const fn offsets(self) -> [usize; 3] {
         let weights = self.weights();
         [weights, weights + 4 * self.channels, weights + 8 * self.channels]
     }
 }
 
-/// What is written.
+/// Packed numbers.
 enum Packed {
     Numbers(Vec<f32>),
     Bytes(Vec<u8>),
 }
 
-impl What {
-    /// How many they are when they are packed.
+impl PackedKind {
+    /// Length after packing.
     pub(super) fn len<E>(&self) -> usize {
         match self {
-            What::Int8 { parts, .. } => parts.offsets()[2] / size_of::<E>(),
-            What::Numbers(numbers) => numbers.len(),
-            What::Direct { taps, channels, in_channels, a_block, .. } => {
+            PackedKind::Int8 { parts, .. } => parts.offsets()[2] / size_of::<E>(),
+            PackedKind::Numbers(numbers) => numbers.len(),
+            PackedKind::Direct { taps, channels, in_channels, a_block, .. } => {
                 channels.next_multiple_of(8) * in_channels.next_multiple_of(*a_block) * taps
             }
-            What::Winograd { channels, in_channels, .. } => {
+            PackedKind::Winograd { channels, in_channels, .. } => {
                 channels.next_multiple_of(16) * in_channels.next_multiple_of(8) * winograd::POSITIONS
             }
         }
     }
 
-    /// Whether both are packed to the same: of the same node, in the same way. `graphs`: whose nodes they are.
+    /// Whether both are packed from the same node in the same way. `graphs`: the graphs of the nodes.
     fn equals(&self, graphs: (&Graph, &Graph), other: &Self) -> bool {
         let node = |(graph, what): (&Graph, &Self)| match what {
-            What::Numbers(_) => None,
-            What::Direct { node, .. } | What::Winograd { node, .. } | What::Int8 { node, .. } => {
+            PackedKind::Numbers(_) => None,
+            PackedKind::Direct { node, .. }
+            | PackedKind::Winograd { node, .. }
+            | PackedKind::Int8 { node, .. } => {
                 let Node { name, op, .. } = &graph.nodes[*node];
                 let more = match op {
                     Op::Conv(conv) => Some((conv.bias.clone(), conv.int8)),
@@ -72,38 +73,38 @@ impl What {
             }
         };
         let how = |what: &Self| match what {
-            What::Numbers(numbers) => (0, [numbers.len(), 0, 0, 0]),
-            What::Direct { taps, channels, in_channels, a_block, .. } => {
+            PackedKind::Numbers(numbers) => (0, [numbers.len(), 0, 0, 0]),
+            PackedKind::Direct { taps, channels, in_channels, a_block, .. } => {
                 (1, [*channels, *in_channels, *taps, *a_block])
             }
-            What::Winograd { channels, in_channels, .. } => (2, [*channels, *in_channels, 0, 0]),
-            What::Int8 { parts, .. } => (3, [parts.channels, parts.in_channels, parts.taps, 0]),
+            PackedKind::Winograd { channels, in_channels, .. } => (2, [*channels, *in_channels, 0, 0]),
+            PackedKind::Int8 { parts, .. } => (3, [parts.channels, parts.in_channels, parts.taps, 0]),
         };
         let same_numbers = match (self, other) {
-            (What::Numbers(ours), What::Numbers(theirs)) => ours == theirs,
+            (PackedKind::Numbers(ours), PackedKind::Numbers(theirs)) => ours == theirs,
             _ => true,
         };
         same_numbers && how(self) == how(other) && node((graphs.0, self)) == node((graphs.1, other))
     }
 
-    /// Packs them. The node's weights are gone then.
+    /// Packs them. Removes the node's weights.
     fn packed(self, graph: &mut Graph) -> Packed {
         let mut take = |node: usize| match &mut graph.nodes[node].op {
             Op::Conv(conv) => std::mem::take(&mut conv.weights),
             _ => Vec::new(),
         };
         Packed::Numbers(match self {
-            What::Numbers(numbers) => numbers,
-            What::Direct { node, taps, channels, in_channels, a_block } => {
+            PackedKind::Numbers(numbers) => numbers,
+            PackedKind::Direct { node, taps, channels, in_channels, a_block } => {
                 pack_direct(&take(node), channels, in_channels, a_block, taps)
             }
-            What::Winograd { node, channels, in_channels } => {
+            PackedKind::Winograd { node, channels, in_channels } => {
                 pack_winograd(&take(node), channels, in_channels)
             }
-            What::Int8 { node, parts } => {
+            PackedKind::Int8 { node, parts } => {
                 let weights = take(node);
                 let Op::Conv(conv @ Conv { int8: Some(bytes), .. }) = &graph.nodes[node].op else {
-                    unreachable!("it was planned so");
+                    unreachable!("the planner chose a node with weights");
                 };
                 return Packed::Bytes(pack_int8(&weights, &conv.bias, *bytes, parts));
             }
@@ -111,37 +112,37 @@ impl What {
     }
 }
 
-/// All that is kept, and where.
+/// All constants that are kept, with their offsets.
 #[derive(Default)]
 pub(super) struct Weights {
-    kept: Vec<(usize, What)>,
-    /// Numbers of all.
+    kept: Vec<(usize, PackedKind)>,
+    /// Total length.
     pub(super) len: usize,
 }
 
 impl Weights {
-    /// Reserves room for `what` at a cache line.
-    pub(super) fn keep<E: Kernels>(&mut self, what: What) -> At {
+    /// Reserves space for `what`, aligned to a cache line.
+    pub(super) fn keep<E: Kernels>(&mut self, what: PackedKind) -> At {
         let offset = self.len;
         self.len = (offset + what.len::<E>()).next_multiple_of(64 / size_of::<E>());
         self.kept.push((offset, what));
         At { buffer: WEIGHTS, offset }
     }
 
-    /// The same for a convolution's in the direct kernel: a node and its taps, output channels, input channels and how many of them
-    /// are a block.
+    /// The same for a convolution with the direct kernel: a node and its taps, output channels, input channels and input channels per
+    /// block.
     pub(super) fn direct<E: Kernels>(
         &mut self,
         (node, taps): (usize, usize),
         channels: usize,
         (in_channels, a_block): (usize, usize),
     ) -> At {
-        self.keep::<E>(What::Direct { node, taps, channels, in_channels, a_block })
+        self.keep::<E>(PackedKind::Direct { node, taps, channels, in_channels, a_block })
     }
 
-    /// Whether `other` keeps the same at the same offsets. `graphs`: whose nodes they are.
+    /// Whether `other` keeps the same constants at the same offsets. `graphs`: the graphs of the nodes.
     pub(super) fn equal(&self, graphs: (&Graph, &Graph), other: &Self) -> bool {
-        let same = |(ours, theirs): (&(usize, What), &(usize, What))| {
+        let same = |(ours, theirs): (&(usize, PackedKind), &(usize, PackedKind))| {
             ours.0 == theirs.0 && ours.1.equals(graphs, &theirs.1)
         };
         let kept = (self.kept.len(), self.len) == (other.kept.len(), other.len);
@@ -151,7 +152,7 @@ impl Weights {
     /// Packs all of them.
     ///
     /// # Safety
-    /// `to` has room for `len` numbers, and nobody else has it.
+    /// `to` has room for `len` numbers, and nobody else uses it.
     pub(super) unsafe fn pack<E: Kernels>(self, graph: &mut Graph, to: *mut E) {
         for (offset, what) in self.kept {
             let len = what.len::<E>();
@@ -159,13 +160,13 @@ impl Weights {
                 Packed::Numbers(numbers) => {
                     assert_eq!(numbers.len(), len, "as many as there is room for");
                     for (at, number) in numbers.into_iter().enumerate() {
-                        // SAFETY: the caller's promise.
+                        // SAFETY: the caller guarantees it.
                         unsafe { to.add(offset + at).write(E::of(number)) };
                     }
                 }
                 Packed::Bytes(bytes) => {
                     assert_eq!(bytes.len(), len * size_of::<E>(), "as many as there is room for");
-                    // SAFETY: the caller's promise; they do not overlap.
+                    // SAFETY: the caller guarantees it; they do not overlap.
                     unsafe {
                         to.add(offset).cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
                     };

@@ -1,4 +1,4 @@
-//! A canvas as the crate `plotters` wants it: dots of colour and letters are ours.
+//! A canvas as a drawing backend of the crate `plotters`: pixels and glyphs are ours.
 
 use std::convert::Infallible;
 
@@ -9,12 +9,12 @@ use plotters_backend::{
 
 use super::{Canvas, GLYPH, ink};
 
-/// What plotters draws on.
-pub(super) struct Board<'a>(pub(super) &'a mut Canvas);
+/// The drawing backend.
+pub(super) struct Backend<'a>(pub(super) &'a mut Canvas);
 
 type Drawn = Result<(), DrawingErrorKind<Infallible>>;
 
-impl DrawingBackend for Board<'_> {
+impl DrawingBackend for Backend<'_> {
     type ErrorType = Infallible;
 
     fn get_size(&self) -> (u32, u32) {
@@ -36,7 +36,7 @@ impl DrawingBackend for Board<'_> {
         Ok(())
     }
 
-    /// Round pens: plotters' own wide lines have spikes at sharp corners, of which such curves have many.
+    /// Round pens: plotters' own wide lines have spikes at sharp corners, which such curves have many of.
     fn draw_path<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(
         &mut self,
         path: I,
@@ -85,10 +85,10 @@ impl DrawingBackend for Board<'_> {
     }
 }
 
-/// Width of a letter in parts of a font's size, as plotters guesses it for fonts that it does not know.
+/// Width of a glyph as a fraction of a font's size, which plotters assumes for unknown fonts.
 const GUESSED_WIDTH: f64 = 0.7 / 1.24 / 1.24;
 
-/// The font's size at which plotters leaves the room that glyphs of so many times their size take.
+/// The font size for which plotters reserves the space of glyphs at this scale.
 pub(super) fn font_size(scale: usize) -> f64 {
     (GLYPH * scale) as f64 / GUESSED_WIDTH
 }
