@@ -379,7 +379,7 @@ fn without_descriptors_a_send_is_tried_again() {
         for host in ["127.0.0.1", "localhost"] {
             let mut again = std::process::Command::new(std::env::current_exe().unwrap());
             again
-                .args(["--exact", "without_descriptors_a_send_is_tried_again", "--nocapture"])
+                .args(["--exact", "receivers::without_descriptors_a_send_is_tried_again", "--nocapture"])
                 .env(ALONE, host);
             let output = again.output().unwrap();
             let told = String::from_utf8_lossy(&output.stdout);
