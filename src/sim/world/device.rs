@@ -334,13 +334,8 @@ impl Device {
             fps_share: f64::from(scenario.fps / scenario.camera_fps).min(1.0),
         };
         attach(&device.spool, &device.disk, &device.time);
-        device.post(
-            now,
-            Body::Started(Started {
-                version: fixed("sim"),
-                model: fixed(if network.is_some() { "network" } else { "truth" }),
-            }),
-        );
+        let model = fixed(if network.is_some() { "network" } else { "truth" });
+        device.post(now, Body::Started(Started { version: fixed("sim"), model }));
         Ok(device)
     }
 

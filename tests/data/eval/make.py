@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the cases that tests/eval.rs scores, with what pycocotools says of them. Seeded; needs numpy and pycocotools.
+"""Makes the cases that tests/it/eval.rs scores, with what pycocotools says of them. Seeded; needs numpy and pycocotools.
 
   pip install numpy pycocotools && python3 make.py      (rewrites NAME.json beside itself)
 """
