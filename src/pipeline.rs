@@ -9,6 +9,7 @@
 //! No camera, no clock, no network, no disk: the same [`Pipeline`] runs from a camera, a recording, or a simulated street.
 //! The engine is the caller's: pipelines of several cameras may share one. After the first frame our own stages make no heap call (I1).
 
+pub mod presence;
 pub mod worker;
 
 use crate::analytics::track;

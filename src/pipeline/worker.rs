@@ -98,8 +98,9 @@ impl FrameWorker {
         }
     }
 
-    /// Ends all tracks with `finish` if no frame has been processed for too long. True if it did. Call it at [`FrameWorker::due`], and
-    /// also while frames come, as they may all be corrupt.
+    /// Ends all tracks with `finish` if no frame has been processed for too long. True if it did. Call it at [`FrameWorker::due`] with
+    /// the clock's time if no frame waits. Call it also after each frame, since they may all be corrupt; then `now` is when that frame
+    /// was captured, because newer ones may wait behind it.
     pub fn poll(
         &mut self,
         now: Mono,

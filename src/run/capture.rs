@@ -22,6 +22,7 @@ use crate::capture::ring::{Fill, Writer};
 use crate::capture::sampler::{Sample, Sampler};
 use crate::capture::{Advance, CaptureParams, FrameSource, SourceSpec};
 use crate::event::{Body, fixed};
+use crate::pipeline::presence::{Back, Presence};
 use crate::platform::clock::{Clock, Mono};
 use crate::platform::threads::spawn;
 use crate::platform::watchdog::Stage;
@@ -44,17 +45,13 @@ const BUILD_MAX: Duration = Duration::from_secs(180);
 /// The picture that a model with free sides is asked about before there is a camera.
 const SERVED: Size = Size { width: 640, height: 480 };
 
-/// Fewest frames in a row that were not usable before their source may count as lost.
-const BAD_FRAMES_MIN: u64 = 3;
-
 /// The thread's state.
 pub(super) struct Capture {
     shared: Arc<Shared>,
     spec: SourceSpec,
     params: CaptureParams,
     recovery: Recovery,
-    /// When the camera was lost; `None` while it delivers.
-    lost_at: Option<Mono>,
+    presence: Presence,
     /// What the pipeline is built from at the first format.
     model: Option<(Loaded, Vec<ClassId>)>,
     downstream: Option<Downstream>,
@@ -127,37 +124,6 @@ impl Recovery {
     }
 }
 
-/// Whether what a source delivers is usable. Pure: told the time and what was counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Liveness {
-    /// When the last usable frame was processed; before that, when the source was opened.
-    usable_at: Mono,
-    /// Frames that were corrupt until then.
-    corrupt: u64,
-    /// A usable frame has come since the source was opened.
-    delivers: bool,
-}
-
-impl Liveness {
-    /// The source was opened at `now`, after `corrupt` frames that were not usable.
-    fn new(now: Mono, corrupt: u64) -> Self {
-        Liveness { usable_at: now, corrupt, delivers: false }
-    }
-
-    /// Takes note of the newest usable frame, and of all that were corrupt.
-    fn note(&mut self, usable: Option<Mono>, corrupt: u64) {
-        if let Some(at) = usable.filter(|at| *at > self.usable_at) {
-            *self = Liveness { usable_at: at, corrupt, delivers: true };
-        }
-    }
-
-    /// How many frames came, none of them usable, in `limit` or longer.
-    fn lost(&self, now: Mono, corrupt: u64, limit: Duration) -> Option<u64> {
-        let bad = corrupt.saturating_sub(self.corrupt);
-        (bad >= BAD_FRAMES_MIN && now.since(self.usable_at) >= limit).then_some(bad)
-    }
-}
-
 /// Why a source is no longer pumped.
 enum Ended {
     /// The recording is over.
@@ -186,12 +152,13 @@ impl Capture {
         };
         let backoff = Backoff::new(params.restart_first.min(cap), cap, shared.started.as_nanos());
         let recovery = Recovery::new(backoff, params.idle_timeout);
+        let presence = Presence::new(shared.started);
         Capture {
             shared,
             spec,
             params,
             recovery,
-            lost_at: None,
+            presence,
             model: Some((model, wanted)),
             downstream: None,
             ring_dropped: 0,
@@ -282,24 +249,22 @@ impl Capture {
     }
 
     fn lost(&mut self, error: &Error) {
-        if self.lost_at.is_some() {
+        let now = self.shared.clock.mono();
+        if !self.presence.lost(now) {
             tracing::warn!(%error, tries = self.recovery.backoff.failures() + 1, "the camera is still away");
             return;
         }
-        let now = self.shared.clock.mono();
-        self.lost_at = Some(now);
         self.shared.metrics.camera_losses.add(1);
         tracing::warn!(%error, "the camera is lost; it will be opened again");
         self.shared.post(now, Body::CameraLost { reason: fixed(&error.to_string()) });
     }
 
     /// The first usable frame after an absence, or the first one at all.
-    fn back(&mut self, format: &FrameFormat, at: Mono) {
-        self.recovery.back(at);
-        let absent_ms = self.lost_at.take().map_or(0, |lost| at.since(lost).as_millis() as u64);
+    fn back(&mut self, format: &FrameFormat, back: Back) {
+        self.recovery.back(back.at);
         let FrameFormat { pixel, width, height, .. } = *format;
-        tracing::info!(%pixel, width, height, absent_ms, "the camera delivers");
-        self.shared.post(at, Body::CameraBack { absent_ms, width, height });
+        tracing::info!(%pixel, width, height, absent_ms = back.absent_ms, "the camera delivers");
+        self.shared.post(back.at, back.event(width, height));
     }
 
     /// Takes frames from `source` for as long as it gives any.
@@ -308,8 +273,7 @@ impl Capture {
         let metrics = &shared.metrics;
         let mut sampler = Sampler::new(shared.config.camera.fps);
         let mut expected = 0;
-        let mut told = false;
-        let mut liveness = Liveness::new(shared.clock.mono(), metrics.frames_corrupt.get());
+        self.presence.opened(shared.clock.mono(), metrics.frames_corrupt.get());
         // A program may take its idle time-out for the rest of a frame that it began.
         let longest = match &self.spec {
             SourceSpec::V4l2(_) => PATIENCE,
@@ -322,12 +286,8 @@ impl Capture {
                 return Ok(Ended::Stopped);
             }
             shared.heartbeat(Stage::Capture, longest);
-            if let Some(error) = self.check_liveness(&mut liveness) {
+            if let Some(error) = self.check_liveness(source.format()) {
                 return Ok(Ended::Lost(error));
-            }
-            if !told && liveness.delivers {
-                told = true;
-                self.back(source.format(), liveness.usable_at);
             }
             let error = match source.advance(PATIENCE) {
                 Ok(Advance::Idle) => continue,
@@ -337,10 +297,8 @@ impl Capture {
                     // Frames that the source lost itself keep their numbers.
                     metrics.frames_camera_dropped.add(meta.seq.saturating_sub(expected));
                     expected = meta.seq + 1;
-                    // After an absence a frame must prove usable first.
-                    if !told && self.lost_at.is_none() {
-                        told = true;
-                        self.back(source.format(), meta.captured_at);
+                    if let Some(back) = self.presence.frame(meta.captured_at) {
+                        self.back(source.format(), back);
                     }
                     if let Err(error) = self.fit(&*source) {
                         return self.cannot_fit(error);
@@ -369,10 +327,10 @@ impl Capture {
     }
 
     /// Looks whether the pipeline gets usable frames. The reason why the source counts as lost, if it does.
-    fn check_liveness(&mut self, liveness: &mut Liveness) -> Option<Error> {
+    fn check_liveness(&mut self, format: &FrameFormat) -> Option<Error> {
         let (now, metrics) = (self.shared.clock.mono(), &self.shared.metrics);
         let corrupt = metrics.frames_corrupt.get();
-        liveness.note(metrics.last_frame(), corrupt);
+        let back = self.presence.note(metrics.last_frame(), corrupt);
         self.recovery.delivers(now);
         let limit = self.params.idle_timeout;
         let can_heal = match &self.spec {
@@ -380,7 +338,11 @@ impl Capture {
             // A folder's pictures have nothing to do with each other.
             SourceSpec::Dir(_) | SourceSpec::Sim(_) => false,
         };
-        let bad = liveness.lost(now, corrupt, limit).filter(|_| can_heal)?;
+        let overdue = self.presence.overdue(now, corrupt, limit);
+        if let Some(back) = back {
+            self.back(format, back);
+        }
+        let bad = overdue.filter(|_| can_heal)?;
         let why = self.shared.last_corrupt.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let text = format!("no usable frame for {limit:?}, though {bad} came; the last one: {why}");
         Some(Error::retry(Kind::Source, text))
@@ -506,8 +468,6 @@ pub(super) fn corrupt(shared: &Shared, why: &dyn std::fmt::Display) {
 mod tests {
     use super::*;
 
-    const LIMIT: Duration = Duration::from_secs(10);
-
     fn at(seconds: u64) -> Mono {
         Mono::from_nanos(seconds * 1_000_000_000)
     }
@@ -528,25 +488,5 @@ mod tests {
         for (delay, whole) in delays.iter().zip([1, 2, 4, 8, 16, 1, 2]) {
             assert!((second * whole / 2..=second * whole).contains(delay), "{delays:?}");
         }
-    }
-
-    #[test]
-    fn a_source_lives_by_its_usable_frames() {
-        let mut liveness = Liveness::new(at(100), 7);
-        // A frame from before it was opened proves nothing.
-        liveness.note(Some(at(90)), 7);
-        assert!(!liveness.delivers);
-        assert_eq!(liveness.lost(at(200), 7, LIMIT), None, "what sends nothing is the source's own business");
-        assert_eq!(liveness.lost(at(200), 9, LIMIT), None, "two bad frames prove nothing");
-        assert_eq!(liveness.lost(at(109), 90, LIMIT), None, "too early");
-        assert_eq!(liveness.lost(at(110), 90, LIMIT), Some(83));
-        liveness.note(Some(at(108)), 90);
-        assert!(liveness.delivers);
-        assert_eq!(liveness.lost(at(110), 90, LIMIT), None);
-        assert_eq!(liveness.lost(at(117), 190, LIMIT), None);
-        assert_eq!(liveness.lost(at(118), 190, LIMIT), Some(100));
-        // One good frame among many bad ones keeps it alive: the bad ones are counted.
-        liveness.note(Some(at(117)), 189);
-        assert_eq!(liveness.lost(at(120), 200, LIMIT), None);
     }
 }

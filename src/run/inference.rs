@@ -15,6 +15,7 @@ use crate::capture::ring::{Policy, Reader, SlotGuard, Taken, Writer, ring, slots
 use crate::config::Config;
 use crate::delivery::uplink::Outbox;
 use crate::event::{Body, Event};
+use crate::pipeline::worker::{FrameCounts, FrameWorker};
 use crate::pipeline::{Failure, Outcome, Pipeline, WithEngine};
 use crate::platform::clock::Mono;
 use crate::platform::system;
@@ -153,11 +154,10 @@ pub(super) struct Processor {
     shared: Arc<Shared>,
     reader: Reader,
     stages: WithEngine,
-    /// Stamp of the newest frame, and whether tracks may be open since.
-    newest: Option<Mono>,
+    worker: FrameWorker,
     first: bool,
-    /// Looks at a part of the picture.
-    in_part: u64,
+    /// Inferences on a region of interest.
+    in_region: u64,
     /// JPEGs that were decoded past stray bytes.
     mended: u64,
     unseen: UnseenMotion,
@@ -165,26 +165,39 @@ pub(super) struct Processor {
 
 impl Processor {
     fn new(shared: Arc<Shared>, reader: Reader, stages: WithEngine) -> Self {
-        let unseen = UnseenMotion::default();
-        Processor { shared, reader, stages, newest: None, first: true, in_part: 0, mended: 0, unseen }
+        // A recording only has a slow reader: its tracks end with it.
+        let silence_max = (!shared.options.until_end).then_some(shared.config.camera.track.lost_after);
+        Processor {
+            shared,
+            reader,
+            stages,
+            worker: FrameWorker::new(silence_max),
+            first: true,
+            in_region: 0,
+            mended: 0,
+            unseen: UnseenMotion::default(),
+        }
     }
 
     /// Processes until the ring is closed and empty.
     pub(super) fn run(mut self) -> Result<()> {
         let outcome = loop {
             self.shared.heartbeat(Stage::Pipeline, PATIENCE);
-            match self.reader.take(PATIENCE) {
+            let now = match self.reader.take(PATIENCE) {
                 Taken::Frame(slot) => {
                     if let Err(error) = self.process(&slot) {
                         break Err(error);
                     }
+                    // Not the clock: behind a slow network the frames that wait in the ring are no silence.
+                    slot.meta.captured_at
                 }
-                Taken::TimedOut => self.silence(),
+                Taken::TimedOut => self.shared.clock.mono(),
                 Taken::Closed => break Ok(()),
-            }
+            };
+            self.end_lost_tracks(now);
         };
         self.end_tracks();
-        tracing::info!(in_part = self.in_part, "looks at a part of the picture");
+        tracing::info!(in_region = self.in_region, "inferences on a region of interest");
         self.shared.ledger.ended(Stage::Pipeline);
         if outcome.is_err() {
             self.shared.stop.request();
@@ -195,20 +208,17 @@ impl Processor {
     fn process(&mut self, slot: &SlotGuard) -> Result<()> {
         let at = slot.meta.captured_at;
         let begun = self.shared.clock.mono();
-        self.newest = Some(at);
-        let frame = match FrameView::new(slot.format, slot.valid()) {
-            Ok(frame) => frame,
-            Err(error) => {
-                corrupt(&self.shared, &error);
-                return Ok(());
-            }
-        };
-        let shared = &self.shared;
+        let Processor { shared, stages, worker, .. } = self;
         if let Some(sensed) = shared.motion_and_light.last_sensed() {
-            self.stages.pipeline.wake(sensed);
+            stages.pipeline.wake(sensed);
         }
-        let outcome = self.stages.process(&frame, at, &mut |body| post(shared, at, body));
-        match outcome {
+        let view_and_process = |on: &mut dyn FnMut(Body)| {
+            let frame = FrameView::new(slot.format, slot.valid())
+                .map_err(|error| Failure::Corrupt(error.to_string()))?;
+            stages.process(&frame, at, on)
+        };
+        let processed = worker.frame(at, view_and_process, &mut |at, body| post(shared, at, body))?;
+        match processed.outcome {
             Ok(outcome) => {
                 if self.unseen.look(at, outcome.gate == Some(Reason::Motion), outcome.detections) {
                     tracing::warn!(
@@ -217,16 +227,15 @@ impl Processor {
                          or lower, or name other track.classes"
                     );
                 }
-                self.count(&outcome, begun);
+                self.count(&processed.counts, &outcome, begun);
             }
-            Err(Failure::Corrupt(why)) => corrupt(&self.shared, &why),
-            Err(Failure::Engine(error)) => return Err(error),
+            Err(why) => corrupt(shared, &why),
         }
         Ok(())
     }
 
     /// Outcomes become counters; `begun` is when the frame left the ring.
-    fn count(&mut self, outcome: &Outcome, begun: Mono) {
+    fn count(&mut self, counts: &FrameCounts, outcome: &Outcome, begun: Mono) {
         let now = self.shared.clock.mono();
         let metrics = &self.shared.metrics;
         metrics.saw_frame(now);
@@ -239,14 +248,25 @@ impl Processor {
                 tracing::warn!(count = self.mended, "JPEGs with stray bytes: they are decoded without them");
             }
         }
-        metrics.frames_gated.add(u64::from(outcome.gate.is_some()));
-        metrics.frames_still.add(u64::from(!outcome.inferred));
+        // Corrupt frames do not come here: they are counted where they are told.
+        let FrameCounts {
+            frames_gated,
+            frames_still,
+            frames_corrupt: _,
+            inferences,
+            inferences_in_region,
+            detections,
+            candidates_dropped,
+            detections_dropped,
+        } = *counts;
+        metrics.frames_gated.add(frames_gated);
+        metrics.frames_still.add(frames_still);
+        metrics.inferences.add(inferences);
+        metrics.detections.add(detections);
+        metrics.candidates_dropped.add(candidates_dropped);
+        metrics.detections_dropped.add(detections_dropped);
+        self.in_region += inferences_in_region;
         if outcome.inferred {
-            metrics.inferences.add(1);
-            self.in_part += u64::from(outcome.roi.is_some());
-            metrics.detections.add(u64::from(outcome.detections));
-            metrics.candidates_dropped.add(u64::from(outcome.dropped.candidates));
-            metrics.detections_dropped.add(u64::from(outcome.dropped.detections));
             metrics.processed(now.since(begun).as_micros() as u64);
         }
         self.count_tracks();
@@ -265,20 +285,22 @@ impl Processor {
         metrics.detections_duplicate.set(tracks.doubles);
     }
 
-    /// No frame came. A camera that stays away takes its tracks with it; a recording only has a slow reader.
-    fn silence(&mut self) {
-        let Some(newest) = self.newest else { return };
-        let silent = self.shared.clock.mono().since(newest);
-        if !self.shared.options.until_end && silent >= self.shared.config.camera.track.lost_after {
-            self.end_tracks();
+    /// Ends the tracks of a camera that has delivered nothing usable for too long, as of `now`.
+    fn end_lost_tracks(&mut self, now: Mono) {
+        let Processor { shared, stages, worker, .. } = self;
+        let finish = |at, on: &mut dyn FnMut(Body)| stages.pipeline.finish(at, on);
+        if worker.poll(now, finish, &mut |at, body| post(shared, at, body)) {
+            self.count_tracks();
         }
     }
 
+    /// No more frames come.
     fn end_tracks(&mut self) {
-        let Some(at) = self.newest.take() else { return };
-        let shared = &self.shared;
-        self.stages.pipeline.finish(at, &mut |body| post(shared, at, body));
-        self.count_tracks();
+        let Processor { shared, stages, worker, .. } = self;
+        let finish = |at, on: &mut dyn FnMut(Body)| stages.pipeline.finish(at, on);
+        if worker.end(finish, &mut |at, body| post(shared, at, body)) {
+            self.count_tracks();
+        }
     }
 }
 

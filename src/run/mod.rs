@@ -169,14 +169,8 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let supervisor =
         Supervisor::open(&config.watchdog, config.device.state_folder.as_deref(), &boot, watched)?;
     let delivery = uplink::UplinkParams { seed: seed(&origin), ..config.uplink.delivery };
-    let driver = Uplink::new(
-        (Arc::clone(&outbox), Arc::clone(&spool)),
-        sink,
-        Arc::clone(&time),
-        origin,
-        stop.clone(),
-        delivery,
-    );
+    let driver =
+        Uplink::new(Arc::clone(&outbox), Arc::clone(&spool), sink, Arc::clone(&time), stop.clone(), delivery);
     let shared = Arc::new(Shared {
         config,
         clock,

@@ -31,9 +31,9 @@ enum NameChange {
     Remove(String),
 }
 
-/// Moods of the disk, each one in so many operations; 0: never.
+/// Fault modes of the disk. A number: one in so many operations; 0: never.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Moods {
+pub struct FaultModes {
     /// A write or sync fails.
     pub error: u64,
     /// A file cannot be made.
@@ -56,7 +56,7 @@ struct World {
     /// Nothing can be read or written, but nothing is lost: a card without contact.
     is_away: bool,
     read_only: bool,
-    moods: Moods,
+    modes: FaultModes,
     random: u64,
     /// Faults that struck: errors, full disks.
     faults: u64,
@@ -89,9 +89,9 @@ impl FaultDisk {
         self.lock().cut_at = None;
     }
 
-    /// From now on it is in these moods.
-    pub fn set_moods(&self, moods: Moods) {
-        self.lock().moods = moods;
+    /// From now on it has these fault modes.
+    pub fn set_fault_modes(&self, modes: FaultModes) {
+        self.lock().modes = modes;
     }
 
     /// Whether the file system has turned read-only.
@@ -122,7 +122,7 @@ impl FaultDisk {
         let changes = std::mem::take(&mut world.pending_names);
         let journal = random.whole(changes.len() as u64 + 1) as usize;
         for (index, change) in changes.into_iter().enumerate() {
-            let kept = if world.moods.no_journal { random.one_in(2) } else { index < journal };
+            let kept = if world.modes.no_journal { random.one_in(2) } else { index < journal };
             if gentle || kept {
                 world.keep_name(change);
             }
@@ -179,7 +179,7 @@ impl FaultDisk {
 }
 
 impl World {
-    /// Counts an operation; an error if there is no power, or the disk is in that mood.
+    /// Counts an operation; an error if there is no power, or a fault strikes, which one in `one_in` does.
     fn operate(&mut self, one_in: u64, error: io::ErrorKind, writes: bool) -> io::Result<()> {
         if self.is_off || self.cut_at.is_some_and(|at| self.operations >= at) {
             self.is_off = true;
@@ -270,7 +270,7 @@ impl Disk for FaultDisk {
 
     fn create(&mut self, name: &str, bytes: u64) -> io::Result<Box<dyn DiskFile>> {
         let mut world = self.lock();
-        let one_in = world.moods.full;
+        let one_in = world.modes.full;
         world.operate(one_in, io::ErrorKind::StorageFull, true)?;
         if world.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -312,7 +312,7 @@ impl Disk for FaultDisk {
 
     fn sync_names(&mut self) -> io::Result<()> {
         let mut world = self.lock();
-        let one_in = world.moods.error;
+        let one_in = world.modes.error;
         world.operate(one_in, io::ErrorKind::Other, true)?;
         for change in std::mem::take(&mut world.pending_names) {
             world.keep_name(change);
@@ -346,7 +346,7 @@ impl DiskFile for FaultFile {
 
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut world = self.disk.lock();
-        let (one_in, was_off) = (world.moods.error, world.is_off);
+        let (one_in, was_off) = (world.modes.error, world.is_off);
         let outcome = world.operate(one_in, io::ErrorKind::Other, true);
         if was_off || world.is_away || world.read_only {
             return outcome;
@@ -366,9 +366,9 @@ impl DiskFile for FaultFile {
 
     fn sync(&mut self) -> io::Result<()> {
         let mut world = self.disk.lock();
-        let one_in = world.moods.error;
+        let one_in = world.modes.error;
         let outcome = world.operate(one_in, io::ErrorKind::Other, true);
-        if world.is_off || world.is_away || world.read_only || (outcome.is_ok() && world.moods.lies) {
+        if world.is_off || world.is_away || world.read_only || (outcome.is_ok() && world.modes.lies) {
             return outcome;
         }
         let mut random = Random::new(world.random);

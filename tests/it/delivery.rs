@@ -8,7 +8,7 @@ use crate::common::{
     check_sequence, config, crossings, data, flytrap, json_lines, of_type, output, run_squares,
     squares_truth, told,
 };
-use crate::receivers::server::{Mood, Server};
+use crate::receivers::server::{Behaviour, Server};
 
 /// Small batches that go out at once, quick retries, patience at the end.
 const EAGER: &str = "[uplink]\nclock_wait_s = 0\nbatch_events_max = 3\nbatch_age_max_s = 0.1\nbackoff_first_s = 0.1\nbackoff_cap_s = 0.2\n\
@@ -43,43 +43,46 @@ fn every_event_arrives_once_whatever_the_receiver_does() {
     let expected = facts(&json_lines(&alone));
     assert!(expected.len() > 20, "{expected:?}");
     let truth = squares_truth();
-    for mood in [
-        Mood::Accept(200),
-        Mood::Status(500),
-        Mood::Hang,
-        Mood::CutBeforeBody,
-        Mood::CutAfterBody,
-        Mood::CutInHead,
-        Mood::CutInReply,
-        Mood::Redirect,
-        Mood::Status(401),
-        Mood::Status(400),
-        Mood::AtMost(3),
+    for behaviour in [
+        Behaviour::Accept(200),
+        Behaviour::Status(500),
+        Behaviour::Hang,
+        Behaviour::CutBeforeBody,
+        Behaviour::CutAfterBody,
+        Behaviour::CutInHead,
+        Behaviour::CutInReply,
+        Behaviour::Redirect,
+        Behaviour::Status(401),
+        Behaviour::Status(400),
+        Behaviour::AtMost(3),
     ] {
-        // In that mood at the start, then again in the middle of the run.
-        let script = [mood, mood, Mood::Accept(204), Mood::Accept(200), mood];
-        let server = Server::start(script, Mood::Accept(202));
-        let hangs = mood == Mood::Hang;
+        // It behaves so at the start, then again in the middle of the run.
+        let script = [behaviour, behaviour, Behaviour::Accept(204), Behaviour::Accept(200), behaviour];
+        let server = Server::start(script, Behaviour::Accept(202));
+        let hangs = behaviour == Behaviour::Hang;
         let file = config(&if hangs { format!("{EAGER}{HASTY}") } else { EAGER.to_owned() });
         let output = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &server.url()]));
-        assert!(output.status.success(), "{mood:?}: {}", told(&output));
-        assert_eq!(output.stdout, b"", "{mood:?}: events went to stdout");
+        assert!(output.status.success(), "{behaviour:?}: {}", told(&output));
+        assert_eq!(output.stdout, b"", "{behaviour:?}: events went to stdout");
         let events = stored(&server);
         check_sequence(&events);
-        assert_eq!(crossings(&events), truth, "{mood:?}");
-        assert_eq!(facts(&events), expected, "{mood:?}");
+        assert_eq!(crossings(&events), truth, "{behaviour:?}");
+        assert_eq!(facts(&events), expected, "{behaviour:?}");
         let requests = server.requests();
-        assert!(requests.len() > 5, "{mood:?}: too few requests for the script");
-        let confirms = matches!(mood, Mood::Accept(_) | Mood::CutInReply);
-        let halves = matches!(mood, Mood::Status(400) | Mood::AtMost(_));
+        assert!(requests.len() > 5, "{behaviour:?}: too few requests for the script");
+        let confirms = matches!(behaviour, Behaviour::Accept(_) | Behaviour::CutInReply);
+        let halves = matches!(behaviour, Behaviour::Status(400) | Behaviour::AtMost(_));
         if !confirms && !halves {
-            let retries: Vec<_> = requests.windows(2).filter(|pair| pair[0].mood == mood).collect();
-            assert_eq!(retries.len(), 3, "{mood:?}: each failure of the script is followed by a retry");
-            assert!(retries.iter().all(|pair| pair[0].key() == pair[1].key()), "{mood:?}: {retries:#?}");
+            let retries: Vec<_> = requests.windows(2).filter(|pair| pair[0].behaviour == behaviour).collect();
+            assert_eq!(retries.len(), 3, "{behaviour:?}: each failure of the script is followed by a retry");
+            assert!(retries.iter().all(|pair| pair[0].key() == pair[1].key()), "{behaviour:?}: {retries:#?}");
         }
         let repeats = server.deliveries() - events.len();
-        let commits_silently = matches!(mood, Mood::CutAfterBody | Mood::CutInHead);
-        assert!(hangs || (repeats > 0) == commits_silently, "{mood:?}: {repeats} events came more than once");
+        let commits_silently = matches!(behaviour, Behaviour::CutAfterBody | Behaviour::CutInHead);
+        assert!(
+            hangs || (repeats > 0) == commits_silently,
+            "{behaviour:?}: {repeats} events came more than once"
+        );
     }
 }
 
@@ -111,7 +114,7 @@ fn a_receiver_that_is_not_there_is_told_in_one_line_and_by_the_exit_code() {
 
 #[test]
 fn a_receiver_that_refuses_everything_is_told_and_nothing_counts_as_refused() {
-    let server = Server::start([], Mood::Status(422));
+    let server = Server::start([], Behaviour::Status(422));
     loses_all_but_says_so(&server.url(), "check what answers at that URL");
 }
 
@@ -127,7 +130,7 @@ impl Drop for Running {
 
 #[test]
 fn a_stop_signal_delivers_what_is_known_and_says_goodbye() {
-    let server = Server::start([], Mood::Accept(200));
+    let server = Server::start([], Behaviour::Accept(200));
     let file = config(&format!("{EAGER}[camera]\nat_end = \"loop\"\n"));
     let mut command = flytrap();
     command.arg("run").arg("--config").arg(file.path()).args(["--uplink", &server.url()]);

@@ -23,7 +23,7 @@ use crate::receivers::nats;
 use crate::receivers::programs;
 use crate::receivers::programs::{Program, free_port, pause};
 use crate::receivers::proxy::Proxy;
-use crate::receivers::server::{Mood, Server};
+use crate::receivers::server::{Behaviour, Server};
 
 /// Events of one stream: some seconds of them.
 const EVENTS: u64 = 3000;
@@ -51,7 +51,7 @@ impl Sender {
         };
         let sink = Box::new(HttpSink::new(HttpParams { deadlines, ..http }, time()).unwrap());
         let origin = Origin::new("mast-7", "3f2a91c0-7d41-4c5e-9a3b-0123456789ab", SystemClock.mono());
-        let log = Log::new(Params::default(), origin.clone());
+        let log = Log::new(Params::default(), origin);
         let batching = Batching { events_max: 50, age_max: Duration::from_millis(50), interval: None };
         let params = UplinkParams {
             backoff_first: Duration::from_millis(5),
@@ -60,7 +60,7 @@ impl Sender {
             ..UplinkParams::default()
         };
         let spool = Arc::new(Spool::new(log, batching));
-        let uplink = Uplink::new((Arc::clone(&outbox), spool), sink, time(), origin, Stop::new(), params);
+        let uplink = Uplink::new(Arc::clone(&outbox), spool, sink, time(), Stop::new(), params);
         Sender { outbox, thread: std::thread::spawn(move || uplink.run(|_| {})) }
     }
 
@@ -359,7 +359,7 @@ fn pin(key: &rcgen::KeyPair) -> String {
 fn behind_nginx_with_tls_and_client_certificates_every_event_is_held_once() {
     let Some(root) = receivers("nginx") else { return };
     let authority = Authority::new();
-    let receiver = Server::start([], Mood::Accept(200));
+    let receiver = Server::start([], Behaviour::Accept(200));
     let port = free_port();
     let mut nginx = authority.nginx(&root, "ours-server", port_of(&receiver), port);
     let proxy = Proxy::start(port, 4, 5000);
@@ -392,7 +392,7 @@ fn behind_nginx_with_tls_and_client_certificates_every_event_is_held_once() {
 fn certificates_that_do_not_fit_are_told_in_words_and_cost_nothing() {
     let Some(root) = receivers("nginx with wrong certificates") else { return };
     let authority = Authority::new();
-    let receiver = Server::start([], Mood::Accept(200));
+    let receiver = Server::start([], Behaviour::Accept(200));
     let (port, old_port) = (free_port(), free_port());
     let _nginx = authority.nginx(&root, "ours-server", port_of(&receiver), port);
     let _old = authority.nginx(&root, "ours-old-server", port_of(&receiver), old_port);

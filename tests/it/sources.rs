@@ -420,6 +420,37 @@ fn a_stream_without_a_usable_frame_is_lost_and_opened_again() {
     assert!(reason.contains("no usable frame for 1s"), "{reason}");
 }
 
+/// The tracks of a camera that delivers damaged frames only, without a pause, end as if nothing came.
+#[test]
+fn tracks_end_while_every_frame_is_damaged() {
+    let clip = std::fs::read(data("squares.mjpeg")).unwrap();
+    let starts: Vec<usize> =
+        (0..clip.len() - 2).filter(|&at| clip[at..].starts_with(&[0xFF, 0xD8, 0xFF])).collect();
+    // In the middle of the clip two cars and a person are in the picture.
+    let frame = |number: usize| &clip[starts[number]..starts[number + 1]];
+    let torn = [&frame(60)[..frame(60).len() / 2], &[0xFF, 0xD9]].concat();
+    let script = Script::new(
+        "for i in $(seq 30 59); do cat $1/$i; sleep 0.1; done\nwhile :; do cat $1/torn; sleep 0.1; done\n",
+    );
+    for number in 30..60 {
+        write(script.folder.path(), &number.to_string(), frame(number));
+    }
+    write(script.folder.path(), "torn", &torn);
+    let settings =
+        "[camera]\nidle_timeout_s = 60\n[track]\nlost_after_s = 1.0\n[uplink]\nbatch_age_max_s = 0.1\n";
+    // Ends 64 damaged frames, 6 s, after the last good one.
+    let output = run_live(&script.command(), settings, |text| text.contains("count=64"));
+    assert!(output.status.success(), "{}", told(&output));
+    let events = json_lines(&output);
+    let (begun, ended) = (of_type(&events, "track.begin").len(), of_type(&events, "track.end").len());
+    assert!(begun >= 2 && ended == begun, "{begun} {ended}: {}", told(&output));
+    let place = |kind: &str| events.iter().rposition(|event| event["type"] == kind).unwrap();
+    let statistics =
+        events.iter().skip(place("flytrap.track.end")).filter(|event| event["type"] == "flytrap.stats");
+    assert!(statistics.count() >= 3, "the tracks ended with the program only: {}", told(&output));
+    assert!(of_type(&events, "camera.lost").is_empty(), "{}", told(&output));
+}
+
 /// Recordings: other bytes that may occur between and around their JPEGs.
 #[test]
 fn jpegs_without_their_end_and_among_other_bytes_are_read() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use flytrap::platform::clock::{Clock as _, SystemClock};
@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::common::{
     self, config, crossings, data, flytrap, json_lines, output, run_squares, squares_truth, told,
 };
-use crate::receivers::server::{Mood, Server};
+use crate::receivers::server::{Behaviour, Server};
 
 const EAGER: &str = "[uplink]\nclock_wait_s = 0\nbatch_events_max = 7\nbatch_age_max_s = 0.1\nbackoff_first_s = 0.1\nbackoff_cap_s = 0.2\n";
 
@@ -62,7 +62,7 @@ fn what_no_receiver_took_is_delivered_by_the_next_start() {
         assert!(waiting >= 28 * run, "{waiting} of run {run}");
     }
     let kept = json_lines(&output(&mut spool(&["cat"], &place)));
-    let server = Server::start([], Mood::Accept(200));
+    let server = Server::start([], Behaviour::Accept(200));
     let file = settings(&place, 60);
     let last = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &server.url()]));
     assert!(last.status.success(), "{}", told(&last));
@@ -85,7 +85,7 @@ fn what_no_receiver_took_is_delivered_by_the_next_start() {
     assert!(earlier.iter().all(|id| ids(&stored).contains(id)), "`spool cat` shows what is sent");
     assert!(stored.iter().all(|event| event["clock"] == "synced" || event.get("time").is_some()));
     // All of it is delivered, and known to be: the next start sends only its own.
-    let server = Server::start([], Mood::Accept(200));
+    let server = Server::start([], Behaviour::Accept(200));
     let again = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &server.url()]));
     assert!(again.status.success(), "{}", told(&again));
     assert_eq!(by_run(&server.stored()).len(), 1);
@@ -93,19 +93,53 @@ fn what_no_receiver_took_is_delivered_by_the_next_start() {
     assert!(check.status.success(), "{}", told(&check));
 }
 
+/// A run that goes on until it is killed; `settings` are its own.
+fn looped(settings: &str, uplink: &str) -> (Child, tempfile::NamedTempFile) {
+    let file = config(&format!("{settings}[camera]\nat_end = \"loop\"\nfps = \"25\"\n"));
+    let mut command = flytrap();
+    command.arg("run").arg("--config").arg(file.path()).args(["--uplink", uplink]);
+    command.arg("--source").arg(format!("file:{}", data("squares.mjpeg")));
+    command.arg("--model").arg(data("squares.onnx")).stdout(Stdio::null()).stderr(Stdio::null());
+    (command.spawn().unwrap(), file)
+}
+
+/// The receiver takes the first half of a batch, and the program is killed before it gets the other: the next start sends that only.
+#[test]
+fn a_batch_that_was_half_delivered_is_not_sent_whole_after_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = settings(folder.path(), 60);
+    let text = std::fs::read_to_string(file.path()).unwrap();
+    let text = text
+        .replace("batch_events_max = 7", "batch_events_max = 20")
+        .replace("batch_age_max_s = 0.1", "batch_age_max_s = 60");
+    let first = Server::start([Behaviour::Status(413), Behaviour::Accept(200)], Behaviour::Status(500));
+    let (mut child, _settings) = looped(&text, &first.url());
+    first.wait_for_requests(4);
+    // Longer than the commit interval.
+    flytrap::base::stop::Stop::new().wait(Duration::from_secs(3));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(first.stored().len(), 10, "the first half");
+    let second = Server::start([], Behaviour::Accept(200));
+    let next = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &second.url()]));
+    assert!(next.status.success(), "{}", told(&next));
+    assert_eq!(second.deliveries(), second.stored().len());
+    let (before, after) = (by_run(&first.stored()), by_run(&second.stored()));
+    let (run, mut seqs) = before.into_iter().next().unwrap();
+    assert_eq!(seqs, (0..10).collect::<Vec<_>>());
+    // Of the newest events the kill may have cost some.
+    seqs.extend(&after[&run]);
+    seqs.sort_unstable();
+    assert!(seqs.len() >= 20, "{seqs:?}");
+    assert_eq!(seqs[..20], (0..20).collect::<Vec<_>>(), "each once: none is sent again, none is missing");
+    assert!(seqs.windows(2).all(|pair| pair[0] < pair[1]), "{seqs:?}");
+}
+
 #[test]
 fn a_kill_costs_what_was_not_committed() {
     let folder = tempfile::tempdir().unwrap();
     let file = settings(folder.path(), 0);
-    let looped = config(&format!(
-        "{}[camera]\nat_end = \"loop\"\nfps = \"25\"\n",
-        std::fs::read_to_string(file.path()).unwrap()
-    ));
-    let mut command = flytrap();
-    command.arg("run").arg("--config").arg(looped.path()).args(["--uplink", &nobody()]);
-    command.arg("--source").arg(format!("file:{}", data("squares.mjpeg")));
-    command.arg("--model").arg(data("squares.onnx")).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = command.spawn().unwrap();
+    let (mut child, _settings) = looped(&std::fs::read_to_string(file.path()).unwrap(), &nobody());
     // Until there are some on disk, written by at least two commits.
     let waits = || -> u64 {
         let listed = output(&mut spool(&["ls", "--json"], folder.path()));
@@ -120,7 +154,7 @@ fn a_kill_costs_what_was_not_committed() {
     child.kill().unwrap();
     child.wait().unwrap();
     let before = waits();
-    let server = Server::start([], Mood::Accept(200));
+    let server = Server::start([], Behaviour::Accept(200));
     let file = settings(folder.path(), 60);
     let next = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &server.url()]));
     assert!(next.status.success(), "{}", told(&next));
@@ -142,7 +176,7 @@ fn refused_events_are_kept_as_dead_letters() {
             .unwrap()
             .replace("batch_events_max = 7", "batch_events_max = 1"),
     );
-    let server = Server::start([Mood::Accept(200), Mood::Status(400)], Mood::Accept(200));
+    let server = Server::start([Behaviour::Accept(200), Behaviour::Status(400)], Behaviour::Accept(200));
     let run = output(run_squares().arg("--config").arg(single.path()).args(["--uplink", &server.url()]));
     assert_eq!(run.status.code(), Some(5), "{}", told(&run));
     let dead = json_lines(&output(&mut spool(&["cat", "--dead"], folder.path())));
@@ -264,7 +298,7 @@ fn the_spool_of_an_earlier_version_is_delivered() {
     let expected: Vec<Value> =
         text("events.ndjson").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(expected.len(), 79);
-    let server = Server::start([], Mood::Accept(200));
+    let server = Server::start([], Behaviour::Accept(200));
     let file = settings(&place, 60);
     let run = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &server.url()]));
     assert!(run.status.success(), "{}", told(&run));
@@ -316,7 +350,7 @@ fn a_segment_that_was_cut_short_is_told() {
     let missing: u64 =
         text.split(" are missing").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
     assert!(missing > 0 && missing < first["events"].as_u64().unwrap(), "{text}");
-    let server = Server::start([], Mood::Accept(200));
+    let server = Server::start([], Behaviour::Accept(200));
     let file = settings(&place, 60);
     let run = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &server.url()]));
     assert_eq!(run.status.code(), Some(5), "{}", told(&run));
@@ -487,7 +521,7 @@ fn a_disk_that_hangs_is_named_and_stops_nobody_else() {
     for uplink_works in [true, false] {
         let folder = tempfile::tempdir().unwrap();
         let (place, hang) = (folder.path().join("spool"), folder.path().join("hang"));
-        let server = Server::start([], Mood::Accept(200));
+        let server = Server::start([], Behaviour::Accept(200));
         let url = if uplink_works { server.url() } else { nobody() };
         let more = format!(
             "[watchdog]\nstage_timeout_s = 8\n[device]\nstate_folder = {:?}\n",
@@ -522,7 +556,7 @@ fn a_disk_that_hangs_is_named_and_stops_nobody_else() {
 fn a_disk_that_hangs_for_a_while_costs_what_the_queue_cannot_hold() {
     let folder = tempfile::tempdir().unwrap();
     let (place, hang) = (folder.path().join("spool"), folder.path().join("hang"));
-    let server = Server::start([], Mood::Accept(200));
+    let server = Server::start([], Behaviour::Accept(200));
     let more = "[watchdog]\nstage_timeout_s = 60\n";
     let mut run = endless(folder.path(), &place, more, &server.url(), Some(&hang));
     run.wait_for("a segment", &|| segments(&place) > 0);

@@ -10,7 +10,7 @@ use flytrap::base::geometry::PointPx;
 use flytrap::delivery::spool::{Log, Params, Quota};
 use flytrap::event::{Body, Crossing, Direction, Event, Origin, Stats, TrackBegin, fixed};
 use flytrap::platform::clock::{ClockMap, Mono, Wall};
-use flytrap::sim::disk::{FaultDisk, Moods};
+use flytrap::sim::disk::{FaultDisk, FaultModes};
 use flytrap::sim::random::Random;
 
 use crate::common::{repeat, seed};
@@ -62,7 +62,9 @@ struct World {
     fates: BTreeMap<Id, Fate>,
     /// When each run ended.
     cut_at: BTreeMap<u64, Mono>,
-    moods: Moods,
+    modes: FaultModes,
+    /// The receiver sometimes takes the beginning of what is in flight only.
+    delivers_parts: bool,
     totals: Totals,
     /// How old an event was at most that a cut took away.
     oldest_lost: Duration,
@@ -116,15 +118,16 @@ fn clock(now: Mono) -> ClockMap {
 }
 
 impl World {
-    fn new(seed: u64, moods: Moods) -> Self {
+    fn new(seed: u64, modes: FaultModes, delivers_parts: bool) -> Self {
         let mut random = Random::new(seed);
         let (disk, params) = (FaultDisk::new(random.bits()), params(&mut random));
-        disk.set_moods(moods);
+        disk.set_fault_modes(modes);
         World {
             disk,
             random,
             params,
-            moods,
+            modes,
+            delivers_parts,
             now: Mono::from_nanos(1),
             run: 0,
             fates: BTreeMap::new(),
@@ -149,12 +152,12 @@ impl World {
             while self.take(&mut log, &mut seen, &mut hand) {}
             self.judge(&seen);
         }
-        let (mut seq, moody) = (0, self.moods.error > 0);
+        let (mut seq, can_fail) = (0, self.modes.error > 0);
         for _ in 0..self.random.whole(400) {
             if self.disk.is_off() {
                 break;
             }
-            if moody && self.random.one_in(100) {
+            if can_fail && self.random.one_in(100) {
                 let read_only = self.random.one_in(2);
                 self.disk.set_read_only(read_only);
                 let is_away = self.random.one_in(4);
@@ -247,8 +250,15 @@ impl World {
     }
 
     fn deliver(&mut self, log: &mut Log, hand: &mut Vec<Id>) {
-        log.done(self.now);
-        for id in hand.drain(..) {
+        let mut part = hand.len();
+        if self.delivers_parts && self.random.one_in(2) {
+            part = self.random.whole(hand.len() as u64 + 1) as usize;
+            let events: Vec<Event> = hand[..part].iter().map(|id| self.fates[id].event.clone()).collect();
+            log.acknowledge(self.now, &events);
+        } else {
+            log.done(self.now);
+        }
+        for id in hand.drain(..part) {
             let fate = self.fates.get_mut(&id).unwrap();
             (fate.delivered, fate.delivered_in) = (true, self.run);
         }
@@ -301,20 +311,26 @@ fn cuts() -> u64 {
 }
 
 /// Several worlds of 20 cuts each.
-fn run(test: &str, cuts: u64, moods: Moods) -> (Totals, Duration) {
-    run_from(seed(test), test, cuts, moods)
+fn run(test: &str, cuts: u64, modes: FaultModes) -> (Totals, Duration) {
+    run_from(seed(test), test, cuts, modes, false)
 }
 
-fn run_from(first: u64, test: &str, cuts: u64, moods: Moods) -> (Totals, Duration) {
+fn run_from(
+    first: u64,
+    test: &str,
+    cuts: u64,
+    modes: FaultModes,
+    delivers_parts: bool,
+) -> (Totals, Duration) {
     let (mut sum, mut oldest) = (Totals::default(), Duration::ZERO);
     let mut seed = first;
     while sum.cuts < cuts {
-        let mut world = World::new(seed, moods);
+        let mut world = World::new(seed, modes, delivers_parts);
         world.cut(20);
         let Totals { cuts, events, committed, lost, invented, again, back, cut_off, faults, dropped } =
             world.totals;
-        let wrong = lost + invented + if moods.no_journal { 0 } else { back };
-        if wrong > dropped && !moods.lies {
+        let wrong = lost + invented + if modes.no_journal { 0 } else { back };
+        if wrong > dropped && !modes.lies {
             panic!("repeat it with: {}\n{:?}", repeat(test, seed), world.totals);
         }
         sum = Totals {
@@ -338,25 +354,38 @@ fn run_from(first: u64, test: &str, cuts: u64, moods: Moods) -> (Totals, Duratio
 
 #[test]
 fn spool_crash_loses_nothing_that_was_committed() {
-    let (sum, oldest) = run("spool_crash_loses_nothing_that_was_committed", cuts(), Moods::default());
+    let (sum, oldest) = run("spool_crash_loses_nothing_that_was_committed", cuts(), FaultModes::default());
     assert!(sum.cuts >= cuts() && sum.committed > 20 * sum.cuts && sum.cut_off > 0 && sum.again > 0);
     assert_eq!((sum.lost, sum.invented, sum.back, sum.dropped), (0, 0, 0, 0));
     assert!(oldest <= COMMIT, "{oldest:?}");
 }
 
+/// A receiver that takes batches in parts gets nothing again that is known to be delivered, and everything else.
+#[test]
+fn spool_crash_with_batches_delivered_in_parts() {
+    let test = "spool_crash_with_batches_delivered_in_parts";
+    let (sum, oldest) = run_from(seed(test), test, cuts() / 4, FaultModes::default(), true);
+    assert_eq!((sum.lost, sum.invented, sum.back, sum.dropped), (0, 0, 0, 0));
+    assert!(oldest <= COMMIT, "{oldest:?}");
+    let modes = FaultModes { error: 40, full: 3, lies: false, no_journal: true };
+    let (sum, _) = run_from(seed(test), test, cuts() / 4, modes, true);
+    assert_eq!(sum.invented, 0);
+    assert!(sum.lost <= sum.dropped, "lost without a count");
+}
+
 /// Without a journal a removed segment can come back: it is sent again under the same ids, never lost, never changed.
 #[test]
 fn spool_crash_without_a_journal() {
-    let moods = Moods { no_journal: true, ..Moods::default() };
-    let (sum, oldest) = run("spool_crash_without_a_journal", cuts() / 4, moods);
+    let modes = FaultModes { no_journal: true, ..FaultModes::default() };
+    let (sum, oldest) = run("spool_crash_without_a_journal", cuts() / 4, modes);
     assert_eq!((sum.lost, sum.invented, sum.dropped), (0, 0, 0));
     assert!(oldest <= COMMIT, "{oldest:?}");
 }
 
 #[test]
 fn spool_crash_on_a_disk_that_fails_and_is_full() {
-    let moods = Moods { error: 40, full: 3, lies: false, no_journal: true };
-    let (sum, _) = run("spool_crash_on_a_disk_that_fails_and_is_full", cuts() / 4, moods);
+    let modes = FaultModes { error: 40, full: 3, lies: false, no_journal: true };
+    let (sum, _) = run("spool_crash_on_a_disk_that_fails_and_is_full", cuts() / 4, modes);
     assert!(sum.faults > sum.cuts / 4 && sum.committed > sum.cuts);
     assert_eq!(sum.invented, 0);
     assert!(sum.lost <= sum.dropped, "lost without a count");
@@ -366,9 +395,9 @@ fn spool_crash_on_a_disk_that_fails_and_is_full() {
 /// events came twice in one life. About one world in a thousand.
 #[test]
 fn spool_crash_where_a_given_up_segment_came_back() {
-    let moods = Moods { error: 40, full: 3, lies: false, no_journal: true };
+    let modes = FaultModes { error: 40, full: 3, lies: false, no_journal: true };
     for seed in [1_795_963_103_656_919_633, 1_002_519] {
-        let (sum, _) = run_from(seed, "spool_crash_where_a_given_up_segment_came_back", 20, moods);
+        let (sum, _) = run_from(seed, "spool_crash_where_a_given_up_segment_came_back", 20, modes, false);
         assert_eq!((sum.invented, sum.lost.saturating_sub(sum.dropped)), (0, 0), "{seed}");
     }
 }
@@ -480,6 +509,6 @@ fn spool_crash_any_files_whatever_are_opened() {
 
 #[test]
 fn the_checks_can_fail() {
-    let (sum, _) = run("the_checks_can_fail", 100, Moods { lies: true, ..Moods::default() });
+    let (sum, _) = run("the_checks_can_fail", 100, FaultModes { lies: true, ..FaultModes::default() });
     assert!(sum.lost > 0, "a disk that never syncs must lose something: {sum:?}");
 }

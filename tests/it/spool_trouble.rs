@@ -10,7 +10,7 @@ use flytrap::delivery::spool::log::ATTACH_TRIES;
 use flytrap::delivery::spool::{Class, Log, Params, Quota};
 use flytrap::event::{Body, Crossing, Direction, Event, Origin, TrackBegin, fixed};
 use flytrap::platform::clock::{ClockMap, Mono, Wall};
-use flytrap::sim::disk::{FaultDisk, Moods};
+use flytrap::sim::disk::{FaultDisk, FaultModes};
 use flytrap::sim::random::Random;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -232,7 +232,7 @@ fn a_queue_without_room_does_not_stop_the_others() {
     let mut log = open(&disk, 1, params());
     log.append(at(0), &event(Class::Counts, 0));
     log.commit(at(0), None, true);
-    disk.set_moods(Moods { full: 1, ..Moods::default() });
+    disk.set_fault_modes(FaultModes { full: 1, ..FaultModes::default() });
     let (mut now, mut seq) = (0, 1);
     for _ in 0..40 {
         now += 5;
@@ -243,7 +243,7 @@ fn a_queue_without_room_does_not_stop_the_others() {
     }
     assert!(log.tally().failures > 2 && log.trouble().is_some());
     drop(log);
-    disk.set_moods(Moods::default());
+    disk.set_fault_modes(FaultModes::default());
     disk.reboot(false);
     let mut log = open(&disk, 2, params());
     assert_eq!(log.waiting(), 41, "all crossings, no alert");
@@ -423,7 +423,7 @@ fn a_given_up_segment_that_comes_back_is_not_read_beyond_its_end() {
     let (mut came_back, mut twice) = (0, 0);
     for seed in 0..4000 {
         let disk = FaultDisk::new(seed);
-        disk.set_moods(Moods { no_journal: true, ..Moods::default() });
+        disk.set_fault_modes(FaultModes { no_journal: true, ..FaultModes::default() });
         let mut log = open(&disk, 1, params());
         let (mut now, mut seq, mut random) = (0, 0, Random::new(seed));
         let mut append = |log: &mut Log, now: u64, count: u64| {
@@ -437,11 +437,11 @@ fn a_given_up_segment_that_comes_back_is_not_read_beyond_its_end() {
         // Two writes fail, each may leave records behind; what they were to write is in the third segment.
         append(&mut log, now, 5);
         for _ in 0..2 {
-            disk.set_moods(Moods { no_journal: true, error: 2, ..Moods::default() });
+            disk.set_fault_modes(FaultModes { no_journal: true, error: 2, ..FaultModes::default() });
             now += 400;
             log.commit(at(now), None, true);
         }
-        disk.set_moods(Moods { no_journal: true, ..Moods::default() });
+        disk.set_fault_modes(FaultModes { no_journal: true, ..FaultModes::default() });
         now += 400;
         log.commit(at(now), None, true);
         // The first ones are delivered, so the segments before the third one go.

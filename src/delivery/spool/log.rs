@@ -156,7 +156,7 @@ impl Log {
         let recovered = self.adopt(disk.as_mut(), stock);
         self.disk = Some(disk);
         // What is delivered goes; the rest is what there is to send.
-        (0..self.queues.len()).for_each(|index| self.acknowledge(index));
+        (0..self.queues.len()).for_each(|index| self.remove_done(index));
         let segments = self.queues.iter().map(|queue| queue.finished.len() as u64).sum();
         Ok(Recovered { segments, events: self.waiting(), ..recovered })
     }
@@ -326,9 +326,16 @@ impl Log {
                 queue.anchor(now, clock);
             }
         }
+        let is_due = |queue: &ClassQueue| {
+            queue.due.is_some_and(|due| due <= now) || (everything && queue.wants_commit())
+        };
+        // A dead letter is on disk before anything says that its event is done.
+        let dead = Class::Dead as usize;
+        if self.queues[dead].wants_commit() && self.queues.iter().any(is_due) {
+            self.commit_queue(now, dead, clock);
+        }
         for index in 0..self.queues.len() {
-            let queue = &self.queues[index];
-            if queue.due.is_some_and(|due| due <= now) || (everything && queue.wants_commit()) {
+            if is_due(&self.queues[index]) {
                 self.commit_queue(now, index, clock);
             }
         }
@@ -545,20 +552,37 @@ impl Log {
         self.clocks.clock_of(origin, self.queues.iter().flat_map(|queue| &queue.finished))
     }
 
+    /// These events, which were taken, are delivered or dead letters: they are not sent again, whatever becomes of the others.
+    pub fn acknowledge(&mut self, now: Mono, events: &[Event]) {
+        for event in events {
+            self.queues[Class::of(&event.body) as usize].acknowledge(event.seq);
+        }
+        if self.queues.iter().any(ClassQueue::has_in_flight) {
+            self.schedule_acknowledgement(now);
+        } else {
+            self.done(now);
+        }
+    }
+
     /// Everything that was taken is delivered, or a dead letter: nothing of it is sent again.
     pub fn done(&mut self, now: Mono) {
-        self.now = self.now.max(now);
         self.in_flight = None;
-        for index in 0..self.queues.len() {
-            self.acknowledge(index);
-            let queue = &mut self.queues[index];
+        (0..self.queues.len()).for_each(|index| self.remove_done(index));
+        self.schedule_acknowledgement(now);
+    }
+
+    /// How far the queues are done is written with the next commit.
+    fn schedule_acknowledgement(&mut self, now: Mono) {
+        self.now = self.now.max(now);
+        for queue in &mut self.queues {
             if queue.due.is_none() && queue.wants_commit() {
                 queue.due = Some(now + self.params.commit_interval);
             }
         }
     }
 
-    fn acknowledge(&mut self, index: usize) {
+    /// Everything of a queue that was taken is done: so are the segments that held it.
+    fn remove_done(&mut self, index: usize) {
         let (queue, disk) = (&mut self.queues[index], self.disk.as_deref_mut());
         self.files.dispose(disk, queue.class, queue.ack());
     }

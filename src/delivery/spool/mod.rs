@@ -1,7 +1,7 @@
 //! The spool: events stay on disk until a receiver has confirmed them.
 //!
 //! ```text
-//!              append              commit: every commit_interval           take, done
+//!              append              commit: every commit_interval           take, acknowledge
 //!   outbox ─────────────► tail ─────────────────────────────► segments ─────────────────► uplink
 //!                        memory                                 disk
 //! ```
@@ -9,7 +9,7 @@
 //! tracks and statistics, alerts outlive crossings. A queue (`class_queue/`) is a row of segment files ([`segment`]) of records
 //! ([`record`]). [`log`] keeps the queues together; `recovery.rs` finds out what a disk holds, [`retain`] decides what goes,
 //! `files.rs` keeps the files that hold nothing to send, and [`disk`] is the only file that touches one. [`Spool`] shares all of it
-//! between two threads.
+//! between two threads; [`InFlight`] is the batch that one of them delivers.
 //!
 //! # The order of writes, and what each step keeps
 //! Making events durable (a commit of a queue):
@@ -29,7 +29,8 @@
 //!    they are sent again under the same ids.*
 //! 6. After a segment that was given up is removed, the names are synced before the one behind it goes. *Only that one knows where
 //!    the first one ends: should a cut bring the first back alone, its events and the copies behind it would both be read.*
-//! 7. The next commit writes how far the queue is done, as a record of the queue itself: one sync for both.
+//! 7. The next commit writes how far the queue is done, as a record of the queue itself: one sync for both. Of a batch that was
+//!    delivered in part that is up to the first event that was not. *A cut repeats no more than what one commit has not written yet.*
 //! 8. Events that are delivered before they are committed are never written.
 //!
 //! A full segment gets its footer (what its records come to, in its first page, not synced): that only saves the next start a look
@@ -55,8 +56,10 @@ mod class_queue;
 mod clock_memory;
 pub mod disk;
 mod files;
+mod in_flight;
 pub mod inspect;
 pub mod log;
+mod monitor;
 pub mod record;
 mod recovery;
 pub mod retain;
@@ -70,7 +73,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Body;
+pub use in_flight::InFlight;
 pub use log::{Log, Recovered, Taken, Tally};
+pub use monitor::{Condition, MonitorParams, SpoolMonitor};
 pub use retain::Quota;
 pub use shared::{Batching, Look, Spool, State};
 pub use write_budget::DailyWriteBudget;

@@ -4,16 +4,17 @@
 //! only asks how things are ([`Spool::state`]) never waits for it: the state is published each time that the lock is given back.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Class;
 use super::disk::Disk;
-use super::log::{Log, Recovered, Taken, Tally};
+use super::in_flight::{Buffers, InFlight};
+use super::log::{Log, Recovered, Tally};
 use super::record::Dead;
 use super::retain::Reason;
-use crate::event::Event;
+use crate::event::{Event, Storage};
 use crate::platform::clock::{ClockMap, Mono};
 
 /// When a batch is worth a delivery.
@@ -28,10 +29,10 @@ pub struct Batching {
 }
 
 /// What [`Spool::take`] found.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub enum Look {
-    /// A batch, of this run.
-    Batch(Taken),
+    /// A batch, now in flight.
+    Batch(InFlight),
     /// Nothing is due before `until`, unless something comes.
     Nothing {
         /// When.
@@ -70,6 +71,23 @@ impl State {
         self.has_disk && self.trouble.is_none()
     }
 
+    /// The event that tells it; `written_day_bytes` were written in the last 24 hours.
+    pub fn storage(&self, written_day_bytes: u64) -> Storage {
+        let tally = &self.tally;
+        Storage {
+            waiting: self.waiting,
+            disk_bytes: self.disk_bytes,
+            written_bytes: tally.written_bytes,
+            written_day_bytes,
+            commits: tally.commits,
+            failures: tally.failures,
+            dropped: tally.dropped.iter().sum(),
+            damaged: tally.damaged_events,
+            dead: tally.dead,
+            newer: tally.newer_events,
+        }
+    }
+
     fn update(&mut self, log: &Log) {
         // No heap calls while nothing is wrong, or the same as before.
         let keep = |text: &mut Option<String>, now: Option<&str>| {
@@ -97,6 +115,8 @@ struct Inside {
     asleep_until: Option<Mono>,
     /// On their way from the outbox.
     coming: Vec<Event>,
+    /// Memory for the batch in flight, while there is none.
+    buffers: Buffers,
 }
 
 /// See the top of the file.
@@ -108,8 +128,8 @@ pub struct Spool {
     batch_events_max: usize,
     /// What waits is due at once.
     flushed: AtomicBool,
-    /// What was taken is to be taken again: whoever has it in flight has to forget it. Written under the lock.
-    requeued: AtomicBool,
+    /// Number of the batch that may be in flight; goes up when one is taken, and when one is called back. Written under the lock.
+    batch: AtomicU64,
 }
 
 /// The inside while it is worked with; publishes its state at the end.
@@ -143,18 +163,19 @@ impl Spool {
         let coming = Vec::with_capacity(batching.events_max);
         let mut state = State::default();
         state.update(&log);
-        let inside = Inside { log, batching, since: None, asleep_until: None, coming };
+        let buffers = Buffers::for_events(batching.events_max);
+        let inside = Inside { log, batching, since: None, asleep_until: None, coming, buffers };
         Spool {
             inside: Mutex::new(inside),
             state: Mutex::new(state),
             batch_events_max: batching.events_max,
             flushed: AtomicBool::new(false),
-            requeued: AtomicBool::new(false),
+            batch: AtomicU64::new(0),
         }
     }
 
-    /// Takes `disk` into use, see [`Log::attach`]. What it holds is due at once, and comes before a batch that is in flight: see
-    /// [`Self::was_put_back`].
+    /// Takes `disk` into use, see [`Log::attach`]. What it holds is due at once, and comes before a batch that is in flight, which is
+    /// called back: see [`InFlight::is_called_back`].
     ///
     /// # Errors
     /// The disk cannot be listed.
@@ -162,7 +183,7 @@ impl Spool {
         let mut inside = self.lock();
         if inside.log.has_in_flight() {
             inside.log.requeue();
-            self.requeued.store(true, Relaxed);
+            self.batch.fetch_add(1, Relaxed);
         }
         let recovered = inside.log.attach(disk)?;
         if recovered.events > 0 {
@@ -210,10 +231,13 @@ impl Spool {
         self.flushed.store(true, Relaxed);
     }
 
-    /// Moves a due batch into `out`, which is emptied before.
-    pub fn take(&self, now: Mono, out: &mut Vec<Event>) -> Look {
+    /// Takes a batch, if one is due.
+    ///
+    /// # Panics
+    /// If one is in flight: the caller's own mistake.
+    pub fn take(self: &Arc<Self>, now: Mono) -> Look {
         let mut inside = self.lock();
-        out.clear();
+        assert!(!inside.log.has_in_flight(), "one batch at a time is in flight");
         if !inside.due(now, self.flushed.load(Relaxed)) {
             let until = inside.since.map(|since| since + inside.batching.age_max);
             return Look::Nothing {
@@ -222,53 +246,64 @@ impl Spool {
         }
         inside.asleep_until = None; // Once awake, until nothing is left.
         let most = inside.batching.events_max;
-        match inside.log.take(most, out) {
-            Some(taken) => {
-                if inside.log.waiting() == 0 {
-                    inside.since = None;
-                    self.flushed.store(false, Relaxed);
-                    inside.asleep_until = inside.batching.interval.map(|interval| now + interval);
-                }
-                Look::Batch(taken)
-            }
-            None => {
-                // What waited cannot be read: not now, or it is counted as damage.
-                inside.since = None;
-                self.flushed.store(false, Relaxed);
-                Look::Nothing { until: None }
-            }
+        let mut buffers = std::mem::take(&mut inside.buffers);
+        let taken = inside.log.take(most, &mut buffers.events);
+        if taken.is_none() || inside.log.waiting() == 0 {
+            inside.since = None;
+            self.flushed.store(false, Relaxed);
         }
+        let Some(whose) = taken else {
+            // What waited cannot be read: not now, or it is counted as damage.
+            inside.buffers = buffers;
+            return Look::Nothing { until: None };
+        };
+        if inside.log.waiting() == 0 {
+            inside.asleep_until = inside.batching.interval.map(|interval| now + interval);
+        }
+        let number = self.batch.fetch_add(1, Relaxed) + 1;
+        Look::Batch(InFlight::new(Arc::clone(self), number, whose, buffers))
     }
 
-    /// Moves events of the same run, due or not, behind those in `out`, as far as a batch has room.
-    pub fn top_up(&self, out: &mut Vec<Event>) {
+    /// Whether the batch of that number was called back.
+    pub(super) fn is_called_back(&self, number: u64) -> bool {
+        self.batch.load(Relaxed) != number
+    }
+
+    /// Moves events of the same run as those in flight, due or not, behind those in `out`, as far as a batch has room.
+    pub(super) fn top_up(&self, number: u64, out: &mut Vec<Event>) {
         let mut inside = self.lock();
-        if !self.requeued.load(Relaxed) {
+        if !self.is_called_back(number) {
             let most = inside.batching.events_max;
             let _same_run = inside.log.take(most, out);
         }
     }
 
-    /// What was taken is delivered, or is a dead letter.
-    pub fn done(&self, now: Mono) {
+    /// These events of the batch are delivered. What was called back is sent once more, under the same ids.
+    pub(super) fn acknowledge(&self, number: u64, now: Mono, events: &[Event]) {
         let mut inside = self.lock();
-        // What was requeued is sent once more, under the same ids.
-        if !self.requeued.load(Relaxed) {
-            inside.log.done(now);
+        if !self.is_called_back(number) {
+            inside.log.acknowledge(now, events);
         }
     }
 
-    /// Whether what was taken was put back since this was last asked: it has to be forgotten, and taken again.
-    pub fn was_put_back(&self) -> bool {
-        self.requeued.load(Relaxed) && {
-            let _inside = self.lock();
-            self.requeued.swap(false, Relaxed)
+    /// This event of the batch is a dead letter.
+    pub(super) fn refuse(&self, number: u64, now: Mono, dead: Dead) {
+        let mut inside = self.lock();
+        let event = dead.event.clone();
+        inside.log.write_dead_letter(now, dead);
+        if !self.is_called_back(number) {
+            inside.log.acknowledge(now, &[event]);
         }
     }
 
-    /// Keeps a dead letter.
-    pub fn bury(&self, now: Mono, dead: Dead) {
-        self.lock().log.write_dead_letter(now, dead);
+    /// The batch is over. What of it is not acknowledged waits again.
+    pub(super) fn give_back(&self, number: u64, buffers: Buffers) {
+        let mut inside = self.lock();
+        inside.buffers = buffers;
+        if !self.is_called_back(number) && inside.log.has_in_flight() {
+            inside.log.requeue();
+            self.batch.fetch_add(1, Relaxed);
+        }
     }
 
     /// How it does. Never waits for the disk: while somebody waits for it, this is how things were before.

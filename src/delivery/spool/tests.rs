@@ -1,3 +1,7 @@
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
 use super::*;
 use crate::event::tests::samples;
 use crate::event::{Event, Origin};
@@ -182,6 +186,8 @@ enum Op {
     Append(usize),
     Commit(bool),
     Take(usize),
+    /// Of what is in flight, those whose bit is set, class by class.
+    Acknowledge(u64),
     Done,
     Reopen,
 }
@@ -191,9 +197,18 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (0usize..12).prop_map(Op::Append),
         1 => any::<bool>().prop_map(Op::Commit),
         2 => (1usize..40).prop_map(Op::Take),
+        1 => prop_oneof![any::<u64>(), (0u32..40).prop_map(|most| (1u64 << most) - 1)].prop_map(Op::Acknowledge),
         1 => Just(Op::Done),
         1 => Just(Op::Reopen),
     ]
+}
+
+/// What the model of a queue holds.
+#[derive(Debug)]
+struct Waiting {
+    run: u64,
+    event: Event,
+    is_done: bool,
 }
 
 proptest! {
@@ -205,15 +220,15 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         let (mut log, _) = on_disk(folder.path(), small(), 0);
         let (mut run, mut seq) = (0u64, 0u64);
-        // Events that are not done, and how many of them are in hand, by class.
-        let mut waiting: [std::collections::VecDeque<(u64, Event)>; 4] = Default::default();
-        let mut hand = [0usize; 4];
+        // Events that are not done, or have one before them that is not, and how many of them are in flight, by class.
+        let mut waiting: [VecDeque<Waiting>; 4] = Default::default();
+        let mut in_flight = [0usize; 4];
         for op in ops {
             match op {
                 Op::Append(which) => {
                     let event = event(which, seq);
                     log.append(secs(seq), &event);
-                    waiting[Class::of(&event.body) as usize].push_back((run, event));
+                    waiting[Class::of(&event.body) as usize].push_back(Waiting { run, event, is_done: false });
                     seq += 1;
                 }
                 Op::Commit(everything) => log.commit(secs(seq), None, everything),
@@ -222,31 +237,47 @@ proptest! {
                     if let Some(taken) = log.take(most, &mut out) {
                         for event in out {
                             let class = Class::of(&event.body) as usize;
-                            let (of, expected) = &waiting[class][hand[class]];
-                            prop_assert_eq!((&*taken.origin, &event), (&origin(*of), expected));
-                            hand[class] += 1;
+                            let expected = &waiting[class][in_flight[class]];
+                            prop_assert_eq!((&*taken.origin, &event), (&origin(expected.run), &expected.event));
+                            in_flight[class] += 1;
                         }
                     }
                 }
+                Op::Acknowledge(bits) => {
+                    let mut events = Vec::new();
+                    for (waiting, in_flight) in waiting.iter_mut().zip(&mut in_flight) {
+                        for (bit, waiting) in waiting.iter_mut().take(*in_flight).enumerate() {
+                            if bits >> (bit % 64) & 1 == 1 {
+                                waiting.is_done = true;
+                                events.push(waiting.event.clone());
+                            }
+                        }
+                        let done = waiting.iter().take(*in_flight).take_while(|waiting| waiting.is_done).count();
+                        waiting.drain(..done);
+                        *in_flight -= done;
+                    }
+                    log.acknowledge(secs(seq), &events);
+                }
                 Op::Done => {
                     log.done(secs(seq));
-                    for (waiting, hand) in waiting.iter_mut().zip(&mut hand) {
-                        waiting.drain(..std::mem::take(hand));
+                    for (waiting, in_flight) in waiting.iter_mut().zip(&mut in_flight) {
+                        waiting.drain(..std::mem::take(in_flight));
                     }
                 }
                 Op::Reopen => {
                     log.commit(secs(seq), None, true);
                     drop(log);
-                    (run, seq, hand) = (run + 1, 0, [0; 4]);
+                    (run, seq, in_flight) = (run + 1, 0, [0; 4]);
+                    waiting.iter_mut().flatten().for_each(|waiting| waiting.is_done = false);
                     let recovered;
                     (log, recovered) = on_disk(folder.path(), small(), run);
                     prop_assert_eq!(recovered.events, waiting.iter().map(|queue| queue.len() as u64).sum::<u64>());
                     prop_assert_eq!((recovered.set_aside, recovered.damaged_bytes), (0, 0));
                 }
             }
-            let in_hand: usize = hand.iter().sum();
-            let all: usize = waiting.iter().map(std::collections::VecDeque::len).sum();
-            prop_assert_eq!(log.waiting(), (all - in_hand) as u64);
+            let in_flight: usize = in_flight.iter().sum();
+            let all: usize = waiting.iter().map(VecDeque::len).sum();
+            prop_assert_eq!(log.waiting(), (all - in_flight) as u64);
         }
     }
 }
@@ -258,7 +289,7 @@ fn a_link_that_sleeps_is_woken_at_its_time_or_by_an_alert_and_stays_until_nothin
         age_max: std::time::Duration::from_secs(10),
         interval: Some(std::time::Duration::from_secs(3600)),
     };
-    let spool = Spool::new(Log::new(small(), origin(1)), batching);
+    let spool = Arc::new(Spool::new(Log::new(small(), origin(1)), batching));
     let mut seq = 0;
     let mut put = |at: u64, which: usize, count: usize| {
         let mut coming = (0..count)
@@ -270,11 +301,10 @@ fn a_link_that_sleeps_is_woken_at_its_time_or_by_an_alert_and_stays_until_nothin
         spool.put(secs(at), |out| out.append(&mut coming));
     };
     let sends = |at: u64| {
-        let mut out = Vec::new();
         let mut sizes = Vec::new();
-        while let Look::Batch(_) = spool.take(secs(at), &mut out) {
-            sizes.push(out.len());
-            spool.done(secs(at));
+        while let Look::Batch(mut batch) = spool.take(secs(at)) {
+            sizes.push(batch.left());
+            batch.acknowledge(secs(at), 0..batch.left());
         }
         sizes
     };
@@ -282,8 +312,7 @@ fn a_link_that_sleeps_is_woken_at_its_time_or_by_an_alert_and_stays_until_nothin
     assert_eq!(sends(0), [2, 2, 1], "awake from the start, until nothing is left");
     put(5, CROSSING, 5);
     assert_eq!(sends(3599), [0; 0], "asleep, however much waits");
-    let mut out = Vec::new();
-    assert_eq!(spool.take(secs(3599), &mut out), Look::Nothing { until: Some(secs(3600)) });
+    assert!(matches!(spool.take(secs(3599)), Look::Nothing { until } if until == Some(secs(3600))));
     assert_eq!(sends(3600), [2, 2, 1]);
     put(3700, CROSSING, 3);
     put(3700, LOST, 1);
@@ -294,7 +323,7 @@ fn a_link_that_sleeps_is_woken_at_its_time_or_by_an_alert_and_stays_until_nothin
     assert_eq!(sends(3731), [1], "the end wakes it");
 }
 
-/// The receiver is away and a batch in hand when the card is there at last.
+/// The receiver is away and a batch in flight when the card is there at last.
 #[test]
 fn a_disk_that_comes_late_does_not_wait_for_the_receiver() {
     let folder = tempfile::tempdir().unwrap();
@@ -303,30 +332,39 @@ fn a_disk_that_comes_late_does_not_wait_for_the_receiver() {
     before.commit(Mono::ZERO, None, true);
     drop(before);
     let batching = Batching { events_max: 2, age_max: std::time::Duration::ZERO, interval: None };
-    let spool = Spool::new(Log::new(small(), origin(2)), batching);
-    let mut out = Vec::new();
-    let take = |out: &mut Vec<Event>| match spool.take(secs(9), out) {
-        Look::Batch(taken) => (taken.origin.boot.to_string(), out.iter().map(|event| event.seq).collect()),
-        Look::Nothing { .. } => (String::new(), Vec::new()),
+    let spool = Arc::new(Spool::new(Log::new(small(), origin(2)), batching));
+    let take = || match spool.take(secs(9)) {
+        Look::Batch(batch) => batch,
+        Look::Nothing { until } => panic!("nothing before {until:?}"),
+    };
+    let told = |batch: &InFlight| {
+        let seqs: Vec<u64> = batch.events().iter().map(|event| event.seq).collect();
+        (batch.whose().origin.boot.to_string(), seqs)
     };
     let mut coming: Vec<Event> = (0..5).map(|seq| event(CROSSING, seq)).collect();
     spool.put(Mono::ZERO, |out| out.append(&mut coming));
-    let second = take(&mut out);
-    assert_eq!(second.1, [0, 1]);
-    assert!(!spool.state().was_confirmed);
+    let mut second = take();
+    assert_eq!(told(&second).1, [0, 1]);
+    assert!(!spool.state().was_confirmed && !second.is_called_back());
     let recovered = spool.attach(Box::new(Folder::open(folder.path()).unwrap())).unwrap();
     assert_eq!((recovered.events, spool.waiting()), (8, 8));
-    // Whoever still has the old batch in hand can do no harm with it.
-    spool.done(secs(9));
-    spool.top_up(&mut out);
-    assert_eq!((out.len(), spool.waiting()), (2, 8));
-    assert!(spool.was_put_back() && !spool.was_put_back());
+    // Whoever still has the old batch can do no harm with it.
+    assert!(second.is_called_back());
+    second.acknowledge(secs(9), 0..1);
+    second.refill();
+    assert_eq!((second.left(), spool.waiting()), (1, 8));
+    let boot = told(&second).0;
+    let mut first = take();
+    drop(second);
     let mut batches = Vec::new();
-    while let (boot, seqs) = take(&mut out)
-        && !seqs.is_empty()
-    {
-        batches.push((boot == second.0, seqs));
-        spool.done(secs(9));
+    loop {
+        batches.push((told(&first).0 == boot, told(&first).1));
+        first.acknowledge(secs(9), 0..first.left());
+        drop(first);
+        if spool.waiting() == 0 {
+            break;
+        }
+        first = take();
     }
     let (first, this) = (false, true);
     assert_eq!(
@@ -336,6 +374,70 @@ fn a_disk_that_comes_late_does_not_wait_for_the_receiver() {
     spool.commit(secs(9), crate::platform::clock::ClockMap::UNKNOWN, true);
     assert_eq!(spool.state().trouble, None);
     assert!(spool.state().was_confirmed);
+}
+
+/// A receiver takes a part of a batch, and then the program ends: only the rest is sent again.
+#[test]
+fn a_delivered_part_of_a_batch_is_not_sent_again_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = |run: u64| {
+        let batching = Batching { events_max: 100, age_max: std::time::Duration::ZERO, interval: None };
+        let spool = Arc::new(Spool::new(Log::new(small(), origin(run)), batching));
+        spool.attach(Box::new(Folder::open(folder.path()).unwrap())).unwrap();
+        spool
+    };
+    let take = |spool: &Arc<Spool>| match spool.take(secs(9)) {
+        Look::Batch(batch) => batch,
+        Look::Nothing { until } => panic!("nothing before {until:?}"),
+    };
+    let seqs = |batch: &InFlight| batch.events().iter().map(|event| event.seq).collect::<Vec<_>>();
+    let commit = |spool: &Spool| spool.commit(secs(9), crate::platform::clock::ClockMap::UNKNOWN, true);
+    let put = |spool: &Spool, events: Range<u64>| {
+        let mut coming: Vec<Event> =
+            events.map(|seq| event(if seq % 3 == 0 { TRACK } else { CROSSING }, seq)).collect();
+        spool.put(Mono::ZERO, |out| out.append(&mut coming));
+    };
+    for committed in [0, 7, 20] {
+        let spool = start(1);
+        put(&spool, 0..committed);
+        commit(&spool);
+        put(&spool, committed..20);
+        let mut batch = take(&spool);
+        assert_eq!(seqs(&batch), (0..20).collect::<Vec<_>>());
+        batch.acknowledge(secs(9), 0..10);
+        // Out of turn: 12 and 13 are two crossings and a track before which others wait.
+        batch.acknowledge(secs(9), 13..14);
+        assert_eq!((batch.left(), spool.waiting()), (9, 0), "{committed}");
+        commit(&spool);
+        // What is not committed is gone.
+        drop((batch, spool));
+        let spool = start(2);
+        let mut batch = take(&spool);
+        assert_eq!(seqs(&batch), (10..20).collect::<Vec<_>>(), "{committed}");
+        batch.acknowledge(secs(9), 0..10);
+        assert_eq!(batch.left(), 0);
+        drop(batch);
+        commit(&spool);
+        assert_eq!((spool.waiting(), spool.state().tally.damaged_events), (0, 0));
+    }
+}
+
+/// What is not acknowledged when a batch is dropped is taken again, and in order.
+#[test]
+fn a_batch_that_is_dropped_waits_again() {
+    let batching = Batching { events_max: 10, age_max: std::time::Duration::ZERO, interval: None };
+    let spool = Arc::new(Spool::new(Log::new(small(), origin(1)), batching));
+    let mut coming: Vec<Event> = (0..12).map(|seq| event(CROSSING, seq)).collect();
+    spool.put(Mono::ZERO, |out| out.append(&mut coming));
+    let taken = |acknowledged: Range<usize>| {
+        let Look::Batch(mut batch) = spool.take(secs(9)) else { panic!("nothing waits") };
+        batch.acknowledge(secs(9), acknowledged);
+        (batch.events()[0].seq, batch.events().len(), batch.left())
+    };
+    assert_eq!(taken(0..3), (0, 10, 7));
+    assert_eq!((spool.waiting(), taken(2..9)), (9, (3, 9, 2)), "a part in the middle");
+    assert_eq!((spool.waiting(), taken(0..9)), (9, (3, 9, 0)));
+    assert_eq!(spool.waiting(), 0);
 }
 
 /// A disk whose sync does not come back until it is let go.
@@ -419,7 +521,6 @@ fn the_state_is_told_while_a_sync_hangs() {
         let spool = std::sync::Arc::clone(&spool);
         move || {
             spool.flush();
-            assert!(!spool.was_put_back());
             answer.send((spool.state(), spool.waiting(), spool.batch_events_max())).unwrap();
         }
     });

@@ -31,11 +31,12 @@ impl SpoolWriter {
         SpoolWriter { retained: now, attach_at: now + ATTACH_EVERY, checked: now }
     }
 
-    /// One turn: appends what `source` moves into the list that it is given, commits what is due (or everything, if no more will come),
+    /// One turn: appends what `source` moves into the list that it is given, commits what is due (or everything, if it is `closed`: no more will come),
     /// lets go of what the quota does not allow, and has `attach` try to open a disk that is not there.
     pub fn turn(
         &mut self,
-        (now, closed): (Mono, bool),
+        now: Mono,
+        closed: bool,
         spool: &Spool,
         time: &Timekeeper,
         source: impl FnMut(&mut Vec<Event>),

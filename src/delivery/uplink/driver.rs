@@ -7,17 +7,17 @@
 //! counts from the close, also if a send is under way: that is interrupted when the time is over. What could not be delivered
 //! is in the [`Report`] and in the log: never silent. Memory: one batch, the sink's encode buffer.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::retry::Backoff;
 use crate::base::stop::Stop;
-use crate::delivery::spool::record::Dead;
-use crate::delivery::spool::{Look, Spool, Taken};
+use crate::delivery::spool::{InFlight, Look, Spool};
 use crate::delivery::uplink::session::{Failure, Next, Session, Verdict};
 use crate::delivery::uplink::{Batch, Interrupt, Outbox, SendError, Sink};
-use crate::event::{Event, Origin, fixed};
-use crate::platform::calendar::{Bounds, Calendar, Timekeeper};
+use crate::event::fixed;
+use crate::platform::calendar::{Calendar, Timekeeper};
 use crate::platform::clock::Mono;
 
 /// How often a waiting uplink looks whether a stop was requested: [`Stop`] cannot wake it, [`Outbox::close`] can.
@@ -92,6 +92,27 @@ struct Draining {
     tried: bool,
 }
 
+/// The delivery of one batch.
+struct Delivery {
+    batch: InFlight,
+    /// With what the batch was stamped when it was last sent.
+    calendar: Option<Calendar>,
+    /// Something of the batch may have reached a receiver.
+    has_left: bool,
+}
+
+/// What a send came to.
+struct Sent {
+    /// Which events of the batch.
+    part: Range<usize>,
+    /// Their name, for the log.
+    id: String,
+    calendar: Calendar,
+    outcome: Result<(), Failure>,
+    /// Why it failed.
+    text: String,
+}
+
 /// The body of the uplink thread.
 pub struct Uplink {
     outbox: Arc<Outbox>,
@@ -101,14 +122,8 @@ pub struct Uplink {
     stop: Stop,
     drain: Duration,
     session: Session,
-    /// The batch in flight.
-    events: Vec<Event>,
-    /// Whose it is.
-    whose: Taken,
-    /// With what the batch in flight was stamped when it was last sent.
-    calendar: Option<Calendar>,
-    /// Something of the batch in flight may have reached a receiver.
-    left: bool,
+    /// The batch in flight, if one is.
+    delivery: Option<Delivery>,
     /// Until then events wait for the calendar.
     patient_until: Mono,
     /// A stop was requested, or the outbox is closed.
@@ -119,12 +134,12 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// An uplink that has sent nothing yet, with the memory for its batch, encoded too.
+    /// An uplink that has sent nothing yet, with the memory for an encoded batch.
     pub fn new(
-        (outbox, spool): (Arc<Outbox>, Arc<Spool>),
+        outbox: Arc<Outbox>,
+        spool: Arc<Spool>,
         mut sink: Box<dyn Sink>,
         clock: Arc<Timekeeper>,
-        origin: Origin,
         stop: Stop,
         params: UplinkParams,
     ) -> Self {
@@ -133,10 +148,8 @@ impl Uplink {
         if spool.state().was_confirmed {
             session.assume_confirmed();
         }
-        let events = Vec::with_capacity(spool.batch_events_max());
         sink.reserve(spool.batch_events_max());
         sink.interrupt_when(interrupt(&outbox, &clock, params.drain));
-        let whose = Taken { origin: Arc::new(origin), clock: None, bounds: Bounds::default() };
         let (drain, patient_until) = (params.drain, clock.mono() + params.clock_wait);
         Uplink {
             outbox,
@@ -146,10 +159,7 @@ impl Uplink {
             stop,
             drain,
             session,
-            events,
-            whose,
-            calendar: None,
-            left: false,
+            delivery: None,
             patient_until,
             stopping: false,
             draining: None,
@@ -186,14 +196,20 @@ impl Uplink {
 
     /// Events that are not delivered, wherever they are.
     fn waiting(&self) -> u64 {
-        (self.session.in_flight() + self.outbox.waiting()) as u64 + self.spool.waiting()
+        (self.in_flight() + self.outbox.waiting()) as u64 + self.spool.waiting()
+    }
+
+    /// Events of the batch in flight that are neither delivered nor refused.
+    fn in_flight(&self) -> usize {
+        self.delivery.as_ref().map_or(0, |delivery| delivery.batch.left())
     }
 
     /// One look, and at most one send. Never waits itself: so time may be simulated.
     pub fn step(&mut self) -> Flow {
         let now = self.clock.mono();
         self.notice_shutdown(now);
-        if self.spool.was_put_back() {
+        if self.delivery.as_ref().is_some_and(|delivery| delivery.batch.is_called_back()) {
+            self.delivery = None;
             self.session.forget();
         }
         if self.time_is_over(now) {
@@ -229,10 +245,10 @@ impl Uplink {
             }
             return Flow::Wait(None);
         }
-        match self.spool.take(now, &mut self.events) {
-            Look::Batch(whose) => {
-                (self.whose, self.calendar, self.left) = (whose, None, false);
-                self.session.begin(self.events.len());
+        match self.spool.take(now) {
+            Look::Batch(batch) => {
+                self.session.begin(batch.left());
+                self.delivery = Some(Delivery { batch, calendar: None, has_left: false });
             }
             Look::Nothing { .. } if closed && self.waiting() == 0 => return Flow::End,
             Look::Nothing { until } => return Flow::Wait(until),
@@ -242,15 +258,14 @@ impl Uplink {
 
     /// What is left of the batch in flight, and more of the same run.
     fn refill(&mut self, now: Mono) {
-        let (session, mut index) = (&mut self.session, 0..);
-        self.events.retain(|_| index.next().is_some_and(|index| session.is_left(index)));
+        let Some(Delivery { batch, calendar, .. }) = &mut self.delivery else { return };
         self.spool.put(now, |out| self.outbox.take(out));
-        let left = self.events.len();
-        self.spool.top_up(&mut self.events);
+        let left = batch.left();
+        batch.refill();
         if !self.sink.needs_time() {
-            self.calendar = None; // Refused means stored nowhere: nothing ties it to the calendar of its first try.
+            *calendar = None; // Refused means stored nowhere: nothing ties it to the calendar of its first try.
         }
-        session.refilled(self.events.len(), left >= self.spool.batch_events_max());
+        self.session.refilled(batch.left(), left >= self.spool.batch_events_max());
     }
 
     fn notice_shutdown(&mut self, now: Mono) {
@@ -284,26 +299,27 @@ impl Uplink {
         self.outbox.wait(seen, first.unwrap_or(STOP_LOOK).min(STOP_LOOK));
     }
 
-    fn send(&mut self, now: Mono, part: std::ops::Range<usize>) {
+    /// Sends a part of the batch in flight.
+    fn send(&mut self, now: Mono, part: Range<usize>) {
         if let Some(draining) = &mut self.draining {
             let left = draining.until.since(now);
             self.sink.limit_sends(if draining.tried { left } else { left.max(LAST_SEND_MIN) });
             draining.tried = true;
         }
+        let Some(delivery) = &mut self.delivery else { return };
+        let whose = delivery.batch.whose();
         // A retry keeps the stamps of the first try, so that its bytes are the same; only stamps of a calendar that is not synchronised are
         // worth a new reading, and not where an event is known by its stamp.
-        let calendar = match self.calendar {
+        let calendar = match delivery.calendar {
             Some(calendar) if calendar.vouched() || self.sink.needs_time() => calendar,
-            Some(_) | None => self.clock.calendar(self.whose.clock, self.whose.bounds),
+            Some(_) | None => self.clock.calendar(whose.clock, whose.bounds),
         };
-        self.calendar = Some(calendar);
-        let batch = Batch::new(&self.whose.origin, calendar, &self.events[part]);
-        let id = batch.id();
+        let batch = Batch::new(&whose.origin, calendar, &delivery.batch.events()[part.clone()]);
+        let id = batch.id().to_string();
         let sent = self.sink.send(&batch);
-        self.left |= !matches!(&sent, Err(SendError { kept_here: true, .. }));
-        if !self.left {
-            self.calendar = None; // Nobody has seen a stamp yet: the next try may know better.
-        }
+        delivery.has_left |= !matches!(&sent, Err(SendError { kept_here: true, .. }));
+        // As long as nobody has seen a stamp, the next try may know better.
+        delivery.calendar = delivery.has_left.then_some(calendar);
         if self.sink.switched() {
             self.session.switch_receiver();
         }
@@ -313,8 +329,16 @@ impl Uplink {
             Ok(()) => (Ok(()), String::new()),
             Err(error) => (Err(error.failure), error.text),
         };
+        self.settle(now, Sent { part, id, calendar, outcome, text });
+    }
+
+    /// Does what follows from an outcome.
+    fn settle(&mut self, now: Mono, sent: Sent) {
+        let Sent { part, id, calendar, outcome, text } = sent;
+        let Some(Delivery { batch, .. }) = &mut self.delivery else { return };
         match self.session.report(now, outcome) {
             Verdict::Delivered(events) => {
+                batch.acknowledge(now, part);
                 self.outbox.counters().count_delivered(now, events);
                 self.outbox.tell_trouble(None);
                 tracing::debug!("delivered {events} events as {id}");
@@ -333,24 +357,23 @@ impl Uplink {
             Verdict::SetAside(_) => tracing::debug!("{text}; {id} is set aside, others are tried"),
             Verdict::Dropped(index) => {
                 self.outbox.counters().count_refused();
-                let event = &self.events[index];
-                let (id, kind) = (self.whose.origin.id(event.seq), event.body.kind());
+                let event = &batch.events()[index];
+                let (id, kind) = (batch.whose().origin.id(event.seq), event.body.kind());
                 tracing::warn!("{text}; event {id} ({kind}) is set aside as a dead letter");
-                let (origin, why) = ((*self.whose.origin).clone(), fixed(&text));
-                self.spool.bury(now, Dead { origin, clock: calendar.map, why, event: event.clone() });
+                batch.refuse(now, index, fixed(&text), calendar.map);
             }
             Verdict::CircuitOpen { until } => {
                 self.outbox.counters().count_failure();
                 self.outbox.tell_trouble(Some(&format!("it refuses whatever it is sent: {text}")));
-                let (events, wait) = (self.session.in_flight(), until.since(now));
+                let (events, wait) = (batch.left(), until.since(now));
                 tracing::error!(
                     "{text}; it refuses whatever it is sent: check what answers at that URL; {events} events are kept and \
                      sent again in {wait:.1?}"
                 );
             }
         }
-        if self.session.in_flight() == 0 {
-            self.spool.done(now);
+        if batch.left() == 0 {
+            self.delivery = None;
         }
     }
 }
@@ -367,7 +390,7 @@ mod tests {
     use super::*;
     use crate::delivery::spool::{Batching, Log};
     use crate::delivery::uplink::SendError;
-    use crate::event::{Body, fixed};
+    use crate::event::{Body, Origin, fixed};
     use crate::platform::clock::{Clock, ClockMap, Wall};
     use std::collections::VecDeque;
     use std::sync::Mutex;
@@ -443,14 +466,14 @@ mod tests {
         let answers = answers.into_iter().collect();
         let sink = Scripted { answers, sent: Arc::clone(&sent), longest: None, needs_time };
         let origin = Origin::new("mast-7", "3f2a", Mono::ZERO);
-        let log = Log::new(crate::delivery::spool::Params::default(), origin.clone());
+        let log = Log::new(crate::delivery::spool::Params::default(), origin);
         let spool =
             Spool::new(log, Batching { events_max: 2, age_max: Duration::from_secs(60), interval: None });
         let uplink = Uplink::new(
-            (Arc::clone(&outbox), Arc::new(spool)),
+            Arc::clone(&outbox),
+            Arc::new(spool),
             Box::new(sink),
             Arc::new(Timekeeper::new(Arc::clone(&clock) as Arc<dyn Clock>)),
-            origin,
             Stop::new(),
             UplinkParams::default(),
         );
@@ -521,7 +544,7 @@ mod tests {
         bench.steps(2);
         bench.clock.set(200, UNIX + 203, true);
         bench.steps(2);
-        assert_eq!((bench.uplink.waiting(), bench.uplink.session.in_flight()), (3, 2));
+        assert_eq!((bench.uplink.waiting(), bench.uplink.in_flight()), (3, 2));
         let walls: Vec<i64> = bench
             .sent
             .lock()

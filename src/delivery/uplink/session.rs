@@ -82,7 +82,7 @@ pub enum Next {
     Load,
     /// Send these events of the batch, then [`Session::report`].
     Send(Range<usize>),
-    /// All that is left was refused: keep of the batch what [`Session::is_left`], add what waits up to its limit, then
+    /// All that is left was refused: keep of the batch what is neither delivered nor dropped, add what waits up to its limit, then
     /// [`Session::refilled`].
     Refill,
     /// Come back then.
@@ -197,11 +197,6 @@ impl Session {
         }
     }
 
-    /// Whether the event at this index of the batch is neither delivered nor dropped.
-    pub fn is_left(&self, index: usize) -> bool {
-        self.queue.iter().any(|part| part.contains(&index))
-    }
-
     /// The batch was refilled as [`Next::Refill`] says, and has so many events now; `full`: there was no room for more.
     ///
     /// # Panics
@@ -219,7 +214,7 @@ impl Session {
         self.state = State::Sending;
     }
 
-    /// Drops the batch in flight: it was taken back.
+    /// The batch is not in flight any more: it was called back.
     pub fn forget(&mut self) {
         self.queue.clear();
         self.breaker.pause();
@@ -234,8 +229,8 @@ impl Session {
         }
     }
 
-    /// Events in flight that are neither delivered nor dropped.
-    pub fn in_flight(&self) -> usize {
+    /// Events in the parts that are not done.
+    fn in_flight(&self) -> usize {
         self.queue.iter().map(Range::len).sum()
     }
 
@@ -324,6 +319,11 @@ mod tests {
     use proptest::prelude::*;
 
     const RETRY: Result<(), Failure> = Err(Failure::Retry { after: None });
+
+    /// Whether the event at this index of the batch is neither delivered nor dropped.
+    fn is_left(session: &Session, index: usize) -> bool {
+        session.queue.iter().any(|part| part.contains(&index))
+    }
 
     fn secs(s: u64) -> Mono {
         Mono::from_nanos(s * 1_000_000_000)
@@ -565,7 +565,7 @@ mod tests {
                 other @ (Next::Load | Next::Send(_)) => panic!("{other:?}"),
             }
         }
-        let left: Vec<usize> = (0..40).filter(|&index| s.is_left(index)).collect();
+        let left: Vec<usize> = (0..40).filter(|&index| is_left(&s, index)).collect();
         assert_eq!((left, s.in_flight()), ((0..10).chain(36..40).collect(), 14));
         s.refilled(24, false);
         assert_eq!((s.next(now), s.in_flight()), (Next::Send(0..24), 24));
@@ -653,8 +653,10 @@ mod tests {
                 Next::Refill => {
                     idle_rounds += 1;
                     let left = s.in_flight();
-                    hand =
-                        (0..hand.len()).filter(|&index| s.is_left(index)).map(|index| hand[index]).collect();
+                    hand = (0..hand.len())
+                        .filter(|&index| is_left(&s, index))
+                        .map(|index| hand[index])
+                        .collect();
                     hand.extend(queue.drain(..(most - hand.len()).min(queue.len())));
                     s.refilled(hand.len(), left == most);
                 }
@@ -690,7 +692,7 @@ mod tests {
                 }
             }
         }
-        d.hand = (0..hand.len()).filter(|&index| s.is_left(index)).map(|index| hand[index]).collect();
+        d.hand = (0..hand.len()).filter(|&index| is_left(&s, index)).map(|index| hand[index]).collect();
         d.queue = queue.into();
         d.delivered.sort_unstable();
         d.dropped.sort_unstable();

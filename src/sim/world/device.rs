@@ -18,9 +18,13 @@ use crate::base::stop::Stop;
 use crate::capture::frame::{Color, FrameFormat, FrameMeta, FrameView, PixelFormat};
 use crate::capture::ring::{Policy, Reader, Taken, Writer, ring};
 use crate::capture::sampler::{Sample, Sampler};
-use crate::delivery::spool::{self, Batching, Class, Log, Quota, Spool, SpoolWriter};
+use crate::delivery::spool::{
+    self, Batching, Class, Condition, DailyWriteBudget, Log, MonitorParams, Quota, Spool, SpoolMonitor,
+    SpoolWriter,
+};
 use crate::delivery::uplink::{Flow, Outbox, Uplink, UplinkParams};
-use crate::event::{Body, Event, Name, Origin, Started, Stats, Storage, fixed};
+use crate::event::{Body, Event, Name, Origin, Started, Stats, fixed};
+use crate::pipeline::presence::{Back, Presence};
 use crate::pipeline::worker::{FrameCounts, FrameWorker};
 use crate::pipeline::{Failure, Outcome, WithEngine};
 use crate::platform::calendar::Timekeeper;
@@ -49,6 +53,8 @@ const STILL_NANOS: u64 = 3_000_000;
 const OPEN_NANOS: u64 = 2 * SECOND;
 /// Tracks end after this long without a frame, as in the program.
 const SILENT: Duration = Duration::from_secs(2);
+/// A camera without a usable frame is lost after this long, as in the program.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Since when events of a class cannot be made durable, by class, nanoseconds of the world.
 pub(super) type Failing = [Option<u64>; Class::ALL.len()];
@@ -182,6 +188,40 @@ pub(super) struct Remains {
     pub(super) stats: Stats,
 }
 
+/// What a device is in.
+pub(super) struct Surroundings<'a> {
+    pub(super) scenario: &'a Scenario,
+    pub(super) calendar: &'a Calendar,
+    pub(super) disk: &'a FaultDisk,
+    pub(super) server: &'a Server,
+    pub(super) camera_model: &'a CameraModel,
+    /// What runs on rendered frames.
+    pub(super) network: Option<&'a Network>,
+}
+
+/// What a device takes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    /// The most that has waited in its queues, events and frames.
+    pub(super) waiting_max: usize,
+    /// On disk now.
+    pub(super) disk_bytes: u64,
+}
+
+/// A frame in the ring, which itself holds no pixels.
+struct WaitingFrame {
+    seq: u64,
+    content: FrameContent,
+}
+
+/// A frame that is being processed.
+struct Processing {
+    /// When that is done, nanoseconds of the world.
+    done_at: u64,
+    meta: FrameMeta,
+    content: FrameContent,
+}
+
 /// A running program.
 pub(super) struct Device {
     booted: u64,
@@ -195,21 +235,30 @@ pub(super) struct Device {
     spool: Arc<Spool>,
     uplink: Uplink,
     sampler: Sampler,
-    ring: (Writer, Reader),
+    ring_in: Writer,
+    ring_out: Reader,
+    /// What the next frame is called if the camera drops none.
+    next_seq: u64,
     /// Frames in the ring, oldest first.
-    waiting: VecDeque<(u64, FrameContent)>,
-    /// The frame that is being processed, and when that is done.
-    work: Option<(u64, FrameMeta, FrameContent)>,
+    waiting: VecDeque<WaitingFrame>,
+    /// The frame that is being processed.
+    work: Option<Processing>,
     latency: u64,
     stages: FrameStages,
     moved_at: Option<u64>,
     frames: FrameWorker,
-    lost_at: Option<u64>,
+    /// When the last usable frame was processed.
+    usable_at: Option<Mono>,
+    presence: Presence,
+    camera_is_open: bool,
+    camera_size: (u32, u32),
     uplink_at: u64,
     /// A request is under way until then.
     sending_until: u64,
     signals: u64,
     writer: SpoolWriter,
+    monitor: SpoolMonitor,
+    written: DailyWriteBudget,
     failing_since: Failing,
     closed: bool,
     ended: bool,
@@ -223,13 +272,8 @@ pub(super) struct Device {
 
 impl Device {
     /// The program starts: opens what its last run left, and posts its first event.
-    pub(super) fn boot(
-        (scenario, now, seed): (&Scenario, u64, u64),
-        calendar: &Calendar,
-        disk: &FaultDisk,
-        server: &Server,
-        (camera_model, network): (&CameraModel, Option<&Network>),
-    ) -> Result<Self> {
+    pub(super) fn boot(surroundings: &Surroundings<'_>, now: u64, seed: u64) -> Result<Self> {
+        let Surroundings { scenario, calendar, disk, server, camera_model, network } = *surroundings;
         let booted = calendar.booted();
         // One identity a boot: a crash keeps it.
         let boot_id = format!("{:016x}", crate::sim::random::mix(booted + 1));
@@ -239,10 +283,16 @@ impl Device {
         let outbox = Arc::new(Outbox::new(QUEUE_EVENTS)?);
         let spool = Arc::new(new_spool(scenario, seed, origin.clone()));
         let delivery = UplinkParams { seed, drain: Duration::from_secs(3600), ..UplinkParams::default() };
-        let ends = (Arc::clone(&outbox), Arc::clone(&spool));
-        let uplink =
-            Uplink::new(ends, server.sink(), Arc::clone(&time), origin.clone(), Stop::new(), delivery);
+        let uplink = Uplink::new(
+            Arc::clone(&outbox),
+            Arc::clone(&spool),
+            server.sink(),
+            Arc::clone(&time),
+            Stop::new(),
+            delivery,
+        );
         let stages = FrameStages::new(camera_model, network)?;
+        let (ring_in, ring_out) = ring(Policy::NewestWins, 3, 0);
         let mut device = Device {
             booted,
             started: now,
@@ -255,18 +305,25 @@ impl Device {
             spool,
             uplink,
             sampler: Sampler::new(scenario.fps),
-            ring: ring(Policy::NewestWins, 3, 0),
+            ring_in,
+            ring_out,
+            next_seq: 0,
             waiting: VecDeque::new(),
             work: None,
             latency: (scenario.detector.latency_ms * 1e6) as u64,
             stages,
             moved_at: None,
             frames: FrameWorker::new(Some(SILENT)),
-            lost_at: None,
+            usable_at: None,
+            presence: Presence::new(mono(now, booted)),
+            camera_is_open: false,
+            camera_size: camera_model.size(),
             uplink_at: now,
             sending_until: now,
             signals: u64::MAX,
             writer: SpoolWriter::new(mono(now, booted)),
+            monitor: SpoolMonitor::new(MonitorParams { wants_disk: true, write_budget: None }),
+            written: DailyWriteBudget::default(),
             failing_since: [Some(now); Class::ALL.len()],
             closed: false,
             ended: false,
@@ -277,13 +334,8 @@ impl Device {
             fps_share: f64::from(scenario.fps / scenario.camera_fps).min(1.0),
         };
         attach(&device.spool, &device.disk, &device.time);
-        device.post(
-            now,
-            Body::Started(Started {
-                version: fixed("sim"),
-                model: fixed(if network.is_some() { "network" } else { "truth" }),
-            }),
-        );
+        let model = fixed(if network.is_some() { "network" } else { "truth" });
+        device.post(now, Body::Started(Started { version: fixed("sim"), model }));
         Ok(device)
     }
 
@@ -307,7 +359,7 @@ impl Device {
 
     /// When it next has something to do.
     pub(super) fn next(&self) -> u64 {
-        let done = self.work.as_ref().map_or(u64::MAX, |(done, ..)| *done);
+        let done = self.work.as_ref().map_or(u64::MAX, |work| work.done_at);
         let keep = self.booted + self.writer.due(&self.spool).as_nanos();
         let wakes = if self.outbox.signals() == self.signals { self.uplink_at } else { 0 };
         let uplink = if self.ended { u64::MAX } else { wakes.max(self.sending_until) };
@@ -316,7 +368,7 @@ impl Device {
 
     /// No frame is waiting or being processed, and no track moves.
     pub(super) fn is_idle(&self) -> bool {
-        self.work.is_none() && self.waiting.is_empty() && self.moved_at.is_none() && self.lost_at.is_none()
+        self.work.is_none() && self.waiting.is_empty() && self.moved_at.is_none() && !self.presence.is_lost()
     }
 
     /// A frame comes from the camera.
@@ -328,18 +380,17 @@ impl Device {
         camera_model: &mut CameraModel,
     ) -> Result<()> {
         self.stats.frames_captured += 1;
+        // Frames that the camera lost itself keep their numbers.
+        self.stats.frames_camera_dropped += seq.saturating_sub(self.next_seq);
+        self.next_seq = seq + 1;
         let at = self.mono(now);
-        if let Some(lost) = self.lost_at.take() {
-            let absent_ms = (now - lost) / 1_000_000;
-            let (width, height) = camera_model.size();
-            self.post(now, Body::CameraBack { absent_ms, width, height });
-        }
+        self.camera_delivers(now);
         if self.sampler.decide(at) == Sample::Skip {
             self.stats.frames_skipped += 1;
             return Ok(());
         }
         let seen = if corrupt { FrameContent::Corrupt } else { camera_model.frame(now) };
-        let filled = self.ring.0.fill(|slot| {
+        let filled = self.ring_in.fill(|slot| {
             slot.meta = FrameMeta { seq, captured_at: at, bytes_used: 0 };
             Ok::<(), Error>(())
         });
@@ -347,18 +398,20 @@ impl Device {
             return Err(Error::fatal(Kind::System, "simulation: the ring did not take a frame"));
         }
         // The ring has replaced its oldest, if it had no room.
-        for _replaced in self.stats.frames_ring_dropped..self.ring.0.dropped() {
+        for _replaced in self.stats.frames_ring_dropped..self.ring_in.dropped() {
             self.waiting.pop_front();
         }
-        self.waiting.push_back((seq, seen));
-        self.stats.frames_ring_dropped = self.ring.0.dropped();
+        self.waiting.push_back(WaitingFrame { seq, content: seen });
+        self.stats.frames_ring_dropped = self.ring_in.dropped();
         self.note_waiting();
         Ok(())
     }
 
-    /// Frames in which nothing moved, the last of them at `now`.
-    pub(super) fn saw_nothing(&mut self, frames: u64, now: u64) {
+    /// Frames in which nothing moved, the last of them at `now`; among them the camera lost `dropped` others.
+    pub(super) fn saw_nothing(&mut self, frames: u64, dropped: u64, now: u64) {
         self.stats.frames_captured += frames;
+        self.stats.frames_camera_dropped += dropped;
+        self.next_seq += frames + dropped;
         self.skipped_part += frames as f64 * self.fps_share;
         let taken = self.skipped_part.floor();
         self.skipped_part -= taken;
@@ -366,7 +419,9 @@ impl Device {
         self.stats.frames_gated += taken;
         self.stats.frames_still += taken;
         self.stats.frames_skipped += frames - taken;
+        self.camera_delivers(now);
         let (at, stages) = (self.mono(now), &mut self.stages);
+        self.usable_at = Some(at);
         let mut happened = Vec::new();
         // Counted above, all of them at once.
         let _counted = self.frames.frame(
@@ -380,6 +435,33 @@ impl Device {
         self.post_all(now, happened);
     }
 
+    /// A frame comes, perhaps the first since the camera was opened.
+    fn camera_delivers(&mut self, now: u64) {
+        let at = self.mono(now);
+        if !std::mem::replace(&mut self.camera_is_open, true) {
+            self.presence.opened(at, self.stats.frames_corrupt);
+        }
+        let back = self.presence.frame(at);
+        self.post_back(now, back);
+    }
+
+    /// What the capture thread does about frames that were processed, or were corrupt.
+    fn check_liveness(&mut self, now: u64) {
+        let (at, corrupt) = (self.mono(now), self.stats.frames_corrupt);
+        let back = self.presence.note(self.usable_at, corrupt);
+        self.post_back(now, back);
+        if self.presence.overdue(at, corrupt, IDLE_TIMEOUT).is_some() {
+            self.camera_lost(now, "no usable frame");
+        }
+    }
+
+    fn post_back(&mut self, now: u64, back: Option<Back>) {
+        if let Some(back) = back {
+            let (width, height) = self.camera_size;
+            self.post_at(now, back.at, back.event(width, height));
+        }
+    }
+
     /// Posts what happened in the stages.
     fn post_all(&mut self, now: u64, happened: Vec<(Mono, Body)>) {
         for (at, body) in happened {
@@ -389,12 +471,12 @@ impl Device {
         }
     }
 
-    /// The camera is gone.
-    pub(super) fn camera_lost(&mut self, now: u64) {
-        if self.lost_at.is_none() {
-            self.lost_at = Some(now);
+    /// The camera is gone; the next frame is one of a camera that was opened again.
+    pub(super) fn camera_lost(&mut self, now: u64, reason: &str) {
+        self.camera_is_open = false;
+        if self.presence.lost(self.mono(now)) {
             self.stats.camera_losses += 1;
-            self.post(now, Body::CameraLost { reason: fixed("unplugged") });
+            self.post(now, Body::CameraLost { reason: fixed(reason) });
         }
     }
 
@@ -406,21 +488,8 @@ impl Device {
         let stats = self.stats(now);
         self.post(now, Body::Stats(stats));
         let state = self.spool.state();
-        let tally = state.tally;
-        self.post(
-            now,
-            Body::Storage(Storage {
-                waiting: state.waiting,
-                disk_bytes: state.disk_bytes,
-                written_bytes: tally.written_bytes,
-                commits: tally.commits,
-                failures: tally.failures,
-                dropped: tally.dropped.iter().sum(),
-                damaged: tally.damaged_events,
-                dead: tally.dead,
-                ..Storage::default()
-            }),
-        );
+        let written = self.written.note(self.mono(now), state.tally.flash_bytes);
+        self.post(now, Body::Storage(state.storage(written)));
     }
 
     pub(super) fn stats(&self, now: u64) -> Stats {
@@ -447,9 +516,8 @@ impl Device {
         self.waiting_max = self.waiting_max.max(self.outbox.waiting() + self.waiting.len());
     }
 
-    /// The most that waited in its queues, events and frames, and bytes on disk now.
-    pub(super) fn sizes(&self) -> (usize, u64) {
-        (self.waiting_max, self.spool.state().disk_bytes)
+    pub(super) fn sizes(&self) -> Sizes {
+        Sizes { waiting_max: self.waiting_max, disk_bytes: self.spool.state().disk_bytes }
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -469,10 +537,8 @@ impl Device {
 
     /// Does what is due: frames, commits, requests.
     pub(super) fn work(&mut self, now: u64, board: &mut Board) -> Result<()> {
-        if self.work.as_ref().is_some_and(|(done, ..)| *done <= now)
-            && let Some((_, meta, seen)) = self.work.take()
-        {
-            self.process(now, &meta, &seen)?;
+        if let Some(work) = self.work.take_if(|work| work.done_at <= now) {
+            self.process(now, &work.meta, &work.content)?;
         }
         if self.work.is_none() {
             self.begin(now, board);
@@ -490,15 +556,15 @@ impl Device {
         if self.waiting.is_empty() {
             return;
         }
-        let Taken::Frame(slot) = self.ring.1.take(Duration::ZERO) else { return };
+        let Taken::Frame(slot) = self.ring_out.take(Duration::ZERO) else { return };
         let meta = slot.meta;
         drop(slot);
         // Frames that newer ones replaced in the ring are gone from here too.
-        while self.waiting.front().is_some_and(|(seq, _)| *seq < meta.seq) {
+        while self.waiting.front().is_some_and(|frame| frame.seq < meta.seq) {
             self.waiting.pop_front();
         }
-        let Some((_, seen)) = self.waiting.pop_front() else { return };
-        let takes = match &seen {
+        let Some(WaitingFrame { content, .. }) = self.waiting.pop_front() else { return };
+        let takes = match &content {
             FrameContent::Known { moves, .. } => {
                 let open = *moves || self.moved_at.is_some_and(|moved| now < moved + OPEN_NANOS);
                 if open { board.infer(self.latency) } else { STILL_NANOS }
@@ -506,7 +572,7 @@ impl Device {
             FrameContent::Picture(_) => board.infer(self.latency),
             FrameContent::Corrupt => STILL_NANOS,
         };
-        self.work = Some((now + takes, meta, seen));
+        self.work = Some(Processing { done_at: now + takes, meta, content });
     }
 
     fn process(&mut self, now: u64, meta: &FrameMeta, seen: &FrameContent) -> Result<()> {
@@ -528,10 +594,14 @@ impl Device {
         self.stats.frames_corrupt += frames_corrupt;
         self.stats.inferences += inferences;
         self.stats.detections += detections;
-        if processed.outcome.is_ok_and(|outcome| !outcome.inferred) {
-            self.moved_at = None;
+        if let Ok(outcome) = processed.outcome {
+            self.usable_at = Some(self.mono(now));
+            if !outcome.inferred {
+                self.moved_at = None;
+            }
         }
         self.post_all(now, happened);
+        self.check_liveness(now);
         Ok(())
     }
 
@@ -565,12 +635,25 @@ impl Device {
         let at = self.mono(now);
         let source = |out: &mut Vec<Event>| self.outbox.take(out);
         let again = || attach(&self.spool, &self.disk, &self.time);
-        self.writer.turn((at, self.closed), &self.spool, &self.time, source, again);
-        let fails = self.spool.state().fails;
+        self.writer.turn(at, self.closed, &self.spool, &self.time, source, again);
+        let state = self.spool.state();
         for class in Class::ALL {
             let since = &mut self.failing_since[class as usize];
-            *since = if fails[class as usize] { since.or(Some(now)) } else { None };
+            *since = if state.fails[class as usize] { since.or(Some(now)) } else { None };
         }
+        // Without power there is nobody who could tell anything.
+        if self.closed || self.disk.is_off() || self.monitor.is_silent(at) {
+            return;
+        }
+        let uplink = self.outbox.trouble();
+        let condition = Condition {
+            state: &state,
+            written_day_bytes: self.written.note(at, state.tally.flash_bytes),
+            uplink_trouble: uplink.as_deref(),
+        };
+        let mut told = Vec::new();
+        self.monitor.tell(at, &condition, &mut |body| told.push(body));
+        told.into_iter().for_each(|body| self.post(now, body));
     }
 
     /// What the uplink's thread does.

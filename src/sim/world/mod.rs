@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   traffic ─► camera model ─► sampler ─► ring ─► follower ─► outbox ─► spool ─► uplink ─► server
-//!   (truth)    camera faults      latency                       disk     link      moods
-//!                                                               faults   faults
+//!   (truth)    camera faults      latency                       disk     link      fault
+//!                                                               faults   faults    modes
 //! ```
 //! From the sampler to the uplink these are the program's own stages, driven through the calls that its threads make. Simulated is
 //! what lies beyond them: the camera's scene, the network's results (or, from rendered frames, the network itself runs), the disk,
@@ -25,7 +25,7 @@ use self::board::Board;
 use self::camera_model::CameraModel;
 use self::clock::Calendar;
 pub use self::device::Network;
-use self::device::{Death, Device};
+use self::device::{Death, Device, Surroundings};
 use self::faults::{Fault, Faults};
 pub use self::report::Report;
 use self::report::counted_as;
@@ -71,6 +71,7 @@ pub struct World {
     camera_corrupt: u64,
     disk_full: u64,
     next_frame: u64,
+    /// Number of the next frame since the camera was opened.
     frame: u64,
     next_minute: u64,
     report: Report,
@@ -98,7 +99,7 @@ impl World {
         let mut random = Random::stream(seed, 101);
         let faults = Faults::new(scenario, end, &mut random);
         let disk = FaultDisk::new(random.bits());
-        disk.set_moods(scenario.disk_moods(false));
+        disk.set_fault_modes(scenario.disk_fault_modes(false));
         let server = Server::new(random.bits());
         server.dies_at(faults.next_death());
         Ok(World {
@@ -216,7 +217,7 @@ impl World {
             let dropped = (frames as f32 * self.scenario.camera.drop_share + self.random.unit()) as u64;
             let dropped = dropped.min(frames);
             self.report.camera_drops += dropped;
-            device.saw_nothing(frames - dropped, self.now);
+            device.saw_nothing(frames - dropped, dropped, self.now);
         }
         self.camera_model.skip_to(self.now);
         self.judged = self.judged.max(self.now);
@@ -262,23 +263,23 @@ impl World {
         }
         if self.disk_full > 0 && self.now >= self.disk_full {
             self.disk_full = 0;
-            self.disk.set_moods(self.scenario.disk_moods(false));
+            self.disk.set_fault_modes(self.scenario.disk_fault_modes(false));
         }
     }
 
     fn frame(&mut self) -> Result<()> {
         self.next_frame += self.scenario.frame_period();
-        let seq = self.frame;
-        self.frame += 1;
         let away = self.camera_is_away();
         let Some(device) = &mut self.device else { return Ok(()) };
         if self.now < self.camera_away {
-            device.camera_lost(self.now);
+            device.camera_lost(self.now, "unplugged");
             return Ok(());
         }
         if away {
             return Ok(());
         }
+        let seq = self.frame;
+        self.frame += 1;
         if self.random.unit() < self.scenario.camera.drop_share {
             self.report.camera_drops += 1;
             return Ok(());
@@ -301,7 +302,7 @@ impl World {
             Fault::Crash => self.die(Death::Crash, 6),
             Fault::DiskFull => {
                 self.disk_full = self.now + lasts(1800.0);
-                self.disk.set_moods(self.scenario.disk_moods(true));
+                self.disk.set_fault_modes(self.scenario.disk_fault_modes(true));
             }
             Fault::DiskAway => {
                 self.disk.set_away(true);
@@ -339,21 +340,23 @@ impl World {
     fn boot(&mut self) -> Result<()> {
         self.calendar.boot(self.now, self.report.last_death, &mut self.random);
         self.report.boots += 1;
-        let device = Device::boot(
-            (&self.scenario, self.now, self.random.bits()),
-            &self.calendar,
-            &self.disk,
-            &self.server,
-            (&self.camera_model, self.network.as_ref()),
-        )?;
-        self.device = Some(device);
+        self.frame = 0; // The camera is opened.
+        let surroundings = Surroundings {
+            scenario: &self.scenario,
+            calendar: &self.calendar,
+            disk: &self.disk,
+            server: &self.server,
+            camera_model: &self.camera_model,
+            network: self.network.as_ref(),
+        };
+        self.device = Some(Device::boot(&surroundings, self.now, self.random.bits())?);
         Ok(())
     }
 
     /// The link is good and no more faults happen: everything that is on the device arrives.
     fn drain(&mut self) -> Result<()> {
         self.disk.spare();
-        self.disk.set_moods(self.scenario.disk_moods(false));
+        self.disk.set_fault_modes(self.scenario.disk_fault_modes(false));
         self.disk.set_away(false);
         self.server.heal();
         self.board.charge_full();

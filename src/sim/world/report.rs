@@ -7,7 +7,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use super::SECOND;
-use super::device::{Death, Device, Failing, Posted, Remains};
+use super::device::{Death, Device, Failing, Posted, Remains, Sizes};
 use super::server::Server;
 use crate::event::{Direction, Stats};
 use crate::metrics::table::Kind;
@@ -205,8 +205,8 @@ impl Report {
 
     /// How much it takes now.
     pub(super) fn note_device(&mut self, device: &Device) {
-        let (waiting, disk_bytes) = device.sizes();
-        self.waiting_max = self.waiting_max.max(waiting as u64);
+        let Sizes { waiting_max, disk_bytes } = device.sizes();
+        self.waiting_max = self.waiting_max.max(waiting_max as u64);
         self.disk_max_bytes = self.disk_max_bytes.max(disk_bytes);
     }
 

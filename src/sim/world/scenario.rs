@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::SECOND;
 use crate::base::error::{Error, Kind, Result};
-use crate::sim::disk::Moods;
+use crate::sim::disk::FaultModes;
 
 /// A world's settings. A file holds only what differs from the defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -310,8 +310,8 @@ impl Scenario {
     }
 
     /// The disk's fault modes, when it is full or not.
-    pub(super) fn disk_moods(&self, full: bool) -> Moods {
-        Moods { error: self.disk.error_one_in, full: u64::from(full), ..Moods::default() }
+    pub(super) fn disk_fault_modes(&self, full: bool) -> FaultModes {
+        FaultModes { error: self.disk.error_one_in, full: u64::from(full), ..FaultModes::default() }
     }
 }
 

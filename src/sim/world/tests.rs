@@ -44,6 +44,19 @@ fn in_a_perfect_world_each_class_is_counted_as_itself() {
     }
 }
 
+/// What a camera drops is known by the gaps in its numbers: all but what nothing came behind.
+#[test]
+fn the_device_counts_what_its_camera_drops() {
+    let mut scenario = Scenario { begins_at: 8.0, ..Scenario::perfect() };
+    scenario.camera.drop_share = 0.05;
+    scenario.camera.stalls = 200.0;
+    scenario.camera.unplugged = 50.0;
+    let report = run(1, 0.5, &scenario);
+    let counted = report.counters.frames_camera_dropped;
+    assert!(report.camera_drops > 100 && report.faults.len() == 2, "{}", report.table());
+    assert!(counted.abs_diff(report.camera_drops) <= report.boots, "{counted}\n{}", report.table());
+}
+
 #[test]
 fn the_same_seed_is_the_same_world() {
     let scenario = Scenario { begins_at: 7.0, ..Scenario::default() };
@@ -62,7 +75,10 @@ fn a_world_whose_disk_lies_is_found_out() {
     honest.verdict().unwrap();
     assert!(honest.cut > 0 && honest.boots > 3, "{}", honest.table());
     let world = World::new(3, 2.0, &scenario, None).unwrap();
-    world.disk.set_moods(crate::sim::disk::Moods { lies: true, ..crate::sim::disk::Moods::default() });
+    world.disk.set_fault_modes(crate::sim::disk::FaultModes {
+        lies: true,
+        ..crate::sim::disk::FaultModes::default()
+    });
     let lied = world.run(&mut |_| {}).unwrap();
     assert!(lied.lost > 10 && lied.verdict().is_err(), "{}", lied.table());
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::receivers::server::{BOUND, Mood, Request, Server};
+use crate::receivers::server::{BOUND, Behaviour, Request, Server};
 use flytrap::base::geometry::PointPx;
 use flytrap::base::stop::Stop;
 use flytrap::delivery::spool::{Batching, Log, Spool};
@@ -59,7 +59,7 @@ impl Rig {
         let Setup { queue_events, batch_events_max, age_max, backoff_first, drain } = setup;
         let outbox = Arc::new(Outbox::new(queue_events).unwrap());
         let origin = Origin::new("mast-7", "3f2a91c0-7d41-4c5e-9a3b-0123456789ab", Mono::ZERO);
-        let log = Log::new(flytrap::delivery::spool::Params::default(), origin.clone());
+        let log = Log::new(flytrap::delivery::spool::Params::default(), origin);
         let spool =
             Arc::new(Spool::new(log, Batching { events_max: batch_events_max, age_max, interval: None }));
         let params = UplinkParams {
@@ -72,10 +72,10 @@ impl Rig {
         };
         let stop = Stop::new();
         let uplink = Uplink::new(
-            (Arc::clone(&outbox), spool),
+            Arc::clone(&outbox),
+            spool,
             sink,
             Arc::new(Timekeeper::new(Arc::new(SystemClock))),
-            origin,
             stop.clone(),
             params,
         );
@@ -133,16 +133,32 @@ const fn all_delivered(delivered: u64) -> Report {
 /// After every failure that can heal, the next request carries the same key and the same ids.
 fn assert_retries_repeat(requests: &[Request]) {
     for pair in requests.windows(2) {
-        let healed = match pair[0].mood {
-            Mood::Accept(_) | Mood::CutInReply | Mood::Picky | Mood::AtMost(_) | Mood::EmptyHtml(_) => {
+        let healed = match pair[0].behaviour {
+            Behaviour::Accept(_)
+            | Behaviour::CutInReply
+            | Behaviour::Picky
+            | Behaviour::AtMost(_)
+            | Behaviour::EmptyHtml(_) => {
                 continue;
             }
-            Mood::Talkative(status) if status < 300 => continue,
-            Mood::Says { stores, .. } if stores => continue,
-            Mood::NeedsToken(_) => continue,
-            Mood::Status(_) | Mood::Busy(_) | Mood::Hang | Mood::CutBeforeBody | Mood::CutAfterBody => true,
-            Mood::CutInHead | Mood::Drip | Mood::Garbage | Mood::Talkative(_) | Mood::Redirect => true,
-            Mood::CutJson | Mood::CutJsonHarmless | Mood::WebPage | Mood::Reset | Mood::Says { .. } => true,
+            Behaviour::Talkative(status) if status < 300 => continue,
+            Behaviour::Says { stores, .. } if stores => continue,
+            Behaviour::NeedsToken(_) => continue,
+            Behaviour::Status(_)
+            | Behaviour::Busy(_)
+            | Behaviour::Hang
+            | Behaviour::CutBeforeBody
+            | Behaviour::CutAfterBody => true,
+            Behaviour::CutInHead
+            | Behaviour::Drip
+            | Behaviour::Garbage
+            | Behaviour::Talkative(_)
+            | Behaviour::Redirect => true,
+            Behaviour::CutJson
+            | Behaviour::CutJsonHarmless
+            | Behaviour::WebPage
+            | Behaviour::Reset
+            | Behaviour::Says { .. } => true,
         };
         assert!(healed && pair[0].key() == pair[1].key(), "{pair:#?}");
         if let (Some(first), Some(again)) = (&pair[0].ids, &pair[1].ids) {
@@ -153,7 +169,7 @@ fn assert_retries_repeat(requests: &[Request]) {
 
 #[test]
 fn a_request_says_what_it_is() {
-    let server = Server::start([], Mood::Accept(202));
+    let server = Server::start([], Behaviour::Accept(202));
     let rig = Rig::start(http(&format!("{}?tenant=a%20b", server.url())), PATIENT);
     rig.post(0..3);
     assert_eq!(rig.end(), all_delivered(3));
@@ -172,42 +188,42 @@ fn a_request_says_what_it_is() {
 /// Every failure that can heal, each in its own run: the first request meets it, a later one is accepted.
 #[test]
 fn every_failure_that_can_heal_heals() {
-    let moods = [
-        Mood::Status(500),
-        Mood::Status(502),
-        Mood::Status(408),
-        Mood::Status(425),
-        Mood::Status(429),
-        Mood::Status(401),
-        Mood::Status(403),
-        Mood::Status(404),
-        Mood::Status(407),
-        Mood::Hang,
-        Mood::CutBeforeBody,
-        Mood::CutAfterBody,
-        Mood::CutInHead,
-        Mood::Drip,
-        Mood::Garbage,
-        Mood::Talkative(500),
-        Mood::Status(409),
-        Mood::CutJson,
-        Mood::WebPage,
-        Mood::Reset,
+    let behaviours = [
+        Behaviour::Status(500),
+        Behaviour::Status(502),
+        Behaviour::Status(408),
+        Behaviour::Status(425),
+        Behaviour::Status(429),
+        Behaviour::Status(401),
+        Behaviour::Status(403),
+        Behaviour::Status(404),
+        Behaviour::Status(407),
+        Behaviour::Hang,
+        Behaviour::CutBeforeBody,
+        Behaviour::CutAfterBody,
+        Behaviour::CutInHead,
+        Behaviour::Drip,
+        Behaviour::Garbage,
+        Behaviour::Talkative(500),
+        Behaviour::Status(409),
+        Behaviour::CutJson,
+        Behaviour::WebPage,
+        Behaviour::Reset,
     ];
     std::thread::scope(|scope| {
-        for mood in moods {
+        for behaviour in behaviours {
             scope.spawn(move || {
-                let server = Server::start([mood, mood], Mood::Accept(204));
-                let slow = matches!(mood, Mood::Hang | Mood::Drip);
+                let server = Server::start([behaviour, behaviour], Behaviour::Accept(204));
+                let slow = matches!(behaviour, Behaviour::Hang | Behaviour::Drip);
                 let params = if slow { hasty(&server.url()) } else { http(&server.url()) };
                 let rig = Rig::start(params, PATIENT);
                 rig.post(0..7);
                 server.wait_for_requests(3);
                 let failures = rig.outbox.counters().failures();
-                assert_eq!((failures, rig.end()), (2, all_delivered(7)), "{mood:?}");
-                assert_eq!(tracks(&server), range(0..7), "{mood:?}");
+                assert_eq!((failures, rig.end()), (2, all_delivered(7)), "{behaviour:?}");
+                assert_eq!(tracks(&server), range(0..7), "{behaviour:?}");
                 let requests = server.requests();
-                assert_eq!(requests.len(), 3, "{mood:?}");
+                assert_eq!(requests.len(), 3, "{behaviour:?}");
                 assert_retries_repeat(&requests);
             });
         }
@@ -216,19 +232,19 @@ fn every_failure_that_can_heal_heals() {
 
 #[test]
 fn a_confirmation_counts_whatever_becomes_of_its_body() {
-    for mood in [
-        Mood::Accept(200),
-        Mood::Accept(204),
-        Mood::CutInReply,
-        Mood::Talkative(200),
-        Mood::EmptyHtml(200),
-        Mood::EmptyHtml(204),
+    for behaviour in [
+        Behaviour::Accept(200),
+        Behaviour::Accept(204),
+        Behaviour::CutInReply,
+        Behaviour::Talkative(200),
+        Behaviour::EmptyHtml(200),
+        Behaviour::EmptyHtml(204),
     ] {
-        let server = Server::start([], mood);
+        let server = Server::start([], behaviour);
         let rig = Rig::start(http(&server.url()), PATIENT);
         rig.post(0..21);
-        assert_eq!(rig.end(), all_delivered(21), "{mood:?}");
-        assert_eq!((tracks(&server), server.deliveries()), (range(0..21), 21), "{mood:?}");
+        assert_eq!(rig.end(), all_delivered(21), "{behaviour:?}");
+        assert_eq!((tracks(&server), server.deliveries()), (range(0..21), 21), "{behaviour:?}");
     }
 }
 
@@ -247,7 +263,7 @@ fn a_confirmation_counts_whatever_its_body_says() {
         b"HTTP/1.1 200 OK\r\nX-Served-By: one,\r\n two,\r\n\tthree\r\nContent-Length: 2\r\n\r\nok",
     ];
     for answer in OK {
-        let server = Server::start([], Mood::Says { stores: true, answer });
+        let server = Server::start([], Behaviour::Says { stores: true, answer });
         let rig = Rig::start(http(&server.url()), PATIENT);
         rig.post(0..14);
         let shown = String::from_utf8_lossy(answer);
@@ -269,8 +285,8 @@ fn what_is_no_receiver_confirms_nothing() {
         b"HTTP/1.1 511 Network Authentication Required\r\nContent-Length: 0\r\n\r\n",
     ];
     for answer in NO {
-        let mood = Mood::Says { stores: false, answer };
-        let server = Server::start([mood, mood], Mood::Accept(200));
+        let behaviour = Behaviour::Says { stores: false, answer };
+        let server = Server::start([behaviour, behaviour], Behaviour::Accept(200));
         let rig = Rig::start(http(&server.url()), PATIENT);
         rig.post(0..7);
         server.wait_for_requests(3);
@@ -284,7 +300,7 @@ fn what_is_no_receiver_confirms_nothing() {
 /// A server whose answers always end early (a wrong `Content-Length`) does not get the same batch for ever.
 #[test]
 fn answers_that_are_always_cut_end_in_a_confirmation() {
-    let server = Server::start([], Mood::CutJsonHarmless);
+    let server = Server::start([], Behaviour::CutJsonHarmless);
     let rig = Rig::start(http(&server.url()), PATIENT);
     rig.post(0..14);
     assert_eq!(rig.end(), all_delivered(14));
@@ -299,8 +315,8 @@ fn only_a_refusal_of_the_events_gives_them_up() {
     std::thread::scope(|scope| {
         for status in statuses {
             scope.spawn(move || {
-                let script = [Mood::Accept(200), Mood::Status(status), Mood::Status(status)];
-                let server = Server::start(script, Mood::Accept(200));
+                let script = [Behaviour::Accept(200), Behaviour::Status(status), Behaviour::Status(status)];
+                let server = Server::start(script, Behaviour::Accept(200));
                 let rig = Rig::start(http(&server.url()), PATIENT);
                 rig.post(0..14);
                 assert_eq!(rig.end(), all_delivered(14), "{status}");
@@ -319,7 +335,7 @@ fn retry_after_is_a_date_too_and_goes_with_a_413() {
         b"HTTP/1.1 503 Busy\r\nDate: Sun, 06 Nov 1994 08:49:36 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 0\r\n\r\n",
     ];
     for answer in BUSY {
-        let server = Server::start([Mood::Says { stores: false, answer }], Mood::Accept(200));
+        let server = Server::start([Behaviour::Says { stores: false, answer }], Behaviour::Accept(200));
         let rig = Rig::start(http(&server.url()), PATIENT);
         rig.post(0..7);
         server.wait_for_requests(2);
@@ -334,7 +350,7 @@ fn retry_after_is_a_date_too_and_goes_with_a_413() {
 /// A send that is under way when the shutdown begins is interrupted when its time is over, wherever it waits.
 #[test]
 fn the_shutdown_interrupts_a_send_that_is_under_way() {
-    let hanging = Server::start([], Mood::Hang);
+    let hanging = Server::start([], Behaviour::Hang);
     let silent = not_tls(b"", Duration::from_millis(1));
     let urls = [hanging.url(), format!("https://127.0.0.1:{silent}/events")];
     std::thread::scope(|scope| {
@@ -371,7 +387,7 @@ fn without_descriptors_a_send_is_tried_again() {
         }
         return;
     };
-    let server = Server::start([], Mood::Accept(200));
+    let server = Server::start([], Behaviour::Accept(200));
     let url = server.url().replace("127.0.0.1", &host);
     let mut sink = HttpSink::new(http(&url), Arc::new(Timekeeper::new(Arc::new(SystemClock)))).unwrap();
     let origin = Origin::new("mast-7", "3f2a", Mono::ZERO);
@@ -396,7 +412,7 @@ fn without_descriptors_a_send_is_tried_again() {
 /// A proxy that tunnels: everything goes through it, and nothing past it.
 #[test]
 fn a_proxy_carries_everything_if_one_is_configured() {
-    let server = Server::start([], Mood::Accept(200));
+    let server = Server::start([], Behaviour::Accept(200));
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let proxy = format!("http://{}", listener.local_addr().unwrap());
     let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
@@ -450,8 +466,8 @@ fn carry(mut client: std::net::TcpStream, asked: &std::sync::Mutex<Vec<String>>)
 #[test]
 fn a_fall_back_that_refuses_everything_empties_nothing() {
     use flytrap::delivery::uplink::Target;
-    let first = Server::start([Mood::Accept(200), Mood::Status(503)], Mood::Status(503));
-    let second = Server::start([], Mood::Status(400));
+    let first = Server::start([Behaviour::Accept(200), Behaviour::Status(503)], Behaviour::Status(503));
+    let second = Server::start([], Behaviour::Status(400));
     let time = Arc::new(Timekeeper::new(Arc::new(SystemClock)));
     let target = Target { first: first.url(), others: vec![second.url()] };
     let sink = flytrap::delivery::uplink::open(&target, &HttpParams::default(), &time).unwrap();
@@ -459,8 +475,8 @@ fn a_fall_back_that_refuses_everything_empties_nothing() {
     rig.post(0..100);
     second.wait_for_requests(1);
     Stop::new().wait(Duration::from_millis(200)); // Enough for many more, if they were sent.
-    first.turn(Mood::Accept(200));
-    second.turn(Mood::Accept(200));
+    first.turn(Behaviour::Accept(200));
+    second.turn(Behaviour::Accept(200));
     let report = rig.end();
     assert_eq!((report.delivered, report.refused, report.undelivered), (100, 0, 0), "{report:?}");
     let mut both = [tracks(&first), tracks(&second)].concat();
@@ -480,38 +496,38 @@ impl Random {
         (z ^ (z >> 31)) % bound
     }
 
-    fn mood(&mut self) -> Mood {
+    fn behaviour(&mut self) -> Behaviour {
         match self.below(16) {
-            0 => Mood::Status(500),
-            1 => Mood::Status(401),
-            2 => Mood::Status(429),
-            3 => Mood::Busy(0),
-            4 => Mood::Hang,
-            5 => Mood::CutBeforeBody,
-            6 => Mood::CutAfterBody,
-            7 => Mood::CutInHead,
-            8 => Mood::CutInReply,
-            9 => Mood::Drip,
-            10 => Mood::Garbage,
-            11 => Mood::AtMost(1 + self.below(4) as usize),
-            12 => Mood::Talkative(200),
-            13 => Mood::Talkative(503),
-            14 => Mood::Picky,
-            _ => Mood::Accept(200),
+            0 => Behaviour::Status(500),
+            1 => Behaviour::Status(401),
+            2 => Behaviour::Status(429),
+            3 => Behaviour::Busy(0),
+            4 => Behaviour::Hang,
+            5 => Behaviour::CutBeforeBody,
+            6 => Behaviour::CutAfterBody,
+            7 => Behaviour::CutInHead,
+            8 => Behaviour::CutInReply,
+            9 => Behaviour::Drip,
+            10 => Behaviour::Garbage,
+            11 => Behaviour::AtMost(1 + self.below(4) as usize),
+            12 => Behaviour::Talkative(200),
+            13 => Behaviour::Talkative(503),
+            14 => Behaviour::Picky,
+            _ => Behaviour::Accept(200),
         }
     }
 }
 
-/// Any row of moods: every event is stored once, in order, whatever the receiver did; only the bad ones are not.
+/// Any sequence of behaviours: every event is stored once, in order, whatever the receiver did; only the bad ones are not.
 #[test]
-fn any_row_of_moods_stores_every_event_once() {
+fn every_event_is_stored_once_whatever_the_receiver_does() {
     std::thread::scope(|scope| {
         for seed in 0..12u64 {
             scope.spawn(move || {
                 let mut random = Random(seed);
-                let script: Vec<Mood> = (0..30).map(|_| random.mood()).collect();
+                let script: Vec<Behaviour> = (0..30).map(|_| random.behaviour()).collect();
                 let shown = format!("seed {seed}: {script:?}");
-                let server = Server::start(script, Mood::Picky);
+                let server = Server::start(script, Behaviour::Picky);
                 let rig = Rig::start(hasty(&server.url()), PATIENT);
                 let events = 40 + random.below(60);
                 rig.post(0..events);
@@ -526,7 +542,7 @@ fn any_row_of_moods_stores_every_event_once() {
 
 #[test]
 fn only_the_bad_events_are_dropped_and_they_are_counted() {
-    let server = Server::start([], Mood::Picky);
+    let server = Server::start([], Behaviour::Picky);
     let rig = Rig::start(http(&server.url()), PATIENT);
     let bad = [3, 17, 18, 40];
     for track in 0..50 {
@@ -540,7 +556,7 @@ fn only_the_bad_events_are_dropped_and_they_are_counted() {
 
 #[test]
 fn too_large_a_batch_is_halved_until_it_fits() {
-    let server = Server::start([], Mood::AtMost(2));
+    let server = Server::start([], Behaviour::AtMost(2));
     let rig = Rig::start(http(&server.url()), Setup { batch_events_max: 100, ..PATIENT });
     rig.post(0..100);
     assert_eq!(rig.end(), all_delivered(100));
@@ -549,7 +565,7 @@ fn too_large_a_batch_is_halved_until_it_fits() {
 
 #[test]
 fn redirects_are_not_followed_and_cost_nothing() {
-    let server = Server::start([Mood::Redirect; 2], Mood::Accept(200));
+    let server = Server::start([Behaviour::Redirect; 2], Behaviour::Accept(200));
     let rig = Rig::start(http(&server.url()), PATIENT);
     rig.post(0..7);
     server.wait_for_requests(3);
@@ -561,13 +577,13 @@ fn redirects_are_not_followed_and_cost_nothing() {
 /// Another program answers there and takes nothing: everything waits until it is put right.
 #[test]
 fn a_receiver_that_refuses_everything_empties_nothing() {
-    let server = Server::start([], Mood::Status(400));
+    let server = Server::start([], Behaviour::Status(400));
     let setup = Setup { batch_events_max: 50, ..PATIENT };
     let rig = Rig::start(http(&server.url()), setup);
     rig.post(0..120);
     server.wait_for_requests(150);
     assert_eq!((rig.outbox.counters().refused(), rig.outbox.counters().dropped()), (0, 0));
-    server.turn(Mood::Accept(200));
+    server.turn(Behaviour::Accept(200));
     assert_eq!(rig.end(), all_delivered(120));
     // What was set aside when it was put right comes after others of its batch.
     let mut stored = tracks(&server);
@@ -578,7 +594,7 @@ fn a_receiver_that_refuses_everything_empties_nothing() {
 /// The first event ever is a bad one: it does not stand in the way of the others.
 #[test]
 fn a_bad_event_at_the_head_does_not_block() {
-    let server = Server::start([], Mood::Picky);
+    let server = Server::start([], Behaviour::Picky);
     let rig = Rig::start(http(&server.url()), PATIENT);
     post(&rig.outbox, 0, "bad");
     rig.post(1..14);
@@ -589,7 +605,7 @@ fn a_bad_event_at_the_head_does_not_block() {
 /// A receiver that takes only some kinds refuses long rows of events: what is behind them arrives all the same.
 #[test]
 fn a_long_row_of_bad_events_does_not_block() {
-    let server = Server::start([], Mood::Picky);
+    let server = Server::start([], Behaviour::Picky);
     let rig = Rig::start(http(&server.url()), Setup { batch_events_max: 50, ..PATIENT });
     (0..40).for_each(|track| {
         post(&rig.outbox, track, "bad");
@@ -602,7 +618,7 @@ fn a_long_row_of_bad_events_does_not_block() {
 /// A bad event that fills no batch and comes before anything was confirmed: those that follow join its batch.
 #[test]
 fn a_lone_bad_event_at_the_start_does_not_block() {
-    let server = Server::start([], Mood::Picky);
+    let server = Server::start([], Behaviour::Picky);
     let rig = Rig::start(http(&server.url()), Setup { age_max: Duration::ZERO, ..PATIENT });
     post(&rig.outbox, 0, "bad");
     server.wait_for_requests(3);
@@ -619,7 +635,7 @@ fn a_renewed_token_is_read_after_a_401() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("token");
     std::fs::write(&path, "old\n").unwrap();
-    let server = Server::start([], Mood::NeedsToken("Bearer new"));
+    let server = Server::start([], Behaviour::NeedsToken("Bearer new"));
     let params = HttpParams { token_file: Some(path.clone()), ..http(&server.url()) };
     let rig = Rig::start(params, PATIENT);
     rig.post(0..7);
@@ -634,7 +650,7 @@ fn a_renewed_token_is_read_after_a_401() {
 
 #[test]
 fn retry_after_is_waited_for() {
-    let server = Server::start([Mood::Busy(1)], Mood::Accept(200));
+    let server = Server::start([Behaviour::Busy(1)], Behaviour::Accept(200));
     let rig = Rig::start(http(&server.url()), PATIENT);
     rig.post(0..7);
     server.wait_for_requests(2);
@@ -645,20 +661,20 @@ fn retry_after_is_waited_for() {
 
 #[test]
 fn what_a_full_queue_drops_is_what_is_missing() {
-    let server = Server::start([], Mood::Status(500));
+    let server = Server::start([], Behaviour::Status(500));
     let rig = Rig::start(http(&server.url()), Setup { queue_events: 8, batch_events_max: 4, ..PATIENT });
     rig.post(0..4);
     server.wait_for_requests(2); // The first four are in hand, the queue is empty.
     rig.post(4..100);
     assert_eq!((rig.outbox.counters().dropped(), rig.outbox.counters().posted()), (88, 100));
-    server.turn(Mood::Accept(200));
+    server.turn(Behaviour::Accept(200));
     assert_eq!(rig.end(), Report { delivered: 12, undelivered: 0, refused: 0, dropped: 88 });
     assert_eq!(tracks(&server), [range(0..4), range(92..100)].concat());
 }
 
 #[test]
 fn a_lone_event_goes_out_when_it_is_old_enough() {
-    let server = Server::start([], Mood::Accept(200));
+    let server = Server::start([], Behaviour::Accept(200));
     let age_max = Duration::from_millis(30);
     let rig = Rig::start(http(&server.url()), Setup { age_max, ..PATIENT });
     let posted = SystemClock.mono();
@@ -692,13 +708,13 @@ fn a_dead_receiver_leaves_a_full_account() {
 #[test]
 fn the_end_interrupts_a_back_off_for_one_more_try() {
     for (last, report) in [
-        (Mood::Accept(200), all_delivered(7)),
-        (Mood::Status(500), Report { delivered: 0, undelivered: 7, refused: 0, dropped: 0 }),
-        (Mood::Hang, Report { delivered: 0, undelivered: 7, refused: 0, dropped: 0 }),
+        (Behaviour::Accept(200), all_delivered(7)),
+        (Behaviour::Status(500), Report { delivered: 0, undelivered: 7, refused: 0, dropped: 0 }),
+        (Behaviour::Hang, Report { delivered: 0, undelivered: 7, refused: 0, dropped: 0 }),
     ] {
-        let server = Server::start([Mood::Status(500)], last);
+        let server = Server::start([Behaviour::Status(500)], last);
         let setup = Setup { backoff_first: HOUR, drain: Duration::ZERO, ..PATIENT };
-        let params = if last == Mood::Hang { hasty(&server.url()) } else { http(&server.url()) };
+        let params = if last == Behaviour::Hang { hasty(&server.url()) } else { http(&server.url()) };
         let rig = Rig::start(params, setup);
         rig.post(0..7);
         server.wait_for_requests(1);
@@ -713,7 +729,7 @@ fn the_end_interrupts_a_back_off_for_one_more_try() {
 
 #[test]
 fn a_stop_makes_everything_due_and_the_close_ends_it() {
-    let server = Server::start([], Mood::Accept(200));
+    let server = Server::start([], Behaviour::Accept(200));
     let rig = Rig::start(http(&server.url()), Setup { drain: SHORT, ..PATIENT });
     rig.post(0..3);
     rig.stop.request();

@@ -1,4 +1,4 @@
-//! A receiver with moods: real sockets, its own small HTTP/1.1 parser, one mood a request, everything written down.
+//! A receiver that behaves as each test says: real sockets, its own small HTTP/1.1 parser, everything written down.
 //!
 //! It stores events like a good receiver does: by `source` and `id`, each once, in the order of first arrival.
 
@@ -18,7 +18,7 @@ pub(crate) const BOUND: Duration = Duration::from_secs(15);
 
 /// How the server treats a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mood {
+pub(crate) enum Behaviour {
     /// Stores and answers with this 2xx.
     Accept(u16),
     /// Stores nothing and answers so.
@@ -67,7 +67,7 @@ pub(crate) enum Mood {
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) at: Mono,
-    pub(crate) mood: Mood,
+    pub(crate) behaviour: Behaviour,
     pub(crate) path: String,
     pub(crate) headers: Vec<(String, String)>,
     /// Ids of its events; `None` if the body was not read.
@@ -86,8 +86,8 @@ impl Request {
 
 #[derive(Debug, Default)]
 struct Book {
-    script: VecDeque<Mood>,
-    then: Option<Mood>,
+    script: VecDeque<Behaviour>,
+    then: Option<Behaviour>,
     requests: Vec<Request>,
     seen: HashSet<(String, String)>,
     stored: Vec<Value>,
@@ -111,8 +111,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Follows `script`, then stays in the mood `then`.
-    pub(crate) fn start(script: impl IntoIterator<Item = Mood>, then: Mood) -> Self {
+    /// Follows `script`, then behaves as `then`.
+    pub(crate) fn start(script: impl IntoIterator<Item = Behaviour>, then: Behaviour) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
@@ -140,8 +140,8 @@ impl Server {
         format!("http://{}/events", self.address)
     }
 
-    /// The mood from now on, once the script is over.
-    pub(crate) fn turn(&self, then: Mood) {
+    /// How it behaves from now on, once the script is over.
+    pub(crate) fn turn(&self, then: Behaviour) {
         self.shared.book.lock().unwrap().then = Some(then);
     }
 
@@ -182,21 +182,21 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?; // Answers are written in pieces; each would wait for an acknowledgement.
     let mut reader = Reader { stream: stream.try_clone()?, buffer: Vec::new() };
     while let Some((path, headers)) = reader.head()? {
-        let mood = {
+        let behaviour = {
             let mut book = shared.book.lock().unwrap();
             let then = book.then.expect("set at start");
             book.script.pop_front().unwrap_or(then)
         };
-        let read = mood != Mood::CutBeforeBody;
+        let read = behaviour != Behaviour::CutBeforeBody;
         let body = if read { Some(reader.body(&headers)?) } else { None };
         let events: Option<Vec<Value>> = body.map(|body| serde_json::from_slice(&body).unwrap());
         let ids = events.as_ref().map(|events| events.iter().map(|e| text(e, "id")).collect());
         let token = headers.iter().find(|(key, _)| key == "authorization").map(|(_, value)| value.clone());
-        let request = Request { at: SystemClock.mono(), mood, path, headers, ids };
+        let request = Request { at: SystemClock.mono(), behaviour, path, headers, ids };
         let answer = write_down(shared, request, events.unwrap_or_default(), token.as_deref());
         shared.news.notify_all();
-        if !answer_with(&mut stream, shared, mood, answer)? {
-            if mood != Mood::Reset {
+        if !answer_with(&mut stream, shared, behaviour, answer)? {
+            if behaviour != Behaviour::Reset {
                 stream.shutdown(Shutdown::Both)?;
             }
             return Ok(());
@@ -209,25 +209,27 @@ fn text(event: &Value, key: &str) -> String {
     event[key].as_str().expect("a string").to_owned()
 }
 
-/// Stores what the mood stores; returns the status of the answer.
+/// Stores the events if this behaviour does; returns the status of the answer.
 fn write_down(shared: &Shared, request: Request, events: Vec<Value>, token: Option<&str>) -> u16 {
     let bad = events.iter().any(|event| event["data"]["class"] == "bad");
-    let (store, status) = match request.mood {
-        Mood::Accept(status) | Mood::Talkative(status @ 200..300) => (true, status),
-        Mood::Status(status) | Mood::Talkative(status) => (false, status),
-        Mood::Busy(_) => (false, 503),
-        Mood::Hang | Mood::CutBeforeBody | Mood::Garbage => (false, 0),
-        Mood::CutAfterBody | Mood::CutInHead | Mood::CutInReply | Mood::Drip => (true, 200),
-        Mood::CutJson | Mood::CutJsonHarmless => (true, 200),
-        Mood::EmptyHtml(status) => (true, status),
-        Mood::WebPage | Mood::Reset => (false, 200),
-        Mood::AtMost(most) if events.len() > most => (false, 413),
-        Mood::Picky if bad => (false, 400),
-        Mood::AtMost(_) | Mood::Picky => (true, 200),
-        Mood::Redirect => (false, 301),
-        Mood::NeedsToken(needed) if token == Some(needed) => (true, 200),
-        Mood::NeedsToken(_) => (false, 401),
-        Mood::Says { stores, .. } => (stores, 0),
+    let (store, status) = match request.behaviour {
+        Behaviour::Accept(status) | Behaviour::Talkative(status @ 200..300) => (true, status),
+        Behaviour::Status(status) | Behaviour::Talkative(status) => (false, status),
+        Behaviour::Busy(_) => (false, 503),
+        Behaviour::Hang | Behaviour::CutBeforeBody | Behaviour::Garbage => (false, 0),
+        Behaviour::CutAfterBody | Behaviour::CutInHead | Behaviour::CutInReply | Behaviour::Drip => {
+            (true, 200)
+        }
+        Behaviour::CutJson | Behaviour::CutJsonHarmless => (true, 200),
+        Behaviour::EmptyHtml(status) => (true, status),
+        Behaviour::WebPage | Behaviour::Reset => (false, 200),
+        Behaviour::AtMost(most) if events.len() > most => (false, 413),
+        Behaviour::Picky if bad => (false, 400),
+        Behaviour::AtMost(_) | Behaviour::Picky => (true, 200),
+        Behaviour::Redirect => (false, 301),
+        Behaviour::NeedsToken(needed) if token == Some(needed) => (true, 200),
+        Behaviour::NeedsToken(_) => (false, 401),
+        Behaviour::Says { stores, .. } => (stores, 0),
     };
     let mut book = shared.book.lock().unwrap();
     book.requests.push(request);
@@ -242,40 +244,45 @@ fn write_down(shared: &Shared, request: Request, events: Vec<Value>, token: Opti
     status
 }
 
-/// Answers in the given mood. False: close the connection.
-fn answer_with(stream: &mut TcpStream, shared: &Shared, mood: Mood, status: u16) -> io::Result<bool> {
-    match mood {
-        Mood::Hang => {
+/// Answers as `behaviour` says. False: close the connection.
+fn answer_with(
+    stream: &mut TcpStream,
+    shared: &Shared,
+    behaviour: Behaviour,
+    status: u16,
+) -> io::Result<bool> {
+    match behaviour {
+        Behaviour::Hang => {
             shared.stop.wait(BOUND);
             return Ok(false);
         }
-        Mood::CutBeforeBody | Mood::CutAfterBody => return Ok(false),
-        Mood::CutInHead => {
+        Behaviour::CutBeforeBody | Behaviour::CutAfterBody => return Ok(false),
+        Behaviour::CutInHead => {
             stream.write_all(b"HTTP/1.1 200 OK\r\nConten")?;
             return Ok(false);
         }
-        Mood::CutInReply => {
+        Behaviour::CutInReply => {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{\"ok\":")?;
             return Ok(false);
         }
-        Mood::CutJson => {
+        Behaviour::CutJson => {
             let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n";
             write!(stream, "{head}{{\"error\":\"disk")?;
             return Ok(false);
         }
-        Mood::CutJsonHarmless => {
+        Behaviour::CutJsonHarmless => {
             let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n";
             write!(stream, "{head}{{\"accepted\":7,")?;
             return Ok(false);
         }
-        Mood::EmptyHtml(status) => {
+        Behaviour::EmptyHtml(status) => {
             let length = if status == 204 { "" } else { "Content-Length: 0\r\n" };
             write!(
                 stream,
                 "HTTP/1.1 {status} Said\r\nContent-Type: text/html; charset=utf-8\r\n{length}\r\n"
             )?;
         }
-        Mood::WebPage => {
+        Behaviour::WebPage => {
             let page = "\n<!doctype html><title>Welcome</title>";
             let length = page.len();
             write!(
@@ -283,15 +290,15 @@ fn answer_with(stream: &mut TcpStream, shared: &Shared, mood: Mood, status: u16)
                 "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {length}\r\n\r\n{page}"
             )?;
         }
-        Mood::Says { answer, .. } => {
+        Behaviour::Says { answer, .. } => {
             stream.write_all(answer)?;
             return Ok(false);
         }
-        Mood::Reset => {
+        Behaviour::Reset => {
             rustix::net::sockopt::set_socket_linger(&*stream, Some(Duration::ZERO))?;
             return Ok(false);
         }
-        Mood::Drip => {
+        Behaviour::Drip => {
             for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" {
                 stream.write_all(&[*byte])?;
                 if shared.stop.wait(Duration::from_millis(30)) {
@@ -300,23 +307,27 @@ fn answer_with(stream: &mut TcpStream, shared: &Shared, mood: Mood, status: u16)
             }
             return Ok(false);
         }
-        Mood::Garbage => {
+        Behaviour::Garbage => {
             stream.write_all(b"\x16\x03\x01 SSH-2.0-what?\r\n\r\n\x00\xff")?;
             return Ok(false);
         }
-        Mood::Talkative(_) => {
+        Behaviour::Talkative(_) => {
             let body = "so much to say; ".repeat(1 << 16);
             write!(stream, "HTTP/1.1 {status} Said\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
         }
-        Mood::Busy(seconds) => {
+        Behaviour::Busy(seconds) => {
             write!(stream, "HTTP/1.1 503 Busy\r\nRetry-After: {seconds}\r\nContent-Length: 0\r\n\r\n")?;
         }
-        Mood::Redirect => {
+        Behaviour::Redirect => {
             let head = "HTTP/1.1 301 Moved\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n";
             stream.write_all(head.as_bytes())?;
         }
-        Mood::Accept(204) => stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?,
-        Mood::Accept(_) | Mood::Status(_) | Mood::AtMost(_) | Mood::Picky | Mood::NeedsToken(_) => {
+        Behaviour::Accept(204) => stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n")?,
+        Behaviour::Accept(_)
+        | Behaviour::Status(_)
+        | Behaviour::AtMost(_)
+        | Behaviour::Picky
+        | Behaviour::NeedsToken(_) => {
             write!(stream, "HTTP/1.1 {status} Said\r\nContent-Length: 3\r\n\r\n{status}")?;
         }
     }

@@ -87,6 +87,12 @@ impl ClassQueue {
             self.read.offset -= cut;
             self.read_events -= events;
         }
+        for Acked { place, events: before } in self.in_flight.iter_mut().map(|event| &mut event.behind) {
+            if place.segment == id && place.offset >= used + to as u32 {
+                place.offset -= cut;
+                *before -= events;
+            }
+        }
         self.peeked = None;
     }
 
@@ -183,8 +189,11 @@ impl ClassQueue {
         if let Some(place) = there(self.read) {
             (self.read, self.read_events) = (place, self.read_events.saturating_sub(old.sums.events));
         }
-        if let Some(place) = there(self.acked.place) {
-            self.acked = Acked { place, events: self.acked.events.saturating_sub(old.sums.events) };
+        let behind = self.in_flight.iter_mut().map(|event| &mut event.behind);
+        for acked in std::iter::once(&mut self.acked).chain(behind) {
+            if let Some(place) = there(acked.place) {
+                *acked = Acked { place, events: acked.events.saturating_sub(old.sums.events) };
+            }
         }
         Some(old)
     }
@@ -247,9 +256,9 @@ impl ClassQueue {
         if self.acked.place.segment != segment {
             self.acked = start;
         }
-        let in_tail = (self.read_events - self.acked.events).min(self.in_flight);
-        self.in_flight_gone += self.in_flight - in_tail;
-        self.in_flight = in_tail;
+        let in_tail = (self.read_events - self.acked.events) as usize;
+        let on_disk = self.in_flight.len().saturating_sub(in_tail);
+        self.in_flight.iter_mut().take(on_disk).for_each(|event| event.is_gone = true);
         (self.trouble, self.retry_at, self.behind) = (None, Mono::ZERO, self.wants_commit());
         self.backoff.succeeded();
         gone

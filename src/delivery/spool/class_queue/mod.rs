@@ -83,6 +83,17 @@ pub(super) struct Peeked {
     next: Place,
 }
 
+/// An event that was taken out and is not acknowledged yet, or has to wait for one before it that is not.
+#[derive(Debug, Clone, Copy)]
+struct InFlight {
+    seq: u64,
+    /// How far the queue is done once this event and all before it are.
+    behind: Acked,
+    is_done: bool,
+    /// Its disk is not there any more: it cannot be taken again.
+    is_gone: bool,
+}
+
 /// Why an event could not be appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
@@ -123,10 +134,10 @@ pub(super) struct ClassQueue {
     reader: Reader,
     /// The finished segment that is open for reading.
     open: Option<(u64, Box<dyn DiskFile>)>,
-    /// Events that were taken since the last acknowledgement.
-    in_flight: u32,
-    /// Of those, events whose disk is not there any more: they cannot be taken again.
-    in_flight_gone: u32,
+    /// Events that were taken and are not acknowledged, oldest first; among them those that are done before their turn.
+    in_flight: VecDeque<InFlight>,
+    /// Some were acknowledged since the last [`Self::ack`].
+    has_acknowledged: bool,
     /// Events that were not read yet.
     pub(super) unread: u64,
     pub(super) damage: Damage,
@@ -163,8 +174,8 @@ impl ClassQueue {
             peeked: None,
             reader: Reader::default(),
             open: None,
-            in_flight: 0,
-            in_flight_gone: 0,
+            in_flight: VecDeque::new(),
+            has_acknowledged: false,
             unread: 0,
             damage: Damage::default(),
             due: None,
@@ -253,9 +264,14 @@ impl ClassQueue {
         self.active.as_ref().filter(|active| active.file.is_some()).map(|active| active.id)
     }
 
+    /// Whether events were taken that are not done.
+    pub(super) fn has_in_flight(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
     /// Whether events of this segment are being sent.
     pub(super) fn is_in_flight(&self, id: u64) -> bool {
-        self.in_flight > 0 && (self.acked.place.segment..=self.read.segment).contains(&id)
+        self.has_in_flight() && (self.acked.place.segment..=self.read.segment).contains(&id)
     }
 
     /// Events of a finished segment that were not read.
@@ -275,7 +291,7 @@ impl ClassQueue {
         self.unread -= lost;
         self.peeked = None;
         self.close(segment.id);
-        if segment.id == self.read.segment && self.in_flight == 0 {
+        if segment.id == self.read.segment && !self.has_in_flight() {
             // Nothing of it is in flight, and nothing of it is left.
             self.skip_to(Place { segment: segment.id + 1, offset: DATA });
         }
@@ -293,6 +309,22 @@ impl ClassQueue {
         }
     }
 
+    /// This event, which was taken, is done. The queue is done as far as all events before are done too: what is behind one that is
+    /// not is sent again after a restart.
+    pub(super) fn acknowledge(&mut self, seq: u64) {
+        let waits = |event: &&mut InFlight| event.seq == seq && !event.is_done;
+        let Some(event) = self.in_flight.iter_mut().find(waits) else { return };
+        event.is_done = true;
+        (self.confirmed, self.has_acknowledged) = (true, true);
+        while let Some(first) = self.in_flight.front().copied().filter(|first| first.is_done) {
+            self.in_flight.pop_front();
+            if !first.is_gone {
+                self.news |= self.files_have_events(self.acked, first.behind);
+                self.acked = first.behind;
+            }
+        }
+    }
+
     /// Everything that was taken is done. Returns the segments that nobody needs any more.
     pub(super) fn ack(&mut self) -> Vec<Finished> {
         let (read, finished) = (self.read, &self.finished);
@@ -302,10 +334,12 @@ impl ClassQueue {
             self.count_missing(events);
             self.read_events = self.read_events.max(events);
         }
-        self.news |= self.in_flight > 0 && self.in_flight_is_in_files();
-        self.confirmed |= self.in_flight + self.in_flight_gone > 0;
-        self.acked = Acked { place: self.read, events: self.read_events };
-        (self.in_flight, self.in_flight_gone) = (0, 0);
+        let to = Acked { place: self.read, events: self.read_events };
+        let has_acknowledged = std::mem::take(&mut self.has_acknowledged) || self.has_in_flight();
+        self.news |= has_acknowledged && self.files_have_events(self.acked, to);
+        self.confirmed |= has_acknowledged;
+        self.acked = to;
+        self.in_flight.clear();
         let mut done = Vec::new();
         while let Some(first) = self.finished.front()
             && (first.id < self.read.segment
@@ -318,24 +352,29 @@ impl ClassQueue {
         done
     }
 
-    /// Whether files hold any of the events between `acked` and `read`.
-    fn in_flight_is_in_files(&self) -> bool {
-        let from = |id: u64| if id == self.acked.place.segment { self.acked.events } else { 0 };
-        let to = |id: u64| if id == self.read.segment { self.read_events } else { u32::MAX };
+    /// Whether files hold any of the events between these two places.
+    fn files_have_events(&self, from: Acked, to: Acked) -> bool {
+        let first = |id: u64| if id == from.place.segment { from.events } else { 0 };
+        let last = |id: u64| if id == to.place.segment { to.events } else { u32::MAX };
         let finished = self.finished.iter().map(|segment| (segment.id, segment.sums.events));
         let active = self.active.iter().map(|active| (active.id, active.sums.events));
         finished
             .chain(active)
-            .take_while(|(id, _)| *id <= self.read.segment)
-            .any(|(id, events)| from(id) < to(id).min(events))
+            .filter(|(id, _)| (from.place.segment..=to.place.segment).contains(id))
+            .any(|(id, events)| first(id) < last(id).min(events))
     }
 
     /// What is in flight is to be read again. Returns how many events cannot be, as their disk is not there any more.
     pub(super) fn requeue(&mut self) -> u64 {
-        self.unread += u64::from(std::mem::take(&mut self.in_flight));
+        let (mut again, mut gone) = (0, 0);
+        for event in self.in_flight.drain(..) {
+            again += u64::from(!event.is_gone);
+            gone += u64::from(event.is_gone && !event.is_done);
+        }
+        self.unread += again;
         (self.read, self.read_events) = (self.acked.place, self.acked.events);
         self.peeked = None;
-        u64::from(std::mem::take(&mut self.in_flight_gone))
+        gone
     }
 
     /// Whether a receiver has confirmed anything of it, in this run or an earlier one whose files are there.

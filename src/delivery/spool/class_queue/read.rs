@@ -3,10 +3,10 @@
 use std::io;
 use std::time::Duration;
 
-use super::{ClassQueue, Peeked, Run};
+use super::{ClassQueue, InFlight, Peeked, Run};
 use crate::delivery::spool::Class;
 use crate::delivery::spool::disk::Disk;
-use crate::delivery::spool::record::{self, Place, Record};
+use crate::delivery::spool::record::{self, Acked, Place, Record};
 use crate::delivery::spool::segment::{DATA, Named};
 use crate::event::Event;
 use crate::platform::clock::Mono;
@@ -232,7 +232,8 @@ impl ClassQueue {
         let Peeked { event, next, .. } = self.peeked.take()?;
         self.read = next;
         self.count_read();
-        self.in_flight += 1;
+        let behind = Acked { place: self.read, events: self.read_events };
+        self.in_flight.push_back(InFlight { seq: event.seq, behind, is_done: false, is_gone: false });
         Some(event)
     }
 }

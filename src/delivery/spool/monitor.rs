@@ -1,0 +1,219 @@
+//! Tells what goes wrong with the spool, as events and in the log: events that were lost, a disk that fails or is gone, flash that
+//! wears too fast; and an uplink that waits for a person. For whoever has the thread and the clock, as [`SpoolWriter`] does the work.
+//!
+//! [`SpoolWriter`]: super::SpoolWriter
+
+use std::time::Duration;
+
+use super::{Class, State, Tally};
+use crate::event::{Body, Dropped, RecordError, fixed};
+use crate::platform::clock::Mono;
+
+/// Losses are told at most so often.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// What a spool should be like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MonitorParams {
+    /// There should be a disk.
+    pub wants_disk: bool,
+    /// Bytes that may be written in 24 hours; `None`: no limit.
+    pub write_budget: Option<u64>,
+}
+
+/// How things are now.
+#[derive(Debug, Clone, Copy)]
+pub struct Condition<'a> {
+    /// The spool.
+    pub state: &'a State,
+    /// Bytes written in the last 24 hours.
+    pub written_day_bytes: u64,
+    /// Why nothing is delivered, if a person has to do something about it.
+    pub uplink_trouble: Option<&'a str>,
+}
+
+/// What was told so far.
+#[derive(Debug)]
+pub struct SpoolMonitor {
+    params: MonitorParams,
+    tally: Tally,
+    /// When a loss was last told.
+    told_at: Mono,
+    /// The disk fails.
+    in_trouble: bool,
+    is_over_budget: bool,
+    /// The uplink waits for a person.
+    uplink_in_trouble: bool,
+}
+
+impl SpoolMonitor {
+    /// Nothing was told yet.
+    pub fn new(params: MonitorParams) -> Self {
+        SpoolMonitor {
+            params,
+            tally: Tally::default(),
+            told_at: Mono::ZERO,
+            in_trouble: false,
+            is_over_budget: false,
+            uplink_in_trouble: false,
+        }
+    }
+
+    /// Whether [`Self::tell`] would do nothing at `now`, whatever has happened.
+    pub fn is_silent(&self, now: Mono) -> bool {
+        now.since(self.told_at) < TELL_EVERY
+    }
+
+    /// Tells `on` what is new.
+    pub fn tell(&mut self, now: Mono, condition: &Condition<'_>, on: &mut dyn FnMut(Body)) {
+        if self.is_silent(now) {
+            return;
+        }
+        self.tell_detached(condition.state, on);
+        self.tell_losses(now, condition.state, on);
+        self.tell_trouble(condition.state, on);
+        self.tell_budget(condition.written_day_bytes, on);
+        let uplink = condition.uplink_trouble;
+        if let Some(why) = uplink.filter(|_| !self.uplink_in_trouble) {
+            // It leaves when it is mended, or through a fall-back: so that it is known when and why nothing came.
+            on(Body::Degraded { reason: fixed(&format!("uplink: {why}")) });
+        }
+        self.uplink_in_trouble = uplink.is_some();
+        self.tally = condition.state.tally;
+    }
+
+    /// The folder went away.
+    fn tell_detached(&self, state: &State, on: &mut dyn FnMut(Body)) {
+        if state.tally.detached > self.tally.detached {
+            let why = state.why_detached.as_deref().unwrap_or("its folder is gone");
+            let text = format!("spool: {why}: what waited there is out of reach");
+            tracing::error!("{text}; the folder is opened again");
+            on(Body::Degraded { reason: fixed(&text) });
+        }
+    }
+
+    fn tell_losses(&mut self, now: Mono, state: &State, on: &mut dyn FnMut(Body)) {
+        let (tally, told) = (&state.tally, self.tally);
+        for class in Class::ALL {
+            let (lost, told) = (tally.dropped[class as usize], told.dropped[class as usize]);
+            let reason = state.last_drop[class as usize].map_or("memory", |reason| reason.name());
+            self.tell_loss(now, dropped(class.name(), reason, lost - told, lost), on);
+        }
+        let (lost, told_lost) = (tally.damaged_events, told.damaged_events);
+        self.tell_loss(now, dropped("unknown", "damage", lost - told_lost, lost), on);
+        let newer = tally.newer_events - told.newer_events;
+        if newer > 0 {
+            let version = RecordError::Version(tally.newer_version);
+            tracing::error!("spool: {version}; {newer} events of the newer one are skipped");
+        }
+        self.tell_loss(now, dropped("unknown", "version", newer, tally.newer_events), on);
+    }
+
+    fn tell_loss(&mut self, now: Mono, loss: Dropped, on: &mut dyn FnMut(Body)) {
+        let Dropped { class, reason, events, .. } = &loss;
+        if *events > 0 {
+            self.told_at = now;
+            tracing::warn!("spool: {events} events ({class}) had to go: {reason}");
+            on(Body::Dropped(loss));
+        }
+    }
+
+    /// The disk fails, or some of its files are damaged.
+    fn tell_trouble(&mut self, state: &State, on: &mut dyn FnMut(Body)) {
+        if state.tally.set_aside > self.tally.set_aside {
+            let text = "spool: files with damage are set aside: look at them with 'flytrap spool ls'";
+            tracing::error!("{text}");
+            on(Body::Degraded { reason: fixed(text) });
+        }
+        let is_missing = self.params.wants_disk && !state.has_disk;
+        let trouble = state.trouble.as_deref().or_else(|| is_missing.then_some("it cannot be opened"));
+        if let Some(why) = trouble.filter(|_| !self.in_trouble) {
+            let text = format!("spool: the disk fails: {why}");
+            tracing::error!("{text}; events wait in memory, and it is tried again");
+            on(Body::Degraded { reason: fixed(&text) });
+        }
+        if self.in_trouble && trouble.is_none() {
+            tracing::info!("spool: the disk works again");
+        }
+        self.in_trouble = trouble.is_some();
+    }
+
+    /// Flash wears: more than was planned for is told, once until it is less again.
+    fn tell_budget(&mut self, written: u64, on: &mut dyn FnMut(Body)) {
+        let Some(budget) = self.params.write_budget else { return };
+        if written > budget && !self.is_over_budget {
+            let (written, budget) = (written >> 20, budget >> 20);
+            let text = format!(
+                "spool: {written} MB written in a day, over spool.write_budget_mb_per_day = {budget}"
+            );
+            tracing::warn!("{text}");
+            on(Body::Degraded { reason: fixed(&text) });
+        }
+        self.is_over_budget = written > budget;
+    }
+}
+
+fn dropped(class: &str, reason: &str, events: u64, total: u64) -> Dropped {
+    Dropped { class: fixed(class), reason: fixed(reason), events, total }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tell(monitor: &mut SpoolMonitor, seconds: u64, condition: &Condition<'_>) -> Vec<String> {
+        let mut told = Vec::new();
+        let now = Mono::ZERO + Duration::from_secs(seconds);
+        monitor.tell(now, condition, &mut |body| {
+            if let Body::Dropped(Dropped { class, reason, events, total }) = body {
+                told.push(format!("{class} {reason} {events} {total}"));
+            } else if let Body::Degraded { reason } = body {
+                told.push(reason.to_string());
+            }
+        });
+        told
+    }
+
+    fn condition(state: &State) -> Condition<'_> {
+        Condition { state, written_day_bytes: 0, uplink_trouble: None }
+    }
+
+    #[test]
+    fn each_loss_is_told_once_with_its_sum_and_not_too_often() {
+        let mut monitor = SpoolMonitor::new(MonitorParams::default());
+        let mut state = State::default();
+        assert!(tell(&mut monitor, 100, &condition(&state)).is_empty());
+        state.tally.dropped[Class::Counts as usize] = 3;
+        state.tally.damaged_events = 2;
+        let told = tell(&mut monitor, 101, &condition(&state));
+        assert_eq!(told, ["counts memory 3 3", "unknown damage 2 2"]);
+        state.tally.dropped[Class::Counts as usize] = 10;
+        assert!(
+            tell(&mut monitor, 110, &condition(&state)).is_empty()
+                && monitor.is_silent(Mono::ZERO + Duration::from_secs(110))
+        );
+        assert_eq!(tell(&mut monitor, 111, &condition(&state)), ["counts memory 7 10"]);
+        assert!(tell(&mut monitor, 200, &condition(&state)).is_empty());
+    }
+
+    #[test]
+    fn a_failing_disk_a_full_budget_and_a_stuck_uplink_are_told_once_each_time() {
+        let mut monitor = SpoolMonitor::new(MonitorParams { wants_disk: true, write_budget: Some(5 << 20) });
+        let gone = State::default();
+        let works = State { has_disk: true, ..State::default() };
+        let fails = State { has_disk: true, trouble: Some("no space".to_owned()), ..State::default() };
+        let missing = ["spool: the disk fails: it cannot be opened"];
+        assert_eq!(tell(&mut monitor, 10, &condition(&gone)), missing);
+        assert!(tell(&mut monitor, 11, &condition(&fails)).is_empty(), "it fails all the time");
+        assert!(tell(&mut monitor, 12, &condition(&works)).is_empty());
+        assert_eq!(tell(&mut monitor, 13, &condition(&fails)), ["spool: the disk fails: no space"]);
+        tell(&mut monitor, 14, &condition(&works));
+        let worse = Condition { state: &works, written_day_bytes: 6 << 20, uplink_trouble: Some("404") };
+        let told = tell(&mut monitor, 15, &worse);
+        let budget = "spool: 6 MB written in a day, over spool.write_budget_mb_per_day = 5";
+        assert_eq!(told, [budget, "uplink: 404"]);
+        assert!(tell(&mut monitor, 16, &worse).is_empty());
+        tell(&mut monitor, 17, &condition(&works));
+        assert_eq!(tell(&mut monitor, 18, &worse).len(), 2, "again");
+    }
+}

@@ -1,0 +1,146 @@
+//! Whether a camera delivers, and when that is told: lost once, and back with its first usable frame. For whoever has the thread and the
+//! clock: the daemon's capture thread, and a device in virtual time. Told the time and what was counted.
+
+use std::time::Duration;
+
+use crate::event::Body;
+use crate::platform::clock::Mono;
+
+/// Fewest frames in a row that were not usable before their source may count as lost.
+const BAD_FRAMES_MIN: u64 = 3;
+
+/// The camera delivers, for the first time or again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Back {
+    /// Since when.
+    pub at: Mono,
+    /// How long it was away, milliseconds; 0 for the first time.
+    pub absent_ms: u64,
+}
+
+impl Back {
+    /// The event that tells it; the frames have this size.
+    pub const fn event(&self, width: u32, height: u32) -> Body {
+        Body::CameraBack { absent_ms: self.absent_ms, width, height }
+    }
+}
+
+/// What is known of a camera over all the times that it is opened. It is alive while its frames are usable, not while bytes come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Presence {
+    /// When it was lost; `None` while it delivers.
+    lost_at: Option<Mono>,
+    /// It was told that it delivers since it was opened.
+    is_told: bool,
+    /// When the last usable frame was processed; before that, when it was opened.
+    usable_at: Mono,
+    /// Frames that were corrupt until then.
+    corrupt: u64,
+    /// A usable frame has come since it was opened.
+    delivers: bool,
+}
+
+impl Presence {
+    /// A camera that was never opened; the time is `now`.
+    pub const fn new(now: Mono) -> Self {
+        Presence { lost_at: None, is_told: false, usable_at: now, corrupt: 0, delivers: false }
+    }
+
+    /// It was opened at `now`, after `corrupt` frames that were not usable.
+    pub fn opened(&mut self, now: Mono, corrupt: u64) {
+        *self = Presence { lost_at: self.lost_at, corrupt, ..Presence::new(now) };
+    }
+
+    /// A frame came that was captured at `at`. That is enough unless the camera was lost: then a frame must prove usable first.
+    pub fn frame(&mut self, at: Mono) -> Option<Back> {
+        if self.lost_at.is_some() { None } else { self.tell(at) }
+    }
+
+    /// Takes note of when the newest usable frame was processed, and of how many were corrupt in all.
+    pub fn note(&mut self, usable: Option<Mono>, corrupt: u64) -> Option<Back> {
+        if let Some(at) = usable.filter(|at| *at > self.usable_at) {
+            (self.usable_at, self.corrupt, self.delivers) = (at, corrupt, true);
+        }
+        if self.delivers { self.tell(self.usable_at) } else { None }
+    }
+
+    /// How many frames came, none of them usable, in `limit` or longer.
+    pub fn overdue(&self, now: Mono, corrupt: u64, limit: Duration) -> Option<u64> {
+        let bad = corrupt.saturating_sub(self.corrupt);
+        (bad >= BAD_FRAMES_MIN && now.since(self.usable_at) >= limit).then_some(bad)
+    }
+
+    /// It is lost. False if it was before.
+    pub fn lost(&mut self, now: Mono) -> bool {
+        let is_news = self.lost_at.is_none();
+        self.lost_at.get_or_insert(now);
+        is_news
+    }
+
+    /// Whether it is lost.
+    pub const fn is_lost(&self) -> bool {
+        self.lost_at.is_some()
+    }
+
+    fn tell(&mut self, at: Mono) -> Option<Back> {
+        if std::mem::replace(&mut self.is_told, true) {
+            return None;
+        }
+        let absent_ms = self.lost_at.take().map_or(0, |lost| at.since(lost).as_millis() as u64);
+        Some(Back { at, absent_ms })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    fn at(seconds: u64) -> Mono {
+        Mono::from_nanos(seconds * 1_000_000_000)
+    }
+
+    #[test]
+    fn a_camera_lives_by_its_usable_frames() {
+        let mut presence = Presence::new(at(0));
+        presence.opened(at(100), 7);
+        // A frame from before it was opened proves nothing.
+        assert_eq!(presence.note(Some(at(90)), 7), None);
+        assert_eq!(
+            presence.overdue(at(200), 7, LIMIT),
+            None,
+            "what sends nothing is the source's own business"
+        );
+        assert_eq!(presence.overdue(at(200), 9, LIMIT), None, "two bad frames prove nothing");
+        assert_eq!(presence.overdue(at(109), 90, LIMIT), None, "too early");
+        assert_eq!(presence.overdue(at(110), 90, LIMIT), Some(83));
+        assert_eq!(presence.note(Some(at(108)), 90), Some(Back { at: at(108), absent_ms: 0 }));
+        assert_eq!(presence.overdue(at(110), 90, LIMIT), None);
+        assert_eq!(presence.overdue(at(117), 190, LIMIT), None);
+        assert_eq!(presence.overdue(at(118), 190, LIMIT), Some(100));
+        // One good frame among many bad ones keeps it alive: the bad ones are counted.
+        assert_eq!(presence.note(Some(at(117)), 189), None, "told before");
+        assert_eq!(presence.overdue(at(120), 200, LIMIT), None);
+    }
+
+    #[test]
+    fn it_is_lost_once_and_back_with_its_first_usable_frame() {
+        let mut presence = Presence::new(at(0));
+        presence.opened(at(1), 0);
+        assert_eq!(
+            presence.frame(at(2)),
+            Some(Back { at: at(2), absent_ms: 0 }),
+            "at first any frame will do"
+        );
+        assert_eq!(presence.frame(at(3)), None);
+        assert!(presence.lost(at(4)) && !presence.lost(at(5)) && presence.is_lost());
+        presence.opened(at(6), 0);
+        assert_eq!(presence.frame(at(7)), None, "it has to prove usable");
+        assert_eq!(presence.note(Some(at(5)), 1), None);
+        assert!(presence.is_lost() && !presence.lost(at(8)), "the same absence");
+        presence.opened(at(8), 1);
+        assert_eq!(presence.note(Some(at(9)), 1), Some(Back { at: at(9), absent_ms: 5000 }));
+        assert!(!presence.is_lost());
+    }
+}
