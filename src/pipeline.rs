@@ -20,7 +20,7 @@ use crate::event::Body;
 use crate::platform::clock::Mono;
 use crate::vision::detect::decode::{self, Decoder, Dropped};
 use crate::vision::detect::engine::{Engine, Shape};
-use crate::vision::detect::letterbox::{Letterbox, Part, Size};
+use crate::vision::detect::letterbox::{Letterbox, Region, Size};
 use crate::vision::detect::model::Classes;
 use crate::vision::detect::{ClassId, Detections};
 use crate::vision::gate::{self, Gate, Verdict};
@@ -168,7 +168,7 @@ impl Pipeline {
                 );
             }
         }
-        let part = roi.map(|roi| roi.part.bbox());
+        let part = roi.map(|roi| roi.region.bbox());
         self.analytics.update(at, &self.detections, part.as_ref(), on);
         let detections = self.detections.len() as u32;
         Ok(Outcome { gate, inferred: true, roi, detections, dropped, mended: self.mended(frame) })
@@ -241,14 +241,14 @@ impl Pipeline {
         roi: Option<RoiPlan>,
     ) -> std::result::Result<Dropped, Failure> {
         let size = size_of_frame(self.size);
-        let part = roi.map_or(Part::whole(size), |roi| roi.part);
+        let part = roi.map_or(Region::whole(size), |roi| roi.region);
         let Pipeline { jpeg, letterbox, decoder, detections, .. } = self;
         // Another camera may have left it at another size.
         engine.select(roi.map_or(0, |roi| roi.size_index));
         let model = engine.size();
         let placement = match (frame.planes(), jpeg) {
             (Ok(planes), _) => {
-                letterbox.fill_part((&planes, frame.format().color), part, model, engine.input())
+                letterbox.fill_region((&planes, frame.format().color), part, model, engine.input())
             }
             (Err(_), Some(jpeg)) => {
                 let decoded = jpeg.decode(frame.bytes()).map_err(corrupt)?;
@@ -259,7 +259,7 @@ impl Pipeline {
                         have.width, have.height, size.width, size.height
                     )));
                 }
-                letterbox.fill_part((&decoded.planes, decoded.color), part, model, engine.input())
+                letterbox.fill_region((&decoded.planes, decoded.color), part, model, engine.input())
             }
             (Err(error), None) => return Err(corrupt(error)),
         };

@@ -13,7 +13,7 @@ use crate::delivery::spool::segment::Named;
 use crate::delivery::uplink::Batch;
 use crate::delivery::uplink::format::cloudevents;
 use crate::event::{Event, Origin, RecordError};
-use crate::platform::clock::{ClockMap, Rfc3339};
+use crate::platform::clock::{ClockSyncSample, Rfc3339};
 
 fn open(folder: &Path) -> Result<Folder> {
     Folder::inspect(folder).map_err(|error| failed(folder, error))
@@ -107,7 +107,7 @@ pub(super) fn cat(folder: &Path, dead: bool) -> Result<(), Failed> {
     let mut disk = open(folder)?;
     let (mut trouble, mut newer) = (None, Newer::default());
     let mut line = Vec::new();
-    let mut show = |origin: &Origin, clock: ClockMap, event: &Event| {
+    let mut show = |origin: &Origin, clock: ClockSyncSample, event: &Event| {
         cloudevents::write_lines(&Batch::new(origin, clock, std::slice::from_ref(event)), &mut line);
         if trouble.is_none() {
             trouble = print(String::from_utf8_lossy(&line).trim_end()).err();
@@ -119,7 +119,7 @@ pub(super) fn cat(folder: &Path, dead: bool) -> Result<(), Failed> {
         let same =
             all.iter().filter(|segment| segment.header.as_ref().is_some_and(|h| h.origin.same_boot(origin)));
         let clocks = same.filter_map(|segment| segment.scan.sums.clock);
-        clocks.max_by_key(|clock| (clock.wall.synchronised, clock.mono)).unwrap_or(ClockMap::UNKNOWN)
+        clocks.max_by_key(|clock| (clock.wall.synchronised, clock.mono)).unwrap_or(ClockSyncSample::UNKNOWN)
     };
     inspect(&mut disk, |header, named, place, record| match (record, header) {
         (Record::Event(event), Some(header)) if !dead => {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::platform::clock::{BUILD_UNIX_NANOS, Clock, ClockMap, Mono, Wall};
+use crate::platform::clock::{BUILD_UNIX_NANOS, Clock, ClockSyncSample, Mono, Wall};
 
 /// A timestamp further in the future than this is wrong, synchronised or not, and is not sent.
 const AHEAD_MAX: i64 = 86_400_000_000_000;
@@ -26,7 +26,7 @@ const TOLD_FROM_NANOS: i128 = 1_000_000_000;
 /// Keeps the best reading of this boot.
 pub struct Timekeeper {
     clock: Arc<dyn Clock>,
-    best: Mutex<Option<ClockMap>>,
+    best: Mutex<Option<ClockSyncSample>>,
 }
 
 impl Timekeeper {
@@ -41,24 +41,24 @@ impl Timekeeper {
     }
 
     /// Reads the clocks and returns the best reading so far: the last synchronised one, else the present one.
-    pub fn map(&self) -> ClockMap {
-        let now = self.clock.map();
+    pub fn sample(&self) -> ClockSyncSample {
+        let now = self.clock.sample();
         self.learn(now).unwrap_or(now)
     }
 
     /// The calendar time now, by the best reading so far.
     pub fn wall(&self) -> Wall {
-        self.map().moved_to(self.mono()).wall
+        self.sample().moved_to(self.mono()).wall
     }
 
     /// The calendar for events of this boot, or of the boot with the reading `past`.
-    pub fn calendar(&self, past: Option<ClockMap>, bounds: Bounds) -> Calendar {
-        Calendar::new((self.map(), self.mono()), past, bounds)
+    pub fn calendar(&self, past: Option<ClockSyncSample>, bounds: Bounds) -> Calendar {
+        Calendar::new((self.sample(), self.mono()), past, bounds)
     }
 
     /// Takes a reading of this boot into account (perhaps one that an earlier process left on disk) and returns the best so far. Readings
     /// from before the build are ignored.
-    pub fn learn(&self, read: ClockMap) -> Option<ClockMap> {
+    pub fn learn(&self, read: ClockSyncSample) -> Option<ClockSyncSample> {
         let mut best = self.best.lock().unwrap_or_else(PoisonError::into_inner);
         let newer = best.is_none_or(|old| match (old.wall.synchronised, read.wall.synchronised) {
             (false, true) => true,
@@ -66,11 +66,12 @@ impl Timekeeper {
             (false, false) | (true, true) => old.mono <= read.mono,
         });
         if read.wall.plausible() && newer {
-            let same = |old: &ClockMap| (old.boot_nanos() - read.boot_nanos()).unsigned_abs() < JITTER_NANOS;
+            let same =
+                |old: &ClockSyncSample| (old.boot_nanos() - read.boot_nanos()).unsigned_abs() < JITTER_NANOS;
             let synchronised = read.wall.synchronised;
-            let moved = |old: ClockMap| {
-                let ClockMap { mono, wall } = old.moved_to(read.mono);
-                ClockMap { mono, wall: Wall { synchronised, ..wall } }
+            let moved = |old: ClockSyncSample| {
+                let ClockSyncSample { mono, wall } = old.moved_to(read.mono);
+                ClockSyncSample { mono, wall: Wall { synchronised, ..wall } }
             };
             *best = Some(best.filter(same).map_or(read, moved));
         }
@@ -104,15 +105,15 @@ pub struct Stamp {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Calendar {
     /// Both clocks read together.
-    pub map: ClockMap,
+    pub map: ClockSyncSample,
     /// Bounds, if the reading is not trusted.
     pub bounds: Bounds,
     /// No stamp is later than this, nanoseconds since 1970.
     pub latest: i64,
 }
 
-impl From<ClockMap> for Calendar {
-    fn from(map: ClockMap) -> Self {
+impl From<ClockSyncSample> for Calendar {
+    fn from(map: ClockSyncSample) -> Self {
         Calendar { map, bounds: Bounds::default(), latest: i64::MAX }
     }
 }
@@ -120,17 +121,21 @@ impl From<ClockMap> for Calendar {
 impl Calendar {
     /// The calendar for events of this boot, or of the boot with the reading `past`. `now` is the best reading of this boot, which may be
     /// old, and the present; see [`Timekeeper::calendar`].
-    pub fn new((now, present): (ClockMap, Mono), past: Option<ClockMap>, bounds: Bounds) -> Self {
+    pub fn new(
+        (now, present): (ClockSyncSample, Mono),
+        past: Option<ClockSyncSample>,
+        bounds: Bounds,
+    ) -> Self {
         let wall = now.moved_to(present).wall;
         let latest = if wall.plausible() { wall.unix_nanos.saturating_add(AHEAD_MAX) } else { i64::MAX };
-        let started = Some(started_before(&now)).filter(|_| past.is_some() && now.wall.vouched());
+        let started = Some(started_before(&now)).filter(|_| past.is_some() && now.wall.is_trusted());
         let over_before = bounds.over_before.into_iter().chain(started).min();
         Calendar { map: past.unwrap_or(now), bounds: Bounds { over_before, ..bounds }, latest }
     }
 
     /// Whether its timestamps are trusted.
-    pub fn vouched(&self) -> bool {
-        self.map.wall.vouched() && self.map.wall.unix_nanos <= self.latest
+    pub fn is_trusted(&self) -> bool {
+        self.map.wall.is_trusted() && self.map.wall.unix_nanos <= self.latest
     }
 
     /// The stamp of an event at `at`.
@@ -138,7 +143,7 @@ impl Calendar {
         let off = i128::from(at.as_nanos()) - i128::from(self.map.mono.as_nanos());
         let guess = i128::from(self.map.wall.unix_nanos) + off;
         let time = nanos(guess).filter(|time| (BUILD_UNIX_NANOS..=self.latest).contains(time));
-        if let Some(time) = time.filter(|_| self.vouched()) {
+        if let Some(time) = time.filter(|_| self.is_trusted()) {
             let error = drift(off);
             let told = nanos(error).filter(|_| error > TOLD_FROM_NANOS);
             return Stamp {
@@ -159,7 +164,7 @@ impl Calendar {
 }
 
 /// The latest time at which the boot of a reading can have begun, nanoseconds since 1970.
-pub fn started_before(read: &ClockMap) -> i64 {
+pub fn started_before(read: &ClockSyncSample) -> i64 {
     let latest = read.boot_nanos() + drift(i128::from(read.mono.as_nanos()));
     nanos(latest).unwrap_or(i64::MAX)
 }
@@ -181,8 +186,11 @@ mod tests {
     const SECOND: i64 = 1_000_000_000;
     const NOON: i64 = 1_795_521_600 * SECOND;
 
-    fn read(mono_s: u64, unix_nanos: i64, synchronised: bool) -> ClockMap {
-        ClockMap { mono: Mono::from_nanos(mono_s * 1_000_000_000), wall: Wall { unix_nanos, synchronised } }
+    fn read(mono_s: u64, unix_nanos: i64, synchronised: bool) -> ClockSyncSample {
+        ClockSyncSample {
+            mono: Mono::from_nanos(mono_s * 1_000_000_000),
+            wall: Wall { unix_nanos, synchronised },
+        }
     }
 
     #[test]
@@ -210,8 +218,8 @@ mod tests {
         // First an unsynchronised reading, then a synchronised one.
         let keeper = Timekeeper::new(Arc::new(SystemClock));
         keeper.learn(guess);
-        let vouched = ClockMap { wall: Wall { synchronised: true, ..again.wall }, ..again };
-        assert_eq!(keeper.learn(vouched).unwrap().boot_nanos(), guess.boot_nanos());
+        let trusted = ClockSyncSample { wall: Wall { synchronised: true, ..again.wall }, ..again };
+        assert_eq!(keeper.learn(trusted).unwrap().boot_nanos(), guess.boot_nanos());
         assert!(keeper.learn(again).unwrap().wall.synchronised);
     }
 
@@ -253,7 +261,7 @@ mod tests {
             let now = read(100, NOON + 9000 * SECOND, false);
             Calendar::new((now, now.mono), Some(past), bounds).stamp(Mono::from_nanos(at_s * 1_000_000_000))
         };
-        let unknown = stamp(ClockMap::UNKNOWN, 100);
+        let unknown = stamp(ClockSyncSample::UNKNOWN, 100);
         let margin = SECOND / 100; // 100 s at 100 parts in a million
         assert_eq!(
             (unknown.time, unknown.not_before, unknown.not_after),
@@ -264,6 +272,6 @@ mod tests {
         assert_eq!(guess(20).time, None, "the previous boot had already seen noon");
         assert_eq!(guess(501).time, None, "it was over by then");
         // Bounds that contradict each other are not reported.
-        assert_eq!(stamp(ClockMap::UNKNOWN, 600).not_after, None);
+        assert_eq!(stamp(ClockSyncSample::UNKNOWN, 600).not_after, None);
     }
 }

@@ -74,24 +74,24 @@ impl Wall {
     }
 
     /// Whether the reading is synchronised and can be true.
-    pub const fn vouched(self) -> bool {
+    pub const fn is_trusted(self) -> bool {
         self.synchronised && self.plausible()
     }
 }
 
 /// Both clocks read together: what turns a [`Mono`] into a calendar time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClockMap {
+pub struct ClockSyncSample {
     /// The boot clock.
     pub mono: Mono,
     /// The calendar at that moment.
     pub wall: Wall,
 }
 
-impl ClockMap {
+impl ClockSyncSample {
     /// The calendar is unknown.
-    pub const UNKNOWN: ClockMap =
-        ClockMap { mono: Mono::ZERO, wall: Wall { unix_nanos: i64::MIN, synchronised: false } };
+    pub const UNKNOWN: ClockSyncSample =
+        ClockSyncSample { mono: Mono::ZERO, wall: Wall { unix_nanos: i64::MIN, synchronised: false } };
 
     /// Time of boot according to this sample, nanoseconds since 1970.
     pub fn boot_nanos(&self) -> i128 {
@@ -100,14 +100,14 @@ impl ClockMap {
 
     /// The same reading, moved to another moment of the boot clock.
     #[must_use]
-    pub fn moved_to(self, mono: Mono) -> ClockMap {
+    pub fn moved_to(self, mono: Mono) -> ClockSyncSample {
         let wall = i64::try_from(self.boot_nanos() + i128::from(mono.0));
-        wall.map_or(self, |unix_nanos| ClockMap { mono, wall: Wall { unix_nanos, ..self.wall } })
+        wall.map_or(self, |unix_nanos| ClockSyncSample { mono, wall: Wall { unix_nanos, ..self.wall } })
     }
 
     /// Whether it is news compared with `before`: the calendar was set, moved by more than half a second against the boot clock, or became
     /// synchronised.
-    pub fn is_news_after(&self, before: Option<ClockMap>) -> bool {
+    pub fn is_news_after(&self, before: Option<ClockSyncSample>) -> bool {
         self.wall.plausible()
             && before.is_none_or(|before| {
                 (before.boot_nanos() - self.boot_nanos()).unsigned_abs() > 500_000_000
@@ -128,8 +128,8 @@ pub trait Clock: Send + Sync {
         Mono::from_nanos(nanos)
     }
     /// Both clocks, read together.
-    fn map(&self) -> ClockMap {
-        ClockMap { mono: self.mono(), wall: self.wall() }
+    fn sample(&self) -> ClockSyncSample {
+        ClockSyncSample { mono: self.mono(), wall: self.wall() }
     }
 }
 

@@ -282,7 +282,7 @@ impl Processor {
         metrics.tracks_evicted.set(tracks.evicted + tracks.no_room);
         metrics.detections_invalid.set(tracks.refused);
         metrics.detections_over_limit.set(tracks.over);
-        metrics.detections_duplicate.set(tracks.doubles);
+        metrics.detections_duplicate.set(tracks.duplicates);
     }
 
     /// Ends the tracks of a camera that has delivered nothing usable for too long, as of `now`.

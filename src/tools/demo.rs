@@ -75,7 +75,7 @@ pub struct DemoReport {
 }
 
 /// Progress reports of a running demo.
-pub enum News<'a> {
+pub enum DemoUpdate<'a> {
     /// An event, this many seconds after the start.
     Event(f64, &'a Body),
     /// Progress.
@@ -96,7 +96,7 @@ pub enum News<'a> {
 pub fn demo(
     config: &Config,
     params: &Params,
-    on: &mut dyn FnMut(News<'_>) -> Result<()>,
+    on: &mut dyn FnMut(DemoUpdate<'_>) -> Result<()>,
 ) -> Result<DemoReport> {
     let scene = SceneParams {
         seed: params.seed,
@@ -132,7 +132,7 @@ pub fn demo(
             }
             tracks += u64::from(matches!(body, Body::TrackBegin(_)));
             if told.is_ok() {
-                told = on(News::Event(seconds, &body));
+                told = on(DemoUpdate::Event(seconds, &body));
             }
         });
         told?;
@@ -144,7 +144,7 @@ pub fn demo(
             clip.add(&rgb, &stages.pipeline, config, &text)?;
         }
         if frame % FPS == 0 {
-            on(News::Progress { seconds: frame / FPS, total: params.seconds, counted: sum })?;
+            on(DemoUpdate::Progress { seconds: frame / FPS, total: params.seconds, counted: sum })?;
         }
     }
     stages.pipeline.finish(Mono::ZERO + Duration::from_secs(u64::from(params.seconds)), &mut |_| {});

@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::geometry::{BoxPx, Frame};
 use crate::platform::clock::Mono;
-use crate::vision::detect::letterbox::{Part, Placement, Size};
+use crate::vision::detect::letterbox::{Placement, Region, Size};
 use crate::vision::detect::{Detection, Detections};
 use crate::vision::gate::{Reason, Verdict};
 
@@ -102,7 +102,7 @@ pub fn input_sizes(whole: Size, stride: usize) -> heapless::Vec<Size, INPUT_SIZE
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RoiPlan {
     /// The region, frame pixels.
-    pub part: Part,
+    pub region: Region,
     /// Index of the engine's input size.
     pub size_index: usize,
 }
@@ -207,7 +207,7 @@ impl RoiPlanner {
         };
         let left = begin(shown.x1, shown.x2, width, frame.width);
         let top = begin(shown.y1, shown.y2, height, frame.height);
-        Some(RoiPlan { part: Part { left, top, size: Size { width, height } }, size_index })
+        Some(RoiPlan { region: Region { left, top, size: Size { width, height } }, size_index })
     }
 
     /// Removes detections that the sides of the region cut, except where they are the frame's own sides. If one of them, with a score of at
@@ -220,9 +220,9 @@ impl RoiPlanner {
         score_min: f32,
         frame: Size,
     ) {
-        let part = plan.part.bbox();
+        let part = plan.region.bbox();
         let edge = CUT_PX
-            / Placement::of_part(plan.part, self.input_sizes[plan.size_index]).pixels_per_frame_pixel();
+            / Placement::of_region(plan.region, self.input_sizes[plan.size_index]).pixels_per_frame_pixel();
         let (wide, high) = (frame.width as f32, frame.height as f32);
         let is_cut = |b: &BoxPx<Frame>| {
             let (across, down) = (edge.max(CUT_SHARE * b.width()), edge.max(CUT_SHARE * b.height()));
@@ -307,12 +307,12 @@ mod tests {
         let mut planner = planner();
         let small = BoxPx::new(600.0, 300.0, 680.0, 340.0);
         let plan = next(&mut planner, 100, &verdict(Reason::Motion, &[small]), &none()).unwrap();
-        assert_eq!((plan.size_index, plan.part.size), (3, size(224, 128)));
-        assert!(plan.part.bbox().holds(&small.grown(16.0)));
+        assert_eq!((plan.size_index, plan.region.size), (3, size(224, 128)));
+        assert!(plan.region.bbox().holds(&small.grown(16.0)));
         // At the frame's corner the region moves inwards, it does not shrink.
         let corner = BoxPx::new(1200.0, 0.0, 1280.0, 40.0);
         let plan = next(&mut planner, 200, &verdict(Reason::Motion, &[corner]), &none()).unwrap();
-        assert_eq!((plan.part.left, plan.part.top, plan.part.size), (1056, 0, size(224, 128)));
+        assert_eq!((plan.region.left, plan.region.top, plan.region.size), (1056, 0, size(224, 128)));
         let middle = BoxPx::new(300.0, 200.0, 700.0, 400.0);
         let plan = next(&mut planner, 300, &verdict(Reason::Motion, &[middle]), &none()).unwrap();
         assert_eq!(plan.size_index, 2, "560 pixels in 320: more than the half of the whole picture");
@@ -344,7 +344,7 @@ mod tests {
         let moving = verdict(Reason::Motion, &[BoxPx::new(600.0, 300.0, 680.0, 340.0)]);
         let near = BoxPx::new(480.0, 300.0, 560.0, 340.0);
         let plan = next(&mut planner, 100, &moving, &[(near, Motion::Moving)].into_iter()).unwrap();
-        assert!(plan.part.bbox().holds(&near), "the gate does not report it, but it was moving");
+        assert!(plan.region.bbox().holds(&near), "the gate does not report it, but it was moving");
         assert!(next(&mut planner, 200, &moving, &[(near, Motion::Stationary)].into_iter()).is_some());
         let far = BoxPx::new(0.0, 600.0, 80.0, 700.0);
         assert_eq!(
@@ -358,8 +358,8 @@ mod tests {
         small.looked(at(0), None);
         let frame = size(320, 240);
         let region = verdict(Reason::Motion, &[BoxPx::new(100.0, 100.0, 120.0, 130.0)]);
-        let RoiPlan { part, size_index } = small.choose(at(100), &region, &none(), frame).unwrap();
-        assert_eq!(Placement::of_part(part, small.input_sizes[size_index]).pixels_per_frame_pixel(), 2.0);
+        let RoiPlan { region: part, size_index } = small.choose(at(100), &region, &none(), frame).unwrap();
+        assert_eq!(Placement::of_region(part, small.input_sizes[size_index]).pixels_per_frame_pixel(), 2.0);
     }
 
     #[test]
@@ -370,7 +370,7 @@ mod tests {
         let parked = BoxPx::new(690.0, 300.0, 900.0, 400.0);
         let tracks = [(parked, Motion::Stationary), (lorry, Motion::Moving)].into_iter();
         let plan = next(&mut planner, 100, &verdict(Reason::Motion, &[wheels]), &tracks).unwrap();
-        let part = plan.part.bbox();
+        let part = plan.region.bbox();
         assert!(part.holds(&lorry) && !part.holds(&parked), "{plan:?}");
         let class = crate::vision::detect::ClassId(2);
         let detection = |bbox, score| Detection { bbox, score, class };
@@ -423,13 +423,13 @@ mod tests {
             let tracks: Vec<_> = tracks.iter().map(to_box).collect();
             planner.looked(at(0), None);
             let plan = planner.choose(at(1), &verdict(Reason::Motion, &regions), &tracks.iter().map(|track| (*track, Motion::Stationary)), frame);
-            let Some(RoiPlan { part, size_index }) = plan else { return Ok(()) };
+            let Some(RoiPlan { region: part, size_index }) = plan else { return Ok(()) };
             prop_assert!(part.left + part.size.width <= wide && part.top + part.size.height <= high);
             prop_assert!(part.size.width > 0 && part.size.height > 0 && (1..planner.input_sizes.len()).contains(&size_index));
             for region in &regions {
                 prop_assert!(part.bbox().grown(1.0).holds(region), "{region:?} in {part:?}");
             }
-            let shown = Placement::of_part(part, planner.input_sizes[size_index]).pixels_per_frame_pixel();
+            let shown = Placement::of_region(part, planner.input_sizes[size_index]).pixels_per_frame_pixel();
             let before = Placement::new(frame, whole).pixels_per_frame_pixel();
             prop_assert!(shown >= before * 0.95, "{shown} for {before}");
         }

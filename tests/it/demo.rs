@@ -109,12 +109,12 @@ fn the_self_test_passes_here_and_a_damaged_model_is_not_ready() {
     let (_, hash) = common::damaged_model(folder.path());
     let told = text(&flytrap(folder.path(), &["selftest", "--model", "damaged.onnx"]).stderr);
     assert!(told.contains(&format!("its sha256 {hash} is not among the models")), "{told}");
-    let vouched = ["--model", "damaged.onnx", "--model-sha256", &hash];
-    let failed = flytrap(folder.path(), &[&["selftest"], &vouched[..]].concat());
+    let trusted = ["--model", "damaged.onnx", "--model-sha256", &hash];
+    let failed = flytrap(folder.path(), &[&["selftest"], &trusted[..]].concat());
     assert_eq!(failed.status.code(), Some(3), "{}", text(&failed.stdout));
     assert!(text(&failed.stderr).contains("self-test failed"), "{}", text(&failed.stderr));
     let run =
-        flytrap(folder.path(), &[&["run", "--source", "sim:7", "--uplink", "stdout"], &vouched[..]].concat());
+        flytrap(folder.path(), &[&["run", "--source", "sim:7", "--uplink", "stdout"], &trusted[..]].concat());
     assert_eq!(run.status.code(), Some(3), "{}", text(&run.stderr));
     assert!(!text(&run.stdout).contains("track.begin"), "nothing is counted");
 }

@@ -165,7 +165,7 @@ fn regions_cost_less_and_find_as_much() {
             in_part += 1;
             let placement = letterbox.fill(&view.planes().unwrap(), frame.format.color, engine.input());
             decoder.decode(engine.run(0.5).unwrap(), &placement, &mut truth);
-            let part = roi.part.bbox();
+            let part = roi.region.bbox();
             for wanted in truth.iter().filter(|wanted| part.grown(-4.0).holds(&wanted.bbox)) {
                 there += 1;
                 ours.found += usize::from(has(parts.pipeline.detections(), wanted));

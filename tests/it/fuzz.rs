@@ -20,7 +20,7 @@ use flytrap::delivery::uplink::http::{Deadlines, HttpParams, HttpSink};
 use flytrap::delivery::uplink::{Batch, Sink};
 use flytrap::event::{Body, Event, Origin, RECORD_VERSION, Stats, fixed};
 use flytrap::platform::calendar::Timekeeper;
-use flytrap::platform::clock::{ClockMap, Mono, SystemClock, Wall};
+use flytrap::platform::clock::{ClockSyncSample, Mono, SystemClock, Wall};
 use flytrap::sim::disk::FaultDisk;
 use flytrap::sim::random::Random;
 
@@ -128,7 +128,7 @@ fn lie(random: &mut Random, disk: &FaultDisk, name: &str) {
     let header = Header { version: VERSION, class, run, origin: origin(), follows };
     let acked = random.one_in(2).then(|| Acked { place: place(random), events: number(random) });
     let wall = Wall { unix_nanos: random.bits() as i64, synchronised: random.one_in(2) };
-    let clock = random.one_in(2).then(|| ClockMap { mono: Mono::from_nanos(random.bits()), wall });
+    let clock = random.one_in(2).then(|| ClockSyncSample { mono: Mono::from_nanos(random.bits()), wall });
     let sums = Sums { used: number(random), events: number(random), acked, clock };
     let mut file = disk.clone().open(name).unwrap();
     if random.one_in(2) {
@@ -156,7 +156,7 @@ fn any_segment_bytes_never_panic() {
         for seq in 0..60 {
             log.append(Mono::ZERO, &event(random, seq));
             if seq % 7 == 0 {
-                log.commit(Mono::ZERO, Some(ClockMap { mono: Mono::ZERO, wall }), true);
+                log.commit(Mono::ZERO, Some(ClockSyncSample { mono: Mono::ZERO, wall }), true);
             }
             if seq == 20 {
                 log.take(9, &mut Vec::new());
@@ -224,7 +224,7 @@ fn any_packed_batch_bytes_never_panic() {
     fuzz("any_packed_batch_bytes_never_panic", 20_000, |random| {
         let events: Vec<Event> = (0..1 + random.whole(4)).map(|seq| event(random, seq)).collect();
         let wall = Wall { unix_nanos: random.bits() as i64, synchronised: random.one_in(2) };
-        let clock = ClockMap { mono: Mono::from_nanos(random.bits()), wall };
+        let clock = ClockSyncSample { mono: Mono::from_nanos(random.bits()), wall };
         let mut bytes = Vec::new();
         let version = if random.one_in(2) { packed::Version::V1 } else { packed::Version::V2 };
         packed::write_batch(&Batch::new(&origin(), clock, &events), version, &mut bytes);
@@ -288,7 +288,7 @@ fn any_response_bytes_never_panic() {
     let params = HttpParams { url, deadlines, ..HttpParams::default() };
     let mut sink = HttpSink::new(params, Arc::new(Timekeeper::new(Arc::new(SystemClock)))).unwrap();
     let (origin, events) = (origin(), [event(&mut Random::new(1), 0)]);
-    let batch = Batch::new(&origin, ClockMap::UNKNOWN, &events);
+    let batch = Batch::new(&origin, ClockSyncSample::UNKNOWN, &events);
     let mut confirmed = 0u64;
     let runs = executions(400);
     fuzz("any_response_bytes_never_panic", 400, |random| {

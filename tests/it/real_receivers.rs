@@ -413,8 +413,8 @@ fn certificates_that_do_not_fit_are_told_in_words_and_cost_nothing() {
         ("an expired server", old_port, good(), "expired"),
     ];
     for (what, port, tls, words) in cases {
-        for (vouched, more) in [(true, words), (false, if words == "expired" { "clock" } else { words })] {
-            let (kept, text) = one_send(port, "localhost", tls.clone(), vouched);
+        for (trusted, more) in [(true, words), (false, if words == "expired" { "clock" } else { words })] {
+            let (kept, text) = one_send(port, "localhost", tls.clone(), trusted);
             assert!(kept && text.contains(more), "{what}: {text}");
         }
     }
@@ -445,17 +445,17 @@ impl Clock for Today {
 }
 
 /// One event, sent once: whether it is kept, and what is said.
-fn one_send(port: u16, host: &str, tls: TlsParams, vouched: bool) -> (bool, String) {
+fn one_send(port: u16, host: &str, tls: TlsParams, trusted: bool) -> (bool, String) {
     use flytrap::delivery::uplink::session::Failure;
     use flytrap::delivery::uplink::{Batch, SendError, Sink};
-    let time = Arc::new(Timekeeper::new(Arc::new(Today(vouched))));
+    let time = Arc::new(Timekeeper::new(Arc::new(Today(trusted))));
     let http = HttpParams { url: format!("https://{host}:{port}/events"), tls, ..HttpParams::default() };
     let mut sink = HttpSink::new(http, time).unwrap();
     let origin = Origin::new("mast-7", "3f2a", Mono::ZERO);
     let body = Body::Stopping { reason: fixed("test") };
     let event =
         flytrap::event::Event { seq: u64::from(port), at: SystemClock.mono(), camera: fixed(""), body };
-    match sink.send(&Batch::new(&origin, SystemClock.map(), &[event])) {
+    match sink.send(&Batch::new(&origin, SystemClock.sample(), &[event])) {
         Ok(()) => (false, String::new()),
         Err(SendError { failure: Failure::Misconfigured | Failure::Retry { .. }, text, .. }) => (true, text),
         Err(other) => (false, format!("{other:?}")),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use flytrap::base::geometry::PointPx;
 use flytrap::delivery::spool::{Log, Params, Quota};
 use flytrap::event::{Body, Crossing, Direction, Event, Origin, Stats, TrackBegin, fixed};
-use flytrap::platform::clock::{ClockMap, Mono, Wall};
+use flytrap::platform::clock::{ClockSyncSample, Mono, Wall};
 use flytrap::sim::disk::{FaultDisk, FaultModes};
 use flytrap::sim::random::Random;
 
@@ -112,9 +112,9 @@ fn origin(run: u64) -> Origin {
     Origin::new("mast-7", &format!("{run:016x}"), Mono::from_nanos(run * 1_000_000))
 }
 
-fn clock(now: Mono) -> ClockMap {
+fn clock(now: Mono) -> ClockSyncSample {
     let wall = Wall { unix_nanos: 1_795_392_000_000_000_000 + now.as_nanos() as i64, synchronised: true };
-    ClockMap { mono: now, wall }
+    ClockSyncSample { mono: now, wall }
 }
 
 impl World {

@@ -7,7 +7,7 @@ use flytrap::base::geometry::PointPx;
 use flytrap::delivery::spool::disk::Folder;
 use flytrap::delivery::spool::{Log, Params};
 use flytrap::event::{Body, Crossing, Direction, Event, Origin, RECORD_BYTES_MAX, Stats, TrackBegin, fixed};
-use flytrap::platform::clock::{Clock, ClockMap, Mono, SystemClock, Wall};
+use flytrap::platform::clock::{Clock, ClockSyncSample, Mono, SystemClock, Wall};
 
 const DAYS: u64 = 7;
 const SECONDS: u64 = DAYS * 86_400;
@@ -54,7 +54,7 @@ fn seven_days_offline_then_back() {
         if log.due().is_some_and(|due| due <= now) {
             let wall =
                 Wall { unix_nanos: 1_795_392_000_000_000_000 + now.as_nanos() as i64, synchronised: true };
-            log.commit(now, Some(ClockMap { mono: now, wall }), false);
+            log.commit(now, Some(ClockSyncSample { mono: now, wall }), false);
             assert_eq!(log.trouble(), None);
         }
         if seq % 10_000 == 0 {

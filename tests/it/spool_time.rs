@@ -56,9 +56,9 @@ impl Clock for Board {
 #[derive(Debug, Default)]
 struct Totals {
     stamps: u64,
-    vouched: u64,
+    trusted: u64,
     bounded: u64,
-    /// Of the stamps that somebody vouched for and that told no bounds.
+    /// Of the stamps that somebody trusted and that told no bounds.
     worst: i64,
     boots: u64,
 }
@@ -146,7 +146,7 @@ impl World {
 
     /// What the spool's thread does.
     fn commit(&mut self) {
-        let map = self.time.map();
+        let map = self.time.sample();
         self.log.commit(self.board.mono(), Some(map).filter(|map| map.wall.plausible()), false);
     }
 
@@ -222,8 +222,8 @@ impl Totals {
         if !synchronised {
             return Ok(());
         }
-        self.vouched += 1;
-        let time = time.ok_or("vouched for and absent")?;
+        self.trusted += 1;
+        let time = time.ok_or("trusted and absent")?;
         if time > now + DAY {
             return Err("in the future");
         }
@@ -247,15 +247,15 @@ fn stamps_are_true_or_bounded_whatever_the_calendar_does() {
             (0..3000).for_each(|_| world.step());
         }));
         assert!(outcome.is_ok(), "{}", repeat("stamps_are_true_or_bounded", seed));
-        let Totals { stamps, vouched, bounded, worst, boots } = world.totals;
+        let Totals { stamps, trusted, bounded, worst, boots } = world.totals;
         all.stamps += stamps;
-        all.vouched += vouched;
+        all.trusted += trusted;
         all.bounded += bounded;
         all.boots += boots;
         all.worst = all.worst.max(worst);
     }
     println!("MEASURED calendar: {all:?}");
-    assert!(all.vouched > all.stamps / 3 && all.bounded > all.stamps / 20, "{all:?}");
+    assert!(all.trusted > all.stamps / 3 && all.bounded > all.stamps / 20, "{all:?}");
 }
 
 /// The plain case: a board that wakes up in 1970.
@@ -276,7 +276,7 @@ fn events_from_before_the_calendar_was_set_are_stamped_right() {
     // Someone sets it wrong by hand: what was learnt stays.
     world.clocks(|clocks| (clocks.offset, clocks.synchronised) = (clocks.offset - 20 * YEAR, false));
     (0..5).for_each(|_| world.deliver());
-    assert_eq!((world.totals.stamps, world.totals.vouched, world.totals.bounded), (50, 50, 0));
+    assert_eq!((world.totals.stamps, world.totals.trusted, world.totals.bounded), (50, 50, 0));
     println!("MEASURED worst stamp of a boot in 1970: {} ms", world.totals.worst / 1_000_000);
     // The judge can say no.
     let stamp = Stamp { time: Some(TODAY), synchronised: true, not_before: None, not_after: None };

@@ -9,7 +9,7 @@ use flytrap::delivery::spool::inspect;
 use flytrap::delivery::spool::log::ATTACH_TRIES;
 use flytrap::delivery::spool::{Class, Log, Params, Quota};
 use flytrap::event::{Body, Crossing, Direction, Event, Origin, TrackBegin, fixed};
-use flytrap::platform::clock::{ClockMap, Mono, Wall};
+use flytrap::platform::clock::{ClockSyncSample, Mono, Wall};
 use flytrap::sim::disk::{FaultDisk, FaultModes};
 use flytrap::sim::random::Random;
 
@@ -299,7 +299,7 @@ fn age_is_that_of_the_newest_event_of_a_segment() {
     let mut log = open(&disk, 1, params);
     let clock = |seconds: u64| {
         let unix_nanos = 1_795_392_000_000_000_000 + seconds as i64 * 1_000_000_000;
-        Some(ClockMap { mono: at(seconds), wall: Wall { unix_nanos, synchronised: true } })
+        Some(ClockSyncSample { mono: at(seconds), wall: Wall { unix_nanos, synchronised: true } })
     };
     let hours = 24 * 20;
     for hour in 0..hours {

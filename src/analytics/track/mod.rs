@@ -298,7 +298,7 @@ pub struct Counters {
     /// Detections beyond `limits::DETECTIONS_MAX` in a frame.
     pub over: u64,
     /// Duplicate detections: second boxes of one object, which did not become a track.
-    pub doubles: u64,
+    pub duplicates: u64,
 }
 
 /// The rounds of association.
@@ -647,7 +647,7 @@ impl Tracker {
                     && is_duplicate(&other.bbox, &detection.bbox)
             };
             if (0..self.pending.len()).any(is_duplicate_of) {
-                self.counters.doubles += 1;
+                self.counters.duplicates += 1;
                 continue;
             }
             let Some(slot) = self.free_slot(on) else {

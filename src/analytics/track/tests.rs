@@ -449,7 +449,7 @@ fn a_detection_of_the_tracks_own_class_is_preferred() {
     let truck = seen(302.0, 300.0, 120.0, 60.0, 0.8, TRUCK);
     t.update(at(0.2), &[truck, car(296.0, 300.0)], &mut quiet);
     assert_eq!(ids(&t), [(1, 296)]);
-    assert_eq!(t.counters().doubles, 1, "and the other is a duplicate, not a second road user");
+    assert_eq!(t.counters().duplicates, 1, "and the other is a duplicate, not a second road user");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Failed, Settings, print, print_json, say};
 use crate::event::Body;
-use crate::tools::demo::{DemoReport, News, Params, demo as run};
+use crate::tools::demo::{DemoReport, DemoUpdate, Params, demo as run};
 
 /// Arguments of `flytrap demo`.
 #[derive(Debug, Args)]
@@ -30,15 +30,15 @@ pub(super) fn demo(args: &DemoArgs, json: bool) -> Result<(), Failed> {
     let params = Params { seed: args.seed, seconds: args.seconds, folder: args.out.clone() };
     let done = run(&config, &params, &mut |news| {
         match news {
-            News::Event(seconds, body) => {
+            DemoUpdate::Event(seconds, body) => {
                 if let Some(line) = event_line(seconds, body).filter(|_| !json) {
                     print(&line)?;
                 }
             }
-            News::Progress { seconds, total, counted } if !json && seconds % 10 == 0 && seconds > 0 => {
+            DemoUpdate::Progress { seconds, total, counted } if !json && seconds % 10 == 0 && seconds > 0 => {
                 say("demo", &format!("{seconds} of {total} s, {counted} counted"));
             }
-            News::Progress { .. } => {}
+            DemoUpdate::Progress { .. } => {}
         }
         Ok(())
     })?;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use super::class_queue::{Finished, Run};
 use crate::event::Origin;
 use crate::platform::calendar::{Bounds, started_before};
-use crate::platform::clock::ClockMap;
+use crate::platform::clock::ClockSyncSample;
 
 /// A reading of the calendar by an earlier run that can be trusted.
 #[derive(Debug)]
 struct Trusted {
     run: u64,
     origin: Arc<Origin>,
-    clock: ClockMap,
+    clock: ClockSyncSample,
 }
 
 /// The best reading of each earlier run, in their order.
@@ -24,7 +24,7 @@ impl ClockMemory {
     pub(super) fn learn<'a>(&mut self, segments: impl Iterator<Item = &'a Finished>) {
         self.0 = segments
             .filter_map(|segment| {
-                let clock = segment.sums.clock.filter(|clock| clock.wall.vouched())?;
+                let clock = segment.sums.clock.filter(|clock| clock.wall.is_trusted())?;
                 let origin = Arc::clone(&segment.run.origin);
                 Some(Trusted { run: segment.run.number, origin, clock })
             })
@@ -38,14 +38,14 @@ impl ClockMemory {
         &self,
         origin: &Origin,
         segments: impl Iterator<Item = &'a Finished>,
-    ) -> ClockMap {
+    ) -> ClockSyncSample {
         let of_boot = self.0.iter().filter(|trusted| trusted.origin.same_boot(origin));
         let trusted = of_boot.map(|trusted| trusted.clock).max_by_key(|clock| clock.mono);
         let guess = || {
             let of_boot = segments.filter(|segment| segment.run.origin.same_boot(origin));
             of_boot.filter_map(|segment| segment.sums.clock).max_by_key(|clock| clock.mono)
         };
-        trusted.or_else(guess).unwrap_or(ClockMap::UNKNOWN)
+        trusted.or_else(guess).unwrap_or(ClockSyncSample::UNKNOWN)
     }
 
     /// What the calendars of other boots say about the boot of `run`.

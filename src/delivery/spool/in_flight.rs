@@ -7,7 +7,7 @@ use super::log::Taken;
 use super::record::Dead;
 use super::shared::Spool;
 use crate::event::{Event, Text};
-use crate::platform::clock::{ClockMap, Mono};
+use crate::platform::clock::{ClockSyncSample, Mono};
 
 /// Memory of a batch.
 #[derive(Debug, Default)]
@@ -71,7 +71,7 @@ impl InFlight {
     }
 
     /// The receiver refuses this one for good: it becomes a dead letter. `clock`: with what it was stamped.
-    pub fn refuse(&mut self, now: Mono, index: usize, why: Text, clock: ClockMap) {
+    pub fn refuse(&mut self, now: Mono, index: usize, why: Text, clock: ClockSyncSample) {
         let (origin, event) = ((*self.whose.origin).clone(), self.buffers.events[index].clone());
         self.spool.refuse(self.number, now, Dead { origin, clock, why, event });
         self.note_done(index..index + 1);

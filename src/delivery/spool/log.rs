@@ -17,7 +17,7 @@ use super::{Class, Params};
 use crate::base::retry::Backoff;
 use crate::event::{Event, Origin};
 use crate::platform::calendar::Bounds;
-use crate::platform::clock::{ClockMap, Mono};
+use crate::platform::clock::{ClockSyncSample, Mono};
 
 /// Finished segments of dead letters that are kept, the newest.
 const DEAD_SEGMENTS_MAX: usize = 2;
@@ -74,7 +74,7 @@ pub struct Taken {
     /// Which run of which device.
     pub origin: Arc<Origin>,
     /// For events of an earlier boot: its clocks, as far as anybody knew. `None`: this boot's, ask the clock.
-    pub clock: Option<ClockMap>,
+    pub clock: Option<ClockSyncSample>,
     /// What else is known about the time of that boot.
     pub bounds: Bounds,
 }
@@ -101,7 +101,7 @@ pub struct Log {
     unclosed: Vec<(Class, Footer, u64)>,
     clocks: ClockMemory,
     /// The newest reading that is on disk in every queue that needs it.
-    anchored: Option<ClockMap>,
+    anchored: Option<ClockSyncSample>,
     /// Why the disk was gone when it last was.
     why_detached: Option<String>,
 }
@@ -316,9 +316,9 @@ impl Log {
 
     /// Makes durable what is due at `now`, or everything. `clock` is written along, so that a later boot knows the times:
     /// at once where events are on disk that it is news for.
-    pub fn commit(&mut self, now: Mono, clock: Option<ClockMap>, everything: bool) {
+    pub fn commit(&mut self, now: Mono, clock: Option<ClockSyncSample>, everything: bool) {
         self.now = self.now.max(now);
-        if let Some(clock) = clock.filter(|clock| clock.wall.vouched())
+        if let Some(clock) = clock.filter(|clock| clock.wall.is_trusted())
             && clock.is_news_after(self.anchored)
         {
             self.anchored = Some(clock);
@@ -342,7 +342,7 @@ impl Log {
     }
 
     /// Whether it worked, or there was nothing to do.
-    fn commit_queue(&mut self, now: Mono, index: usize, clock: Option<ClockMap>) -> bool {
+    fn commit_queue(&mut self, now: Mono, index: usize, clock: Option<ClockSyncSample>) -> bool {
         if self.disk.is_none() {
             return false;
         }
@@ -387,7 +387,7 @@ impl Log {
         }
     }
 
-    fn write(&mut self, index: usize, clock: Option<ClockMap>) -> io::Result<u64> {
+    fn write(&mut self, index: usize, clock: Option<ClockSyncSample>) -> io::Result<u64> {
         let Log { disk, files, queues, next_id, .. } = self;
         let disk = disk.as_mut().ok_or_else(|| io::Error::other("there is no disk"))?.as_mut();
         let queue = &mut queues[index];
@@ -412,7 +412,7 @@ impl Log {
     }
 
     /// Drops what the quota does not allow, if `need` more bytes come.
-    pub fn retain(&mut self, clock: Option<ClockMap>, need: u64) {
+    pub fn retain(&mut self, clock: Option<ClockSyncSample>, need: u64) {
         let Some(disk) = &mut self.disk else { return };
         let free = disk.free_bytes().ok();
         let free = self.remove_spare_files(free, need);
@@ -459,12 +459,12 @@ impl Log {
     }
 
     /// The finished segments, as [`retain::plan`] wants them; and of which queue each is, and where in it.
-    fn held(&self, clock: Option<ClockMap>) -> (Vec<Held>, Vec<(usize, usize)>) {
-        let wall = clock.map(|clock| clock.wall).filter(|wall| wall.vouched());
+    fn held(&self, clock: Option<ClockSyncSample>) -> (Vec<Held>, Vec<(usize, usize)>) {
+        let wall = clock.map(|clock| clock.wall).filter(|wall| wall.is_trusted());
         let (mut held, mut whose) = (Vec::new(), Vec::new());
         for (at, queue) in self.queues.iter().enumerate() {
             for (index, segment) in queue.finished.iter().enumerate() {
-                let ended = segment.sums.clock.filter(|clock| clock.wall.vouched());
+                let ended = segment.sums.clock.filter(|clock| clock.wall.is_trusted());
                 let age = wall.zip(ended).map(|(now, then)| {
                     let since = now.unix_nanos.saturating_sub(then.wall.unix_nanos).max(0) as u64;
                     Duration::from_nanos(since).saturating_sub(CLOCK_EVERY)
@@ -548,7 +548,7 @@ impl Log {
     }
 
     /// The best that is known about the clocks of an earlier boot.
-    fn clock_of(&self, origin: &Origin) -> ClockMap {
+    fn clock_of(&self, origin: &Origin) -> ClockSyncSample {
         self.clocks.clock_of(origin, self.queues.iter().flat_map(|queue| &queue.finished))
     }
 

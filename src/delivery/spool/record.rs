@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::wire::{RECORD_VERSION_LAST, is_event_version, v1};
 use crate::event::{Event, Origin, RECORD_BYTES_MAX, RecordError, Text};
-use crate::platform::clock::ClockMap;
+use crate::platform::clock::ClockSyncSample;
 
 /// Bytes before the payload.
 pub const HEAD_BYTES: usize = 6;
@@ -58,7 +58,7 @@ pub struct Dead {
     /// Whose it is.
     pub origin: Origin,
     /// The clocks when it was refused.
-    pub clock: ClockMap,
+    pub clock: ClockSyncSample,
     /// What the receiver said.
     pub why: Text,
     /// The event.
@@ -69,7 +69,7 @@ pub struct Dead {
 #[derive(Serialize, Deserialize)]
 struct DeadV1 {
     origin: Origin,
-    clock: ClockMap,
+    clock: ClockSyncSample,
     why: Text,
     event: v1::Event,
 }
@@ -78,7 +78,7 @@ struct DeadV1 {
 #[derive(Serialize, Deserialize)]
 struct DeadHead {
     origin: Origin,
-    clock: ClockMap,
+    clock: ClockSyncSample,
     why: Text,
 }
 
@@ -127,7 +127,7 @@ pub enum Record {
     /// The queue is done up to here.
     Acked(Acked),
     /// Both clocks, read together while the calendar was set.
-    Clock(ClockMap),
+    Clock(ClockSyncSample),
     /// A dead letter.
     Dead(Box<Dead>),
     /// An event, or a dead one, that a newer version of the program wrote, with its record's version: whole, but not for us.
@@ -297,7 +297,7 @@ pub(crate) mod tests {
 
     /// `events`, and one record of each other kind, the dead letter with one of them.
     fn kinds_with(events: Vec<Event>, dead: usize) -> Vec<Record> {
-        let clock = ClockMap {
+        let clock = ClockSyncSample {
             mono: Mono::from_nanos(7_000_000_000),
             wall: Wall { unix_nanos: 1_795_392_000_000_000_000, synchronised: true },
         };

@@ -11,7 +11,7 @@ use super::files::{DamagedFile, FREE_FILES_MAX};
 use super::record::{Acked, Place};
 use super::segment::{self, Begin, Footer, Header, ID_END, Named, Scan, Sums};
 use super::{Class, Params};
-use crate::platform::clock::ClockMap;
+use crate::platform::clock::ClockSyncSample;
 
 /// A number that nobody vouches for counts as one of ours up to here: a segment each second for 30 000 years.
 const PLAUSIBLE_IDS: u64 = 1 << 40;
@@ -34,7 +34,7 @@ pub struct Recovered {
     /// Files that are called like segments and that nobody here wrote: they are left alone.
     pub foreign: u64,
     /// The best reading of the calendar that an earlier process of this boot left.
-    pub clock: Option<ClockMap>,
+    pub clock: Option<ClockSyncSample>,
 }
 
 /// A segment whose file has fewer events than its footer promises.

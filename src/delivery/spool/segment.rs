@@ -16,7 +16,7 @@ use super::Class;
 use super::disk::DiskFile;
 use super::record::{self, Acked, FRAME_BYTES_MAX, HEAD_BYTES, Place, Record};
 use crate::event::Origin;
-use crate::platform::clock::ClockMap;
+use crate::platform::clock::ClockSyncSample;
 
 /// Where the records begin.
 pub const DATA: u32 = 4096;
@@ -70,7 +70,7 @@ pub struct Sums {
     /// The newest word on how far the queue is done.
     pub acked: Option<Acked>,
     /// The newest reading of both clocks.
-    pub clock: Option<ClockMap>,
+    pub clock: Option<ClockSyncSample>,
 }
 
 impl Default for Sums {
@@ -465,7 +465,7 @@ mod tests {
     fn footer() -> Footer {
         let acked = Acked { place: Place { segment: u64::MAX, offset: u32::MAX }, events: u32::MAX };
         let wall = Wall { unix_nanos: i64::MIN, synchronised: true };
-        let clock = Some(ClockMap { mono: Mono::from_nanos(u64::MAX), wall });
+        let clock = Some(ClockSyncSample { mono: Mono::from_nanos(u64::MAX), wall });
         Footer {
             header: header(),
             last: true,

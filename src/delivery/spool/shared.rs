@@ -15,7 +15,7 @@ use super::log::{Log, Recovered, Tally};
 use super::record::Dead;
 use super::retain::Reason;
 use crate::event::{Event, Storage};
-use crate::platform::clock::{ClockMap, Mono};
+use crate::platform::clock::{ClockSyncSample, Mono};
 
 /// When a batch is worth a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,13 +216,13 @@ impl Spool {
     }
 
     /// Makes durable what is due, or everything.
-    pub fn commit(&self, now: Mono, clock: ClockMap, everything: bool) {
+    pub fn commit(&self, now: Mono, clock: ClockSyncSample, everything: bool) {
         let clock = clock.wall.plausible().then_some(clock);
         self.lock().log.commit(now, clock, everything);
     }
 
     /// Drops what the quota does not allow (any more).
-    pub fn retain(&self, clock: ClockMap) {
+    pub fn retain(&self, clock: ClockSyncSample) {
         self.lock().log.retain(Some(clock), 0);
     }
 

@@ -166,7 +166,7 @@ fn dead_letters_are_kept_and_not_sent() {
         let why = crate::event::fixed("400 Bad Request");
         let dead = record::Dead {
             origin: origin(1),
-            clock: crate::platform::clock::ClockMap::UNKNOWN,
+            clock: crate::platform::clock::ClockSyncSample::UNKNOWN,
             why,
             event: event(CROSSING, seq),
         };
@@ -371,7 +371,7 @@ fn a_disk_that_comes_late_does_not_wait_for_the_receiver() {
         batches,
         [(first, vec![0, 1]), (first, vec![2]), (this, vec![0, 1]), (this, vec![2, 3]), (this, vec![4])]
     );
-    spool.commit(secs(9), crate::platform::clock::ClockMap::UNKNOWN, true);
+    spool.commit(secs(9), crate::platform::clock::ClockSyncSample::UNKNOWN, true);
     assert_eq!(spool.state().trouble, None);
     assert!(spool.state().was_confirmed);
 }
@@ -391,7 +391,8 @@ fn a_delivered_part_of_a_batch_is_not_sent_again_after_a_restart() {
         Look::Nothing { until } => panic!("nothing before {until:?}"),
     };
     let seqs = |batch: &InFlight| batch.events().iter().map(|event| event.seq).collect::<Vec<_>>();
-    let commit = |spool: &Spool| spool.commit(secs(9), crate::platform::clock::ClockMap::UNKNOWN, true);
+    let commit =
+        |spool: &Spool| spool.commit(secs(9), crate::platform::clock::ClockSyncSample::UNKNOWN, true);
     let put = |spool: &Spool, events: Range<u64>| {
         let mut coming: Vec<Event> =
             events.map(|seq| event(if seq % 3 == 0 { TRACK } else { CROSSING }, seq)).collect();
@@ -512,7 +513,7 @@ fn the_state_is_told_while_a_sync_hangs() {
     assert_eq!((before.waiting, before.tally.appended, before.has_disk), (5, 5, true));
     let committing = std::thread::spawn({
         let spool = std::sync::Arc::clone(&spool);
-        move || spool.commit(secs(9), crate::platform::clock::ClockMap::UNKNOWN, true)
+        move || spool.commit(secs(9), crate::platform::clock::ClockSyncSample::UNKNOWN, true)
     });
     has_entered.recv().unwrap();
     // The lock is held now, and stays so: a reader that wanted it would never come back.

@@ -49,13 +49,13 @@ impl SpoolWriter {
             }
         }
         spool.put(now, source);
-        spool.commit(now, time.map(), closed);
+        spool.commit(now, time.sample(), closed);
         if closed {
             return;
         }
         if now.since(self.retained) >= RETAIN_EVERY {
             self.retained = now;
-            spool.retain(time.map());
+            spool.retain(time.sample());
         }
         if now >= self.attach_at && !spool.state().has_disk {
             self.attach_at = now + ATTACH_EVERY;

@@ -235,10 +235,10 @@ impl Uplink {
         self.spool.put(now, |out| self.outbox.take(out));
         if closed {
             self.spool.flush();
-        } else if now < self.patient_until && !self.stopping && !self.clock.map().wall.vouched() {
+        } else if now < self.patient_until && !self.stopping && !self.clock.sample().wall.is_trusted() {
             return Flow::Wait(Some(self.patient_until));
         }
-        if self.sink.needs_time() && !self.clock.map().wall.plausible() {
+        if self.sink.needs_time() && !self.clock.sample().wall.plausible() {
             // Whoever knows events by their time must not get them under a wrong one: they wait for the calendar.
             if closed {
                 return Flow::End;
@@ -311,7 +311,7 @@ impl Uplink {
         // A retry keeps the stamps of the first try, so that its bytes are the same; only stamps of a calendar that is not synchronised are
         // worth a new reading, and not where an event is known by its stamp.
         let calendar = match delivery.calendar {
-            Some(calendar) if calendar.vouched() || self.sink.needs_time() => calendar,
+            Some(calendar) if calendar.is_trusted() || self.sink.needs_time() => calendar,
             Some(_) | None => self.clock.calendar(whose.clock, whose.bounds),
         };
         let batch = Batch::new(&whose.origin, calendar, &delivery.batch.events()[part.clone()]);
@@ -391,17 +391,18 @@ mod tests {
     use crate::delivery::spool::{Batching, Log};
     use crate::delivery::uplink::SendError;
     use crate::event::{Body, Origin, fixed};
-    use crate::platform::clock::{Clock, ClockMap, Wall};
+    use crate::platform::clock::{Clock, ClockSyncSample, Wall};
     use std::collections::VecDeque;
     use std::sync::Mutex;
 
     /// Both clocks, as the test says.
-    struct SetClock(Mutex<ClockMap>);
+    struct SetClock(Mutex<ClockSyncSample>);
 
     impl SetClock {
         fn set(&self, seconds: u64, unix_seconds: i64, synchronised: bool) {
             let wall = Wall { unix_nanos: unix_seconds * 1_000_000_000, synchronised };
-            *self.0.lock().unwrap() = ClockMap { mono: Mono::from_nanos(seconds * 1_000_000_000), wall };
+            *self.0.lock().unwrap() =
+                ClockSyncSample { mono: Mono::from_nanos(seconds * 1_000_000_000), wall };
         }
     }
 
@@ -457,7 +458,7 @@ mod tests {
     }
 
     fn bench_of(answers: impl IntoIterator<Item = Result<(), SendError>>, needs_time: bool) -> Bench {
-        let clock = Arc::new(SetClock(Mutex::new(ClockMap {
+        let clock = Arc::new(SetClock(Mutex::new(ClockSyncSample {
             mono: Mono::ZERO,
             wall: Wall { unix_nanos: 0, synchronised: false },
         })));

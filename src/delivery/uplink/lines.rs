@@ -239,13 +239,13 @@ mod tests {
     use std::sync::Arc;
 
     use crate::event::{Origin, tests::samples};
-    use crate::platform::clock::{ClockMap, Mono, Wall};
+    use crate::platform::clock::{ClockSyncSample, Mono, Wall};
 
     fn with_batch<T>(run: impl FnOnce(&Batch<'_>) -> T) -> T {
         let origin = Origin::new("mast-7", "3f2a91c0-7d41-4c5e-9a3b-0123456789ab", Mono::ZERO);
         let wall = Wall { unix_nanos: 1_795_421_730_000_000_000, synchronised: true };
         let events = samples();
-        run(&Batch::new(&origin, ClockMap { mono: Mono::ZERO, wall }, &events))
+        run(&Batch::new(&origin, ClockSyncSample { mono: Mono::ZERO, wall }, &events))
     }
 
     fn lines() -> String {

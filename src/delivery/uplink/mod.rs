@@ -237,13 +237,13 @@ fn open_one(target: &str, http: &http::HttpParams, time: &Arc<Timekeeper>) -> Re
 mod tests {
     use super::*;
     use crate::event::tests::samples;
-    use crate::platform::clock::{ClockMap, Mono, Wall};
+    use crate::platform::clock::{ClockSyncSample, Mono, Wall};
 
     #[test]
     fn batch_ids_name_the_first_and_the_last_event() {
         let origin = Origin::new("mast-7", "3f2a91c0-7d41-4c5e-9a3b-0123456789ab", Mono::ZERO);
         let wall = Wall { unix_nanos: 0, synchronised: false };
-        let clock = ClockMap { mono: Mono::ZERO, wall };
+        let clock = ClockSyncSample { mono: Mono::ZERO, wall };
         let events = samples();
         let id = |events| Batch::new(&origin, clock, events).id().to_string();
         assert_eq!(id(&events[2..5]), "mast-7/3f2a91c07d414c5e-0/2-4");

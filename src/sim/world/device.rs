@@ -497,7 +497,7 @@ impl Device {
         Stats {
             detections_invalid: tracks.refused,
             detections_over_limit: tracks.over,
-            detections_duplicate: tracks.doubles,
+            detections_duplicate: tracks.duplicates,
             uptime_ms: (now - self.started) / 1_000_000,
             events_dropped: counters.dropped() + self.spool.state().tally.dropped.iter().sum::<u64>(),
             events_delivered: counters.delivered(),

@@ -119,7 +119,7 @@ pub struct Report {
     pub cut: u64,
     /// None of these. Must be 0.
     pub lost: u64,
-    /// Stamps that were vouched for and wrong. Must be 0.
+    /// Stamps that were trusted and wrong. Must be 0.
     pub stamped_wrong: u64,
     /// Requests to the receiver.
     pub requests: u64,
@@ -247,7 +247,7 @@ impl Report {
         self.told_too_much = u64::saturating_sub(told, missing);
     }
 
-    /// Whether what must hold does: nothing lost, nothing counted twice unseen, no wrong stamp that was vouched for.
+    /// Whether what must hold does: nothing lost, nothing counted twice unseen, no wrong stamp that was trusted.
     ///
     /// # Errors
     /// What does not, in words.
@@ -258,7 +258,7 @@ impl Report {
             (apart, "events more or less were acknowledged than the receiver confirmed"),
             (self.lost, "events were lost"),
             (self.unseen_repeats, "events came under an identity that is not theirs"),
-            (self.stamped_wrong, "events have a wrong time that was vouched for"),
+            (self.stamped_wrong, "events have a wrong time that was trusted"),
         ] {
             if count > 0 {
                 wrong.push(format!("{count} {what}"));

@@ -42,7 +42,7 @@ impl std::fmt::Display for Size {
 
 /// A rectangle of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part {
+pub struct Region {
     /// Left column.
     pub left: usize,
     /// Top row.
@@ -51,10 +51,10 @@ pub struct Part {
     pub size: Size,
 }
 
-impl Part {
+impl Region {
     /// The whole frame.
     pub const fn whole(size: Size) -> Self {
-        Part { left: 0, top: 0, size }
+        Region { left: 0, top: 0, size }
     }
 
     /// As a box in frame pixels.
@@ -80,11 +80,11 @@ pub struct Placement {
 impl Placement {
     /// The placement of a whole `frame` in a `model` rectangle; sides of 0 count as 1.
     pub fn new(frame: Size, model: Size) -> Self {
-        Self::of_part(Part::whole(frame), model)
+        Self::of_region(Region::whole(frame), model)
     }
 
     /// The placement of a region of a frame.
-    pub fn of_part(Part { left, top, size: frame }: Part, model: Size) -> Self {
+    pub fn of_region(Region { left, top, size: frame }: Region, model: Size) -> Self {
         let origin = (left, top);
         let frame = Size { width: frame.width.max(1), height: frame.height.max(1) };
         let ratio = (model.height as f64 / frame.height as f64).min(model.width as f64 / frame.width as f64);
@@ -322,25 +322,25 @@ impl Letterbox {
     /// # Panics
     /// If `input` is not `3 * width * height` long, or the frame is wider than `FRAME_SIDE_MAX`.
     pub fn fill(&mut self, planes: &Planes<'_>, color: Color, input: &mut [f32]) -> Placement {
-        let part = Part::whole(Size { width: planes.width(), height: planes.height() });
-        self.fill_part((planes, color), part, self.model, input)
+        let part = Region::whole(Size { width: planes.width(), height: planes.height() });
+        self.fill_region((planes, color), part, self.model, input)
     }
 
     /// The same with a region of the frame, for an input no larger than the model's.
     ///
     /// # Panics
     /// As [`Self::fill`]; if the region or the input size is too large.
-    pub fn fill_part(
+    pub fn fill_region(
         &mut self,
         (planes, color): (&Planes<'_>, Color),
-        part: Part,
+        part: Region,
         model: Size,
         input: &mut [f32],
     ) -> Placement {
         let area = model.width * model.height;
         assert_eq!(input.len(), 3 * area, "the model's input is 3 planes of {model}");
         assert!(model.width <= self.model.width, "{model} is wider than {}", self.model);
-        let placement = Placement::of_part(part, model);
+        let placement = Placement::of_region(part, model);
         self.prepare(&placement);
         let (wide, high) = (placement.scaled.width, placement.scaled.height);
         for channel in input.chunks_exact_mut(area) {
@@ -553,8 +553,8 @@ mod tests {
             let mut letterbox = Letterbox::new(size(96, 96));
             let [mut ours, mut theirs] = [(); 2].map(|()| vec![f32::NAN; 3 * model.width * model.height]);
             let color = Color::default();
-            let part = Part { left, top, size: size(w, h) };
-            let placement = letterbox.fill_part((&whole, color), part, model, &mut ours);
+            let part = Region { left, top, size: size(w, h) };
+            let placement = letterbox.fill_region((&whole, color), part, model, &mut ours);
             Letterbox::new(model).fill(&alone, color, &mut theirs);
             prop_assert_eq!(ours, theirs);
             let bbox = BoxPx::<Frame>::new(left as f32, top as f32, (left + w) as f32, (top + h) as f32);

@@ -400,13 +400,13 @@ fn without_descriptors_a_send_is_tried_again() {
     while let Ok(file) = std::fs::File::open("/dev/null") {
         held.push(file);
     }
-    let error = sink.send(&Batch::new(&origin, SystemClock.map(), &events)).unwrap_err();
+    let error = sink.send(&Batch::new(&origin, SystemClock.sample(), &events)).unwrap_err();
     assert!(matches!(error.failure, Failure::Retry { .. }) && error.kept_here, "{error:?}");
     // What the resolver of the C library makes of it is its own; it is told as what it was doing.
     let words = if url.contains("localhost") { "look the host up" } else { "LimitNOFILE" };
     assert!(error.text.contains(words), "{error}");
     drop(held);
-    sink.send(&Batch::new(&origin, SystemClock.map(), &events)).unwrap();
+    sink.send(&Batch::new(&origin, SystemClock.sample(), &events)).unwrap();
 }
 
 /// A proxy that tunnels: everything goes through it, and nothing past it.
@@ -794,7 +794,7 @@ fn servers_that_speak_tls_badly_hold_nobody() {
         let body = Body::Stopping { reason: fixed("test") };
         let event = Event { seq: 0, at: SystemClock.mono(), camera: fixed(""), body };
         let begun = SystemClock.mono();
-        let error = sink.send(&Batch::new(&origin, SystemClock.map(), &[event])).unwrap_err();
+        let error = sink.send(&Batch::new(&origin, SystemClock.sample(), &[event])).unwrap_err();
         assert!(SystemClock.mono().since(begun) < BOUND / 2, "{error}");
         assert!(matches!(error.failure, Failure::Retry { .. }), "{error:?}");
         assert!(error.text.contains(words), "{words}: {error}");

@@ -6,7 +6,7 @@ use super::{Active, CLOCK_EVERY, ClassQueue, Finished};
 use crate::delivery::spool::disk::DiskFile;
 use crate::delivery::spool::record::{self, Acked, Place, Record};
 use crate::delivery::spool::segment::{self, DATA, Footer};
-use crate::platform::clock::{ClockMap, Mono};
+use crate::platform::clock::{ClockSyncSample, Mono};
 
 /// After so many bytes the sums are noted in the footer: the most that a start has to read through.
 const NOTE_BYTES: u32 = 32 << 10;
@@ -18,7 +18,7 @@ impl ClassQueue {
     }
 
     /// Has `clock` written by the next commit if the file that is written to has events that are not done.
-    pub(in crate::delivery::spool) fn anchor(&mut self, now: Mono, clock: ClockMap) {
+    pub(in crate::delivery::spool) fn anchor(&mut self, now: Mono, clock: ClockSyncSample) {
         let Some(active) = self.active.as_ref().filter(|active| active.file.is_some()) else { return };
         let done = self.acked.place.segment == active.id && self.acked.place.offset >= active.sums.used;
         if !done && clock.is_news_after(active.sums.clock) {
@@ -103,7 +103,7 @@ impl ClassQueue {
     /// file.
     pub(in crate::delivery::spool) fn commit(
         &mut self,
-        clock: Option<ClockMap>,
+        clock: Option<ClockSyncSample>,
         next_id: &mut u64,
         create: impl FnOnce(u64) -> io::Result<(Box<dyn DiskFile>, u64)>,
     ) -> io::Result<u64> {
@@ -129,7 +129,7 @@ impl ClassQueue {
             let place = Place { segment: active.id, offset: active.sums.used + self.tail.len() as u32 };
             record::write(&mut self.tail, place, record.encode(&mut [0; record::PAYLOAD_BYTES_MAX]));
         };
-        let old = |clock: &ClockMap| {
+        let old = |clock: &ClockSyncSample| {
             active.sums.clock.is_some_and(|before| clock.mono.since(before.mono) >= CLOCK_EVERY)
         };
         let clock_news = clock.filter(|clock| clock.is_news_after(active.sums.clock) || old(clock));

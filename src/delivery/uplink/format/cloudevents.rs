@@ -281,19 +281,19 @@ mod tests {
     use super::*;
     use crate::event::tests::{samples, samples_v2};
     use crate::event::{Origin, Stats, Storage, fixed};
-    use crate::platform::clock::{BUILD_UNIX_NANOS, ClockMap, Mono, Wall};
+    use crate::platform::clock::{BUILD_UNIX_NANOS, ClockSyncSample, Mono, Wall};
 
     fn origin() -> Origin {
         Origin::new("mast-7", "3f2a91c0-7d41-4c5e-9a3b-0123456789ab", Mono::from_nanos(5_000_000_000))
     }
 
     /// 2026-11-23T08:15:30Z at 20 s after boot.
-    fn map(synchronised: bool) -> ClockMap {
+    fn map(synchronised: bool) -> ClockSyncSample {
         let wall = Wall { unix_nanos: 1_795_421_730 * 1_000_000_000, synchronised };
-        ClockMap { mono: Mono::from_nanos(20_000_000_000), wall }
+        ClockSyncSample { mono: Mono::from_nanos(20_000_000_000), wall }
     }
 
-    fn value(clock: ClockMap, event: &Event) -> serde_json::Value {
+    fn value(clock: ClockSyncSample, event: &Event) -> serde_json::Value {
         let origin = origin();
         let mut out = Vec::new();
         write_batch(&Batch::new(&origin, clock, std::slice::from_ref(event)), &mut out);
@@ -353,9 +353,11 @@ mod tests {
     #[test]
     fn time_is_absent_before_the_build_and_flagged_while_unsynchronised() {
         let event = &samples()[0];
-        let unset = ClockMap { wall: Wall { unix_nanos: 0, synchronised: true }, ..map(true) };
-        let edge =
-            ClockMap { mono: event.at, wall: Wall { unix_nanos: BUILD_UNIX_NANOS - 1, synchronised: true } };
+        let unset = ClockSyncSample { wall: Wall { unix_nanos: 0, synchronised: true }, ..map(true) };
+        let edge = ClockSyncSample {
+            mono: event.at,
+            wall: Wall { unix_nanos: BUILD_UNIX_NANOS - 1, synchronised: true },
+        };
         for (clock, time, flag) in [
             (map(true), Some("2026-11-23T08:15:22.345Z"), "synced"),
             (map(false), Some("2026-11-23T08:15:22.345Z"), "unsynced"),

@@ -296,11 +296,11 @@ mod tests {
     use crate::event::tests::{samples, samples_v2};
     use crate::event::{Origin, fixed};
     use crate::platform::calendar::Calendar;
-    use crate::platform::clock::{ClockMap, Mono, Wall};
+    use crate::platform::clock::{ClockSyncSample, Mono, Wall};
 
     fn calendar(synchronised: bool) -> Calendar {
         let wall = Wall { unix_nanos: 1_795_421_730 * 1_000_000_000, synchronised };
-        ClockMap { mono: Mono::from_nanos(20_000_000_000), wall }.into()
+        ClockSyncSample { mono: Mono::from_nanos(20_000_000_000), wall }.into()
     }
 
     fn lines(calendar: Calendar, events: &[Event]) -> String {
@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn without_a_calendar_it_is_the_earliest_that_it_can_be() {
-        let text = lines(ClockMap::UNKNOWN.into(), &samples()[..1]);
+        let text = lines(ClockSyncSample::UNKNOWN.into(), &samples()[..1]);
         let earliest = crate::platform::clock::BUILD_UNIX_NANOS + 12_345_678_901 - 1_234_567;
         assert!(text.ends_with(&format!("synced=false {}\n", earliest / 1000 * 1000)), "{text}");
     }

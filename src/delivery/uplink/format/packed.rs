@@ -212,14 +212,14 @@ mod tests {
     use super::*;
     use crate::event::tests::{samples, samples_v2};
     use crate::platform::calendar::Bounds;
-    use crate::platform::clock::{ClockMap, Mono, Wall};
+    use crate::platform::clock::{ClockSyncSample, Mono, Wall};
     use proptest::prelude::*;
 
     fn packed(events: &[Event], version: Version) -> (Origin, Calendar, Vec<u8>) {
         let origin =
             Origin::new("mast-7", "3f2a91c0-7d41-4c5e-9a3b-0123456789ab", Mono::from_nanos(5_000_000_000));
         let wall = Wall { unix_nanos: 1_795_421_730_000_000_000, synchronised: true };
-        let now = ClockMap { mono: Mono::from_nanos(20_000_000_000), wall };
+        let now = ClockSyncSample { mono: Mono::from_nanos(20_000_000_000), wall };
         let calendar =
             Calendar::new((now, now.mono), None, Bounds { started_after: Some(7), over_before: None });
         let mut out = b"old".to_vec();
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn the_largest_head_fits() {
-        let read = ClockMap {
+        let read = ClockSyncSample {
             mono: Mono::from_nanos(u64::MAX),
             wall: Wall { unix_nanos: i64::MIN, synchronised: true },
         };

@@ -210,7 +210,7 @@ impl HttpSink {
             let kept_here = never_left(error);
             return SendError { kept_here, ..SendError::retry(format!("{place}: {}", remedy_for(error))) };
         };
-        let trusted = self.waits.time.map().wall.vouched();
+        let trusted = self.waits.time.sample().wall.is_trusted();
         self.agent = None; // Certificates may have been renewed: read them again before the next try.
         // Nothing is sent before the handshake is done.
         let error = match tls::remedy(inner, trusted) {
@@ -267,7 +267,7 @@ impl HttpSink {
         self.read_reply(response.body_mut());
         let quote = self.quote();
         let wall = self.waits.time.wall();
-        let now = wall.vouched().then_some(wall.unix_nanos / 1_000_000_000);
+        let now = wall.is_trusted().then_some(wall.unix_nanos / 1_000_000_000);
         let after = text_of(&response, &header::RETRY_AFTER)
             .and_then(|value| retry_after::delay(value, text_of(&response, &header::DATE), now));
         let sent = Sent { format: self.params.format, gzip: self.params.gzip };
