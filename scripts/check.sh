@@ -12,7 +12,7 @@
 #   - all unit tests on Cortex-A72 and on a CPU with everything: only the network's kernels differ between CPUs, and `ci` runs those
 #     on all three; the rest of the unit tests costs minutes under emulation and runs on Cortex-A76.
 #   - 100 unplugs: 25 find the same faults with 1/4 of the time; 100 are for what happens once in 50.
-#   - shorter numbers at the larger input sizes, three of four frames of the parity test, two of three clips of the test of regions: the
+#   - shorter numbers at the larger input sizes, nine of ten frames of the parity test, two of three clips of the test of regions: the
 #     same code as the rest of them, on more pictures.
 #   - cargo-deny: takes minutes to build, and changes only when Cargo.lock does.
 set -euo pipefail
@@ -33,6 +33,8 @@ install_ffmpeg() {
 
 # What is built once is built in larger pieces: tests run several times as fast, and nothing is kept for a next build.
 if [ "$mode" != fast ]; then export CARGO_INCREMENTAL=0; fi
+# Some tests mostly wait.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
 
 step "tools"
 if [ "$mode" != fast ]; then install_ffmpeg; fi
@@ -64,37 +66,43 @@ step "tests"
 if [ "$mode" = full ]; then export FLYTRAP_FULL=1 FLYTRAP_CUTS=${FLYTRAP_CUTS:-20000}; fi
 cargo test --locked --no-fail-fast 2>&1 | tee "$log" || status=$?
 
+# try COMMAND...: a failure is remembered, and the next step runs all the same: it may find another one.
+try() { "$@" || failed=1; }
 arm=${CARGO_TARGET_DIR:-target}/aarch64-unknown-linux-gnu/debug
+# What a device runs: without the commands for a desktop computer.
+arm_cargo=(scripts/build-arm --run test --locked --no-default-features)
 # arm_tests CPU [FILTER]: unit tests on an emulated CPU.
 arm_tests() {
     step "aarch64: ${2:-all} unit tests on an emulated $1"
-    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -cpu $1" \
-        scripts/build-arm --run test --locked --lib --quiet --no-fail-fast "${@:2}"
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -cpu $1" "${arm_cargo[@]}" --lib --quiet --no-fail-fast "${@:2}"
+}
+virtual_machines() {
+    step "virtual machines: cameras, watchdogs, a Raspberry Pi"
+    # The name of a test's binary has a hash in it; the newest is the one just built.
+    no_alloc=$(find "$arm/deps" -name 'no_alloc-*' -executable -type f -printf '%T@ %p\n' | sort -n | tail -n 1 | cut -d ' ' -f 2)
+    if [ "$mode" = full ]; then unplugs=100 seconds=900; else unplugs=25 seconds=600; fi
+    FLYTRAP_VM_UNPLUGS=${FLYTRAP_VM_UNPLUGS:-$unplugs} FLYTRAP_VM_SECONDS=${FLYTRAP_VM_SECONDS:-$seconds} \
+        tests/vm/run "$arm/flytrap" "$no_alloc" "$arm/examples/usb-camera"
 }
 arm() {
     if ! { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; } && ! command -v aarch64-linux-gnu-gcc >/dev/null; then
         echo "SKIPPED aarch64 and virtual machine: needs Debian, and root to install a cross compiler and QEMU"
         return
     fi
-    step "aarch64: static build with faults on purpose"
-    scripts/build-arm --profile dev || return
     command -v qemu-aarch64-static >/dev/null || {
         echo "installing qemu-user-static"
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends qemu-user-static >/dev/null
+        { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends qemu-user-static; } >/dev/null
     } || return
+    step "aarch64: static test builds"
+    "${arm_cargo[@]}" --no-run --lib --bins --test no_alloc --example usb-camera || return
+    local failed=0
     # A76 has numbers of 16 bits and dot products, A72 has neither, max has everything that QEMU knows.
-    arm_tests cortex-a76 || return
+    try arm_tests cortex-a76
     for cpu in cortex-a72 max; do
-        if [ "$mode" = full ]; then arm_tests $cpu || return; else arm_tests $cpu engine || return; fi
+        if [ "$mode" = full ]; then try arm_tests $cpu; else try arm_tests $cpu engine; fi
     done
-    step "virtual machines: cameras, watchdogs, a Raspberry Pi"
-    # The name of a test's binary has a hash in it; the newest is the one just built.
-    scripts/build-arm --run test --locked --test no_alloc --no-run --quiet || return
-    scripts/build-arm --run build --locked --example usb-camera --quiet || return
-    no_alloc=$(find "$arm/deps" -name 'no_alloc-*' -executable -type f -printf '%T@ %p\n' | sort -n | tail -n 1 | cut -d ' ' -f 2)
-    if [ "$mode" = full ]; then unplugs=100 seconds=900; else unplugs=25 seconds=480; fi
-    FLYTRAP_VM_UNPLUGS=${FLYTRAP_VM_UNPLUGS:-$unplugs} FLYTRAP_VM_SECONDS=${FLYTRAP_VM_SECONDS:-$seconds} \
-        tests/vm/run "$arm/flytrap" "$no_alloc" "$arm/examples/usb-camera"
+    try virtual_machines
+    return $failed
 }
 arm 2>&1 | tee -a "$log" || status=$?
 

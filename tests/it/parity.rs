@@ -156,7 +156,7 @@ fn share(wanted: &[Seen], ours: &[Seen], iou_min: f64, off_max: f32) -> (usize, 
     (all, same, off)
 }
 
-/// 60 frames of a road, evenly from the clip (every fourth of them unless `full`): our executor compared with tract, which the photos
+/// 60 frames of a road, evenly from the clip (every tenth of them unless `full`): our executor compared with tract, which the photos
 /// above compare with ONNX Runtime.
 #[test]
 fn detections_on_road_frames_match_tract() {
@@ -164,7 +164,7 @@ fn detections_on_road_frames_match_tract() {
     let (Some(shared), true) = (shared(test), common::ffmpeg(test)) else { return };
     let folder = tempfile::tempdir().unwrap();
     let clip = shared.join("video/traffic.mp4");
-    let every = if common::is_full(test, "three of four frames") { 1 } else { 4 };
+    let every = if common::is_full(test, "nine of ten frames") { 1 } else { 10 };
     let mut ffmpeg = std::process::Command::new("ffmpeg");
     ffmpeg.args(["-v", "error", "-i"]).arg(clip).args(["-vf", "select=not(mod(n\\,2))", "-vsync", "vfr"]);
     assert!(ffmpeg.args(["-frames:v", "60"]).arg(folder.path().join("%03d.png")).status().unwrap().success());

@@ -41,6 +41,8 @@ pub(crate) enum Behaviour {
     Garbage,
     /// 413 for more events than this, else stores and answers 200.
     AtMost(usize),
+    /// 400 for more than one event, else stores and answers 200.
+    OneByOne,
     /// 400 if an event of class `bad` is inside, else stores and answers 200.
     Picky,
     /// 301 to another path of this server.
@@ -224,8 +226,9 @@ fn write_down(shared: &Shared, request: Request, events: Vec<Value>, token: Opti
         Behaviour::EmptyHtml(status) => (true, status),
         Behaviour::WebPage | Behaviour::Reset => (false, 200),
         Behaviour::AtMost(most) if events.len() > most => (false, 413),
+        Behaviour::OneByOne if events.len() > 1 => (false, 400),
         Behaviour::Picky if bad => (false, 400),
-        Behaviour::AtMost(_) | Behaviour::Picky => (true, 200),
+        Behaviour::AtMost(_) | Behaviour::OneByOne | Behaviour::Picky => (true, 200),
         Behaviour::Redirect => (false, 301),
         Behaviour::NeedsToken(needed) if token == Some(needed) => (true, 200),
         Behaviour::NeedsToken(_) => (false, 401),
@@ -326,6 +329,7 @@ fn answer_with(
         Behaviour::Accept(_)
         | Behaviour::Status(_)
         | Behaviour::AtMost(_)
+        | Behaviour::OneByOne
         | Behaviour::Picky
         | Behaviour::NeedsToken(_) => {
             write!(stream, "HTTP/1.1 {status} Said\r\nContent-Length: 3\r\n\r\n{status}")?;
