@@ -1,8 +1,8 @@
 //! The wiring: the only place that starts threads and knows all stages.
 //!
 //! ```text
-//!   main thread      signals, statistics, watchdogs, the end (smol)
-//!   capture thread   source ─► sampler ─► ring          opens the source again, starts the next one at the first format
+//!   main thread      signals, statistics, watchdogs, shutdown (smol)
+//!   capture thread   source ─► sampler ─► ring          reopens the source, starts the pipeline at the first format
 //!   pipeline thread  ring ─► gate … count ─► outbox
 //!   spool thread     outbox ─► spool
 //!   uplink thread    spool ─► sink

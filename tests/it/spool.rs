@@ -602,7 +602,7 @@ fn a_folder_that_goes_is_told_and_made_again() {
     run.wait_for("a segment", &|| segments(&place) > 0);
     std::fs::rename(&place, &away).unwrap();
     run.wait_for("the word about it", &|| {
-        read().contains("its folder is gone: what waited there is out of reach")
+        read().contains("its folder is gone: the events in it cannot be reached")
     });
     run.wait_for("a segment in a new folder", &|| segments(&place) > 0);
     run.terminate();
