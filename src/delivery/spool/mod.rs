@@ -14,36 +14,36 @@
 //! # The order of writes, and the invariant of each step
 //! Making events durable (a commit of a queue):
 //! 1. A queue without a segment: a file is created (or a free one renamed) and the names are synced; then its header is
-//!    written and synced. *A record is never in a file whose name or owner a power cut can take away, and a file is not
-//!    written over while a cut can still give it its old name back.*
-//! 2. The tail is written behind the committed part. *What is committed is never written again, except with the same bytes in
+//!    written and synced. *A record is never in a file whose name or header a power cut can undo, and a file is not
+//!    overwritten while a cut can still restore its old name.*
+//! 2. The tail is written behind the committed part. *Committed bytes are never written again, except unchanged as part of
 //!    the same sector.*
-//! 3. The file is synced. Only now do the events count as committed, and only now is the tail's memory free. *A cut before
-//!    loses what was not committed, at most `commit_interval` of events; checksums tell how far the write came.*
-//! 4. A write or sync that fails is not tried again on that file, because the kernel forgets what it could not write: the
-//!    segment is given up and the tail moves to a new one, whose header says where the old one ends. *What the failed write
-//!    may have left behind that end is not read: the new segment has all of it.*
+//! 3. The file is synced. Only now do the events count as committed, and only now is the tail's memory free. *An earlier cut
+//!    loses uncommitted events, at most those of `commit_interval`; checksums show how far the write got.*
+//! 4. A write or sync that fails is not tried again on that file, because the kernel drops the pages that it could not write: the
+//!    segment is abandoned and the tail moves to a new one, whose header says where the old one ends. *Anything that the failed
+//!    write left behind that end is not read: the new segment has all of it.*
 //!
-//! Removing events (only ever after the receiver's word, or by quota with a count):
+//! Removing events (only ever after the receiver's confirmation, or by quota and counted):
 //! 5. The acknowledgement moves in memory; segments before it are renamed to free files or removed. *A cut brings them back:
 //!    they are sent again under the same ids.*
-//! 6. After a segment that was given up is removed, the names are synced before the one behind it goes. *Only that one knows where
-//!    the first one ends: should a cut bring the first back alone, its events and the copies behind it would both be read.*
-//! 7. The next commit writes how far the queue is done, as a record of the queue itself: one sync for both. Of a batch that was
-//!    delivered in part that is up to the first event that was not. *A cut repeats no more than what one commit has not written yet.*
+//! 6. After an abandoned segment is removed, the names are synced before the one behind it is removed. *Only that one records where
+//!    the first one ends: if a cut brought the first back alone, its events and the copies behind it would both be read.*
+//! 7. The next commit writes how far the queue is done, as a record of the queue itself: one sync for both. For a batch that was
+//!    delivered in part, this is up to the first event that was not. *A cut repeats at most what one commit has not written yet.*
 //! 8. Events that are delivered before they are committed are never written.
 //!
 //! A full segment gets its footer (the sums of its records, in its first page, not synced): it only saves the next start from reading the
 //! segment.
 //!
-//! # What is found at a start
+//! # Recovery at a start
 //! A start copes with any bytes. Files whose names are not ours, and files with our names that do not begin like ours, are left alone; a
 //! segment without a valid footer is read through once; invalid bytes are skipped up to the next valid record; a file that is shorter than
 //! recorded in its footer or in the next segment has lost events, which are counted; damaged segments are kept aside (the newest four, and
 //! removed first when space runs out). Nothing that we did not write passes two checksums and a decoder. Memory: 32 kB a queue and the list
 //! of segments.
 //!
-//! # What cannot be read
+//! # Unreadable segments
 //! An unreadable segment is not damage yet. A start that cannot read a segment fails and is tried again; at run time, a queue that cannot
 //! read on waits ten minutes while the others continue. Each queue also has its own delay after a failed write: if there is no space for a
 //! new segment of one, another can still write to the segment that it has.

@@ -1,4 +1,4 @@
-//! gzip with memory that is taken once.
+//! gzip with memory that is allocated once.
 
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
@@ -16,7 +16,7 @@ impl Gzip {
         Gzip { compress: Compress::new(Compression::default(), false), out: Vec::new() }
     }
 
-    /// Takes the memory for bodies of up to `bytes`.
+    /// Allocates the memory for bodies of up to `bytes`.
     pub(super) fn reserve(&mut self, bytes: usize) {
         self.out.reserve(bytes / 2);
     }
