@@ -115,7 +115,7 @@ fn a_receiver_that_is_not_there_is_told_in_one_line_and_by_the_exit_code() {
 #[test]
 fn a_receiver_that_refuses_everything_is_told_and_nothing_counts_as_refused() {
     let server = Server::start([], Behaviour::Status(422));
-    loses_all_but_says_so(&server.url(), "check what answers at that URL");
+    loses_all_but_says_so(&server.url(), "check which program responds at that URL");
 }
 
 /// A started program that does not outlive its test.
