@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn cameras_that_share_an_engine_find_what_each_finds_alone() {
+    fn cameras_that_share_an_engine_detect_the_same_as_alone() {
         let loaded = loaded();
         let sizes =
             roi::input_sizes(loaded.size_for(Size { width: 640, height: 360 }).unwrap(), loaded.stride());

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_camera_lives_by_its_usable_frames() {
+    fn a_camera_is_alive_while_its_frames_are_usable() {
         let mut presence = Presence::new(at(0));
         presence.opened(at(100), 7);
         // A frame from before it was opened proves nothing.
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_lost_once_and_back_with_its_first_usable_frame() {
+    fn a_camera_is_lost_once_and_back_with_its_first_usable_frame() {
         let mut presence = Presence::new(at(0));
         presence.opened(at(1), 0);
         assert_eq!(

@@ -473,7 +473,7 @@ mod tests {
 
     /// A stream that breaks every second is reopened less and less often; one that was good for a while is reopened immediately.
     #[test]
-    fn the_delay_begins_small_again_only_after_a_while_of_good_frames() {
+    fn the_delay_is_reset_only_after_a_while_of_good_frames() {
         let second = Duration::from_secs(1);
         let mut recovery = Recovery::new(Backoff::new(second, 60 * second, 1), 10 * second);
         let mut now = 0;

@@ -87,7 +87,7 @@ mod tests {
     use crate::sim::scene::{Scene, SceneParams};
 
     #[test]
-    fn outlines_are_about_where_the_drawn_ones_are() {
+    fn outlines_approximate_the_rendered_boxes() {
         let (mut close, mut all) = (0, 0);
         for seed in 0..16 {
             let params = SceneParams { seed, width: 320, height: 180, calm: true, ..SceneParams::default() };

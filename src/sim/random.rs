@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn means_and_bounds_are_as_promised() {
+    fn means_and_bounds_match_the_documentation() {
         let mut random = Random::new(1);
         let count = 20_000;
         let mut sums = [0.0f64; 4];

@@ -171,7 +171,7 @@ mod tests {
     use crate::platform::clock::SystemClock;
 
     #[test]
-    fn words_are_understood_or_named() {
+    fn options_are_parsed_or_named_in_the_error() {
         let spec =
             SimSpec::parse("7, night,rain,size=320x180,fps=12.5,traffic=0.5,pixel=nv12,seconds=3,calm")
                 .unwrap();

@@ -399,7 +399,7 @@ fn certificate_problems_are_reported_with_a_remedy_and_cost_nothing() {
     let good = || authority.tls(Some("ours-client"));
     let key = |name: &str| KeyPin::parse(&std::fs::read_to_string(authority.path(name)).unwrap());
     let cases = [
-        ("no certificate of ours", port, authority.tls(None), "client_cert_file"),
+        ("no client certificate", port, authority.tls(None), "client_cert_file"),
         ("one of another authority", port, authority.tls(Some("other-client")), "certificate"),
         ("an expired one", port, authority.tls(Some("ours-old-client")), "certificate"),
         (

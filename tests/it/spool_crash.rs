@@ -353,8 +353,8 @@ fn run_from(
 }
 
 #[test]
-fn spool_crash_loses_nothing_that_was_committed() {
-    let (sum, oldest) = run("spool_crash_loses_nothing_that_was_committed", cuts(), FaultModes::default());
+fn spool_crash_loses_no_committed_event() {
+    let (sum, oldest) = run("spool_crash_loses_no_committed_event", cuts(), FaultModes::default());
     assert!(sum.cuts >= cuts() && sum.committed > 20 * sum.cuts && sum.cut_off > 0 && sum.again > 0);
     assert_eq!((sum.lost, sum.invented, sum.back, sum.dropped), (0, 0, 0, 0));
     assert!(oldest <= COMMIT, "{oldest:?}");

@@ -392,7 +392,7 @@ fn events_of_a_truncated_segment_are_counted() {
         drop(log);
         disk.reboot(true);
         let name = disk.names().into_iter().find(|name| name.starts_with("counts-"));
-        let name = name.expect("the segment with what was not delivered");
+        let name = name.expect("the segment with undelivered events");
         if delivered < 120 {
             cut(&disk, &name, kept_bytes);
         }

@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_no_file_is_refused_and_not_followed() {
+    fn a_lock_that_is_not_a_regular_file_is_refused_and_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let elsewhere = dir.path().join("elsewhere");
         let kinds: [fn(&Path, &Path); 3] = [

@@ -189,7 +189,7 @@ impl Log {
     /// counted; events that were not written yet wait for another disk.
     ///
     /// # Errors
-    /// It is not, and there is no disk now.
+    /// It is not: there is no disk now.
     pub fn check_disk(&mut self) -> io::Result<()> {
         let Some(disk) = &mut self.disk else { return Ok(()) };
         let Err(error) = disk.still_in_place() else { return Ok(()) };

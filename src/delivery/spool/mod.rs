@@ -18,8 +18,8 @@
 //!    overwritten while a cut can still restore its old name.*
 //! 2. The tail is written behind the committed part. *Committed bytes are never written again, except unchanged as part of
 //!    the same sector.*
-//! 3. The file is synced. Only now do the events count as committed, and only now is the tail's memory free. *An earlier cut
-//!    loses uncommitted events, at most those of `commit_interval`; checksums show how far the write got.*
+//! 3. The file is synced. Only now do the events count as committed, and only now is the tail's memory free. *A cut before
+//!    that loses uncommitted events, at most those of `commit_interval`; checksums show how far the write got.*
 //! 4. A write or sync that fails is not tried again on that file, because the kernel drops the pages that it could not write: the
 //!    segment is abandoned and the tail moves to a new one, whose header says where the old one ends. *Anything that the failed
 //!    write left behind that end is not read: the new segment has all of it.*

@@ -47,7 +47,7 @@ pub struct SpoolMonitor {
 }
 
 impl SpoolMonitor {
-    /// Nothing was told yet.
+    /// Nothing was reported yet.
     pub fn new(params: MonitorParams) -> Self {
         SpoolMonitor {
             params,
@@ -138,7 +138,7 @@ impl SpoolMonitor {
         self.in_trouble = trouble.is_some();
     }
 
-    /// Flash wear above the planned amount is reported once, until it is below again.
+    /// Flash wear above the planned amount is reported once, and again only after it was below.
     fn tell_budget(&mut self, written: u64, on: &mut dyn FnMut(Body)) {
         let Some(budget) = self.params.write_budget else { return };
         if written > budget && !self.is_over_budget {
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn each_loss_is_told_once_with_its_sum_and_not_too_often() {
+    fn each_loss_is_reported_once_with_its_total_and_rate_limited() {
         let mut monitor = SpoolMonitor::new(MonitorParams::default());
         let mut state = State::default();
         assert!(tell(&mut monitor, 100, &condition(&state)).is_empty());
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failing_disk_a_full_budget_and_a_stuck_uplink_are_told_once_each_time() {
+    fn a_failing_disk_a_full_budget_and_a_stuck_uplink_are_each_reported_once() {
         let mut monitor = SpoolMonitor::new(MonitorParams { wants_disk: true, write_budget: Some(5 << 20) });
         let gone = State::default();
         let works = State { has_disk: true, ..State::default() };

@@ -36,7 +36,7 @@ const _: () = assert!(RECORD_VERSION_LAST < KIND_ACKED, "an event's version is n
 /// A position in a queue: a segment's number and an offset in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Place {
-    /// Number of the segment; grows over the life of a spool.
+    /// Number of the segment; increases over the lifetime of a spool.
     pub segment: u64,
     /// Bytes from the start of its file.
     pub offset: u32,
@@ -369,7 +369,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_event_of_a_newer_version_is_an_event_that_is_not_for_us() {
+    fn an_event_of_a_newer_version_is_recognised_but_not_decoded() {
         let newer = RECORD_VERSION + 1;
         let mut payload = [0; PAYLOAD_BYTES_MAX];
         let mut event = samples()[4].encode(&mut [0; RECORD_BYTES_MAX]).to_vec();
@@ -426,7 +426,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn events_of_a_newer_version_are_skipped_and_counted_and_are_no_damage() {
+    fn events_of_a_newer_version_are_skipped_counted_and_not_damage() {
         let crossing = samples()[4].encode(&mut [0; RECORD_BYTES_MAX]).to_vec();
         let newer = [&[RECORD_VERSION + 1], &crossing[1..], b"a field of version 3"].concat();
         let folder = folder_with(&[crossing.clone(), newer, crossing]);
@@ -441,7 +441,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn records_come_back_and_move() {
+    fn records_are_read_back_and_can_be_moved() {
         let records = all_kinds();
         let mut bytes = framed(&records, AT);
         assert_eq!(unframed(&bytes, AT), records);
@@ -453,7 +453,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_seen() {
+    fn every_flipped_bit_and_every_truncation_is_detected() {
         for record in all_kinds() {
             let bytes = framed(&[record], AT);
             for cut in 0..bytes.len() {
@@ -470,14 +470,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_later_kind_is_whole_but_unknown() {
+    fn a_newer_kind_is_valid_but_unknown() {
         assert_eq!(Record::decode(&[200, 1, 2, 3]), Some(Record::Unknown(200)));
         assert_eq!(Record::decode(&[KIND_ACKED, 1]), None);
         assert_eq!(Record::decode(&[]), None);
     }
 
     #[test]
-    fn no_begin_skips_what_one_look_at_a_time_would() {
+    fn no_begin_skips_the_same_bytes_as_a_byte_by_byte_search() {
         let slow = |bytes: &[u8]| {
             let may = |at: &usize| {
                 let length = bytes.get(*at..at + 2).map(|two| u16::from_le_bytes([two[0], two[1]]));

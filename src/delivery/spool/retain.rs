@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn least_worth_and_oldest_go_first_and_only_as_many_as_must() {
+    fn the_least_valuable_and_oldest_are_dropped_first_and_no_more_than_needed() {
         let all = [
             held(Class::Alerts, 100),
             held(Class::Counts, 100),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_use_stays_and_what_is_too_old_goes_whatever_it_is_worth() {
+    fn segments_in_use_stay_and_expired_ones_are_dropped_whatever_their_class() {
         let day = Duration::from_secs(86_400);
         let all = [
             Held { in_use: true, ..held(Class::Details, 500) },
@@ -153,7 +153,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn there_is_room_or_nothing_left_to_take(
+        fn there_is_space_or_nothing_left_to_drop(
             sizes in proptest::collection::vec((0u64..200, 0u64..50, 0usize..4, any::<bool>()), 0..30),
             quota in 0u64..3000, events in 0u64..1000, free in proptest::option::of(0u64..1000), need in 0u64..300,
         ) {

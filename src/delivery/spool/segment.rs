@@ -360,7 +360,7 @@ impl Sums {
     }
 }
 
-/// Numbers from here on are not ours: nobody writes that many segments, and the next number must fit.
+/// Numbers from here on are not ours: no spool ever reaches that many segments, and the next number must fit.
 pub(super) const ID_END: u64 = 1 << 62;
 
 /// Meaning of a file name.
@@ -570,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn names_say_what_is_in_a_file() {
+    fn file_names_are_parsed_and_unknown_ones_rejected() {
         for named in [
             Named::Segment(Class::Alerts, 0),
             Named::Segment(Class::Dead, ID_END - 1),

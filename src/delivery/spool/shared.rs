@@ -195,7 +195,7 @@ impl Spool {
     /// Detaches the disk if it is no longer the attached one, see [`Log::check_disk`].
     ///
     /// # Errors
-    /// It is not, and there is no disk now.
+    /// It is not: there is no disk now.
     pub fn check_disk(&self) -> std::io::Result<()> {
         self.lock().log.check_disk()
     }

@@ -72,7 +72,7 @@ fn events_wait_for_the_interval_of_their_kind() {
 }
 
 #[test]
-fn what_is_delivered_before_its_commit_is_never_written() {
+fn events_delivered_before_their_commit_are_never_written() {
     let folder = tempfile::tempdir().unwrap();
     let (mut log, _) = on_disk(folder.path(), small(), 1);
     for seq in 0..50 {
@@ -125,7 +125,7 @@ fn alerts_come_first_when_there_is_more_than_a_batch() {
 }
 
 #[test]
-fn without_a_disk_the_oldest_of_a_class_go_and_are_counted() {
+fn without_a_disk_the_oldest_of_a_class_are_dropped_and_counted() {
     let mut log = Log::new(small(), origin(1));
     for seq in 0..2000 {
         log.append(Mono::ZERO, &event(if seq % 10 == 0 { LOST } else { TRACK }, seq));
@@ -283,7 +283,7 @@ proptest! {
 }
 
 #[test]
-fn a_link_that_sleeps_is_woken_at_its_time_or_by_an_alert_and_stays_until_nothing_is_left() {
+fn a_sleeping_link_is_woken_on_schedule_or_by_an_alert_and_stays_awake_until_empty() {
     let batching = Batching {
         events_max: 2,
         age_max: std::time::Duration::from_secs(10),
@@ -325,7 +325,7 @@ fn a_link_that_sleeps_is_woken_at_its_time_or_by_an_alert_and_stays_until_nothin
 
 /// The receiver is away and a batch is in flight when the card is finally inserted.
 #[test]
-fn a_disk_that_comes_late_does_not_wait_for_the_receiver() {
+fn a_disk_that_is_attached_late_does_not_wait_for_the_receiver() {
     let folder = tempfile::tempdir().unwrap();
     let (mut before, _) = on_disk(folder.path(), small(), 1);
     (0..3).for_each(|seq| before.append(Mono::ZERO, &event(CROSSING, seq)));
@@ -425,7 +425,7 @@ fn a_delivered_part_of_a_batch_is_not_sent_again_after_a_restart() {
 
 /// Events that are not acknowledged when a batch is dropped are taken again, in order.
 #[test]
-fn a_batch_that_is_dropped_waits_again() {
+fn a_dropped_batch_is_requeued() {
     let batching = Batching { events_max: 10, age_max: std::time::Duration::ZERO, interval: None };
     let spool = Arc::new(Spool::new(Log::new(small(), origin(1)), batching));
     let mut coming: Vec<Event> = (0..12).map(|seq| event(CROSSING, seq)).collect();
@@ -500,7 +500,7 @@ impl disk::Disk for Blocking {
 }
 
 #[test]
-fn the_state_is_told_while_a_sync_hangs() {
+fn the_state_is_available_while_a_sync_hangs() {
     let gate = std::sync::Arc::new((std::sync::Mutex::new(false), std::sync::Condvar::new()));
     let (entered, has_entered) = std::sync::mpsc::channel();
     let inside = crate::sim::disk::FaultDisk::new(1);

@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_older_than_a_day_is_forgotten_hour_by_hour() {
+    fn writes_older_than_a_day_expire_hour_by_hour() {
         let mut day = DailyWriteBudget::default();
         let at = |hour: u64| Mono::from_nanos(hour * HOUR_NANOS + 5);
         assert_eq!(day.note(at(100), 10), 10);

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_confirmation_is_good_for_a_budget_of_refusals() {
+    fn a_confirmation_grants_a_budget_of_refusals() {
         let mut breaker = Breaker::default();
         assert!(!breaker.accepts_refusal(), "nothing was confirmed yet");
         breaker.confirmed(0);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn the_circuit_opens_after_a_row_without_a_confirmation() {
+    fn the_circuit_opens_after_a_series_of_refusals_without_a_confirmation() {
         let mut breaker = Breaker::default();
         let opens = |breaker: &mut Breaker| (1..100).find(|_| breaker.set_aside());
         assert_eq!(opens(&mut breaker), Some(REFUSALS_MAX));

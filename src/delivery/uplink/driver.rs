@@ -434,7 +434,7 @@ mod tests {
             let stamp = batch.calendar.stamp(batch.events[0].at);
             let wall = stamp.time.map(|unix_nanos| Wall { unix_nanos, synchronised: stamp.synchronised });
             self.sent.lock().unwrap().push((batch.id().to_string(), wall, self.longest));
-            self.answers.pop_front().expect("no more sends than answers")
+            self.answers.pop_front().expect("no more sends than responses")
         }
         fn name(&self) -> &'static str {
             "scripted"
@@ -522,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn who_knows_events_by_their_time_gets_none_without_and_the_same_on_every_retry() {
+    fn a_receiver_that_identifies_events_by_time_gets_the_same_time_on_every_retry() {
         let mut bench = bench_of([Err(SendError::retry("no")), Ok(())], true);
         bench.post(2);
         bench.clock.set(50, 100, false); // never set
@@ -557,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_events_wait_for_the_calendar_but_not_for_ever_and_not_at_the_end() {
+    fn the_first_events_wait_for_the_calendar_but_not_for_ever_and_not_in_a_shutdown() {
         for (seconds, synchronised, closed, sends) in [
             (59, false, false, false),
             (60, false, false, true),
@@ -577,7 +577,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shutdown_limits_sends_to_what_is_left_of_its_time() {
+    fn the_shutdown_limits_sends_to_its_remaining_time() {
         let fail = || Err(SendError::retry("no"));
         let mut bench = bench([fail(), fail(), fail(), fail()]);
         bench.post(1);

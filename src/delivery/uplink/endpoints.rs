@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_is_preferred_left_and_come_back_to() {
+    fn the_first_is_preferred_and_used_again_after_it_recovers() {
         let mut loads = Loads::new(3);
         assert_eq!(loads.choose(secs(0)), 0);
         loads.report(0, secs(0), None);

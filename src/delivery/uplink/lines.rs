@@ -53,7 +53,7 @@ impl Patient<'_> {
                 return stalled("the shutdown has waited for uplink.drain_s");
             }
             if left.is_zero() {
-                return stalled("nobody reads it");
+                return stalled("it has no reader");
             }
         }
     }
@@ -304,7 +304,7 @@ mod tests {
             }
             assert!(sent < 1000, "an endless pipe");
         };
-        assert!(sent > 0 && error.text.contains("nobody reads it"), "{sent} {error}");
+        assert!(sent > 0 && error.text.contains("it has no reader"), "{sent} {error}");
         sink.interrupt_when(Arc::new(|| true));
         sink.stall_max = Duration::from_secs(3600);
         let error = with_batch(|batch| sink.send(batch)).unwrap_err();

@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_between_look_and_wait_is_not_lost() {
+    fn a_signal_between_check_and_wait_is_not_lost() {
         let outbox = Outbox::new(10).unwrap();
         let seen = outbox.signals();
         post(&outbox);
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_out_of_range_are_refused_in_words() {
+    fn sizes_out_of_range_are_refused_with_the_range() {
         for room in [0, EVENT_QUEUE_MAX + 1] {
             let error = Outbox::new(room).expect_err("out of range");
             assert!(error.kind() == Kind::Config && error.to_string().contains("1 to 8192"), "{error}");

@@ -45,7 +45,7 @@ pub enum Failure {
     Elsewhere,
     /// The receiver will never take these events.
     Refused,
-    /// Too many at once (413).
+    /// Too many events in one request (413).
     TooLarge,
     /// A wrong setting, here or there: a token, the path, a redirect. The events are good; human action is needed.
     Misconfigured,
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_receiver_calls_too_large_is_remembered_and_tried_again_later() {
+    fn a_size_that_was_too_large_is_remembered_and_tried_again_later() {
         let mut s = session();
         let takes = |s: &mut Session, most: usize| {
             let mut sizes = Vec::new();
@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_that_refuses_everything_gets_nothing_dropped() {
+    fn a_receiver_that_refuses_everything_causes_no_drops() {
         for events in [1, 2, 15, 16, 17, 33, 100, BATCH_EVENTS_MAX] {
             let mut s = session();
             s.begin(events);
@@ -537,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_that_turns_to_refusing_costs_the_refusal_budget_and_no_more() {
+    fn a_receiver_that_starts_refusing_costs_only_the_refusal_budget() {
         let mut s = session();
         s.begin(1);
         s.report(secs(0), Ok(()));
@@ -591,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn another_receiver_is_asked_soon_and_its_refusals_are_not_accepted_at_once() {
+    fn another_receiver_is_used_soon_and_its_refusals_are_not_accepted_immediately() {
         let mut s = session();
         s.begin(1);
         s.report(secs(0), Ok(()));

@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_outside_of_the_picture_does_no_harm() {
+    fn triangles_outside_the_picture_do_no_harm() {
         let mut raster = Raster::new(16, 16);
         square(&mut raster, [-1e6, -1e6, 1e6, 1e6], 0.5, 1);
         square(&mut raster, [20.0, 0.0, 30.0, 10.0], 0.6, 2);

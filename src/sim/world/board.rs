@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_battery_without_sun_is_flat_after_its_hours_and_comes_back_with_it() {
+    fn a_battery_without_sun_runs_flat_and_recovers_with_sun() {
         let dark = BoardScenario { battery_wh: 60.0, panel_w: 0.0, ..BoardScenario::default() };
         let board = day(dark, 0.0);
         assert!(!board.has_power());

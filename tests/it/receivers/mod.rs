@@ -728,7 +728,7 @@ fn the_shutdown_interrupts_a_back_off_for_one_more_attempt() {
 }
 
 #[test]
-fn a_stop_makes_everything_due_and_the_close_ends_it() {
+fn a_stop_makes_everything_due_and_the_close_ends_the_uplink() {
     let server = Server::start([], Behaviour::Accept(200));
     let rig = Rig::start(http(&server.url()), Setup { drain: SHORT, ..PATIENT });
     rig.post(0..3);

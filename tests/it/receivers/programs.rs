@@ -32,7 +32,7 @@ pub(crate) fn pause(time: Duration) {
     flytrap::base::stop::Stop::new().wait(time);
 }
 
-/// A port that nobody listens on.
+/// A port without a listener.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }

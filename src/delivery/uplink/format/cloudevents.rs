@@ -3,7 +3,7 @@
 //! Decisions:
 //! - `id` is `device/boot/seq` and alone already unique (I3); `source` is `/flytrap/<device>` or
 //!   `/flytrap/<device>/<camera>`, so that a receiver can subscribe to one camera. `source` + `id` is what the
-//!   specification asks to be unique: a repeat of the pair is a repeat of the event.
+//!   specification requires to be unique: a repeat of the pair is a repeat of the event.
 //! - `time` is present only if the calendar was set when the event was sent (I5). `boottime`, nanoseconds on the boot clock, is always
 //!   present: events of one boot can be ordered and spaced without a calendar. It is a string, because a CloudEvents Integer has 32 bits.
 //!   `clock` says whether the clock behind `time` was synchronised: `synced` or `unsynced`. Where `time` may be wrong by more than a
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_short_and_never_lie() {
+    fn numbers_are_short_and_not_misleading() {
         for (number, text) in [
             (0.1f32 + 0.2, "0.3"),
             (-0.001, "0.0"),

@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_calendar_it_is_the_earliest_that_it_can_be() {
+    fn without_a_calendar_the_time_is_the_earliest_possible() {
         let text = lines(ClockSyncSample::UNKNOWN.into(), &samples()[..1]);
         let earliest = crate::platform::clock::BUILD_UNIX_NANOS + 12_345_678_901 - 1_234_567;
         assert!(text.ends_with(&format!("synced=false {}\n", earliest / 1000 * 1000)), "{text}");

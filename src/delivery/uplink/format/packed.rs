@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_told_by_its_kind() {
+    fn damage_is_reported_by_kind() {
         let (_, _, bytes) = packed(&samples_v2(), Version::V2);
         for end in 0..bytes.len() {
             assert_eq!(read_batch(&bytes[..end]), Err(Unreadable::Short), "{end}");

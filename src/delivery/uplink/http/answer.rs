@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn json_that_reports_a_failure_is_no_confirmation() {
+    fn json_that_reports_a_failure_is_not_a_confirmation() {
         for body in [
             "{\"error\":\"disk full\"}",
             "\u{feff}{\"error\":\"disk full\"}",
@@ -435,7 +435,7 @@ mod tests {
 
     /// Every status other than 2xx: only 400 and 422 give events up, only 413 makes batches smaller.
     #[test]
-    fn statuses_decide_what_becomes_of_a_batch() {
+    fn the_status_decides_what_happens_to_a_batch() {
         let after = Some(Duration::from_secs(7));
         for status in (100..1000).filter(|status| !(200..300).contains(status)) {
             let failure = refused(status, None);

@@ -133,7 +133,7 @@ impl LookUps {
         let name = host.to_owned();
         let look_up = move || {
             let found = (name.as_str(), 0).to_socket_addrs();
-            // Nobody waits any more: the next attempt starts a new look-up.
+            // No caller waits any more: the next attempt starts a new look-up.
             let _told = tell.send(found.map(|all| all.map(|address| address.ip()).collect()));
         };
         let thread = std::thread::Builder::new().name("look-up".to_owned()).stack_size(self.stack_bytes);
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_address_costs_a_moment_and_the_one_that_worked_is_first_next_time() {
+    fn a_silent_address_costs_little_time_and_the_working_one_is_first_next_time() {
         let (silent, _held) = silent();
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let live = listener.local_addr().unwrap();
@@ -484,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns_and_what_worked_comes_first() {
+    fn address_families_alternate_and_the_working_address_comes_first() {
         let v6 = |last| SocketAddr::from((Ipv6Addr::from(last), 1));
         let v4 = |last: u32| SocketAddr::from((Ipv4Addr::from(last), 1));
         let found = [v6(1), v6(2), v6(3), v4(1)];
@@ -497,7 +497,7 @@ mod tests {
 
     /// Without a thread a name cannot be looked up, which is reported and retried; an IP address needs none.
     #[test]
-    fn no_thread_is_an_error_that_passes_and_an_address_needs_none() {
+    fn a_missing_thread_is_a_temporary_error_and_an_ip_address_needs_none() {
         let mut look_ups = LookUps::new(waits());
         look_ups.stack_bytes = 1 << 60; // No machine has this much: the thread cannot be created.
         for (uri, address) in [

@@ -48,7 +48,7 @@ mod tests {
     use std::io::Read;
 
     #[test]
-    fn what_is_packed_is_what_was_given() {
+    fn a_packed_body_unpacks_to_the_original() {
         let mut gzip = Gzip::new();
         let noise = |length: u32| {
             (0..length).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect::<Vec<_>>()

@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_checked_in_words_and_without_secrets() {
+    fn url_errors_are_readable_and_contain_no_secrets() {
         for (url, words) in [
             ("ftp://example.org/", "use http:// or https://"),
             ("/events", "use http:// or https://"),

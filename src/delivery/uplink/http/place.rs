@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_secret_of_an_address_is_shown() {
+    fn secrets_in_an_address_are_never_shown() {
         for (url, shown) in [
             ("https://h/x?token=s", "https://h/x?…"),
             ("https://h/token/s/x", "https://h/token/***/x"),

@@ -118,7 +118,7 @@ fn roots(roots: &Roots) -> Result<RootCertStore, String> {
             return Ok(store);
         }
         Roots::System => SYSTEM_ROOTS.iter().map(Path::new).find(|path| path.exists()).ok_or(
-            "uplink.ca = \"system\": this system has none: install ca-certificates, or use \"builtin\"",
+            "uplink.ca = \"system\": this system has no root certificates: install ca-certificates, or use \"builtin\"",
         )?,
         Roots::File(path) => path.as_path(),
     };
