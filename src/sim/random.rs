@@ -91,7 +91,7 @@ pub const fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// The same for two small numbers, in 0..1; cheap enough for every pixel.
+/// A hash of two small numbers, in 0..1; cheap enough for every pixel.
 #[inline(always)]
 pub fn speckle(x: i32, y: i32) -> f32 {
     let mut hash = (x as u32).wrapping_mul(0x9e37_79b1) ^ (y as u32).wrapping_mul(0x85eb_ca77);

@@ -114,7 +114,10 @@ fn account(
         println!("missing: {missing:?}");
     }
     assert_eq!(report, Report { delivered: EVENTS, undelivered: 0, refused: 0, dropped: 0 });
-    assert!(faults > 5 && failures > 5, "{receiver}: {faults} faults, {failures} failures are too few for a test");
+    assert!(
+        faults > 5 && failures > 5,
+        "{receiver}: {faults} faults, {failures} failures are too few for a test"
+    );
     (twice, lost)
 }
 
@@ -239,7 +242,10 @@ fn victoriametrics_holds_every_event_once() {
     };
     let faults = (proxy.faults() + ends, failures);
     let (twice, lost) = account("VictoriaMetrics 1.79.5, SIGTERM", report, faults, stored());
-    assert!(twice > 0 && lost == 0, "it keeps repeats unless configured otherwise; the check below must see some");
+    assert!(
+        twice > 0 && lost == 0,
+        "it keeps repeats unless configured otherwise; the check below must see some"
+    );
     vm.end();
     let dedup = [&plain[..], &["-dedup.minScrapeInterval=1ms"]].concat();
     let _vm = Program::start(binary, &dedup, folder.path(), port);

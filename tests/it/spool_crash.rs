@@ -253,7 +253,8 @@ impl World {
         let mut part = in_flight.len();
         if self.delivers_parts && self.random.one_in(2) {
             part = self.random.whole(in_flight.len() as u64 + 1) as usize;
-            let events: Vec<Event> = in_flight[..part].iter().map(|id| self.fates[id].event.clone()).collect();
+            let events: Vec<Event> =
+                in_flight[..part].iter().map(|id| self.fates[id].event.clone()).collect();
             log.acknowledge(self.now, &events);
         } else {
             log.done(self.now);

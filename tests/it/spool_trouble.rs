@@ -143,7 +143,11 @@ fn permanently_unreadable_segments_are_given_up_late_and_reported() {
     for _ in 0..9 {
         now += 60;
         log.commit(at(now), None, false);
-        assert_eq!((take(&mut log), log.tally().damaged_events), (vec![], 0), "nine minutes are not long enough");
+        assert_eq!(
+            (take(&mut log), log.tally().damaged_events),
+            (vec![], 0),
+            "nine minutes are not long enough"
+        );
     }
     let mut seen = Vec::new();
     while seen.is_empty() {

@@ -525,7 +525,8 @@ fn the_state_is_available_while_a_sync_hangs() {
             answer.send((spool.state(), spool.waiting(), spool.batch_events_max())).unwrap();
         }
     });
-    let told = answered.recv_timeout(std::time::Duration::from_secs(30)).expect("the reader waited for the disk");
+    let told =
+        answered.recv_timeout(std::time::Duration::from_secs(30)).expect("the reader waited for the disk");
     assert!(!committing.is_finished());
     assert_eq!(told, (before, 5, 2));
     *gate.0.lock().unwrap() = true;

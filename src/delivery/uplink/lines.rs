@@ -197,7 +197,10 @@ impl Sink for FileSink {
     fn send(&mut self, batch: &Batch<'_>) -> Result<(), SendError> {
         cloudevents::write_lines(batch, &mut self.buffer);
         self.append().map_err(|error| {
-            SendError::retry(format!("append to {}: {error}: check that the disk is mounted and has free space", self.name))
+            SendError::retry(format!(
+                "append to {}: {error}: check that the disk is mounted and has free space",
+                self.name
+            ))
         })
     }
 

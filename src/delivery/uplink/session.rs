@@ -43,7 +43,7 @@ pub enum Failure {
     },
     /// The receiver did not confirm, but another one can be used: soon, without increasing later delays.
     Elsewhere,
-    /// The receiver will never take these events.
+    /// The receiver will never accept these events.
     Refused,
     /// Too many events in one request (413).
     TooLarge,
@@ -508,7 +508,10 @@ mod tests {
                     }
                     Next::Refill => {
                         rounds += 1;
-                        assert!(alone.iter().all(|&tries| tries == rounds), "a round tries each once: {alone:?}");
+                        assert!(
+                            alone.iter().all(|&tries| tries == rounds),
+                            "a round tries each once: {alone:?}"
+                        );
                         s.refilled(events, true);
                     }
                     Next::Load => panic!("nothing is done"),
@@ -517,7 +520,11 @@ mod tests {
             }
             assert!(now >= secs(15), "the delays grow, also over rounds of refusals: {now:?}");
             assert_eq!(s.next(now), Next::Send(0..events), "as one part again");
-            assert_eq!(s.report(now, Ok(())), Verdict::Delivered(events), "and all are delivered once it is fixed");
+            assert_eq!(
+                s.report(now, Ok(())),
+                Verdict::Delivered(events),
+                "and all are delivered once it is fixed"
+            );
         }
     }
 

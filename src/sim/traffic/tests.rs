@@ -91,7 +91,11 @@ fn red_stops_those_before_the_line_and_green_lets_them_go() {
     });
     assert!(stood > 100, "only {stood} stopped at the line");
     assert_eq!(ran_red, 0);
-    assert!(traffic.users().len() < ROAD_USERS_MAX / 2, "the queue never dissolves: {}", traffic.users().len());
+    assert!(
+        traffic.users().len() < ROAD_USERS_MAX / 2,
+        "the queue never dissolves: {}",
+        traffic.users().len()
+    );
 }
 
 #[test]

@@ -136,8 +136,10 @@ fn rendered_frames_show_the_street_of_the_truth() {
             let truth = camera_model.truth(now).to_vec();
             let drawn = camera_model.drawn();
             for user in drawn.iter().filter(|user| !user.is_hard(320)) {
-                let same =
-                    truth.iter().find(|truth| truth.id == user.id).expect("every rendered road user is in the truth");
+                let same = truth
+                    .iter()
+                    .find(|truth| truth.id == user.id)
+                    .expect("every rendered road user is in the truth");
                 assert_eq!((same.kind, same.at), (user.kind, user.at));
             }
             assert_eq!(with.len(), 320 * 180 * 3);

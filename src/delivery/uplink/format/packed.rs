@@ -88,7 +88,7 @@ pub struct Unpacked {
 /// Why bytes are not a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unreadable {
-    /// They do not begin with a batch's first bytes.
+    /// The magic bytes are missing.
     Magic,
     /// A batch of this version, which this program does not know.
     Newer(u8),

@@ -240,7 +240,9 @@ pub(super) fn refusal(
         400 | 497 if status == 497 || hint.contains("http request was sent to https") => {
             wrong("that port requires TLS: write https:// in the URL")
         }
-        _ if REFUSALS.contains(&status) => (Failure::Refused, "the receiver does not accept this: see its log"),
+        _ if REFUSALS.contains(&status) => {
+            (Failure::Refused, "the receiver does not accept this: see its log")
+        }
         413 if after.is_none() => {
             (Failure::TooLarge, "too large for the receiver: smaller batches are tried")
         }
@@ -260,7 +262,9 @@ pub(super) fn refusal(
         511 => wrong("the network requires a login (mobile network, guest network)"),
         300..400 => wrong("redirects are not followed: set the URL to the final address"),
         400..500 => wrong("the status is not about the events: check which program responds at that URL"),
-        _ => (Failure::Retry { after }, "the receiver or a gateway in front of it has a problem: see its log"),
+        _ => {
+            (Failure::Retry { after }, "the receiver or a gateway in front of it has a problem: see its log")
+        }
     }
 }
 

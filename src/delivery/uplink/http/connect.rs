@@ -490,7 +490,11 @@ mod tests {
         let found = [v6(1), v6(2), v6(3), v4(1)];
         assert_eq!(in_order(&found, None), [v6(1), v4(1), v6(2), v6(3)]);
         assert_eq!(in_order(&found, Some(v4(1))), [v4(1), v6(1), v6(2), v6(3)]);
-        assert_eq!(in_order(&found, Some(v4(9))), [v6(1), v4(1), v6(2), v6(3)], "the host no longer has this address");
+        assert_eq!(
+            in_order(&found, Some(v4(9))),
+            [v6(1), v4(1), v6(2), v6(3)],
+            "the host no longer has this address"
+        );
         assert_eq!(in_order(&[v4(1), v6(1)], None), [v4(1), v6(1)]);
         assert_eq!(in_order(&[], None), []);
     }

@@ -156,7 +156,10 @@ mod tests {
         let (file, link) = (dir.path().join("token"), dir.path().join("link"));
         std::fs::write(&file, "s3cret").unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        assert!(read_token(&link, Scheme::Bearer).unwrap() == "Bearer s3cret", "a link to a token file is accepted");
+        assert!(
+            read_token(&link, Scheme::Bearer).unwrap() == "Bearer s3cret",
+            "a link to a token file is accepted"
+        );
     }
 
     #[test]
