@@ -30,7 +30,7 @@ impl Back {
 pub struct Presence {
     /// Time of the loss; `None` while it delivers.
     lost_at: Option<Mono>,
-    /// Since it was opened, it was reported to deliver.
+    /// Whether its delivery was already reported since it was opened.
     is_told: bool,
     /// When the last usable frame was processed; before the first one, when the camera was opened.
     usable_at: Mono,

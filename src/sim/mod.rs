@@ -1,6 +1,6 @@
 //! A simulated street from a seed: traffic, and rendered pictures of it with their ground truth.
 //!
-//! Everything here follows from a seed, bit by bit and on every machine. Only [`crate::run`], [`crate::cli`] and tests use it; no stage of
+//! Everything here follows from a seed, bit for bit and on every machine. Only [`crate::run`], [`crate::cli`] and tests use it; no stage of
 //! the pipeline depends on it.
 
 pub mod disk;

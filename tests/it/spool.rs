@@ -162,7 +162,7 @@ fn a_kill_costs_only_uncommitted_events() {
     assert_eq!(runs.len(), 2);
     assert!(
         runs.values().any(|seqs| seqs.len() as u64 == before),
-        "{runs:?}: not the {before} of the killed run"
+        "{runs:?}: does not contain the {before} events of the killed run"
     );
     assert_eq!(server.deliveries(), server.stored().len());
 }

@@ -15,7 +15,7 @@ use crate::delivery::uplink::{Batch, Interrupt, SendError, Sink};
 use crate::platform::calendar::Timekeeper;
 use crate::platform::clock::Mono;
 
-/// Most receivers in a list.
+/// Maximum number of receivers in a list.
 pub const ENDPOINTS_MAX: usize = 8;
 
 /// From this load on a receiver is used only if all others are as bad.

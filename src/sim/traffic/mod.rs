@@ -16,7 +16,7 @@ pub use path::Path;
 /// One step of the traffic, seconds: short compared with a driver's reaction time of one second.
 pub const STEP_S: f64 = 0.1;
 
-/// Most road users on the street; more do not enter. A jam over 280 m of four lanes is 160.
+/// Maximum number of road users on the street; more do not enter. A jam over 280 m of four lanes is 160.
 pub const ROAD_USERS_MAX: usize = 192;
 
 /// Classes of road users.
