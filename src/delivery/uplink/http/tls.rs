@@ -34,11 +34,11 @@ const SYSTEM_ROOTS: [&str; 3] =
 
 /// The default result of `openssl req -x509`.
 const CA_AS_SERVER: &str = "its certificate is a CA certificate (self-signed with CA:TRUE), which a server must not use: make one \
-    there with openssl req -x509 -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:NAME, and set uplink.ca \
+    on the receiver with openssl req -x509 -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:NAME, and set uplink.ca \
     to that file";
 
 const UNUSABLE: &str =
-    "its certificate is malformed or has an unknown critical extension: make another one there";
+    "its certificate is malformed or has an unknown critical extension: make another one on the receiver";
 
 /// Which roots are trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -231,7 +231,7 @@ pub(super) fn remedy(error: &rustls::Error, synchronised: bool) -> Remedy {
                 Remedy::Clock
             }
             Bad::Expired | Bad::ExpiredContext { .. } => {
-                Remedy::Person("its certificate has expired: renew it there")
+                Remedy::Person("its certificate has expired: renew it on the receiver")
             }
             Bad::NotValidYet | Bad::NotValidYetContext { .. } => {
                 Remedy::Person("its certificate is not valid yet: check both clocks")
@@ -240,7 +240,7 @@ pub(super) fn remedy(error: &rustls::Error, synchronised: bool) -> Remedy {
                 "its certificate is signed by no trusted authority: set uplink.ca to the file of its root",
             ),
             Bad::NotValidForNameContext { presented, .. } if presented.is_empty() => Remedy::Person(
-                "its certificate names no host: make one there with -addext subjectAltName=DNS:NAME (or IP:ADDRESS)",
+                "its certificate names no host: make one on the receiver with -addext subjectAltName=DNS:NAME (or IP:ADDRESS)",
             ),
             Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
                 Remedy::Person("its certificate is for another name: use that name in uplink.target")
@@ -249,19 +249,19 @@ pub(super) fn remedy(error: &rustls::Error, synchronised: bool) -> Remedy {
                 "its key is not the one of uplink.pin: was it renewed, or is there an interception?",
             ),
             Bad::InvalidPurpose | Bad::InvalidPurposeContext { .. } => Remedy::Person(
-                "its certificate is not for servers: make one there with -addext extendedKeyUsage=serverAuth",
+                "its certificate is not for servers: make one on the receiver with -addext extendedKeyUsage=serverAuth",
             ),
-            Bad::Revoked => Remedy::Person("its certificate is revoked: renew it there"),
+            Bad::Revoked => Remedy::Person("its certificate is revoked: renew it on the receiver"),
             Bad::BadSignature
             | Bad::UnsupportedSignatureAlgorithmContext { .. }
             | Bad::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => Remedy::Person(
-                "its certificate has an unsupported signature: renew it there with SHA-256 and RSA of 2048 bits \
+                "its certificate has an unsupported signature: renew it on the receiver with SHA-256 and RSA of 2048 bits \
                  or more, or ECDSA P-256",
             ),
             Bad::Other(other) => Remedy::Person(match other.0.downcast_ref() {
                 Some(webpki::Error::CaUsedAsEndEntity) => CA_AS_SERVER,
                 Some(webpki::Error::UnsupportedCertVersion) => {
-                    "its certificate is of X.509 version 1: make one of version 3 there, with a subjectAltName"
+                    "its certificate is of X.509 version 1: make one of version 3 on the receiver, with a subjectAltName"
                 }
                 _ => UNUSABLE,
             }),
@@ -279,7 +279,7 @@ pub(super) fn remedy(error: &rustls::Error, synchronised: bool) -> Remedy {
             | AlertDescription::CertificateUnknown
             | AlertDescription::UnknownCA
             | AlertDescription::AccessDenied => Remedy::Person(
-                "it does not take our certificate: check uplink.client_cert_file and its root there",
+                "it does not take our certificate: check uplink.client_cert_file and its root on the receiver",
             ),
             _ => Remedy::Retry,
         },
