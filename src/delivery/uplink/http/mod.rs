@@ -220,7 +220,7 @@ impl HttpSink {
             )),
             Remedy::Person(what) => SendError::misconfigured(format!("{place}: {what}")),
             Remedy::Retry => {
-                return SendError::retry(format!("{place}: check that this port uses TLS, and the network"));
+                return SendError::retry(format!("{place}: check that this port uses TLS, and the link"));
             }
         };
         SendError { kept_here: true, ..error }
@@ -403,8 +403,8 @@ fn remedy_for(error: &ureq::Error) -> &'static str {
     match error {
         ureq::Error::HostNotFound => "check the host's name and this device's DNS",
         ureq::Error::Timeout(ureq::Timeout::Resolve) => "check this device's DNS",
-        ureq::Error::Timeout(ureq::Timeout::Connect) => "check the network, the port and the firewalls",
-        ureq::Error::Timeout(_) => "the network or the receiver is too slow",
+        ureq::Error::Timeout(ureq::Timeout::Connect) => "check the link, the port and the firewalls",
+        ureq::Error::Timeout(_) => "the link or the receiver is too slow",
         ureq::Error::Tls(_) | ureq::Error::Rustls(_) => "check the receiver's certificate",
         ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) => {
             "no HTTP/1.1 server responds there: check the port"
