@@ -106,7 +106,7 @@ def main():
                         print(f"{peer}: {error}", file=sys.stderr)
                 if os.path.exists(rten):
                     try:
-                        # Its input is noise of its own; its time does not depend on it.
+                        # It uses its own random input; its time does not depend on the input.
                         said = output([rten, copy, "--prepack", "-n", str(args.frames), "-t", threads])
                         times = [float(t) for t in re.findall(r"#\d+.*?([\d.]+) ?ms", said)]
                         note("rten", "", min(times))

@@ -1,13 +1,13 @@
-//! The pure stages in a row: what becomes of one frame.
+//! The pure stages in sequence: everything that happens to one frame.
 //!
 //! ```text
 //!   frame ─► gate ──closed──► tracks stand still
 //!              │ open
 //!              ▼
-//!   focus ─► (JPEG decode) ─► letterbox ─► engine ─► decode ─► track ─► count ─► events
+//!   roi   ─► (JPEG decode) ─► letterbox ─► engine ─► decode ─► track ─► count ─► events
 //! ```
 //! No camera, no clock, no network, no disk: the same [`Pipeline`] runs from a camera, a recording, or a simulated street.
-//! The engine is the caller's: pipelines of several cameras may share one. After the first frame our own stages make no heap call (I1).
+//! The caller owns the engine, so pipelines of several cameras may share one. After the first frame our own stages make no heap call (I1).
 
 pub mod presence;
 pub mod worker;
@@ -30,41 +30,41 @@ use crate::vision::roi::{self, RoiPlan, RoiPlanner};
 /// Settings of all stages.
 #[derive(Debug, Clone)]
 pub struct Params {
-    /// The motion gate; `None` looks at every frame.
+    /// The motion gate; `None`: every frame is processed.
     pub gate: Option<gate::Params>,
-    /// Thresholds of the decoder. Its `score_min` is what the tracker may still use to keep a track.
+    /// Thresholds of the decoder. Its `score_min` is the lowest score with which the tracker may continue a track.
     pub decode: decode::Params,
-    /// Classes that are followed; empty for all of the model.
+    /// Classes to track; empty: all classes of the model.
     pub wanted: Vec<ClassId>,
     /// The tracker and counting.
     pub analytics: analytics::Params,
-    /// Where to look, for an engine that has several sizes; `None`: always at the whole picture.
+    /// Regions of interest, for an engine with several input sizes; `None`: always the whole frame.
     pub roi: Option<roi::Params>,
 }
 
-/// What was done with a frame, for the counters.
+/// What was done with a frame; input to the counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Outcome {
     /// The gate's reason, if there is a gate.
     pub gate: Option<gate::Reason>,
-    /// Whether the network ran.
+    /// Whether inference ran.
     pub inferred: bool,
-    /// Where it looked, if not at the whole picture.
+    /// The region that inference ran on, if not the whole frame.
     pub roi: Option<RoiPlan>,
-    /// Detections of the wanted classes, weak ones included; without those that a part's sides cut through.
+    /// Detections of the wanted classes, including weak ones; without those that the edge of the region cuts off.
     pub detections: u32,
-    /// What the decoder had no room for.
+    /// Detections dropped because the decoder was full.
     pub dropped: Dropped,
-    /// The frame is a JPEG with bytes that have no place in it; it was decoded without them.
+    /// The frame is a JPEG with stray bytes; it was decoded without them.
     pub mended: bool,
 }
 
 /// Why a frame was not processed.
 #[derive(Debug)]
 pub enum Failure {
-    /// Its bytes are not the picture that they claim to be: counted, go on.
+    /// The bytes are not a valid picture: the frame is counted and processing continues.
     Corrupt(String),
-    /// The network failed.
+    /// Inference failed.
     Engine(crate::base::error::Error),
 }
 
@@ -72,7 +72,7 @@ pub enum Failure {
 pub struct Pipeline {
     gate: Option<Gate>,
     planner: Option<RoiPlanner>,
-    /// Detections from this score on begin tracks.
+    /// Lowest score with which a detection begins a track.
     score_new: f32,
     jpeg: Option<JpegDecoder>,
     letterbox: Letterbox,
@@ -83,7 +83,7 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// The stages for frames of `format` (the largest that will come), around a network of that shape. All memory is taken here.
+    /// Builds the stages for frames of `format` (the largest that will come) and a network of the given shape. Allocates all memory.
     ///
     /// # Errors
     /// `Kind::Config`: a stage's settings are out of range.
@@ -109,7 +109,7 @@ impl Pipeline {
         })
     }
 
-    /// Bytes on the heap that the stages took, without the engine: for the sum of I1.
+    /// Heap bytes that the stages allocated, without the engine: one summand of the memory budget (I1).
     pub fn heap_bytes(&self) -> usize {
         self.gate.as_ref().map_or(0, |_| Gate::bytes())
             + self.jpeg.as_ref().map_or(0, JpegDecoder::heap_bytes)
@@ -119,12 +119,12 @@ impl Pipeline {
             + size_of::<Detections>()
     }
 
-    /// The detections of the last frame that was inferred.
+    /// The detections of the last inference.
     pub fn detections(&self) -> &Detections {
         &self.detections
     }
 
-    /// The name of a class of the model; `?` for one that it does not have.
+    /// The name of a class of the model; `?` for an unknown class.
     pub fn class_name(&self, class: ClassId) -> &str {
         self.analytics.class_name(class)
     }
@@ -134,11 +134,11 @@ impl Pipeline {
         self.analytics.tracker().counters()
     }
 
-    /// Takes one frame, captured at `at`, through all stages. `engine` has the shape that the pipeline was made for. `on` hears what
-    /// happened.
+    /// Takes one frame, captured at `at`, through all stages. `engine` must have the shape that the pipeline was built for. Events go to
+    /// `on`.
     ///
     /// # Errors
-    /// [`Failure::Corrupt`] costs this frame only; [`Failure::Engine`] is for good.
+    /// [`Failure::Corrupt`] costs this frame only; [`Failure::Engine`] is permanent.
     pub fn process(
         &mut self,
         engine: &mut dyn Engine,
@@ -174,30 +174,30 @@ impl Pipeline {
         Ok(Outcome { gate, inferred: true, roi, detections, dropped, mended: self.mended(frame) })
     }
 
-    /// Whether the JPEG that was just decoded had stray bytes.
+    /// Whether the JPEG that was decoded last had stray bytes.
     fn mended(&self, frame: &FrameView<'_>) -> bool {
         let is_jpeg = frame.format().pixel == PixelFormat::Mjpeg;
         is_jpeg && self.jpeg.as_ref().is_some_and(|jpeg| jpeg.stray_bytes() > 0)
     }
 
-    /// Something else than the picture says that something moves, as of `at`: the gate opens.
+    /// Opens the gate at `at` because something other than the picture (the motion sensor) reports motion.
     pub fn wake(&mut self, at: Mono) {
         if let Some(gate) = &mut self.gate {
             gate.wake(at);
         }
     }
 
-    /// Mean brightness of the last picture, code values; `None` without a gate, which alone looks at all of them.
+    /// Mean brightness of the last frame, code values; `None` without a gate, because only the gate measures it.
     pub fn brightness(&self) -> Option<u8> {
         self.gate.as_ref().map(Gate::brightness)
     }
 
-    /// The source has ended at `at`: so do all tracks.
+    /// Ends all tracks: the source ended at `at`.
     pub fn finish(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
         self.analytics.finish(at, on);
     }
 
-    /// Pictures of another size (a folder): everything that is in frame pixels starts again.
+    /// Adapts to frames of another size (a picture folder): all state in frame pixels is reset.
     fn follow_size(&mut self, format: &FrameFormat, at: Mono, on: &mut dyn FnMut(Body)) {
         let size = (format.width, format.height);
         if size == self.size {
@@ -210,12 +210,12 @@ impl Pipeline {
             planner.reset();
         }
         if let Some(gate) = &mut self.gate {
-            // A mask that leaves nothing at this size makes the gate look everywhere; a size out of range is no frame.
+            // A mask that leaves nothing at this size makes the gate watch the whole frame; a size out of range is not a valid frame.
             let _looks_everywhere = gate.set_frame(size.0, size.1).is_err();
         }
     }
 
-    /// Asks the gate. A JPEG is not decoded for it: the block means are enough.
+    /// Runs the gate. A JPEG is not decoded for it: the block means are enough.
     fn ask_gate(&mut self, frame: &FrameView<'_>, at: Mono) -> std::result::Result<Option<Verdict>, Failure> {
         let Some(gate) = &mut self.gate else { return Ok(None) };
         let verdict = match (frame.planes(), &mut self.jpeg) {
@@ -226,14 +226,14 @@ impl Pipeline {
         Ok(Some(verdict))
     }
 
-    /// Asks where to look.
+    /// Plans the region of interest.
     fn plan_roi(&mut self, at: Mono, verdict: Option<&Verdict>) -> Option<RoiPlan> {
         let planner = self.planner.as_mut()?;
         let tracks = self.analytics.tracker().outlook(at);
         verdict.and_then(|verdict| planner.choose(at, verdict, &tracks, size_of_frame(self.size)))
     }
 
-    /// Letterbox, network, decode: fills `detections`.
+    /// Letterbox, inference, decode: fills `detections`.
     fn detect(
         &mut self,
         engine: &mut dyn Engine,
@@ -243,7 +243,7 @@ impl Pipeline {
         let size = size_of_frame(self.size);
         let part = roi.map_or(Region::whole(size), |roi| roi.region);
         let Pipeline { jpeg, letterbox, decoder, detections, .. } = self;
-        // Another camera may have left it at another size.
+        // Another camera may have left the engine at another size.
         engine.select(roi.map_or(0, |roi| roi.size_index));
         let model = engine.size();
         let placement = match (frame.planes(), jpeg) {
@@ -268,11 +268,11 @@ impl Pipeline {
     }
 }
 
-/// A pipeline with an engine that it shares with nobody.
+/// A pipeline that has an engine of its own.
 pub struct WithEngine {
     /// The stages.
     pub pipeline: Pipeline,
-    /// What runs the network.
+    /// The engine.
     pub engine: Box<dyn Engine>,
 }
 
@@ -344,7 +344,7 @@ mod tests {
         }
     }
 
-    /// What a pipeline finds in each frame, and at which size it looks.
+    /// What a pipeline finds in each frame, and at which input size.
     type Found = Vec<(Option<RoiPlan>, Vec<crate::vision::detect::Detection>)>;
 
     fn step(
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn cameras_that_share_an_engine_find_what_each_finds_alone() {
+    fn cameras_that_share_an_engine_detect_the_same_as_alone() {
         let loaded = loaded();
         let sizes =
             roi::input_sizes(loaded.size_for(Size { width: 640, height: 360 }).unwrap(), loaded.stride());

@@ -2,7 +2,7 @@
 
 use crate::base::limits::{EVENT_TEXT_BYTES_MAX, NAME_BYTES_MAX};
 
-/// Where to find what the device build (`--no-default-features`) leaves out, for messages.
+/// Where the commands and sources that the device build (`--no-default-features`) leaves out are available, for messages.
 pub const DESKTOP_BUILD: &str =
     "run it on a desktop computer, with the program that `cargo build --release` makes";
 
@@ -12,7 +12,7 @@ pub type Name = heapless::String<NAME_BYTES_MAX>;
 /// A short text (a reason, an error).
 pub type Text = heapless::String<EVENT_TEXT_BYTES_MAX>;
 
-/// `text` in a fixed-size string, cut at a character if it is too long.
+/// Copies `text` into a fixed-size string; a longer text is cut at a character boundary.
 pub fn fixed<const N: usize>(text: &str) -> heapless::String<N> {
     let mut end = text.len().min(N);
     while !text.is_char_boundary(end) {

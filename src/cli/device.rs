@@ -1,4 +1,4 @@
-//! In the device build, in the place of the commands for a desktop computer: each says where it is to be found.
+//! Replaces the desktop commands in the device build: each one reports where it is available.
 
 use clap::{Args, Subcommand};
 
@@ -6,7 +6,7 @@ use super::Failed;
 use crate::base::error::{Error, Kind};
 use crate::base::text::DESKTOP_BUILD;
 
-/// The names of the commands that are not here.
+/// Names of the commands that this build leaves out.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     #[command(hide = true)]
@@ -19,14 +19,14 @@ pub(super) enum Command {
     Sim(Anything),
 }
 
-/// Whatever stands behind the name.
+/// Any arguments after the name.
 #[derive(Debug, Args)]
 pub(super) struct Anything {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     _arguments: Vec<std::ffi::OsString>,
 }
 
-/// The command's name, and that it is not here.
+/// The command's name, and the error that this build does not have it.
 pub(super) fn execute(command: &Command, _json: bool) -> (&'static str, Result<(), Failed>) {
     let name = match command {
         Command::Demo(_) => "demo",

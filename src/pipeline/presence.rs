@@ -1,42 +1,42 @@
-//! Whether a camera delivers, and when that is told: lost once, and back with its first usable frame. For whoever has the thread and the
-//! clock: the daemon's capture thread, and a device in virtual time. Told the time and what was counted.
+//! Whether a camera delivers usable frames, and when this is reported: lost once, and back with its first usable frame. The caller provides
+//! thread and clock (the daemon's capture thread, or a device in virtual time) and passes the time and the counters.
 
 use std::time::Duration;
 
 use crate::event::Body;
 use crate::platform::clock::Mono;
 
-/// Fewest frames in a row that were not usable before their source may count as lost.
+/// Lowest number of consecutive unusable frames before a source may count as lost.
 const BAD_FRAMES_MIN: u64 = 3;
 
 /// The camera delivers, for the first time or again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Back {
-    /// Since when.
+    /// Since this time.
     pub at: Mono,
     /// How long it was away, milliseconds; 0 for the first time.
     pub absent_ms: u64,
 }
 
 impl Back {
-    /// The event that tells it; the frames have this size.
+    /// The event that reports it, for frames of this size.
     pub const fn event(&self, width: u32, height: u32) -> Body {
         Body::CameraBack { absent_ms: self.absent_ms, width, height }
     }
 }
 
-/// What is known of a camera over all the times that it is opened. It is alive while its frames are usable, not while bytes come.
+/// State of a camera over all the times that it is opened. It is alive while its frames are usable, not merely while bytes arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Presence {
-    /// When it was lost; `None` while it delivers.
+    /// Time of the loss; `None` while it delivers.
     lost_at: Option<Mono>,
-    /// It was told that it delivers since it was opened.
+    /// Whether its delivery was already reported since it was opened.
     is_told: bool,
-    /// When the last usable frame was processed; before that, when it was opened.
+    /// When the last usable frame was processed; before the first one, when the camera was opened.
     usable_at: Mono,
-    /// Frames that were corrupt until then.
+    /// Number of corrupt frames up to then.
     corrupt: u64,
-    /// A usable frame has come since it was opened.
+    /// A usable frame has arrived since it was opened.
     delivers: bool,
 }
 
@@ -46,17 +46,17 @@ impl Presence {
         Presence { lost_at: None, is_told: false, usable_at: now, corrupt: 0, delivers: false }
     }
 
-    /// It was opened at `now`, after `corrupt` frames that were not usable.
+    /// It was opened at `now`, after `corrupt` unusable frames in total.
     pub fn opened(&mut self, now: Mono, corrupt: u64) {
         *self = Presence { lost_at: self.lost_at, corrupt, ..Presence::new(now) };
     }
 
-    /// A frame came that was captured at `at`. That is enough unless the camera was lost: then a frame must prove usable first.
+    /// A frame arrived that was captured at `at`. This is enough unless the camera was lost: then a frame must first prove usable.
     pub fn frame(&mut self, at: Mono) -> Option<Back> {
         if self.lost_at.is_some() { None } else { self.tell(at) }
     }
 
-    /// Takes note of when the newest usable frame was processed, and of how many were corrupt in all.
+    /// Records when the newest usable frame was processed, and the total number of corrupt frames.
     pub fn note(&mut self, usable: Option<Mono>, corrupt: u64) -> Option<Back> {
         if let Some(at) = usable.filter(|at| *at > self.usable_at) {
             (self.usable_at, self.corrupt, self.delivers) = (at, corrupt, true);
@@ -64,13 +64,13 @@ impl Presence {
         if self.delivers { self.tell(self.usable_at) } else { None }
     }
 
-    /// How many frames came, none of them usable, in `limit` or longer.
+    /// How many frames arrived, none of them usable, during `limit` or longer.
     pub fn overdue(&self, now: Mono, corrupt: u64, limit: Duration) -> Option<u64> {
         let bad = corrupt.saturating_sub(self.corrupt);
         (bad >= BAD_FRAMES_MIN && now.since(self.usable_at) >= limit).then_some(bad)
     }
 
-    /// It is lost. False if it was before.
+    /// Marks it as lost. False if it already was.
     pub fn lost(&mut self, now: Mono) -> bool {
         let is_news = self.lost_at.is_none();
         self.lost_at.get_or_insert(now);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_camera_lives_by_its_usable_frames() {
+    fn a_camera_is_alive_while_its_frames_are_usable() {
         let mut presence = Presence::new(at(0));
         presence.opened(at(100), 7);
         // A frame from before it was opened proves nothing.
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(
             presence.overdue(at(200), 7, LIMIT),
             None,
-            "what sends nothing is the source's own business"
+            "a source that sends nothing has its own time-out"
         );
         assert_eq!(presence.overdue(at(200), 9, LIMIT), None, "two bad frames prove nothing");
         assert_eq!(presence.overdue(at(109), 90, LIMIT), None, "too early");
@@ -125,18 +125,18 @@ mod tests {
     }
 
     #[test]
-    fn it_is_lost_once_and_back_with_its_first_usable_frame() {
+    fn a_camera_is_lost_once_and_back_with_its_first_usable_frame() {
         let mut presence = Presence::new(at(0));
         presence.opened(at(1), 0);
         assert_eq!(
             presence.frame(at(2)),
             Some(Back { at: at(2), absent_ms: 0 }),
-            "at first any frame will do"
+            "at first any frame is enough"
         );
         assert_eq!(presence.frame(at(3)), None);
         assert!(presence.lost(at(4)) && !presence.lost(at(5)) && presence.is_lost());
         presence.opened(at(6), 0);
-        assert_eq!(presence.frame(at(7)), None, "it has to prove usable");
+        assert_eq!(presence.frame(at(7)), None, "it must first prove usable");
         assert_eq!(presence.note(Some(at(5)), 1), None);
         assert!(presence.is_lost() && !presence.lost(at(8)), "the same absence");
         presence.opened(at(8), 1);

@@ -1,8 +1,8 @@
-//! What processing a camera's frames needs besides the stages, for whoever has the thread and the clock: the daemon's pipeline
-//! thread, and a device in virtual time.
+//! State of a camera's frame processing besides the stages. The caller provides thread and clock: the daemon's pipeline thread, or a device
+//! in virtual time.
 //!
-//! Duty: outcomes become counts, events get the time of their frame, and tracks end when no frame has been processed for a while: a
-//! camera that is gone, or delivers nothing but corrupt frames. It is told `now`, returns when to come back, and never waits itself.
+//! Duty: turns outcomes into counts, gives events the time of their frame, and ends tracks when no frame has been processed for a while,
+//! because the camera is gone or delivers only corrupt frames. It gets `now` as a parameter, returns when to call again, and never waits.
 
 use std::time::Duration;
 
@@ -11,27 +11,27 @@ use crate::base::error::Error;
 use crate::event::Body;
 use crate::platform::clock::Mono;
 
-/// Takes an event and the time of the frame that it happened in.
+/// Receives an event and the capture time of its frame.
 pub type OnEvent<'a> = dyn FnMut(Mono, Body) + 'a;
 
 /// What one frame adds to the counters; the names are those of [`crate::event::Stats`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FrameCounts {
-    /// The gate saw it.
+    /// The gate processed it.
     pub frames_gated: u64,
-    /// The network did not run.
+    /// Inference was skipped.
     pub frames_still: u64,
-    /// It was not the picture that it claimed to be.
+    /// Its bytes were not a valid picture.
     pub frames_corrupt: u64,
-    /// The network ran.
+    /// Inference ran.
     pub inferences: u64,
-    /// The network ran on a region only.
+    /// Inference ran on a region only.
     pub inferences_in_region: u64,
     /// Detections of the wanted classes.
     pub detections: u64,
-    /// Candidates that the decoder had no room for.
+    /// Candidates dropped because the decoder was full.
     pub candidates_dropped: u64,
-    /// Detections that the decoder had no room for.
+    /// Detections dropped because the decoder was full.
     pub detections_dropped: u64,
 }
 
@@ -51,34 +51,34 @@ impl FrameCounts {
     }
 }
 
-/// What became of a frame.
+/// Result of processing a frame.
 #[derive(Debug)]
 pub struct Processed {
-    /// For the counters.
+    /// Increments for the counters.
     pub counts: FrameCounts,
-    /// What the stages did, or why the frame is corrupt.
+    /// The outcome of the stages, or why the frame is corrupt.
     pub outcome: Result<Outcome, String>,
 }
 
-/// The state between two frames of a camera.
+/// A camera's state between two frames.
 #[derive(Debug)]
 pub struct FrameWorker {
     silence_max: Option<Duration>,
-    /// When the newest frame that was processed was taken, if tracks may be open since.
+    /// Capture time of the newest processed frame, if tracks may be open since.
     newest: Option<Mono>,
 }
 
 impl FrameWorker {
-    /// Tracks end `silence_max` after the last frame that was processed; `None`: they do not, because a recording only has a slow
-    /// reader.
+    /// Tracks end `silence_max` after the last processed frame; `None`: never, because a recording cannot fall silent, its reader can only
+    /// be slow.
     pub fn new(silence_max: Option<Duration>) -> Self {
         FrameWorker { silence_max, newest: None }
     }
 
-    /// Processes the frame of `at` with `process`, which is given whom to tell events.
+    /// Processes the frame captured at `at` with `process`, which gets a callback for events.
     ///
     /// # Errors
-    /// The network failed, for good. A corrupt frame is no error.
+    /// Inference failed permanently. A corrupt frame is not an error.
     pub fn frame(
         &mut self,
         at: Mono,
@@ -98,9 +98,9 @@ impl FrameWorker {
         }
     }
 
-    /// Ends all tracks with `finish` if no frame has been processed for too long. True if it did. Call it at [`FrameWorker::due`] with
-    /// the clock's time if no frame waits. Call it also after each frame, since they may all be corrupt; then `now` is when that frame
-    /// was captured, because newer ones may wait behind it.
+    /// Ends all tracks with `finish` if no frame has been processed for too long; returns whether it did. Call it at [`FrameWorker::due`]
+    /// with the clock's time if no frame is waiting. Call it also after each frame, because all frames may be corrupt; then `now` is the
+    /// capture time of that frame, because newer ones may be queued behind it.
     pub fn poll(
         &mut self,
         now: Mono,
@@ -110,12 +110,12 @@ impl FrameWorker {
         self.due().is_some_and(|due| now >= due) && self.end(finish, on)
     }
 
-    /// When [`FrameWorker::poll`] has something to do, unless a frame is processed before.
+    /// When [`FrameWorker::poll`] has something to do, unless a frame is processed earlier.
     pub fn due(&self) -> Option<Mono> {
         Some(self.newest? + self.silence_max?)
     }
 
-    /// No more frames will come, or not for a while: all tracks end with the newest frame. False if none can be open.
+    /// No more frames will come, or none for a while: ends all tracks at the newest frame. False if none can be open.
     pub fn end(&mut self, finish: impl FnOnce(Mono, &mut dyn FnMut(Body)), on: &mut OnEvent<'_>) -> bool {
         let Some(at) = self.newest.take() else { return false };
         finish(at, &mut |body| on(at, body));
@@ -176,12 +176,12 @@ mod tests {
         assert_eq!(worker.frame(at(8), broken, &mut never).unwrap_err().kind(), Kind::Model);
     }
 
-    /// Silence is without a frame that could be processed: corrupt ones do not keep tracks open.
+    /// Silence means no processable frame: corrupt frames do not keep tracks open.
     #[test]
     fn tracks_end_once_after_silence_or_corrupt_frames() {
         let mut worker = FrameWorker::new(Some(Duration::from_secs(2)));
         assert_eq!(worker.due(), None);
-        assert!(!worker.poll(at(9), finish, &mut never), "nothing was processed yet");
+        assert!(!worker.poll(at(9), finish, &mut never), "no frame was processed yet");
         worker.frame(at(10), good, &mut never).unwrap();
         worker.frame(at(11), corrupt, &mut never).unwrap();
         assert_eq!(worker.due(), Some(at(12)));
@@ -190,7 +190,7 @@ mod tests {
         assert!(worker.poll(at(12), finish, &mut |at, body| heard.push((at, body))));
         assert_eq!(heard, [(at(10), degraded("finished"))]);
         assert!(!worker.poll(at(20), finish, &mut never) && worker.due().is_none(), "once");
-        // A recording waits for its reader; its tracks end with it.
+        // A recording waits for its reader; its tracks end only with the recording.
         let mut recording = FrameWorker::new(None);
         recording.frame(at(1), good, &mut never).unwrap();
         assert!(recording.due().is_none() && !recording.poll(at(1000), finish, &mut never));

@@ -1,8 +1,7 @@
-//! The capture thread: opens the source, takes the frames that the sampler wants into the ring, and opens it again when it
-//! is lost (I12).
+//! The capture thread: opens the source, puts the frames that the sampler selects into the ring, and reopens the source after a loss (I12).
 //!
-//! A source is alive while the pipeline gets usable frames from it, not while bytes come. Frames that become larger than what the
-//! stages behind the ring were built for have these built again, within the same memory budget.
+//! A source is alive while the pipeline gets usable frames from it, not merely while bytes arrive. If frames outgrow what the stages behind
+//! the ring were built for, the stages are rebuilt within the same memory budget.
 
 use std::sync::{Arc, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -32,17 +31,17 @@ use crate::vision::detect::ClassId;
 use crate::vision::detect::letterbox::Size;
 use crate::vision::detect::model::{Loaded, wanted_classes};
 
-/// How long the source may keep the thread from looking whether it is to stop.
+/// Longest time that the source may block the thread before it checks whether to stop.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Longest delay before a camera of the kernel is looked for again: that costs one failed `open`, and five seconds after it
-/// is plugged in it is to deliver, on a slow board too and after many losses in a row.
+/// Longest delay before the next attempt to open a kernel camera. An attempt costs one failed `open`, and a camera must deliver five
+/// seconds after it is plugged in, also on a slow board and after many losses in a row.
 const CAMERA_RESTART_CAP: Duration = Duration::from_secs(2);
 
-/// Longest time that building the stages may take before it counts as hung: a large model on a slow board.
+/// Longest time for building the stages before it counts as hung: a large model on a slow board.
 const BUILD_MAX: Duration = Duration::from_secs(180);
 
-/// The picture that a model with free sides is asked about before there is a camera.
+/// Frame size used to inspect a model with variable input size before there is a camera.
 const SERVED: Size = Size { width: 640, height: 480 };
 
 /// The thread's state.
@@ -55,25 +54,25 @@ pub(super) struct Capture {
     /// What the pipeline is built from at the first format.
     model: Option<(Loaded, Vec<ClassId>)>,
     downstream: Option<Downstream>,
-    /// What the rings before this one dropped.
+    /// Drops of the earlier rings.
     ring_dropped: u64,
-    /// The stages were built once: whatever goes wrong from now on may heal.
+    /// The stages were built once: errors from now on may be temporary.
     worked: bool,
 }
 
-/// The stages behind the ring, once there is a format.
+/// The stages behind the ring, from the first format on.
 struct Downstream {
     ring: Writer,
-    /// What they were built for.
+    /// The format and size that they were built for.
     format: FrameFormat,
     slot_bytes: usize,
-    /// Frames are looked at in the source's own buffers.
+    /// Frames are processed in the source's own buffers.
     lent: bool,
     pipeline: JoinHandle<Result<()>>,
 }
 
 impl Downstream {
-    /// Whether frames like these need stages that are built again.
+    /// Whether frames like these require rebuilding the stages.
     fn is_outgrown(&self, format: &FrameFormat, slot_bytes: usize, lent: bool) -> bool {
         let is_jpeg = format.pixel == PixelFormat::Mjpeg;
         // Slots for JPEGs grow by themselves.
@@ -86,14 +85,14 @@ impl Downstream {
     }
 }
 
-/// When a lost source is opened again. A source that fails again soon after it came back is not opened at full pace for ever: the delay
-/// begins small again only when it has delivered for `trusted_after`, and for as long as it was waited for. Pure.
+/// Decides when a lost source is opened again. A source that fails again soon after its return must not be reopened at full rate for ever:
+/// the delay starts small again only after the source has delivered for `trusted_after` and for as long as the last delay. Pure.
 struct Recovery {
     backoff: Backoff,
     trusted_after: Duration,
     /// The last delay.
     waited: Duration,
-    /// Since when it delivers; `None` while it is lost, and once it is trusted.
+    /// Time since which it delivers; `None` while it is lost, and once it is trusted.
     back_at: Option<Mono>,
 }
 
@@ -102,12 +101,12 @@ impl Recovery {
         Recovery { backoff, trusted_after, waited: Duration::ZERO, back_at: None }
     }
 
-    /// It delivers, since `at`.
+    /// The source delivers again, since `at`.
     fn back(&mut self, at: Mono) {
         self.back_at = Some(at);
     }
 
-    /// It still delivers at `now`.
+    /// The source still delivers at `now`.
     fn delivers(&mut self, now: Mono) {
         let trusted_after = self.trusted_after.max(self.waited);
         if self.back_at.is_some_and(|at| now.since(at) >= trusted_after) {
@@ -116,7 +115,7 @@ impl Recovery {
         }
     }
 
-    /// It is lost: how long to wait before it is opened again.
+    /// The source is lost: returns how long to wait before it is opened again.
     fn next_delay(&mut self) -> Duration {
         self.back_at = None;
         self.waited = self.backoff.next_delay();
@@ -124,13 +123,13 @@ impl Recovery {
     }
 }
 
-/// Why a source is no longer pumped.
+/// Why frames are no longer read from a source.
 enum Ended {
     /// The recording is over.
     Over,
-    /// A stop was requested, or the pipeline is gone.
+    /// A stop was requested, or the pipeline has ended.
     Stopped,
-    /// Open it again.
+    /// It has to be opened again.
     Lost(Error),
 }
 
@@ -166,18 +165,18 @@ impl Capture {
         }
     }
 
-    /// Captures until the end; then waits for the pipeline to finish what is in the ring.
+    /// Captures until the end; then waits for the pipeline to process what is left in the ring.
     ///
-    /// Says once on `up` that the program is ready: the network has passed its self-test (on pictures of another size if there is no
-    /// camera yet). A missing camera does not keep the program from being ready.
+    /// Reports once on `up` that the program is ready: the network has passed its self-test (on a frame of another size if there is no
+    /// camera yet). A missing camera does not prevent readiness.
     pub(super) fn run(mut self, up: &Sender<()>) -> Result<()> {
         let captured = self.capture(up);
         self.shared.ledger.ended(Stage::Capture);
-        // What the pipeline says is the cause if both failed.
+        // If both failed, the pipeline's error is the cause.
         self.close_downstream().and(captured).and_then(|()| self.was_usable())
     }
 
-    /// Lets the pipeline finish what is in the ring, and waits for it.
+    /// Lets the pipeline process what is left in the ring, and waits for it.
     fn close_downstream(&mut self) -> Result<()> {
         let Some(Downstream { ring, pipeline, .. }) = self.downstream.take() else { return Ok(()) };
         drop(ring);
@@ -186,7 +185,7 @@ impl Capture {
         })
     }
 
-    /// A recording of which no frame was usable is an error.
+    /// A recording without a usable frame is an error.
     fn was_usable(&self) -> Result<()> {
         let Shared { options, stop, metrics, .. } = &*self.shared;
         if !options.until_end || stop.requested() || metrics.last_frame().is_some() {
@@ -204,7 +203,7 @@ impl Capture {
             if self.shared.stop.requested() {
                 return Ok(());
             }
-            // A program has its idle time-out to show its first frame.
+            // A program may take its idle time-out to deliver its first frame.
             self.shared.heartbeat(Stage::Capture, self.params.idle_timeout);
             let ended = match open(&self.spec, &self.params, Arc::clone(&self.shared.clock)) {
                 Ok(source) => match self.fit(&*source) {
@@ -214,7 +213,7 @@ impl Capture {
                     }
                     Err(error) => self.cannot_fit(error)?,
                 },
-                // What worked before may work again, whatever it says now.
+                // It worked before, so it may work again: every error is treated as temporary.
                 Err(error) if error.class() == Class::Fatal && !self.worked => return Err(error),
                 Err(error) => Ended::Lost(error),
             };
@@ -236,8 +235,8 @@ impl Capture {
         }
     }
 
-    /// Runs the self-test although there is no camera to build the stages for: the program must not be called ready before the network
-    /// is known to work. On a thread of its own, which leaves no memory behind.
+    /// Runs the self-test although there is no camera to build the stages for: the program must not report ready before the network is
+    /// known to work. It runs on a thread of its own so that its memory is returned.
     fn prove(&self) -> Result<()> {
         self.shared.heartbeat(Stage::Capture, BUILD_MAX);
         let Some((model, _)) = &self.model else { return Ok(()) };
@@ -259,7 +258,7 @@ impl Capture {
         self.shared.post(now, Body::CameraLost { reason: fixed(&error.to_string()) });
     }
 
-    /// The first usable frame after an absence, or the first one at all.
+    /// The first usable frame after an absence, or the first one ever.
     fn back(&mut self, format: &FrameFormat, back: Back) {
         self.recovery.back(back.at);
         let FrameFormat { pixel, width, height, .. } = *format;
@@ -267,14 +266,14 @@ impl Capture {
         self.shared.post(back.at, back.event(width, height));
     }
 
-    /// Takes frames from `source` for as long as it gives any.
+    /// Reads frames from `source` until it ends or fails.
     fn pump(&mut self, mut source: Box<dyn FrameSource>) -> Result<Ended> {
         let shared = Arc::clone(&self.shared);
         let metrics = &shared.metrics;
         let mut sampler = Sampler::new(shared.config.camera.fps);
         let mut expected = 0;
         self.presence.opened(shared.clock.mono(), metrics.frames_corrupt.get());
-        // A program may take its idle time-out for the rest of a frame that it began.
+        // A program may take its idle time-out for the rest of a frame that it has begun.
         let longest = match &self.spec {
             SourceSpec::V4l2(_) => PATIENCE,
             SourceSpec::Dir(_) | SourceSpec::File(_) | SourceSpec::Exec(_) | SourceSpec::Sim(_) => {
@@ -294,7 +293,7 @@ impl Capture {
                 Ok(Advance::End) => return Ok(Ended::Over),
                 Ok(Advance::Frame(meta)) => {
                     metrics.frames_captured.add(1);
-                    // Frames that the source lost itself keep their numbers.
+                    // Frames that the source itself lost are counted in the sequence numbers.
                     metrics.frames_camera_dropped.add(meta.seq.saturating_sub(expected));
                     expected = meta.seq + 1;
                     if let Some(back) = self.presence.frame(meta.captured_at) {
@@ -326,7 +325,7 @@ impl Capture {
         }
     }
 
-    /// Looks whether the pipeline gets usable frames. The reason why the source counts as lost, if it does.
+    /// Checks that the pipeline gets usable frames. Returns why the source counts as lost, if it does.
     fn check_liveness(&mut self, format: &FrameFormat) -> Option<Error> {
         let (now, metrics) = (self.shared.clock.mono(), &self.shared.metrics);
         let corrupt = metrics.frames_corrupt.get();
@@ -335,7 +334,7 @@ impl Capture {
         let limit = self.params.idle_timeout;
         let can_heal = match &self.spec {
             SourceSpec::V4l2(_) | SourceSpec::Exec(_) | SourceSpec::File(_) => !self.shared.options.until_end,
-            // A folder's pictures have nothing to do with each other.
+            // Pictures in a folder are unrelated, so bad ones prove nothing.
             SourceSpec::Dir(_) | SourceSpec::Sim(_) => false,
         };
         let overdue = self.presence.overdue(now, corrupt, limit);
@@ -344,12 +343,12 @@ impl Capture {
         }
         let bad = overdue.filter(|_| can_heal)?;
         let why = self.shared.last_corrupt.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let text = format!("no usable frame for {limit:?}, though {bad} came; the last one: {why}");
+        let text = format!("no usable frame for {limit:?}, although {bad} arrived; the last one: {why}");
         Some(Error::retry(Kind::Source, text))
     }
 
-    /// The stages behind the ring cannot be built for what the source delivers now. At first that is the end; later it costs the
-    /// source, which may deliver something else when it is opened again.
+    /// The stages behind the ring cannot be built for the current frames. At the start this ends the program; later the source is closed,
+    /// because it may deliver another size when it is opened again.
     fn cannot_fit(&self, error: Error) -> Result<Ended> {
         if self.worked && !self.shared.options.until_end && !self.shared.stop.requested() {
             return Ok(Ended::Lost(error));
@@ -357,7 +356,7 @@ impl Capture {
         Err(error)
     }
 
-    /// The announced frame into the ring. False if nobody reads it any more.
+    /// Puts the announced frame into the ring. False if nobody reads the ring any more.
     fn take(&self, source: &mut dyn FrameSource, meta: FrameMeta) -> Result<bool> {
         let Some(downstream) = &self.downstream else { return Ok(false) };
         let need = if downstream.lent { 0 } else { source.announced_bytes().unwrap_or(0) };
@@ -378,7 +377,7 @@ impl Capture {
             Fill::NoRoom(most) => {
                 let needed_mb = (RING_SLOTS_MIN * need).div_ceil(1 << 20);
                 let text = format!(
-                    "a frame of {need} bytes has no room in the ring, {most} are the most: set memory.ring_mb = {needed_mb} or more"
+                    "a frame of {need} bytes does not fit into the ring ({most} at most): set memory.ring_mb = {needed_mb} or more"
                 );
                 Err(Error::degrade(Kind::Source, text))
             }
@@ -388,7 +387,7 @@ impl Capture {
         }
     }
 
-    /// Builds what is behind the ring at the first format, and again if frames outgrow it.
+    /// Builds the stages behind the ring at the first format, and again if frames outgrow them.
     fn fit(&mut self, source: &dyn FrameSource) -> Result<()> {
         let (format, lending) = (*source.format(), source.lending());
         let slot_bytes = source.slot_bytes();
@@ -396,7 +395,7 @@ impl Capture {
             if !there.is_outgrown(&format, slot_bytes, lending.is_some()) {
                 return Ok(());
             }
-            tracing::info!("frames of {format} come after {}: the stages are built again", there.format);
+            tracing::info!("frames of {format} follow {}: the stages are rebuilt", there.format);
             self.ring_dropped += there.ring.dropped();
             self.shared.heartbeat(Stage::Capture, BUILD_MAX);
             self.close_downstream()?;
@@ -410,7 +409,7 @@ impl Capture {
             }
         };
         self.shared.heartbeat(Stage::Capture, BUILD_MAX);
-        // Built on the thread that runs it: what building frees, that thread's part of the heap uses again.
+        // Built on the thread that runs it, so that memory freed during the build is reused from that thread's part of the heap.
         let (ready, built) = mpsc::channel();
         let incoming = Incoming { format, slot_bytes, lending };
         let shared = Arc::clone(&self.shared);
@@ -433,13 +432,13 @@ impl Capture {
     }
 }
 
-/// The first time only; nobody waits for more.
+/// Reports only the first time; nobody waits for later ones.
 fn say_up(up: &Sender<()>) {
     let _said_or_said_before = up.try_send(());
     up.close();
 }
 
-/// Opens a source, a simulated street too.
+/// Opens a source, including simulated streets.
 fn open(spec: &SourceSpec, params: &CaptureParams, clock: Arc<dyn Clock>) -> Result<Box<dyn FrameSource>> {
     match spec {
         #[cfg(feature = "desktop")]
@@ -455,7 +454,7 @@ fn open(spec: &SourceSpec, params: &CaptureParams, clock: Arc<dyn Clock>) -> Res
     }
 }
 
-/// Counts a frame whose bytes are no picture and remembers why; tells at 1, 2, 4, 8, … so that a bad cable does not fill the log.
+/// Counts a corrupt frame and records the reason; logs at 1, 2, 4, 8, …, so that a bad cable does not fill the log.
 pub(super) fn corrupt(shared: &Shared, why: &dyn std::fmt::Display) {
     let count = shared.metrics.frames_corrupt.add(1);
     *shared.last_corrupt.lock().unwrap_or_else(PoisonError::into_inner) = why.to_string();
@@ -472,9 +471,9 @@ mod tests {
         Mono::from_nanos(seconds * 1_000_000_000)
     }
 
-    /// A stream that is damaged every second is opened again less and less often; one that was good for a while at once.
+    /// A stream that breaks every second is reopened less and less often; one that was good for a while is reopened immediately.
     #[test]
-    fn the_delay_begins_small_again_only_after_a_while_of_good_frames() {
+    fn the_delay_is_reset_only_after_a_while_of_good_frames() {
         let second = Duration::from_secs(1);
         let mut recovery = Recovery::new(Backoff::new(second, 60 * second, 1), 10 * second);
         let mut now = 0;

@@ -1,5 +1,5 @@
-//! Drives the board's pins: status LED, motion sensor, light. Runs on the main thread, ten times a second. Pins that are refused
-//! are logged once and requested again.
+//! Drives the board's pins: status LED, motion sensor, light. Runs on the main thread, ten times a second. Unavailable pins are logged once
+//! and requested again.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -16,20 +16,20 @@ use crate::platform::gpio::{Pin, PinParams};
 
 /// Time between two polls.
 const POLL: Duration = Duration::from_millis(100);
-/// Time between two requests for pins that are refused.
+/// Time between two requests for unavailable pins.
 const RETRY: Duration = Duration::from_secs(60);
 /// How long the LED shows a loss.
 const LOSS: Duration = Duration::from_secs(60);
 
-/// When something last moved, and how bright the picture is: shared by the threads that see it and those that act on it. Zero is
-/// "never".
+/// Time of the last motion, and brightness of the picture: shared by the threads that measure them and the threads that act on them. Zero
+/// means "never".
 #[derive(Debug, Default)]
 pub(crate) struct MotionAndLight {
-    /// The motion sensor.
+    /// Motion reported by the motion sensor.
     sensed: AtomicU64,
-    /// The picture.
+    /// Motion seen in the picture.
     moved: AtomicU64,
-    /// Mean brightness of the last picture plus one.
+    /// Mean brightness of the last frame plus one.
     brightness: AtomicU32,
 }
 
@@ -39,7 +39,7 @@ impl MotionAndLight {
         when(&self.sensed)
     }
 
-    /// A picture was looked at: whether something moved in it, and its mean brightness.
+    /// A frame was processed: whether something moved in it, and its mean brightness.
     pub(crate) fn note_picture(&self, now: Mono, moved: bool, brightness: u8) {
         if moved {
             self.moved.store(now.as_nanos(), Relaxed);
@@ -89,7 +89,7 @@ impl Taken {
     }
 }
 
-/// Drives the pins for ever; does nothing if none is configured. Never returns.
+/// Drives the pins until the process ends; does nothing if none is configured. Never returns.
 pub(super) async fn operate(shared: &Shared) {
     let params = &shared.config.pins;
     if [params.status_led, params.motion_sensor, params.light].iter().all(Option::is_none) {
@@ -146,7 +146,7 @@ fn poll(pins: &mut Taken, shared: &Shared, light: &mut Light, condition: Conditi
     Ok(())
 }
 
-/// Derives the condition from counters.
+/// Derives the condition that the LED shows from counters.
 struct ConditionMonitor {
     started: Mono,
     lost: u64,

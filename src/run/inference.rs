@@ -1,4 +1,4 @@
-//! The pipeline thread: frames from the ring through all stages, their events to the outbox, their outcomes to the counters.
+//! The pipeline thread: takes frames from the ring through all stages, posts their events to the outbox, and counts their outcomes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,21 +26,21 @@ use crate::vision::detect::model::Loaded;
 use crate::vision::gate::Reason;
 use crate::vision::load;
 
-/// How often a pipeline without frames looks whether its tracks have ended.
+/// How often a pipeline without frames checks whether its tracks have ended.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// What a camera's frames need, as its source announced it.
+/// Memory requirements of a camera's frames, as announced by its source.
 pub(super) struct Incoming {
     /// The first format, the largest that will come.
     pub(super) format: FrameFormat,
     /// Bytes of a ring slot.
     pub(super) slot_bytes: usize,
-    /// Buffers of the source's own that frames are looked at in.
+    /// Number of the source's own buffers in which frames are processed.
     pub(super) lending: Option<Lending>,
 }
 
-/// Everything behind the source: takes all memory, or refuses to. The sum is computed from the plans before the engine's threads
-/// start and the ring is taken; afterwards it is checked again with what was measured.
+/// Builds everything behind the source: allocates all memory, or refuses to. The sum is computed from the plans before the engine's threads
+/// start and the ring is allocated; afterwards it is checked again with measured values.
 pub(super) fn build(
     shared: &Arc<Shared>,
     incoming: &Incoming,
@@ -50,7 +50,7 @@ pub(super) fn build(
     let config = &shared.config;
     let format = &incoming.format;
     let queue = queue_bytes(config);
-    // Measured: what is resident now, without the parsed file, which goes, and the queue, which is counted below.
+    // Measured: resident memory now, without the parsed file, which is freed, and the queue, which is counted below.
     let program = (system::resident_bytes() as usize).saturating_sub(model.file_bytes() + queue);
     let classes = model.classes().clone();
     let prepared = load::plan(model, frame_size(format), &config.loading())?;
@@ -58,7 +58,7 @@ pub(super) fn build(
     let pipeline = Pipeline::new(config.camera.stages(wanted), format, prepared.shape(), &classes)?;
     let stages_touched = (system::resident_bytes() as usize).saturating_sub(before_stages);
     let (slots, slot_bytes, ring_bytes) = ring_of(shared, incoming)?;
-    // Computed: the plans of everything else. Only tract does not know before it has run.
+    // Computed: the plans of everything else. Only tract's memory is unknown before it has run.
     let mut others = Plan::default();
     others.add("event queue", queue);
     others.add("spool", config.spool.params.memory_bytes);
@@ -70,7 +70,7 @@ pub(super) fn build(
     planned.append(&others);
     planned.check(config.memory.budget)?;
     let (engine, _) = prepared.start()?;
-    // Measured: the most that was resident while the network ran at each size.
+    // Measured: peak resident memory while the network ran at each size.
     let resident = system::peak_resident_bytes() as usize;
     let mut measured = Plan::default();
     measured.add("program, model and network (measured)", resident.saturating_sub(queue + stages_touched));
@@ -93,7 +93,7 @@ pub(super) fn build(
     Ok((writer, Processor::new(Arc::clone(shared), reader, WithEngine { pipeline, engine })))
 }
 
-/// Checks the budget with what is known before the first thread starts: the program, the model's file, and what does not depend on
+/// Checks the budget with what is known before the first thread starts: the program, the model file, and everything that does not depend on
 /// the camera. The network is at least as large as its file.
 pub(super) fn check_budget(config: &Config, model: &Loaded) -> Result<()> {
     let mut plan = Plan::default();
@@ -113,14 +113,14 @@ fn frame_size(format: &FrameFormat) -> Size {
     Size { width: format.width as usize, height: format.height as usize }
 }
 
-/// Slots of the ring, their size, and what frames take in all, bytes.
+/// Number and size of the ring's slots, and the total bytes for frames.
 fn ring_of(shared: &Shared, incoming: &Incoming) -> Result<(usize, usize, usize)> {
     let (config, Incoming { format, slot_bytes, lending }) = (&shared.config, incoming);
-    // What a camera lends needs no slots of ours: few, so that few of its buffers wait.
+    // Buffers lent by a camera need no slots of ours: few, so that few of its buffers are held.
     if let Some(Lending { buffers, bytes }) = lending {
         return Ok((RING_SLOTS_MIN, 0, buffers * bytes));
     }
-    // JPEGs have no fixed size: their slots begin with a guess, within what the ring may have, and grow by what comes.
+    // JPEGs have no fixed size: their slots begin with an estimate, within the ring's budget, and grow with the frames.
     let is_jpeg = format.pixel == PixelFormat::Mjpeg;
     let slot_bytes =
         if is_jpeg { (*slot_bytes).min(config.memory.ring / RING_SLOTS_MIN) } else { *slot_bytes };
@@ -134,14 +134,14 @@ fn ring_of(shared: &Shared, incoming: &Incoming) -> Result<(usize, usize, usize)
         );
         Error::fatal(Kind::Config, text)
     })?;
-    // A recording waits for us: more than the next frames are memory for nothing.
+    // A recording waits for us: queueing more than the next frames only costs memory.
     let slots = if shared.options.until_end { RING_SLOTS_MIN } else { slots };
     let largest =
         if is_jpeg { config.memory.ring.min(RING_SLOTS_MIN * format.encoded_bytes_max()) } else { 0 };
     Ok((slots, slot_bytes, largest.max(slots * slot_bytes)))
 }
 
-/// Checks that the network of the configuration passes its self-test, before there is a camera.
+/// Checks that the configured network passes its self-test before the camera is opened.
 pub(super) fn prove(config: &Config, model: Loaded) -> Result<()> {
     let usual = Size { width: 640, height: 480 };
     load::engine(model, usual, &config.loading())?;
@@ -158,14 +158,14 @@ pub(super) struct Processor {
     first: bool,
     /// Inferences on a region of interest.
     in_region: u64,
-    /// JPEGs that were decoded past stray bytes.
+    /// JPEGs that were decoded without their stray bytes.
     mended: u64,
     unseen: UnseenMotion,
 }
 
 impl Processor {
     fn new(shared: Arc<Shared>, reader: Reader, stages: WithEngine) -> Self {
-        // A recording only has a slow reader: its tracks end with it.
+        // A recording cannot fall silent, its reader can only be slow: its tracks end with it.
         let silence_max = (!shared.options.until_end).then_some(shared.config.camera.track.lost_after);
         Processor {
             shared,
@@ -188,7 +188,7 @@ impl Processor {
                     if let Err(error) = self.process(&slot) {
                         break Err(error);
                     }
-                    // Not the clock: behind a slow network the frames that wait in the ring are no silence.
+                    // Not the clock: behind a slow network, frames that wait in the ring are not silence.
                     slot.meta.captured_at
                 }
                 Taken::TimedOut => self.shared.clock.mono(),
@@ -222,7 +222,7 @@ impl Processor {
             Ok(outcome) => {
                 if self.unseen.look(at, outcome.gate == Some(Reason::Motion), outcome.detections) {
                     tracing::warn!(
-                        "something has moved for a minute and nothing of what is counted was detected: the model may not know this view \
+                        "something has moved for a minute, but nothing of the counted classes was detected: the model may not know this view \
                          (from straight above, or road users that are too small): look with `flytrap detect`, move the camera closer \
                          or lower, or name other track.classes"
                     );
@@ -234,7 +234,7 @@ impl Processor {
         Ok(())
     }
 
-    /// Outcomes become counters; `begun` is when the frame left the ring.
+    /// Adds the outcomes to the counters; `begun` is when the frame left the ring.
     fn count(&mut self, counts: &FrameCounts, outcome: &Outcome, begun: Mono) {
         let now = self.shared.clock.mono();
         let metrics = &self.shared.metrics;
@@ -248,7 +248,7 @@ impl Processor {
                 tracing::warn!(count = self.mended, "JPEGs with stray bytes: they are decoded without them");
             }
         }
-        // Corrupt frames do not come here: they are counted where they are told.
+        // Corrupt frames do not get here: they are counted where they are reported.
         let FrameCounts {
             frames_gated,
             frames_still,

@@ -1,11 +1,11 @@
-//! The plan of memory (I1): one line per owner, the sum, and the refusal to start above the budget.
+//! The memory plan (I1): one line per owner, the sum, and the refusal to start above the budget.
 //!
-//! It is checked three times: before the first thread with what does not depend on the camera; at the first frame's format with what
-//! the stages and the network planned, before the engine's threads start; and with what was measured once the network has run.
+//! It is checked three times: before the first thread, with everything that does not depend on the camera; at the first frame's format,
+//! with the plans of the stages and the network, before the engine's threads start; and with measured values once the network has run.
 
 use crate::base::error::{Error, Kind, Result};
 
-/// Who takes how much.
+/// How much each owner takes.
 #[derive(Debug, Default)]
 pub(super) struct Plan(Vec<(&'static str, usize)>);
 
@@ -37,7 +37,7 @@ impl Plan {
         self.check(budget)
     }
 
-    /// Whether the budget allows it.
+    /// Checks the sum against the budget.
     ///
     /// # Errors
     /// `Kind::Config` if the sum is above `budget` bytes.

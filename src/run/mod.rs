@@ -1,16 +1,16 @@
 //! The wiring: the only place that starts threads and knows all stages.
 //!
 //! ```text
-//!   main thread      signals, statistics, watchdogs, the end (smol)
-//!   capture thread   source ─► sampler ─► ring          opens the source again, starts the next one at the first format
+//!   main thread      signals, statistics, watchdogs, shutdown (smol)
+//!   capture thread   source ─► sampler ─► ring          reopens the source, starts the pipeline at the first format
 //!   pipeline thread  ring ─► gate … count ─► outbox
 //!   spool thread     outbox ─► spool
 //!   uplink thread    spool ─► sink
 //! ```
-//! The end (`run::shutdown`), in this order, so that nothing that was seen is lost: the source ends or a signal comes; the capture
-//! thread leaves and closes the ring; the pipeline takes what is in it and ends its tracks; the last statistics and `stopping`
-//! are posted; the outbox closes; the spool makes everything durable; the uplink delivers what it can within its drain time, and
-//! reports what it could not; the spool makes durable what was delivered.
+//! Shutdown (`run::shutdown`) keeps this order, so that nothing that was seen is lost: the source ends or a signal arrives; the capture
+//! thread stops and closes the ring; the pipeline processes what is left in it and ends its tracks; the last statistics and `stopping` are
+//! posted; the outbox closes; the spool commits everything; the uplink delivers what it can within its drain time, and reports what it
+//! could not; the spool commits the acknowledgements.
 
 mod capture;
 mod gpio;
@@ -49,15 +49,15 @@ use shutdown::{End, Reports, shut_down};
 use signals::EndSignals;
 use supervisor::{Supervisor, Watched};
 
-/// What the command line says besides the settings.
+/// Options of the command line besides the settings.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RunOptions {
-    /// Take the source as a recording: every frame in its own time, and the program ends with it. A source that fails is an
-    /// error then, not a reason to wait.
+    /// Process the source as a recording: every frame, by its own timestamps, and the program ends with it. A failing source is then an
+    /// error, not a reason to wait.
     pub until_end: bool,
 }
 
-/// What all threads share.
+/// State shared by all threads.
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) clock: Arc<dyn Clock>,
@@ -71,44 +71,44 @@ pub(crate) struct Shared {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) faults: Faults,
     pub(crate) motion_and_light: gpio::MotionAndLight,
-    /// Why the last corrupt frame was one.
+    /// Reason of the last corrupt frame.
     pub(crate) last_corrupt: Mutex<String>,
-    /// What the spool wrote.
+    /// What the spool has written.
     written: Mutex<DailyWriteBudget>,
-    /// What the last `stats` event was made of.
+    /// The values behind the last `stats` event.
     interval: Mutex<IntervalReader>,
 }
 
 impl Shared {
-    /// Bytes that the spool had the disk write in the last 24 hours, in whole pages.
+    /// Bytes that the disk wrote for the spool in the last 24 hours, in whole pages.
     fn written_in_a_day(&self, now: Mono) -> u64 {
         let written = self.spool.state().tally.flash_bytes;
         self.written.lock().unwrap_or_else(PoisonError::into_inner).note(now, written)
     }
 
-    /// `stage` has finished something; the next comes within `wait` and what one piece of work may take.
+    /// `stage` has finished a piece of work; the next one comes within `wait` plus the longest time for one piece of work.
     pub(crate) fn heartbeat(&self, stage: Stage, wait: Duration) {
         let now = self.clock.mono();
         self.ledger.set_deadline(stage, now + wait + self.config.watchdog.stage_timeout);
         self.faults.inject(Some(stage), self.started, now);
     }
 
-    /// Posts an event of the camera, which happened at `at`.
+    /// Posts an event of the camera that happened at `at`.
     pub(crate) fn post(&self, at: Mono, body: Body) {
         self.post_as(&self.config.camera.name, at, body);
     }
 
     fn post_as(&self, camera: &Name, at: Mono, body: Body) {
-        // What the outbox dropped it has counted.
+        // The outbox itself counts what it drops.
         let _posted = self.outbox.post(at, camera, body);
     }
 
-    /// Posts an event of the device, which happens now.
+    /// Posts an event of the device that happens now.
     fn post_own(&self, body: Body) {
         self.post_as(&Name::new(), self.clock.mono(), body);
     }
 
-    /// All counters and gauges as of now. Whoever reads them, and however often, changes nothing for others.
+    /// All counters and gauges as of now. Reading them changes nothing, so there may be any number of readers.
     fn snapshot(&self) -> Snapshot {
         let now = self.clock.mono();
         let counters = self.outbox.counters();
@@ -126,7 +126,7 @@ impl Shared {
         Snapshot { stats, processing }
     }
 
-    /// Posts the `stats` event, and returns what it says.
+    /// Posts the `stats` event, and returns its contents.
     fn post_stats(&self) -> Stats {
         let snapshot = self.snapshot();
         let stats = self.interval.lock().unwrap_or_else(PoisonError::into_inner).stats(&snapshot);
@@ -135,12 +135,12 @@ impl Shared {
     }
 }
 
-/// Runs until the recording ends, a signal comes, or something fails for good.
+/// Runs until the recording ends, a signal arrives, or something fails permanently.
 ///
 /// # Errors
-/// What failed; its kind is the exit code. `Kind::Delivery` if all went well but events were lost.
+/// The failure; its kind determines the exit code. `Kind::Delivery` if everything else worked but events were lost.
 pub fn run(config: Config, options: RunOptions) -> Result<()> {
-    // What is missing here would end smol, which has no way to say so.
+    // smol ends the process without a message if it cannot get descriptors or threads, so both are checked first.
     process::raise_descriptors()?;
     threads::probe()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -156,7 +156,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     inference::check_budget(&config, &model)?;
     let boot = system::boot_id()?;
     let origin = Origin::new(config.device.name.as_str(), &boot, started);
-    // Everything that can be wrong with the settings is known before the first thread.
+    // All errors in the settings are found before the first thread starts.
     let sink = uplink::open(&config.uplink.target, &config.uplink.http, &time)?;
     let stop = Stop::new();
     let outbox = Arc::new(Outbox::new(config.uplink.queue_events)?);
@@ -213,7 +213,7 @@ fn log_start(spec: &SourceSpec, model: &Loaded, sink: &dyn uplink::Sink, origin:
     );
 }
 
-/// The threads of a run, but for those that the capture thread starts.
+/// The threads of a run, except those that the capture thread starts.
 struct Threads {
     capture: JoinHandle<()>,
     uplink: JoinHandle<()>,
@@ -236,7 +236,7 @@ impl Threads {
         Ok(Threads { capture, uplink, spool, reports: Reports { ready, captured, delivered } })
     }
 
-    /// They have sent their reports; what is left of them is leaving.
+    /// The threads have sent their reports and are about to end: joins them.
     fn join(self) -> Result<()> {
         for thread in [self.capture, self.uplink, self.spool] {
             if thread.join().is_err() {
@@ -260,8 +260,9 @@ fn post_start(shared: &Shared, supervisor: &Supervisor, model: &Loaded) {
     }
 }
 
-/// The uplink thread: a send may take as long as its deadlines say, and is finished work however it ended. Around it the thread may
-/// wait for the spool, which has to be named if that hangs: the uplink is late only when the spool has been late for long.
+/// The uplink thread: a send may take as long as its time-outs allow, and counts as finished work whatever the result. Between sends the
+/// thread may wait for the spool; if that hangs, the spool must be named as the cause, so the uplink is late only after the spool has been
+/// late for long.
 fn deliver(shared: Arc<Shared>, driver: Uplink, report: Sender<Report>) -> impl FnOnce() + Send {
     move || {
         let spool = spool_writer::LOOK_MAX + shared.config.watchdog.stage_timeout;
@@ -272,11 +273,11 @@ fn deliver(shared: Arc<Shared>, driver: Uplink, report: Sender<Report>) -> impl 
             driver.run(|sends| shared.heartbeat(Stage::Uplink, spool + if sends { send } else { wait }));
         shared.ledger.ended(Stage::Uplink);
         tell(&report, told);
-        shared.outbox.wake(); // Wakes the spool's thread, which has the last word.
+        shared.outbox.wake(); // Wakes the spool's thread, which writes the final report.
     }
 }
 
-/// The main thread's part: statistics, readiness, watchdogs, until it ends; then the end.
+/// The main thread's part: statistics, readiness and watchdogs until the end, then shutdown.
 async fn main_thread(
     shared: &Shared,
     mut supervisor: Supervisor,
@@ -291,7 +292,7 @@ async fn main_thread(
             Turn::Statistics
         };
         let up = async {
-            // Said once; then the channel is closed.
+            // Reported once; then the channel is closed.
             if is_up || reports.ready.recv().await.is_err() {
                 futures_lite::future::pending::<()>().await;
             }
@@ -314,15 +315,15 @@ async fn main_thread(
 
 /// What the main thread does next.
 enum Turn {
-    /// Tells how things are.
+    /// Reports statistics.
     Statistics,
-    /// Tells the service manager that the program is ready.
+    /// Reports readiness to the service manager.
     Up,
-    /// Ends.
+    /// Shuts down.
     End(End),
 }
 
-/// The statistics, as events and for the service manager.
+/// Reports the statistics, as an event and to the service manager.
 fn post_state(shared: &Shared, supervisor: &Supervisor) {
     let stats = shared.post_stats();
     supervisor.status(|| status_line(&stats));
@@ -331,7 +332,7 @@ fn post_state(shared: &Shared, supervisor: &Supervisor) {
     }
 }
 
-/// How things are, in one line: the ages that health is (I7).
+/// Status in one line: the ages that define health (I7).
 fn status_line(stats: &Stats) -> String {
     let age = |millis: u64| match millis {
         u64::MAX => "none yet".to_owned(),
@@ -342,7 +343,7 @@ fn status_line(stats: &Stats) -> String {
 }
 
 fn tell<T>(to: &Sender<T>, value: T) {
-    // Nobody listens any more only when the program leaves at once.
+    // The receiver is gone only when the program exits immediately.
     let _sent = to.send_blocking(value);
 }
 

@@ -1,9 +1,9 @@
-//! The end of the program: the stages leave one after the other, what is left is delivered or kept, and somebody is told.
+//! Shutdown: the stages end one after the other, remaining events are delivered or kept, and the result is reported.
 //!
 //! ```text
-//!   why it ends ──► stages leave ──► last statistics, `stopping` ──► outbox closes ──► uplink drains ──► spool commits
+//!   why it ends ──► stages end  ──► last statistics, `stopping` ──► outbox closes ──► uplink drains ──► spool commits
 //!   recording over    (signals        │                                                 at most uplink.drain_s
-//!   signal             only)          │ a second signal, a stage that hangs: at once
+//!   signal             only)          │ a second signal, a hung stage: immediately
 //!   stage hangs                       ▼
 //! ```
 
@@ -21,15 +21,15 @@ use crate::platform::watchdog::{Overdue, Stage};
 /// Why the program ends.
 #[derive(Debug)]
 pub(super) enum End {
-    /// The capture thread is done: with the recording, or because it was asked to.
+    /// The capture thread has ended: with the recording, or on request.
     Capture(Result<()>),
-    /// A signal, by the word for it.
+    /// A signal, by its name.
     Signal(&'static str),
-    /// A stage does not come back.
+    /// A stage hangs.
     Hung(Overdue),
 }
 
-/// What the main thread hears from the other threads. Each channel carries one message.
+/// What the main thread receives from the other threads. Each channel carries one message.
 pub(super) struct Reports {
     /// The network has passed its self-test, or there is no camera yet.
     pub(super) ready: Receiver<()>,
@@ -49,7 +49,7 @@ impl Reports {
     }
 }
 
-/// Ends everything because of `end`. Comes back when all that could be done is done.
+/// Shuts everything down because of `end`. Returns when everything that was possible is done.
 ///
 /// # Errors
 /// What failed, or `Kind::Delivery` if events were lost.
@@ -79,7 +79,7 @@ pub(super) async fn shut_down(
     supervisor.close(&reason, outcome)
 }
 
-/// Waits for the capture thread, if it has not ended. Its outcome, and the reason of the end in words.
+/// Waits for the capture thread, if it has not ended. Returns its outcome, and the reason of the end as text.
 async fn stages_leave(
     shared: &Shared,
     supervisor: &mut Supervisor,
@@ -91,7 +91,7 @@ async fn stages_leave(
         End::Capture(result) => (result, "the source ended".to_owned()),
         End::Hung(overdue) => (Ok(()), overdue.to_string()),
         End::Signal(name) => {
-            tracing::info!("{name}: ending; once more to leave at once");
+            tracing::info!("{name}: shutting down; repeat it to exit immediately");
             shared.stop.request();
             let again = async {
                 signals.second_request(&*shared.clock).await;
@@ -114,7 +114,8 @@ async fn stages_leave(
     }
 }
 
-/// Feeds while the last events are delivered. If a stage hangs, the uplink still gets its drain time, unless it is the one.
+/// Feeds the watchdogs while the last events are delivered. If a stage hangs, the uplink still gets its drain time, unless the uplink is
+/// that stage.
 async fn while_draining(shared: &Shared, supervisor: &mut Supervisor) -> Result<Report> {
     let overdue = supervisor.watch().await;
     if overdue.stage != Stage::Uplink {
@@ -136,7 +137,7 @@ fn all_delivered(shared: &Shared, report: &Report) -> Result<()> {
     }
     let to = http::redacted(&shared.config.uplink.target.first);
     let text = format!(
-        "events that are lost: {lost} not delivered to {to} within uplink.drain_s, {refused} refused by it, {dropped} \
+        "events lost: {lost} not delivered to {to} within uplink.drain_s, {refused} refused by it, {dropped} \
          dropped because there was no room (uplink.queue_events, spool), {damaged} damaged on disk: the lines above say why"
     );
     Err(Error::fatal(Kind::Delivery, text))
@@ -161,6 +162,6 @@ fn log_summary(shared: &Shared, report: &Report) {
 fn left_at_once() -> Error {
     Error::fatal(
         Kind::Delivery,
-        "left at once on a second signal: what was neither delivered nor on disk is lost",
+        "exited immediately on a second signal: events that were neither delivered nor on disk are lost",
     )
 }

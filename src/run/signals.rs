@@ -1,4 +1,4 @@
-//! Signals: SIGINT, SIGTERM and a closed terminal ask for the end; once more, and it comes at once.
+//! Signals: SIGINT, SIGTERM and a closed terminal request shutdown; a second request exits immediately.
 
 use std::time::Duration;
 
@@ -9,22 +9,22 @@ use crate::base::error::{Error, Kind, Result};
 use crate::platform::clock::{Clock, Mono};
 use crate::platform::process::Hangup;
 
-/// Service managers send a signal to the process and to its group: what comes within this is one request.
+/// Service managers send a signal to the process and to its group: signals within this time are one request.
 const REPEATED: Duration = Duration::from_secs(1);
 
-/// The signals that this process listens to.
+/// The signals that this process handles.
 pub(super) struct EndSignals {
     signals: Signals,
     hangup: Hangup,
-    /// From when on a signal is another request.
+    /// From when on a further signal counts as a second request.
     again_from: Mono,
 }
 
 impl EndSignals {
-    /// From here on signals end nothing by themselves.
+    /// Installs the handlers: from here on these signals no longer end the process by themselves.
     ///
     /// # Errors
-    /// `Kind::System`: the system has no descriptors for it.
+    /// `Kind::System`: the system has no descriptors left.
     pub(super) fn listen() -> Result<Self> {
         let hangup = Hangup::of_process();
         let mut wanted = vec![Signal::Int, Signal::Term];
@@ -36,7 +36,7 @@ impl EndSignals {
         Ok(EndSignals { signals, hangup, again_from: Mono::ZERO })
     }
 
-    /// Comes back when the end is asked for, with the word for it.
+    /// Returns when shutdown is requested, with the name of the signal.
     pub(super) async fn request(&mut self, clock: &dyn Clock) -> &'static str {
         let signal = loop {
             let signal = self.next().await;
@@ -57,7 +57,7 @@ impl EndSignals {
         }
     }
 
-    /// Comes back when the end is asked for again. A terminal that closes is no second request: it often follows the first.
+    /// Returns when shutdown is requested again. A closed terminal is not a second request: it often follows the first.
     pub(super) async fn second_request(&mut self, clock: &dyn Clock) {
         loop {
             let signal = self.next().await;
@@ -72,7 +72,7 @@ impl EndSignals {
             match self.signals.next().await {
                 Some(Ok(signal)) => return signal,
                 Some(Err(error)) => tracing::warn!(%error, "a signal could not be read"),
-                // Never: the stream has no end. Waiting for ever is right all the same.
+                // Never happens: the stream has no end. Waiting for ever is correct anyway.
                 None => futures_lite::future::pending::<()>().await,
             }
         }

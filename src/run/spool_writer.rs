@@ -1,4 +1,4 @@
-//! The spool's thread: takes what the outbox holds, commits when it is due, tells what was lost, and has the last word.
+//! The spool's thread: moves events from the outbox into the spool, commits when due, reports losses, and writes the final report.
 
 use std::io;
 use std::path::Path;
@@ -16,10 +16,10 @@ use crate::event::{Event, Origin, Storage};
 use crate::platform::calendar::Timekeeper;
 use crate::platform::watchdog::Stage;
 
-/// Longest time between two looks.
+/// Longest interval between two polls.
 pub(super) const LOOK_MAX: Duration = Duration::from_secs(1);
 
-/// The spool as the settings want it.
+/// Opens the spool as configured.
 ///
 /// # Errors
 /// `Kind::Config`: the folder cannot be used, or another program uses it.
@@ -38,19 +38,19 @@ pub(super) fn open(config: &Config, origin: &Origin, time: &Timekeeper) -> Resul
             let text = format!("spool.folder '{}': {remedy}", path.display());
             return Err(Error::fatal(Kind::Config, text).caused_by(error));
         }
-        // Counting goes on (I12); `keep` says it as an event, and tries again.
+        // Counting continues (I12); `keep` reports the failure as an event, and tries again.
         Err(error) => tracing::error!("spool.folder '{}': {error}; events wait in memory", path.display()),
     }
     Ok(spool)
 }
 
-/// Whether an error is one of the disk, not of the settings: a card that is not mounted yet, full, or broken.
+/// Whether an error is caused by the disk, not by the settings: a card that is not mounted yet, full, or broken.
 fn may_heal(error: &io::Error) -> bool {
     use io::ErrorKind as K;
     !matches!(error.kind(), K::WouldBlock | K::PermissionDenied | K::NotADirectory | K::InvalidInput)
 }
 
-/// Takes the folder into use.
+/// Attaches the folder to the spool.
 fn attach(spool: &Spool, path: &Path, time: &Timekeeper) -> io::Result<()> {
     let recovered = Folder::open(path).and_then(|folder| spool.attach(Box::new(folder)))?;
     if let Some(clock) = recovered.clock {
@@ -69,7 +69,7 @@ fn attach(spool: &Spool, path: &Path, time: &Timekeeper) -> io::Result<()> {
     Ok(())
 }
 
-/// The body of the thread: ends when the uplink has ended and everything is safe, or cannot be; then passes the uplink's report on.
+/// The body of the thread: ends when the uplink has ended and everything is committed, or cannot be; then forwards the uplink's report.
 pub(super) fn keep(shared: &Shared, uplink_ended: &Receiver<Report>, report: &Sender<Report>) {
     let spool = &shared.config.spool;
     let mut monitor = SpoolMonitor::new(MonitorParams {
@@ -79,12 +79,12 @@ pub(super) fn keep(shared: &Shared, uplink_ended: &Receiver<Report>, report: &Se
     let mut writer = SpoolWriter::new(shared.clock.mono());
     let last = loop {
         shared.heartbeat(Stage::Spool, LOOK_MAX);
-        // All are read before anything is looked at: what comes from here on ends the wait below at once.
+        // All wake-ups are consumed before any work: one that arrives from here on ends the wait below immediately.
         let (seen, ended) = (shared.outbox.signals(), uplink_ended.try_recv());
         let (closed, now) = (shared.outbox.closed(), shared.clock.mono());
         let again = || {
             if let Some(path) = &spool.folder {
-                // What is wrong was said.
+                // The error was already reported.
                 let _again = attach(&shared.spool, path, &shared.time);
             }
         };
@@ -104,7 +104,7 @@ pub(super) fn keep(shared: &Shared, uplink_ended: &Receiver<Report>, report: &Se
             };
             monitor.tell(now, &condition, &mut |body| shared.post_own(body));
         }
-        // At the end everything was done just now, whatever is due.
+        // During shutdown everything is committed immediately, whatever is due.
         let due = if closed { LOOK_MAX } else { writer.due(&shared.spool).since(shared.clock.mono()) };
         shared.outbox.wait(seen, due.min(LOOK_MAX));
     };
@@ -114,7 +114,7 @@ pub(super) fn keep(shared: &Shared, uplink_ended: &Receiver<Report>, report: &Se
     }
 }
 
-/// The state of the spool, if it is on disk.
+/// State of the spool; `None` if it is in memory only.
 pub(super) fn storage(shared: &Shared) -> Option<Storage> {
     shared.config.spool.folder.as_ref()?;
     let written = shared.written_in_a_day(shared.clock.mono());

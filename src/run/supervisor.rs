@@ -1,4 +1,4 @@
-//! The watchdogs' part of the main thread: feeds them while every stage meets its heartbeat deadline, and records how runs ended.
+//! The supervisor in the main thread: feeds the watchdogs while every stage meets its heartbeat deadline, and records how runs ended.
 
 use std::io;
 use std::path::Path;
@@ -17,18 +17,18 @@ use crate::platform::watchdog::history::History;
 use crate::platform::watchdog::notify::Notify;
 use crate::platform::watchdog::{Ledger, Overdue, Params};
 
-/// Longest time between two looks at the ledger.
+/// Longest interval between two checks of the deadlines.
 const LOOK_MAX: Duration = Duration::from_secs(2);
 
-/// Longest wait for the end of a run to be on disk: the disk may be what hangs.
+/// Longest wait until the end of a run is recorded on disk: the disk may be what hangs.
 const RECORD_MAX: Duration = Duration::from_secs(3);
 
-/// The start goes on and is not late as long as this comes again within its time, 30 s: sd_notify(3).
+/// A slow start does not time out as long as this message is repeated within its time, 30 s: sd_notify(3).
 const START_GOES_ON: &str = "EXTEND_TIMEOUT_USEC=30000000";
 
-/// What the stages and the supervisor have in common.
+/// State shared by the stages and the supervisor.
 pub(super) struct Watched {
-    /// By when each stage has to finish something.
+    /// The deadline of each stage for its next finished work.
     pub(super) ledger: Arc<Ledger>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) faults: Faults,
@@ -44,16 +44,16 @@ pub(super) struct Supervisor {
     restarted: Option<Restarted>,
     timer: smol::Timer,
     is_ready: bool,
-    /// A stage was late: nothing is fed any more, whatever happens.
+    /// A stage was late: no watchdog is fed from then on, whatever happens.
     hung: Option<Overdue>,
 }
 
 impl Supervisor {
-    /// Opens what there is. From here on a hardware watchdog runs.
+    /// Opens the watchdogs that are configured. From here on a hardware watchdog runs.
     ///
     /// # Errors
-    /// A hardware watchdog that is named but cannot be used. A service manager that cannot be reached and a state folder that cannot
-    /// be used are warnings: the road is counted all the same.
+    /// A configured hardware watchdog cannot be used. An unreachable service manager and an unusable state folder are only warnings:
+    /// counting continues without them.
     pub(super) fn open(params: &Params, state: Option<&Path>, boot: &str, watched: Watched) -> Result<Self> {
         let notify = Notify::from_environment();
         let hardware =
@@ -83,7 +83,7 @@ impl Supervisor {
         })
     }
 
-    /// How the previous run ended, as an event, if anything is known.
+    /// How the previous run ended, as an event, if it is known.
     pub(super) fn restarted(&self) -> Option<Body> {
         self.restarted.clone().map(Body::Restarted)
     }
@@ -94,14 +94,14 @@ impl Supervisor {
         self.notify.send("READY=1");
     }
 
-    /// One line about how things are, for `systemctl status`.
+    /// One status line for `systemctl status`.
     pub(super) fn status(&self, line: impl FnOnce() -> String) {
         if self.notify.present() {
             self.notify.send(&format!("STATUS={}", line()));
         }
     }
 
-    /// Feeds for as long as every stage meets its deadline; comes back when one does not, and from then on at once.
+    /// Feeds the watchdogs while every stage meets its deadline; returns when one does not, and immediately on every later call.
     pub(super) async fn watch(&mut self) -> Overdue {
         loop {
             if let Some(overdue) = self.hung {
@@ -111,7 +111,7 @@ impl Supervisor {
             match self.watched.ledger.overdue(self.watched.clock.mono()) {
                 None => self.feed(),
                 Some(overdue) => {
-                    // First what the next start has to know, then the words.
+                    // First the record for the next start, then the log message.
                     self.hung = Some(overdue);
                     self.record_end(&overdue.to_string(), false);
                     tracing::error!("{overdue}: the watchdog is fed no more");
@@ -125,7 +125,7 @@ impl Supervisor {
     fn feed(&mut self) {
         self.notify.send("WATCHDOG=1");
         if !self.is_ready {
-            // A small board may load and try a large network for longer than a service manager waits by default.
+            // A small board may take longer to load and test a large network than a service manager waits by default.
             self.notify.send(START_GOES_ON);
         }
         if let Some(hardware) = &mut self.hardware
@@ -135,7 +135,7 @@ impl Supervisor {
         }
     }
 
-    /// Keeps the reason of the end for the next start.
+    /// Records the reason of the end for the next start.
     fn record_end(&self, reason: &str, clean: bool) {
         if let Some(recorder) = &self.recorder
             && let Err(why) = recorder.end(reason, clean)
@@ -144,8 +144,8 @@ impl Supervisor {
         }
     }
 
-    /// The end of the program, with `outcome`; `reason` says why it ended. After a hang a hardware watchdog stays armed and
-    /// this does not come back: the board resets.
+    /// Ends the program with `outcome`; `reason` says why. After a hang a hardware watchdog stays armed and this never returns: the board
+    /// resets.
     pub(super) fn close(mut self, reason: &str, outcome: Result<()>) -> Result<()> {
         let Some(overdue) = self.hung else {
             self.notify.send("STOPPING=1");
@@ -199,8 +199,8 @@ fn restarted(history: &History) -> Option<Restarted> {
     Some(Restarted { starts, failures, clean: before.clean, reason: fixed(&before.reason) })
 }
 
-/// Writes the end of the run into the history. On a thread of its own, since the disk may be what hangs: whoever ends waits for it
-/// for [`RECORD_MAX`] at most. The thread is there from the start, since threads may be what is short.
+/// Writes the end of the run into the history. It runs on a thread of its own, because the disk may be what hangs: the caller waits for it
+/// for [`RECORD_MAX`] at most. The thread exists from the start, because later the system may be out of threads.
 struct Recorder {
     ends: mpsc::Sender<End>,
     recorded: mpsc::Receiver<io::Result<()>>,
@@ -234,7 +234,7 @@ impl Recorder {
         self.ends.send(end).map_err(|_| "its thread is gone".to_owned())?;
         match self.recorded.recv_timeout(RECORD_MAX) {
             Ok(outcome) => outcome.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("the disk has not taken it for {RECORD_MAX:?}")),
+            Err(_) => Err(format!("the disk did not write it within {RECORD_MAX:?}")),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A disk that loses power: what was not synced is written in part, in any order, torn within a sector; names likewise. It can
-//! also be full, fail, forget what it could not write (and say yes the next time), turn read-only, and flip bits.
+//! A simulated disk that loses power: unsynced writes are kept in part, in any order, torn within a sector; names likewise. It can also be
+//! full, fail, drop what it could not write (and report success the next time), turn read-only, and flip bits.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,7 +19,7 @@ enum Change {
 #[derive(Debug, Clone, Default)]
 struct Inode {
     durable: Vec<u8>,
-    /// What a program reads.
+    /// File contents as a program reads them.
     cached: Vec<u8>,
     pending: Vec<Change>,
 }
@@ -31,16 +31,16 @@ enum NameChange {
     Remove(String),
 }
 
-/// Fault modes of the disk. A number: one in so many operations; 0: never.
+/// Fault modes of the disk. A number means one in this many operations; 0: never.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FaultModes {
     /// A write or sync fails.
     pub error: u64,
-    /// A file cannot be made.
+    /// A file cannot be created.
     pub full: u64,
-    /// Names are not kept in order.
+    /// Name changes are not ordered.
     pub no_journal: bool,
-    /// Sync says yes and does nothing: the disk that must make every test fail.
+    /// Sync reports success and does nothing: with this mode every durability test must fail.
     pub lies: bool,
 }
 
@@ -58,11 +58,11 @@ struct World {
     read_only: bool,
     modes: FaultModes,
     random: u64,
-    /// Faults that struck: errors, full disks.
+    /// Number of injected faults: errors, full disks.
     faults: u64,
 }
 
-/// The disk of one computer, over its power cuts. A clone is the same disk.
+/// The disk of one computer, across power cuts. A clone is the same disk.
 #[derive(Debug, Clone, Default)]
 pub struct FaultDisk(Arc<Mutex<World>>);
 
@@ -71,25 +71,25 @@ impl FaultDisk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An empty disk; the seed says what becomes of what was not synced.
+    /// An empty disk; the seed decides which unsynced writes survive.
     pub fn new(seed: u64) -> Self {
         let disk = FaultDisk::default();
         disk.lock().random = seed;
         disk
     }
 
-    /// Power is lost at this operation from now.
+    /// Power is cut at the operation with this number, counted from now.
     pub fn cut_after(&self, operations: u64) {
         let mut world = self.lock();
         world.cut_at = Some(world.operations + operations);
     }
 
-    /// No cut that was due comes.
+    /// Cancels a scheduled cut.
     pub fn spare(&self) {
         self.lock().cut_at = None;
     }
 
-    /// From now on it has these fault modes.
+    /// Sets the fault modes from now on.
     pub fn set_fault_modes(&self, modes: FaultModes) {
         self.lock().modes = modes;
     }
@@ -109,16 +109,16 @@ impl FaultDisk {
         self.lock().is_off
     }
 
-    /// Faults that have struck so far.
+    /// Number of faults injected so far.
     pub fn faults(&self) -> u64 {
         self.lock().faults
     }
 
-    /// Power goes (if it has not) and comes back. `gentle`: everything pending is written, as after an orderly end.
+    /// Cuts the power (if it is on) and restores it. `gentle`: everything pending is written, as after a clean shutdown.
     pub fn reboot(&self, gentle: bool) {
         let mut world = self.lock();
         let mut random = Random::new(world.random);
-        // With a journal names change in order up to some point; without one any of them may have been kept.
+        // With a journal, name changes survive in order up to some point; without one any of them may survive.
         let changes = std::mem::take(&mut world.pending_names);
         let journal = random.whole(changes.len() as u64 + 1) as usize;
         for (index, change) in changes.into_iter().enumerate() {
@@ -139,7 +139,7 @@ impl FaultDisk {
         (world.cut_at, world.is_off, world.is_away, world.read_only) = (None, false, false, false);
     }
 
-    /// Flips a bit of a file that is not free. True if there was one.
+    /// Flips a bit in a file that is not a free file. True if there was one.
     pub fn flip_a_bit(&self, random: &mut Random) -> bool {
         let mut world = self.lock();
         let files: Vec<usize> = world
@@ -152,7 +152,7 @@ impl FaultDisk {
             return false;
         }
         let inode = &mut world.inodes[files[random.whole(files.len() as u64) as usize]];
-        // Mostly where something is.
+        // Mostly where there is data.
         let end = inode.durable.iter().rposition(|byte| *byte != 0).map_or(1, |at| at + 1);
         let at = random.whole(end as u64) as usize;
         let bit = 1 << random.whole(8);
@@ -163,7 +163,7 @@ impl FaultDisk {
         true
     }
 
-    /// Puts a file of these bytes on the disk.
+    /// Creates a file with these bytes.
     pub fn plant(&self, name: &str, bytes: Vec<u8>) {
         let mut world = self.lock();
         let inode = world.inodes.len();
@@ -179,7 +179,7 @@ impl FaultDisk {
 }
 
 impl World {
-    /// Counts an operation; an error if there is no power, or a fault strikes, which one in `one_in` does.
+    /// Counts an operation; an error if there is no power or a fault is injected, with a probability of one in `one_in`.
     fn operate(&mut self, one_in: u64, error: io::ErrorKind, writes: bool) -> io::Result<()> {
         if self.is_off || self.cut_at.is_some_and(|at| self.operations >= at) {
             self.is_off = true;
@@ -204,7 +204,7 @@ impl World {
         Ok(())
     }
 
-    /// The bytes of files without a name are gone, so that a long simulation stays small.
+    /// Discards the bytes of files without a name, so that a long simulation stays small.
     fn forget_unreachable(&mut self) {
         for (index, inode) in self.inodes.iter_mut().enumerate() {
             let named = |names: &BTreeMap<String, usize>| names.values().any(|named| *named == index);
@@ -232,7 +232,7 @@ impl World {
 }
 
 impl Inode {
-    /// What of a change that was not synced is on the disk after all.
+    /// The part of an unsynced change that reached the disk anyway.
     fn keep_part(&mut self, change: Change, all: bool, random: &mut Random) {
         match change {
             Change::Length(bytes) if all || random.one_in(2) => self.durable.resize(bytes, 0),
@@ -276,7 +276,7 @@ impl Disk for FaultDisk {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let mut random = Random::new(world.random);
-        // What a file system says is in a new file is one thing; what is on the disk after a cut is another.
+        // A file system may show one content for a new file; after a cut the disk may hold another.
         let garbage = (0..bytes).map(|_| if random.one_in(2) { 0 } else { random.bits() as u8 }).collect();
         world.random = random.bits();
         let number = world.inodes.len();
@@ -351,7 +351,7 @@ impl DiskFile for FaultFile {
         if was_off || world.is_away || world.read_only {
             return outcome;
         }
-        // A write that fails, or in which the power goes, may have come any part of the way.
+        // A write that fails, or that a power cut interrupts, may have been written to any extent.
         let mut random = Random::new(world.random);
         let part = if outcome.is_ok() { bytes.len() } else { random.whole(bytes.len() as u64 + 1) as usize };
         world.random = random.bits();
@@ -373,7 +373,7 @@ impl DiskFile for FaultFile {
         }
         let mut random = Random::new(world.random);
         let inode = &mut world.inodes[self.inode];
-        // A sync that fails writes a part and forgets the rest: the next one will not try it again.
+        // A failing sync writes a part and drops the rest: the next one will not try it again.
         for change in std::mem::take(&mut inode.pending) {
             inode.keep_part(change, outcome.is_ok(), &mut random);
         }

@@ -1,10 +1,10 @@
-//! What a perfect counter would have counted: the truth about crossings of counting lines.
+//! Ground truth of line crossings: what a perfect counter would count.
 //!
-//! A counter judges by the lower edge of a box, which is not where a bus stands whose wheels are below the picture's edge. The truth
-//! does not: it knows where everybody is on the ground, and asks on which side of the line that point is seen, and whether the
-//! step between two pictures meets the line between its ends. A line that ends at the picture's edge has no end there: nobody can draw
-//! it further, and who passes below the edge passes it. It needs none of what [`crate::analytics::count`] does against doubt: no band, no
-//! minimum of frames or of distance. Each road user counts once a line and direction.
+//! A counter uses the lower edge of a box, which is not the ground point of a bus whose wheels are below the picture's edge. The truth does
+//! not: it knows every position on the ground, and checks on which side of the line that point appears, and whether the step between two
+//! frames intersects the line between its ends. A line that ends at the picture's edge has no end there: it cannot be drawn further, and a
+//! road user that passes below the edge crosses it. It needs none of the safeguards of [`crate::analytics::count`]: no band, no minimum
+//! number of frames, no minimum distance. Each road user counts once per line and direction.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,26 +16,26 @@ use crate::analytics::count::CountingLine;
 use crate::base::geometry::{PointPx, side_of};
 use crate::event::Direction;
 
-/// A road user that has not been in this many pictures is forgotten: minutes at least, hidden by a bus or gone.
+/// A road user is forgotten after this many frames without it: minutes at least, hidden by a bus or gone.
 const FORGET_EVERY: u64 = 2000;
 
-/// An end of a line this near to the picture's edge is at the edge, pixels: rounding.
+/// An end of a line this near to the picture's edge counts as at the edge, pixels: rounding.
 const EDGE_PX: f32 = 1.0;
 
-/// How far a line goes on beyond the picture's edge, in its own lengths: further than anybody of whom something is in the picture.
+/// How far a line is extended beyond the picture's edge, in its own lengths: further than any road user that is partly in the picture.
 const BEYOND_EDGE: f32 = 20.0;
 
-/// A crossing: the line's place in the list, which direction, and what.
+/// A crossing: index of the line, direction, and class.
 pub type Crossed = (usize, Direction, Kind);
 
-/// Where somebody was in the last picture.
+/// Position of a road user in the last frame.
 #[derive(Debug, Clone, Copy)]
 struct Last {
-    /// Where the point on the ground is seen, which may be outside of the picture.
+    /// Image position of its ground point, possibly outside the picture.
     point: PointPx,
-    /// Whether a detector could be asked for it.
+    /// Whether a detector is expected to find it.
     can_be_seen: bool,
-    /// Number of the picture.
+    /// Number of the frame.
     picture: u64,
 }
 
@@ -53,7 +53,7 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// For these lines in pictures of `width` x `height` of that camera.
+    /// Counts on these lines in frames of `width` x `height` of that camera.
     pub fn new(lines: &[CountingLine], view: View, width: u32, height: u32) -> Self {
         let to_px = |line: &CountingLine| {
             without_ends_at_the_edge(
@@ -73,12 +73,12 @@ impl Judge {
         }
     }
 
-    /// The truth about the next picture.
+    /// Adds the truth of the next frame.
     pub fn see(&mut self, truth: &[Truth]) {
         self.pictures += 1;
         for truth in truth {
             let Some(seen) = self.view.see(vec3(truth.at[0], truth.at[1], 0.0)) else {
-                // Beside or behind the camera: where the next step begins is not known.
+                // Beside or behind the camera: the start of the next step is unknown.
                 self.last.remove(&truth.id);
                 continue;
             };
@@ -106,23 +106,23 @@ impl Judge {
         }
     }
 
-    /// What crossed which line in which direction, and how often.
+    /// Number of crossings by line, direction and class.
     pub fn counts(&self) -> &BTreeMap<Crossed, u64> {
         &self.counts
     }
 
-    /// All that is counted so far.
+    /// All counts so far.
     pub fn total(&self) -> u64 {
         self.counts.values().sum()
     }
 
-    /// Crossings of those whom nobody could see then: too small, or hidden by others. In no other count.
+    /// Crossings by road users that were too small or too hidden to be seen. In no other count.
     pub fn unseen(&self) -> u64 {
         self.unseen
     }
 }
 
-/// The line, but an end that is at the picture's edge is moved far out of it.
+/// The line, with ends at the picture's edge moved far outside.
 fn without_ends_at_the_edge([a, b]: [PointPx; 2], [width, height]: [f32; 2]) -> [PointPx; 2] {
     let at_edge = |end: PointPx| {
         end.x <= EDGE_PX || end.y <= EDGE_PX || end.x >= width - EDGE_PX || end.y >= height - EDGE_PX
@@ -135,7 +135,7 @@ fn without_ends_at_the_edge([a, b]: [PointPx; 2], [width, height]: [f32; 2]) -> 
     [moved(a, b), moved(b, a)]
 }
 
-/// In which direction the step from `before` to `now` crosses the line, if it does.
+/// The direction in which the step from `before` to `now` crosses the line, if it does.
 fn crossing([a, b]: &[PointPx; 2], before: PointPx, now: PointPx) -> Option<Direction> {
     let (from, to) = (side_of(*a, *b, before), side_of(*a, *b, now));
     if (from >= 0.0) == (to >= 0.0) {
@@ -157,7 +157,7 @@ mod tests {
 
     const SIZE: [f32; 2] = [640.0, 360.0];
 
-    /// Looks straight over the street, x to the right, from 6 m above and 10 m before y = 0.
+    /// A camera facing straight across the street, x to the right, 6 m high and 10 m before y = 0.
     fn view() -> View {
         let mount = Mount {
             at: vec3(0.0, -10.0, 6.0),
@@ -169,7 +169,7 @@ mod tests {
         View::new(&mount, SIZE[0], SIZE[1])
     }
 
-    /// A car, 1.5 m high, at that place on the ground, of which `visible` is seen.
+    /// A car, 1.5 m high, at that ground position, with `visible` as its visible share.
     fn truth(id: u64, at: [f32; 2], visible: f32) -> Truth {
         let corners = [vec3(at[0] - 2.0, at[1], 0.0), vec3(at[0] + 2.0, at[1], 1.5)];
         let [a, b] = corners.map(|corner| view().see(corner).unwrap());
@@ -215,18 +215,18 @@ mod tests {
         assert!(lorry.whole[3] > SIZE[1] + 20.0 && lorry.seen[1] < SIZE[1] - 100.0, "{lorry:?}");
         assert!(lorry.is_hard(640), "most of it is outside of the picture, but nothing hides it");
         assert_eq!(counts(&[&[near(-0.5)], &[near(0.5)]]), (1, 0, 0));
-        // A line that ends in the picture ends there.
+        // A line that ends inside the picture ends there.
         let short = CountingLine { a: PointRel { x: 0.5, y: 0.9 }, ..CountingLine::middle() };
         assert_eq!(counts_at(short, &[&[near(-0.5)], &[near(0.5)]]), (0, 0, 0));
-        // Beside the camera nothing is known, and nothing is made up.
+        // Beside the camera nothing is known, and nothing is invented.
         let mut behind = near(0.5);
         behind.at[1] = -14.0;
         assert_eq!(counts(&[&[near(-0.5)], &[behind], &[near(0.5)]]), (0, 0, 0));
     }
 
     #[test]
-    fn it_calls_directions_as_the_counter_does() {
-        // Looking up the middle line, left is the left of the screen.
+    fn it_names_directions_as_the_counter_does() {
+        // Looking up the middle line, left is left on the screen.
         let line = CountingLine::middle();
         let (a, b) = (line.a.to_px(640, 360), line.b.to_px(640, 360));
         let right = PointPx { x: 400.0, y: 100.0 };

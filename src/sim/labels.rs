@@ -1,16 +1,15 @@
-//! The truth about pictures in the forms that detectors are trained and measured with: YOLO's text files and COCO's
-//! `instances.json`.
+//! Ground truth of pictures in the formats in which detectors are trained and evaluated: YOLO text files and COCO's `instances.json`.
 //!
-//! What is too small or too hidden to be asked for ([`Truth::is_hard`]) is a crowd in COCO's file: a detection there is neither right nor
-//! wrong. YOLO's files cannot say that: there it is left out, and a detection of it is wrong, so that measured with them a detector seems
-//! worse.
+//! Objects that are too small or too hidden to be expected ([`Truth::is_hard`]) are crowds in the COCO file: a detection there counts
+//! neither as right nor as wrong. YOLO files cannot express that: there these objects are left out and detections of them are wrong, so a
+//! detector evaluated with them seems worse.
 
 use serde::Serialize;
 
 use super::scene::Truth;
 use super::traffic::Kind;
 
-/// Lines `class x y width height`, the middle and the sides in parts of the picture; classes are places in [`Kind::ALL`].
+/// Lines `class x y width height`, centre and size as fractions of the picture; classes are indices into [`Kind::ALL`].
 pub fn yolo(truth: &[Truth], [width, height]: [u32; 2]) -> String {
     let (wide, high) = (width as f32, height as f32);
     let line = |truth: &Truth| {
@@ -22,41 +21,41 @@ pub fn yolo(truth: &[Truth], [width, height]: [u32; 2]) -> String {
     truth.iter().filter(|truth| !truth.is_hard(width)).map(line).collect()
 }
 
-/// A line of JSON: all that is known about who is in a picture.
+/// A line of JSON: everything known about the road users in a picture.
 #[derive(Debug, Serialize)]
 pub struct Line<'a> {
     /// Number of the frame, from 0.
     pub frame: u64,
-    /// Since the first.
+    /// Time since the first frame.
     pub seconds: f64,
-    /// Everybody of whom something is seen.
+    /// All road users that are at least partly visible.
     pub objects: Vec<Object<'a>>,
 }
 
-/// One of them; rectangles are left, top, right, bottom, pixels.
+/// One road user; rectangles are left, top, right, bottom, pixels.
 #[derive(Debug, Serialize)]
 pub struct Object<'a> {
-    /// The same in all frames.
+    /// Its id, the same in all frames.
     pub id: u64,
-    /// What.
+    /// Its class.
     pub class: &'a str,
-    /// Of what is seen.
+    /// Rectangle of the visible part.
     #[serde(rename = "box")]
     pub seen: [f32; 4],
-    /// Of all of it.
+    /// Rectangle of the whole.
     pub whole: [f32; 4],
-    /// Share of it that is seen, 0..=1.
+    /// Visible share, 0..=1.
     pub visible: f32,
-    /// Whether it is too small or too hidden to be asked for.
+    /// Whether it is too small or too hidden to be expected.
     pub hard: bool,
-    /// Where it stands on the ground, metres: along the street to the right of the camera, and away from it.
+    /// Position on the ground, metres: along the street to the right of the camera, and away from it.
     pub ground_m: [f32; 2],
-    /// Metres a second.
+    /// Speed, metres per second.
     pub speed_m_s: f32,
 }
 
 impl Line<'_> {
-    /// Of a frame `width` pixels wide.
+    /// For a frame `width` pixels wide.
     pub fn new(frame: u64, seconds: f64, truth: &[Truth], width: u32) -> Self {
         let object = |truth: &Truth| Object {
             id: truth.id,
@@ -72,7 +71,7 @@ impl Line<'_> {
     }
 }
 
-/// COCO's file, made picture by picture.
+/// The COCO file, built picture by picture.
 #[derive(Debug, Serialize)]
 pub struct Coco {
     images: Vec<Image>,
@@ -112,7 +111,7 @@ impl Default for Coco {
 }
 
 impl Coco {
-    /// A picture and what is in it.
+    /// Adds a picture and its objects.
     pub fn add(&mut self, file_name: String, [width, height]: [u32; 2], truth: &[Truth]) {
         let image_id = self.images.len() + 1;
         self.images.push(Image { id: image_id, file_name, width, height });
@@ -130,7 +129,7 @@ impl Coco {
         }
     }
 
-    /// How many objects can be asked for.
+    /// Number of objects that are not crowds.
     pub fn objects(&self) -> usize {
         self.annotations.iter().filter(|annotation| annotation.iscrowd == 0).count()
     }
@@ -145,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_asked_for_is_left_out_or_a_crowd() {
+    fn hard_objects_are_left_out_or_crowds() {
         let all = [
             truth(Kind::Car, [64.0, 36.0, 192.0, 108.0], 1.0),
             truth(Kind::Bus, [64.0, 36.0, 192.0, 108.0], 0.2),

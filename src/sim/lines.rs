@@ -1,4 +1,4 @@
-//! Where to count on a simulated street.
+//! The counting line of a simulated street.
 
 use super::scene::Setting;
 use super::space::vec3;
@@ -7,7 +7,7 @@ use crate::analytics::count::CountingLine;
 use crate::base::geometry::PointRel;
 use crate::event::fixed;
 
-/// A line straight across all lanes, where these are in the picture and things are large; else the middle of the picture.
+/// A line straight across all lanes where they are in the picture and objects are large; else the middle of the picture.
 pub fn counting_line(setting: &Setting) -> CountingLine {
     let (width, height) = (setting.width as f32, setting.height as f32);
     let view = setting.view();
@@ -17,7 +17,7 @@ pub fn counting_line(setting: &Setting) -> CountingLine {
         let (x, y) = (seen.x / width, seen.y / height);
         ((0.02..=0.98).contains(&x) && (0.12..=0.97).contains(&y)).then_some(PointRel { x, y })
     };
-    // From the lanes outward, as far over the pavement as the picture shows it.
+    // From the lanes outward, as far over the pavement as the picture shows.
     let end = |x: f32, direction: usize| {
         let lanes = street.lanes_m(direction) + street.cycle_m + 0.3;
         let most = street.kerb_m(direction) + street.pavement_m;
@@ -35,7 +35,7 @@ pub fn counting_line(setting: &Setting) -> CountingLine {
     for step in 0..160u8 {
         let x = -10.0 + f32::from(step) * 0.5;
         let (Some(a), Some(b)) = (end(x, 0), end(x, 1)) else { continue };
-        // Not where it would be a needle along the view, nor right below the camera.
+        // Not where it would be almost parallel to the view, nor right below the camera.
         if (a.x - b.x).abs() + (a.y - b.y).abs() > 0.25 && view.distance(vec3(x, 0.0, 0.0)) > 7.0 {
             let (forward, backward) = (fixed("one way"), fixed("other way"));
             return CountingLine { name: fixed("road"), a, b, forward, backward };

@@ -1,7 +1,7 @@
-//! A street in a seed: simulated traffic, pictures of it with the truth about them.
+//! A simulated street from a seed: traffic, and rendered pictures of it with their ground truth.
 //!
-//! Everything here follows from a seed, to the last bit and on every machine. Only [`crate::run`], [`crate::cli`] and tests use it;
-//! no stage of the pipeline knows that it exists.
+//! Everything here follows from a seed, bit for bit and on every machine. Only [`crate::run`], [`crate::cli`] and tests use it; no stage of
+//! the pipeline depends on it.
 
 pub mod disk;
 pub mod judge;

@@ -1,12 +1,12 @@
-//! Where road users are seen, from their sizes alone, without drawing them: for worlds of days.
+//! Bounding boxes of road users, computed from their sizes alone without rendering: for simulations of days.
 
 use super::scene::Truth;
 use super::space::vec3;
 use super::traffic::{Kind, RoadUser, Traffic};
 use super::view::View;
 
-/// Everybody of whom something is inside of a picture of `width` x `height`, `ahead` seconds after the traffic's last step.
-/// Boxes are those of solids around the bodies; what hides somebody is the greatest share that one nearer box covers.
+/// All road users that are at least partly inside a picture of `width` x `height`, `ahead` seconds after the traffic's last step. Boxes are
+/// those of solids around the bodies; the hidden share is the largest share that a single nearer box covers.
 pub fn outlines(
     traffic: &Traffic,
     view: &View,
@@ -48,7 +48,7 @@ pub fn outlines(
     }
 }
 
-/// From which height to which a part of a road user reaches, and what it is; none if there is no such part.
+/// Lower and upper height of a part of a road user, and its class; none if there is no such part.
 fn solid(user: &RoadUser, rider: bool) -> Option<(f32, f32, Kind)> {
     let high = user.size[2];
     match (user.kind, rider) {
@@ -87,7 +87,7 @@ mod tests {
     use crate::sim::scene::{Scene, SceneParams};
 
     #[test]
-    fn outlines_are_about_where_the_drawn_ones_are() {
+    fn outlines_approximate_the_rendered_boxes() {
         let (mut close, mut all) = (0, 0);
         for seed in 0..16 {
             let params = SceneParams { seed, width: 320, height: 180, calm: true, ..SceneParams::default() };

@@ -1,4 +1,4 @@
-//! RGB pictures in every form in which frames come, the inverse of what the letterbox and [`crate::vision::draw`] do.
+//! Converts RGB pictures into every pixel format of frames: the inverse of the letterbox and of [`crate::vision::draw`].
 
 use crate::capture::frame::{ColorMatrix, ColorRange, FrameFormat, PixelFormat};
 use crate::capture::rate::FrameRate;
@@ -7,7 +7,7 @@ use crate::vision::draw::Canvas;
 /// Fractions of 2^16.
 const ONE: i32 = 1 << 16;
 
-/// What turns 8-bit R'G'B' into code values, in fractions of 2^16: rows for Y, Cb and Cr, and where Y begins.
+/// Conversion of 8-bit R'G'B' to code values, in fractions of 2^16: rows for Y, Cb and Cr, and the offset of Y.
 struct Codes {
     rows: [[i32; 3]; 3],
     black: i32,
@@ -51,14 +51,14 @@ impl Codes {
         self.code(0, [rgb[0], rgb[1], rgb[2]].map(i32::from), 0, self.black)
     }
 
-    /// Chroma of the mean of 2^shift pixels of which this is the sum.
+    /// Chroma of the mean of 2^shift pixels whose sum this is.
     fn chroma(&self, sum: [i32; 3], shift: u32) -> [u8; 2] {
         [self.code(1, sum, shift, 128), self.code(2, sum, shift, 128)]
     }
 }
 
-/// Writes an RGB picture (rows of 3 bytes a pixel) as a frame of `format` into the start of `out`. Tells how many bytes that is;
-/// none if there is no room, or a JPEG cannot be made.
+/// Writes an RGB picture (rows of 3 bytes a pixel) as a frame of `format` to the start of `out`. Returns the number of bytes; none if there
+/// is no space, or JPEG encoding fails.
 pub fn write(format: &FrameFormat, rgb: &[u8], out: &mut [u8]) -> Option<usize> {
     let (width, height) = (format.width as usize, format.height as usize);
     let codes = Codes::of(format);
@@ -140,7 +140,7 @@ fn sum(pixels: &[&[u8]]) -> [i32; 3] {
     sum
 }
 
-/// The head of a yuv4mpeg stream of I420 frames of that format; each frame is then `FRAME\n` and its bytes.
+/// The header of a yuv4mpeg stream of I420 frames of that format; each frame then consists of `FRAME\n` and its bytes.
 pub fn y4m_head(format: &FrameFormat, fps: FrameRate) -> String {
     let range = match format.color.range {
         ColorRange::Limited => "LIMITED",
@@ -157,7 +157,7 @@ mod tests {
     use crate::capture::frame::{Color, FrameView};
     use crate::vision::jpeg::JpegDecoder;
 
-    /// A picture of flat patches of 8 x 8, so that halved chroma loses nothing.
+    /// A picture of uniform patches of 8 x 8, so that subsampled chroma loses nothing.
     fn patches(width: usize, height: usize) -> Vec<u8> {
         let mut rgb = Vec::new();
         for row in 0..height {

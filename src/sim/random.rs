@@ -1,18 +1,18 @@
-//! Numbers from a seed: the same on every machine, every time.
+//! Random numbers from a seed: the same on every machine, every time.
 
 use libm::logf;
 
-/// A stream of numbers: SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
+/// A random number generator: SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
 impl Random {
-    /// The stream of that seed.
+    /// The generator for that seed.
     pub fn new(seed: u64) -> Self {
         Random(seed)
     }
 
-    /// A stream of its own for one purpose, so that asking more of one does not change another.
+    /// An independent generator for one purpose, so that drawing more numbers for one purpose does not change another.
     pub fn stream(seed: u64, purpose: u64) -> Self {
         Random(mix(seed ^ mix(purpose.wrapping_add(0x9e37_79b9_7f4a_7c15))))
     }
@@ -28,7 +28,7 @@ impl Random {
         (self.bits() >> 40) as f32 / 16_777_216.0
     }
 
-    /// In `least`..`most`.
+    /// A number in `least`..`most`.
     pub fn range(&mut self, least: f32, most: f32) -> f32 {
         least + (most - least) * self.unit()
     }
@@ -43,12 +43,12 @@ impl Random {
         self.bits() % below.max(1)
     }
 
-    /// True once in so many times.
+    /// True with a probability of one in this many.
     pub fn one_in(&mut self, times: u64) -> bool {
         self.whole(times) == 0
     }
 
-    /// True so often.
+    /// True with this probability.
     pub fn chance(&mut self, share: f32) -> bool {
         self.unit() < share
     }
@@ -56,12 +56,12 @@ impl Random {
     /// One of them.
     ///
     /// # Panics
-    /// If there is none: a mistake of the caller.
+    /// If there is none: a bug in the caller.
     pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         &of[self.below(of.len())]
     }
 
-    /// An index, as often as its weight says; the last if all are 0.
+    /// An index with a probability proportional to its weight; the last one if all are 0.
     pub fn weighted(&mut self, weights: &[f32]) -> usize {
         let mut left = self.unit() * weights.iter().sum::<f32>();
         for (index, weight) in weights.iter().enumerate() {
@@ -78,20 +78,20 @@ impl Random {
         (0..12).map(|_| self.unit()).sum::<f32>() - 6.0
     }
 
-    /// Time to the next of events that come independently, `mean` apart.
+    /// Time to the next of independent events, `mean` apart on average.
     pub fn exponential(&mut self, mean: f32) -> f32 {
         -mean * logf(1.0 - self.unit())
     }
 }
 
-/// A number that looks random for each input: the finaliser of SplitMix64.
+/// A hash that looks random for each input: the finaliser of SplitMix64.
 pub const fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)
 }
 
-/// The same for two small numbers, in 0..1; cheap enough for every pixel.
+/// A hash of two small numbers, in 0..1; cheap enough for every pixel.
 #[inline(always)]
 pub fn speckle(x: i32, y: i32) -> f32 {
     let mut hash = (x as u32).wrapping_mul(0x9e37_79b1) ^ (y as u32).wrapping_mul(0x85eb_ca77);
@@ -112,7 +112,7 @@ pub fn smooth_noise(x: f32, y: f32) -> f32 {
     top + (bottom - top) * down
 }
 
-/// Smooth noise of several sizes, each half as large and half as strong, in 0..1.
+/// Sum of smooth noise at several scales, each half as large and half as strong, in 0..1.
 pub fn cloud_noise(x: f32, y: f32) -> f32 {
     let mut sum = 0.0;
     let (mut scale, mut weight) = (1.0, 0.5);
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn means_and_bounds_are_as_promised() {
+    fn means_and_bounds_match_the_documentation() {
         let mut random = Random::new(1);
         let count = 20_000;
         let mut sums = [0.0f64; 4];

@@ -1,4 +1,4 @@
-//! `sim:` - a simulated street that stands in for a camera.
+//! `sim:` - a simulated street in place of a camera.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,28 +11,28 @@ use crate::capture::rate::{FrameRate, Timeline};
 use crate::capture::{Advance, CaptureParams, Filled, FrameSource};
 use crate::platform::clock::Clock;
 
-/// What a `sim:` source says.
+/// Parsed options of a `sim:` source.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SimSpec {
     /// The scene.
     pub scene: SceneParams,
-    /// Frames a second.
+    /// Frames per second.
     pub fps: FrameRate,
-    /// How frames lie in memory.
+    /// Pixel format of the frames.
     pub pixel: PixelFormat,
-    /// It ends after so many seconds; none: never.
+    /// The source ends after this many seconds; none: never.
     pub seconds: Option<f64>,
 }
 
-/// What may be written, for messages.
+/// The options, for error messages.
 const WORDS: &str = "a seed, day, dusk, night, clear, overcast, rain, snow, fog, calm, size=640x360, fps=10, traffic=1.5, \
      pixel=i420, seconds=60; as in sim:7,night,rain,fps=15";
 
 impl SimSpec {
-    /// Reads what stands after `sim:`, words between commas.
+    /// Parses the part after `sim:`, options separated by commas.
     ///
     /// # Errors
-    /// `Kind::Config`, fatal: a word that is not understood, with all that may be written.
+    /// `Kind::Config`, fatal: an unknown option, with the list of all options.
     pub fn parse(text: &str) -> Result<Self> {
         let mut spec = SimSpec {
             scene: SceneParams::default(),
@@ -82,10 +82,10 @@ impl SimSpec {
         Some(())
     }
 
-    /// What its frames look like.
+    /// Format of its frames.
     ///
     /// # Errors
-    /// `Kind::Config`: a size that frames cannot have.
+    /// `Kind::Config`: an unsupported size.
     pub fn format(&self) -> Result<FrameFormat> {
         let (width, height) = (self.scene.width, self.scene.height);
         let color = match self.pixel {
@@ -98,7 +98,7 @@ impl SimSpec {
     }
 }
 
-/// A street whose frames are drawn when they are read.
+/// A street whose frames are rendered when they are read.
 pub struct SimSource {
     scene: Scene,
     format: FrameFormat,
@@ -118,7 +118,7 @@ impl SimSource {
         let spec = SimSpec::parse(text)?;
         let fps = params.fps.unwrap_or(spec.fps);
         let scene = Scene::new(&spec.scene)?;
-        // Not of zeros, whose pages would come with the first picture: after the plan of memory was made.
+        // Not of zeros, whose pages would be allocated only with the first picture, after the memory plan was checked.
         let rgb = vec![1; scene.picture_bytes()];
         Ok(SimSource {
             format: spec.format()?,
@@ -171,7 +171,7 @@ mod tests {
     use crate::platform::clock::SystemClock;
 
     #[test]
-    fn words_are_understood_or_named() {
+    fn options_are_parsed_or_named_in_the_error() {
         let spec =
             SimSpec::parse("7, night,rain,size=320x180,fps=12.5,traffic=0.5,pixel=nv12,seconds=3,calm")
                 .unwrap();

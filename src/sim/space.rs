@@ -1,9 +1,9 @@
-//! Space: x along the street, y to its left, z up, in metres; the ground is z = 0. Trigonometry comes from one library, so
-//! that a seed gives the same picture on every machine.
+//! Space: x along the street, y to its left, z up, in metres; the ground is z = 0. Trigonometry comes from one library, so that a seed
+//! gives the same picture on every machine.
 
 use std::ops::{Add, Mul, Sub};
 
-/// A place or a direction.
+/// A position or a direction.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Vec3 {
     /// Along the street.
@@ -14,7 +14,7 @@ pub struct Vec3 {
     pub z: f32,
 }
 
-/// A shorter way to write one.
+/// Shorthand constructor.
 pub const fn vec3(x: f32, y: f32, z: f32) -> Vec3 {
     Vec3 { x, y, z }
 }
@@ -60,13 +60,13 @@ impl Vec3 {
         self.dot(self).sqrt()
     }
 
-    /// The same way with length 1; up, if it has none.
+    /// The same direction with length 1; up, if the length is 0.
     pub fn unit(self) -> Vec3 {
         let length = self.length();
         if length > 1e-12 { self * (1.0 / length) } else { vec3(0.0, 0.0, 1.0) }
     }
 
-    /// The place that is `part` of the way to `other`.
+    /// Interpolates by `part` to `other`.
     pub fn toward(self, other: Vec3, part: f32) -> Vec3 {
         self + (other - self) * part
     }
@@ -75,9 +75,9 @@ impl Vec3 {
 /// A heading: an angle from x towards y, kept as its cosine and sine.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Heading {
-    /// Part along the street.
+    /// Component along the street.
     pub cos: f32,
-    /// Part to its left.
+    /// Component to its left.
     pub sin: f32,
 }
 
@@ -91,14 +91,14 @@ impl Heading {
         Heading { cos, sin }
     }
 
-    /// From one place to another; along the street if they are the same.
+    /// From one position to another; along the street if they are the same.
     pub fn towards(from: [f32; 2], to: [f32; 2]) -> Self {
         let (x, y) = (to[0] - from[0], to[1] - from[1]);
         let length = (x * x + y * y).sqrt();
         if length > 1e-9 { Heading { cos: x / length, sin: y / length } } else { Heading::ALONG }
     }
 
-    /// Where a point of a body is whose front shows this way.
+    /// World position of a point of a body with this heading.
     pub fn turn(self, point: Vec3) -> Vec3 {
         vec3(point.x * self.cos - point.y * self.sin, point.x * self.sin + point.y * self.cos, point.z)
     }

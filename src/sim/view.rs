@@ -1,28 +1,28 @@
-//! A camera that stands above the ground, and where in its picture things are.
+//! A camera above the ground, and the projection into its picture.
 
 use super::space::{Vec3, sin_cos, vec3};
 use crate::base::error::{Error, Kind, Result};
 
-/// Nothing nearer is seen, metres.
+/// Near clipping distance, metres.
 pub const NEAR_M: f32 = 0.3;
 
-/// How a camera is put up.
+/// Position and direction of a camera.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mount {
-    /// Where: x and y on the ground, z its height, metres.
+    /// Position: x and y on the ground, z its height, metres.
     pub at: Vec3,
-    /// Where it looks: angle from x towards y, degrees.
+    /// Pan: angle from x towards y, degrees.
     pub pan_deg: f32,
-    /// How far it looks down from the horizon, degrees, -30..=85.
+    /// Tilt below the horizon, degrees, -30..=85.
     pub tilt_deg: f32,
     /// Roll to the right, degrees.
     pub roll_deg: f32,
-    /// Width of its picture as an angle, degrees, 10..=120.
+    /// Horizontal field of view, degrees, 10..=120.
     pub field_deg: f32,
 }
 
 impl Mount {
-    /// Whether a camera can be put up like that.
+    /// Checks that a camera can be mounted like that.
     ///
     /// # Errors
     /// `Kind::Config` with name, value and range.
@@ -53,7 +53,7 @@ pub struct Seen {
     pub near: f32,
 }
 
-/// A camera with a picture of a certain size.
+/// A camera with a picture of a given size.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct View {
     at: Vec3,
@@ -81,22 +81,22 @@ impl View {
         View { at: mount.at, right, down, ahead, focal, middle: [width / 2.0, height / 2.0] }
     }
 
-    /// The same camera with a picture that is larger by so many pixels at every side.
+    /// The same camera with a picture that is larger by this many pixels on every side.
     pub fn with_margin(self, margin: f32) -> Self {
         View { middle: [self.middle[0] + margin, self.middle[1] + margin], ..self }
     }
 
-    /// The same camera with everything in its picture moved.
+    /// The same camera with its picture shifted.
     pub fn shifted(self, by: [f32; 2]) -> Self {
         View { middle: [self.middle[0] + by[0], self.middle[1] + by[1]], ..self }
     }
 
-    /// Where it stands.
+    /// Its position.
     pub fn at(&self) -> Vec3 {
         self.at
     }
 
-    /// Pixels of something of 1 m at 1 m.
+    /// Size in pixels of an object of 1 m at a distance of 1 m.
     pub fn focal(&self) -> f32 {
         self.focal
     }
@@ -106,7 +106,7 @@ impl View {
         (point - self.at).dot(self.ahead)
     }
 
-    /// Where a point is seen; none if it is behind the camera.
+    /// Projects a point; none if it is behind the camera.
     pub fn see(&self, point: Vec3) -> Option<Seen> {
         let from = point - self.at;
         let distance = from.dot(self.ahead);
@@ -119,14 +119,14 @@ impl View {
         Some(Seen { x, y, near })
     }
 
-    /// The direction in which a pixel looks; its part along the optical axis is 1.
+    /// The viewing direction of a pixel; its component along the optical axis is 1.
     pub fn ray(&self, x: f32, y: f32) -> Vec3 {
         let across = (x - self.middle[0]) / self.focal;
         let down = (y - self.middle[1]) / self.focal;
         self.ahead + self.right * across + self.down * down
     }
 
-    /// The place on the ground that a pixel shows, and its distance along the optical axis; none above the horizon.
+    /// The ground position that a pixel shows, and its distance along the optical axis; none above the horizon.
     pub fn ground(&self, x: f32, y: f32) -> Option<([f32; 2], f32)> {
         let ray = self.ray(x, y);
         if ray.z >= -1e-4 {
@@ -166,12 +166,12 @@ mod tests {
         assert!(left_and_up.x < 320.0 && left_and_up.y < 180.0);
         assert!(view.see(vec3(0.0, -8.0, 6.0)).is_none());
         assert!(view.ground(320.0, 10.0).is_none());
-        // 70 degrees wide: the edge is at half of the tangent.
+        // 70 degrees wide: the edge of the picture is at 35 degrees.
         assert!((view.focal() - 320.0 / (35.0f32.to_radians()).tan()).abs() < 0.01);
     }
 
     #[test]
-    fn a_camera_that_cannot_be_put_up_is_refused_by_name() {
+    fn a_camera_that_cannot_be_mounted_is_refused_by_name() {
         assert!(mount().check().is_ok());
         let high = Mount { at: vec3(0.0, 0.0, 200.0), ..mount() };
         assert!(high.check().unwrap_err().to_string().contains("height in m is 200"));

@@ -1,4 +1,4 @@
-//! The program against a receiver over real sockets: every event of a run arrives once, whatever the receiver did in between.
+//! The program against a receiver over real sockets: every event of a run arrives once, whatever the receiver does in between.
 
 use std::process::{Child, Output, Stdio};
 
@@ -10,24 +10,24 @@ use crate::common::{
 };
 use crate::receivers::server::{Behaviour, Server};
 
-/// Small batches that go out at once, quick retries, patience at the end.
+/// Small batches that are sent immediately, quick retries, a long drain time.
 const EAGER: &str = "[uplink]\nclock_wait_s = 0\nbatch_events_max = 3\nbatch_age_max_s = 0.1\nbackoff_first_s = 0.1\nbackoff_cap_s = 0.2\n\
                      drain_s = 60\n";
 
-/// A deadline that a hanging receiver meets soon. A busy test machine may meet it too, so only that receiver gets it.
+/// A deadline that a hanging receiver exceeds soon. On a busy test machine others may exceed it too, so only that receiver gets it.
 const HASTY: &str = "response_timeout_s = 1\n";
 
-/// Of every event what does not depend on when and how often the program ran.
+/// The part of every event that does not depend on when and how often the program ran.
 fn facts(events: &[Value]) -> Vec<(String, Value)> {
     let lasting = |event: &&Value| {
-        // How a run went differs; what was seen does not.
+        // Runs differ in their own events; what was seen does not.
         ["track.begin", "track.end", "crossing"].iter().any(|kind| event["type"] == format!("flytrap.{kind}"))
     };
     let fact = |event: &Value| (event["type"].to_string(), event["data"].clone());
     events.iter().filter(lasting).map(fact).collect()
 }
 
-/// The stored events in the order of their numbers.
+/// The stored events by sequence number.
 fn stored(server: &Server) -> Vec<Value> {
     let mut events = server.stored();
     events.sort_by_key(|event| {
@@ -56,7 +56,7 @@ fn every_event_arrives_once_whatever_the_receiver_does() {
         Behaviour::OneByOne,
         Behaviour::AtMost(3),
     ] {
-        // It behaves so at the start, then again in the middle of the run.
+        // The receiver behaves like this at the start, then again in the middle of the run.
         let script = [behaviour, behaviour, Behaviour::Accept(204), Behaviour::Accept(200), behaviour];
         let server = Server::start(script, Behaviour::Accept(202));
         let hangs = behaviour == Behaviour::Hang;
@@ -81,7 +81,7 @@ fn every_event_arrives_once_whatever_the_receiver_does() {
         let commits_silently = matches!(behaviour, Behaviour::CutAfterBody | Behaviour::CutInHead);
         assert!(
             hangs || (repeats > 0) == commits_silently,
-            "{behaviour:?}: {repeats} events came more than once"
+            "{behaviour:?}: {repeats} events arrived more than once"
         );
     }
 }
@@ -91,8 +91,8 @@ fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Ends with 5, the last line names the place and that all 28 events are undelivered, none refused; a line before it names
-/// the remedy.
+/// Exits with 5; the last line names the receiver's address and says that all 28 events are undelivered and none refused; a line before it
+/// names the remedy.
 fn loses_all_but_says_so(url: &str, remedy: &str) {
     let file = config("[uplink]\nbackoff_first_s = 0.1\ndrain_s = 1\n");
     let output = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", url]));
@@ -104,8 +104,8 @@ fn loses_all_but_says_so(url: &str, remedy: &str) {
 }
 
 #[test]
-fn a_receiver_that_is_not_there_is_told_in_one_line_and_by_the_exit_code() {
-    // On an address of its own: no receiver of another test gets the port while this one runs.
+fn a_missing_receiver_is_reported_in_one_line_and_by_the_exit_code() {
+    // On an address of its own, so that no receiver of another test gets the port during this one.
     let listener = std::net::TcpListener::bind(("127.0.0.2", 0)).unwrap();
     let url = format!("http://{}/events", listener.local_addr().unwrap());
     drop(listener);
@@ -113,12 +113,12 @@ fn a_receiver_that_is_not_there_is_told_in_one_line_and_by_the_exit_code() {
 }
 
 #[test]
-fn a_receiver_that_refuses_everything_is_told_and_nothing_counts_as_refused() {
+fn a_receiver_that_refuses_everything_is_reported_and_nothing_counts_as_refused() {
     let server = Server::start([], Behaviour::Status(422));
-    loses_all_but_says_so(&server.url(), "check what answers at that URL");
+    loses_all_but_says_so(&server.url(), "check which program responds at that URL");
 }
 
-/// A started program that does not outlive its test.
+/// A child process that ends with its test.
 struct Running(Child);
 
 impl Drop for Running {
@@ -129,7 +129,7 @@ impl Drop for Running {
 }
 
 #[test]
-fn a_stop_signal_delivers_what_is_known_and_says_goodbye() {
+fn a_stop_signal_delivers_waiting_events_and_the_final_report() {
     let server = Server::start([], Behaviour::Accept(200));
     let file = config(&format!("{EAGER}[camera]\nat_end = \"loop\"\n"));
     let mut command = flytrap();
@@ -146,5 +146,5 @@ fn a_stop_signal_delivers_what_is_known_and_says_goodbye() {
     let events = stored(&server);
     check_sequence(&events);
     assert_eq!(of_type(&events, "stopping").last().unwrap()["reason"], "terminated");
-    assert_eq!(of_type(&events, "stats").len(), 1, "the last state is told at the end");
+    assert_eq!(of_type(&events, "stats").len(), 1, "the final statistics are sent at the end");
 }

@@ -1,5 +1,5 @@
-//! The uplink against real receivers, through a link with faults, and with the receiver killed in mid-stream: afterwards each
-//! holds every event once. They come from Debian's packages (`tests/it/receivers/get`); where they cannot be had, this is said.
+//! The uplink against real receivers, over a link with faults, with the receiver killed in mid-stream: afterwards each holds every event
+//! once. The receivers are Debian packages (`tests/it/receivers/get`); if they are not available, the test prints it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -25,15 +25,15 @@ use crate::receivers::programs::{Program, free_port, pause};
 use crate::receivers::proxy::Proxy;
 use crate::receivers::server::{Behaviour, Server};
 
-/// Events of one stream: some seconds of them.
+/// Events in one stream: some seconds of them.
 const EVENTS: u64 = 3000;
 
-/// The folder of the receivers; says aloud if there is none.
+/// The folder of the receivers; prints why if there is none.
 fn receivers(test: &str) -> Option<PathBuf> {
     programs::unpacked().map_err(|why| println!("SKIPPED {test}: {why}")).ok()
 }
 
-/// The uplink as the program has it, with a spool in memory.
+/// The uplink as in the program, with a spool in memory.
 struct Sender {
     outbox: Arc<Outbox>,
     thread: JoinHandle<Report>,
@@ -64,7 +64,7 @@ impl Sender {
         Sender { outbox, thread: std::thread::spawn(move || uplink.run(|_| {})) }
     }
 
-    /// Crossings of tracks `from..to`, four of them in each frame.
+    /// Crossings of tracks `from..to`, four of them per frame.
     fn post(&self, tracks: std::ops::Range<u64>) {
         let mut at = Mono::ZERO;
         for track in tracks {
@@ -91,7 +91,7 @@ impl Sender {
     }
 }
 
-/// How often each track is stored, as a line of the table.
+/// Checks how often each track is stored, and prints it as a row of the table.
 fn account(
     receiver: &str,
     report: Report,
@@ -102,7 +102,7 @@ fn account(
     for track in stored {
         *tracks.entry(track).or_default() += 1;
     }
-    assert!(tracks.keys().all(|track| *track < EVENTS), "{receiver}: events that nobody sent");
+    assert!(tracks.keys().all(|track| *track < EVENTS), "{receiver}: events that were never sent");
     let twice: u64 = tracks.values().map(|times| times - 1).sum();
     let lost = EVENTS - tracks.len() as u64;
     println!(
@@ -114,11 +114,14 @@ fn account(
         println!("missing: {missing:?}");
     }
     assert_eq!(report, Report { delivered: EVENTS, undelivered: 0, refused: 0, dropped: 0 });
-    assert!(faults > 5 && failures > 5, "{receiver}: {faults} faults, {failures} failures are no test");
+    assert!(
+        faults > 5 && failures > 5,
+        "{receiver}: {faults} faults, {failures} failures are too few for a test"
+    );
     (twice, lost)
 }
 
-/// A stream of events, and what happens to the receiver on the way. The sender's account, and how many sends failed.
+/// A stream of events while things happen to the receiver. Returns the sender's report, and the number of failed sends.
 fn stream(http: HttpParams, mut outage: impl FnMut()) -> (Report, u64) {
     let sender = Sender::start(http);
     for third in 0..3 {
@@ -131,7 +134,7 @@ fn stream(http: HttpParams, mut outage: impl FnMut()) -> (Report, u64) {
     (sender.end(), outbox.counters().failures())
 }
 
-/// A request with curl's means: the body of the answer.
+/// A minimal HTTP request, like curl's: returns the body of the response.
 fn get(url: &str) -> String {
     ureq::get(url)
         .call()
@@ -186,7 +189,7 @@ fn influxdb_holds_every_event_once() {
     assert_eq!(outcome, (0, 0));
     let ids: BTreeSet<_> = rows.iter().map(|row| row[2].to_string()).collect();
     assert_eq!(ids.len() as u64, EVENTS, "every event has its own id");
-    // A database that is not there is a matter for a person, and costs nothing.
+    // A missing database needs human action, and costs no events.
     let sender = Sender::start(influx(port, "nowhere"));
     sender.post(0..10);
     pause(Duration::from_millis(300));
@@ -208,8 +211,8 @@ fn victoriametrics_holds_every_event_once() {
     let proxy = Proxy::start(port, 2, 600);
     let mut ends = 0;
     let (report, failures) = stream(influx(proxy.port(), "road"), || {
-        // Its own promise does not cover a kill: what it has confirmed is in memory for some seconds. And it listens before it
-        // knows what SIGTERM means, which then is a kill.
+        // It does not guarantee events across a kill: confirmed ones are only in memory for some seconds. It also listens before it handles
+        // SIGTERM, which would then be a kill.
         pause(Duration::from_secs(1));
         vm.end();
         pause(Duration::from_millis(300));
@@ -225,7 +228,7 @@ fn victoriametrics_holds_every_event_once() {
         });
         values.collect::<Vec<_>>()
     };
-    // Rows that its own flusher has in hand are in no answer, and a flush on demand does not wait for that one.
+    // Queries do not show rows that its own flusher is processing, and a requested flush does not wait for them.
     let stored = || {
         let mut tracks = export();
         for _ in 0..100 {
@@ -239,7 +242,10 @@ fn victoriametrics_holds_every_event_once() {
     };
     let faults = (proxy.faults() + ends, failures);
     let (twice, lost) = account("VictoriaMetrics 1.79.5, SIGTERM", report, faults, stored());
-    assert!(twice > 0 && lost == 0, "it keeps repeats until it is told not to; the check below sees some");
+    assert!(
+        twice > 0 && lost == 0,
+        "it keeps repeats unless configured otherwise; the check below must see some"
+    );
     vm.end();
     let dedup = [&plain[..], &["-dedup.minScrapeInterval=1ms"]].concat();
     let _vm = Program::start(binary, &dedup, folder.path(), port);
@@ -274,7 +280,7 @@ fn nats_jetstream_holds_every_event_once() {
     assert_eq!(outcome, (0, 0));
 }
 
-/// A private authority with certificates for a server and for devices.
+/// A private certificate authority with certificates for a server and for devices.
 struct Authority {
     folder: tempfile::TempDir,
 }
@@ -345,7 +351,7 @@ impl Authority {
     }
 }
 
-/// As `openssl pkey -pubout -outform DER | sha256sum`.
+/// Same as `openssl pkey -pubout -outform DER | sha256sum`.
 fn pin(key: &rcgen::KeyPair) -> String {
     use base64::prelude::{BASE64_STANDARD, Engine as _};
     use sha2::Digest as _;
@@ -356,7 +362,7 @@ fn pin(key: &rcgen::KeyPair) -> String {
 }
 
 #[test]
-fn behind_nginx_with_tls_and_client_certificates_every_event_is_held_once() {
+fn behind_nginx_with_tls_and_client_certificates_every_event_is_stored_once() {
     let Some(root) = receivers("nginx") else { return };
     let authority = Authority::new();
     let receiver = Server::start([], Behaviour::Accept(200));
@@ -384,12 +390,12 @@ fn behind_nginx_with_tls_and_client_certificates_every_event_is_held_once() {
         tracks,
     );
     assert_eq!(outcome, (0, 0));
-    assert!(receiver.deliveries() as u64 > EVENTS, "no acknowledgement was cut: no test");
+    assert!(receiver.deliveries() as u64 > EVENTS, "no acknowledgement was cut off, so nothing was tested");
 }
 
-/// What goes wrong with certificates is told in words, costs no event, and is over when it is mended.
+/// Certificate problems are reported with the remedy, cost no event, and end when they are fixed.
 #[test]
-fn certificates_that_do_not_fit_are_told_in_words_and_cost_nothing() {
+fn certificate_problems_are_reported_with_a_remedy_and_cost_nothing() {
     let Some(root) = receivers("nginx with wrong certificates") else { return };
     let authority = Authority::new();
     let receiver = Server::start([], Behaviour::Accept(200));
@@ -399,7 +405,7 @@ fn certificates_that_do_not_fit_are_told_in_words_and_cost_nothing() {
     let good = || authority.tls(Some("ours-client"));
     let key = |name: &str| KeyPin::parse(&std::fs::read_to_string(authority.path(name)).unwrap());
     let cases = [
-        ("no certificate of ours", port, authority.tls(None), "client_cert_file"),
+        ("no client certificate", port, authority.tls(None), "client_cert_file"),
         ("one of another authority", port, authority.tls(Some("other-client")), "certificate"),
         ("an expired one", port, authority.tls(Some("ours-old-client")), "certificate"),
         (
@@ -427,12 +433,12 @@ fn certificates_that_do_not_fit_are_told_in_words_and_cost_nothing() {
     assert_eq!(receiver.deliveries(), 2);
 }
 
-/// Where a receiver of ours listens.
+/// The port of one of our own receivers.
 fn port_of(receiver: &Server) -> u16 {
     receiver.url().rsplit(':').next().unwrap().split('/').next().unwrap().parse().unwrap()
 }
 
-/// A clock of today, that somebody vouches for or not.
+/// Today's clock, trusted or not.
 struct Today(bool);
 
 impl Clock for Today {
@@ -444,7 +450,7 @@ impl Clock for Today {
     }
 }
 
-/// One event, sent once: whether it is kept, and what is said.
+/// Sends one event once: returns whether it is kept, and the error.
 fn one_send(port: u16, host: &str, tls: TlsParams, trusted: bool) -> (bool, String) {
     use flytrap::delivery::uplink::session::Failure;
     use flytrap::delivery::uplink::{Batch, SendError, Sink};

@@ -1,4 +1,5 @@
-//! Worlds from seeds: twenty bad hours, and the tables of three half days. A seed that fails becomes a test with a name.
+//! Simulated worlds from seeds: twenty with many faults for some hours, and the tables of three half days. A failing seed becomes a named
+//! test.
 
 use flytrap::sim::world::{Report, Scenario, World};
 
@@ -8,7 +9,7 @@ fn run(seed: u64, hours: f64, scenario: &Scenario) -> Report {
     World::new(seed, hours, scenario, None).unwrap().run(&mut |_| {}).unwrap()
 }
 
-/// Everything goes wrong much more often than by default.
+/// All faults are much more frequent than by default.
 fn bad() -> Scenario {
     let mut scenario = Scenario { begins_at: 7.0, ..Scenario::default() };
     scenario.camera.stalls = 60.0;
@@ -27,16 +28,16 @@ fn bad() -> Scenario {
     scenario
 }
 
-/// What the program may keep in memory and on disk, whatever happens.
+/// Limits of the program's memory and disk use, whatever happens.
 fn is_bounded(report: &Report, scenario: &Scenario) {
     assert!(report.waiting_max <= 64, "seed {}: {} waited", report.seed, report.waiting_max);
-    // A quota is of finished files; one for each class of events is being written.
+    // A quota covers finished files; in addition one file per class is being written.
     let most = scenario.disk.quota_bytes + (4 << 20);
     assert!(report.disk_max_bytes <= most, "seed {}: {} bytes on disk", report.seed, report.disk_max_bytes);
 }
 
 #[test]
-fn twenty_seeds_with_faults_lose_nothing_and_repeat_nothing_unseen() {
+fn twenty_seeds_with_faults_lose_nothing_and_cause_no_undetected_repeats() {
     let scenario = bad();
     let (mut made, mut cut, mut repeats, mut boots, mut disk_errors, mut exact) = (0, 0, 0, 0, 0, 0);
     for seed in 1..=20 {
@@ -54,15 +55,15 @@ fn twenty_seeds_with_faults_lose_nothing_and_repeat_nothing_unseen() {
         "MEASURED worlds: 20 seeds, {made} events, {boots} starts, {cut} cut, {repeats} repeats, {disk_errors} errors of the disk, \
          0 lost; exact in {exact} worlds"
     ));
-    // Where more was told as dropped or damaged than is missing, as much might hide.
-    assert!(exact >= 15, "what was dropped hides what was lost in {} of 20 worlds", 20 - exact);
+    // If more events were reported dropped or damaged than are missing, losses could be hidden among them.
+    assert!(exact >= 15, "drops could hide losses in {} of 20 worlds", 20 - exact);
     let enough = boots > 60 && cut > 0 && repeats > 0 && made > 20_000 && disk_errors > 100;
-    assert!(enough, "too little went wrong to show anything");
+    assert!(enough, "too few faults to prove anything");
 }
 
-/// What waited for a disk is not safe because the disk is there: seeds 3 and 5 called events lost that had never been written.
+/// Waiting events are not safe merely because a disk was attached: seeds 3 and 5 reported events as lost that had never been written.
 #[test]
-fn a_disk_that_comes_and_refuses_had_nothing_to_lose() {
+fn a_new_disk_that_refuses_writes_loses_nothing() {
     for (away, full, error_one_in) in [(1000.0, 0.0, 1), (1000.0, 0.0, 3), (1000.0, 1000.0, 0)] {
         let mut scenario = Scenario::perfect();
         scenario.disk.crashes = 1000.0;
@@ -75,9 +76,9 @@ fn a_disk_that_comes_and_refuses_had_nothing_to_lose() {
     }
 }
 
-/// A receiver that refuses an event for good gets all others, and each refused one is told.
+/// A receiver that permanently refuses some events gets all others, and each refusal is recorded.
 #[test]
-fn what_is_refused_for_good_is_a_dead_letter_each_by_its_number() {
+fn each_permanently_refused_event_becomes_a_dead_letter() {
     let mut scenario = Scenario { begins_at: 8.0, ..Scenario::perfect() };
     scenario.link.moods = 200.0;
     let report = run(2, 6.0, &scenario);
@@ -86,7 +87,7 @@ fn what_is_refused_for_good_is_a_dead_letter_each_by_its_number() {
     assert_eq!(report.made, report.received + report.refused + report.cut, "{}", report.table());
 }
 
-/// So that a change of behaviour is seen in review. `cargo insta accept` takes it.
+/// Makes changes of behaviour visible in review. `cargo insta accept` accepts them.
 #[test]
 fn tables_of_three_seeds() {
     for seed in [1, 2, 3] {
@@ -97,7 +98,7 @@ fn tables_of_three_seeds() {
 }
 
 #[test]
-fn a_full_disk_and_a_dead_link_drop_in_order_and_say_so() {
+fn a_full_disk_and_a_dead_link_drop_events_in_order_and_report_it() {
     let mut scenario = Scenario { begins_at: 8.0, ..Scenario::perfect() };
     scenario.disk.quota_bytes = 1 << 20;
     scenario.link.outages = 900.0;

@@ -1,4 +1,4 @@
-//! The program with a spool on disk: what was seen while no receiver was there arrives later, once, also after a kill.
+//! The program with a spool on disk: events that were seen while the receiver was away arrive later, once, also after a kill.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::receivers::server::{Behaviour, Server};
 
 const EAGER: &str = "[uplink]\nclock_wait_s = 0\nbatch_events_max = 7\nbatch_age_max_s = 0.1\nbackoff_first_s = 0.1\nbackoff_cap_s = 0.2\n";
 
-/// Settings with a spool in `folder`; at the end there is so long for the last deliveries.
+/// Settings with a spool in `folder`; the drain time limits the last deliveries.
 fn settings(folder: &Path, drain_s: u32) -> tempfile::NamedTempFile {
     let spool = format!(
         "[spool]\nfolder = {:?}\ncommit_interval_s = 1\nheadroom_mb = 0\n",
@@ -24,13 +24,13 @@ fn settings(folder: &Path, drain_s: u32) -> tempfile::NamedTempFile {
     config(&format!("{EAGER}drain_s = {drain_s}\n{spool}"))
 }
 
-/// An address where nobody answers, of its own: no receiver of another test gets it.
+/// An address without a server, of its own, so that no receiver of another test gets it.
 fn nobody() -> String {
     let listener = std::net::TcpListener::bind(("127.0.0.3", 0)).unwrap();
     format!("http://{}/events", listener.local_addr().unwrap())
 }
 
-/// The stored events by run, in the order of their arrival.
+/// The stored events by run, in order of arrival.
 fn by_run(events: &[Value]) -> BTreeMap<String, Vec<u64>> {
     let mut runs: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     for event in events {
@@ -48,7 +48,7 @@ fn spool(what: &[&str], folder: &Path) -> Command {
 }
 
 #[test]
-fn what_no_receiver_took_is_delivered_by_the_next_start() {
+fn undelivered_events_are_delivered_by_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("spool");
     let file = settings(&place, 0);
@@ -67,7 +67,7 @@ fn what_no_receiver_took_is_delivered_by_the_next_start() {
     let last = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &server.url()]));
     assert!(last.status.success(), "{}", told(&last));
     let stored = server.stored();
-    assert_eq!(server.deliveries(), stored.len(), "nothing came twice");
+    assert_eq!(server.deliveries(), stored.len(), "nothing arrived twice");
     let runs = by_run(&stored);
     assert_eq!(runs.len(), 3);
     for (run, mut seqs) in runs {
@@ -84,7 +84,7 @@ fn what_no_receiver_took_is_delivered_by_the_next_start() {
     let earlier = &ids(&kept)[..];
     assert!(earlier.iter().all(|id| ids(&stored).contains(id)), "`spool cat` shows what is sent");
     assert!(stored.iter().all(|event| event["clock"] == "synced" || event.get("time").is_some()));
-    // All of it is delivered, and known to be: the next start sends only its own.
+    // All of it is delivered and recorded as delivered: the next start sends only its own events.
     let server = Server::start([], Behaviour::Accept(200));
     let again = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &server.url()]));
     assert!(again.status.success(), "{}", told(&again));
@@ -93,7 +93,7 @@ fn what_no_receiver_took_is_delivered_by_the_next_start() {
     assert!(check.status.success(), "{}", told(&check));
 }
 
-/// A run that goes on until it is killed; `settings` are its own.
+/// A run that continues until it is killed; `settings` are its own.
 fn looped(settings: &str, uplink: &str) -> (Child, tempfile::NamedTempFile) {
     let file = config(&format!("{settings}[camera]\nat_end = \"loop\"\nfps = \"25\"\n"));
     let mut command = flytrap();
@@ -103,9 +103,9 @@ fn looped(settings: &str, uplink: &str) -> (Child, tempfile::NamedTempFile) {
     (command.spawn().unwrap(), file)
 }
 
-/// The receiver takes the first half of a batch, and the program is killed before it gets the other: the next start sends that only.
+/// The receiver accepts the first half of a batch, and the program is killed before the second: the next start sends only that one.
 #[test]
-fn a_batch_that_was_half_delivered_is_not_sent_whole_after_a_kill() {
+fn after_a_kill_only_the_undelivered_half_of_a_batch_is_sent() {
     let folder = tempfile::tempdir().unwrap();
     let file = settings(folder.path(), 60);
     let text = std::fs::read_to_string(file.path()).unwrap();
@@ -127,20 +127,20 @@ fn a_batch_that_was_half_delivered_is_not_sent_whole_after_a_kill() {
     let (before, after) = (by_run(&first.stored()), by_run(&second.stored()));
     let (run, mut seqs) = before.into_iter().next().unwrap();
     assert_eq!(seqs, (0..10).collect::<Vec<_>>());
-    // Of the newest events the kill may have cost some.
+    // The kill may have cost some of the newest events.
     seqs.extend(&after[&run]);
     seqs.sort_unstable();
     assert!(seqs.len() >= 20, "{seqs:?}");
-    assert_eq!(seqs[..20], (0..20).collect::<Vec<_>>(), "each once: none is sent again, none is missing");
+    assert_eq!(seqs[..20], (0..20).collect::<Vec<_>>(), "each once: no event is sent again, none is missing");
     assert!(seqs.windows(2).all(|pair| pair[0] < pair[1]), "{seqs:?}");
 }
 
 #[test]
-fn a_kill_costs_what_was_not_committed() {
+fn a_kill_costs_only_uncommitted_events() {
     let folder = tempfile::tempdir().unwrap();
     let file = settings(folder.path(), 0);
     let (mut child, _settings) = looped(&std::fs::read_to_string(file.path()).unwrap(), &nobody());
-    // Until there are some on disk, written by at least two commits.
+    // Until there are events on disk from at least two commits.
     let waits = || -> u64 {
         let listed = output(&mut spool(&["ls", "--json"], folder.path()));
         json_lines(&listed).iter().map(|line| line["waiting"].as_u64().unwrap()).sum()
@@ -162,7 +162,7 @@ fn a_kill_costs_what_was_not_committed() {
     assert_eq!(runs.len(), 2);
     assert!(
         runs.values().any(|seqs| seqs.len() as u64 == before),
-        "{runs:?}: not the {before} of the killed run"
+        "{runs:?}: does not contain the {before} events of the killed run"
     );
     assert_eq!(server.deliveries(), server.stored().len());
 }
@@ -203,9 +203,9 @@ fn one_folder_serves_one_program() {
     assert!(!missing.status.success() && told(&missing).contains("spool.folder names"), "{}", told(&missing));
 }
 
-/// A card that is mounted late: counting begins without it, and what happens from then on is safe.
+/// A card that is mounted late: counting begins without it, and later events are safe.
 #[test]
-fn a_disk_that_comes_late_is_taken_into_use() {
+fn a_disk_that_is_mounted_late_is_attached() {
     let folder = tempfile::tempdir().unwrap();
     let (link, card) = (folder.path().join("spool"), folder.path().join("card"));
     std::os::unix::fs::symlink(&card, &link).unwrap();
@@ -226,12 +226,12 @@ fn a_disk_that_comes_late_is_taken_into_use() {
             if there() {
                 return;
             }
-            assert!(child.try_wait().unwrap().is_none(), "it ended while waiting for {what}");
+            assert!(child.try_wait().unwrap().is_none(), "the program ended while waiting for {what}");
             flytrap::base::stop::Stop::new().wait(Duration::from_millis(100));
         }
-        panic!("{what} did not come: {}", read());
+        panic!("{what} did not appear: {}", read());
     };
-    wait_for("the word about the disk", &|| read().contains("it cannot be opened"));
+    wait_for("the report about the disk", &|| read().contains("it cannot be opened"));
     std::fs::create_dir(&card).unwrap();
     wait_for("a segment", &|| std::fs::read_dir(&card).unwrap().count() > 1);
     let id = rustix::process::Pid::from_child(&child);
@@ -247,7 +247,7 @@ fn a_disk_that_comes_late_is_taken_into_use() {
     }
 }
 
-/// `event` with only those keys in its data that `golden` has: newer versions add counters to statistics, and to nothing else.
+/// `event` with only those data keys that `golden` has: newer versions add counters to statistics only.
 fn with_the_keys_of(golden: &Value, event: &Value) -> Value {
     let mut event = event.clone();
     let kind = event["type"].as_str().unwrap().to_owned();
@@ -260,7 +260,7 @@ fn with_the_keys_of(golden: &Value, event: &Value) -> Value {
     event
 }
 
-/// A spool that an earlier version of the program wrote, see its README: with closed segments, open ones and a dead letter.
+/// A spool written by an earlier version of the program (see its README): with closed segments, open ones and a dead letter.
 #[test]
 fn the_spool_of_an_earlier_version_is_delivered() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/spool-v1");
@@ -303,7 +303,7 @@ fn the_spool_of_an_earlier_version_is_delivered() {
     let run = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &server.url()]));
     assert!(run.status.success(), "{}", told(&run));
     let stored = server.stored();
-    assert_eq!(server.deliveries(), stored.len(), "nothing came twice");
+    assert_eq!(server.deliveries(), stored.len(), "nothing arrived twice");
     let by_id = |events: &[Value]| -> BTreeMap<String, Value> {
         let what =
             |event: &Value| ["source", "type", "boottime", "data"].map(|key| event[key].clone()).to_vec();
@@ -327,9 +327,9 @@ fn the_spool_of_an_earlier_version_is_delivered() {
     assert!(stored.len() > expected.len(), "and this run's own");
 }
 
-/// What `spool check` says is missing, the program says too.
+/// Events that `spool check` reports missing are reported by the program too.
 #[test]
-fn a_segment_that_was_cut_short_is_told() {
+fn a_truncated_segment_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("spool");
     let file = settings(&place, 0);
@@ -367,7 +367,7 @@ fn a_segment_that_was_cut_short_is_told() {
     assert_eq!(aside.filter(|name| name.starts_with("damaged-details-")).count(), 1);
 }
 
-/// The program on an endless recording, with a supervisor that listens.
+/// The program on an endless recording, with a service manager that listens.
 struct Endless {
     child: std::process::Child,
     heard: std::os::unix::net::UnixDatagram,
@@ -381,7 +381,7 @@ impl Drop for Endless {
     }
 }
 
-/// `more`: further settings; `hang`: as long as this file is there, syncs of files do not come back.
+/// `more`: further settings; `hang`: while this file exists, syncs of files block.
 fn endless(folder: &Path, place: &Path, more: &str, uplink: &str, hang: Option<&Path>) -> Endless {
     let file = settings(place, 5);
     let text = std::fs::read_to_string(file.path()).unwrap();
@@ -406,7 +406,7 @@ fn endless(folder: &Path, place: &Path, more: &str, uplink: &str, hang: Option<&
 }
 
 impl Endless {
-    /// What it tells its supervisor about how it does, until it is silent for half a second.
+    /// The status lines that it reports, until it is silent for half a second.
     fn statuses(&self) -> Vec<String> {
         let mut buffer = [0; 4096];
         let mut all = Vec::new();
@@ -422,10 +422,10 @@ impl Endless {
             if there() {
                 return;
             }
-            assert!(self.child.try_wait().unwrap().is_none(), "it ended while waiting for {what}");
+            assert!(self.child.try_wait().unwrap().is_none(), "the program ended while waiting for {what}");
             flytrap::base::stop::Stop::new().wait(Duration::from_millis(100));
         }
-        panic!("{what} did not come");
+        panic!("{what} did not appear");
     }
 
     fn wait_for_a_crossing(&self) {
@@ -440,7 +440,7 @@ impl Endless {
     }
 }
 
-/// Builds a library to be loaded before the program. Rust needs a C compiler to link, so there is one.
+/// Builds a library for LD_PRELOAD. Rust needs a C compiler to link, so there is one.
 fn library(folder: &Path, text: &str) -> std::path::PathBuf {
     let (source, library) = (folder.join("preload.c"), folder.join("preload.so"));
     std::fs::write(&source, text).unwrap();
@@ -449,7 +449,7 @@ fn library(folder: &Path, text: &str) -> std::path::PathBuf {
     library
 }
 
-/// Makes `fdatasync` wait for as long as a file is there.
+/// Makes `fdatasync` block while a file exists.
 const HANGING_SYNC: &str = r#"
     #define _GNU_SOURCE
     #include <stdlib.h>
@@ -462,7 +462,7 @@ const HANGING_SYNC: &str = r#"
     }
 "#;
 
-/// Makes the kernel answer EINVAL to `fallocate` and `fsync`, as some file systems do (the spool syncs files with `fdatasync`, folders
+/// Makes the kernel return EINVAL for `fallocate` and `fsync`, as some file systems do (the spool syncs files with `fdatasync`, folders
 /// with `fsync`).
 const REFUSING: &str = r#"
     #include <errno.h>
@@ -486,7 +486,7 @@ const REFUSING: &str = r#"
     }
 "#;
 
-/// A file system that can neither reserve room nor sync a folder: events are on it all the same.
+/// A file system that can neither reserve space nor sync a folder still holds events.
 #[test]
 fn a_file_system_that_cannot_reserve_or_sync_folders_is_used() {
     let folder = tempfile::tempdir().unwrap();
@@ -515,9 +515,9 @@ fn crossings_in(status: &str) -> u64 {
     status.rsplit("crossings: ").next().unwrap().trim().parse().unwrap()
 }
 
-/// A disk whose sync does not come back: counting and statistics go on until the watchdog names the spool.
+/// A disk whose sync blocks: counting and statistics continue until the watchdog names the spool.
 #[test]
-fn a_disk_that_hangs_is_named_and_stops_nobody_else() {
+fn a_hanging_disk_is_named_and_blocks_no_other_stage() {
     for uplink_works in [true, false] {
         let folder = tempfile::tempdir().unwrap();
         let (place, hang) = (folder.path().join("spool"), folder.path().join("hang"));
@@ -534,14 +534,14 @@ fn a_disk_that_hangs_is_named_and_stops_nobody_else() {
         let began = SystemClock.mono();
         let (mut statuses, mut status) = (Vec::new(), None);
         while status.is_none() {
-            assert!(SystemClock.mono().since(began) < Duration::from_secs(60), "it does not end");
+            assert!(SystemClock.mono().since(began) < Duration::from_secs(60), "the program does not end");
             statuses.extend(run.statuses());
             status = run.child.try_wait().unwrap();
         }
         let stderr = std::fs::read_to_string(folder.path().join("stderr")).unwrap();
         assert!(stderr.contains("the spool hangs") && !stderr.contains("the uplink hangs"), "{stderr}");
         assert_ne!(status.unwrap().code(), Some(0));
-        // It hung for nine seconds at least, with statistics each second.
+        // It hung for at least nine seconds, with statistics each second.
         assert!(statuses.len() >= 6, "statistics stopped: {statuses:?}");
         let (first, last) = (crossings_in(&statuses[0]), crossings_in(statuses.last().unwrap()));
         assert!(last > first, "counting stopped: {statuses:?}");
@@ -551,9 +551,9 @@ fn a_disk_that_hangs_is_named_and_stops_nobody_else() {
     }
 }
 
-/// A disk that comes back before anybody loses patience: what had no room in front of it is counted.
+/// A disk that recovers before the watchdog's deadline: events that did not fit into the queue are counted.
 #[test]
-fn a_disk_that_hangs_for_a_while_costs_what_the_queue_cannot_hold() {
+fn a_disk_that_hangs_for_a_while_costs_only_what_the_queue_cannot_hold() {
     let folder = tempfile::tempdir().unwrap();
     let (place, hang) = (folder.path().join("spool"), folder.path().join("hang"));
     let server = Server::start([], Behaviour::Accept(200));
@@ -591,9 +591,9 @@ fn a_disk_that_hangs_for_a_while_costs_what_the_queue_cannot_hold() {
     assert!(most < least + (24 << 20), "memory grew from {least} to {most}");
 }
 
-/// The folder goes while the program runs: it says so, and goes on in a new one.
+/// The folder is removed while the program runs: this is reported, and the program continues in a new one.
 #[test]
-fn a_folder_that_goes_is_told_and_made_again() {
+fn a_removed_folder_is_reported_and_created_again() {
     let folder = tempfile::tempdir().unwrap();
     let (place, away) = (folder.path().join("spool"), folder.path().join("away"));
     let events = folder.path().join("events.ndjson");
@@ -601,8 +601,8 @@ fn a_folder_that_goes_is_told_and_made_again() {
     let read = || std::fs::read_to_string(&events).unwrap_or_default();
     run.wait_for("a segment", &|| segments(&place) > 0);
     std::fs::rename(&place, &away).unwrap();
-    run.wait_for("the word about it", &|| {
-        read().contains("its folder is gone: what waited there is out of reach")
+    run.wait_for("the report about it", &|| {
+        read().contains("its folder is gone: the events in it cannot be reached")
     });
     run.wait_for("a segment in a new folder", &|| segments(&place) > 0);
     run.terminate();

@@ -1,7 +1,7 @@
-//! The spool on a disk that loses power after any operation: what was committed is there, what was not may be lost for at
-//! most a commit interval, nothing is invented, everything opens.
+//! The spool on a disk that loses power after any operation: committed events survive, uncommitted ones may be lost for at most a commit
+//! interval, no event is invented, and every spool can be opened.
 //!
-//! `FLYTRAP_SEED=…` begins with that seed, else one is drawn; `FLYTRAP_CUTS=…` sets how many cuts.
+//! `FLYTRAP_SEED=…` begins with that seed, else one is drawn; `FLYTRAP_CUTS=…` sets the number of cuts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -32,7 +32,7 @@ fn params(random: &mut Random) -> Params {
     }
 }
 
-/// Run and number: what an event is known by.
+/// Run and sequence number: the identity of an event.
 type Id = (u64, u64);
 
 /// What happened to an event.
@@ -44,15 +44,15 @@ struct Fate {
     committed: bool,
     /// The receiver has it.
     delivered: bool,
-    /// The life in which it got it last.
+    /// The run in which the receiver last got it.
     delivered_in: u64,
-    /// It must not come again.
+    /// It must not be delivered again.
     gone: bool,
     /// It is lost, which has been counted.
     judged: bool,
 }
 
-/// What a computer has done, over all its lives.
+/// The history of a computer over all its runs.
 struct World {
     disk: FaultDisk,
     random: Random,
@@ -63,10 +63,10 @@ struct World {
     /// When each run ended.
     cut_at: BTreeMap<u64, Mono>,
     modes: FaultModes,
-    /// The receiver sometimes takes the beginning of what is in flight only.
+    /// The receiver sometimes accepts only the beginning of the batch in flight.
     delivers_parts: bool,
     totals: Totals,
-    /// How old an event was at most that a cut took away.
+    /// Greatest age of an event that a cut destroyed.
     oldest_lost: Duration,
 }
 
@@ -75,15 +75,15 @@ struct Totals {
     cuts: u64,
     events: u64,
     committed: u64,
-    /// Committed, not delivered, and not there any more.
+    /// Committed, not delivered, and missing.
     lost: u64,
-    /// There, and never appended, or not as it was.
+    /// Found, but never appended, or changed.
     invented: u64,
-    /// Delivered a second time, in another life.
+    /// Delivered a second time, in another run.
     again: u64,
-    /// Delivered, that was committed, and there again.
+    /// Committed, delivered, and found again.
     back: u64,
-    /// Not committed when the power went, and gone.
+    /// Uncommitted when the power was cut, and lost.
     cut_off: u64,
     faults: u64,
     dropped: u64,
@@ -137,7 +137,7 @@ impl World {
         }
     }
 
-    /// From power to power cut.
+    /// Runs from power cut to power cut.
     fn live(&mut self) {
         self.run += 1;
         let mut log = Log::new(self.params, origin(self.run));
@@ -146,10 +146,10 @@ impl World {
             return;
         }
         let mut seen: BTreeSet<Id> = BTreeSet::new();
-        let mut hand: Vec<Id> = Vec::new();
+        let mut in_flight: Vec<Id> = Vec::new();
         if self.random.one_in(3) {
-            // All that is there, at once: the whole of what the cut left.
-            while self.take(&mut log, &mut seen, &mut hand) {}
+            // All events at once: everything that the cut left.
+            while self.take(&mut log, &mut seen, &mut in_flight) {}
             self.judge(&seen);
         }
         let (mut seq, can_fail) = (0, self.modes.error > 0);
@@ -181,17 +181,17 @@ impl World {
                     seq += 1;
                 }
                 7 | 8 => {
-                    // The program sleeps until a commit is due, not past it.
+                    // The program sleeps until a commit is due, not longer.
                     let later = self.now + Duration::from_millis(self.random.whole(3000));
                     self.now = log.due().map_or(later, |due| later.min(due.max(self.now)));
                 }
                 9 => self.commit(&mut log),
                 10 => {
-                    self.take(&mut log, &mut seen, &mut hand);
+                    self.take(&mut log, &mut seen, &mut in_flight);
                 }
-                _ => self.deliver(&mut log, &mut hand),
+                _ => self.deliver(&mut log, &mut in_flight),
             }
-            // As the program does: it comes back when a commit is due.
+            // As the program does: it returns when a commit is due.
             if log.due().is_some_and(|due| due <= self.now) {
                 log.commit(self.now, Some(clock(self.now)), false);
                 self.believe(&log, false);
@@ -206,7 +206,7 @@ impl World {
         self.believe(log, true);
     }
 
-    /// After a commit that worked: what it has promised.
+    /// After a successful commit: records what is now guaranteed.
     fn believe(&mut self, log: &Log, everything: bool) {
         if log.trouble().is_some() || self.disk.is_off() || log.tally().failures > 0 && log.due().is_some() {
             return;
@@ -225,12 +225,12 @@ impl World {
         }
     }
 
-    /// Takes a batch in hand, on top of what is there; false if there was nothing.
-    fn take(&mut self, log: &mut Log, seen: &mut BTreeSet<Id>, hand: &mut Vec<Id>) -> bool {
+    /// Takes a batch into flight, in addition to what is in flight; false if there was nothing.
+    fn take(&mut self, log: &mut Log, seen: &mut BTreeSet<Id>, in_flight: &mut Vec<Id>) -> bool {
         let mut out = Vec::new();
         let most = 1 + self.random.whole(50) as usize;
         let Some(taken) = log.take(most, &mut out) else {
-            self.deliver(log, hand);
+            self.deliver(log, in_flight);
             return log.waiting() > 0 && !self.disk.is_off();
         };
         let run = (1..=self.run).find(|run| origin(*run) == *taken.origin);
@@ -244,30 +244,31 @@ impl World {
             let known = known.unwrap();
             self.totals.again += u64::from(known.delivered);
             self.totals.back += u64::from(known.gone);
-            hand.push(id);
+            in_flight.push(id);
         }
         true
     }
 
-    fn deliver(&mut self, log: &mut Log, hand: &mut Vec<Id>) {
-        let mut part = hand.len();
+    fn deliver(&mut self, log: &mut Log, in_flight: &mut Vec<Id>) {
+        let mut part = in_flight.len();
         if self.delivers_parts && self.random.one_in(2) {
-            part = self.random.whole(hand.len() as u64 + 1) as usize;
-            let events: Vec<Event> = hand[..part].iter().map(|id| self.fates[id].event.clone()).collect();
+            part = self.random.whole(in_flight.len() as u64 + 1) as usize;
+            let events: Vec<Event> =
+                in_flight[..part].iter().map(|id| self.fates[id].event.clone()).collect();
             log.acknowledge(self.now, &events);
         } else {
             log.done(self.now);
         }
-        for id in hand.drain(..part) {
+        for id in in_flight.drain(..part) {
             let fate = self.fates.get_mut(&id).unwrap();
             (fate.delivered, fate.delivered_in) = (true, self.run);
         }
     }
 
-    /// `seen` is all that a life found: what is missing?
+    /// `seen` are all events that a run found: checks what is missing.
     fn judge(&mut self, seen: &BTreeSet<Id>) {
         if self.disk.is_off() {
-            return; // The cut came while it was looking.
+            return; // The cut interrupted the recovery.
         }
         let run = self.run;
         let missing: Vec<Id> = self
@@ -292,7 +293,7 @@ impl World {
         }
     }
 
-    /// So many cuts, then a look at what is left.
+    /// Performs this many cuts, then checks the remaining events.
     fn cut(&mut self, cuts: u64) {
         for _ in 0..cuts {
             self.disk.cut_after(1 + self.random.whole(120));
@@ -353,14 +354,14 @@ fn run_from(
 }
 
 #[test]
-fn spool_crash_loses_nothing_that_was_committed() {
-    let (sum, oldest) = run("spool_crash_loses_nothing_that_was_committed", cuts(), FaultModes::default());
+fn spool_crash_loses_no_committed_event() {
+    let (sum, oldest) = run("spool_crash_loses_no_committed_event", cuts(), FaultModes::default());
     assert!(sum.cuts >= cuts() && sum.committed > 20 * sum.cuts && sum.cut_off > 0 && sum.again > 0);
     assert_eq!((sum.lost, sum.invented, sum.back, sum.dropped), (0, 0, 0, 0));
     assert!(oldest <= COMMIT, "{oldest:?}");
 }
 
-/// A receiver that takes batches in parts gets nothing again that is known to be delivered, and everything else.
+/// A receiver that accepts batches in parts gets no event again that is recorded as delivered, and gets all others.
 #[test]
 fn spool_crash_with_batches_delivered_in_parts() {
     let test = "spool_crash_with_batches_delivered_in_parts";
@@ -373,7 +374,7 @@ fn spool_crash_with_batches_delivered_in_parts() {
     assert!(sum.lost <= sum.dropped, "lost without a count");
 }
 
-/// Without a journal a removed segment can come back: it is sent again under the same ids, never lost, never changed.
+/// Without a journal a removed segment can reappear: it is sent again under the same ids, never lost, never changed.
 #[test]
 fn spool_crash_without_a_journal() {
     let modes = FaultModes { no_journal: true, ..FaultModes::default() };
@@ -391,18 +392,18 @@ fn spool_crash_on_a_disk_that_fails_and_is_full() {
     assert!(sum.lost <= sum.dropped, "lost without a count");
 }
 
-/// A segment was given up twice in a row, and a cut brought the first one back without the second, which knew where it ended:
-/// events came twice in one life. About one world in a thousand.
+/// A segment was abandoned twice in a row, and a cut brought the first one back without the second, which records where the first ends:
+/// events were delivered twice in one run. About one world in a thousand.
 #[test]
-fn spool_crash_where_a_given_up_segment_came_back() {
+fn spool_crash_where_an_abandoned_segment_came_back() {
     let modes = FaultModes { error: 40, full: 3, lies: false, no_journal: true };
     for seed in [1_795_963_103_656_919_633, 1_002_519] {
-        let (sum, _) = run_from(seed, "spool_crash_where_a_given_up_segment_came_back", 20, modes, false);
+        let (sum, _) = run_from(seed, "spool_crash_where_an_abandoned_segment_came_back", 20, modes, false);
         assert_eq!((sum.invented, sum.lost.saturating_sub(sum.dropped)), (0, 0), "{seed}");
     }
 }
 
-/// Takes everything; returns the events, each of which was appended as it is.
+/// Takes all events and returns them; each must be unchanged since it was appended.
 fn drain(log: &mut Log, appended: &BTreeMap<u64, Event>) -> BTreeSet<u64> {
     let (mut found, mut out) = (BTreeSet::new(), Vec::new());
     loop {
@@ -410,11 +411,11 @@ fn drain(log: &mut Log, appended: &BTreeMap<u64, Event>) -> BTreeSet<u64> {
         let taken = log.take(100, &mut out);
         log.done(Mono::ZERO);
         if taken.is_none() {
-            assert_eq!(log.waiting(), 0, "nothing to take and something waits");
+            assert_eq!(log.waiting(), 0, "nothing can be taken although events wait");
             return found;
         }
         for event in out.drain(..) {
-            assert_eq!(appended.get(&event.seq), Some(&event), "invented, or changed");
+            assert_eq!(appended.get(&event.seq), Some(&event), "invented or changed");
             assert!(found.insert(event.seq), "twice");
         }
     }
@@ -446,7 +447,8 @@ fn spool_crash_flipped_bits_cost_the_records_they_hit() {
         let recovered = log.attach(Box::new(disk.clone())).unwrap();
         let found = drain(&mut log, &appended);
         let lost = (appended.len() - found.len()) as u64;
-        // Two flips that hit both copies of a header cost the segment its owner: it is kept aside whole (seed 1796033632902555567).
+        // Two flips that hit both copies of a header make the segment's owner unknown: the whole segment is set aside (seed
+        // 1796033632902555567).
         assert!(
             lost <= flips || (flips > 1 && recovered.set_aside > 0),
             "{flips} flips cost {lost} events; {}",
@@ -459,7 +461,7 @@ fn spool_crash_flipped_bits_cost_the_records_they_hit() {
             let aside = disk.names().iter().filter(|name| name.starts_with("damaged-")).count();
             assert!(
                 aside > 0,
-                "damage is kept for people to look at; {}",
+                "damaged files are kept for inspection; {}",
                 repeat("spool_crash_flipped_bits", seed)
             );
         }
@@ -468,13 +470,13 @@ fn spool_crash_flipped_bits_cost_the_records_they_hit() {
 }
 
 #[test]
-fn spool_crash_any_files_whatever_are_opened() {
+fn spool_crash_any_files_can_be_opened() {
     let first = seed("spool_crash_any_files");
     for seed in first..first + cuts() / 20 {
         let mut random = Random::new(seed);
         let (disk, params) = (FaultDisk::new(random.bits()), params(&mut random));
         let mut appended = BTreeMap::new();
-        // A real spool among files of random bytes, of bytes of that spool, and of no bytes.
+        // A real spool among files with random bytes, with bytes of that spool, and empty ones.
         let mut log = Log::new(params, origin(1));
         log.attach(Box::new(disk.clone())).unwrap();
         for seq in 0..random.whole(200) {
@@ -500,7 +502,7 @@ fn spool_crash_any_files_whatever_are_opened() {
         log.attach(Box::new(disk.clone())).unwrap();
         let again = repeat("spool_crash_any_files", seed);
         assert_eq!(drain(&mut log, &appended).len(), appended.len(), "{again}");
-        // And it still works.
+        // And the spool still works.
         log.append(Mono::ZERO, &event(2, 0, Mono::ZERO, &mut random));
         log.commit(Mono::ZERO, None, true);
         assert_eq!((log.trouble(), log.waiting()), (None, 1), "{again}");

@@ -1,5 +1,5 @@
-//! Seven days without a link at one event a second, then it is back: everything up to the quota is there, in order, from fixed
-//! memory, and little more was written than the events.
+//! Seven days without a link at one event a second; then the link returns: everything up to the quota arrives, in order, with constant
+//! memory, and little more was written than the events themselves.
 
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ fn seven_days_offline_then_back() {
         }
         peak = peak.max(resident_kb());
     }
-    assert_eq!(next, SECONDS, "all of them");
+    assert_eq!(next, SECONDS, "all events");
     let took = SystemClock.mono().since(begun).as_secs_f64();
     let share = tally.written_bytes as f64 / payload as f64;
     let grown = peak - before;

@@ -1,5 +1,5 @@
-//! A board whose calendar is wrong, missing, set late, stepped by years, and lost again, over many boots: what leaves it is
-//! within a second of the truth or says between which times the truth is, and never before the year of the build.
+//! A board whose calendar is wrong, missing, set late, stepped by years, and lost again, over many boots: time stamps are within a second
+//! of the truth or have bounds that contain it, and are never before the year of the build.
 //!
 //! `FLYTRAP_SEED=…` begins with that seed, else one is drawn.
 
@@ -27,10 +27,10 @@ const TODAY: i64 = 1_795_478_400 * SECOND;
 struct Clocks {
     truth: i64,
     mono: i64,
-    /// What the calendar says is `mono` and this.
+    /// The calendar reads `mono` plus this.
     offset: i64,
     synchronised: bool,
-    /// How fast the boot clock runs, parts in a million too many.
+    /// Drift of the boot clock, parts per million too fast.
     drift: i64,
 }
 
@@ -58,7 +58,7 @@ struct Totals {
     stamps: u64,
     trusted: u64,
     bounded: u64,
-    /// Of the stamps that somebody trusted and that told no bounds.
+    /// Stamps that were trusted and had no bounds.
     worst: i64,
     boots: u64,
 }
@@ -72,7 +72,7 @@ struct World {
     run: u64,
     boot: u64,
     seq: u64,
-    /// When each event really happened.
+    /// True time of each event.
     truth: BTreeMap<(String, u64), i64>,
     totals: Totals,
 }
@@ -99,7 +99,7 @@ impl World {
         self.random.whole(below as u64) as i64
     }
 
-    /// The machine starts, after some time without power.
+    /// The machine starts after some time without power.
     fn boot(&mut self) {
         self.boot += 1;
         self.totals.boots += 1;
@@ -144,7 +144,7 @@ impl World {
         self.seq += 1;
     }
 
-    /// What the spool's thread does.
+    /// The work of the spool's thread.
     fn commit(&mut self) {
         let map = self.time.sample();
         self.log.commit(self.board.mono(), Some(map).filter(|map| map.wall.plausible()), false);
@@ -188,7 +188,7 @@ impl World {
                 let years = self.nanos(60 * YEAR) - 30 * YEAR;
                 self.clocks(|clocks| {
                     clocks.offset += years;
-                    clocks.synchronised = false; // The kernel says so after every clock_settime.
+                    clocks.synchronised = false; // The kernel reports this after every clock_settime.
                 });
             }
             29 => self.start(),
@@ -258,9 +258,9 @@ fn stamps_are_true_or_bounded_whatever_the_calendar_does() {
     assert!(all.trusted > all.stamps / 3 && all.bounded > all.stamps / 20, "{all:?}");
 }
 
-/// The plain case: a board that wakes up in 1970.
+/// The simple case: a board that boots in 1970.
 #[test]
-fn events_from_before_the_calendar_was_set_are_stamped_right() {
+fn events_from_before_the_calendar_was_set_are_stamped_correctly() {
     let mut world = World::new(7);
     world.clocks(|clocks| (clocks.offset, clocks.drift) = (0, 50));
     let origin = Origin::clone(world.log.origin());
@@ -270,15 +270,15 @@ fn events_from_before_the_calendar_was_set_are_stamped_right() {
         world.commit();
     }
     let unset = world.time.calendar(None, Bounds::default()).stamp(world.board.mono());
-    assert_eq!((unset.time, unset.synchronised), (None, false), "1970 does not leave");
+    assert_eq!((unset.time, unset.synchronised), (None, false), "1970 is never sent");
     world.clocks(|clocks| (clocks.offset, clocks.synchronised) = (clocks.truth - clocks.mono, true));
     world.commit();
-    // Someone sets it wrong by hand: what was learnt stays.
+    // Someone sets it wrong by hand: the synchronised reading is kept.
     world.clocks(|clocks| (clocks.offset, clocks.synchronised) = (clocks.offset - 20 * YEAR, false));
     (0..5).for_each(|_| world.deliver());
     assert_eq!((world.totals.stamps, world.totals.trusted, world.totals.bounded), (50, 50, 0));
     println!("MEASURED worst stamp of a boot in 1970: {} ms", world.totals.worst / 1_000_000);
-    // The judge can say no.
+    // The check can fail.
     let stamp = Stamp { time: Some(TODAY), synchronised: true, not_before: None, not_after: None };
     assert!(world.totals.judge(stamp, TODAY + 2 * SECOND, TODAY).is_err());
     assert!(world.totals.judge(Stamp { time: Some(0), ..stamp }, 0, TODAY).is_err());

@@ -1,5 +1,5 @@
-//! A disk in trouble that passes, or does not: what it cannot read now is tried again, one queue's failure is not another's,
-//! nothing hangs, and what is lost is counted.
+//! Disk errors, temporary or permanent: unreadable parts are tried again, a failure in one queue does not affect the others, nothing hangs,
+//! and losses are counted.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ fn open(disk: &FaultDisk, run: u64, params: Params) -> Log {
 
 const SENT: [Class; 3] = [Class::Alerts, Class::Counts, Class::Details];
 
-/// A disk with this many events of an earlier run, over many segments.
+/// A disk with this many events of an earlier run, in many segments.
 fn backlog(events: u64) -> FaultDisk {
     let disk = FaultDisk::new(1);
     let mut log = open(&disk, 1, params());
@@ -78,14 +78,14 @@ fn take(log: &mut Log) -> Vec<u64> {
     out.iter().map(|event| event.seq).collect()
 }
 
-/// Whether events 0 to `count` are all there once, each class in its order.
+/// Checks that events 0 to `count` are all present once, each class in its order.
 fn is_each_once(seen: &[u64], count: u64) -> bool {
     let of = |class: u64| seen.iter().copied().filter(move |seq| seq % 3 == class);
     (0..3).all(|class| of(class).eq((0..count).filter(|seq| seq % 3 == class)))
 }
 
 #[test]
-fn what_cannot_be_read_for_a_while_is_read_later() {
+fn temporarily_unreadable_segments_are_read_later() {
     let disk = backlog(2000);
     for seed in 0..20 {
         let mut random = Random::new(seed);
@@ -115,15 +115,15 @@ fn what_cannot_be_read_for_a_while_is_read_later() {
 }
 
 #[test]
-fn a_disk_that_has_just_come_has_nothing_yet_of_what_waited_for_it() {
+fn a_newly_attached_disk_does_not_have_the_waiting_events_yet() {
     let disk = FaultDisk::new(1);
     let mut log = Log::new(params(), Origin::new("mast-7", "1", Mono::from_nanos(1)));
     log.append(at(1), &event(Class::Counts, 0));
-    assert!(Class::ALL.iter().all(|class| log.fails(*class)), "there is none");
+    assert!(Class::ALL.iter().all(|class| log.fails(*class)), "there is no disk");
     log.attach(Box::new(disk.clone())).unwrap();
     assert!(
         log.fails(Class::Counts) && !log.fails(Class::Alerts),
-        "one waits, of the others there is nothing"
+        "one class has waiting events, the others have none"
     );
     disk.set_away(true);
     log.commit(at(100), None, true);
@@ -134,7 +134,7 @@ fn a_disk_that_has_just_come_has_nothing_yet_of_what_waited_for_it() {
 }
 
 #[test]
-fn what_can_never_be_read_is_given_up_slowly_and_told() {
+fn permanently_unreadable_segments_are_given_up_late_and_reported() {
     let disk = backlog(600);
     let mut log = open(&disk, 2, params());
     disk.set_away(true);
@@ -143,23 +143,27 @@ fn what_can_never_be_read_is_given_up_slowly_and_told() {
     for _ in 0..9 {
         now += 60;
         log.commit(at(now), None, false);
-        assert_eq!((take(&mut log), log.tally().damaged_events), (vec![], 0), "nine minutes are no reason");
+        assert_eq!(
+            (take(&mut log), log.tally().damaged_events),
+            (vec![], 0),
+            "nine minutes are not long enough"
+        );
     }
     let mut seen = Vec::new();
     while seen.is_empty() {
-        assert!(now < 1_000_000, "what is new has its turn");
+        assert!(now < 1_000_000, "new events are delivered");
         now += 60;
         log.commit(at(now), None, false);
         seen = take(&mut log);
     }
-    assert_eq!(seen, [0], "the new one");
+    assert_eq!(seen, [0], "only the new one");
     assert_eq!((log.tally().damaged_events, log.waiting()), (600, 0));
     assert!(now > 1000 + 600, "{now}");
     log.done(at(now));
     assert_eq!(log.tally().set_aside, 0, "the disk cannot rename either");
     disk.set_away(false);
     log.done(at(now));
-    assert!(log.tally().set_aside > 0, "what could not be done is done later");
+    assert!(log.tally().set_aside > 0, "it is set aside later");
 }
 
 #[test]
@@ -167,7 +171,7 @@ fn a_start_that_cannot_read_tries_again_before_it_sets_anything_aside() {
     let disk = backlog(300);
     let origin = Origin::new("mast-7", "2", Mono::from_nanos(2));
     let mut log = Log::new(params(), origin.clone());
-    // The folder can be listed, the files cannot be read.
+    // The folder can be listed, but the files cannot be read.
     let unreadable = Unreadable(disk.clone());
     for _ in 1..ATTACH_TRIES {
         assert!(log.attach(Box::new(unreadable.clone())).is_err() && !log.has_disk());
@@ -177,7 +181,7 @@ fn a_start_that_cannot_read_tries_again_before_it_sets_anything_aside() {
     assert_eq!(
         patient.attach(Box::new(disk.clone())).unwrap().events,
         300,
-        "it could be read the second time"
+        "it could be read at the second attempt"
     );
     assert!(is_each_once(&(0..6).flat_map(|_| take(&mut patient)).collect::<Vec<_>>(), 300));
     let recovered = log.attach(Box::new(unreadable)).unwrap();
@@ -225,9 +229,9 @@ impl Disk for Unreadable {
     }
 }
 
-/// No room for a new segment, but the one that crossings are written to has room: they go on being safe.
+/// There is no space for a new segment, but the segment for crossings has space: crossings are still committed.
 #[test]
-fn a_queue_without_room_does_not_stop_the_others() {
+fn a_queue_without_space_does_not_stop_the_others() {
     let disk = FaultDisk::new(3);
     let mut log = open(&disk, 1, params());
     log.append(at(0), &event(Class::Counts, 0));
@@ -250,7 +254,7 @@ fn a_queue_without_room_does_not_stop_the_others() {
     assert_eq!(take(&mut log).len(), 41);
 }
 
-/// A disk that takes nothing, for as long as anybody likes: appends go on, the oldest of each class make room.
+/// A disk that accepts no writes, for any length of time: appends continue, and the oldest events of each class are dropped.
 #[test]
 fn a_full_segment_on_a_dead_disk_ends_in_memory() {
     for (seed, prelude) in (0..60).map(|prelude| (prelude, prelude * 7)) {
@@ -290,7 +294,7 @@ fn a_full_segment_on_a_dead_disk_ends_in_memory() {
     }
 }
 
-/// An outage longer than the age that events may have: what is old goes, what is young stays, also in one segment with it.
+/// An outage longer than the maximum age of events: old ones are dropped, new ones stay, even in the same segment.
 #[test]
 fn age_is_that_of_the_newest_event_of_a_segment() {
     let quota = Quota { age_max: Some(Duration::from_secs(86_400)), ..params().quota };
@@ -324,9 +328,9 @@ fn age_is_that_of_the_newest_event_of_a_segment() {
     assert_eq!(log.tally().dropped[Class::Counts as usize], first);
 }
 
-/// A record that was delivered is damaged: those behind it are not taken for it.
+/// A delivered record is damaged: the records behind it are not mistaken for it.
 #[test]
-fn damage_among_what_is_delivered_costs_nothing() {
+fn damage_to_delivered_records_costs_nothing() {
     let disk = FaultDisk::new(6);
     let mut log = open(&disk, 1, params());
     for seq in 0..100 {
@@ -351,14 +355,14 @@ fn damage_among_what_is_delivered_costs_nothing() {
     assert_eq!((take(&mut log), log.waiting()), (vec![], 0));
 }
 
-/// A file that lost its end: to a check of the file system, or a copy that broke off.
+/// A file that lost its end, for example through a file system check or an interrupted copy.
 fn cut(disk: &FaultDisk, name: &str, bytes: u64) {
     let mut file = disk.clone().open(name).unwrap();
     file.set_len(bytes).unwrap();
     file.sync().unwrap();
 }
 
-/// Everything that can be taken, and delivered.
+/// Takes all events and marks them as delivered.
 fn deliver(log: &mut Log) -> Vec<u64> {
     let mut seen = Vec::new();
     loop {
@@ -372,11 +376,11 @@ fn deliver(log: &mut Log) -> Vec<u64> {
 }
 
 #[test]
-fn events_of_a_segment_that_was_cut_short_are_counted() {
+fn events_of_a_truncated_segment_are_counted() {
     for (delivered, kept_bytes) in
         [(0, 8192), (0, 4096), (0, 1500), (30, 8192), (60, 6000), (119, 8192), (120, 8192)]
     {
-        // The run has ended, its segment has a footer; another run wrote behind it.
+        // The run has ended and its segment has a footer; another run wrote the next segment.
         let disk = FaultDisk::new(1);
         let mut log = open(&disk, 1, Params { segment_bytes: 64 << 10, ..params() });
         (0..120).for_each(|seq| {
@@ -392,7 +396,7 @@ fn events_of_a_segment_that_was_cut_short_are_counted() {
         drop(log);
         disk.reboot(true);
         let name = disk.names().into_iter().find(|name| name.starts_with("counts-"));
-        let name = name.expect("the segment with what was not delivered");
+        let name = name.expect("the segment with undelivered events");
         if delivered < 120 {
             cut(&disk, &name, kept_bytes);
         }
@@ -402,7 +406,7 @@ fn events_of_a_segment_that_was_cut_short_are_counted() {
         let told = log.tally();
         let seen = deliver(&mut log);
         let case = format!("{delivered} delivered, cut to {kept_bytes}: {seen:?} {told:?}");
-        assert_eq!(seen.last(), Some(&1000), "what is behind it is delivered: {case}");
+        assert_eq!(seen.last(), Some(&1000), "later events are delivered: {case}");
         let found = seen.len() as u64 - 1;
         if delivered == 120 {
             assert_eq!((found, damaged, told.damaged_events, told.set_aside), (0, 0, 0, 0), "{case}");
@@ -412,14 +416,14 @@ fn events_of_a_segment_that_was_cut_short_are_counted() {
         assert_eq!(damaged, 1, "{case}");
         let counted = if kept_bytes < 4096 { 0 } else { 120 - delivered as u64 - found };
         assert_eq!(told.damaged_events, counted, "{case}");
-        assert_eq!(log.tally().set_aside, 1, "it is kept for people: {case}");
+        assert_eq!(log.tally().set_aside, 1, "it is kept for inspection: {case}");
         assert_eq!((log.tally().damaged_events, log.waiting()), (counted, 0), "counted once: {case}");
     }
 }
 
-/// The end of a given-up segment is known by the next one only. The first is there again after a cut, the second is not.
+/// Only the next segment records where an abandoned segment ends. After a cut the first one reappears, the second one does not.
 #[test]
-fn a_given_up_segment_that_comes_back_is_not_read_beyond_its_end() {
+fn an_abandoned_segment_that_reappears_is_not_read_beyond_its_end() {
     let (mut came_back, mut twice) = (0, 0);
     for seed in 0..4000 {
         let disk = FaultDisk::new(seed);
@@ -434,7 +438,7 @@ fn a_given_up_segment_that_comes_back_is_not_read_beyond_its_end() {
         };
         append(&mut log, now, 5);
         log.commit(at(now), None, true);
-        // Two writes fail, each may leave records behind; what they were to write is in the third segment.
+        // Two writes fail, and each may leave records behind; their events are in the third segment.
         append(&mut log, now, 5);
         for _ in 0..2 {
             disk.set_fault_modes(FaultModes { no_journal: true, error: 2, ..FaultModes::default() });
@@ -444,7 +448,7 @@ fn a_given_up_segment_that_comes_back_is_not_read_beyond_its_end() {
         disk.set_fault_modes(FaultModes { no_journal: true, ..FaultModes::default() });
         now += 400;
         log.commit(at(now), None, true);
-        // The first ones are delivered, so the segments before the third one go.
+        // The first events are delivered, so the segments before the third one are removed.
         let most = 1 + random.whole(10) as usize;
         log.take(most, &mut Vec::new());
         log.done(at(now));
@@ -458,6 +462,6 @@ fn a_given_up_segment_that_comes_back_is_not_read_beyond_its_end() {
         seen.sort_unstable();
         twice += u64::from(seen.windows(2).any(|pair| pair[0] == pair[1]));
     }
-    assert!(came_back > 100, "{came_back}: this does not try what it wants to");
-    assert_eq!(twice, 0, "of {came_back}: events that come twice in one life");
+    assert!(came_back > 100, "{came_back}: too few to prove anything");
+    assert_eq!(twice, 0, "of {came_back}: events that were delivered twice in one run");
 }

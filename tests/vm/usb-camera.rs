@@ -1,9 +1,9 @@
-//! A USB camera (UVC 1.0, MJPEG, bulk) made of software, for a kernel with vhci-hcd: the kernel's own uvcvideo drives it. Each
-//! picture of a clip is sent once, at its rate; some are broken in the ways in which real cameras break them.
+//! A USB camera (UVC 1.0, MJPEG, bulk) in software, for a kernel with vhci-hcd: the kernel's own uvcvideo drives it. Each picture of a clip
+//! is sent once, at its rate; some are damaged in the ways in which real cameras damage them.
 //!
-//! Usage: usb-camera CLIP.mjpeg WIDTH HEIGHT FPS BREAK-EVERY WAIT-S. The first picture comes so long after somebody streams. Prints
-//! what it sent when the clip is over, then stays plugged in, silent, until it is killed, which unplugs it. USB/IP: Documentation/usb/usbip_protocol.rst of the kernel; UVC: USB Device Class
-//! Definition for Video Devices 1.0, and its MJPEG payload.
+//! Usage: usb-camera CLIP.mjpeg WIDTH HEIGHT FPS BREAK-EVERY WAIT-S. The first picture is sent this long after streaming starts. Prints a
+//! summary when the clip is over, then stays plugged in, silent, until it is killed, which unplugs it. USB/IP:
+//! Documentation/usb/usbip_protocol.rst of the kernel; UVC: USB Device Class Definition for Video Devices 1.0, and its MJPEG payload.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a tool of the tests")]
 
 use std::collections::VecDeque;
@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use flytrap::platform::clock::{Clock, Mono, SystemClock};
 
-/// Where a virtual port is plugged in: port, descriptor of the socket, device id, speed (3: high).
+/// File that connects a virtual port: port, descriptor of the socket, device id, speed (3: high).
 const ATTACH: &str = "/sys/devices/platform/vhci_hcd.0/attach";
-/// A payload: 32 packets of 512 bytes, which uvcvideo asks for at once.
+/// A payload: 32 packets of 512 bytes, which uvcvideo requests in one transfer.
 const PAYLOAD_BYTES: usize = 32 * 512;
-/// The first pictures are garbage, as those of many cameras.
+/// The first pictures are garbage, as with many cameras.
 const GARBAGE_FIRST: usize = 3;
 
 const CMD_SUBMIT: u32 = 1;
@@ -28,20 +28,20 @@ const RET_UNLINK: u32 = 4;
 const EPIPE: i32 = -32;
 const ECONNRESET: i32 = -104;
 
-/// What becomes of a picture.
+/// How a picture is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Break {
-    /// Cut in the middle.
+    /// Truncated in the middle.
     Truncated,
-    /// Nothing but its first bytes.
+    /// Only its first bytes.
     HeaderOnly,
-    /// Other bytes of the same number.
+    /// Other bytes, the same number of them.
     Garbage,
-    /// Another marker where the picture should begin.
+    /// Another marker in place of the start of image.
     WrongMarker,
     /// The camera's own error flag.
     Flagged,
-    /// More bytes behind its end: harmless.
+    /// Stray bytes behind its end: harmless.
     ExtraBytes,
 }
 
@@ -67,7 +67,7 @@ fn broken(picture: &[u8], how: Break) -> Vec<u8> {
     bytes
 }
 
-/// The pictures of a clip: from start-of-image to start-of-image.
+/// The pictures of a clip: from start of image to start of image.
 fn pictures(clip: &[u8]) -> Vec<&[u8]> {
     let starts: Vec<usize> =
         (0..clip.len().saturating_sub(2)).filter(|&at| clip[at..at + 3] == [0xFF, 0xD8, 0xFF]).collect();
@@ -83,7 +83,7 @@ fn le32(value: usize) -> [u8; 4] {
     (value as u32).to_le_bytes()
 }
 
-/// Device, configuration and text descriptors, and the answer to PROBE and COMMIT.
+/// Device, configuration and text descriptors, and the response to PROBE and COMMIT.
 struct Descriptors {
     device: Vec<u8>,
     configuration: Vec<u8>,
@@ -141,7 +141,7 @@ impl Descriptors {
         Descriptors { device, configuration: [head, interfaces].concat(), probe }
     }
 
-    /// The answer to a request on endpoint 0; `None` stalls it.
+    /// The response to a request on endpoint 0; `None` stalls it.
     fn answer(&self, setup: [u8; 8]) -> Option<Vec<u8>> {
         let [kind, request, value_low, value_high, ..] = setup;
         match (kind, request) {
@@ -174,12 +174,12 @@ struct Cable {
     descriptors: Descriptors,
     /// Numbers and lengths of the transfers that wait for a payload.
     waiting: VecDeque<(u32, usize)>,
-    /// Bytes that came, not yet a whole message.
+    /// Received bytes that are not a whole message yet.
     inbox: Vec<u8>,
 }
 
 impl Cable {
-    /// A transfer or an unlinking is over: so many bytes were moved, and these are for the kernel.
+    /// Completes a transfer or an unlink request: this many bytes were moved, and these are for the kernel.
     fn reply(&mut self, command: u32, seq: u32, status: i32, moved: usize, data: &[u8]) {
         let mut message = Vec::with_capacity(48 + data.len());
         for word in [command, seq, 0, 0, 0, status as u32, moved as u32, 0, 0, 0, 0, 0] {
@@ -189,7 +189,7 @@ impl Cable {
         self.socket.write_all(&message).unwrap();
     }
 
-    /// Takes what the kernel wants until `until`.
+    /// Handles the kernel's messages until `until`.
     fn serve(&mut self, clock: &dyn Clock, until: Mono) {
         loop {
             let left = until.since(clock.mono());
@@ -210,7 +210,7 @@ impl Cable {
         }
     }
 
-    /// Handles the first message of the inbox, if it is whole.
+    /// Handles the first message of the inbox, if it is complete.
     fn message(&mut self) -> bool {
         if self.inbox.len() < 48 {
             return false;
@@ -229,7 +229,7 @@ impl Cable {
             (CMD_SUBMIT, 0) => match self.descriptors.answer(setup) {
                 Some(mut answer) => {
                     answer.truncate(length);
-                    // What was written is acknowledged in full.
+                    // A write is acknowledged in full.
                     let moved = if direction == 0 { data } else { answer.len() };
                     self.reply(RET_SUBMIT, seq, 0, moved, &answer);
                 }
@@ -247,7 +247,7 @@ impl Cable {
         true
     }
 
-    /// Sends a picture as payloads, each in a transfer of its own. False if nobody streams.
+    /// Sends a picture as payloads, each in a transfer of its own. False if streaming has stopped.
     fn send(&mut self, clock: &dyn Clock, picture: &[u8], even: bool, flagged: bool) -> bool {
         let mut left = picture;
         while !left.is_empty() {
@@ -259,7 +259,7 @@ impl Cable {
             let Some((seq, length)) = self.waiting.pop_front() else { return false };
             let (now, later) = left.split_at(left.len().min(length.min(PAYLOAD_BYTES) - 2));
             left = later;
-            // End of header; frame id; end of frame; error.
+            // Header flags: end of header, frame id, end of frame, error.
             let info = 0x80 | u8::from(even) | u8::from(left.is_empty()) << 1 | u8::from(flagged) << 6;
             let payload = [&[2, info][..], now].concat();
             self.reply(RET_SUBMIT, seq, 0, payload.len(), &payload);
@@ -294,7 +294,7 @@ fn main() {
         next = next + Duration::from_nanos(1_000_000_000 / fps as u64);
         cable.serve(&clock, next);
         if cable.waiting.is_empty() {
-            // Nobody streams.
+            // Not streaming.
             next = clock.mono();
             continue;
         }
@@ -321,7 +321,7 @@ fn main() {
 mod tests {
     use super::*;
 
-    /// Every descriptor says its own length, and the totals are true.
+    /// Every descriptor has its correct length, and the totals are correct.
     #[test]
     fn descriptors_add_up() {
         let Descriptors { device, configuration, probe } = Descriptors::new(240, 144, 1_000_000);

@@ -1,5 +1,5 @@
-//! Commands for a desktop computer: `demo`, `sim`, `eval`, `tune`. They need the simulator or charts, which a device has no use for;
-//! the device build (`--no-default-features`) has `device.rs` in their place.
+//! Commands for a desktop computer: `demo`, `sim`, `eval`, `tune`. They need the simulator or charts, which are of no use on a device; the
+//! device build (`--no-default-features`) has `device.rs` instead.
 
 mod demo;
 mod eval;
@@ -22,7 +22,7 @@ pub(super) enum Command {
     Sim(sim::SimArgs),
 }
 
-/// The command's name, and what became of it.
+/// The command's name and its result.
 pub(super) fn execute(command: &Command, json: bool) -> (&'static str, Result<(), Failed>) {
     match command {
         Command::Demo(args) => ("demo", demo::demo(args, json)),
@@ -38,7 +38,7 @@ impl Settings {
         self.config.is_some() || self.names_a_model()
     }
 
-    /// Whether a model is given, or an option on how to run it.
+    /// Whether a model, or an option for running one, is given.
     fn names_a_model(&self) -> bool {
         let Settings { config: _, model, model_sha256, precision, ranges } = self;
         model.is_some() || model_sha256.is_some() || precision.is_some() || ranges.is_some()

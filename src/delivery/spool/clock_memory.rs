@@ -1,4 +1,4 @@
-//! The calendars of earlier runs, which outlive the segments that they are in: what the times of their events were.
+//! The calendar records of earlier runs, kept after their segments are removed: they date the events of these runs.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::event::Origin;
 use crate::platform::calendar::{Bounds, started_before};
 use crate::platform::clock::ClockSyncSample;
 
-/// A reading of the calendar by an earlier run that can be trusted.
+/// A trusted calendar reading of an earlier run.
 #[derive(Debug)]
 struct Trusted {
     run: u64,
@@ -15,12 +15,12 @@ struct Trusted {
     clock: ClockSyncSample,
 }
 
-/// The best reading of each earlier run, in their order.
+/// The best reading of each earlier run, in the order of the runs.
 #[derive(Debug, Default)]
 pub(super) struct ClockMemory(Vec<Trusted>);
 
 impl ClockMemory {
-    /// Remembers what `segments` of earlier runs say, and nothing else.
+    /// Keeps the readings in `segments` of earlier runs, and nothing else.
     pub(super) fn learn<'a>(&mut self, segments: impl Iterator<Item = &'a Finished>) {
         self.0 = segments
             .filter_map(|segment| {
@@ -33,7 +33,7 @@ impl ClockMemory {
         self.0.dedup_by_key(|trusted| trusted.run);
     }
 
-    /// The best that is known about the clocks of an earlier boot, also by its `segments` that are still there.
+    /// The best known clock data of an earlier boot, including readings in its remaining `segments`.
     pub(super) fn clock_of<'a>(
         &self,
         origin: &Origin,
@@ -48,7 +48,7 @@ impl ClockMemory {
         trusted.or_else(guess).unwrap_or(ClockSyncSample::UNKNOWN)
     }
 
-    /// What the calendars of other boots say about the boot of `run`.
+    /// What the calendar readings of other boots imply for the boot of `run`.
     pub(super) fn bounds_of(&self, run: &Run) -> Bounds {
         let others = || self.0.iter().filter(|trusted| !trusted.origin.same_boot(&run.origin));
         let before = others().filter(|other| other.run < run.number);

@@ -1,4 +1,4 @@
-//! The disk below the spool: the few operations that it needs, behind a trait that tests replace by a disk which loses power.
+//! The disk below the spool: the few operations that it needs, as a trait, so that tests can use a disk that loses power.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,54 +14,54 @@ use crate::platform::process;
 /// Most segment files that a folder may hold. A spool of the largest quota has 16 384 segments.
 pub const FILES_MAX: usize = 65_536;
 
-/// A folder of segment files. Nothing is durable before the `sync` that covers it, and then in any order.
+/// A folder of segment files. Nothing is durable before the `sync` that covers it; before that, writes may reach the disk in any order.
 pub trait Disk: Send + std::fmt::Debug {
-    /// Names and sizes of all files whose names are those of segments. Other files are not looked at, however many there are.
+    /// Names and sizes of all files with names of segments. Other files are ignored, however many there are.
     ///
     /// # Errors
     /// The folder cannot be read, or has more than [`FILES_MAX`] segments.
     fn list(&mut self) -> io::Result<Vec<(String, u64)>>;
 
-    /// A new file with room for `bytes`. What is in it is not said.
+    /// Creates a file with space for `bytes`. Its contents are unspecified.
     ///
     /// # Errors
-    /// It exists, or there is no room.
+    /// It exists, or there is no space.
     fn create(&mut self, name: &str, bytes: u64) -> io::Result<Box<dyn DiskFile>>;
 
-    /// A file that is there.
+    /// Opens an existing file.
     ///
     /// # Errors
-    /// It is not, or cannot be opened.
+    /// It is missing, or cannot be opened.
     fn open(&mut self, name: &str) -> io::Result<Box<dyn DiskFile>>;
 
-    /// Gives a file another name.
+    /// Renames a file.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AlreadyExists`]: another file has that name, and keeps it. Else as the disk says.
+    /// [`io::ErrorKind::AlreadyExists`]: another file has that name, and keeps it. Else the error of the disk.
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
 
-    /// Takes a file away.
+    /// Removes a file.
     ///
     /// # Errors
-    /// As the disk says.
+    /// The error of the disk.
     fn remove(&mut self, name: &str) -> io::Result<()>;
 
-    /// Makes names durable: those created, renamed and removed so far.
+    /// Makes names durable: all creations, renames and removals so far.
     ///
     /// # Errors
-    /// As the disk says; nothing is known about the names then.
+    /// The error of the disk; the state of the names is unknown then.
     fn sync_names(&mut self) -> io::Result<()>;
 
     /// Bytes that are free for this program on the file system.
     ///
     /// # Errors
-    /// As the disk says.
+    /// The error of the disk.
     fn free_bytes(&mut self) -> io::Result<u64>;
 
-    /// Whether what was opened is still what others find at its path.
+    /// Checks that the open folder is still the one at its path.
     ///
     /// # Errors
-    /// It was removed or replaced, or something is mounted over it: what is written to it is out of sight.
+    /// It was removed or replaced, or something is mounted over it: files written to it cannot be reached by path.
     fn still_in_place(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -72,61 +72,61 @@ pub trait DiskFile: Send + std::fmt::Debug {
     /// Fills `buffer` from `offset`, less only at the end of the file.
     ///
     /// # Errors
-    /// As the disk says.
+    /// The error of the disk.
     fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
     /// Writes all of `bytes`.
     ///
     /// # Errors
-    /// As the disk says; any part of the bytes may have been written.
+    /// The error of the disk; any part of the bytes may have been written.
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
     /// Makes the contents durable.
     ///
     /// # Errors
-    /// As the disk says. Never call it a second time then: the kernel forgets what it could not write, and says yes.
+    /// The error of the disk. Never call it again then: the kernel drops the pages that it could not write, and reports success.
     fn sync(&mut self) -> io::Result<()>;
 
-    /// Cuts or extends the file.
+    /// Truncates or extends the file.
     ///
     /// # Errors
-    /// As the disk says.
+    /// The error of the disk.
     fn set_len(&mut self, bytes: u64) -> io::Result<()>;
 }
 
-/// A folder of the machine. All files are reached through the open folder, whatever happens to its path.
+/// A real folder. All files are accessed through the open folder, whatever happens to its path.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
     names: File,
     /// Device and inode of the folder.
     identity: (u64, u64),
-    /// Held until the end: one program writes to a spool.
+    /// Held until the end, so that only one program writes to a spool.
     lock: Option<File>,
-    /// The file system cannot sync a folder, which was said.
+    /// The file system cannot sync a folder, which was logged.
     no_folder_sync: bool,
 }
 
 impl Folder {
-    /// Name of the file whose lock says that a program writes here.
+    /// Name of the lock file that the writing program holds.
     pub const LOCK: &'static str = "lock";
 
-    /// The folder at `path`, made if it is not there, for this program alone.
+    /// Opens the folder at `path` for this program alone; creates it if it is missing.
     ///
     /// # Errors
-    /// It cannot be made or opened; [`io::ErrorKind::WouldBlock`]: another program has it; [`io::ErrorKind::InvalidInput`]: its
-    /// lock is no regular file.
+    /// It cannot be created or opened; [`io::ErrorKind::WouldBlock`]: another program uses it; [`io::ErrorKind::InvalidInput`]: its lock is
+    /// not a regular file.
     pub fn open(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path)?;
         let mut folder = Folder::inspect(path)?;
         let lock = process::lock_file(&folder.names, Self::LOCK)?;
-        // An overlay copies a folder when something is first made in it: what counts is what it is from then on.
+        // An overlay file system copies a folder when something is first created in it: what counts is its identity from then on.
         folder.identity = identity(&rustix::fs::stat(path)?);
         folder.lock = Some(lock);
         Ok(folder)
     }
 
-    /// The folder at `path` for reading only, whoever writes to it.
+    /// Opens the folder at `path` for reading only, whether a program writes to it or not.
     ///
     /// # Errors
     /// It cannot be opened.
@@ -138,19 +138,19 @@ impl Folder {
     }
 
     fn open_at(&self, name: &str, flags: OFlags) -> Result<File, Errno> {
-        // Neither a link to elsewhere nor a pipe that blocks is a segment.
+        // A link to another place or a blocking pipe is not a segment.
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         rustix::fs::openat(&self.names, name, flags, Mode::from_raw_mode(0o644)).map(File::from)
     }
 
-    /// Room for a new file, as far as the file system can promise it.
+    /// Reserves space for a new file, as far as the file system can guarantee it.
     fn reserve(file: &File, bytes: u64) -> io::Result<()> {
         match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
             Ok(()) => Ok(()),
             Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::IO | Errno::ROFS)) => {
                 Err(error.into())
             }
-            // FAT, network and user-space file systems cannot, and say so in many ways: then it is found out while writing.
+            // FAT, network and user-space file systems cannot, with various error codes: a full disk is then found out while writing.
             Err(_) => file.set_len(bytes),
         }
     }
@@ -187,7 +187,7 @@ impl Disk for Folder {
             Ok(()) => Ok(Box::new(file)),
             Err(error) => {
                 drop(file);
-                let _tried = self.remove(name); // It was made here.
+                let _tried = self.remove(name); // We created it.
                 Err(error)
             }
         }
@@ -206,7 +206,7 @@ impl Disk for Folder {
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
             other => return Ok(other?),
         }
-        // The file system cannot do both at once; nobody else gives names here.
+        // The file system cannot do both in one step; no other program renames files here.
         match rustix::fs::statat(&self.names, to, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
             Err(Errno::NOENT) => Ok(rustix::fs::renameat(&self.names, from, &self.names, to)?),
@@ -230,7 +230,7 @@ impl Disk for Folder {
             );
         }
         match rustix::fs::syncfs(&self.names) {
-            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()), // More cannot be had.
+            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()), // Nothing better is available.
             other => Ok(other?),
         }
     }
@@ -247,7 +247,7 @@ impl Disk for Folder {
                 return gone("its folder was replaced, or something is mounted over it");
             }
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return gone("its folder is gone"),
-            Ok(_) | Err(_) => {} // A disk that cannot say so now is another kind of trouble.
+            Ok(_) | Err(_) => {} // A failing check is a different error from a folder that is gone.
         }
         match &self.lock {
             Some(lock) if rustix::fs::fstat(lock)?.st_nlink == 0 => gone("its files were removed"),
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_no_file_is_refused_and_not_followed() {
+    fn a_lock_that_is_not_a_regular_file_is_refused_and_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let elsewhere = dir.path().join("elsewhere");
         let kinds: [fn(&Path, &Path); 3] = [

@@ -1,5 +1,5 @@
-//! The files of a spool that hold nothing to send: free ones for the next segments, damaged ones for people, and those that are
-//! done and have to go. Only files that were made here, or say that they were, are written over or removed.
+//! The files of a spool without events to send: free ones for the next segments, damaged ones for inspection, and finished ones that have
+//! to be removed. Only files that this program created, or that carry its mark, are overwritten or removed.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,14 +9,14 @@ use super::class_queue::Finished;
 use super::disk::{Disk, DiskFile};
 use super::segment::{self, Named};
 
-/// Empty files that are kept for the next segments: writing over a file costs about half of what writing into a new one
-/// does, because the file system has nothing to note. They are the first to go when there is no room.
+/// Empty files that are kept for the next segments: overwriting a file costs about half of what writing a new one does, because no file
+/// system metadata changes. They are removed first when space runs out.
 pub(super) const FREE_FILES_MAX: usize = 32;
 
-/// Segments with damage that are kept for people to look at, the newest.
+/// Number of damaged segments kept for inspection, the newest ones.
 const DAMAGED_FILES_MAX: usize = 4;
 
-/// A segment with damage that is kept for people.
+/// A damaged segment kept for inspection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DamagedFile {
     pub(super) class: Class,
@@ -25,7 +25,7 @@ pub(super) struct DamagedFile {
     pub(super) bytes: u64,
 }
 
-/// A segment that nobody needs any more, whose file is still there.
+/// A segment that is no longer needed and whose file still exists.
 #[derive(Debug, Clone, Copy)]
 struct Unneeded {
     class: Class,
@@ -41,11 +41,11 @@ pub(super) struct Files {
     segment_bytes: u64,
     free: Vec<u64>,
     damaged: VecDeque<DamagedFile>,
-    /// In the order in which they have to go.
+    /// In the order of removal.
     unneeded: VecDeque<Unneeded>,
-    /// A torn segment was removed, which has to last before anything behind it is removed.
+    /// A torn segment was removed; the removal must be durable before anything behind it is removed.
     unsynced: bool,
-    /// Files that were set aside so far.
+    /// Files set aside so far.
     set_aside: u64,
 }
 
@@ -61,7 +61,7 @@ impl Files {
         }
     }
 
-    /// Forgets them: their disk is not there any more.
+    /// Forgets all files: their disk is gone.
     pub(super) fn forget(&mut self) {
         self.free.clear();
         self.damaged.clear();
@@ -69,7 +69,7 @@ impl Files {
         self.unsynced = false;
     }
 
-    /// Takes over what was found on a disk.
+    /// Adopts what was found on a disk.
     pub(super) fn adopt(&mut self, disk: &mut dyn Disk, free: Vec<u64>, damaged: VecDeque<DamagedFile>) {
         (self.free, self.damaged) = (free, damaged);
         while self.free.len() > FREE_FILES_MAX {
@@ -94,7 +94,7 @@ impl Files {
         self.free.len() as u64
     }
 
-    /// Files that were set aside so far.
+    /// Files set aside so far.
     pub(super) fn set_aside_count(&self) -> u64 {
         self.set_aside
     }
@@ -105,15 +105,15 @@ impl Files {
         Some(self.segment_bytes)
     }
 
-    /// Removes the oldest file that is kept for people. Returns its size; `None` if there is none.
+    /// Removes the oldest file kept for inspection. Returns its size; `None` if there is none.
     pub(super) fn remove_damaged(&mut self, disk: &mut dyn Disk) -> Option<u64> {
         let DamagedFile { class, id, bytes } = self.damaged.pop_front()?;
         remove(disk, Named::Damaged(class, id));
         Some(bytes)
     }
 
-    /// Takes files away whose segments nobody needs any more, or keeps them for the next, or for people. Those that cannot go now
-    /// go with the next ones.
+    /// Removes the files of segments that are no longer needed, or keeps them for reuse or inspection. Files that cannot be removed now are
+    /// removed with the next ones.
     pub(super) fn dispose(
         &mut self,
         disk: Option<&mut (dyn Disk + 'static)>,
@@ -130,7 +130,8 @@ impl Files {
         self.unneeded.extend(done);
         let Some(disk) = disk else { return };
         while let Some(first) = self.unneeded.front().copied() {
-            // Where a torn segment ends only the one behind it says: that one must not go while a cut can bring the first back.
+            // Only the next segment records where a torn segment ends: it must not be removed while a power cut can bring the torn one
+            // back.
             if self.unsynced && disk.sync_names().is_err() {
                 return;
             }
@@ -163,7 +164,7 @@ impl Files {
         is_gone(disk.remove(&named.file()))
     }
 
-    /// Keeps a segment with damage for people; the oldest of those goes for it. False if it has to be tried again.
+    /// Keeps a damaged segment for inspection; the oldest of these is removed for it. False if it has to be tried again.
     pub(super) fn set_aside(&mut self, disk: &mut dyn Disk, file: DamagedFile) -> bool {
         let DamagedFile { class, id, .. } = file;
         let named = Named::Segment(class, id);
@@ -185,10 +186,10 @@ impl Files {
         true
     }
 
-    /// The file of a new segment, its header durable, its name too; and the bytes written.
+    /// Creates the file of a new segment, with a durable header and name. Returns it and the bytes written.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AlreadyExists`]: somebody else's file has this name, and keeps it. Else as the disk says.
+    /// [`io::ErrorKind::AlreadyExists`]: another program's file has this name, and keeps it. Else the error of the disk.
     pub(super) fn create(
         &mut self,
         disk: &mut dyn Disk,
@@ -203,21 +204,21 @@ impl Files {
         };
         let blocks = segment::header_blocks(id, header);
         let durable = file.and_then(|mut file| {
-            // First the name: a file that is used again must not be written over while a cut can give its old name back.
+            // The name is synced first: a reused file must not be overwritten while a power cut can restore its old name.
             disk.sync_names()?;
             file.write_at(&blocks, 0)?;
             file.sync()?;
             Ok((file, blocks.len() as u64))
         });
-        durable.inspect_err(|_| remove(disk, named)) // It was made, or named so, just now.
+        durable.inspect_err(|_| remove(disk, named)) // It was created, or renamed to this, just now.
     }
 
-    /// Gives a free file this name. False if there is none.
+    /// Renames a free file to this name. False if there is none.
     fn reuse(&mut self, disk: &mut dyn Disk, name: &str) -> io::Result<bool> {
         while let Some(old) = self.free.pop() {
             match disk.rename(&Named::Free(old).file(), name) {
                 Ok(()) => return Ok(true),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {} // Somebody took it away.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {} // It was removed by someone else.
                 Err(error) => {
                     self.free.push(old);
                     return Err(error);
@@ -232,7 +233,7 @@ fn is_gone(removed: io::Result<()>) -> bool {
     removed.is_ok() || removed.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// A file of ours that stays because it cannot be removed is found, and removed, by the next start.
+/// A file of ours that could not be removed is found, and removed, by the next start.
 pub(super) fn remove(disk: &mut dyn Disk, named: Named) {
     let _removed = disk.remove(&named.file());
 }

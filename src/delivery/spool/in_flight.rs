@@ -1,4 +1,4 @@
-//! The batch that is being delivered: taken out of the spool, and not acknowledged yet.
+//! The batch that is being delivered: taken from the spool, and not acknowledged yet.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::shared::Spool;
 use crate::event::{Event, Text};
 use crate::platform::clock::{ClockSyncSample, Mono};
 
-/// Memory of a batch.
+/// Memory for a batch.
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     pub(super) events: Vec<Event>,
@@ -22,9 +22,9 @@ impl Buffers {
     }
 }
 
-/// Events of one run that are being delivered, oldest first. [`Spool::take`] gives it out, one at a time, and nobody else remembers what
-/// is in flight. What is acknowledged is done, also if the rest of the batch never arrives: the next commit writes it, for each class of
-/// events as far as all before are done too. What is not acknowledged when this is dropped waits in the spool again.
+/// Events of one run that are being delivered, oldest first. [`Spool::take`] returns it, one at a time, and it is the only record of what
+/// is in flight. Acknowledged events are done even if the rest of the batch never arrives: the next commit records this, for each class up
+/// to its first event that is not done. Events that are not acknowledged when this is dropped wait in the spool again.
 #[derive(Debug)]
 #[must_use = "dropping it returns its events to the queue"]
 pub struct InFlight {
@@ -43,12 +43,12 @@ impl InFlight {
         batch
     }
 
-    /// Whose events they are.
+    /// The run that its events belong to.
     pub fn whose(&self) -> &Taken {
         &self.whose
     }
 
-    /// All of its events, also those that are done.
+    /// All of its events, including those that are done.
     pub fn events(&self) -> &[Event] {
         &self.buffers.events
     }
@@ -58,26 +58,26 @@ impl InFlight {
         self.left
     }
 
-    /// Whether the spool has taken the events back, because a disk came whose events are older: drop it, and take a batch again. What is
-    /// acknowledged all the same is sent once more.
+    /// Whether the spool has taken the events back, because a disk with older events was attached: drop the batch, and take one again.
+    /// Events that are acknowledged anyway are sent once more.
     pub fn is_called_back(&self) -> bool {
         self.spool.is_called_back(self.number)
     }
 
-    /// The receiver has confirmed these.
+    /// Marks these events as confirmed by the receiver.
     pub fn acknowledge(&mut self, now: Mono, part: Range<usize>) {
         self.spool.acknowledge(self.number, now, &self.buffers.events[part.clone()]);
         self.note_done(part);
     }
 
-    /// The receiver refuses this one for good: it becomes a dead letter. `clock`: with what it was stamped.
+    /// The receiver refuses this event permanently: it becomes a dead letter. `clock`: the reading that it was stamped with.
     pub fn refuse(&mut self, now: Mono, index: usize, why: Text, clock: ClockSyncSample) {
         let (origin, event) = ((*self.whose.origin).clone(), self.buffers.events[index].clone());
         self.spool.refuse(self.number, now, Dead { origin, clock, why, event });
         self.note_done(index..index + 1);
     }
 
-    /// Forgets the events that are done, and takes more of the same run, due or not, as far as a batch has room.
+    /// Drops the events that are done, and takes more of the same run, due or not, up to the size of a batch.
     pub fn refill(&mut self) {
         let Buffers { events, is_done } = &mut self.buffers;
         let mut done = is_done.drain(..);
@@ -88,7 +88,7 @@ impl InFlight {
         self.note_new();
     }
 
-    /// All of its events are to be delivered.
+    /// Marks all events as still to be delivered.
     fn note_new(&mut self) {
         let Buffers { events, is_done } = &mut self.buffers;
         is_done.resize(events.len(), false);

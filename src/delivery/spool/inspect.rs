@@ -1,4 +1,4 @@
-//! Inspection of a spool: reads it, and changes nothing, while a program writes to it or not. For people.
+//! Inspection of a spool, for `flytrap spool`: reads it and changes nothing, whether a program writes to it or not.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,24 +11,24 @@ use super::segment::{self, Begin, DATA, Header, Named, Scan, Sums};
 /// A segment, read through.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Inspected {
-    /// What its file is called.
+    /// Name of its file.
     pub named: Named,
     /// Size of the file, bytes.
     pub bytes: u64,
-    /// Whose it is; `None`: nobody knows.
+    /// The run that it belongs to; `None`: unknown.
     pub header: Option<Header>,
-    /// Whether it has its last footer: nothing more is appended.
+    /// Whether it has its final footer: nothing more is appended.
     pub closed: bool,
-    /// Its footer promises so many events at least.
+    /// Its footer counts at least this many events.
     pub promised: Option<u32>,
-    /// What was found.
+    /// The contents found.
     pub scan: Scan,
-    /// Bytes at its end that were written and are not there any more.
+    /// Bytes at its end that were written and are missing now.
     pub cut_bytes: u32,
 }
 
 impl Inspected {
-    /// Whether all of it could be read, and is what its footer says.
+    /// Whether all of it could be read and matches its footer.
     pub fn is_whole(&self) -> bool {
         let kept = self.cut_bytes == 0
             && match self.promised {
@@ -42,10 +42,10 @@ impl Inspected {
     }
 }
 
-/// Reads every segment through, the oldest first, and shows its records to `each`.
+/// Reads every segment, the oldest first, and passes its records to `each`.
 ///
 /// # Errors
-/// The folder cannot be listed. Segments that go in the meantime are left out.
+/// The folder cannot be listed. Segments that are removed in the meantime are left out.
 pub fn inspect(
     disk: &mut dyn Disk,
     mut each: impl FnMut(Option<&Header>, Named, Place, &Record),
@@ -86,7 +86,7 @@ pub fn inspect(
     Ok(all)
 }
 
-/// Where segments end, as those behind them say.
+/// Where segments end, as recorded in the segments behind them.
 fn ends(disk: &mut dyn Disk, files: &[(Named, u64)]) -> BTreeMap<(Class, u64), u32> {
     let mut ends = BTreeMap::new();
     for (named, _) in files {

@@ -1,4 +1,4 @@
-//! All queues together: what is appended, committed, taken, acknowledged and dropped. One thread at a time; told the time.
+//! All queues together: append, commit, take, acknowledge, drop. Used by one thread at a time; gets `now` as a parameter.
 
 use std::io;
 use std::sync::Arc;
@@ -19,28 +19,28 @@ use crate::event::{Event, Origin};
 use crate::platform::calendar::Bounds;
 use crate::platform::clock::{ClockSyncSample, Mono};
 
-/// Finished segments of dead letters that are kept, the newest.
+/// Number of finished segments of dead letters that are kept, the newest.
 const DEAD_SEGMENTS_MAX: usize = 2;
 
-/// A disk that cannot read some of its segments is tried so often before what can be read is taken.
+/// If a disk cannot read some of its segments, attempts to attach it before the readable ones are accepted.
 pub const ATTACH_TRIES: u32 = 3;
 
-/// What flash is written in, at least.
+/// Smallest unit that flash is written in.
 const PAGE_BYTES: u64 = 4096;
 
-/// After a failure of the disk it is tried again so soon, then after twice as long, up to the cap.
+/// Delay of the retry after a failure of the disk; doubles with each further failure, up to the cap.
 const RETRY_FIRST: Duration = Duration::from_secs(5);
 const RETRY_CAP: Duration = Duration::from_secs(300);
 
-/// Numbers that a new segment is tried with at once, if others have files of that name.
+/// How many numbers are tried immediately for a new segment if other programs' files have these names.
 const NUMBERS_TRIED: u32 = 64;
 
-/// What has happened to a spool since it was opened.
+/// Counters of a spool since it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
     /// Events that were appended.
     pub appended: u64,
-    /// Events that were dropped for want of room, by class.
+    /// Events that were dropped for lack of space, by class.
     pub dropped: [u64; Class::ALL.len()],
     /// Bytes written to files.
     pub written_bytes: u64,
@@ -48,9 +48,9 @@ pub struct Tally {
     pub commits: u64,
     /// Commits that failed.
     pub failures: u64,
-    /// Segments given up after a failed write or sync.
+    /// Segments abandoned after a failed write or sync.
     pub given_up: u64,
-    /// Bytes on disk that were no records any more when they were read.
+    /// Bytes on disk that were no longer valid records when they were read.
     pub damaged_bytes: u64,
     /// Events that were lost with them.
     pub damaged_events: u64,
@@ -60,22 +60,22 @@ pub struct Tally {
     pub newer_version: u8,
     /// Dead letters written.
     pub dead: u64,
-    /// Files with damage, or that nobody can read, that were set aside.
+    /// Files set aside because they are damaged or unreadable.
     pub set_aside: u64,
-    /// Times at which the disk was gone: removed, replaced, or mounted over.
+    /// How often the disk was gone: removed, replaced, or mounted over.
     pub detached: u64,
-    /// What the disk has to write for `written_bytes`, in whole pages: what its flash wears by, about.
+    /// What the disk writes for `written_bytes`, in whole pages: an estimate of flash wear.
     pub flash_bytes: u64,
 }
 
-/// Whose events were taken, and the clocks that turn their times into calendar times, if it is known.
+/// The run that the taken events belong to, and its clocks, if known, to convert its times to calendar times.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Taken {
     /// Which run of which device.
     pub origin: Arc<Origin>,
-    /// For events of an earlier boot: its clocks, as far as anybody knew. `None`: this boot's, ask the clock.
+    /// For events of an earlier boot: its clocks, as far as they are known. `None`: this boot, use the current clock.
     pub clock: Option<ClockSyncSample>,
-    /// What else is known about the time of that boot.
+    /// Further known limits on the time of that boot.
     pub bounds: Bounds,
 }
 
@@ -89,20 +89,20 @@ pub struct Log {
     next_id: u64,
     files: Files,
     tally: Tally,
-    /// Why the last drop of each class was needed; `None`: memory.
+    /// Reason of the last drop of each class; `None`: memory was full.
     last_drop: [Option<Reason>; Class::ALL.len()],
-    /// How often a disk could not be attached because it could not be read.
+    /// Number of failed attempts to attach a disk because it could not be read.
     attempts: u32,
-    /// The last time that was told.
+    /// The newest `now` that was passed in.
     now: Mono,
     /// The run whose events are in flight: taken, and not done.
     in_flight: Option<u64>,
-    /// Segments of runs that did not end well, to be closed when there is time.
+    /// Segments of runs that ended uncleanly, to be closed when there is time.
     unclosed: Vec<(Class, Footer, u64)>,
     clocks: ClockMemory,
     /// The newest reading that is on disk in every queue that needs it.
     anchored: Option<ClockSyncSample>,
-    /// Why the disk was gone when it last was.
+    /// Reason of the last loss of the disk.
     why_detached: Option<String>,
 }
 
@@ -110,7 +110,7 @@ impl Log {
     /// A spool without a disk: everything is in memory.
     ///
     /// # Panics
-    /// If a segment does not take all that can wait in memory: our own mistake.
+    /// If a segment is smaller than all that can wait in memory: a bug.
     pub fn new(params: Params, origin: Origin) -> Self {
         assert!(2 * params.memory_bytes <= params.segment_bytes as usize, "see Params::memory_bytes");
         let origin = Arc::new(origin);
@@ -139,13 +139,13 @@ impl Log {
         }
     }
 
-    /// Takes `disk` into use: what it holds comes before what is in memory.
+    /// Attaches `disk`: its events come before those in memory.
     ///
     /// # Errors
-    /// The disk cannot be listed, or cannot read some of its files: those are set aside at the last of [`ATTACH_TRIES`].
+    /// The disk cannot be listed, or cannot read some of its files: those are set aside at attempt [`ATTACH_TRIES`].
     ///
     /// # Panics
-    /// If events are in flight (see [`Self::requeue`]), or there is a disk already: our own mistake.
+    /// If events are in flight (see [`Self::requeue`]), or there is a disk already: a bug.
     pub fn attach(&mut self, mut disk: Box<dyn Disk>) -> io::Result<Recovered> {
         assert!(self.disk.is_none() && self.in_flight.is_none(), "a spool has one disk at a time");
         let stock = recovery::take_stock(disk.as_mut(), &self.params)?;
@@ -155,7 +155,7 @@ impl Log {
         }
         let recovered = self.adopt(disk.as_mut(), stock);
         self.disk = Some(disk);
-        // What is delivered goes; the rest is what there is to send.
+        // Delivered segments are removed; the rest is to be sent.
         (0..self.queues.len()).for_each(|index| self.remove_done(index));
         let segments = self.queues.iter().map(|queue| queue.finished.len() as u64).sum();
         Ok(Recovered { segments, events: self.waiting(), ..recovered })
@@ -170,7 +170,7 @@ impl Log {
         self.files.adopt(disk, free, damaged);
         recovered.set_aside += set_aside.len() as u64;
         for file in set_aside {
-            // One that cannot be renamed is found again by the next start.
+            // A file that cannot be renamed is found again by the next start.
             let _renamed = self.files.set_aside(disk, file);
         }
         junk.into_iter().for_each(|named| files::remove(disk, named));
@@ -185,11 +185,11 @@ impl Log {
         recovered
     }
 
-    /// Whether the disk is still the one that was taken into use. One that is not is given up: what it holds and was not taken is
-    /// dropped, and counted; what was not written yet waits for another one.
+    /// Checks that the disk is still the one that was attached. If not, it is detached: events on it that were not taken are dropped and
+    /// counted; events that were not written yet wait for another disk.
     ///
     /// # Errors
-    /// It is not, and there is none now.
+    /// It is not: there is no disk now.
     pub fn check_disk(&mut self) -> io::Result<()> {
         let Some(disk) = &mut self.disk else { return Ok(()) };
         let Err(error) = disk.still_in_place() else { return Ok(()) };
@@ -209,22 +209,22 @@ impl Log {
         Err(error)
     }
 
-    /// Why the disk was gone when it last was.
+    /// Reason of the last loss of the disk.
     pub fn why_detached(&self) -> Option<&str> {
         self.why_detached.as_deref()
     }
 
-    /// Which run of which device this is.
+    /// The run of the device that this is.
     pub fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    /// Whether events were taken that are not done.
+    /// Whether events that were taken are not done yet.
     pub fn has_in_flight(&self) -> bool {
         self.in_flight.is_some()
     }
 
-    /// What is in flight is to be taken again. What cannot be, as its disk is not there any more, is dropped and counted.
+    /// Requeues the events in flight. Those that cannot be read, because their disk is gone, are dropped and counted.
     pub fn requeue(&mut self) {
         self.in_flight = None;
         for (index, queue) in self.queues.iter_mut().enumerate() {
@@ -236,7 +236,7 @@ impl Log {
         }
     }
 
-    /// Whether a receiver has confirmed anything, also in an earlier run whose files are still there.
+    /// Whether a receiver has confirmed anything, including in an earlier run whose files still exist.
     pub fn was_confirmed(&self) -> bool {
         self.sent_queues().any(ClassQueue::was_acked)
     }
@@ -246,7 +246,7 @@ impl Log {
         self.disk.is_some()
     }
 
-    /// Adds an event. When nothing else makes room, an old one of its class is dropped for it, and counted.
+    /// Adds an event. If there is no other way to make space, an old one of its class is dropped for it, and counted.
     pub fn append(&mut self, now: Mono, event: &Event) {
         self.now = self.now.max(now);
         let class = Class::of(&event.body);
@@ -257,7 +257,7 @@ impl Log {
         self.push(now, class, record::encode_event(event, &mut buffer), soon);
     }
 
-    /// Keeps a dead letter.
+    /// Stores a dead letter.
     pub fn write_dead_letter(&mut self, now: Mono, dead: Dead) {
         let mut buffer = [0; PAYLOAD_BYTES_MAX];
         let record = Record::Dead(Box::new(dead));
@@ -287,7 +287,7 @@ impl Log {
                     if self.commit_queue(now, index, None) {
                         self.queues[index].rotate(self.params.segment_bytes);
                     } else {
-                        // What waits for the disk goes on in a segment that has room, whenever that is written.
+                        // Events that wait for the disk continue in a segment with enough space, whenever it is written.
                         self.queues[index].give_up(self.params.segment_bytes, &mut self.next_id);
                     }
                 }
@@ -300,7 +300,7 @@ impl Log {
                     self.tally.dropped[index] += dropped;
                     self.last_drop[index] = None;
                     if dropped == 0 && !queue.has_room_for(payload.len()) {
-                        self.tally.dropped[index] += 1; // All of it is in flight: the new one goes.
+                        self.tally.dropped[index] += 1; // All events are in flight: the new one is dropped.
                         return;
                     }
                 }
@@ -314,8 +314,8 @@ impl Log {
         self.queues.iter().filter_map(|queue| queue.due).min()
     }
 
-    /// Makes durable what is due at `now`, or everything. `clock` is written along, so that a later boot knows the times:
-    /// at once where events are on disk that it is news for.
+    /// Commits what is due at `now`, or everything. `clock` is written along, so that a later boot knows the times: immediately where it is
+    /// news for events on disk.
     pub fn commit(&mut self, now: Mono, clock: Option<ClockSyncSample>, everything: bool) {
         self.now = self.now.max(now);
         if let Some(clock) = clock.filter(|clock| clock.wall.is_trusted())
@@ -329,7 +329,7 @@ impl Log {
         let is_due = |queue: &ClassQueue| {
             queue.due.is_some_and(|due| due <= now) || (everything && queue.wants_commit())
         };
-        // A dead letter is on disk before anything says that its event is done.
+        // A dead letter must be on disk before its event is recorded as done.
         let dead = Class::Dead as usize;
         if self.queues[dead].wants_commit() && self.queues.iter().any(is_due) {
             self.commit_queue(now, dead, clock);
@@ -358,7 +358,7 @@ impl Log {
         while tries < NUMBERS_TRIED
             && outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
         {
-            // Somebody else's file has that name: another number.
+            // Another program's file has that name: try another number.
             self.queues[index].give_up(self.params.segment_bytes, &mut self.next_id);
             (outcome, tries) = (self.write(index, clock), tries + 1);
         }
@@ -395,8 +395,8 @@ impl Log {
         queue.commit(clock, next_id, |id| files.create(disk, Named::Segment(class, id), &header))
     }
 
-    /// Writes the footers of segments whose runs did not get to it. What is behind the last record was never promised, and its room is
-    /// needed by others. None of this has to last: without it the next start reads them through again.
+    /// Writes the footers of segments whose runs did not get to it. Bytes behind the last record were never committed, and others need
+    /// their space. None of this has to be durable: without it the next start reads the segments again.
     fn close_old(&mut self) {
         for (class, footer, id) in std::mem::take(&mut self.unclosed) {
             let Some(disk) = self.disk.as_mut() else { return };
@@ -411,7 +411,7 @@ impl Log {
         }
     }
 
-    /// Drops what the quota does not allow, if `need` more bytes come.
+    /// Drops what exceeds the quota once `need` more bytes arrive.
     pub fn retain(&mut self, clock: Option<ClockSyncSample>, need: u64) {
         let Some(disk) = &mut self.disk else { return };
         let free = disk.free_bytes().ok();
@@ -424,7 +424,7 @@ impl Log {
         let quota =
             retain::Quota { bytes: self.params.quota.bytes.saturating_sub(fixed), ..self.params.quota };
         let mut plan = retain::plan(&held, &quota, free, need);
-        // From the back, so that the indices in front stay what they are.
+        // From the back, so that earlier indices stay valid.
         plan.sort_unstable_by_key(|(index, _)| std::cmp::Reverse(*index));
         for (index, reason) in plan {
             let (at, index) = whose[index];
@@ -436,11 +436,11 @@ impl Log {
         }
     }
 
-    /// Removes files that hold nothing to send, as far as that makes room that is wanted. `free`: bytes that the file system has
-    /// left; returns what it has then.
+    /// Removes files without events to send, as far as that frees space that is needed. `free`: free bytes of the file system; returns the
+    /// value afterwards.
     fn remove_spare_files(&mut self, mut free: Option<u64>, need: u64) -> Option<u64> {
         let quota = self.params.quota;
-        // A free file is the room that is needed; those beyond it go before any event does.
+        // A free file is the space that is needed; further ones are removed before any event is.
         let keep = need.div_ceil(u64::from(self.params.segment_bytes));
         while self.files.free_count() > keep
             && (self.disk_bytes() > quota.bytes || free.is_some_and(|free| free < quota.headroom))
@@ -448,7 +448,7 @@ impl Log {
         {
             free = free.map(|free| free + bytes);
         }
-        // What is kept for people goes next.
+        // Files kept for inspection are removed next.
         while (self.disk_bytes() + need > quota.bytes
             || free.is_some_and(|free| free < quota.headroom.saturating_add(need)))
             && let Some(bytes) = self.disk.as_mut().and_then(|disk| self.files.remove_damaged(disk.as_mut()))
@@ -458,7 +458,7 @@ impl Log {
         free
     }
 
-    /// The finished segments, as [`retain::plan`] wants them; and of which queue each is, and where in it.
+    /// The finished segments as input for [`retain::plan`], each with its queue and its index there.
     fn held(&self, clock: Option<ClockSyncSample>) -> (Vec<Held>, Vec<(usize, usize)>) {
         let wall = clock.map(|clock| clock.wall).filter(|wall| wall.is_trusted());
         let (mut held, mut whose) = (Vec::new(), Vec::new());
@@ -492,8 +492,8 @@ impl Log {
         self.queues.iter().filter(|queue| queue.class != Class::Dead)
     }
 
-    /// Moves events of one run behind those in `out`, oldest first, until it has `most`. With more to send than one batch,
-    /// alerts come first. Says whose they are; `None` if there are none (of that run, if some are in flight).
+    /// Moves events of one run to the end of `out`, oldest first, until it has `most`. If there are more than one batch, alerts come first.
+    /// Returns their run; `None` if there are none (of that run, if some are in flight).
     pub fn take(&mut self, most: usize, out: &mut Vec<Event>) -> Option<Taken> {
         let urgent = self.waiting() > most as u64;
         let mut whose = None;
@@ -547,12 +547,12 @@ impl Log {
         }
     }
 
-    /// The best that is known about the clocks of an earlier boot.
+    /// The best known clock data of an earlier boot.
     fn clock_of(&self, origin: &Origin) -> ClockSyncSample {
         self.clocks.clock_of(origin, self.queues.iter().flat_map(|queue| &queue.finished))
     }
 
-    /// These events, which were taken, are delivered or dead letters: they are not sent again, whatever becomes of the others.
+    /// Marks these events, which were taken, as delivered or dead letters: they are not sent again, whatever happens to the others.
     pub fn acknowledge(&mut self, now: Mono, events: &[Event]) {
         for event in events {
             self.queues[Class::of(&event.body) as usize].acknowledge(event.seq);
@@ -564,14 +564,14 @@ impl Log {
         }
     }
 
-    /// Everything that was taken is delivered, or a dead letter: nothing of it is sent again.
+    /// Everything that was taken is delivered or a dead letter: none of it is sent again.
     pub fn done(&mut self, now: Mono) {
         self.in_flight = None;
         (0..self.queues.len()).for_each(|index| self.remove_done(index));
         self.schedule_acknowledgement(now);
     }
 
-    /// How far the queues are done is written with the next commit.
+    /// The next commit records how far the queues are done.
     fn schedule_acknowledgement(&mut self, now: Mono) {
         self.now = self.now.max(now);
         for queue in &mut self.queues {
@@ -581,7 +581,7 @@ impl Log {
         }
     }
 
-    /// Everything of a queue that was taken is done: so are the segments that held it.
+    /// Everything that was taken from a queue is done, and so are its segments.
     fn remove_done(&mut self, index: usize) {
         let (queue, disk) = (&mut self.queues[index], self.disk.as_deref_mut());
         self.files.dispose(disk, queue.class, queue.ack());
@@ -592,18 +592,18 @@ impl Log {
         Tally { set_aside: self.files.set_aside_count(), ..self.tally }
     }
 
-    /// Why the last segment of a class had to go; `None`: it was not a segment, but memory that was full.
+    /// Reason why the last events of a class were dropped; `None`: not the quota, but full memory.
     pub fn last_drop(&self, class: Class) -> Option<Reason> {
         self.last_drop[class as usize]
     }
 
-    /// What is wrong with the disk, while it is.
+    /// The error of the disk, while there is one.
     pub fn trouble(&self) -> Option<&str> {
         self.queues.iter().find_map(|queue| queue.trouble.as_deref())
     }
 
-    /// Whether events of a class wait longer than they should to be made durable: there is no disk, its last write failed, or it has just
-    /// come and what waited for it is not written yet.
+    /// Whether events of a class are overdue for a commit: there is no disk, its last write failed, or it was just attached and the backlog
+    /// is not written yet.
     pub fn fails(&self, class: Class) -> bool {
         let fails = |queue: &ClassQueue| queue.class == class && (queue.trouble.is_some() || queue.behind);
         self.disk.is_none() || self.queues.iter().any(fails)

@@ -5,52 +5,52 @@
 //!   outbox ─────────────► tail ─────────────────────────────► segments ─────────────────► uplink
 //!                        memory                                 disk
 //! ```
-//! Four queues, one for each [`Class`] of events, because they are not worth the same when there is no room: crossings outlive
-//! tracks and statistics, alerts outlive crossings. A queue (`class_queue/`) is a row of segment files ([`segment`]) of records
-//! ([`record`]). [`log`] keeps the queues together; `recovery.rs` finds out what a disk holds, [`retain`] decides what goes,
-//! `files.rs` keeps the files that hold nothing to send, and [`disk`] is the only file that touches one. [`Spool`] shares all of it
-//! between two threads; [`InFlight`] is the batch that one of them delivers.
+//! Each [`Class`] of events has its own queue, because they differ in value when space runs out: crossings outlive tracks and statistics,
+//! alerts outlive crossings. A queue (`class_queue/`) is a sequence of segment files ([`segment`]) of records ([`record`]). [`log`] manages
+//! the queues together; `recovery.rs` examines what a disk holds, [`retain`] decides what is dropped, `files.rs` manages the files without
+//! events to send, and [`disk`] is the only file that touches a disk. [`Spool`] shares all of it between two threads; [`InFlight`] is the
+//! batch that one of them delivers.
 //!
-//! # The order of writes, and what each step keeps
+//! # The order of writes, and the invariant of each step
 //! Making events durable (a commit of a queue):
 //! 1. A queue without a segment: a file is created (or a free one renamed) and the names are synced; then its header is
-//!    written and synced. *A record is never in a file whose name or owner a power cut can take away, and a file is not
-//!    written over while a cut can still give it its old name back.*
-//! 2. The tail is written behind the committed part. *What is committed is never written again, except with the same bytes in
+//!    written and synced. *A record is never in a file whose name or header a power cut can undo, and a file is not
+//!    overwritten while a cut can still restore its old name.*
+//! 2. The tail is written behind the committed part. *Committed bytes are never written again, except unchanged as part of
 //!    the same sector.*
 //! 3. The file is synced. Only now do the events count as committed, and only now is the tail's memory free. *A cut before
-//!    loses what was not committed, at most `commit_interval` of events; checksums tell how far the write came.*
-//! 4. A write or sync that fails is not tried again on that file, because the kernel forgets what it could not write: the
-//!    segment is given up and the tail moves to a new one, whose header says where the old one ends. *What the failed write
-//!    may have left behind that end is not read: the new segment has all of it.*
+//!    that loses uncommitted events, at most those of `commit_interval`; checksums show how far the write got.*
+//! 4. A write or sync that fails is not tried again on that file, because the kernel drops the pages that it could not write: the
+//!    segment is abandoned and the tail moves to a new one, whose header says where the old one ends. *Anything that the failed
+//!    write left behind that end is not read: the new segment has all of it.*
 //!
-//! Removing events (only ever after the receiver's word, or by quota with a count):
+//! Removing events (only ever after the receiver's confirmation, or by quota and counted):
 //! 5. The acknowledgement moves in memory; segments before it are renamed to free files or removed. *A cut brings them back:
 //!    they are sent again under the same ids.*
-//! 6. After a segment that was given up is removed, the names are synced before the one behind it goes. *Only that one knows where
-//!    the first one ends: should a cut bring the first back alone, its events and the copies behind it would both be read.*
-//! 7. The next commit writes how far the queue is done, as a record of the queue itself: one sync for both. Of a batch that was
-//!    delivered in part that is up to the first event that was not. *A cut repeats no more than what one commit has not written yet.*
+//! 6. After an abandoned segment is removed, the names are synced before the one behind it is removed. *Only that one records where
+//!    the first one ends: if a cut brought the first back alone, its events and the copies behind it would both be read.*
+//! 7. The next commit writes how far the queue is done, as a record of the queue itself: one sync for both. For a batch that was
+//!    delivered in part, this is up to the first event that was not. *A cut repeats at most what one commit has not written yet.*
 //! 8. Events that are delivered before they are committed are never written.
 //!
-//! A full segment gets its footer (what its records come to, in its first page, not synced): that only saves the next start a look
-//! through it.
+//! A full segment gets its footer (the sums of its records, in its first page, not synced): it only saves the next start from reading the
+//! segment.
 //!
-//! # What is found at a start
-//! Any bytes whatever: names that are not ours, and files that are called like ours and begin like none of ours, are left alone; a
-//! segment without a valid footer is read through once; bytes that are no record are skipped to the next one that is; a file that is
-//! shorter than its footer or the segment behind it says has lost events, which are counted; segments with damage are kept aside (the
-//! newest four, and the first to go when there is no room), and nothing that was not written by us passes two checksums and a
-//! decoder. Memory: 32 kB a queue and the list of segments.
+//! # Recovery at a start
+//! A start copes with any bytes. Files whose names are not ours, and files with our names that do not begin like ours, are left alone; a
+//! segment without a valid footer is read through once; invalid bytes are skipped up to the next valid record; a file that is shorter than
+//! recorded in its footer or in the next segment has lost events, which are counted; damaged segments are kept aside (the newest four, and
+//! removed first when space runs out). Nothing that we did not write passes two checksums and a decoder. Memory: 32 kB a queue and the list
+//! of segments.
 //!
-//! # What cannot be read
-//! Is not damage yet. A start that cannot read a segment fails and is tried again; while it runs, a queue that cannot read on waits
-//! ten minutes, the others go on. Each queue also has its own delay after a failed write: no room for a new segment of one is no
-//! reason not to write to the segment that another has.
+//! # Unreadable segments
+//! An unreadable segment is not damage yet. A start that cannot read a segment fails and is tried again; at run time, a queue that cannot
+//! read on waits ten minutes while the others continue. Each queue also has its own delay after a failed write: if there is no space for a
+//! new segment of one, another can still write to the segment that it has.
 //!
-//! # A folder that goes
-//! Removed, replaced, or hidden by something that was mounted over it: noticed within a second, told, and opened again. What waited in
-//! it and was not taken yet is dropped, and counted; should the folder come back, a later start sends it after all.
+//! # A folder that disappears
+//! If the folder is removed, replaced, or hidden by a mount, this is noticed within a second, reported, and the folder is opened again.
+//! Events in it that were not taken yet are dropped and counted; should the folder come back, a later start sends them after all.
 
 mod class_queue;
 mod clock_memory;
@@ -81,24 +81,24 @@ pub use shared::{Batching, Look, Spool, State};
 pub use write_budget::DailyWriteBudget;
 pub use writer::SpoolWriter;
 
-/// What kind of event it is, for the question which outlives which. The order is the order on disk: append, never reorder.
+/// Class of an event: decides which events are dropped first. The order is the order on disk: append, never reorder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Class {
     /// About the device and its camera: few, and a person waits for them.
     Alerts,
-    /// Crossings: what the device is there for.
+    /// Crossings: the purpose of the device.
     Counts,
     /// Tracks and statistics.
     Details,
-    /// Events that the receiver refused for good; kept for people, not sent.
+    /// Events that the receiver refused permanently; kept for inspection, not sent.
     Dead,
 }
 
 impl Class {
-    /// All of them.
+    /// All classes.
     pub const ALL: [Class; 4] = [Class::Alerts, Class::Counts, Class::Details, Class::Dead];
 
-    /// In names of files and messages.
+    /// Its name in file names and messages.
     pub const fn name(self) -> &'static str {
         match self {
             Class::Alerts => "alerts",
@@ -123,7 +123,7 @@ impl Class {
         }
     }
 
-    /// Its part of the memory.
+    /// Its share of the memory.
     const fn memory_share(self) -> f64 {
         match self {
             Class::Alerts => 0.125,
@@ -139,23 +139,23 @@ impl Class {
 pub struct Params {
     /// Size of a segment file.
     pub segment_bytes: u32,
-    /// Memory of all tails: what waits for a commit, and everything while there is no disk. At most half of a segment.
+    /// Memory of all tails: events that wait for a commit, and all events while there is no disk. At most half of a segment.
     pub memory_bytes: usize,
-    /// A tail of so many bytes is committed at once.
+    /// A tail of this many bytes is committed immediately.
     pub commit_bytes: usize,
     /// The longest that an event waits for its commit, and so the most that a power cut can lose.
     pub commit_interval: Duration,
-    /// The same for statistics, which the next ones replace.
+    /// The same for statistics, which are superseded by the next ones.
     pub checkpoint_interval: Duration,
-    /// What it may take.
+    /// Limits of what it may store.
     pub quota: Quota,
     /// Makes the jitter of retries differ between devices.
     pub seed: u64,
 }
 
 impl Params {
-    /// Size of a segment for so many bytes of memory and on disk: few files to open at a start, none of them a large part of
-    /// the quota, and room for all that can wait in memory.
+    /// Size of a segment for this much memory and disk quota: few files to open at a start, none of them a large part of the quota, and
+    /// large enough for all that can wait in memory.
     pub const fn segment_bytes_for(memory_bytes: usize, quota_bytes: u64) -> u32 {
         let share = quota_bytes / 64;
         let share = if share > 4 << 20 { 4 << 20 } else { share as u32 };
@@ -165,8 +165,8 @@ impl Params {
 }
 
 impl Default for Params {
-    /// 256 MiB and 4 000 000 events on disk, none of it older than 90 days, 64 MiB left to others; 512 KiB of memory; commits
-    /// every 5 s, of statistics every 5 min.
+    /// 256 MiB and 4 000 000 events on disk, none older than 90 days, 64 MiB left free for others; 512 KiB of memory; commits every 5 s, of
+    /// statistics every 5 min.
     fn default() -> Self {
         Params {
             segment_bytes: Params::segment_bytes_for(512 << 10, 256 << 20),

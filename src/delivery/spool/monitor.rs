@@ -1,5 +1,5 @@
-//! Tells what goes wrong with the spool, as events and in the log: events that were lost, a disk that fails or is gone, flash that
-//! wears too fast; and an uplink that waits for a person. For whoever has the thread and the clock, as [`SpoolWriter`] does the work.
+//! Reports problems of the spool, as events and in the log: lost events, a failing or missing disk, excessive flash wear; and an uplink
+//! that needs human action. The caller provides thread and clock; the work is done by [`SpoolWriter`].
 //!
 //! [`SpoolWriter`]: super::SpoolWriter
 
@@ -9,10 +9,10 @@ use super::{Class, State, Tally};
 use crate::event::{Body, Dropped, RecordError, fixed};
 use crate::platform::clock::Mono;
 
-/// Losses are told at most so often.
+/// Shortest time between two reports of losses.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// What a spool should be like.
+/// Expected state of a spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MonitorParams {
     /// There should be a disk.
@@ -21,33 +21,33 @@ pub struct MonitorParams {
     pub write_budget: Option<u64>,
 }
 
-/// How things are now.
+/// Current state.
 #[derive(Debug, Clone, Copy)]
 pub struct Condition<'a> {
     /// The spool.
     pub state: &'a State,
     /// Bytes written in the last 24 hours.
     pub written_day_bytes: u64,
-    /// Why nothing is delivered, if a person has to do something about it.
+    /// Why nothing is delivered, if human action is needed.
     pub uplink_trouble: Option<&'a str>,
 }
 
-/// What was told so far.
+/// What was reported so far.
 #[derive(Debug)]
 pub struct SpoolMonitor {
     params: MonitorParams,
     tally: Tally,
-    /// When a loss was last told.
+    /// Time of the last report of a loss.
     told_at: Mono,
     /// The disk fails.
     in_trouble: bool,
     is_over_budget: bool,
-    /// The uplink waits for a person.
+    /// The uplink needs human action.
     uplink_in_trouble: bool,
 }
 
 impl SpoolMonitor {
-    /// Nothing was told yet.
+    /// Nothing was reported yet.
     pub fn new(params: MonitorParams) -> Self {
         SpoolMonitor {
             params,
@@ -64,7 +64,7 @@ impl SpoolMonitor {
         now.since(self.told_at) < TELL_EVERY
     }
 
-    /// Tells `on` what is new.
+    /// Reports to `on` what is new.
     pub fn tell(&mut self, now: Mono, condition: &Condition<'_>, on: &mut dyn FnMut(Body)) {
         if self.is_silent(now) {
             return;
@@ -75,18 +75,18 @@ impl SpoolMonitor {
         self.tell_budget(condition.written_day_bytes, on);
         let uplink = condition.uplink_trouble;
         if let Some(why) = uplink.filter(|_| !self.uplink_in_trouble) {
-            // It leaves when it is mended, or through a fall-back: so that it is known when and why nothing came.
+            // This event is delivered when the problem is solved, or through a fall-back: so it is known when and why nothing arrived.
             on(Body::Degraded { reason: fixed(&format!("uplink: {why}")) });
         }
         self.uplink_in_trouble = uplink.is_some();
         self.tally = condition.state.tally;
     }
 
-    /// The folder went away.
+    /// The folder is gone.
     fn tell_detached(&self, state: &State, on: &mut dyn FnMut(Body)) {
         if state.tally.detached > self.tally.detached {
             let why = state.why_detached.as_deref().unwrap_or("its folder is gone");
-            let text = format!("spool: {why}: what waited there is out of reach");
+            let text = format!("spool: {why}: the events in it cannot be reached");
             tracing::error!("{text}; the folder is opened again");
             on(Body::Degraded { reason: fixed(&text) });
         }
@@ -113,7 +113,7 @@ impl SpoolMonitor {
         let Dropped { class, reason, events, .. } = &loss;
         if *events > 0 {
             self.told_at = now;
-            tracing::warn!("spool: {events} events ({class}) had to go: {reason}");
+            tracing::warn!("spool: {events} events ({class}) were dropped: {reason}");
             on(Body::Dropped(loss));
         }
     }
@@ -121,7 +121,7 @@ impl SpoolMonitor {
     /// The disk fails, or some of its files are damaged.
     fn tell_trouble(&mut self, state: &State, on: &mut dyn FnMut(Body)) {
         if state.tally.set_aside > self.tally.set_aside {
-            let text = "spool: files with damage are set aside: look at them with 'flytrap spool ls'";
+            let text = "spool: damaged files are set aside: inspect them with 'flytrap spool ls'";
             tracing::error!("{text}");
             on(Body::Degraded { reason: fixed(text) });
         }
@@ -129,7 +129,7 @@ impl SpoolMonitor {
         let trouble = state.trouble.as_deref().or_else(|| is_missing.then_some("it cannot be opened"));
         if let Some(why) = trouble.filter(|_| !self.in_trouble) {
             let text = format!("spool: the disk fails: {why}");
-            tracing::error!("{text}; events wait in memory, and it is tried again");
+            tracing::error!("{text}; events wait in memory; the disk is tried again");
             on(Body::Degraded { reason: fixed(&text) });
         }
         if self.in_trouble && trouble.is_none() {
@@ -138,13 +138,13 @@ impl SpoolMonitor {
         self.in_trouble = trouble.is_some();
     }
 
-    /// Flash wears: more than was planned for is told, once until it is less again.
+    /// Flash wear above the planned amount is reported once, and again only after it was below.
     fn tell_budget(&mut self, written: u64, on: &mut dyn FnMut(Body)) {
         let Some(budget) = self.params.write_budget else { return };
         if written > budget && !self.is_over_budget {
             let (written, budget) = (written >> 20, budget >> 20);
             let text = format!(
-                "spool: {written} MB written in a day, over spool.write_budget_mb_per_day = {budget}"
+                "spool: {written} MB written in a day, more than spool.write_budget_mb_per_day = {budget}"
             );
             tracing::warn!("{text}");
             on(Body::Degraded { reason: fixed(&text) });
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn each_loss_is_told_once_with_its_sum_and_not_too_often() {
+    fn each_loss_is_reported_once_with_its_total_and_rate_limited() {
         let mut monitor = SpoolMonitor::new(MonitorParams::default());
         let mut state = State::default();
         assert!(tell(&mut monitor, 100, &condition(&state)).is_empty());
@@ -197,20 +197,20 @@ mod tests {
     }
 
     #[test]
-    fn a_failing_disk_a_full_budget_and_a_stuck_uplink_are_told_once_each_time() {
+    fn a_failing_disk_a_full_budget_and_a_stuck_uplink_are_each_reported_once() {
         let mut monitor = SpoolMonitor::new(MonitorParams { wants_disk: true, write_budget: Some(5 << 20) });
         let gone = State::default();
         let works = State { has_disk: true, ..State::default() };
         let fails = State { has_disk: true, trouble: Some("no space".to_owned()), ..State::default() };
         let missing = ["spool: the disk fails: it cannot be opened"];
         assert_eq!(tell(&mut monitor, 10, &condition(&gone)), missing);
-        assert!(tell(&mut monitor, 11, &condition(&fails)).is_empty(), "it fails all the time");
+        assert!(tell(&mut monitor, 11, &condition(&fails)).is_empty(), "it still fails");
         assert!(tell(&mut monitor, 12, &condition(&works)).is_empty());
         assert_eq!(tell(&mut monitor, 13, &condition(&fails)), ["spool: the disk fails: no space"]);
         tell(&mut monitor, 14, &condition(&works));
         let worse = Condition { state: &works, written_day_bytes: 6 << 20, uplink_trouble: Some("404") };
         let told = tell(&mut monitor, 15, &worse);
-        let budget = "spool: 6 MB written in a day, over spool.write_budget_mb_per_day = 5";
+        let budget = "spool: 6 MB written in a day, more than spool.write_budget_mb_per_day = 5";
         assert_eq!(told, [budget, "uplink: 404"]);
         assert!(tell(&mut monitor, 16, &worse).is_empty());
         tell(&mut monitor, 17, &condition(&works));

@@ -5,10 +5,9 @@
 //!   │ length  u16 │ crc32c    u32 │ kind │ postcard             │   little endian; length = kind and postcard, 1..=1024
 //!   └─────────────┴───────────────┴──────┴──────────────────────┘
 //! ```
-//! The checksum covers the segment's number, the record's offset, the length and the payload: what an earlier life of a
-//! recycled file left behind, or what was written to the wrong place, is not a record. The kind is also its version:
-//! 1..=[`RECORD_VERSION_LAST`] is an [`Event`]'s own version byte ([`crate::event::wire`]). Kinds are never given another meaning; a new
-//! form gets a new number.
+//! The checksum covers the segment's number, the record's offset, the length and the payload: leftovers from an earlier use of the file,
+//! and bytes that were written to the wrong place, are not valid records. The kind is also its version: 1..=[`RECORD_VERSION_LAST`] is an
+//! [`Event`]'s own version byte ([`crate::event::wire`]). A kind never gets another meaning; a new form gets a new number.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +18,7 @@ use crate::platform::clock::ClockSyncSample;
 /// Bytes before the payload.
 pub const HEAD_BYTES: usize = 6;
 
-/// Longest payload. The largest event has [`RECORD_BYTES_MAX`]; a dead letter adds who, when and why.
+/// Longest payload. The largest event has [`RECORD_BYTES_MAX`]; a dead letter adds the run, the time and the reason.
 pub const PAYLOAD_BYTES_MAX: usize = 1024;
 const _: () = assert!(RECORD_BYTES_MAX + 256 + 40 + 40 <= PAYLOAD_BYTES_MAX);
 
@@ -28,16 +27,16 @@ pub const FRAME_BYTES_MAX: usize = HEAD_BYTES + PAYLOAD_BYTES_MAX;
 
 const KIND_ACKED: u8 = b'A';
 const KIND_CLOCK: u8 = b'C';
-/// A dead letter whose event is one of version 1: [`DeadV1`].
+/// A dead letter with an event of version 1: [`DeadV1`].
 const KIND_DEAD_V1: u8 = b'D';
-/// A dead letter of any version: [`DeadHead`], then the event's own record.
+/// A dead letter with an event of any version: [`DeadHead`], then the event's own record.
 const KIND_DEAD: u8 = b'E';
 const _: () = assert!(RECORD_VERSION_LAST < KIND_ACKED, "an event's version is no other kind");
 
-/// A place in a queue: a segment's number and an offset in it.
+/// A position in a queue: a segment's number and an offset in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Place {
-    /// Number of the segment; grows over the life of a spool.
+    /// Number of the segment; increases over the lifetime of a spool.
     pub segment: u64,
     /// Bytes from the start of its file.
     pub offset: u32,
@@ -52,20 +51,20 @@ pub struct Acked {
     pub events: u32,
 }
 
-/// An event that its receiver refused for good.
+/// An event that its receiver refused permanently.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dead {
-    /// Whose it is.
+    /// The run that it belongs to.
     pub origin: Origin,
-    /// The clocks when it was refused.
+    /// The clocks at the time of the refusal.
     pub clock: ClockSyncSample,
-    /// What the receiver said.
+    /// The receiver's reason.
     pub why: Text,
     /// The event.
     pub event: Event,
 }
 
-/// [`Dead`] with an event of version 1, as it is written. Frozen.
+/// [`Dead`] with an event of version 1, in its encoded form. Frozen.
 #[derive(Serialize, Deserialize)]
 struct DeadV1 {
     origin: Origin,
@@ -74,7 +73,7 @@ struct DeadV1 {
     event: v1::Event,
 }
 
-/// [`Dead`] without its event, as it is written.
+/// [`Dead`] without its event, in its encoded form.
 #[derive(Serialize, Deserialize)]
 struct DeadHead {
     origin: Origin,
@@ -83,7 +82,7 @@ struct DeadHead {
 }
 
 impl Dead {
-    /// The payload, in `buffer`: what a program of version 1 can read is written as it wrote it.
+    /// The payload, in `buffer`: what a program of version 1 can read is written exactly as version 1 wrote it.
     fn encode<'b>(&self, buffer: &'b mut [u8; PAYLOAD_BYTES_MAX]) -> &'b [u8] {
         let Dead { origin, clock, why, event } = self;
         let (origin, clock, why) = (origin.clone(), *clock, why.clone());
@@ -115,7 +114,7 @@ impl From<DeadV1> for Dead {
     }
 }
 
-/// What a record says.
+/// Contents of a record.
 #[allow(
     clippy::large_enum_variant,
     reason = "lives on the stack for a moment; a box would be a heap call for every event"
@@ -130,9 +129,9 @@ pub enum Record {
     Clock(ClockSyncSample),
     /// A dead letter.
     Dead(Box<Dead>),
-    /// An event, or a dead one, that a newer version of the program wrote, with its record's version: whole, but not for us.
+    /// An event or a dead letter written by a newer version of the program, with its record's version: valid, but not readable here.
     Newer(u8),
-    /// Another kind of a newer version of the program: whole, but not for us.
+    /// Another kind of a newer version of the program: valid, but not readable here.
     Unknown(u8),
 }
 
@@ -148,7 +147,7 @@ impl Record {
         }
     }
 
-    /// What a payload says; `None` if its checksum is right and it is nonsense all the same: damaged before it was written.
+    /// Decodes a payload; `None` if its checksum is right but its contents are invalid: it was damaged before it was written.
     pub fn decode(payload: &[u8]) -> Option<Record> {
         let (&kind, rest) = payload.split_first()?;
         match kind {
@@ -185,20 +184,20 @@ fn whole<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
     }
 }
 
-/// Whether a payload is an event, or a dead one, of whatever version: without looking at all of it.
+/// Whether a payload is an event or a dead letter, of any version: without decoding all of it.
 pub fn is_event(payload: &[u8]) -> bool {
     payload.first().is_some_and(|kind| is_event_version(*kind) || matches!(*kind, KIND_DEAD_V1 | KIND_DEAD))
 }
 
-/// Bytes that a payload of `bytes` takes.
+/// Size of the record of a payload of `bytes`.
 pub const fn frame_bytes(bytes: usize) -> usize {
     HEAD_BYTES + bytes
 }
 
-/// Appends the record of `payload`, which will stand at `place`, to `out`.
+/// Appends the record of `payload` for position `place` to `out`.
 ///
 /// # Panics
-/// If the payload is empty or too long: our own mistake.
+/// If the payload is empty or too long: a bug.
 pub fn write(out: &mut Vec<u8>, place: Place, payload: &[u8]) {
     assert!((1..=PAYLOAD_BYTES_MAX).contains(&payload.len()), "a payload of {} bytes", payload.len());
     let length = payload.len() as u16;
@@ -207,7 +206,7 @@ pub fn write(out: &mut Vec<u8>, place: Place, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// The payload of the record that stands at `place`, whose bytes begin `bytes`; `None` if there is none.
+/// The payload of the record at position `place`, whose bytes begin `bytes`; `None` if there is none.
 pub fn read(bytes: &[u8], place: Place) -> Option<&[u8]> {
     let (head, rest) = bytes.split_first_chunk::<HEAD_BYTES>()?;
     let length = u16::from_le_bytes([head[0], head[1]]);
@@ -217,7 +216,7 @@ pub fn read(bytes: &[u8], place: Place) -> Option<&[u8]> {
     (fits && checksum(place, length, payload) == told).then_some(payload)
 }
 
-/// Whether more bytes than these could make a record at their start.
+/// Whether these bytes could be the beginning of a record that needs more bytes.
 pub fn wants_more(bytes: &[u8]) -> bool {
     match bytes.first_chunk::<2>() {
         None => true,
@@ -228,14 +227,14 @@ pub fn wants_more(bytes: &[u8]) -> bool {
     }
 }
 
-/// How many bytes from the start, at least one, are no place where a record can begin, by the length that would stand there.
+/// Number of leading bytes, at least one, where no record can begin, judged by the length field that would be there.
 pub fn no_begin(bytes: &[u8]) -> usize {
     let mut at = 1;
     while let Some(&[low, high, ..]) = bytes.get(at..) {
         if let Some(word) = bytes[at..].first_chunk::<8>().filter(|_| low == 0)
             && u64::from_le_bytes(*word) == 0
         {
-            at += 7; // The last of the zeros may be the low byte of a length.
+            at += 7; // The last zero may be the low byte of a length.
             continue;
         }
         if (1..=PAYLOAD_BYTES_MAX).contains(&usize::from(u16::from_le_bytes([low, high]))) {
@@ -246,10 +245,10 @@ pub fn no_begin(bytes: &[u8]) -> usize {
     at
 }
 
-/// Moves whole records, `frames`, to another place: their checksums are made anew.
+/// Moves whole records, `frames`, to another position: recomputes their checksums.
 ///
 /// # Panics
-/// If they are not whole records: our own mistake.
+/// If they are not whole records: a bug.
 pub fn move_to(frames: &mut [u8], place: Place) {
     let mut at = 0;
     while at < frames.len() {
@@ -262,7 +261,7 @@ pub fn move_to(frames: &mut [u8], place: Place) {
     }
 }
 
-/// The length of the record that begins `frames`, head included, which is known to be whole.
+/// The length of the record that begins `frames`, header included; it must be known to be whole.
 pub fn whole_frame_bytes(frames: &[u8]) -> usize {
     frame_bytes(usize::from(u16::from_le_bytes([frames[0], frames[1]])))
 }
@@ -340,13 +339,13 @@ pub(crate) mod tests {
         (0..line.len() / 2).map(|i| u8::from_str_radix(&line[2 * i..2 * i + 2], 16).unwrap()).collect()
     }
 
-    /// Records that a program wrote to disk, one a line, each as if it stood at [`AT`]: they read as `expected`.
+    /// Records that a program wrote to disk, one a line, each encoded for [`AT`]: they must read as `expected`.
     fn assert_reads(golden: &str, expected: &[Record]) {
         let read: Vec<Record> = golden.lines().flat_map(|line| unframed(&unhex(line), AT)).collect();
         assert_eq!(read, expected);
     }
 
-    /// The form of version 1 on disk. Never edit a line. What is written today differs only where an event has new fields.
+    /// The form of version 1 on disk. Never edit a line. Today's output differs only where an event has new fields.
     #[test]
     fn version_1_golden_bytes_stay_readable() {
         let golden = include_str!("../../../tests/data/spool-records-v1.hex");
@@ -370,7 +369,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_event_of_a_newer_version_is_an_event_that_is_not_for_us() {
+    fn an_event_of_a_newer_version_is_recognised_but_not_decoded() {
         let newer = RECORD_VERSION + 1;
         let mut payload = [0; PAYLOAD_BYTES_MAX];
         let mut event = samples()[4].encode(&mut [0; RECORD_BYTES_MAX]).to_vec();
@@ -386,7 +385,7 @@ pub(crate) mod tests {
         assert_eq!(Record::decode(&letter), Some(Record::Newer(newer)));
     }
 
-    /// A spool's folder with one segment that nobody sealed, which holds `payloads`.
+    /// A spool's folder with one segment without a footer that holds `payloads`.
     fn folder_with(payloads: &[Vec<u8>]) -> tempfile::TempDir {
         let origin = Origin { device: fixed("mast-7"), boot: fixed("3f2a91c07d414c5e-12345") };
         let header =
@@ -402,7 +401,7 @@ pub(crate) mod tests {
         folder
     }
 
-    /// All that a new run finds in `folder`, and what its log counted.
+    /// Everything that a new run finds in `folder`, and the counters of its log.
     fn delivered(folder: &tempfile::TempDir) -> (Vec<Event>, Tally) {
         let origin = Origin { device: fixed("mast-7"), boot: fixed("3f2a91c07d414c5e-99999") };
         let mut log = Log::new(Params::default(), origin);
@@ -427,7 +426,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn events_of_a_newer_version_are_skipped_and_counted_and_are_no_damage() {
+    fn events_of_a_newer_version_are_skipped_counted_and_not_damage() {
         let crossing = samples()[4].encode(&mut [0; RECORD_BYTES_MAX]).to_vec();
         let newer = [&[RECORD_VERSION + 1], &crossing[1..], b"a field of version 3"].concat();
         let folder = folder_with(&[crossing.clone(), newer, crossing]);
@@ -442,19 +441,19 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn records_come_back_and_move() {
+    fn records_are_read_back_and_can_be_moved() {
         let records = all_kinds();
         let mut bytes = framed(&records, AT);
         assert_eq!(unframed(&bytes, AT), records);
         let there = Place { segment: 43, offset: 5000 };
-        assert_eq!(unframed(&bytes, there), [], "not at another place");
+        assert_eq!(unframed(&bytes, there), [], "not valid at another position");
         move_to(&mut bytes, there);
         assert_eq!(unframed(&bytes, there), records);
         assert_eq!(bytes, framed(&records, there));
     }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_seen() {
+    fn every_flipped_bit_and_every_truncation_is_detected() {
         for record in all_kinds() {
             let bytes = framed(&[record], AT);
             for cut in 0..bytes.len() {
@@ -471,14 +470,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_later_kind_is_whole_but_unknown() {
+    fn a_newer_kind_is_valid_but_unknown() {
         assert_eq!(Record::decode(&[200, 1, 2, 3]), Some(Record::Unknown(200)));
         assert_eq!(Record::decode(&[KIND_ACKED, 1]), None);
         assert_eq!(Record::decode(&[]), None);
     }
 
     #[test]
-    fn no_begin_skips_what_one_look_at_a_time_would() {
+    fn no_begin_skips_the_same_bytes_as_a_byte_by_byte_search() {
         let slow = |bytes: &[u8]| {
             let may = |at: &usize| {
                 let length = bytes.get(*at..at + 2).map(|two| u16::from_le_bytes([two[0], two[1]]));

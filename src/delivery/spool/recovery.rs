@@ -1,5 +1,5 @@
-//! What a disk holds when a spool is opened: every segment is looked at once, whatever is in it. Decides nothing that needs the
-//! queues; [`super::log`] adopts what is found.
+//! Examines a disk when a spool is opened: reads every segment once, whatever it contains. Decides nothing that needs the queues;
+//! [`super::log`] adopts what is found.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,31 +13,31 @@ use super::segment::{self, Begin, Footer, Header, ID_END, Named, Scan, Sums};
 use super::{Class, Params};
 use crate::platform::clock::ClockSyncSample;
 
-/// A number that nobody vouches for counts as one of ours up to here: a segment each second for 30 000 years.
+/// Highest number that counts as ours if nothing else confirms it: a segment each second for 30 000 years.
 const PLAUSIBLE_IDS: u64 = 1 << 40;
 
-/// What was found when a spool was opened.
+/// Summary of what was found when a spool was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Recovered {
     /// Segments with events.
     pub segments: u64,
     /// Events that are not delivered yet.
     pub events: u64,
-    /// Segments without a last footer: the last run did not end well. They were read through.
+    /// Segments without a final footer: the last run ended uncleanly. They were read through.
     pub unclosed: u64,
-    /// Bytes between records that are no records, or are missing.
+    /// Invalid bytes between records, and missing bytes.
     pub damaged_bytes: u64,
-    /// Events that are lost, as footers promise more than is there.
+    /// Lost events: footers count more than were found.
     pub damaged_events: u64,
-    /// Files that belong to nobody any more, or cannot be read: they are left or set aside.
+    /// Files of an unknown run, or unreadable ones: they are left or set aside.
     pub set_aside: u64,
-    /// Files that are called like segments and that nobody here wrote: they are left alone.
+    /// Files with names of segments that this program did not write: they are left alone.
     pub foreign: u64,
-    /// The best reading of the calendar that an earlier process of this boot left.
+    /// The best calendar reading that an earlier process of this boot left.
     pub clock: Option<ClockSyncSample>,
 }
 
-/// A segment whose file has fewer events than its footer promises.
+/// A segment whose file has fewer events than its footer counts.
 #[derive(Debug, Clone, Copy)]
 struct Short {
     id: u64,
@@ -57,37 +57,37 @@ impl Short {
     }
 }
 
-/// What is known of one class.
+/// What is known about one class.
 #[derive(Default)]
 pub(super) struct ClassStock {
     /// Its segments, the oldest first.
     pub(super) segments: VecDeque<Finished>,
     pub(super) acked: Option<Acked>,
-    /// Where the segment before the one that was looked at last ends, as that one says.
+    /// End of the segment before the last one examined, as recorded in that one.
     follows: Option<Place>,
     short: Vec<Short>,
 }
 
 impl ClassStock {
-    /// Where segment `id` ends, if the one behind it says so.
+    /// End of segment `id`, if the segment behind it records it.
     fn end_of(&self, id: u64) -> Option<u32> {
         let end = self.follows.filter(|end| end.segment == id && end.offset <= segment::SIZE_MAX);
         end.map(|end| end.offset)
     }
 }
 
-/// What a disk holds.
+/// Contents of a disk.
 #[derive(Default)]
 pub(super) struct Stock {
     pub(super) recovered: Recovered,
     pub(super) classes: [ClassStock; Class::ALL.len()],
     pub(super) free: Vec<u64>,
-    /// Files of ours without contents.
+    /// Our own files without contents.
     pub(super) junk: Vec<Named>,
-    /// Files with records that nobody knows the owner of, or that cannot be read.
+    /// Files with records of an unknown run, or unreadable ones.
     pub(super) set_aside: Vec<DamagedFile>,
     pub(super) damaged: VecDeque<DamagedFile>,
-    /// Footers for segments whose runs did not get to writing them.
+    /// Footers for segments whose runs did not write them.
     pub(super) unclosed: Vec<(Class, Footer, u64)>,
     /// A part of the disk could not be read: it may be readable later.
     pub(super) unreadable: bool,
@@ -97,7 +97,7 @@ pub(super) struct Stock {
     pub(super) next_id: u64,
 }
 
-/// Looks at everything on `disk`.
+/// Examines everything on `disk`.
 ///
 /// # Errors
 /// The disk cannot be listed, or no numbers are left for new segments.
@@ -106,7 +106,7 @@ pub(super) fn take_stock(disk: &mut dyn Disk, params: &Params) -> io::Result<Sto
     let mut files: Vec<(Named, u64)> = disk.list()?.into_iter().filter_map(parse).collect();
     files.sort_unstable_by_key(|(named, _)| named.id());
     let mut stock = Stock::default();
-    // The newest first: each says where the one before it ends.
+    // The newest first: each records where the one before it ends.
     for (named, bytes) in files.into_iter().rev() {
         if named.id() < PLAUSIBLE_IDS {
             stock.next_id = stock.next_id.max(named.id() + 1);
@@ -137,7 +137,7 @@ pub(super) fn take_stock(disk: &mut dyn Disk, params: &Params) -> io::Result<Sto
     Ok(stock)
 }
 
-/// Whether we made a file, by its first bytes: nothing, as a file system gives it to us, or one of our blocks, of whatever segment.
+/// Whether this program created a file, by its first bytes: empty, as a file system creates it, or one of our blocks, of any segment.
 fn is_ours(disk: &mut dyn Disk, named: Named) -> bool {
     let mut bytes = [0; segment::BLOCKS_BYTES];
     let Ok(filled) = disk.open(&named.file()).and_then(|mut file| file.read_at(&mut bytes, 0)) else {
@@ -172,7 +172,7 @@ impl Stock {
         self.add_known(file.as_mut(), (id, bytes), &header, sums, closed);
     }
 
-    /// A segment whose header says whose it is.
+    /// A segment whose header names its run.
     fn add_known(
         &mut self,
         file: &mut dyn DiskFile,
@@ -182,7 +182,7 @@ impl Stock {
         closed: bool,
     ) {
         let of_class = &mut self.classes[header.class as usize];
-        // What the segment behind this one says about its end.
+        // End of this segment, as recorded in the one behind it.
         let told_end = of_class.end_of(id);
         of_class.follows.clone_from(&header.follows);
         let run = Run { number: header.run, origin: Arc::new(header.origin.clone()) };
@@ -190,13 +190,13 @@ impl Stock {
             Finished { id, run, sums: noted, bytes, damaged: false, short: false, torn: false };
         let believed = noted.can_be_of(id, bytes);
         if !closed || !believed {
-            // Sums that cannot be are not believed: it is read through.
+            // Impossible sums are ignored: the segment is read through.
             let from = if believed { noted } else { Sums::default() };
             let size = u32::try_from(bytes).unwrap_or(u32::MAX);
             let end = told_end.map_or(size, |end| size.min(end));
             let scan = segment::scan(file, id, end, from, |_, _| {});
             self.recovered.unclosed += 1;
-            // Committed bytes that are not there any more: the file was cut short.
+            // Committed bytes are missing: the file was truncated.
             let cut = told_end.unwrap_or(segment::DATA).saturating_sub(scan.sums.used.min(size));
             let damaged_bytes = scan.damaged_bytes + cut;
             self.recovered.damaged_bytes += u64::from(damaged_bytes);
@@ -210,7 +210,7 @@ impl Stock {
             finished.torn = told_end.is_some_and(|end| end < size);
             finished.sums = scan.sums;
             if !scan.unreadable {
-                // Else the next start may see more of it.
+                // Otherwise the next start may read more of it.
                 let footer = Footer { header: header.clone(), last: true, sums: scan.sums };
                 self.unclosed.push((header.class, footer, id));
             }
@@ -219,7 +219,7 @@ impl Stock {
         of_class.segments.push_front(finished);
     }
 
-    /// A file that is called like a segment and does not say whose it is: never begun, damaged, or not ours.
+    /// A file with the name of a segment that does not name its run: never begun, damaged, or not ours.
     fn add_nameless(
         &mut self,
         disk: &mut dyn Disk,

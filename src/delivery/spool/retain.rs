@@ -1,26 +1,26 @@
-//! What goes when there is no room: decided over a list, done by somebody else. Pure.
+//! Decides what is dropped when space runs out: from a list; the caller does it. Pure.
 //!
-//! Too old goes first. Then, until there is room, the oldest segment of the class that is worth least: tracks and statistics
-//! before crossings before alerts. A segment whose events are being sent, or that is being written, stays.
+//! Segments that are too old are dropped first. Then, until there is space, the oldest segment of the least valuable class: tracks and
+//! statistics before crossings before alerts. A segment whose events are being sent, or that is being written, stays.
 
 use std::time::Duration;
 
 use super::Class;
 
-/// What a spool may take.
+/// Limits of a spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
     /// Bytes of all its files.
     pub bytes: u64,
     /// Events.
     pub events: u64,
-    /// Events that are older are not worth sending any more.
+    /// Older events are not worth sending.
     pub age_max: Option<Duration>,
-    /// Bytes of the file system that are left to others.
+    /// Bytes of the file system that are left free for others.
     pub headroom: u64,
 }
 
-/// A segment that could go.
+/// A segment that could be dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
     /// Its class.
@@ -29,29 +29,29 @@ pub struct Held {
     pub bytes: u64,
     /// Events that would be lost with it.
     pub events: u64,
-    /// Age of its newest event, if a calendar says so.
+    /// Age of its newest event, if the calendar is known.
     pub age: Option<Duration>,
-    /// It is needed right now.
+    /// It is in use.
     pub in_use: bool,
 }
 
-/// Why a segment goes.
+/// Why a segment is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// Older than the quota's age.
     Age,
-    /// The files take too much.
+    /// The files take too much space.
     Bytes,
     /// There are too many events.
     Count,
-    /// The rest of the system needs the room.
+    /// The rest of the system needs the space.
     Headroom,
-    /// The folder that it is in was removed, replaced or mounted over.
+    /// Its folder was removed, replaced or mounted over.
     Detached,
 }
 
 impl Reason {
-    /// In words.
+    /// The reason as text.
     pub const fn name(self) -> &'static str {
         match self {
             Reason::Age => "age",
@@ -63,11 +63,11 @@ impl Reason {
     }
 }
 
-/// Who goes first, when something must.
+/// Order in which classes are dropped.
 const ORDER: [Class; 4] = [Class::Dead, Class::Details, Class::Counts, Class::Alerts];
 
-/// Which of `held` (of each class the oldest first) have to go, in this order, so that `need` more bytes have room. `free`:
-/// bytes that the file system has left. It may be that all of them together do not make room enough.
+/// Returns which of `held` (oldest first in each class) have to be dropped, in this order, so that `need` more bytes fit. `free`: free
+/// bytes of the file system. Dropping all of them may still not be enough.
 pub fn plan(held: &[Held], quota: &Quota, free: Option<u64>, need: u64) -> Vec<(usize, Reason)> {
     let mut gone: Vec<(usize, Reason)> = Vec::new();
     let (mut bytes, mut events) = (0, 0);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn least_worth_and_oldest_go_first_and_only_as_many_as_must() {
+    fn the_least_valuable_and_oldest_are_dropped_first_and_no_more_than_needed() {
         let all = [
             held(Class::Alerts, 100),
             held(Class::Counts, 100),
@@ -134,11 +134,11 @@ mod tests {
         let tight = Quota { headroom: 200, ..ROOMY };
         assert_eq!(gone(tight, Some(300), 100), []);
         assert_eq!(gone(tight, Some(299), 100), [(3, Reason::Headroom)]);
-        assert_eq!(gone(tight, None, 100), [], "a file system that does not say");
+        assert_eq!(gone(tight, None, 100), [], "a file system that does not report its free space");
     }
 
     #[test]
-    fn what_is_in_use_stays_and_what_is_too_old_goes_whatever_it_is_worth() {
+    fn segments_in_use_stay_and_expired_ones_are_dropped_whatever_their_class() {
         let day = Duration::from_secs(86_400);
         let all = [
             Held { in_use: true, ..held(Class::Details, 500) },
@@ -153,7 +153,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn there_is_room_or_nothing_left_to_take(
+        fn there_is_space_or_nothing_left_to_drop(
             sizes in proptest::collection::vec((0u64..200, 0u64..50, 0usize..4, any::<bool>()), 0..30),
             quota in 0u64..3000, events in 0u64..1000, free in proptest::option::of(0u64..1000), need in 0u64..300,
         ) {
@@ -177,7 +177,7 @@ mod tests {
             };
             let idle = all.iter().filter(|held| !held.in_use).count();
             prop_assert!(room(&gone) || gone.len() == idle);
-            prop_assert!(gone.is_empty() || !room(&gone[..gone.len() - 1]), "one less would not do");
+            prop_assert!(gone.is_empty() || !room(&gone[..gone.len() - 1]), "one less would not be enough");
         }
     }
 }

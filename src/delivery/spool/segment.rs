@@ -1,12 +1,12 @@
-//! One segment file: who it belongs to, how much of it is valid, and how its records are found again, whatever is in it.
+//! One segment file: the run that it belongs to, how much of it is valid, and how its records are found again, whatever it contains.
 //!
 //! ```text
 //!   0        512      1024     1536            4096                              used                 segment_bytes
-//!   ├ header ┼ header ┼ footer ┼ (unused) ─────┼ record ─ record ─ … ─ record ──┼ what was there before ┤
+//!   ├ header ┼ header ┼ footer ┼ (unused) ─────┼ record ─ record ─ … ─ record ──┼ old contents          ┤
 //! ```
-//! The header is there twice, and again in the footer. The footer says how far the records go and what they come to, so that the
-//! next start need not read them: it is written when nothing more will be appended, and now and then before. Behind it, and
-//! without a valid one, the end is the last valid record.
+//! The header is stored twice, and again in the footer. The footer holds the end of the records and their sums, so that the next start need
+//! not read them: it is written when nothing more will be appended, and occasionally before. Behind that end, and without a valid footer,
+//! the last valid record is the end.
 
 use std::io;
 
@@ -31,18 +31,18 @@ pub(super) const BLOCKS_BYTES: usize = 3 * BLOCK;
 const HEADER_MAGIC: [u8; 8] = *b"FlytrapH";
 const FOOTER_MAGIC: [u8; 8] = *b"FlytrapS";
 
-/// Whose records these are.
+/// The run that the records belong to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// Version of this form.
+    /// Version of this format.
     pub version: u8,
     /// The queue.
     pub class: Class,
-    /// Number of the run within the life of the spool: orders events of different runs.
+    /// Number of the run, counted from the creation of the spool: orders events of different runs.
     pub run: u64,
     /// Which run of which device.
     pub origin: Origin,
-    /// Where the queue's segment before this one ends. What is behind that was given up, and is here again.
+    /// End of the queue's segment before this one. What is behind that end was abandoned, and is repeated here.
     pub follows: Option<Place>,
 }
 
@@ -54,20 +54,20 @@ pub const VERSION: u8 = 1;
 pub struct Footer {
     /// Its header.
     pub header: Header,
-    /// Nothing more was appended: the sums are all. Else there may be records behind `used`.
+    /// Nothing more was appended: the sums are complete. Otherwise there may be records behind `used`.
     pub last: bool,
-    /// What its records come to.
+    /// Sums of its records.
     pub sums: Sums,
 }
 
-/// What the records of a segment come to.
+/// Sums of the records of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Sums {
     /// End of the last record, bytes from the start of the file.
     pub used: u32,
     /// Events among them.
     pub events: u32,
-    /// The newest word on how far the queue is done.
+    /// The newest record of how far the queue is done.
     pub acked: Option<Acked>,
     /// The newest reading of both clocks.
     pub clock: Option<ClockSyncSample>,
@@ -79,18 +79,18 @@ impl Default for Sums {
     }
 }
 
-/// The first bytes of a segment.
+/// State of a segment, by its first blocks.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Begin {
     /// Nothing more will be appended.
     Closed(Footer),
-    /// The run that wrote it did not get to closing it; so far was known when it was last noted.
+    /// The run that wrote it did not close it; these are the sums that were last written.
     Open(Header, Sums),
     /// Nothing valid: never begun, or damaged.
     Nothing,
 }
 
-/// The blocks that begin segment `id`: written before its first record.
+/// The first blocks of segment `id`: written before its first record.
 pub fn header_blocks(id: u64, header: &Header) -> Vec<u8> {
     let mut out = block(id, HEADER_MAGIC, header);
     out.extend_from_within(..);
@@ -100,22 +100,22 @@ pub fn header_blocks(id: u64, header: &Header) -> Vec<u8> {
 /// Writes the footer of segment `id`. Not synced: it only saves the next start some work.
 ///
 /// # Errors
-/// As the disk says.
+/// The error of the disk.
 pub fn write_footer(file: &mut dyn DiskFile, id: u64, footer: &Footer) -> io::Result<()> {
     file.write_at(&block(id, FOOTER_MAGIC, footer), FOOTER_AT)
 }
 
-/// Reads what segment `id` begins with.
+/// Reads the first blocks of segment `id`.
 ///
 /// # Errors
-/// As the disk says.
+/// The error of the disk.
 pub fn read_begin(file: &mut dyn DiskFile, id: u64) -> io::Result<Begin> {
     let mut bytes = [0; BLOCKS_BYTES];
     let filled = file.read_at(&mut bytes, 0)?;
     Ok(begin(&bytes[..filled], id))
 }
 
-/// What segment `id` begins with, by its first bytes.
+/// Decodes the first blocks of segment `id`.
 pub fn begin(bytes: &[u8], id: u64) -> Begin {
     let at = |block: usize| bytes.get(block * BLOCK..(block + 1) * BLOCK);
     let known = |header: &Header| header.version == VERSION;
@@ -129,8 +129,7 @@ pub fn begin(bytes: &[u8], id: u64) -> Begin {
     headers.filter(known).map(|header| Begin::Open(header, Sums::default())).next().unwrap_or(Begin::Nothing)
 }
 
-/// Whether a file that begins with these bytes can be one of ours, of whatever segment: it has nothing in it yet, or one of
-/// its blocks is marked as ours.
+/// Whether a file with these first bytes can be one of ours, of any segment: it is still empty, or one of its blocks has our mark.
 pub(super) fn looks_like_ours(bytes: &[u8]) -> bool {
     let marked = |block: usize, magic: [u8; 8]| {
         bytes.get(block * BLOCK..).is_some_and(|bytes| bytes.starts_with(&magic))
@@ -168,39 +167,39 @@ fn block_checksum(id: u64, head: &[u8], body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(&id.to_le_bytes()), head), body)
 }
 
-/// Bytes that a reader holds at a time.
+/// Size of a reader's window, bytes.
 const WINDOW_BYTES: usize = 32 << 10;
 const _: () = assert!(WINDOW_BYTES >= 4 * FRAME_BYTES_MAX);
 
-/// What cannot be read is skipped in steps of this many bytes: a page.
+/// Unreadable parts are skipped in steps of this many bytes: a page.
 const UNREADABLE_STEP: u32 = 4096;
 
-/// How far behind the last valid record the next one is looked for where the end is not known. Damage to committed records
-/// is a bit, a sector or a page; behind that is only what nobody was promised, and old bytes.
+/// How far behind the last valid record the next one is searched for if the end is unknown. Damage to committed records is a bit, a sector
+/// or a page; behind that there are only uncommitted and old bytes.
 const RESYNC_BYTES: u32 = 64 << 10;
 
 /// A record that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordSpan {
-    /// Where it begins. Bytes before it, from where the search began, are damaged.
+    /// Where it begins. Bytes between the start of the search and it are damaged.
     pub at: u32,
     /// Where the next one begins.
     pub next: u32,
 }
 
-/// Reads records one after the other, with a window of fixed size.
+/// Reads records in sequence, with a window of fixed size.
 #[derive(Debug)]
 pub struct Reader {
     window: Vec<u8>,
-    /// Which file the window is of, and where in it it begins.
+    /// The file that the window shows, and the window's offset in it.
     place: Option<Place>,
-    /// Whether what the disk cannot read is skipped like damage.
+    /// Whether unreadable parts are skipped like damage.
     pub lenient: bool,
-    /// The disk could not read something, so far.
+    /// Some part could not be read so far.
     pub unreadable: bool,
 }
 
-/// The disk cannot read what is needed next; it may be able to later.
+/// The disk cannot read the bytes that are needed next; it may be able to later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unreadable;
 
@@ -211,15 +210,14 @@ impl Default for Reader {
 }
 
 impl Reader {
-    /// Forgets what was read: the file has changed.
+    /// Discards what was read: the file has changed.
     pub fn forget(&mut self) {
         self.place = None;
     }
 
-    /// The first valid record of segment `id` that begins at `from` or behind it and ends at `end` or before it. Bytes that
-    /// are no record are skipped.
+    /// The first valid record of segment `id` that begins at or after `from` and ends at or before `end`. Invalid bytes are skipped.
     ///
-    /// # Errors
+    /// The disk cannot read, and this reader is not lenient.
     /// The disk cannot read, and this reader is not lenient.
     pub fn next(
         &mut self,
@@ -261,10 +259,10 @@ impl Reader {
         self.window.get(at.saturating_sub(start) as usize..).unwrap_or_default()
     }
 
-    /// Makes the window begin at or before `at`, and hold what a record there can have.
+    /// Makes the window begin at or before `at`, and hold the largest record that can be there.
     ///
     /// # Errors
-    /// Where to go on if the bytes there cannot be read.
+    /// The offset at which to continue if the bytes there cannot be read.
     fn fill(&mut self, file: &mut dyn DiskFile, id: u64, at: u32, end: u32) -> Result<(), u32> {
         if let Some(place) = self.place
             && place.segment == id
@@ -289,20 +287,20 @@ impl Reader {
     }
 }
 
-/// What a look through a whole segment found.
+/// Result of a scan of a whole segment.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Scan {
-    /// What its records come to.
+    /// Sums of its records.
     pub sums: Sums,
-    /// Bytes between records that are no records.
+    /// Invalid bytes between records.
     pub damaged_bytes: u32,
-    /// Records of kinds that this version does not know, or that say nothing.
+    /// Records of kinds that this version does not know, or with invalid contents.
     pub unknown: u32,
-    /// The disk could not read a part: this is not the whole truth.
+    /// The disk could not read a part: the result is incomplete.
     pub unreadable: bool,
 }
 
-/// Looks through segment `id`, whose file has `size` bytes, from where `sums` end, and shows each payload to `each`.
+/// Scans segment `id`, whose file has `size` bytes, from the end of `sums`, and passes each payload to `each`.
 pub fn scan(
     file: &mut dyn DiskFile,
     id: u64,
@@ -344,33 +342,33 @@ pub fn scan(
     Scan { unreadable: reader.unreadable, ..scan }
 }
 
-/// No segment is larger: sums can be done in 32 bits.
+/// No segment is larger: sums fit into 32 bits.
 pub(super) const SIZE_MAX: u32 = 1 << 30;
 
 impl Sums {
-    /// Whether segment `id` of so many bytes can come to this.
+    /// Whether segment `id` of this many bytes can have these sums.
     pub fn can_be_of(&self, id: u64, size: u64) -> bool {
         u64::from(self.used) <= size && self.could_be_of(id)
     }
 
-    /// Whether segment `id` can have come to this, however large its file is now.
+    /// Whether segment `id` can have had these sums, whatever the size of its file now.
     pub fn could_be_of(&self, id: u64) -> bool {
-        // A record has a head and a payload of two bytes at least.
+        // A record has at least a header and a payload of two bytes.
         self.used <= SIZE_MAX
             && self.events <= self.used / (HEAD_BYTES as u32 + 2)
             && self.acked.is_none_or(|acked| acked.place.segment <= id)
     }
 }
 
-/// Numbers from here on are not ours: nobody writes so many segments, and there is room for the next number.
+/// Numbers from here on are not ours: no spool ever reaches that many segments, and the next number must fit.
 pub(super) const ID_END: u64 = 1 << 62;
 
-/// What the name of a file says.
+/// Meaning of a file name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named {
     /// A segment of a queue.
     Segment(Class, u64),
-    /// A file without contents that is used for the next segment.
+    /// A file without contents, kept for the next segment.
     Free(u64),
     /// A segment that was set aside because a part of it is damaged.
     Damaged(Class, u64),
@@ -393,7 +391,7 @@ impl Named {
         }
     }
 
-    /// What a name says, if it is one of ours.
+    /// Parses a name; `None` if it is not one of ours.
     pub fn parse(name: &str) -> Option<Named> {
         let (front, hex) = name.strip_suffix(".seg")?.rsplit_once('-')?;
         let small = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
@@ -419,7 +417,7 @@ mod tests {
     use crate::platform::clock::{Mono, Wall};
     use proptest::prelude::*;
 
-    /// A file in memory, with pages that cannot be read.
+    /// A file in memory, with unreadable pages.
     #[derive(Debug, Clone, Default)]
     struct Bytes {
         bytes: Vec<u8>,
@@ -473,7 +471,7 @@ mod tests {
         }
     }
 
-    /// A segment of 128 kB with `records`, and where each begins.
+    /// A segment of 128 kB with `records`, and the offset of each.
     fn file(id: u64, records: &[Record]) -> (Bytes, Vec<u32>) {
         let (mut out, mut places) = (Vec::new(), Vec::new());
         for record in records {
@@ -492,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_and_seals_come_back_and_only_under_their_number() {
+    fn headers_and_footers_are_read_back_only_under_their_own_number() {
         let (mut file, _) = file(7, &[]);
         assert_eq!(read_begin(&mut file, 7).unwrap(), Begin::Open(header(), Sums::default()));
         assert_eq!(read_begin(&mut file, 8).unwrap(), Begin::Nothing);
@@ -500,12 +498,12 @@ mod tests {
         assert_eq!(
             read_begin(&mut file, 7).unwrap(),
             Begin::Open(header(), Sums::default()),
-            "the second one"
+            "the second copy"
         );
         file.bytes[BLOCK + 30] ^= 1;
         assert_eq!(read_begin(&mut file, 7).unwrap(), Begin::Nothing);
         write_footer(&mut file, 7, &footer()).unwrap();
-        assert_eq!(read_begin(&mut file, 7).unwrap(), Begin::Closed(footer()), "the third one");
+        assert_eq!(read_begin(&mut file, 7).unwrap(), Begin::Closed(footer()), "the third copy");
         assert_eq!(read_begin(&mut file, 8).unwrap(), Begin::Nothing);
         for short in 0..3 * BLOCK {
             let _begin = begin(&file.bytes[..short], 7);
@@ -572,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn names_say_what_is_in_a_file() {
+    fn file_names_are_parsed_and_unknown_ones_rejected() {
         for named in [
             Named::Segment(Class::Alerts, 0),
             Named::Segment(Class::Dead, ID_END - 1),

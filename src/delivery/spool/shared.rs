@@ -1,7 +1,7 @@
-//! The spool between its two threads: one commits, the other takes out and acknowledges; both put in what they find waiting.
+//! The spool between its two threads: one commits, the other takes and acknowledges; both move waiting events from the outbox into it.
 //!
-//! One lock, held across a commit: the uplink may wait for a sync, the pipeline never touches it (it posts to the outbox). Whoever
-//! only asks how things are ([`Spool::state`]) never waits for it: the state is published each time that the lock is given back.
+//! One lock, held across a commit: the uplink may wait for a sync, the pipeline never touches it (it posts to the outbox). Reading the
+//! status ([`Spool::state`]) never waits for the lock: the state is published each time that the lock is released.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -17,30 +17,30 @@ use super::retain::Reason;
 use crate::event::{Event, Storage};
 use crate::platform::clock::{ClockSyncSample, Mono};
 
-/// When a batch is worth a delivery.
+/// When a batch is due for delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batching {
     /// Events at which a batch is due, and the most that one has.
     pub events_max: usize,
-    /// How long the oldest event waits at most before its batch is due.
+    /// Longest time that the oldest event waits before its batch is due.
     pub age_max: Duration,
-    /// How often the link is woken for what waits, if it is not always there; alerts wake it at once.
+    /// Interval at which a link that is not always up is woken for waiting events; alerts wake it immediately.
     pub interval: Option<Duration>,
 }
 
-/// What [`Spool::take`] found.
+/// Result of [`Spool::take`].
 #[derive(Debug)]
 pub enum Look {
     /// A batch, now in flight.
     Batch(InFlight),
-    /// Nothing is due before `until`, unless something comes.
+    /// Nothing is due before `until`, unless something arrives.
     Nothing {
-        /// When.
+        /// Time of the next check.
         until: Option<Mono>,
     },
 }
 
-/// How a spool does, as of the last time that somebody was done with it.
+/// State of a spool, as of the last time that a thread released it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct State {
     /// Counters.
@@ -49,13 +49,13 @@ pub struct State {
     pub disk_bytes: u64,
     /// Events that wait to be sent; those in flight are not among them.
     pub waiting: u64,
-    /// Whether there is a disk, however it does.
+    /// Whether there is a disk, in whatever state.
     pub has_disk: bool,
-    /// What is wrong with the disk, while it is.
+    /// The error of the disk, while there is one.
     pub trouble: Option<String>,
-    /// Why the disk was gone when it last was, see [`Tally::detached`].
+    /// Reason of the last loss of the disk, see [`Tally::detached`].
     pub why_detached: Option<String>,
-    /// Why the last events of each class had to go, see [`Log::last_drop`].
+    /// Reason of the last drop of each class, see [`Log::last_drop`].
     pub last_drop: [Option<Reason>; Class::ALL.len()],
     /// Classes whose events cannot be made durable now, see [`Log::fails`].
     pub fails: [bool; Class::ALL.len()],
@@ -66,12 +66,12 @@ pub struct State {
 }
 
 impl State {
-    /// Whether what waits outlives the program.
+    /// Whether waiting events outlive the program.
     pub fn is_durable(&self) -> bool {
         self.has_disk && self.trouble.is_none()
     }
 
-    /// The event that tells it; `written_day_bytes` were written in the last 24 hours.
+    /// The event that reports this state; `written_day_bytes` were written in the last 24 hours.
     pub fn storage(&self, written_day_bytes: u64) -> Storage {
         let tally = &self.tally;
         Storage {
@@ -89,7 +89,7 @@ impl State {
     }
 
     fn update(&mut self, log: &Log) {
-        // No heap calls while nothing is wrong, or the same as before.
+        // No heap calls while there is no error, or the same as before.
         let keep = |text: &mut Option<String>, now: Option<&str>| {
             if text.as_deref() != now {
                 *text = now.map(str::to_owned);
@@ -109,11 +109,11 @@ impl State {
 struct Inside {
     log: Log,
     batching: Batching,
-    /// When the oldest event that waits came, or earlier.
+    /// Arrival of the oldest waiting event, or earlier.
     since: Option<Mono>,
     /// While the link sleeps: when it is woken.
     asleep_until: Option<Mono>,
-    /// On their way from the outbox.
+    /// Events on their way from the outbox.
     coming: Vec<Event>,
     /// Memory for the batch in flight, while there is none.
     buffers: Buffers,
@@ -123,16 +123,16 @@ struct Inside {
 #[derive(Debug)]
 pub struct Spool {
     inside: Mutex<Inside>,
-    /// Locked for a copy at most.
+    /// Locked only for a copy.
     state: Mutex<State>,
     batch_events_max: usize,
-    /// What waits is due at once.
+    /// Waiting events are due immediately.
     flushed: AtomicBool,
-    /// Number of the batch that may be in flight; goes up when one is taken, and when one is called back. Written under the lock.
+    /// Number of the batch that may be in flight; incremented when one is taken or called back. Written under the lock.
     batch: AtomicU64,
 }
 
-/// The inside while it is worked with; publishes its state at the end.
+/// The locked interior; publishes its state when it is released.
 struct Held<'a> {
     inside: MutexGuard<'a, Inside>,
     spool: &'a Spool,
@@ -174,8 +174,8 @@ impl Spool {
         }
     }
 
-    /// Takes `disk` into use, see [`Log::attach`]. What it holds is due at once, and comes before a batch that is in flight, which is
-    /// called back: see [`InFlight::is_called_back`].
+    /// Attaches `disk`, see [`Log::attach`]. Its events are due immediately, and come before a batch that is in flight, which is called
+    /// back: see [`InFlight::is_called_back`].
     ///
     /// # Errors
     /// The disk cannot be listed.
@@ -192,16 +192,16 @@ impl Spool {
         Ok(recovered)
     }
 
-    /// Gives the disk up if it is not the one that was taken into use any more, see [`Log::check_disk`].
+    /// Detaches the disk if it is no longer the attached one, see [`Log::check_disk`].
     ///
     /// # Errors
-    /// It is not, and there is none now.
+    /// It is not: there is no disk now.
     pub fn check_disk(&self) -> std::io::Result<()> {
         self.lock().log.check_disk()
     }
 
-    /// Appends everything that `source` moves into the list that it is given, until it moves nothing. Under the lock, so that
-    /// two threads that do this keep the order.
+    /// Appends everything that `source` moves into the list that is passed to it, until it moves nothing. Holds the lock, so that two
+    /// threads that do this keep the order.
     pub fn put(&self, now: Mono, mut source: impl FnMut(&mut Vec<Event>)) {
         let mut inside = self.lock();
         let Inside { log, coming, since, .. } = &mut *inside;
@@ -215,18 +215,18 @@ impl Spool {
         }
     }
 
-    /// Makes durable what is due, or everything.
+    /// Commits what is due, or everything.
     pub fn commit(&self, now: Mono, clock: ClockSyncSample, everything: bool) {
         let clock = clock.wall.plausible().then_some(clock);
         self.lock().log.commit(now, clock, everything);
     }
 
-    /// Drops what the quota does not allow (any more).
+    /// Drops what exceeds the quota.
     pub fn retain(&self, clock: ClockSyncSample) {
         self.lock().log.retain(Some(clock), 0);
     }
 
-    /// Makes what waits due at once: the link is known to be good, or about to go away.
+    /// Makes waiting events due immediately: the link is known to be up, or about to go down.
     pub fn flush(&self) {
         self.flushed.store(true, Relaxed);
     }
@@ -234,7 +234,7 @@ impl Spool {
     /// Takes a batch, if one is due.
     ///
     /// # Panics
-    /// If one is in flight: the caller's own mistake.
+    /// If one is in flight: a bug in the caller.
     pub fn take(self: &Arc<Self>, now: Mono) -> Look {
         let mut inside = self.lock();
         assert!(!inside.log.has_in_flight(), "one batch at a time is in flight");
@@ -244,7 +244,7 @@ impl Spool {
                 until: until.map(|until| until.max(inside.asleep_until.unwrap_or(until))),
             };
         }
-        inside.asleep_until = None; // Once awake, until nothing is left.
+        inside.asleep_until = None; // Once awake, it stays so until nothing is left.
         let most = inside.batching.events_max;
         let mut buffers = std::mem::take(&mut inside.buffers);
         let taken = inside.log.take(most, &mut buffers.events);
@@ -253,7 +253,7 @@ impl Spool {
             self.flushed.store(false, Relaxed);
         }
         let Some(whose) = taken else {
-            // What waited cannot be read: not now, or it is counted as damage.
+            // The waiting events cannot be read: temporarily, or they are counted as damage.
             inside.buffers = buffers;
             return Look::Nothing { until: None };
         };
@@ -264,12 +264,12 @@ impl Spool {
         Look::Batch(InFlight::new(Arc::clone(self), number, whose, buffers))
     }
 
-    /// Whether the batch of that number was called back.
+    /// Whether the batch with that number was called back.
     pub(super) fn is_called_back(&self, number: u64) -> bool {
         self.batch.load(Relaxed) != number
     }
 
-    /// Moves events of the same run as those in flight, due or not, behind those in `out`, as far as a batch has room.
+    /// Moves events of the run in flight, due or not, to the end of `out`, up to the size of a batch.
     pub(super) fn top_up(&self, number: u64, out: &mut Vec<Event>) {
         let mut inside = self.lock();
         if !self.is_called_back(number) {
@@ -278,7 +278,7 @@ impl Spool {
         }
     }
 
-    /// These events of the batch are delivered. What was called back is sent once more, under the same ids.
+    /// Marks these events of the batch as delivered. After a call-back they are sent once more, under the same ids.
     pub(super) fn acknowledge(&self, number: u64, now: Mono, events: &[Event]) {
         let mut inside = self.lock();
         if !self.is_called_back(number) {
@@ -286,7 +286,7 @@ impl Spool {
         }
     }
 
-    /// This event of the batch is a dead letter.
+    /// Turns this event of the batch into a dead letter.
     pub(super) fn refuse(&self, number: u64, now: Mono, dead: Dead) {
         let mut inside = self.lock();
         let event = dead.event.clone();
@@ -296,7 +296,7 @@ impl Spool {
         }
     }
 
-    /// The batch is over. What of it is not acknowledged waits again.
+    /// Ends the batch. Events that are not acknowledged wait again.
     pub(super) fn give_back(&self, number: u64, buffers: Buffers) {
         let mut inside = self.lock();
         inside.buffers = buffers;
@@ -306,7 +306,7 @@ impl Spool {
         }
     }
 
-    /// How it does. Never waits for the disk: while somebody waits for it, this is how things were before.
+    /// Its state. Never waits for the disk: while a thread waits for the disk, this is the state before.
     pub fn state(&self) -> State {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -334,7 +334,7 @@ impl Inside {
         }
         let old = self.since.is_none_or(|since| since + self.batching.age_max <= now);
         if self.batching.interval.is_some() {
-            // Awake: everything, until nothing is left.
+            // Awake: everything is due, until nothing is left.
             let awake = self.asleep_until.is_none_or(|until| until <= now);
             return awake || self.log.waiting_of(Class::Alerts) > 0;
         }

@@ -13,7 +13,7 @@ fn origin(run: u64) -> Origin {
     Origin::new("mast-7", &format!("{run:016x}"), Mono::from_nanos(run))
 }
 
-/// Sample `which` (see there) as event `seq`.
+/// Sample `which` (an index into the samples) as event `seq`.
 fn event(which: usize, seq: u64) -> Event {
     Event { seq, ..samples()[which].clone() }
 }
@@ -72,7 +72,7 @@ fn events_wait_for_the_interval_of_their_kind() {
 }
 
 #[test]
-fn what_is_delivered_before_its_commit_is_never_written() {
+fn events_delivered_before_their_commit_are_never_written() {
     let folder = tempfile::tempdir().unwrap();
     let (mut log, _) = on_disk(folder.path(), small(), 1);
     for seq in 0..50 {
@@ -125,7 +125,7 @@ fn alerts_come_first_when_there_is_more_than_a_batch() {
 }
 
 #[test]
-fn without_a_disk_the_oldest_of_a_class_go_and_are_counted() {
+fn without_a_disk_the_oldest_of_a_class_are_dropped_and_counted() {
     let mut log = Log::new(small(), origin(1));
     for seq in 0..2000 {
         log.append(Mono::ZERO, &event(if seq % 10 == 0 { LOST } else { TRACK }, seq));
@@ -137,7 +137,7 @@ fn without_a_disk_the_oldest_of_a_class_go_and_are_counted() {
     for class in [Class::Alerts, Class::Details] {
         let seqs: Vec<u64> = kept.iter().filter(|kept| kept.2 == class).map(|kept| kept.1).collect();
         let all: Vec<u64> = (0..2000).filter(|seq| (seq % 10 == 0) == (class == Class::Alerts)).collect();
-        assert_eq!(seqs, all[all.len() - seqs.len()..], "{class:?}: the newest, in order");
+        assert_eq!(seqs, all[all.len() - seqs.len()..], "{class:?}: the newest ones, in order");
     }
 }
 
@@ -186,7 +186,7 @@ enum Op {
     Append(usize),
     Commit(bool),
     Take(usize),
-    /// Of what is in flight, those whose bit is set, class by class.
+    /// Of the events in flight, those whose bit is set, class by class.
     Acknowledge(u64),
     Done,
     Reopen,
@@ -213,14 +213,14 @@ struct Waiting {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-    /// Whatever the calls: each event comes once in a life, unchanged, in the order of its class; after an orderly end the
-    /// next life has all that were not done.
+    /// After any sequence of calls: each event is read once per run, unchanged, in the order of its class; after a clean shutdown the next
+    /// run has all events that were not done.
     #[test]
     fn behaves_like_a_queue_for_each_class(ops in proptest::collection::vec(op(), 1..300)) {
         let folder = tempfile::tempdir().unwrap();
         let (mut log, _) = on_disk(folder.path(), small(), 0);
         let (mut run, mut seq) = (0u64, 0u64);
-        // Events that are not done, or have one before them that is not, and how many of them are in flight, by class.
+        // Events that are not done, or follow one that is not, and how many of them are in flight, by class.
         let mut waiting: [VecDeque<Waiting>; 4] = Default::default();
         let mut in_flight = [0usize; 4];
         for op in ops {
@@ -283,7 +283,7 @@ proptest! {
 }
 
 #[test]
-fn a_link_that_sleeps_is_woken_at_its_time_or_by_an_alert_and_stays_until_nothing_is_left() {
+fn a_sleeping_link_is_woken_on_schedule_or_by_an_alert_and_stays_awake_until_empty() {
     let batching = Batching {
         events_max: 2,
         age_max: std::time::Duration::from_secs(10),
@@ -316,16 +316,16 @@ fn a_link_that_sleeps_is_woken_at_its_time_or_by_an_alert_and_stays_until_nothin
     assert_eq!(sends(3600), [2, 2, 1]);
     put(3700, CROSSING, 3);
     put(3700, LOST, 1);
-    assert_eq!(sends(3700), [2, 2], "an alert wakes it, and all go along");
+    assert_eq!(sends(3700), [2, 2], "an alert wakes it, and all events are sent with it");
     put(3720, CROSSING, 1);
     assert_eq!(sends(3730), [0; 0]);
     spool.flush();
-    assert_eq!(sends(3731), [1], "the end wakes it");
+    assert_eq!(sends(3731), [1], "the shutdown wakes it");
 }
 
-/// The receiver is away and a batch in flight when the card is there at last.
+/// The receiver is away and a batch is in flight when the card is finally inserted.
 #[test]
-fn a_disk_that_comes_late_does_not_wait_for_the_receiver() {
+fn a_disk_that_is_attached_late_does_not_wait_for_the_receiver() {
     let folder = tempfile::tempdir().unwrap();
     let (mut before, _) = on_disk(folder.path(), small(), 1);
     (0..3).for_each(|seq| before.append(Mono::ZERO, &event(CROSSING, seq)));
@@ -348,7 +348,7 @@ fn a_disk_that_comes_late_does_not_wait_for_the_receiver() {
     assert!(!spool.state().was_confirmed && !second.is_called_back());
     let recovered = spool.attach(Box::new(Folder::open(folder.path()).unwrap())).unwrap();
     assert_eq!((recovered.events, spool.waiting()), (8, 8));
-    // Whoever still has the old batch can do no harm with it.
+    // A holder of the old batch can do no harm with it.
     assert!(second.is_called_back());
     second.acknowledge(secs(9), 0..1);
     second.refill();
@@ -406,11 +406,11 @@ fn a_delivered_part_of_a_batch_is_not_sent_again_after_a_restart() {
         let mut batch = take(&spool);
         assert_eq!(seqs(&batch), (0..20).collect::<Vec<_>>());
         batch.acknowledge(secs(9), 0..10);
-        // Out of turn: 12 and 13 are two crossings and a track before which others wait.
+        // Out of order: 12 and 13 are two crossings and a track that follow events still waiting.
         batch.acknowledge(secs(9), 13..14);
         assert_eq!((batch.left(), spool.waiting()), (9, 0), "{committed}");
         commit(&spool);
-        // What is not committed is gone.
+        // Uncommitted events are lost.
         drop((batch, spool));
         let spool = start(2);
         let mut batch = take(&spool);
@@ -423,9 +423,9 @@ fn a_delivered_part_of_a_batch_is_not_sent_again_after_a_restart() {
     }
 }
 
-/// What is not acknowledged when a batch is dropped is taken again, and in order.
+/// Events that are not acknowledged when a batch is dropped are taken again, in order.
 #[test]
-fn a_batch_that_is_dropped_waits_again() {
+fn a_dropped_batch_is_requeued() {
     let batching = Batching { events_max: 10, age_max: std::time::Duration::ZERO, interval: None };
     let spool = Arc::new(Spool::new(Log::new(small(), origin(1)), batching));
     let mut coming: Vec<Event> = (0..12).map(|seq| event(CROSSING, seq)).collect();
@@ -441,7 +441,7 @@ fn a_batch_that_is_dropped_waits_again() {
     assert_eq!(spool.waiting(), 0);
 }
 
-/// A disk whose sync does not come back until it is let go.
+/// A disk whose sync blocks until it is released.
 #[derive(Debug)]
 struct Blocking {
     inside: crate::sim::disk::FaultDisk,
@@ -500,7 +500,7 @@ impl disk::Disk for Blocking {
 }
 
 #[test]
-fn the_state_is_told_while_a_sync_hangs() {
+fn the_state_is_available_while_a_sync_hangs() {
     let gate = std::sync::Arc::new((std::sync::Mutex::new(false), std::sync::Condvar::new()));
     let (entered, has_entered) = std::sync::mpsc::channel();
     let inside = crate::sim::disk::FaultDisk::new(1);
@@ -516,7 +516,7 @@ fn the_state_is_told_while_a_sync_hangs() {
         move || spool.commit(secs(9), crate::platform::clock::ClockSyncSample::UNKNOWN, true)
     });
     has_entered.recv().unwrap();
-    // The lock is held now, and stays so: a reader that wanted it would never come back.
+    // The lock is held now, and stays held: a reader that wanted it would never return.
     let (answer, answered) = std::sync::mpsc::channel();
     std::thread::spawn({
         let spool = std::sync::Arc::clone(&spool);
@@ -525,7 +525,8 @@ fn the_state_is_told_while_a_sync_hangs() {
             answer.send((spool.state(), spool.waiting(), spool.batch_events_max())).unwrap();
         }
     });
-    let told = answered.recv_timeout(std::time::Duration::from_secs(30)).expect("it waits for the disk");
+    let told =
+        answered.recv_timeout(std::time::Duration::from_secs(30)).expect("the reader waited for the disk");
     assert!(!committing.is_finished());
     assert_eq!(told, (before, 5, 2));
     *gate.0.lock().unwrap() = true;
@@ -534,7 +535,7 @@ fn the_state_is_told_while_a_sync_hangs() {
     assert_eq!(spool.state().tally.commits, 1);
 }
 
-/// Files of others, as many as anybody likes: they stay, and are in nobody's way.
+/// Any number of other programs' files: they stay, and do not interfere.
 #[test]
 fn files_of_others_are_left_alone() {
     let folder = tempfile::tempdir().unwrap();
@@ -560,7 +561,7 @@ fn files_of_others_are_left_alone() {
     for run in 2..5 {
         let (mut log, recovered) = on_disk(folder.path(), small(), run);
         assert_eq!((recovered.events, recovered.foreign), (9, 5), "run {run}");
-        // Segments are begun and done with, over names that others have.
+        // Segments are begun and finished although other files have their names.
         for seq in 0..2000 {
             log.append(Mono::ZERO, &event(CROSSING, seq));
             if seq % 100 == 99 {
@@ -581,9 +582,9 @@ fn files_of_others_are_left_alone() {
     assert_eq!(photos.count(), disk::FILES_MAX + 100);
 }
 
-/// A name that is taken while the spool is open already.
+/// Another program takes a name while the spool is open.
 #[test]
-fn a_name_that_somebody_takes_is_not_taken_away_from_them() {
+fn files_that_others_create_under_segment_names_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let (mut log, _) = on_disk(folder.path(), small(), 1);
     let taken: Vec<_> = (0..5).map(|id| folder.path().join(format!("counts-{id:016x}.seg"))).collect();
@@ -597,9 +598,9 @@ fn a_name_that_somebody_takes_is_not_taken_away_from_them() {
     assert_eq!((recovered.events, recovered.foreign, drain(&mut log).len()), (9, 5, 9));
 }
 
-/// The folder goes while events wait in it, in memory, and in flight.
+/// The folder disappears while events wait in it, in memory, and in flight.
 #[test]
-fn a_folder_that_goes_is_noticed_and_what_went_with_it_is_counted() {
+fn a_lost_folder_is_noticed_and_its_events_are_counted() {
     let parent = tempfile::tempdir().unwrap();
     let (place, away) = (parent.path().join("spool"), parent.path().join("away"));
     for taken in [0, 3, 20, 25] {
@@ -625,7 +626,7 @@ fn a_folder_that_goes_is_noticed_and_what_went_with_it_is_counted() {
         );
         assert_eq!(log.why_detached(), Some("its folder is gone"));
         if taken == 25 {
-            // The receiver does not answer: what is in flight and was on the disk is lost too.
+            // The receiver does not respond: events in flight that were on the disk are lost too.
             log.requeue();
             assert_eq!((dropped(&log), log.waiting()), (20, 10));
         } else {
@@ -640,7 +641,7 @@ fn a_folder_that_goes_is_noticed_and_what_went_with_it_is_counted() {
         assert_eq!(seqs, (from..31).collect::<Vec<_>>(), "{taken}");
         assert_eq!(dropped(&log), if taken == 25 { 20 } else { lost });
         drop(log);
-        // Back in its place, what was in it is sent after all.
+        // Once the folder is back in its place, its events are sent after all.
         std::fs::remove_dir_all(&place).unwrap();
         std::fs::rename(&away, &place).unwrap();
         let (mut log, recovered) = on_disk(&place, small(), 2);

@@ -1,4 +1,4 @@
-//! What a spool needs done, again and again, by whoever has the thread and the clock.
+//! The periodic work of a spool; the caller provides thread and clock.
 
 use std::time::Duration;
 
@@ -7,32 +7,32 @@ use crate::event::Event;
 use crate::platform::calendar::Timekeeper;
 use crate::platform::clock::Mono;
 
-/// How often the quota's age is looked at.
+/// Interval between two checks of the quota's age.
 const RETAIN_EVERY: Duration = Duration::from_secs(600);
 
-/// A disk that could not be opened is tried again so often.
+/// Interval between attempts to open a disk that could not be opened.
 const ATTACH_EVERY: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether the disk is still the one that was opened: no later than the shortest commit interval.
+/// Interval of the check that the disk is still the one that was opened: no longer than the shortest commit interval.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// Remembers what was done when.
+/// When each task was last done.
 #[derive(Debug)]
 pub struct SpoolWriter {
     retained: Mono,
-    /// When a disk that is not there is tried again.
+    /// Next attempt to open a missing disk.
     attach_at: Mono,
     checked: Mono,
 }
 
 impl SpoolWriter {
-    /// The spool was just opened, or could not be.
+    /// The spool was just opened, or opening it failed.
     pub fn new(now: Mono) -> Self {
         SpoolWriter { retained: now, attach_at: now + ATTACH_EVERY, checked: now }
     }
 
-    /// One turn: appends what `source` moves into the list that it is given, commits what is due (or everything, if it is `closed`: no more will come),
-    /// lets go of what the quota does not allow, and has `attach` try to open a disk that is not there.
+    /// One round: appends what `source` moves into the list that is passed to it, commits what is due (or everything, if `closed`: no more
+    /// events will come), drops what exceeds the quota, and has `attach` try to open a missing disk.
     pub fn turn(
         &mut self,
         now: Mono,
@@ -45,7 +45,7 @@ impl SpoolWriter {
         if now.since(self.checked) >= CHECK_EVERY {
             self.checked = now;
             if spool.check_disk().is_err() {
-                self.attach_at = now; // Another one may be there already.
+                self.attach_at = now; // Another disk may be available already.
             }
         }
         spool.put(now, source);
@@ -63,7 +63,7 @@ impl SpoolWriter {
         }
     }
 
-    /// When the next turn is due at the latest, whatever comes.
+    /// Latest time of the next round, whatever happens.
     pub fn due(&self, spool: &Spool) -> Mono {
         let retain = self.retained + RETAIN_EVERY;
         let state = spool.state();

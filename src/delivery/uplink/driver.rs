@@ -3,9 +3,9 @@
 //! ```text
 //!   running ── stop requested ──► stopping ── close() ──► draining ── empty, or drain time over and tried ──► report
 //! ```
-//! While draining everything is due at once and a running back-off ends, so at least one more try is made. The drain time
-//! counts from the close, also if a send is under way: that is interrupted when the time is over. What could not be delivered
-//! is in the [`Report`] and in the log: never silent. Memory: one batch, the sink's encode buffer.
+//! While draining, everything is due immediately and a running back-off ends, so there is at least one more attempt. The drain time counts
+//! from the close, also if a send is in progress: it is interrupted when the time is over. Events that could not be delivered are in the
+//! [`Report`] and in the log: never silently lost. Memory: one batch, the sink's encode buffer.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,28 +20,28 @@ use crate::event::fixed;
 use crate::platform::calendar::{Calendar, Timekeeper};
 use crate::platform::clock::Mono;
 
-/// How often a waiting uplink looks whether a stop was requested: [`Stop`] cannot wake it, [`Outbox::close`] can.
+/// How often a waiting uplink checks whether a stop was requested: [`Stop`] cannot wake it, [`Outbox::close`] can.
 const STOP_LOOK: Duration = Duration::from_secs(1);
 
-/// Shortest limit that the first send gets while draining: less only fails. So much the drain time may be exceeded if nothing was
-/// tried yet.
+/// Shortest time-out for the first send while draining: a shorter one would only fail. The drain time may be exceeded by this much if
+/// nothing was tried yet.
 const LAST_SEND_MIN: Duration = Duration::from_secs(1);
 
-/// Times of the delivery.
+/// Delays and limits of the delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UplinkParams {
-    /// Delay after the first failure; doubles with each.
+    /// Delay after the first failure; doubles with each further one.
     pub backoff_first: Duration,
     /// Longest delay of our own.
     pub backoff_cap: Duration,
     /// Longest delay that a receiver can ask for (`Retry-After`).
     pub retry_after_cap: Duration,
-    /// How long the shutdown goes on trying, from the close of the outbox; at least a second, for one try.
+    /// How long the shutdown keeps trying, from the close of the outbox; at least a second, for one attempt.
     pub drain: Duration,
     /// Makes the jitter differ between devices.
     pub seed: u64,
-    /// How long the first events wait for the calendar to be synchronised: a board without a battery does not know the time
-    /// before its network does. Not while draining.
+    /// How long the first events wait for the calendar to be synchronised: a board without a battery does not know the time before its
+    /// network is up. Not while draining.
     pub clock_wait: Duration,
 }
 
@@ -60,50 +60,50 @@ impl Default for UplinkParams {
     }
 }
 
-/// What became of the events of a run: every event that was posted is in exactly one of these.
+/// Final counts of a run: every event that was posted is in exactly one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Report {
     /// Confirmed by the receiver.
     pub delivered: u64,
     /// Still waiting or in flight when the drain time was over.
     pub undelivered: u64,
-    /// Refused for good, each named in the log.
+    /// Refused permanently, each named in the log.
     pub refused: u64,
-    /// Dropped by a full queue, or posted after the end.
+    /// Dropped by a full queue, or posted after the close.
     pub dropped: u64,
 }
 
-/// What comes after a step.
+/// What to do after a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
-    /// The next step, at once.
+    /// Take the next step immediately.
     Continue,
-    /// The next step when the time has come, or the outbox has signalled; without a time only then.
+    /// Take the next step at this time, or when the outbox signals; without a time only on a signal.
     Wait(Option<Mono>),
-    /// Nothing more: everything is delivered, or the drain time is over.
+    /// Finished: everything is delivered, or the drain time is over.
     End,
 }
 
-/// The shutdown under way.
+/// State of a shutdown in progress.
 #[derive(Debug, Clone, Copy)]
 struct Draining {
     until: Mono,
-    /// Whether a send was made since it began, or took all of its time.
+    /// Whether a send was attempted since it began, or took all of its time.
     tried: bool,
 }
 
 /// The delivery of one batch.
 struct Delivery {
     batch: InFlight,
-    /// With what the batch was stamped when it was last sent.
+    /// The clocks that the batch was stamped with when it was last sent.
     calendar: Option<Calendar>,
-    /// Something of the batch may have reached a receiver.
+    /// Part of the batch may have reached a receiver.
     has_left: bool,
 }
 
-/// What a send came to.
+/// Result of a send.
 struct Sent {
-    /// Which events of the batch.
+    /// The events of the batch that were sent.
     part: Range<usize>,
     /// Their name, for the log.
     id: String,
@@ -124,17 +124,17 @@ pub struct Uplink {
     session: Session,
     /// The batch in flight, if one is.
     delivery: Option<Delivery>,
-    /// Until then events wait for the calendar.
+    /// Until this time events wait for the calendar.
     patient_until: Mono,
     /// A stop was requested, or the outbox is closed.
     stopping: bool,
     draining: Option<Draining>,
-    /// When a send last ended.
+    /// When the last send ended.
     last_send: Option<Mono>,
 }
 
 impl Uplink {
-    /// An uplink that has sent nothing yet, with the memory for an encoded batch.
+    /// An uplink that has sent nothing yet; allocates the buffer for an encoded batch.
     pub fn new(
         outbox: Arc<Outbox>,
         spool: Arc<Spool>,
@@ -167,12 +167,12 @@ impl Uplink {
         }
     }
 
-    /// Delivers until the outbox is closed and nothing is left, or the drain time of a shutdown is over. `on_step` is called
-    /// before each step and told whether it is a send, with the sink's deadlines; everything else takes a second at most.
+    /// Delivers until the outbox is closed and nothing is left, or the drain time of a shutdown is over. Calls `on_step` before each step
+    /// with whether it is a send, which the deadlines of the sink limit; every other step takes a second at most.
     pub fn run(mut self, on_step: impl Fn(bool)) -> Report {
         loop {
             on_step(matches!(self.session.next(self.clock.mono()), Next::Send(_)));
-            // Read before anything is looked at: a signal from here on ends the wait below at once.
+            // Read before any check: a signal from here on ends the wait below immediately.
             let seen = self.outbox.signals();
             match self.step() {
                 Flow::Continue => {}
@@ -183,7 +183,7 @@ impl Uplink {
         self.report()
     }
 
-    /// What became of the events so far.
+    /// Counts of the events so far.
     pub fn report(&self) -> Report {
         let counters = self.outbox.counters();
         Report {
@@ -204,7 +204,7 @@ impl Uplink {
         self.delivery.as_ref().map_or(0, |delivery| delivery.batch.left())
     }
 
-    /// One look, and at most one send. Never waits itself: so time may be simulated.
+    /// One step, with at most one send. Never waits itself, so that time can be simulated.
     pub fn step(&mut self) -> Flow {
         let now = self.clock.mono();
         self.notice_shutdown(now);
@@ -221,7 +221,7 @@ impl Uplink {
             Next::Refill => self.refill(now),
             Next::Wait { until } => {
                 if self.draining.is_some_and(|draining| draining.tried && until >= draining.until) {
-                    return Flow::End; // The next try would come too late.
+                    return Flow::End; // The next attempt would come too late.
                 }
                 return Flow::Wait(Some(until));
             }
@@ -239,7 +239,7 @@ impl Uplink {
             return Flow::Wait(Some(self.patient_until));
         }
         if self.sink.needs_time() && !self.clock.sample().wall.plausible() {
-            // Whoever knows events by their time must not get them under a wrong one: they wait for the calendar.
+            // A receiver that identifies events by their time must not get a wrong time: the events wait for the calendar.
             if closed {
                 return Flow::End;
             }
@@ -256,14 +256,14 @@ impl Uplink {
         Flow::Continue
     }
 
-    /// What is left of the batch in flight, and more of the same run.
+    /// The rest of the batch in flight, and more events of the same run.
     fn refill(&mut self, now: Mono) {
         let Some(Delivery { batch, calendar, .. }) = &mut self.delivery else { return };
         self.spool.put(now, |out| self.outbox.take(out));
         let left = batch.left();
         batch.refill();
         if !self.sink.needs_time() {
-            *calendar = None; // Refused means stored nowhere: nothing ties it to the calendar of its first try.
+            *calendar = None; // Refused means stored nowhere, so the calendar may differ from that of the first attempt.
         }
         self.session.refilled(batch.left(), left >= self.spool.batch_events_max());
     }
@@ -275,11 +275,11 @@ impl Uplink {
             self.spool.flush();
             self.session.shut_down(now);
         }
-        // Until then events still come: the stages end one after the other.
+        // Until then events still arrive: the stages end one after the other.
         if self.draining.is_none()
             && let Some(closed_at) = closed_at
         {
-            // A send that was under way and took all of the time was the last one.
+            // A send in progress that took all of the time was the last one.
             let most = self.drain.max(LAST_SEND_MIN);
             let tried = self.last_send.is_some_and(|ended| ended >= closed_at + most);
             self.draining = Some(Draining { until: closed_at + self.drain, tried });
@@ -287,7 +287,7 @@ impl Uplink {
         }
     }
 
-    /// Whether the drain time is over and the last try was made, if there was anything to try.
+    /// Whether the drain time is over and the last attempt was made, if there was anything to send.
     fn time_is_over(&self, now: Mono) -> bool {
         self.draining.is_some_and(|draining| now >= draining.until && (draining.tried || self.waiting() == 0))
     }
@@ -308,8 +308,8 @@ impl Uplink {
         }
         let Some(delivery) = &mut self.delivery else { return };
         let whose = delivery.batch.whose();
-        // A retry keeps the stamps of the first try, so that its bytes are the same; only stamps of a calendar that is not synchronised are
-        // worth a new reading, and not where an event is known by its stamp.
+        // A retry keeps the stamps of the first attempt, so that its bytes are the same. Only unsynchronised stamps are renewed, and not
+        // where an event is identified by its stamp.
         let calendar = match delivery.calendar {
             Some(calendar) if calendar.is_trusted() || self.sink.needs_time() => calendar,
             Some(_) | None => self.clock.calendar(whose.clock, whose.bounds),
@@ -318,7 +318,7 @@ impl Uplink {
         let id = batch.id().to_string();
         let sent = self.sink.send(&batch);
         delivery.has_left |= !matches!(&sent, Err(SendError { kept_here: true, .. }));
-        // As long as nobody has seen a stamp, the next try may know better.
+        // As long as no receiver has seen a stamp, the next attempt may use a better one.
         delivery.calendar = delivery.has_left.then_some(calendar);
         if self.sink.switched() {
             self.session.switch_receiver();
@@ -332,7 +332,7 @@ impl Uplink {
         self.settle(now, Sent { part, id, calendar, outcome, text });
     }
 
-    /// Does what follows from an outcome.
+    /// Applies the consequence of an outcome.
     fn settle(&mut self, now: Mono, sent: Sent) {
         let Sent { part, id, calendar, outcome, text } = sent;
         let Some(Delivery { batch, .. }) = &mut self.delivery else { return };
@@ -364,10 +364,10 @@ impl Uplink {
             }
             Verdict::CircuitOpen { until } => {
                 self.outbox.counters().count_failure();
-                self.outbox.tell_trouble(Some(&format!("it refuses whatever it is sent: {text}")));
+                self.outbox.tell_trouble(Some(&format!("it refuses everything: {text}")));
                 let (events, wait) = (batch.left(), until.since(now));
                 tracing::error!(
-                    "{text}; it refuses whatever it is sent: check what answers at that URL; {events} events are kept and \
+                    "{text}; it refuses everything: check which program responds at that URL; {events} events are kept and \
                      sent again in {wait:.1?}"
                 );
             }
@@ -378,7 +378,7 @@ impl Uplink {
     }
 }
 
-/// Ends a send that is under way when the outbox was closed `drain` ago, or a second if that is longer.
+/// Interrupts a send in progress if the outbox was closed `drain` ago, or a second ago if that is longer.
 fn interrupt(outbox: &Arc<Outbox>, clock: &Arc<Timekeeper>, drain: Duration) -> Interrupt {
     let (outbox, clock) = (Arc::clone(outbox), Arc::clone(clock));
     let most = drain.max(LAST_SEND_MIN);
@@ -395,7 +395,7 @@ mod tests {
     use std::collections::VecDeque;
     use std::sync::Mutex;
 
-    /// Both clocks, as the test says.
+    /// Both clocks, set by the test.
     struct SetClock(Mutex<ClockSyncSample>);
 
     impl SetClock {
@@ -417,7 +417,7 @@ mod tests {
 
     type Sent = (String, Option<Wall>, Option<Duration>);
 
-    /// Answers by script, writes down id, time of the first event, and how much of a hurry there was.
+    /// Responds by script; records id, time of the first event, and the time limit.
     struct Scripted {
         answers: VecDeque<Result<(), SendError>>,
         sent: Arc<Mutex<Vec<Sent>>>,
@@ -434,7 +434,7 @@ mod tests {
             let stamp = batch.calendar.stamp(batch.events[0].at);
             let wall = stamp.time.map(|unix_nanos| Wall { unix_nanos, synchronised: stamp.synchronised });
             self.sent.lock().unwrap().push((batch.id().to_string(), wall, self.longest));
-            self.answers.pop_front().expect("no more sends than answers")
+            self.answers.pop_front().expect("no more sends than responses")
         }
         fn name(&self) -> &'static str {
             "scripted"
@@ -501,12 +501,12 @@ mod tests {
         let fail = || Err(SendError::retry("no"));
         let mut bench = bench([fail(), fail(), fail(), fail(), Ok(())]);
         bench.post(2);
-        bench.steps(1); // take
+        bench.steps(1); // takes the batch
         for (seconds, unix, synchronised) in [
             (100, 100, false),        // never set
             (200, UNIX + 207, false), // set by hand
             (300, UNIX + 300, true),  // synchronised
-            (400, UNIX + 401, true),  // stepped: the batch stays as it went out
+            (400, UNIX + 401, true),  // stepped: the batch stays as it was sent
             (500, UNIX + 500, false),
         ] {
             bench.clock.set(seconds, unix, synchronised);
@@ -522,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn who_knows_events_by_their_time_gets_none_without_and_the_same_on_every_retry() {
+    fn a_receiver_that_identifies_events_by_time_gets_the_same_time_on_every_retry() {
         let mut bench = bench_of([Err(SendError::retry("no")), Ok(())], true);
         bench.post(2);
         bench.clock.set(50, 100, false); // never set
@@ -557,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_events_wait_for_the_calendar_but_not_for_ever_and_not_at_the_end() {
+    fn the_first_events_wait_for_the_calendar_but_not_for_ever_and_not_in_a_shutdown() {
         for (seconds, synchronised, closed, sends) in [
             (59, false, false, false),
             (60, false, false, true),
@@ -577,7 +577,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shutdown_limits_sends_to_what_is_left_of_its_time() {
+    fn the_shutdown_limits_sends_to_its_remaining_time() {
         let fail = || Err(SendError::retry("no"));
         let mut bench = bench([fail(), fail(), fail(), fail()]);
         bench.post(1);

@@ -1,11 +1,11 @@
 //! Several receivers for one delivery: the first of the list, and others to fail over to.
 //!
-//! Each has a load: what part of its deadline its answers take, 1 for one that does not answer or confirms nothing, and
-//! halving with time while it is not asked. Chosen is the least loaded below [`LOAD_MAX`], else the first. Loads below
-//! a tenth count as none, and among equals the first wins: so what failed over comes back by itself.
+//! Each has a load: the share of its deadline that its responses take, 1 if it does not respond or does not confirm, and halving with time
+//! while it is not used. The least loaded one below [`LOAD_MAX`] is chosen, else the first. Loads below a tenth count as none, and among
+//! equals the first wins: so a fail-over reverts by itself.
 //!
-//! The receivers of a list are meant to lead to the same store: an event whose confirmation got lost at one may be sent to
-//! another, under the same id.
+//! The receivers of a list should lead to the same store: an event whose confirmation was lost at one may be sent to another, under the
+//! same id.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,19 +15,20 @@ use crate::delivery::uplink::{Batch, Interrupt, SendError, Sink};
 use crate::platform::calendar::Timekeeper;
 use crate::platform::clock::Mono;
 
-/// Most receivers of one list.
+/// Maximum number of receivers in a list.
 pub const ENDPOINTS_MAX: usize = 8;
 
-/// A receiver from this load on is only asked if all others are as bad.
+/// From this load on a receiver is used only if all others are as bad.
 pub const LOAD_MAX: f64 = 0.8;
 
 /// Below this a receiver counts as idle.
 const IDLE: f64 = 0.1;
 
-/// A load that is not heard of halves in this time: one that failed is tried again after 20 s, and first again after 3 min.
+/// Half-life of the load of an unused receiver: one that failed is tried again after 20 s, and the first one is preferred again after 3
+/// min.
 const HALF_LIFE: Duration = Duration::from_secs(60);
 
-/// How much of the load is what the last answer took.
+/// Weight of the last response in the load.
 const NEWEST: f64 = 0.3;
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -36,15 +37,15 @@ struct Load {
     at: Mono,
 }
 
-/// What is known about the receivers. Pure.
+/// Loads of the receivers. Pure.
 #[derive(Debug, Clone)]
 pub struct Loads(heapless::Vec<Load, ENDPOINTS_MAX>);
 
 impl Loads {
-    /// So many receivers, of which nothing is known.
+    /// This many receivers, with unknown loads.
     ///
     /// # Panics
-    /// If there are none, or more than [`ENDPOINTS_MAX`]: our own mistake.
+    /// If there are none, or more than [`ENDPOINTS_MAX`]: a bug.
     pub fn new(count: usize) -> Self {
         assert!((1..=ENDPOINTS_MAX).contains(&count), "{count} receivers");
         Loads((0..count).map(|_| Load::default()).collect())
@@ -56,7 +57,7 @@ impl Loads {
         load * 0.5f64.powf(now.since(at).as_secs_f64() / HALF_LIFE.as_secs_f64())
     }
 
-    /// The receiver to ask at `now`.
+    /// The receiver to use at `now`.
     pub fn choose(&self, now: Mono) -> usize {
         let shown = |index: usize| match self.load(index, now) {
             load if load < IDLE => 0.0,
@@ -66,12 +67,12 @@ impl Loads {
         able.min_by(|&a, &b| shown(a).total_cmp(&shown(b))).unwrap_or(0)
     }
 
-    /// Whether any can be asked at `now` without an excuse.
+    /// Whether any receiver is below [`LOAD_MAX`] at `now`.
     pub fn any_able(&self, now: Mono) -> bool {
         (0..self.0.len()).any(|index| self.load(index, now) < LOAD_MAX)
     }
 
-    /// An answer came after this part of its deadline, or (`None`) did not come or was no confirmation.
+    /// A response took this share of its deadline, or (`None`) did not arrive or was not a confirmation.
     pub fn report(&mut self, index: usize, now: Mono, answered: Option<f64>) {
         let load = match answered {
             Some(part) => {
@@ -92,12 +93,12 @@ pub struct Endpoints {
     deadline: Duration,
     last: usize,
     switched: bool,
-    /// The one that is asked has confirmed something since it was switched to.
+    /// The current receiver has confirmed something since the switch to it.
     known: bool,
 }
 
 impl Endpoints {
-    /// Sends to `sinks`, the first before the others. Answers within a small part of `deadline` are no load.
+    /// Sends to `sinks`, the first before the others. Responses within a small part of `deadline` are no load.
     ///
     /// # Panics
     /// As [`Loads::new`].
@@ -121,7 +122,7 @@ impl Sink for Endpoints {
         let part = now.since(begun).as_secs_f64() / self.deadline.as_secs_f64();
         let answered = match &outcome {
             Ok(()) => Some(part),
-            // What it says is about these events, not about itself: if it has taken others.
+            // Its refusal is about these events, not about itself, if it has confirmed others.
             Err(SendError { failure: Failure::Refused | Failure::TooLarge, .. })
                 if self.known || index == 0 =>
             {
@@ -132,7 +133,7 @@ impl Sink for Endpoints {
         self.known |= outcome.is_ok();
         self.loads.report(index, now, answered);
         outcome.map_err(|error| match error.failure {
-            // Its patience is its own: another one is asked.
+            // The delay that it asks for applies only to it: another one is used.
             Failure::Retry { .. } | Failure::Misconfigured if self.loads.any_able(now) => {
                 SendError { failure: Failure::Elsewhere, ..error }
             }
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_is_preferred_left_and_come_back_to() {
+    fn the_first_is_preferred_and_used_again_after_it_recovers() {
         let mut loads = Loads::new(3);
         assert_eq!(loads.choose(secs(0)), 0);
         loads.report(0, secs(0), None);
@@ -187,18 +188,18 @@ mod tests {
         assert_eq!(loads.choose(secs(0)), 2);
         loads.report(2, secs(0), None);
         assert!(!loads.any_able(secs(0)));
-        assert_eq!(loads.choose(secs(0)), 0, "all are as bad: the first");
+        assert_eq!(loads.choose(secs(0)), 0, "all are equally bad: the first");
         loads.report(1, secs(1), Some(0.01));
         assert_eq!(loads.choose(secs(2)), 1);
-        // The first is quiet for as long as its load needs to fade: it is the first again.
+        // The first is unused for as long as its load takes to decay: it is chosen again.
         let back = (0..600).find(|&s| loads.choose(secs(s + 2)) == 0).unwrap();
         assert!((150..=250).contains(&back), "{back}");
         loads.report(0, secs(back + 2), None);
-        assert_eq!(loads.choose(secs(back + 2)), 1, "and left again if it still fails");
+        assert_eq!(loads.choose(secs(back + 2)), 1, "and dropped again if it still fails");
     }
 
     #[test]
-    fn the_least_loaded_is_chosen_and_a_slow_one_is_no_failure() {
+    fn the_least_loaded_is_chosen_and_a_slow_one_is_not_a_failure() {
         let mut loads = Loads::new(2);
         for s in 0..20 {
             loads.report(0, secs(s), Some(0.7));
@@ -208,7 +209,7 @@ mod tests {
         for s in 20..40 {
             loads.report(1, secs(s), Some(0.75));
         }
-        assert_eq!(loads.choose(secs(40)), 0, "both are slow: the one that has rested");
+        assert_eq!(loads.choose(secs(40)), 0, "both are slow: the one that was unused for longer");
         assert_eq!(Loads::new(1).choose(secs(5)), 0);
     }
 }

@@ -1,8 +1,8 @@
-//! NDJSON sinks: standard output, and a file that is appended to. One line an event, the same object as over HTTP.
+//! NDJSON sinks: standard output, and a file that is appended to. One line per event, the same object as over HTTP.
 //!
-//! A line cut short by a crash, a full disk or a power cut is ended before anything is appended, so that it spoils itself
-//! only. The batch that it belonged to is written again as a whole: at least once, like everywhere, with the same ids.
-//! Never truncates, rotates or rewrites a file. A pipe or terminal that nobody reads holds it up for [`STALL_MAX`] at most.
+//! A line cut short by a crash, a full disk or a power cut is terminated before anything is appended, so that it spoils only itself. Its
+//! batch is written again as a whole: at least once, like everywhere, with the same ids. Never truncates, rotates or rewrites a file. A
+//! pipe or terminal without a reader blocks it for [`STALL_MAX`] at most.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -17,16 +17,16 @@ use crate::base::error::{Error, Kind, Result};
 use crate::delivery::uplink::format::cloudevents;
 use crate::delivery::uplink::{Batch, Interrupt, SendError, Sink};
 
-/// The longest wait for a reader of a pipe or terminal to take anything.
+/// Longest wait for the reader of a pipe or terminal.
 pub const STALL_MAX: Duration = Duration::from_secs(10);
 
-/// How often that wait looks whether it is interrupted.
+/// How often that wait checks whether it is interrupted.
 const SLICE: Duration = Duration::from_millis(250);
 
-/// What is written at once. A pipe that is ready takes so much (`PIPE_BUF` is 4096) without a wait.
+/// Bytes of one write. A ready pipe accepts this many (`PIPE_BUF` is 4096) without blocking.
 const PIECE_BYTES: usize = 4096;
 
-/// Writes to a file, pipe or terminal, and waits for its reader only so long.
+/// Writes to a file, pipe or terminal, with a limited wait for its reader.
 struct Patient<'a> {
     out: BorrowedFd<'a>,
     stall_max: Duration,
@@ -34,7 +34,7 @@ struct Patient<'a> {
 }
 
 impl Patient<'_> {
-    /// Waits until it takes something.
+    /// Waits until it accepts bytes.
     fn wait(&self) -> io::Result<()> {
         let mut left = self.stall_max;
         let stalled = |text| Err(io::Error::new(io::ErrorKind::TimedOut, text));
@@ -44,7 +44,7 @@ impl Patient<'_> {
             let mut polled = [PollFd::from_borrowed_fd(self.out, PollFlags::OUT)];
             match rustix::event::poll(&mut polled, Some(&timeout)) {
                 Ok(0) => left -= slice,
-                // Ready, or its reader is gone: the write tells.
+                // Ready, or its reader is gone: the write reports which.
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -53,7 +53,7 @@ impl Patient<'_> {
                 return stalled("the shutdown has waited for uplink.drain_s");
             }
             if left.is_zero() {
-                return stalled("nobody reads it");
+                return stalled("it has no reader");
             }
         }
     }
@@ -79,7 +79,7 @@ impl Write for Patient<'_> {
 #[derive(Default)]
 pub struct StdoutSink {
     buffer: Vec<u8>,
-    /// The last write failed, perhaps within a line.
+    /// The last write failed, possibly within a line.
     torn: bool,
     stall_max: Option<Duration>,
     interrupt: Option<Interrupt>,
@@ -109,7 +109,7 @@ impl Sink for StdoutSink {
         cloudevents::write_lines(batch, &mut self.buffer);
         let interrupt = self.interrupt.clone();
         let mut locked = io::stdout().lock();
-        // What others have printed comes first.
+        // Output that others have buffered is written first.
         let flushed = locked.flush();
         let stall_max = self.stall_max.unwrap_or(STALL_MAX).min(STALL_MAX);
         let mut out = Patient { out: locked.as_fd(), stall_max, interrupt: interrupt.as_ref() };
@@ -139,10 +139,10 @@ impl Sink for StdoutSink {
 pub struct FileSink {
     path: PathBuf,
     name: String,
-    /// `None` after a failure: opened again, and its last line checked, before the next batch.
+    /// `None` after a failure: before the next batch it is opened again and its last line checked.
     file: Option<File>,
     buffer: Vec<u8>,
-    /// The last write to what is no regular file failed, perhaps within a line: nothing can be read back there.
+    /// The last write to something other than a regular file failed, possibly within a line: nothing can be read back there.
     torn: bool,
     stall_max: Duration,
     interrupt: Option<Interrupt>,
@@ -197,7 +197,10 @@ impl Sink for FileSink {
     fn send(&mut self, batch: &Batch<'_>) -> Result<(), SendError> {
         cloudevents::write_lines(batch, &mut self.buffer);
         self.append().map_err(|error| {
-            SendError::retry(format!("append to {}: {error}: is the disk full or gone?", self.name))
+            SendError::retry(format!(
+                "append to {}: {error}: check that the disk is mounted and has free space",
+                self.name
+            ))
         })
     }
 
@@ -218,7 +221,7 @@ impl Sink for FileSink {
     }
 }
 
-/// The file for appending, its last line ended. A pipe or device is taken as it is.
+/// Opens the file for appending and terminates its last line. A pipe or device is used as it is.
 fn open_terminated(path: &Path) -> io::Result<File> {
     let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
     let metadata = file.metadata()?;
@@ -277,7 +280,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.ndjson");
         let mut sink = FileSink::open(&path).unwrap();
-        // A handle that cannot write stands for a full disk; half a line is what it left behind.
+        // A handle that cannot write simulates a full disk; half a line is left behind.
         sink.file = Some(File::open(&path).unwrap());
         let error = with_batch(|batch| sink.send(batch)).unwrap_err();
         assert!(error.text.contains("events.ndjson"), "{error}");
@@ -286,13 +289,13 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{{\"half\n{}", lines()));
     }
 
-    /// A pipe whose reader sleeps takes 64 kB and then nothing.
+    /// A pipe whose reader sleeps accepts 64 kB and then nothing.
     #[test]
-    fn a_pipe_that_nobody_reads_holds_nobody_up() {
+    fn a_pipe_without_a_reader_blocks_only_for_a_limited_time() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-        // A pipe that nobody has open forgets what is in it.
+        // A pipe that no process has open loses its contents.
         let mut reader = OpenOptions::new().read(true).write(true).open(&path).unwrap();
         let mut sink = FileSink::open(&path).unwrap();
         sink.stall_max = Duration::from_millis(20);
@@ -302,9 +305,9 @@ mod tests {
                 Ok(()) => sent += 1,
                 Err(error) => break error,
             }
-            assert!(sent < 1000, "a pipe without end");
+            assert!(sent < 1000, "an endless pipe");
         };
-        assert!(sent > 0 && error.text.contains("nobody reads it"), "{sent} {error}");
+        assert!(sent > 0 && error.text.contains("it has no reader"), "{sent} {error}");
         sink.interrupt_when(Arc::new(|| true));
         sink.stall_max = Duration::from_secs(3600);
         let error = with_batch(|batch| sink.send(batch)).unwrap_err();
@@ -322,7 +325,7 @@ mod tests {
         assert_eq!(
             text.matches(&lines()).count(),
             sent + 1,
-            "each batch that counts as delivered is there whole"
+            "each batch that counts as delivered is complete"
         );
     }
 

@@ -6,11 +6,11 @@
 //!                        queue, counters    on disk until     does it, counts it
 //!                                           confirmed  ◄───── done, dead letters
 //! ```
-//! [`outbox`] is the bounded queue that the pipeline never waits for; two threads move what is in it to the
-//! [spool](crate::delivery::spool), which decides when a batch is due and keeps every event until it is confirmed. [`session`]
-//! decides what is sent when (pure), with a circuit breaker against receivers that refuse everything; [`driver`] does it;
-//! [`http`] is the only folder that knows the HTTP client. Nothing here drops an event that the receiver may still take; what it
-//! refuses for good becomes a dead letter, alone, by name, and counted (I4).
+//! [`outbox`] is the bounded queue that the pipeline never waits for; two threads move its events to the [spool](crate::delivery::spool),
+//! which decides when a batch is due and keeps every event until it is confirmed. [`session`] decides what is sent when (pure), with a
+//! circuit breaker against receivers that refuse everything; [`driver`] executes it; [`http`] is the only folder that uses the HTTP client.
+//! Nothing here drops an event that the receiver may still accept; an event that it refuses permanently becomes a dead letter, alone, by
+//! name, and counted (I4).
 
 mod breaker;
 pub mod driver;
@@ -37,7 +37,7 @@ pub use outbox::{Outbox, Posted, UplinkCounters};
 /// Events on their way out, oldest first, at least one.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a> {
-    /// Which run of which device.
+    /// The run of the device that they belong to.
     pub origin: &'a Origin,
     /// Turns the events' boot-clock times into calendar times.
     pub calendar: Calendar,
@@ -49,13 +49,13 @@ impl<'a> Batch<'a> {
     /// A batch of `events`.
     ///
     /// # Panics
-    /// If there are none: our own mistake.
+    /// If there are none: a bug.
     pub fn new(origin: &'a Origin, calendar: impl Into<Calendar>, events: &'a [Event]) -> Self {
         assert!(!events.is_empty(), "a batch has at least one event");
         Batch { origin, calendar: calendar.into(), events }
     }
 
-    /// The batch's identity: the same events have the same, on every retry.
+    /// The batch's identity: the same for the same events, on every retry.
     pub fn id(&self) -> BatchId<'a> {
         let (first, last) = (self.events.first(), self.events.last());
         BatchId {
@@ -66,7 +66,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// A sum over the numbers of its events, if some in between are not among them.
+    /// A checksum over the numbers of its events, if there are gaps between them.
     fn gaps(&self) -> Option<u32> {
         let (first, last) = (self.events.first()?.seq, self.events.last()?.seq);
         let whole = last.wrapping_sub(first) == self.events.len() as u64 - 1;
@@ -75,13 +75,13 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// `device/boot/first-last`, and behind a point which of them if there are gaps; for printing.
+/// `device/boot/first-last`, followed by a point and the checksum if there are gaps; for printing.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchId<'a> {
     origin: &'a Origin,
     first: u64,
     last: u64,
-    /// Tells batches apart that begin and end with the same event.
+    /// Distinguishes batches that begin and end with the same event.
     gaps: Option<u32>,
 }
 
@@ -92,21 +92,21 @@ impl fmt::Display for BatchId<'_> {
     }
 }
 
-/// Why a send failed: what to do about it, and one line for people that names the place and the remedy.
+/// Why a send failed: what to do about it, and a line for the log that names the address and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SendError {
-    /// What the session makes of it.
+    /// The class of the failure, for the session.
     pub failure: Failure,
     /// The HTTP status, if there was one.
     pub status: Option<u16>,
     /// One line without secrets.
     pub text: String,
-    /// Nothing of the batch left this device: the receiver cannot have any of it.
+    /// No part of the batch left this device: the receiver cannot have any of it.
     pub kept_here: bool,
 }
 
 impl SendError {
-    /// A failure that time may heal.
+    /// A temporary failure.
     pub fn retry(text: impl Into<String>) -> Self {
         SendError {
             failure: Failure::Retry { after: None },
@@ -116,7 +116,7 @@ impl SendError {
         }
     }
 
-    /// A failure that a person must heal.
+    /// A failure that needs human action.
     pub fn misconfigured(text: impl Into<String>) -> Self {
         SendError { failure: Failure::Misconfigured, status: None, text: text.into(), kept_here: false }
     }
@@ -130,23 +130,22 @@ impl fmt::Display for SendError {
 
 impl std::error::Error for SendError {}
 
-/// Whether a send that is under way must end. Cheap; a sink that waits asks some times a second, from the thread that sends.
+/// Whether a send in progress must end. Cheap; a waiting sink calls it a few times a second, from the thread that sends.
 pub type Interrupt = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// Where events go.
+/// A destination of events.
 pub trait Sink: Send {
-    /// Delivers the batch, or says why not. `Ok` means that the receiver has confirmed all of it. Bounded in time by the
-    /// sink's own deadlines.
+    /// Delivers the batch, or returns why not. `Ok` means that the receiver has confirmed all of it. Bounded in time by the sink's own
+    /// deadlines.
     ///
     /// # Errors
-    /// Nothing of the batch counts as delivered then; it is sent again with the same ids, or given up, by
-    /// [`SendError::failure`].
+    /// No part of the batch counts as delivered then; it is sent again with the same ids, or given up, depending on [`SendError::failure`].
     fn send(&mut self, batch: &Batch<'_>) -> Result<(), SendError>;
 
-    /// The place, without secrets, for logs.
+    /// The address, without secrets, for logs.
     fn name(&self) -> &str;
 
-    /// Takes the memory for batches of up to `events` events, before the first of them (I1).
+    /// Allocates the memory for batches of up to `events` events, before the first of them (I1).
     fn reserve(&mut self, events: usize) {
         let _ = events;
     }
@@ -156,7 +155,7 @@ pub trait Sink: Send {
         false
     }
 
-    /// Whether the receiver knows events by their time, so that none can be sent before the calendar is known.
+    /// Whether the receiver identifies events by their time, so that none can be sent before the calendar is known.
     fn needs_time(&self) -> bool {
         false
     }
@@ -166,19 +165,19 @@ pub trait Sink: Send {
         let _ = longest;
     }
 
-    /// Gives the sink the question whether a send that is under way must end, because the time of the shutdown is over.
-    /// Called once, before the first send.
+    /// Passes the function that tells the sink whether a send in progress must end, because the shutdown's time is over. Called once,
+    /// before the first send.
     fn interrupt_when(&mut self, interrupt: Interrupt) {
         drop(interrupt);
     }
 }
 
-/// Where events go.
+/// The configured destinations.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Target {
     /// See [`open`].
     pub first: String,
-    /// Where to if that fails: more of `http://…` and `https://…`.
+    /// Fall-backs if that fails: more of `http://…` and `https://…`.
     pub others: Vec<String>,
 }
 
@@ -195,8 +194,8 @@ impl From<&str> for Target {
     }
 }
 
-/// The sink of a target: `stdout`, `file:PATH`, `http://HOST/PATH` or `https://HOST/PATH`. `http` holds what only HTTP
-/// needs; its `url` is replaced by the target.
+/// Opens the sink of a target: `stdout`, `file:PATH`, `http://HOST/PATH` or `https://HOST/PATH`. `http` holds the settings for HTTP; its
+/// `url` is replaced by the target.
 ///
 /// # Errors
 /// [`Kind::Config`] if the target is none of these, or its file, URL or token cannot be used.
@@ -251,7 +250,7 @@ mod tests {
         let some = [events[2].clone(), events[4].clone(), events[6].clone()];
         let others = [events[2].clone(), events[3].clone(), events[6].clone()];
         assert_eq!(id(&some), "mast-7/3f2a91c07d414c5e-0/2-6.80e9cbcb");
-        assert_ne!(id(&some), id(&others), "a receiver that goes by ids must not take one for the other");
+        assert_ne!(id(&some), id(&others), "a receiver that compares ids must not confuse them");
     }
 
     #[test]

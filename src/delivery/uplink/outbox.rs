@@ -1,13 +1,13 @@
-//! The bounded queue between the pipeline and the spool: numbers the events, holds them, counts what happens to them.
+//! The bounded queue between the pipeline and the spool: numbers the events, holds them, counts their fates.
 //!
 //! ```text
-//!   post ──► [oldest ........ newest] ──► take      into the spool, by its thread or the uplink's, whoever comes first
-//!                │ full: the oldest goes,
+//!   post ──► [oldest ........ newest] ──► take      into the spool, by its thread or the uplink's, whichever is first
+//!                │ full: drop oldest,
 //!                ▼ counted
 //!             dropped
 //! ```
-//! One lock around the queue, held for a move of events at most, never across I/O: [`Outbox::post`] waits neither for the disk
-//! nor for a receiver. All memory is taken at construction. When a batch is due is the spool's decision.
+//! One lock around the queue, held at most while events are moved, never across I/O: [`Outbox::post`] waits neither for the disk nor for a
+//! receiver. All memory is allocated at construction. The spool decides when a batch is due.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -19,7 +19,7 @@ use crate::base::limits::EVENT_QUEUE_MAX;
 use crate::event::{Body, Event, Name};
 use crate::platform::clock::Mono;
 
-/// What has happened to the events so far. Written by [`Outbox`] and the uplink thread, read by anybody.
+/// Counts of what has happened to the events so far. Written by [`Outbox`] and the uplink thread, read by any thread.
 ///
 /// `posted = delivered + refused + dropped + still waiting or in flight`.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl UplinkCounters {
         self.posted.load(Relaxed)
     }
 
-    /// Events dropped: the oldest of a full queue, and those posted after the end.
+    /// Events dropped: the oldest of a full queue, and those posted after the close.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
     }
@@ -67,13 +67,13 @@ impl UplinkCounters {
         self.batches.load(Relaxed)
     }
 
-    /// Back-offs: sends after which the same events wait for another try. Halvings of a refused batch, and single
-    /// events set aside on the way to the next one, are none.
+    /// Back-offs: sends after which the same events wait for another attempt. Halving a refused batch, or setting an event aside to try the
+    /// next one, does not count.
     pub fn failures(&self) -> u64 {
         self.failures.load(Relaxed)
     }
 
-    /// Events that the receiver refused for good.
+    /// Events that the receiver refused permanently.
     pub fn refused(&self) -> u64 {
         self.refused.load(Relaxed)
     }
@@ -101,10 +101,10 @@ impl UplinkCounters {
     }
 }
 
-/// What became of a posted event.
+/// What happened to a posted event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Posted {
-    /// It waits for its delivery.
+    /// It waits for delivery.
     Kept,
     /// It waits; the oldest event was dropped for it and counted.
     ReplacedOldest,
@@ -115,11 +115,11 @@ pub enum Posted {
 #[derive(Debug)]
 struct Inside {
     next_seq: u64,
-    /// Never longer than `room`, for which it has memory.
+    /// Never longer than `room`, for which memory is allocated.
     queue: VecDeque<Event>,
     room: usize,
     closed_at: Option<Mono>,
-    /// Goes up whenever the uplink thread should look again; makes its waits free of lost wake-ups.
+    /// Incremented whenever the uplink thread should check again; prevents lost wake-ups.
     signals: u64,
 }
 
@@ -129,12 +129,12 @@ pub struct Outbox {
     inside: Mutex<Inside>,
     news: Condvar,
     counters: UplinkCounters,
-    /// Why nothing is delivered, if a person has to do something about it.
+    /// Why nothing is delivered, if human action is needed.
     trouble: Mutex<Option<String>>,
 }
 
 impl Outbox {
-    /// An open, empty outbox with the memory for `room` events, `1..=`[`EVENT_QUEUE_MAX`]; the first event gets number 0.
+    /// An open, empty outbox with memory for `room` events, `1..=`[`EVENT_QUEUE_MAX`]; the first event gets number 0.
     ///
     /// # Errors
     /// [`Kind::Config`] if `room` is 0 or above the limit.
@@ -153,13 +153,12 @@ impl Outbox {
         })
     }
 
-    /// Memory of an outbox with room for so many events, bytes. For the sum that is printed at start (I1).
+    /// Bytes of an outbox for this many events: an entry in the memory table at start (I1).
     pub const fn bytes(room: usize) -> usize {
         room * size_of::<Event>()
     }
 
-    /// Gives the event its number and queues it; `at` is when it happened. A full queue drops its oldest event for it. Never
-    /// blocks on I/O.
+    /// Gives the event its number and queues it; `at` is when it happened. A full queue drops its oldest event. Never blocks on I/O.
     pub fn post(&self, at: Mono, camera: &Name, body: Body) -> Posted {
         let mut inside = self.lock();
         let seq = inside.next_seq;
@@ -175,22 +174,22 @@ impl Outbox {
             self.counters.dropped.fetch_add(1, Relaxed);
         }
         inside.queue.push_back(Event { seq, at, camera: camera.clone(), body });
-        // Whoever waits has emptied the queue before: the first event wakes it, and it takes those that follow.
+        // The waiting thread has emptied the queue before: the first event wakes it, and it takes those that follow.
         if inside.queue.len() == 1 {
             self.signal(inside);
         }
         if full { Posted::ReplacedOldest } else { Posted::Kept }
     }
 
-    /// No more events will come: what waits is due at once, and the uplink thread ends when it is out. The time of the
-    /// shutdown counts from `now`, or from the first call.
+    /// Closes the outbox: waiting events are due immediately, and the uplink thread ends when it is empty. Shutdown time counts from `now`,
+    /// or from the first call.
     pub fn close(&self, now: Mono) {
         let mut inside = self.lock();
         inside.closed_at.get_or_insert(now);
         self.signal(inside);
     }
 
-    /// Wakes whoever waits in [`Self::wait`].
+    /// Wakes the threads in [`Self::wait`].
     pub fn wake(&self) {
         self.signal(self.lock());
     }
@@ -205,17 +204,17 @@ impl Outbox {
         self.lock().closed_at
     }
 
-    /// Events that wait here; those in the spool are not among them.
+    /// Events that wait here; not those in the spool.
     pub fn waiting(&self) -> usize {
         self.lock().queue.len()
     }
 
-    /// What has happened so far.
+    /// The counts so far.
     pub fn counters(&self) -> &UplinkCounters {
         &self.counters
     }
 
-    /// Why nothing is delivered, if a person has to do something about it.
+    /// Why nothing is delivered, if human action is needed.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -227,19 +226,19 @@ impl Outbox {
         }
     }
 
-    /// Moves the oldest events behind those in `out`, as far as that has room without a heap call.
+    /// Moves the oldest events to the end of `out`, as far as it has capacity, without a heap call.
     pub fn take(&self, out: &mut Vec<Event>) {
         let mut inside = self.lock();
         let count = inside.queue.len().min(out.capacity() - out.len());
         out.extend(inside.queue.drain(..count));
     }
 
-    /// The number of signals so far: read it before looking, hand it to [`Self::wait`] after.
+    /// Number of signals so far: read it before checking for work, then pass it to [`Self::wait`].
     pub fn signals(&self) -> u64 {
         self.lock().signals
     }
 
-    /// Waits until there was a signal after `seen`, or for `longest`.
+    /// Waits until there is a signal after `seen`, or for `longest`.
     pub fn wait(&self, seen: u64, longest: Duration) {
         let inside = self.lock();
         let waited = self.news.wait_timeout_while(inside, longest, |inside| inside.signals == seen);
@@ -281,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_between_look_and_wait_is_not_lost() {
+    fn a_signal_between_check_and_wait_is_not_lost() {
         let outbox = Outbox::new(10).unwrap();
         let seen = outbox.signals();
         post(&outbox);
@@ -289,7 +288,7 @@ mod tests {
         outbox.wait(seen, Duration::from_secs(3600));
         let seen = outbox.signals();
         post(&outbox);
-        assert_eq!(outbox.signals(), seen, "the queue was not emptied: whoever empties it is awake");
+        assert_eq!(outbox.signals(), seen, "the queue was not emptied: its consumer is awake");
         outbox.take(&mut Vec::with_capacity(10));
         post(&outbox);
         assert_ne!(outbox.signals(), seen);
@@ -309,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_out_of_range_are_refused_in_words() {
+    fn sizes_out_of_range_are_refused_with_the_range() {
         for room in [0, EVENT_QUEUE_MAX + 1] {
             let error = Outbox::new(room).expect_err("out of range");
             assert!(error.kind() == Kind::Config && error.to_string().contains("1 to 8192"), "{error}");
@@ -318,7 +317,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a model: each event is taken once, in order, or is among the oldest and counted as dropped.
+        /// Compared with a model: each event is taken once, in order, or is among the oldest and counted as dropped.
         #[test]
         fn events_are_taken_in_order_or_dropped_as_the_oldest(
             room in 1usize..12,

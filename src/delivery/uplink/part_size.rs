@@ -1,18 +1,18 @@
-//! How many events are sent at once: what a receiver called too large (413) is remembered, and tried again later.
+//! Number of events per request: remembers what a receiver called too large (413), and tries larger requests again later.
 
 use std::ops::Range;
 
 use crate::base::limits::BATCH_EVENTS_MAX;
 
-/// After so many confirmations in a row a receiver that found a batch too large is offered twice as much again: its limit is
-/// in bytes, or was raised.
+/// After this many confirmations in a row, a receiver that found a batch too large is offered twice as much again: its limit is in bytes,
+/// or was raised.
 pub(super) const GROW_AFTER: u32 = 100;
 
 /// The most events of one request.
 #[derive(Debug)]
 pub(super) struct PartSize {
     max: usize,
-    /// Confirmations since that was changed.
+    /// Confirmations since the last change.
     confirmed: u32,
 }
 
@@ -21,7 +21,7 @@ impl PartSize {
         PartSize { max: BATCH_EVENTS_MAX, confirmed: 0 }
     }
 
-    /// So many events were too large.
+    /// This many events were too large.
     pub(super) fn too_large(&mut self, events: usize) {
         (self.max, self.confirmed) = ((events / 2).max(1), 0);
     }
@@ -34,7 +34,7 @@ impl PartSize {
         }
     }
 
-    /// A batch of `events` events in parts that the receiver takes.
+    /// Splits a batch of `events` events into parts that the receiver accepts.
     pub(super) fn parts(&self, events: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let max = self.max;
         (0..events).step_by(max).map(move |start| start..events.min(start + max))
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_get_smaller_at_once_and_larger_after_a_row_of_confirmations() {
+    fn parts_shrink_immediately_and_grow_after_several_confirmations() {
         let mut size = PartSize::new();
         assert_eq!(parts(&size, BATCH_EVENTS_MAX), vec![0..BATCH_EVENTS_MAX; 1]);
         size.too_large(50);
@@ -60,7 +60,7 @@ mod tests {
         size.confirmed();
         assert_eq!(parts(&size, 50), vec![0..50; 1]);
         size.too_large(1);
-        assert_eq!(parts(&size, 3), [0..1, 1..2, 2..3], "one event is the least");
+        assert_eq!(parts(&size, 3), [0..1, 1..2, 2..3], "one event is the minimum");
         assert!(parts(&size, 0).is_empty());
     }
 }

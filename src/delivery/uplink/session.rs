@@ -1,26 +1,25 @@
-//! What to do with the batch in flight, and when: the decisions of the delivery, without I/O.
+//! Decides what to do with the batch in flight, and when; without I/O.
 //!
 //! ```text
-//!            begin(n)                      Delivered, or the last bad event dropped: nothing of the batch is left
+//!            begin(n)                      Delivered, or the last bad event dropped: the batch is finished
 //!   Idle ───────────────► Sending ──────────────────────────────────────────────────────────────► Idle
 //!                        ▲ ▲ │ ▲ │
 //!           refilled(n)  │ │ │ │ └─ Refused, more than one event: halved, the first half is sent next
-//!                        │ │ │ └─── Delivered, dropped or set aside, and a part is left: that is sent next
+//!                        │ │ │ └─── Delivered, dropped or set aside, and a part is left: it is sent next
 //!                        │ │ ▼ Retry, Misconfigured; REFUSALS_MAX set aside in a row
 //!                        │ Backoff{until}     due, or shut_down()
 //!                        │
 //!                        Open{until}  ◄── Sending: all that is left was set aside; Refill when due, or shut_down()
 //! ```
-//! A part of the batch (a range of its events) stays the same until it is delivered or refused: every retry carries the
-//! same ids. A batch that is refused for good is halved until the bad event is alone; only that one is dropped, and the
-//! caller counts it (I4). Never drops anything for an outcome that time or a person can heal.
+//! A part of the batch (a range of its events) stays the same until it is delivered or refused: every retry carries the same ids. A batch
+//! that is refused permanently is halved until the bad event is alone; only that one is dropped, and the caller counts it (I4). Never drops
+//! anything for a temporary failure or one that a person can fix.
 //!
-//! Whether a refusal is accepted is the circuit breaker's decision (`breaker.rs`). An event whose refusal is not accepted
-//! goes to the end of the queue and the next part is tried, with a back-off after every
-//! `REFUSALS_MAX` of them. When the queue has come round without a confirmation, all of it is
-//! kept and waits for a person, like after a 404; the next round takes along what has come since, as far as the batch has
-//! room: one of those may be confirmed. When it has no room left, and the receiver has confirmed others before, each further round
-//! gives up some of the oldest, which become dead letters: a row of bad events must not stand in the way for ever.
+//! Whether a refusal is accepted is the circuit breaker's decision (`breaker.rs`). An event whose refusal is not accepted goes to the end
+//! of the queue and the next part is tried, with a back-off after every `REFUSALS_MAX` of them. After a full round without a confirmation,
+//! all events are kept and need human action, like after a 404; the next round adds events that arrived since, as far as the batch has
+//! room: one of those may be confirmed. When it is full, and the receiver has confirmed others before, each further round gives up some of
+//! the oldest, which become dead letters: a series of bad events must not block the queue for ever.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -31,46 +30,46 @@ use crate::base::limits::BATCH_EVENTS_MAX;
 use crate::base::retry::Backoff;
 use crate::platform::clock::Mono;
 
-/// Before another receiver is asked.
+/// Delay before another receiver is used.
 const ELSEWHERE: Duration = Duration::from_secs(1);
 
-/// How a send failed, as far as the session cares.
+/// How a send failed, as far as it matters to the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// The receiver may confirm next time: time-out, connection, 5xx, 408, 409, 423, 424, 425, 429.
     Retry {
-        /// What the receiver asked for (`Retry-After`).
+        /// The delay that the receiver asked for (`Retry-After`).
         after: Option<Duration>,
     },
-    /// The receiver did not confirm, and another one can be asked: soon, and with no bearing on later delays.
+    /// The receiver did not confirm, but another one can be used: soon, without increasing later delays.
     Elsewhere,
-    /// The receiver will never take these events.
+    /// The receiver will never accept these events.
     Refused,
-    /// Too many at once (413).
+    /// Too many events in one request (413).
     TooLarge,
-    /// Something is set wrong, here or there: a token, the path, a redirect. The events are good; a person is needed.
+    /// A wrong setting, here or there: a token, the path, a redirect. The events are good; human action is needed.
     Misconfigured,
 }
 
-/// What an outcome led to.
+/// Consequence of an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// So many events are done.
+    /// This many events are settled.
     Delivered(usize),
-    /// The same part goes out again at `until`.
+    /// The same part is sent again at `until`.
     Kept {
-        /// When.
+        /// Time of the next attempt.
         until: Mono,
     },
     /// The part was refused and is halved.
     Halved,
     /// The event at this index of the batch was refused alone: it is dropped. The caller counts and logs it.
     Dropped(usize),
-    /// The event at this index was refused alone, and the circuit breaker does not accept that: others are tried first.
+    /// The event at this index was refused alone, but the circuit breaker does not accept the refusal: others are tried first.
     SetAside(usize),
-    /// Nothing but refusals: every event that is not done is kept, and the tries go on at `until`.
+    /// Only refusals: every event that is not settled is kept, and the next attempt is at `until`.
     CircuitOpen {
-        /// When.
+        /// Time of the next attempt.
         until: Mono,
     },
 }
@@ -82,12 +81,12 @@ pub enum Next {
     Load,
     /// Send these events of the batch, then [`Session::report`].
     Send(Range<usize>),
-    /// All that is left was refused: keep of the batch what is neither delivered nor dropped, add what waits up to its limit, then
-    /// [`Session::refilled`].
+    /// All remaining events were refused: keep the events of the batch that are neither delivered nor dropped, add waiting events up to its
+    /// limit, then call [`Session::refilled`].
     Refill,
-    /// Come back then.
+    /// Call again at this time.
     Wait {
-        /// When the next try is due.
+        /// Time of the next attempt.
         until: Mono,
     },
 }
@@ -108,15 +107,15 @@ pub struct Session {
     retry_after_cap: Duration,
     breaker: Breaker,
     part_size: PartSize,
-    /// What is not done, the part to send in front. Parts are not empty and share no event, so there are no more of them
-    /// than events.
+    /// Parts that are not settled; the first one is sent next. Parts are not empty and do not overlap, so there are no more of them than
+    /// events.
     queue: heapless::Deque<Range<usize>, BATCH_EVENTS_MAX>,
-    /// How many parts at the end of the queue were set aside in this round.
+    /// Number of parts at the end of the queue that were set aside in this round.
     aside: usize,
 }
 
 impl Session {
-    /// Nothing in flight. `retry_after_cap` limits what a receiver may ask for.
+    /// Nothing in flight. `retry_after_cap` limits the delay that a receiver may ask for.
     pub fn new(backoff: Backoff, retry_after_cap: Duration) -> Self {
         Session {
             state: State::Idle,
@@ -129,12 +128,12 @@ impl Session {
         }
     }
 
-    /// What is sent goes to a receiver that has confirmed before: in an earlier run, say.
+    /// The current receiver has confirmed before, for example in an earlier run.
     pub fn assume_confirmed(&mut self) {
         self.breaker.assume_confirmed();
     }
 
-    /// What is sent from now on goes to another receiver, whose refusals are not accepted before it has confirmed something.
+    /// From now on another receiver is used, whose refusals are not accepted before it has confirmed something.
     pub fn switch_receiver(&mut self) {
         self.breaker.switch_receiver();
     }
@@ -142,7 +141,7 @@ impl Session {
     /// Takes a batch of `events` events.
     ///
     /// # Panics
-    /// If one is already in flight, or the batch is empty or above the limit: the driver's own mistake.
+    /// If one is already in flight, or the batch is empty or above the limit: a bug in the driver.
     pub fn begin(&mut self, events: usize) {
         assert!(self.state == State::Idle, "the batch in flight is not done");
         assert!((1..=BATCH_EVENTS_MAX).contains(&events), "a batch of {events} events");
@@ -163,12 +162,12 @@ impl Session {
         }
     }
 
-    /// Takes the outcome of the part that [`Self::next`] gave out.
+    /// Processes the outcome of the part that [`Self::next`] returned.
     ///
     /// # Panics
-    /// If nothing was being sent: the driver's own mistake.
+    /// If nothing was being sent: a bug in the driver.
     pub fn report(&mut self, now: Mono, outcome: Result<(), Failure>) -> Verdict {
-        assert!(self.state == State::Sending, "an outcome of nothing");
+        assert!(self.state == State::Sending, "an outcome without a send");
         match outcome {
             Ok(()) => {
                 self.backoff.succeeded();
@@ -197,12 +196,12 @@ impl Session {
         }
     }
 
-    /// The batch was refilled as [`Next::Refill`] says, and has so many events now; `full`: there was no room for more.
+    /// The batch was refilled after [`Next::Refill`]; it now has this many events; `full`: there was no room for more.
     ///
     /// # Panics
-    /// If that was not asked for, or there are fewer than were left or more than the limit: the driver's own mistake.
+    /// If no refill was requested, or there are fewer events than before or more than the limit: a bug in the driver.
     pub fn refilled(&mut self, events: usize, full: bool) {
-        assert!(matches!(self.state, State::Open { .. }), "nobody asked for more");
+        assert!(matches!(self.state, State::Open { .. }), "no refill was requested");
         let left = self.in_flight();
         assert!((left..=BATCH_EVENTS_MAX).contains(&events), "{left} events became {events}");
         if full && events == left {
@@ -221,7 +220,7 @@ impl Session {
         (self.aside, self.state) = (0, State::Idle);
     }
 
-    /// The shutdown begins: the next try is due at once, and later ones start with small delays again.
+    /// The shutdown begins: the next attempt is due immediately, and later delays start small again.
     pub fn shut_down(&mut self, now: Mono) {
         self.backoff.succeeded();
         if let State::Backoff { until } | State::Open { until } = &mut self.state {
@@ -229,32 +228,32 @@ impl Session {
         }
     }
 
-    /// Events in the parts that are not done.
+    /// Events in unsettled parts.
     fn in_flight(&self) -> usize {
         self.queue.iter().map(Range::len).sum()
     }
 
     /// The part being sent.
     fn part(&self) -> Range<usize> {
-        self.queue.front().expect("outside Idle there is a part").clone()
+        self.queue.front().expect("there is a part in every state but Idle").clone()
     }
 
     fn take_part(&mut self) -> Range<usize> {
-        self.queue.pop_front().expect("outside Idle there is a part")
+        self.queue.pop_front().expect("there is a part in every state but Idle")
     }
 
     fn put_first(&mut self, part: Range<usize>) {
         self.queue.push_front(part).expect("no more parts than events");
     }
 
-    /// So many events, in parts that the receiver takes.
+    /// Queues this many events, in parts that the receiver accepts.
     fn put_parts(&mut self, events: usize) {
         for part in self.part_size.parts(events) {
             self.queue.push_back(part).expect("no more parts than events");
         }
     }
 
-    /// To the end of the queue, as one with the part there if that was put there in this round and ends where it begins.
+    /// Moves the part to the end of the queue; merges it with the last part if that was set aside in this round and the two are adjacent.
     fn put_last(&mut self, part: Range<usize>) {
         match self.queue.back_mut() {
             Some(last) if self.aside > 0 && last.end == part.start => last.end = part.end,
@@ -265,7 +264,7 @@ impl Session {
         }
     }
 
-    /// After a confirmation, or a refusal that was accepted: what was set aside has its turn when the rest is done.
+    /// After a confirmation or an accepted refusal: the events that were set aside are tried again when the rest is done.
     fn go_on(&mut self) {
         if self.aside == self.queue.len() {
             self.aside = 0;
@@ -367,7 +366,7 @@ mod tests {
             s.report(now, Ok(()));
             s.begin(1);
             let Verdict::Kept { until } = s.report(now, outcome) else { panic!("kept") };
-            assert!(until.since(now) <= Duration::from_secs(1), "success starts the delays again");
+            assert!(until.since(now) <= Duration::from_secs(1), "a success resets the delays");
         }
     }
 
@@ -401,7 +400,7 @@ mod tests {
         assert!(until <= secs(12));
     }
 
-    /// Runs a batch against a receiver that refuses parts with a bad event, until it is done or waits.
+    /// Runs a batch against a receiver that refuses parts with a bad event, until it is settled or waits.
     fn steps(s: &mut Session, bad: &[usize]) -> Vec<(Range<usize>, Verdict)> {
         steps_at(s, secs(0), bad)
     }
@@ -417,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_receiver_calls_too_large_is_remembered_and_tried_again_later() {
+    fn a_size_that_was_too_large_is_remembered_and_tried_again_later() {
         let mut s = session();
         let takes = |s: &mut Session, most: usize| {
             let mut sizes = Vec::new();
@@ -431,14 +430,14 @@ mod tests {
         s.begin(100);
         assert_eq!(takes(&mut s, 30), [100, 50, 25, 25, 50, 25, 25]);
         s.begin(60);
-        assert_eq!(takes(&mut s, 30), [25, 25, 10], "nothing is sent that does not fit");
+        assert_eq!(takes(&mut s, 30), [25, 25, 10], "nothing is sent that is too large");
         for _ in 0..GROW_AFTER {
             s.begin(1);
             takes(&mut s, 30);
         }
         s.begin(60);
         assert_eq!(takes(&mut s, 60), [50, 10], "its limit was raised");
-        // A lone event that is too large is a bad event.
+        // A single event that is too large is a bad event.
         s.begin(2);
         assert_eq!(takes(&mut s, 0).len(), 3);
         assert_eq!(s.in_flight(), 0);
@@ -483,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_that_refuses_everything_gets_nothing_dropped() {
+    fn a_receiver_that_refuses_everything_causes_no_drops() {
         for events in [1, 2, 15, 16, 17, 33, 100, BATCH_EVENTS_MAX] {
             let mut s = session();
             s.begin(events);
@@ -509,7 +508,10 @@ mod tests {
                     }
                     Next::Refill => {
                         rounds += 1;
-                        assert!(alone.iter().all(|&tries| tries == rounds), "a round tries each: {alone:?}");
+                        assert!(
+                            alone.iter().all(|&tries| tries == rounds),
+                            "a round tries each once: {alone:?}"
+                        );
                         s.refilled(events, true);
                     }
                     Next::Load => panic!("nothing is done"),
@@ -517,13 +519,17 @@ mod tests {
                 assert_eq!(s.in_flight(), events);
             }
             assert!(now >= secs(15), "the delays grow, also over rounds of refusals: {now:?}");
-            assert_eq!(s.next(now), Next::Send(0..events), "in one piece again");
-            assert_eq!(s.report(now, Ok(())), Verdict::Delivered(events), "and all go once it is mended");
+            assert_eq!(s.next(now), Next::Send(0..events), "as one part again");
+            assert_eq!(
+                s.report(now, Ok(())),
+                Verdict::Delivered(events),
+                "and all are delivered once it is fixed"
+            );
         }
     }
 
     #[test]
-    fn a_receiver_mended_in_the_middle_of_a_round_gets_everything_in_few_pieces() {
+    fn a_receiver_that_recovers_during_a_round_gets_everything_in_few_parts() {
         let mut s = session();
         s.begin(100);
         steps(&mut s, &(0..100).collect::<Vec<_>>());
@@ -538,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_that_turns_to_refusing_costs_the_refusal_budget_and_no_more() {
+    fn a_receiver_that_starts_refusing_costs_only_the_refusal_budget() {
         let mut s = session();
         s.begin(1);
         s.report(secs(0), Ok(()));
@@ -554,7 +560,7 @@ mod tests {
     fn a_round_of_refusals_keeps_what_is_left_and_asks_for_more() {
         let mut s = session();
         s.begin(40);
-        // 10 to 19 are delivered, which is good for 16 of those after them.
+        // 10 to 19 are delivered, which grants a budget for 16 of those after them.
         let bad: Vec<usize> = (0..40).filter(|index| !(10..20).contains(index)).collect();
         let mut now = secs(0);
         loop {
@@ -578,9 +584,9 @@ mod tests {
         );
     }
 
-    /// A receiver that takes crossings and no statistics, and a night without a crossing: more refused events than a batch.
+    /// A receiver that accepts crossings but not statistics, and a night without a crossing: more refused events than a batch.
     #[test]
-    fn a_row_of_bad_events_longer_than_a_batch_passes_slowly() {
+    fn more_bad_events_than_a_batch_are_given_up_slowly() {
         let night = |event: usize| (1..400).contains(&event);
         for most in [1, 2, 16, 100] {
             let d = deliver(402, most, night, Vec::new());
@@ -592,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn another_receiver_is_asked_soon_and_its_refusals_are_not_accepted_at_once() {
+    fn another_receiver_is_used_soon_and_its_refusals_are_not_accepted_immediately() {
         let mut s = session();
         s.begin(1);
         s.report(secs(0), Ok(()));
@@ -623,19 +629,18 @@ mod tests {
         assert_eq!(s.next(secs(5)), Next::Send(0..3));
     }
 
-    /// What a driver with a queue of events 0, 1, 2, … brings about.
+    /// Result of a driver with a queue of events 0, 1, 2, …
     #[derive(Debug, Default)]
     struct Delivery {
         delivered: Vec<usize>,
         dropped: Vec<usize>,
-        /// Left in flight and in the queue when nothing moved any more.
+        /// Left in flight and in the queue when there was no more progress.
         hand: Vec<usize>,
         queue: Vec<usize>,
     }
 
-    /// Delivers `events` events in batches of at most `most` to a receiver that refuses any part with a bad event, and
-    /// follows `outcomes` before: 0 asks for patience, 1 is set wrong. Ends when everything is done, or when three rounds moved
-    /// nothing.
+    /// Delivers `events` events in batches of at most `most` to a receiver that refuses any part with a bad event, after it has followed
+    /// `outcomes`: 0 asks to wait, 1 is misconfigured. Ends when everything is settled, or after three rounds without progress.
     fn deliver(events: usize, most: usize, is_bad: impl Fn(usize) -> bool, outcomes: Vec<u8>) -> Delivery {
         let mut s = session();
         let (mut now, mut outcomes, mut again, mut idle_rounds) = (Mono::ZERO, outcomes.into_iter(), None, 0);
@@ -661,7 +666,7 @@ mod tests {
                     s.refilled(hand.len(), left == most);
                 }
                 Next::Send(part) => {
-                    assert!(again.take().is_none_or(|again| again == part), "a retry is the same part");
+                    assert!(again.take().is_none_or(|again| again == part), "a retry sends the same part");
                     let before = s.in_flight();
                     let outcome = match outcomes.next() {
                         Some(0) => RETRY,
@@ -700,14 +705,14 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the receiver does in between, and however many are bad: good events are delivered once, bad ones
-        /// dropped once, and nothing else happens. It stands still only with a batch that is full of bad events before anything
-        /// was confirmed, or with nothing but bad ones left: then it keeps them.
+        /// Whatever the receiver does in between, and however many are bad: good events are delivered once, bad ones dropped once, and
+        /// nothing else happens. It stops making progress only with a batch full of bad events before any confirmation, or with only bad
+        /// ones left: then it keeps them.
         #[test]
         fn every_event_ends_once(
             events in 1usize..400,
             most in prop_oneof![1usize..40, Just(100), Just(BATCH_EVENTS_MAX)],
-            // Rows of events, alternately good and bad.
+            // Runs of events, alternately good and bad.
             rows in proptest::collection::vec(0usize..60, 1..20),
             first_is_bad in any::<bool>(),
             outcomes in proptest::collection::vec(0u8..4, 0..40),
@@ -731,7 +736,7 @@ mod tests {
             }
         }
 
-        /// Fewer bad events than a batch holds never stand in the way.
+        /// Fewer bad events than a batch holds never block the queue.
         #[test]
         fn a_few_bad_events_are_dropped_exactly(
             events in 1usize..400,
@@ -746,7 +751,7 @@ mod tests {
             if d.hand.is_empty() {
                 prop_assert_eq!(d.dropped, bad);
             } else {
-                // More bad ones at the very end than the last confirmation was good for.
+                // More bad ones at the very end than the budget of the last confirmation.
                 prop_assert!(d.queue.is_empty() && d.hand.iter().all(|&event| is_bad(event)));
             }
         }

@@ -1,4 +1,4 @@
-//! What does not move: the ground with its markings, houses, lamp posts, and the trees, of which only the leaves do.
+//! The static scene: the ground with its markings, houses, lamp posts, and trees, of which only the leaves move.
 
 use super::draw::Brush;
 use super::light::{Hour, Lighting, mix};
@@ -14,14 +14,14 @@ use crate::sim::view::View;
 pub(super) struct Tree {
     /// Balls of leaves: middle, radius, colour.
     pub(super) leaves: Vec<(Vec3, f32, Paint)>,
-    /// Sways with a phase of its own.
+    /// Phase of its swaying.
     pub(super) phase: f32,
 }
 
-/// What surrounds the street.
+/// The surroundings of the street.
 #[derive(Debug, Clone)]
 pub(super) struct Backdrop {
-    /// Trees in no order.
+    /// Trees, unordered.
     pub(super) trees: Vec<Tree>,
     town: bool,
     asphalt: f32,
@@ -31,7 +31,7 @@ pub(super) struct Backdrop {
 }
 
 impl Backdrop {
-    /// Draws the surroundings of a street into `raster`; puts up the street lamps of `look`.
+    /// Renders the surroundings of a street into `raster`; adds the street lamps to `look`.
     pub(super) fn draw(
         raster: &mut Raster,
         view: &View,
@@ -116,12 +116,12 @@ impl Backdrop {
         }
     }
 
-    /// What the ground is made of at a place; `sample` is the width of a sample there, metres.
+    /// Material of the ground at a position; `sample` is the width of a sample there, metres.
     fn paint(&self, street: &Street, lighting: &Lighting, [x, y]: [f32; 2], sample: f32) -> Paint {
         let direction = usize::from(y > 0.0);
         let out = y.abs();
         let (lanes, kerb) = (street.lanes_m(direction), street.kerb_m(direction));
-        // Fine grain disappears where a sample is wider than it.
+        // Fine grain vanishes where a sample is wider than the grain.
         let fine = (0.06 / sample.max(1e-4)).min(1.0);
         let grain = (speckle((x * 18.0).floor() as i32 + self.seed, (y * 18.0).floor() as i32) - 0.5) * fine;
         let patches = cloud_noise(x * 0.35 + self.seed as f32, y * 0.5) - 0.5;
@@ -195,7 +195,7 @@ impl Backdrop {
     }
 }
 
-/// Whether there is white paint on the road.
+/// Whether there is white paint on the road at this position.
 fn marked(street: &Street, x: f32, y: f32, direction: usize) -> bool {
     let out = y.abs();
     let lanes = street.lanes_m(direction);
@@ -203,7 +203,7 @@ fn marked(street: &Street, x: f32, y: f32, direction: usize) -> bool {
     if from_crossing.abs() < 1.8 {
         return out < street.kerb_m(direction) && (y / 0.55).rem_euclid(2.0) < 1.0;
     }
-    // Stop lines before the crossing, for those who come.
+    // Stop lines before the crossing, for approaching traffic.
     let before = Street::side(direction, 1.0) * from_crossing;
     if (2.6..3.1).contains(&before) && out < lanes {
         return true;
@@ -222,7 +222,7 @@ fn marked(street: &Street, x: f32, y: f32, direction: usize) -> bool {
     edge || cycle
 }
 
-/// Whether something there would stand before the lens.
+/// Whether an object at this position would block the lens.
 fn too_near(view: &View, at: Vec3, least: f32) -> bool {
     let from = at - view.at();
     (from.x * from.x + from.y * from.y).sqrt() < least
@@ -254,7 +254,7 @@ fn lamp_post(mesh: &mut Mesh, foot: Vec3, lamp: Vec3, lit: bool) {
 fn houses(mesh: &mut Mesh, street: &Street, view: &View, lighting: &Lighting, random: &mut Random) {
     for direction in 0..2 {
         let line = street.kerb_m(direction) + street.pavement_m + random.range(0.5, 5.0);
-        // Behind the camera's back, if it stands on that side.
+        // Behind the camera, if it stands on that side.
         let camera = Street::side(direction, 1.0) * view.at().y;
         let line = line.max(if camera > 0.0 { camera + 2.0 } else { 0.0 });
         let mut x = -110.0;
@@ -328,7 +328,7 @@ fn house(
     }
 }
 
-/// Signs, bins, bollards, boxes: things that are no road users.
+/// Signs, bins, bollards, boxes: objects that are not road users.
 fn clutter(mesh: &mut Mesh, street: &Street, view: &View, random: &mut Random) {
     for _ in 0..random.below(16) {
         let direction = random.below(2);

@@ -1,4 +1,4 @@
-//! Bodies into a picture: where their faces are seen, in which light, and the shadow that they throw.
+//! Renders bodies into a picture: the positions of their faces, their lighting, and the shadows that they cast.
 
 use super::light::Lighting;
 use super::mesh::Mesh;
@@ -6,21 +6,21 @@ use super::raster::{Corner, Raster};
 use crate::sim::space::{Heading, Vec3, vec3};
 use crate::sim::view::View;
 
-/// Cells of grain on a metre of surface.
+/// Grain cells per metre of surface.
 const GRAIN_PER_M: f32 = 14.0;
 
-/// Draws what a camera sees in a light.
+/// Renders what a camera sees in a given light.
 pub(super) struct Brush<'a> {
-    /// Where to.
+    /// The target.
     pub(super) raster: &'a mut Raster,
-    /// Seen from where, in samples.
+    /// The camera's view, in samples.
     pub(super) view: View,
-    /// In which light.
+    /// The light.
     pub(super) lighting: &'a Lighting,
 }
 
 impl Brush<'_> {
-    /// Draws a body that stands at `at` and shows to `heading`. Gives the rectangle of the whole of it, seen or not.
+    /// Renders a body at `at` with heading `heading`. Returns its whole rectangle, visible or not.
     pub(super) fn mesh(
         &mut self,
         mesh: &Mesh,
@@ -47,7 +47,7 @@ impl Brush<'_> {
             }
             let color = self.lighting.shade(&face.paint, middle, normal.unit(), to_eye);
             let own = face.corners;
-            // Its grain lies in the two directions in which it reaches furthest.
+            // Its grain lies in the two directions of its largest extent.
             let flat = (own[2] - own[0]).cross(own[3] - own[1]);
             let (ax, ay, az) = (flat.x.abs(), flat.y.abs(), flat.z.abs());
             let corner = |seen, own: Vec3| {
@@ -73,7 +73,7 @@ impl Brush<'_> {
         whole
     }
 
-    /// The shadow of a body on the ground, while there is a sun.
+    /// The shadow of a body on the ground, while the sun shines.
     pub(super) fn shadow(&mut self, mesh: &Mesh, heading: Heading, at: [f32; 2]) {
         if self.lighting.shadow >= 1.0 {
             return;
@@ -90,7 +90,7 @@ impl Brush<'_> {
         }
     }
 
-    /// The shadow of a ball, as of leaves.
+    /// The shadow of a ball, for example of leaves.
     pub(super) fn blob_shadow(&mut self, middle: Vec3, radius: f32) {
         if self.lighting.shadow >= 1.0 {
             return;
@@ -105,7 +105,7 @@ impl Brush<'_> {
         self.dark([corners[0], corners[2], corners[3]], self.lighting.shadow);
     }
 
-    /// The dark below a body of that length and width, whatever the weather.
+    /// The contact shadow below a body of that length and width, in every weather.
     pub(super) fn contact(&mut self, heading: Heading, at: [f32; 2], [length, width]: [f32; 2]) {
         let stand = vec3(at[0], at[1], 0.0);
         for (grown, keep) in [(1.0, 0.45), (1.12, 0.78)] {
@@ -123,7 +123,7 @@ impl Brush<'_> {
         self.raster.shadow(&[corner(a), corner(b), corner(c)], keep);
     }
 
-    /// Light on the ground before a vehicle: from 1 m before its nose, widening.
+    /// Headlight on the ground in front of a vehicle: from 1 m before its nose, widening.
     pub(super) fn beam(&mut self, heading: Heading, at: [f32; 2], nose: f32, strength: f32) {
         let stand = vec3(at[0], at[1], 0.0);
         let point = |x: f32, y: f32| heading.turn(vec3(nose + x, y, 0.0)) + stand;

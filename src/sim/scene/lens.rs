@@ -1,5 +1,4 @@
-//! What a camera adds to a scene: rain and snow before it, drops and a spider on its lens, a soft lens, shake, changing exposure,
-//! noise.
+//! Camera effects on a scene: rain and snow in front of it, drops and a spider on the lens, blur, shake, changing exposure, noise.
 
 use super::light::{Hour, Weather};
 use super::raster::{Raster, SAMPLES};
@@ -8,10 +7,10 @@ use crate::sim::random::{Random, mix, smooth_noise};
 use crate::sim::space::sin_cos;
 use crate::sim::view::View;
 
-/// Noise that is looked up instead of computed for each pixel.
+/// Precomputed noise, looked up instead of computed for each pixel.
 const NOISE: usize = 1 << 14;
 
-/// Side of the blocks that share their light, pixels.
+/// Side of the blocks that share one brightness factor, pixels.
 const BLOCK: usize = 4;
 
 /// A camera's lens and sensor.
@@ -19,12 +18,12 @@ pub(super) struct Lens {
     setting: Setting,
     seed: u64,
     noise: Vec<i8>,
-    /// Middle x, y and radius of drops, parts of the picture's width.
+    /// Centre x, y and radius of drops, as fractions of the picture's width.
     drops: Vec<[f32; 3]>,
     soft: Vec<u8>,
-    /// Where on the ground each block of pixels lies; none in the sky.
+    /// Ground position of each block of pixels; none in the sky.
     ground: Vec<Option<[f32; 2]>>,
-    /// What the exposure and clouds make of each block of a row, 256 is 1.
+    /// Brightness factor of exposure and clouds for each block of a row; 256 is 1.
     gains: Vec<i32>,
 }
 
@@ -48,7 +47,7 @@ impl Lens {
         Lens { setting: *setting, seed: random.bits(), noise, drops, soft: Vec::new(), ground, gains }
     }
 
-    /// How far the camera is from where it stands, in samples: the mast sways, the wind hits it.
+    /// Displacement of the camera from its rest position, in samples: the mast sways in the wind.
     pub(super) fn shake(&self, seconds: f64) -> [i32; 2] {
         let at = seconds as f32;
         let strength = self.setting.shake;
@@ -61,7 +60,7 @@ impl Lens {
         ]
     }
 
-    /// The picture of the samples at that time.
+    /// The picture made of the samples at that time.
     pub(super) fn expose(&mut self, samples: &Raster, seconds: f64, rgb: &mut [u8]) {
         mean_of_samples(samples, self.setting.width as usize, rgb);
         self.soften(rgb);
@@ -74,7 +73,7 @@ impl Lens {
         (self.setting.width as usize, self.setting.height as usize)
     }
 
-    /// Each pixel takes of its neighbours to the left and above.
+    /// Blends each pixel with its neighbours to the left and above.
     fn soften(&mut self, rgb: &mut [u8]) {
         let part = (self.setting.softness * 110.0) as u32;
         if part < 8 {
@@ -92,7 +91,7 @@ impl Lens {
         }
     }
 
-    /// Streaks of rain, flakes of snow: as many in each picture, elsewhere in the next.
+    /// Streaks of rain or flakes of snow: the same number in every frame, at new positions.
     fn weather(&self, seconds: f64, rgb: &mut [u8]) {
         let (width, height) = self.size();
         let mut random = Random::stream(self.seed, (seconds * 1000.0) as u64);
@@ -123,7 +122,7 @@ impl Lens {
         }
     }
 
-    /// Drops, which blur; a spider, which walks.
+    /// Drops, which blur, and a spider, which walks.
     fn on_the_lens(&self, seconds: f64, rgb: &mut [u8]) {
         let (width, height) = self.size();
         for [x, y, radius] in &self.drops {
@@ -179,7 +178,7 @@ impl Lens {
         let columns = self.gains.len();
         for (slot, ground) in self.gains.iter_mut().zip(&self.ground[row * columns..]) {
             let cloud = match ground {
-                // Clouds of some 30 m draw over the street with 6 m/s.
+                // Clouds of about 30 m move over the street at 6 m/s.
                 Some([x, y]) if self.setting.cloud_shadows => {
                     ((smooth_noise((x + at * 6.0) / 30.0, y / 30.0) - 0.5) * 3.0).clamp(0.0, 1.0)
                 }
@@ -189,7 +188,7 @@ impl Lens {
         }
     }
 
-    /// Exposure, shadows of clouds, noise.
+    /// Applies exposure, cloud shadows and noise.
     fn develop(&mut self, seconds: f64, rgb: &mut [u8]) {
         let (width, height) = self.size();
         let at = seconds as f32;
@@ -235,7 +234,7 @@ fn mean_of_samples(samples: &Raster, width: usize, rgb: &mut [u8]) {
     }
 }
 
-/// Mixes a colour into a pixel, `strength` of 256; nothing outside of the picture.
+/// Blends a colour into a pixel, `strength` of 256; nothing outside the picture.
 fn blend(
     rgb: &mut [u8],
     [width, height]: [usize; 2],

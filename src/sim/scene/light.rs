@@ -1,27 +1,27 @@
-//! Hour and weather, and what they make of a colour.
+//! Time of day and weather, and their effect on colours.
 
 use super::mesh::Paint;
 use crate::sim::random::Random;
 use crate::sim::space::{Vec3, sin_cos, vec3};
 
-/// When it is.
+/// Time of day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hour {
     /// The sun is high.
     Day,
     /// The sun is low; lamps are lit.
     Dusk,
-    /// Lamps only.
+    /// Only lamps shine.
     Night,
 }
 
 impl Hour {
-    /// All, with the names that users write.
+    /// All, with the names used in options.
     pub const ALL: [(&'static str, Hour); 3] =
         [("day", Hour::Day), ("dusk", Hour::Dusk), ("night", Hour::Night)];
 }
 
-/// What falls from the sky, and what is before the sun.
+/// Precipitation and cloud cover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weather {
     /// Sun, some clouds.
@@ -32,12 +32,12 @@ pub enum Weather {
     Rain,
     /// Snow on a white road.
     Snow,
-    /// Nothing beyond a few hundred metres.
+    /// Nothing is visible beyond a few hundred metres.
     Fog,
 }
 
 impl Weather {
-    /// All, with the names that users write.
+    /// All, with the names used in options.
     pub const ALL: [(&'static str, Weather); 5] = [
         ("clear", Weather::Clear),
         ("overcast", Weather::Overcast),
@@ -47,26 +47,26 @@ impl Weather {
     ];
 }
 
-/// How everything looks at an hour in a weather. Light is on a scale where white paper in the sun is 1.
+/// Lighting at a time of day in a weather. The scale is chosen so that white paper in the sun is 1.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Lighting {
-    /// When.
+    /// Time of day.
     pub(super) hour: Hour,
-    /// In what.
+    /// The weather.
     pub(super) weather: Weather,
-    /// Towards the sun.
+    /// Direction to the sun.
     pub(super) sun: Vec3,
     sunlight: [f32; 3],
     skylight: [f32; 3],
     horizon: [f32; 3],
     zenith: [f32; 3],
-    /// One over the distance in which light is lost to a third, 1/m.
+    /// One over the distance after which light falls to a third, 1/m.
     haze: f32,
-    /// What is left of the light in a shadow.
+    /// Share of the light that remains in a shadow.
     pub(super) shadow: f32,
     /// How wet the ground is, 0..=1.
     pub(super) wet: f32,
-    /// How much of the ground is white.
+    /// Share of the ground that is white with snow.
     pub(super) snow: f32,
     /// Street lamps, while they are lit.
     pub(super) street_lamps: Vec<Vec3>,
@@ -75,7 +75,7 @@ pub(super) struct Lighting {
 }
 
 impl Lighting {
-    /// An hour and a weather, the rest from the seed.
+    /// The given time of day and weather, with the rest from the seed.
     pub(super) fn new(hour: Hour, weather: Weather, random: &mut Random) -> Self {
         let clear = weather == Weather::Clear;
         let height = match hour {
@@ -107,7 +107,7 @@ impl Lighting {
         };
         let exposure = match hour {
             Hour::Day if clear => random.range(0.8, 1.25),
-            // What lies between the sun and a camera is made up for by the camera.
+            // The camera's exposure compensates for the clouds.
             Hour::Day => random.range(1.0, 1.7),
             Hour::Dusk => random.range(1.4, 2.2),
             Hour::Night => random.range(2.2, 4.0),
@@ -135,14 +135,14 @@ impl Lighting {
         self.hour != Hour::Day || matches!(self.weather, Weather::Rain | Weather::Snow | Weather::Fog)
     }
 
-    /// What is seen in a direction of the sky.
+    /// Colour of the sky in a direction.
     pub(super) fn sky(&self, direction: Vec3) -> [f32; 3] {
         let up = (direction.unit().z * 1.6).clamp(0.0, 1.0);
         let up = up * (2.0 - up);
         mix(self.horizon, self.zenith, up)
     }
 
-    /// Light on a surface at `at` that shows to `normal`.
+    /// Light on a surface at `at` with the normal `normal`.
     fn light(&self, at: Vec3, normal: Vec3) -> [f32; 3] {
         let sun = self.sun.dot(normal).max(0.0);
         let sky = 0.62 + 0.38 * normal.z;
@@ -150,14 +150,14 @@ impl Lighting {
         for lamp in &self.street_lamps {
             let to = *lamp - at;
             let square = to.dot(to).max(1.0);
-            // 80 cd/m² or so below a lamp, warm white.
+            // About 80 cd/m² below a lamp, warm white.
             let strength = 6.0 * (0.35 + 0.65 * to.unit().dot(normal).max(0.0)) / square;
             light = [light[0] + strength * 1.15, light[1] + strength * 0.92, light[2] + strength * 0.6];
         }
         light
     }
 
-    /// The colour that a surface shows, in 0..=255 as a picture has it; `to_eye` from the surface to the camera, metres.
+    /// Colour of a surface, in 0..=255 as in a picture; `to_eye` points from the surface to the camera, metres.
     pub(super) fn shade(&self, paint: &Paint, at: Vec3, normal: Vec3, to_eye: Vec3) -> [f32; 3] {
         let light = self.light(at, normal);
         let mut color = [0, 1, 2].map(|part| paint.color[part] * (light[part] + paint.lamp));
@@ -178,11 +178,11 @@ impl Lighting {
         self.develop(color, to_eye.length())
     }
 
-    /// What a camera makes of light from so far away.
+    /// The camera's response to light from this distance.
     pub(super) fn develop(&self, light: [f32; 3], distance: f32) -> [f32; 3] {
         let clear = libm::expf(-distance * self.haze);
         let seen = mix(self.horizon, light, clear);
-        // A gamma of 2, with white bending over as film does.
+        // A gamma of 2, with film-like compression of highlights.
         let code = |part: usize| {
             let value = seen[part] * self.exposure * self.tint[part];
             let value = if value > 0.8 { 0.8 + 0.2 * (1.0 - 0.2 / (value - 0.6)) } else { value };
@@ -192,7 +192,7 @@ impl Lighting {
     }
 }
 
-/// `part` of the way from one to the other.
+/// Interpolates by `part` from one to the other.
 pub(super) fn mix(from: [f32; 3], to: [f32; 3], part: f32) -> [f32; 3] {
     [0, 1, 2].map(|index| from[index] + (to[index] - from[index]) * part)
 }
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn day_is_brighter_than_night_and_a_lamp_lights_what_is_below_it() {
+    fn day_is_brighter_than_night_and_a_lamp_lights_the_ground_below_it() {
         let shade = |hour, lamps: Vec<Vec3>| {
             let lighting =
                 Lighting { street_lamps: lamps, ..Lighting::new(hour, Weather::Clear, &mut Random::new(1)) };

@@ -1,22 +1,22 @@
-//! Bodies from simple solids: boxes along a profile, rings, balls, rods.
+//! Builds bodies from simple solids: boxes along a profile, rings, balls, rods.
 
 use crate::sim::space::{Vec3, sin_cos, vec3};
 
-/// What a face looks like.
+/// Material of a face.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Paint {
-    /// Share of the light that it gives back: red, green, blue, 0..=1.
+    /// Albedo: red, green, blue, 0..=1.
     pub(super) color: [f32; 3],
     /// How much the surface varies, 0..=1.
     pub(super) grain: f32,
-    /// How much of the sky it mirrors, 0..=1.
+    /// How much of the sky it reflects, 0..=1.
     pub(super) gloss: f32,
-    /// Light of its own, on a scale where white paper in the sun is 1.
+    /// Emitted light, on a scale where white paper in the sun is 1.
     pub(super) lamp: f32,
 }
 
 impl Paint {
-    /// Dull paint.
+    /// Matt paint.
     pub(super) const fn dull(color: [f32; 3]) -> Self {
         Paint { color, grain: 0.12, gloss: 0.0, lamp: 0.0 }
     }
@@ -31,38 +31,38 @@ impl Paint {
         Paint { color, grain: 0.04, gloss, lamp: 0.0 }
     }
 
-    /// Something that shines.
+    /// An emissive material.
     pub(super) const fn lamp(color: [f32; 3], lamp: f32) -> Self {
         Paint { color, grain: 0.0, gloss: 0.0, lamp }
     }
 
-    /// Lighter or darker.
+    /// A lighter or darker version.
     pub(super) fn times(self, by: f32) -> Self {
         Paint { color: self.color.map(|part| (part * by).min(1.0)), ..self }
     }
 }
 
-/// A flat face of four corners, counter-clockwise as seen from outside; the last two are the same for a triangle.
+/// A flat face with four corners, counter-clockwise seen from outside; for a triangle the last two are the same.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Face {
     /// Its corners.
     pub(super) corners: [Vec3; 4],
-    /// Its paint.
+    /// Its material.
     pub(super) paint: Paint,
 }
 
-/// A cut through a body, at right angles to its length.
+/// A cross-section of a body.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Station {
-    /// Where along the length.
+    /// Position along the length.
     pub(super) x: f32,
     /// Lower and upper edge.
     pub(super) z: [f32; 2],
-    /// Half of the width at the lower and at the upper edge.
+    /// Half the width at the lower and at the upper edge.
     pub(super) half: [f32; 2],
 }
 
-/// A shorter way to write one.
+/// Shorthand constructor.
 pub(super) const fn station(x: f32, z: [f32; 2], half: [f32; 2]) -> Station {
     Station { x, z, half }
 }
@@ -70,22 +70,23 @@ pub(super) const fn station(x: f32, z: [f32; 2], half: [f32; 2]) -> Station {
 /// The faces of a body, x to its front, y to its left, z up.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Mesh {
-    /// In no order.
+    /// The faces, unordered.
     pub(super) faces: Vec<Face>,
 }
 
 impl Mesh {
-    /// Empty again.
+    /// Clears the mesh.
     pub(super) fn clear(&mut self) {
         self.faces.clear();
     }
 
-    /// A face.
+    /// Adds a face.
     pub(super) fn quad(&mut self, corners: [Vec3; 4], paint: Paint) {
         self.faces.push(Face { corners, paint });
     }
 
-    /// A body through stations from back to front; `sides` paints left and right of each piece, `tops` its upper face.
+    /// A body through stations from back to front; `sides` are the materials of the left and right of each piece, `tops` those of its upper
+    /// face.
     pub(super) fn loft(&mut self, stations: &[Station], sides: &[Paint], tops: &[Paint], ends: [Paint; 2]) {
         let corner =
             |station: &Station, up: usize, left: f32| vec3(station.x, left * station.half[up], station.z[up]);
@@ -178,7 +179,7 @@ impl Mesh {
         }
     }
 
-    /// A wheel that stands across the body: tyre and rim. `inner` is the part of the radius that is rim.
+    /// An upright wheel, its axle across the body: tyre and rim. `inner` is the fraction of the radius that is rim.
     pub(super) fn wheel(&mut self, middle: Vec3, radius: f32, width: f32, inner: f32, paints: [Paint; 2]) {
         const SIDES: usize = 14;
         let [tyre, rim] = paints;
@@ -215,13 +216,13 @@ impl Mesh {
         }
     }
 
-    /// A thin rim without anything inside, as of a bicycle.
+    /// A thin rim without anything inside, as on a bicycle.
     pub(super) fn hoop(&mut self, middle: Vec3, radius: f32, width: f32, inner: f32, tyre: Paint) {
         let none = Paint { color: [-1.0; 3], ..tyre };
         self.wheel(middle, radius, width, inner, [tyre, none]);
     }
 
-    /// Moves everything added since `first`.
+    /// Moves all faces added since `first`.
     pub(super) fn shift(&mut self, first: usize, by: Vec3) {
         for face in &mut self.faces[first..] {
             face.corners = face.corners.map(|corner| corner + by);
@@ -235,7 +236,7 @@ mod tests {
 
     const GREY: Paint = Paint::dull([0.5; 3]);
 
-    /// Every face of a closed body that has the origin inside shows away from it.
+    /// Every face of a closed body around the origin faces outward.
     fn shows_outward(mesh: &Mesh) {
         assert!(!mesh.faces.is_empty());
         for face in &mesh.faces {

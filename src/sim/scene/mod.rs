@@ -1,11 +1,11 @@
-//! A street as a camera sees it: from a seed to pictures, with the truth about each.
+//! Renders a street as a camera sees it: from a seed to pictures, with the ground truth for each.
 //!
 //! ```text
 //!  traffic ─► bodies ─► draw ─► raster ─► lens ─► picture     light: hour and weather
-//!  (who, where) solids  faces   samples   rain, noise, shake   backdrop: what does not move, drawn once
+//!  (who, where) solids  faces   samples   rain, noise, shake   backdrop: static parts, rendered once
 //! ```
-//! All light is computed by rules of thumb that look right; nothing here claims to be radiometry. The same seed and the same
-//! times give the same pictures on every machine.
+//! Lighting follows rules of thumb that look right; it is not radiometrically correct. The same seed and the same times give the same
+//! pictures on every machine.
 
 mod backdrop;
 mod bodies;
@@ -32,40 +32,40 @@ use super::traffic::{Demand, Kind, RoadUser, Traffic};
 use super::view::View;
 use crate::base::error::Result;
 
-/// The picture that does not move is larger at each side, samples: the camera may shake by as much.
+/// Margin of the static picture on each side, samples: the largest shake of the camera.
 const MARGIN: usize = 24;
 
-/// A detector can be asked for what is seen to this share.
+/// A detector is expected to find an object from this visible share on.
 const VISIBLE_MIN: f32 = 0.5;
 
 /// A road user, or its rider, in a picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Truth {
-    /// Whose it is: [`RoadUser::id`] times 2, and 1 more for a rider.
+    /// Object id: [`RoadUser::id`] times 2, plus 1 for a rider.
     pub id: u64,
-    /// What it is.
+    /// Its class.
     pub kind: Kind,
-    /// The rectangle of what is seen of it: left, top, right, bottom, pixels.
+    /// Rectangle of the visible part: left, top, right, bottom, pixels.
     pub seen: [f32; 4],
-    /// The rectangle of all of it, as if nothing stood before it and the picture did not end.
+    /// Rectangle of the whole, as if nothing stood in front of it and the picture did not end.
     pub whole: [f32; 4],
-    /// Share of it that is seen, 0..=1: what others hide and what is outside of the picture is not.
+    /// Visible share, 0..=1: parts hidden by others or outside the picture do not count.
     pub visible: f32,
-    /// Where it stands on the ground, metres.
+    /// Position on the ground, metres.
     pub at: [f32; 2],
-    /// Metres a second.
+    /// Velocity, metres per second.
     pub speed: f32,
 }
 
 impl Truth {
-    /// Whether it cannot be asked for: less than half of it is seen, or what is seen is smaller than 24 x 10 pixels of a picture
-    /// 640 wide, which are 12 x 5 in the 320 of the shipped detector. That is KITTI's "moderate" (25 of 375 lines high, partly
-    /// occluded; Geiger et al., CVPR 2012). A detector is neither praised nor blamed for such an object.
+    /// Whether a detector is not expected to find it: less than half of it is visible, or the visible part is smaller than 24 x 10 pixels
+    /// of a picture 640 wide, which are 12 x 5 in the 320 of the shipped detector. That is KITTI's "moderate" (25 of 375 lines high, partly
+    /// occluded; Geiger et al., CVPR 2012). Such an object counts neither for nor against a detector.
     pub fn is_hard(&self, picture_width: u32) -> bool {
         self.visible < VISIBLE_MIN || !self.is_large(picture_width)
     }
 
-    /// Whether what is seen of it is at least 24 x 10 pixels of a picture 640 wide.
+    /// Whether the visible part is at least 24 x 10 pixels of a picture 640 wide.
     pub fn is_large(&self, picture_width: u32) -> bool {
         let pixel = picture_width as f32 / 640.0;
         let [left, top, right, bottom] = self.seen;
@@ -73,7 +73,7 @@ impl Truth {
         width.max(height) >= 24.0 * pixel && width.min(height) >= 10.0 * pixel
     }
 
-    /// Whether others hide more than half of what is inside of the picture; what is outside does not matter.
+    /// Whether others hide more than half of the part inside the picture; the part outside does not matter.
     pub fn is_hidden(&self, [width, height]: [u32; 2]) -> bool {
         let [left, top, right, bottom] = self.whole;
         let inside = (right.min(width as f32) - left.max(0.0)).max(0.0)
@@ -88,7 +88,7 @@ pub struct Scene {
     setting: Setting,
     traffic: Traffic,
     lighting: Lighting,
-    /// Of the camera at rest, and of this picture, in samples.
+    /// The views of the camera at rest and of this frame, in samples.
     at_rest: View,
     view: View,
     still: Raster,
@@ -101,7 +101,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Builds the street of the settings; its traffic has been going for some minutes.
+    /// Builds the street from the settings; its traffic has been running for some minutes.
     ///
     /// # Errors
     /// `Kind::Config`: a setting out of range.
@@ -133,22 +133,22 @@ impl Scene {
         })
     }
 
-    /// What was set, and what the seed chose.
+    /// The settings, including those that the seed chose.
     pub fn setting(&self) -> &Setting {
         &self.setting
     }
 
-    /// Who is on the street.
+    /// The road users on the street.
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
     }
 
-    /// Everybody of whom something is inside of the last picture.
+    /// All road users that were at least partly inside the last picture.
     pub fn truth(&self) -> &[Truth] {
         &self.truth
     }
 
-    /// From now on so many come.
+    /// Sets the demand from now on.
     pub fn demand(&mut self, demand: Demand) {
         self.traffic.demand(demand);
     }
@@ -158,16 +158,16 @@ impl Scene {
         self.setting.width as usize * self.setting.height as usize * 3
     }
 
-    /// Lets `seconds` since the start go by, which never go back, without a picture.
+    /// Advances the traffic to `seconds` since the start without rendering; time never goes back.
     pub fn advance(&mut self, seconds: f64) {
         self.traffic.advance(self.start + seconds);
     }
 
-    /// Lets `seconds` since the start go by, which never go back; draws the picture of then into `rgb`, row by row, 3 bytes a
-    /// pixel. Gives what is in it: everybody of whom something is inside of the picture.
+    /// Advances the traffic to `seconds` since the start, which never goes back, and renders the picture of that time into `rgb`, row by
+    /// row, 3 bytes a pixel. Returns all road users that are at least partly inside the picture.
     ///
     /// # Panics
-    /// If `rgb` is not [`Scene::picture_bytes`] long: a mistake of the caller.
+    /// If `rgb` is not [`Scene::picture_bytes`] long: a bug in the caller.
     pub fn render(&mut self, seconds: f64, rgb: &mut [u8]) -> &[Truth] {
         assert_eq!(rgb.len(), self.picture_bytes(), "the buffer of a picture");
         self.advance(seconds);
@@ -186,7 +186,7 @@ impl Scene {
         self.truth.clear();
         let ahead = ((self.start + seconds) - self.traffic.now()) as f32;
         let mut brush = Brush { raster: &mut self.frame, view: self.view, lighting: &self.lighting };
-        // All shadows first: they fall on the ground, and what stands on it hides them.
+        // All shadows first: they fall on the ground, and objects hide them.
         for user in self.traffic.users().iter().filter(|user| may_be_seen(&self.view, user, ahead)) {
             let pose = user.pose(ahead);
             for part in [Part::Whole, Part::Rider] {
@@ -233,7 +233,7 @@ impl Scene {
         }
     }
 
-    /// Leaves in the wind.
+    /// Leaves moving in the wind.
     fn leaves(&mut self, seconds: f64) {
         let wind = self.setting.wind;
         for tree in &self.backdrop.trees {
@@ -252,7 +252,7 @@ impl Scene {
         }
     }
 
-    /// Asks the picture what is seen of everybody, in pixels.
+    /// Determines from the picture what is visible of each road user, in pixels.
     fn note_coverage(&mut self) {
         let (width, height) = (self.frame.width() as f32, self.frame.height() as f32);
         for (index, truth) in self.truth.iter_mut().enumerate() {
@@ -270,7 +270,7 @@ impl Scene {
     }
 }
 
-/// Whether any of it can be inside of the picture, and it is large enough to be drawn.
+/// Whether any part of it can be inside the picture, and it is large enough to be rendered.
 fn may_be_seen(view: &View, user: &RoadUser, ahead: f32) -> bool {
     let [x, y] = user.pose(ahead).at;
     let half = user.size[0] / 2.0;

@@ -1,7 +1,6 @@
-//! Triangles and discs into a picture: colour, nearness and whose they are, for each sample.
+//! Rasterises triangles and discs: colour, depth and object id for each sample.
 //!
-//! A picture has [`SAMPLES`] x [`SAMPLES`] samples a pixel; their mean is what a pixel shows, so that edges are soft as those of
-//! a lens.
+//! A picture has [`SAMPLES`] x [`SAMPLES`] samples per pixel; a pixel shows their mean, so edges are as soft as through a lens.
 
 use super::super::random::speckle;
 use super::super::view::Seen;
@@ -9,45 +8,45 @@ use super::super::view::Seen;
 /// Samples along a pixel's side.
 pub(super) const SAMPLES: usize = 2;
 
-/// A corner on its way into the picture.
+/// A projected vertex.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Corner {
-    /// Where it is seen, in samples.
+    /// Its position in the picture, in samples.
     pub(super) seen: Seen,
     /// Red, green, blue, 0..=255.
     pub(super) color: [f32; 3],
-    /// Where on the surface, for its grain.
+    /// Its position on the surface, for the grain.
     pub(super) on: [f32; 2],
 }
 
-/// What was seen of one body.
+/// Visibility of one body.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Coverage {
-    /// Samples that it would have without anything before it.
+    /// Samples that it would cover with nothing in front of it.
     pub(super) own: u32,
-    /// Samples in which it is seen.
+    /// Samples in which it is visible.
     pub(super) seen: u32,
-    /// The rectangle of those: left, top, right, bottom; the last two excluded.
+    /// Bounding rectangle of those: left, top, right, bottom; the last two excluded.
     pub(super) bounds: [usize; 4],
 }
 
-/// A picture that is being made.
+/// A picture being rendered.
 #[derive(Debug, Clone)]
 pub(super) struct Raster {
     width: usize,
     height: usize,
-    /// Red, green, blue and nothing.
+    /// Red, green, blue, and an unused byte.
     pub(super) color: Vec<[u8; 4]>,
     /// One over the distance; 0 is the sky.
     pub(super) near: Vec<f32>,
-    /// Whose it is: 0 is nobody's.
+    /// Object id per sample: 0 is no object.
     pub(super) whose: Vec<u16>,
-    /// Whose it would be without the others.
+    /// Object id that the sample would have without the other objects.
     stamp: Vec<u16>,
     own: Vec<u32>,
 }
 
-/// A row of interpolated values over the picture's plane.
+/// A value that is interpolated linearly over the picture.
 #[derive(Clone, Copy)]
 struct Slope {
     at: f32,
@@ -72,7 +71,7 @@ impl Slope {
 }
 
 impl Raster {
-    /// A black picture of that many samples.
+    /// A black picture with this many samples.
     pub(super) fn new(width: usize, height: usize) -> Self {
         let samples = width * height;
         Raster {
@@ -86,8 +85,8 @@ impl Raster {
         }
     }
 
-    /// The same, of which every page is there from the start, so that who measures memory finds all of it. Not black: what is drawn
-    /// starts from another picture.
+    /// The same with every page touched from the start, so that memory measurements include all of it. Not black: rendering starts from
+    /// another picture.
     pub(super) fn resident(width: usize, height: usize) -> Self {
         let mut raster = Raster::new(width, height);
         raster.color.fill([1; 4]);
@@ -107,7 +106,7 @@ impl Raster {
         self.height
     }
 
-    /// Starts from a part of another picture, whose left upper sample is `left`, `top`.
+    /// Starts from a part of another picture whose top left sample is `left`, `top`.
     pub(super) fn start_from(&mut self, other: &Raster, left: usize, top: usize) {
         for row in 0..self.height {
             let from = (top + row) * other.width + left;
@@ -120,7 +119,7 @@ impl Raster {
         self.own.clear();
     }
 
-    /// The samples of a row between the edges of a triangle: those whose middle is inside.
+    /// The samples of a row between the edges of a triangle: those whose centre is inside.
     fn span(&self, corners: &[Corner; 3], y: f32) -> (usize, usize) {
         let (mut left, mut right) = (f32::INFINITY, f32::NEG_INFINITY);
         for (from, to) in [(0, 1), (1, 2), (2, 0)] {
@@ -136,7 +135,7 @@ impl Raster {
         ((left - 0.5).ceil().clamp(0.0, limit) as usize, (right - 0.5).ceil().clamp(0.0, limit) as usize)
     }
 
-    /// Rows whose middle may be inside, and one over twice the area; none if there is nothing to draw.
+    /// Rows whose centre may be inside, and one over twice the area; none if there is nothing to render.
     fn rows(&self, corners: &[Corner; 3]) -> Option<(usize, usize, f32)> {
         let [a, b, c] = corners.map(|corner| corner.seen);
         let area = (b.x - a.x) * (c.y - a.y) - (c.x - a.x) * (b.y - a.y);
@@ -149,7 +148,7 @@ impl Raster {
         (top < bottom).then_some((top, bottom, 1.0 / area))
     }
 
-    /// Draws a triangle of `whose`; `grain` is how much its surface varies, 0..1, in cells of 1 of `on`.
+    /// Renders a triangle of `whose`; `grain` is how much its surface varies, 0..1, in cells of 1 of `on`.
     pub(super) fn triangle(&mut self, corners: &[Corner; 3], whose: u16, grain: f32) {
         let Some((top, bottom, scale)) = self.rows(corners) else { return };
         let slope = |values: [f32; 3]| Slope::through(corners, values, scale);
@@ -196,8 +195,8 @@ impl Raster {
         self.own[usize::from(whose)] = self.own[usize::from(whose)].wrapping_add(own);
     }
 
-    /// Darkens (`keep` < 1) the ground below a triangle, each sample once a call of [`Raster::start_from`]: only what lies in
-    /// the triangle's own plane.
+    /// Darkens (`keep` < 1) the ground below a triangle, each sample once per call of [`Raster::start_from`]: only samples in the
+    /// triangle's own plane.
     pub(super) fn shadow(&mut self, corners: &[Corner; 3], keep: f32) {
         let Some((top, bottom, scale)) = self.rows(corners) else { return };
         let near = Slope::through(corners, corners.map(|corner| corner.seen.near), scale);
@@ -208,7 +207,7 @@ impl Raster {
                 let place = row * self.width + column;
                 let plane = near.value(column as f32 + 0.5, y);
                 let on_it = (self.near[place] - plane).abs() < plane * 0.02;
-                // The fourth byte says that it is in the shade already.
+                // The fourth byte marks samples that are already in the shadow.
                 if on_it && self.color[place][3] == 0 {
                     let [red, green, blue, _] = self.color[place].map(|part| (f32::from(part) * keep) as u8);
                     self.color[place] = [red, green, blue, 1];
@@ -217,7 +216,7 @@ impl Raster {
         }
     }
 
-    /// Adds light to what lies in a triangle's plane, as much as the corners' colours say.
+    /// Adds light to samples in a triangle's plane, as given by the corners' colours.
     pub(super) fn glow(&mut self, corners: &[Corner; 3]) {
         let Some((top, bottom, scale)) = self.rows(corners) else { return };
         let slope = |values: [f32; 3]| Slope::through(corners, values, scale);
@@ -239,7 +238,7 @@ impl Raster {
         }
     }
 
-    /// Draws a disc that faces the camera.
+    /// Renders a disc that faces the camera.
     pub(super) fn disc(&mut self, at: Seen, radius: f32, color: [f32; 3], whose: u16) {
         let limit = |value: f32, most: usize| value.clamp(0.0, most as f32) as usize;
         let rows = limit((at.y - radius - 0.5).ceil(), self.height)
@@ -261,7 +260,7 @@ impl Raster {
         }
     }
 
-    /// What is seen of the body `whose`, which lies within `within` (left, top, right, bottom).
+    /// Visibility of the body `whose`, which lies within `within` (left, top, right, bottom).
     pub(super) fn coverage(&self, whose: u16, within: [f32; 4]) -> Coverage {
         let limit = |value: f32, most: usize| value.clamp(0.0, most as f32) as usize;
         let (left, right) = (limit(within[0].floor(), self.width), limit(within[2].ceil() + 1.0, self.width));
@@ -311,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearer_is_seen_and_the_other_knows_what_it_lost() {
+    fn the_nearer_body_is_seen_and_the_farther_one_reports_its_hidden_share() {
         for order in [[1u16, 2], [2, 1]] {
             let mut raster = Raster::new(20, 10);
             for whose in order {
@@ -327,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_outside_of_the_picture_does_no_harm() {
+    fn triangles_outside_the_picture_do_no_harm() {
         let mut raster = Raster::new(16, 16);
         square(&mut raster, [-1e6, -1e6, 1e6, 1e6], 0.5, 1);
         square(&mut raster, [20.0, 0.0, 30.0, 10.0], 0.6, 2);

@@ -1,4 +1,4 @@
-//! What a scene is like: what the user says, and for the rest what the seed chooses.
+//! Scene settings: given by the user, or chosen by the seed.
 
 use super::light::{Hour, Weather};
 use crate::base::error::{Error, Kind as ErrorKind, Result};
@@ -8,28 +8,28 @@ use crate::sim::space::vec3;
 use crate::sim::traffic::{Demand, Street};
 use crate::sim::view::{Mount, View};
 
-/// What is asked of a scene. `None`: the seed chooses.
+/// Requested settings of a scene. `None`: the seed chooses.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SceneParams {
-    /// Everything follows from it.
+    /// The seed of everything else.
     pub seed: u64,
     /// Size of the picture, pixels; even.
     pub width: u32,
     /// Size of the picture, pixels; even.
     pub height: u32,
-    /// Choose among everything that a camera may see, not only among what a camera on a mast sees: for training.
+    /// Choose among everything that a camera may see, not only among the views of a camera on a mast: for training.
     pub anything: bool,
-    /// The hour.
+    /// The time of day.
     pub hour: Option<Hour>,
     /// The weather.
     pub weather: Option<Weather>,
-    /// Vehicles, bicycles and people: 1 is a busy street.
+    /// Demand of vehicles, bicycles and pedestrians: 1 is a busy street.
     pub traffic: Option<f32>,
-    /// Where the camera is.
+    /// The camera's position and direction.
     pub mount: Option<Mount>,
     /// The street.
     pub street: Option<Street>,
-    /// How calm everything about the camera is: no shake, no spider, no drops on the lens, little noise.
+    /// A calm camera: no shake, no spider, no drops on the lens, little noise.
     pub calm: bool,
 }
 
@@ -50,7 +50,7 @@ impl Default for SceneParams {
     }
 }
 
-/// A scene with nothing left open.
+/// The settings of a scene, complete.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Setting {
     /// Size of the picture, pixels.
@@ -61,9 +61,9 @@ pub struct Setting {
     pub mount: Mount,
     /// The ground.
     pub street: Street,
-    /// Who comes.
+    /// The demand.
     pub demand: Demand,
-    /// The hour.
+    /// The time of day.
     pub hour: Hour,
     /// The weather.
     pub weather: Weather,
@@ -71,31 +71,31 @@ pub struct Setting {
     pub wind: f32,
     /// Standard deviation of a pixel's noise, steps of 255.
     pub noise: f32,
-    /// How far the camera shakes, samples.
+    /// Amplitude of the camera's shake, samples.
     pub shake: f32,
-    /// Clouds draw over the street.
+    /// Clouds move over the street.
     pub cloud_shadows: bool,
-    /// The exposure goes up and down in steps.
+    /// The exposure changes in steps.
     pub exposure_steps: bool,
-    /// A spider before the lens.
+    /// A spider in front of the lens.
     pub spider: bool,
     /// Drops on the lens.
     pub drops: u8,
-    /// How soft the lens is, 0..=1.
+    /// Blur of the lens, 0..=1.
     pub softness: f32,
     /// Seconds of traffic before the first picture.
     pub lead_s: f64,
 }
 
 impl Setting {
-    /// What the camera at rest sees.
+    /// The view of the camera at rest.
     pub fn view(&self) -> View {
         View::new(&self.mount, self.width as f32, self.height as f32)
     }
 }
 
 impl SceneParams {
-    /// Chooses what is open.
+    /// Chooses the settings that are `None`.
     ///
     /// # Errors
     /// `Kind::Config` with name, value and range.
@@ -178,13 +178,13 @@ fn street(random: &mut Random, anything: bool) -> Street {
     }
 }
 
-/// Beside the road, looking along it, slantwise or across.
+/// Beside the road, looking along it, diagonally or across.
 fn mount(random: &mut Random, street: &Street, anything: bool) -> Mount {
     let kerb = street.kerb_m(0);
     let edge = kerb + street.pavement_m;
     let slant = random.unit();
     if anything && random.chance(0.5) {
-        // Near things, at eye level and above, as people take pictures.
+        // Near objects, at eye level and above, as in photos taken by people.
         let pan = random.range(20.0, 150.0);
         let away = random.range(0.0, 7.0);
         let height = random.range(1.4, 4.5);
@@ -217,7 +217,7 @@ fn mount(random: &mut Random, street: &Street, anything: bool) -> Mount {
 
 fn demand(random: &mut Random, much: f32, anything: bool, hour: Hour, weather: Weather) -> Demand {
     let base = [240.0, 110.0, 520.0, 50.0, 50.0, 80.0];
-    // For training no kind may be rare.
+    // For training no class may be rare.
     let even = [420.0, 300.0, 420.0, 260.0, 200.0, 260.0];
     let vary = if anything { 0.9 } else { 0.3 };
     let base = if anything { even } else { base };

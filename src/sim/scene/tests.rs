@@ -22,7 +22,7 @@ fn a_seed_gives_the_same_picture_on_every_machine() {
         let pictures = pictures(&small(seed), &[0.0, 0.7]);
         Sha256::digest(pictures.concat()).iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>()
     };
-    // Made by this code on x86-64. If it is changed on purpose, the shipped detector's data changes with it.
+    // Made by this code on x86-64. If it changes on purpose, the shipped detector's training data changes with it.
     assert_eq!([hash(1), hash(2), hash(3)], ["1d278b5b1e1e", "36c5728a58ff", "da01103cbb9b"]);
 }
 
@@ -76,7 +76,7 @@ fn the_truth_is_what_is_in_the_picture() {
     assert!(moved > 100);
 }
 
-/// Paints over what the truth says and looks whether it was there: the picture with a car differs from the one without just there.
+/// Checks boxes against the pixels: the picture with a car differs from the one without it only inside its box.
 #[test]
 fn a_box_is_where_the_picture_changes() {
     let params =
@@ -104,7 +104,7 @@ fn a_box_is_where_the_picture_changes() {
             }
         }
     }
-    // What changes outside are shadows, and the parking places, which the seed fills otherwise.
+    // Changes outside are shadows and parked cars, which the seed places differently.
     assert!(inside > 500 && outside * 4 < inside, "{inside} changed inside, {outside} outside");
 }
 

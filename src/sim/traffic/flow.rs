@@ -1,28 +1,28 @@
-//! A step of the traffic: who comes, who slows down for whom, who goes.
+//! One step of the traffic: arrivals, braking, departures.
 
 use super::{Kind, Path, ROAD_USERS_MAX, RoadUser, STEP_S, Street, Traffic};
 use crate::sim::random::Random;
 use crate::sim::space::{Heading, vec3};
 
-/// Intelligent Driver Model: greatest acceleration and comfortable braking in m/s², time gap in s, gap when standing in m.
+/// Intelligent Driver Model: maximum acceleration and comfortable deceleration in m/s², time gap in s, standstill distance in m.
 const ACCELERATION: f32 = 1.6;
 const BRAKING: f32 = 2.2;
 const TIME_GAP_S: f32 = 1.3;
 const STANDING_GAP_M: f32 = 2.0;
-/// What tyres hold, m/s².
+/// Braking limit of tyres, m/s².
 const BRAKING_MAX: f32 = 8.0;
-/// Nobody looks further ahead, metres.
+/// Look-ahead distance of drivers, metres.
 const LOOK_M: f32 = 70.0;
-/// Free metres behind the place where a vehicle enters.
+/// Free metres behind the entry position of a vehicle.
 const ENTRY_M: f32 = 9.0;
-/// A gap in the traffic is as many seconds long.
+/// Length of a gap in the traffic, seconds.
 const GAP_S: f32 = 5.0;
-/// Who has stood so long goes on slowly through whatever is there: nobody waits for ever for somebody who waits for them.
+/// After standing this long, a road user moves on slowly through anything: prevents deadlocks.
 const STUCK_S: f32 = 60.0;
-/// Speed of a vehicle that turns back, m/s.
+/// Speed during a U-turn, m/s.
 const TURNING_SPEED: f32 = 4.0;
 
-/// Least and greatest length, width, height in metres by kind, and wished speed in m/s.
+/// Ranges of length, width, height in metres by class, and of the desired speed in m/s.
 const SIZES: [[[f32; 2]; 4]; 6] = [
     [[0.35, 0.45], [0.45, 0.62], [1.45, 1.95], [0.8, 1.9]],
     [[1.65, 1.85], [0.45, 0.6], [1.0, 1.1], [3.5, 7.5]],
@@ -81,14 +81,14 @@ impl Traffic {
         self.born += 1;
         let mut random = Random::stream(self.random.bits(), u64::from(self.born));
         let mut user = self.newcomer(kind, direction, lane, &mut random);
-        // Nobody comes faster than they can stop behind the last of a queue.
+        // No vehicle enters faster than it can stop behind the end of a queue.
         user.speed = user.speed.min(ahead + (2.0 * BRAKING * gap).sqrt());
         self.users.push(user);
         self.next[kind.index()] = self.now + self.until_next(kind);
     }
 
-    /// Free metres behind the last one at an entry, and its speed; none if there is no room: then it waits outside, and tries
-    /// again with the next step.
+    /// Free metres behind the last vehicle at an entry, and its speed; none if there is no space: then the vehicle waits outside and tries
+    /// again in the next step.
     fn room_at(&self, start_x: f32, direction: usize, kind: Kind) -> Option<(f32, f32)> {
         if kind == Kind::Person {
             return Some((f32::INFINITY, 0.0));
@@ -156,7 +156,7 @@ impl Traffic {
         Street::side(direction, from_middle)
     }
 
-    /// A lane to its end, or back on the other side.
+    /// A lane to its end, or a U-turn back on the other side.
     fn lane_path(
         &self,
         kind: Kind,
@@ -168,7 +168,7 @@ impl Traffic {
         let y = street.lane_y(direction, lane) + random.range(-0.25, 0.25);
         let two_ways = street.lanes[1 - direction] > 0;
         let nimble = matches!(kind, Kind::Car | Kind::Motorcycle);
-        // Two who wait for each other's lane would wait for ever.
+        // Two vehicles that wait for each other's lane would wait for ever.
         let another = self.users.iter().any(|user| user.kind != Kind::Person && user.gives_way.is_some());
         if !(two_ways && nimble && random.chance(self.demand.turn_back)) || another {
             return (self.straight(direction, y), None);
@@ -183,7 +183,7 @@ impl Traffic {
         (path, Some(turn))
     }
 
-    /// Along the pavement; over the road; or there and back.
+    /// Along the pavement; across the road; or there and back.
     fn walk_path(&self, direction: usize, random: &mut Random) -> (Path, Option<f32>) {
         let street = &self.street;
         let lateral = |random: &mut Random, side: usize| {
@@ -207,7 +207,7 @@ impl Traffic {
         (Path::through(&[[start, y], [-start, y]]), None)
     }
 
-    /// Cars at the kerb, some places free.
+    /// Cars parked at the kerb, with some spaces free.
     pub(super) fn park(&mut self, random: &mut Random) {
         if self.street.parking_m <= 0.0 {
             return;
@@ -245,7 +245,7 @@ impl Traffic {
     }
 }
 
-/// Where everybody was when the step began.
+/// Positions at the start of the step.
 struct Everybody {
     poses: Vec<Body>,
 }
@@ -260,7 +260,7 @@ struct Body {
     parked: bool,
 }
 
-/// Something ahead: free metres to it, and its speed in our direction.
+/// An obstacle ahead: free metres to it, and its speed in our direction.
 type Ahead = (f32, f32);
 
 impl Everybody {
@@ -279,7 +279,7 @@ impl Everybody {
         Everybody { poses: users.iter().map(body).collect() }
     }
 
-    /// The nearest in the way of the one with that index; of those that go the same way only, if it is `stuck`.
+    /// The nearest obstacle on the path of the road user with that index; only those going the same way, if it is `stuck`.
     fn ahead(&self, index: usize, stuck: bool) -> Option<Ahead> {
         let own = self.poses[index];
         let mut nearest: Option<Ahead> = None;
@@ -289,14 +289,14 @@ impl Everybody {
             }
             let offset = vec3(other.at[0] - own.at[0], other.at[1] - own.at[1], 0.0);
             let offset = own.heading.turn_back(offset);
-            // Cosine and sine of the other's heading as seen from us.
+            // Cosine and sine of the other's heading relative to ours.
             let cos = own.heading.cos * other.heading.cos + own.heading.sin * other.heading.sin;
             let sin = own.heading.cos * other.heading.sin - own.heading.sin * other.heading.cos;
             let long = cos.abs() * other.half[0] + sin.abs() * other.half[1];
             let wide = sin.abs() * other.half[0] + cos.abs() * other.half[1];
             let beside = if other.kind == Kind::Person { 0.9 } else { 0.25 };
             let in_the_way = offset.y.abs() < own.half[1] + wide + beside;
-            // Who comes towards us on our side leaves it before we meet.
+            // Oncoming road users on our side leave it before we meet.
             let oncoming = cos < -0.7 && other.kind != Kind::Person;
             let gap = offset.x - own.half[0] - long;
             let ignored = oncoming || (stuck && cos < 0.7);
@@ -310,7 +310,7 @@ impl Everybody {
         nearest
     }
 
-    /// Whether a vehicle will be at `x` on the road within a gap's time; `except` is the one that asks because it turns back.
+    /// Whether a vehicle will be at `x` on the road within the time of a gap; `except` is the vehicle that asks because it turns back.
     fn comes_to(&self, x: f32, except: Option<usize>) -> bool {
         self.poses.iter().enumerate().any(|(index, other)| {
             let vehicle = other.kind != Kind::Person && !other.parked && Some(index) != except;
@@ -318,7 +318,7 @@ impl Everybody {
             let nose = distance - other.half[0];
             let comes =
                 distance > -other.half[0] - 1.0 && nose < other.speed * GAP_S + 1.0 && other.speed > 0.3;
-            // Who turns back also needs a place in the queue on the other side.
+            // A vehicle that turns back also needs space in the queue on the other side.
             let turner = except.map(|index| self.poses[index]);
             let fills = turner.is_some_and(|turner| {
                 let opposite = turner.heading.cos * other.heading.cos < 0.0;
@@ -335,7 +335,7 @@ fn free(own: f32, wish: f32) -> f32 {
     ACCELERATION * (1.0 - square * square)
 }
 
-/// Acceleration behind something that is `gap` ahead and goes with `speed`, by the Intelligent Driver Model.
+/// Acceleration behind an obstacle that is `gap` ahead and moves at `speed`, by the Intelligent Driver Model.
 fn follow(own: f32, wish: f32, (gap, speed): Ahead) -> f32 {
     let closing = own - speed;
     let wanted = STANDING_GAP_M
@@ -344,7 +344,7 @@ fn follow(own: f32, wish: f32, (gap, speed): Ahead) -> f32 {
     free(own, wish) - ACCELERATION * pressure * pressure
 }
 
-/// The stop line as something that stands ahead, while the light is red.
+/// The stop line as a standing obstacle, while the light is red.
 fn red_ahead(street: &Street, now: f64, user: &RoadUser, all: &Everybody, index: usize) -> Option<Ahead> {
     let [red, cycle] = street.light?;
     if (now % f64::from(cycle.max(1.0))) as f32 > red {
@@ -400,7 +400,7 @@ fn drive(user: &mut RoadUser, index: usize, all: &Everybody, red: Option<Ahead>,
     (user.speed + acceleration.min(free(user.speed, wish)).max(-BRAKING_MAX) * dt).max(0.0)
 }
 
-/// The speed of somebody on foot after a step.
+/// The speed of a pedestrian after a step.
 fn walk(user: &mut RoadUser, all: &Everybody) -> f32 {
     if let Some(place) = user.gives_way
         && user.at >= place

@@ -1,11 +1,10 @@
-//! Who is on the street, where, and how fast: road users that keep their distance, stop, queue, turn back and cross.
+//! The road users on the street, their positions and speeds: they keep their distance, stop, queue, turn back and cross.
 //!
-//! Duty: the state of the traffic at any time from a seed, in metres and seconds on the ground. It knows neither pictures nor
-//! cameras: [`super::view`] says where a road user is seen, [`super::scene`] draws it.
+//! Duty: the state of the traffic at any time from a seed, in metres and seconds on the ground. It knows neither pictures nor cameras:
+//! [`super::view`] projects road users into the picture, [`super::scene`] renders it.
 //!
-//! Drivers follow the Intelligent Driver Model (Treiber, Hennecke, Helbing, Phys. Rev. E 62, 2000) behind whatever is ahead of
-//! them in their way: another vehicle, somebody who crosses, a red light. Time goes in steps of [`STEP_S`]; between two steps
-//! everybody goes on as before.
+//! Drivers follow the Intelligent Driver Model (Treiber, Hennecke, Helbing, Phys. Rev. E 62, 2000) behind the obstacle ahead: another
+//! vehicle, a crossing pedestrian, a red light. Time advances in steps of [`STEP_S`]; between two steps every road user keeps its speed.
 
 mod flow;
 mod path;
@@ -14,18 +13,18 @@ use crate::sim::random::Random;
 use crate::sim::space::Heading;
 pub use path::Path;
 
-/// One step of the traffic, seconds: short against the second in which a driver reacts.
+/// One step of the traffic, seconds: short compared with a driver's reaction time of one second.
 pub const STEP_S: f64 = 0.1;
 
-/// Road users that may be on the street at once; more do not enter. A jam over 280 m of four lanes is 160.
+/// Maximum number of road users on the street; more do not enter. A jam over 280 m of four lanes is 160.
 pub const ROAD_USERS_MAX: usize = 192;
 
-/// What goes on the street.
+/// Classes of road users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// On foot.
+    /// A pedestrian.
     Person,
-    /// With its rider, who is a person of its own in a picture.
+    /// With its rider, who is a separate person in a picture.
     Bicycle,
     /// Cars and vans.
     Car,
@@ -54,7 +53,7 @@ impl Kind {
         }
     }
 
-    /// Place in [`Kind::ALL`].
+    /// Index in [`Kind::ALL`].
     pub const fn index(self) -> usize {
         self as usize
     }
@@ -63,23 +62,23 @@ impl Kind {
 /// The ground: lanes along x, the centre line at y = 0, traffic on the right.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Street {
-    /// Lanes towards +x (at negative y) and towards -x; one of them may be 0.
+    /// Number of lanes towards +x (at negative y) and towards -x; one of them may be 0.
     pub lanes: [u8; 2],
     /// Width of a lane, metres.
     pub lane_m: f32,
-    /// Width of a cycle lane outside of the lanes; 0: bicycles ride at the edge of the outer lane.
+    /// Width of a cycle lane outside the lanes; 0: bicycles ride at the edge of the outer lane.
     pub cycle_m: f32,
-    /// Width of the parking places outside of that; 0: nobody parks.
+    /// Width of the parking spaces outside of that; 0: no parking.
     pub parking_m: f32,
     /// Width of the pavements.
     pub pavement_m: f32,
-    /// Vehicles come and go so far from x = 0.
+    /// Distance from x = 0 at which vehicles appear and disappear.
     pub reach_m: f32,
-    /// People come and go so far from x = 0.
+    /// Distance from x = 0 at which pedestrians appear and disappear.
     pub walk_reach_m: f32,
-    /// Where the stop lines and the crossing for people are.
+    /// Position of the stop lines and the pedestrian crossing.
     pub crossing_x: f32,
-    /// A light at the crossing: seconds of red in each direction and of the whole cycle.
+    /// A traffic light at the crossing: seconds of red in each direction and of the whole cycle.
     pub light: Option<[f32; 2]>,
 }
 
@@ -110,7 +109,7 @@ impl Street {
         self.lanes_m(direction) + self.cycle_m + self.parking_m
     }
 
-    /// `y` of a distance from the centre line on the side of a direction.
+    /// `y` at a distance from the centre line, on the side of a direction.
     pub fn side(direction: usize, distance: f32) -> f32 {
         if direction == 0 { -distance } else { distance }
     }
@@ -120,20 +119,20 @@ impl Street {
     }
 }
 
-/// How much of what comes.
+/// Demand and behaviour.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Demand {
-    /// Arrivals an hour by kind, in the order of [`Kind::ALL`].
+    /// Arrivals per hour by class, in the order of [`Kind::ALL`].
     pub per_hour: [f32; 6],
-    /// Of the vehicles: stop for a while for no visible reason, and go on.
+    /// Share of vehicles that stop for a while without a visible reason.
     pub hesitate: f32,
-    /// Of those who can: turn back half-way.
+    /// Share of road users able to turn back that do so half-way.
     pub turn_back: f32,
-    /// Of the people on foot: cross the road.
+    /// Share of pedestrians that cross the road.
     pub cross: f32,
-    /// Of the parking places: taken.
+    /// Share of occupied parking places.
     pub parked: f32,
-    /// Of the wished speed that is driven, 1 in dry weather.
+    /// Speed as a fraction of the desired speed, 1 in dry weather.
     pub pace: f32,
 }
 
@@ -150,31 +149,31 @@ impl Default for Demand {
     }
 }
 
-/// Where somebody is and how they move.
+/// Position and motion of a road user.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pose {
-    /// On the ground, metres.
+    /// Position on the ground, metres.
     pub at: [f32; 2],
-    /// Which way the front shows.
+    /// Heading of the front.
     pub heading: Heading,
-    /// Metres a second.
+    /// Speed, metres per second.
     pub speed: f32,
-    /// Distance travelled since it came, metres: moves legs and pedals.
+    /// Distance travelled since it appeared, metres: moves legs and pedals.
     pub travelled: f32,
 }
 
-/// Somebody on the street.
+/// A road user on the street.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RoadUser {
-    /// From 1, never used again.
+    /// Its id, from 1, never reused.
     pub id: u32,
-    /// What it is.
+    /// Its class.
     pub kind: Kind,
-    /// A seed for what it looks like.
+    /// Seed of its appearance.
     pub looks: u64,
     /// Length, width, height in metres; of bicycles and motorcycles without the rider.
     pub size: [f32; 3],
-    /// Stands at the kerb and never moves.
+    /// It is parked and never moves.
     pub parked: bool,
     path: Path,
     /// Distance along the path, metres.
@@ -182,21 +181,21 @@ pub struct RoadUser {
     speed: f32,
     braking: bool,
     wish: f32,
-    /// Place on the path before which it waits for a gap in the traffic.
+    /// Position on the path before which it waits for a gap in the traffic.
     gives_way: Option<f32>,
-    /// Hesitates at that place on the path, for so many seconds.
+    /// Pauses at that position on the path, for this many seconds.
     hesitates: Option<(f32, f32)>,
-    /// Seconds without moving.
+    /// Seconds at standstill.
     stands: f32,
 }
 
 impl RoadUser {
-    /// Whether it goes slower than it did.
+    /// Whether it is braking.
     pub fn slows_down(&self) -> bool {
         self.braking
     }
 
-    /// Where it is, `ahead` seconds after the last step.
+    /// Its pose `ahead` seconds after the last step.
     pub fn pose(&self, ahead: f32) -> Pose {
         let travelled = self.at + self.speed * ahead;
         let (at, heading) = self.path.at(travelled);
@@ -213,13 +212,13 @@ pub struct Traffic {
     /// Seconds since the start, at the last step.
     now: f64,
     users: Vec<RoadUser>,
-    /// When the next of each kind wants to come.
+    /// Next arrival of each class.
     next: [f64; 6],
     born: u32,
 }
 
 impl Traffic {
-    /// An empty street, but for parked cars.
+    /// An empty street, except for parked cars.
     pub fn new(street: Street, demand: Demand, seed: u64) -> Self {
         let mut random = Random::stream(seed, 1);
         let mut traffic = Traffic {
@@ -242,7 +241,7 @@ impl Traffic {
         &self.street
     }
 
-    /// Everybody on it, oldest first.
+    /// All road users on it, oldest first.
     pub fn users(&self) -> &[RoadUser] {
         &self.users
     }
@@ -252,12 +251,12 @@ impl Traffic {
         self.now
     }
 
-    /// Who is to come.
+    /// The demand.
     pub fn wanted(&self) -> &Demand {
         &self.demand
     }
 
-    /// From now on so many come. Parked cars stay.
+    /// Sets the demand from now on. Parked cars stay.
     pub fn demand(&mut self, demand: Demand) {
         self.demand = demand;
         for kind in Kind::ALL {
@@ -265,20 +264,20 @@ impl Traffic {
         }
     }
 
-    /// When the street is next in motion, if nobody moves now.
+    /// When something next moves on the street, if nothing moves now.
     pub fn quiet_until(&self) -> Option<f64> {
         let still = self.users.iter().all(|user| user.parked);
         still.then(|| self.next.iter().copied().fold(f64::INFINITY, f64::min))
     }
 
-    /// Nobody moves until then: time passes at once. Only after [`Traffic::quiet_until`], and not beyond it.
+    /// Advances to a time before which nothing moves, in one step. Only after [`Traffic::quiet_until`], and not beyond it.
     pub fn skip_to(&mut self, time: f64) {
         debug_assert!(self.quiet_until().is_some_and(|until| time <= until));
         let steps = ((time - self.now) / STEP_S).floor().max(0.0);
         self.now += steps * STEP_S;
     }
 
-    /// Goes on until a step more would be beyond `time`.
+    /// Advances until a further step would be beyond `time`.
     pub fn advance(&mut self, time: f64) {
         while self.now + STEP_S <= time {
             self.step();

@@ -1,11 +1,11 @@
-//! A way over the ground: straight pieces, one after the other.
+//! A path over the ground: straight segments in sequence.
 
 use crate::sim::space::{Heading, sin_cos};
 
-/// Pieces of a half circle.
+/// Segments of a half circle.
 const ARC_PIECES: usize = 12;
 
-/// Points with the way from the first to each.
+/// Points, each with its distance along the path.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Path {
     points: Vec<([f32; 2], f32)>,
@@ -15,7 +15,7 @@ impl Path {
     /// Through these points.
     ///
     /// # Panics
-    /// Without a point: a mistake of the caller.
+    /// Without a point: a bug in the caller.
     pub fn through(points: &[[f32; 2]]) -> Self {
         assert!(!points.is_empty(), "a path has a beginning");
         let mut path = Path { points: Vec::with_capacity(points.len()) };
@@ -33,7 +33,7 @@ impl Path {
         self.points.push((point, distance));
     }
 
-    /// Appends a half circle to the left or to the right, as `to_y` says, ending at `to_y`.
+    /// Appends a half circle to the left or to the right, depending on `to_y`, ending at `to_y`.
     pub fn turn_round(&mut self, to_y: f32) {
         let Some(&([x, y], _)) = self.points.last() else { return };
         let forward = self.heading_at_end().cos.signum();
@@ -45,7 +45,7 @@ impl Path {
         }
     }
 
-    /// Goes on to there.
+    /// Extends the path to this point.
     pub fn go_to(&mut self, point: [f32; 2]) {
         self.push(point);
     }
@@ -62,7 +62,7 @@ impl Path {
         self.points.last().map_or(0.0, |(_, distance)| *distance)
     }
 
-    /// The point after so much of the way, and the heading there; the ends beyond them.
+    /// The point at this distance along the path, and the heading there; clamped to its ends.
     pub fn at(&self, distance: f32) -> ([f32; 2], Heading) {
         let next = self
             .points
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_ends_beside_its_beginning_and_shows_back() {
+    fn a_turn_ends_beside_its_beginning_and_faces_back() {
         let mut path = Path::through(&[[-50.0, -2.0], [0.0, -2.0]]);
         path.turn_round(2.0);
         path.go_to([-50.0, 2.0]);

@@ -25,7 +25,7 @@ fn a_seed_is_the_same_street_every_time() {
 }
 
 #[test]
-fn as_many_come_as_are_asked_for() {
+fn arrivals_match_the_demand() {
     let demand = Demand { per_hour: [60.0, 30.0, 300.0, 0.0, 20.0, 40.0], parked: 0.0, ..Demand::default() };
     let mut first_seen = std::collections::BTreeMap::new();
     run(Street::default(), demand, 11, 4 * 3600, |traffic| {
@@ -37,11 +37,11 @@ fn as_many_come_as_are_asked_for() {
         let came = first_seen.values().filter(|&&other| other == kind).count() as f32;
         let wanted = demand.per_hour[kind.index()] * 4.0;
         // Four standard deviations of independent arrivals.
-        assert!((came - wanted).abs() <= 4.0 * wanted.sqrt(), "{kind:?}: {came} came, {wanted} wanted");
+        assert!((came - wanted).abs() <= 4.0 * wanted.sqrt(), "{kind:?}: {came} arrived, {wanted} expected");
     }
 }
 
-/// Vehicles that go the same way on one line do not overlap.
+/// Vehicles that go the same way in one lane do not overlap.
 fn overlaps(traffic: &Traffic) -> usize {
     let moving: Vec<_> =
         traffic.users().iter().filter(|user| !user.parked && user.kind != Kind::Person).collect();
@@ -59,7 +59,7 @@ fn overlaps(traffic: &Traffic) -> usize {
 }
 
 #[test]
-fn nobody_drives_into_the_one_ahead() {
+fn no_vehicle_drives_into_the_one_ahead() {
     let mut seen = 0;
     let mut wrong = 0;
     for seed in 0..6 {
@@ -69,7 +69,7 @@ fn nobody_drives_into_the_one_ahead() {
             wrong += overlaps(traffic);
         });
     }
-    // Whoever turns back may cut into a queue: a few, and for a moment.
+    // A vehicle that turns back may cut into a queue: a few, and only briefly.
     assert!(seen > 100_000 && wrong * 2000 < seen, "{wrong} overlaps in {seen} places");
 }
 
@@ -89,9 +89,13 @@ fn red_stops_those_before_the_line_and_green_lets_them_go() {
             ran_red += usize::from(red && was.is_some_and(|was| was > 0.5) && to_line < -0.5);
         }
     });
-    assert!(stood > 100, "only {stood} stood at the line");
+    assert!(stood > 100, "only {stood} stopped at the line");
     assert_eq!(ran_red, 0);
-    assert!(traffic.users().len() < ROAD_USERS_MAX / 2, "the queue never goes: {}", traffic.users().len());
+    assert!(
+        traffic.users().len() < ROAD_USERS_MAX / 2,
+        "the queue never dissolves: {}",
+        traffic.users().len()
+    );
 }
 
 #[test]
@@ -124,7 +128,7 @@ fn some_turn_back_some_cross_and_some_stop() {
 }
 
 #[test]
-fn a_quiet_street_says_until_when() {
+fn a_quiet_street_returns_when_it_next_moves() {
     let demand = Demand { per_hour: [0.0, 0.0, 6.0, 0.0, 0.0, 0.0], parked: 0.0, ..Demand::default() };
     let mut skipping = Traffic::new(Street::default(), demand, 2);
     let mut stepping = skipping.clone();

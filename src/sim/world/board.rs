@@ -9,11 +9,11 @@ use crate::sim::space::sin_cos;
 const RESISTANCE: f32 = 6.5;
 /// Thermal time constant, seconds.
 const TIME_CONSTANT_S: f32 = 420.0;
-/// What the sun on the enclosure adds, K.
+/// Temperature rise from sun on the enclosure, K.
 const SUN_ON_ENCLOSURE_K: f32 = 14.0;
-/// Factor by which an inference takes longer on a throttled CPU.
+/// Factor by which throttling slows an inference.
 const THROTTLED: f32 = 1.7;
-/// The battery switches off at this charge, and on again at the other.
+/// The battery switches off at the first charge, and on again at the second.
 const OFF_AT: f32 = 0.02;
 const ON_AT: f32 = 0.12;
 
@@ -27,7 +27,7 @@ pub(super) struct Board {
     charge_wh: f32,
     flat: bool,
     energy_wh: f64,
-    /// Nanoseconds in which a network ran since the last minute.
+    /// Inference time since the last minute, nanoseconds.
     busy: u64,
     cloud: f32,
 }
@@ -49,14 +49,14 @@ impl Board {
         }
     }
 
-    /// How long an inference of `nanos` takes now; adds it to the load.
+    /// Duration of an inference of `nanos` in the current state; adds it to the load.
     pub(super) fn infer(&mut self, nanos: u64) -> u64 {
         let nanos = if self.throttled { (nanos as f32 * THROTTLED) as u64 } else { nanos };
         self.busy += nanos;
         nanos
     }
 
-    /// A minute goes by.
+    /// Advances by a minute.
     pub(super) fn minute(&mut self, hour: f32, on: bool, random: &mut Random) {
         let load = (self.busy as f32 / (60.0 * SECOND as f32)).min(1.0);
         self.busy = 0;
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_battery_without_sun_is_flat_after_its_hours_and_comes_back_with_it() {
+    fn a_battery_without_sun_runs_flat_and_recovers_with_sun() {
         let dark = BoardScenario { battery_wh: 60.0, panel_w: 0.0, ..BoardScenario::default() };
         let board = day(dark, 0.0);
         assert!(!board.has_power());

@@ -1,4 +1,4 @@
-//! The street, what a camera sees of it, and a detector that knows the truth about that.
+//! The street, the camera's view of it, and a detector that knows the ground truth.
 
 use super::SECOND;
 use super::scenario::{Detector, Scenario};
@@ -13,13 +13,13 @@ use crate::sim::traffic::{Demand, Kind, STEP_S, Traffic};
 use crate::sim::view::View;
 use crate::vision::detect::{ClassId, Detection};
 
-/// What is slower does not move for a gate, metres a second.
+/// Below this speed an object does not open the gate, metres per second.
 const MOVES_FROM: f32 = 0.2;
 
 /// A frame as it comes from the camera.
 #[derive(Debug)]
 pub(super) enum FrameContent {
-    /// What is found in it, and whether something moves.
+    /// Its detections, and whether something moves.
     Known { found: Vec<Detection>, moves: bool },
     /// An RGB picture.
     Picture(Vec<u8>),
@@ -94,7 +94,7 @@ impl CameraModel {
         vec![self.line.clone()]
     }
 
-    /// Seconds of the traffic at a moment of the world.
+    /// Traffic time in seconds at a time of the world.
     fn seconds(&self, now: u64) -> f64 {
         self.setting.lead_s + now as f64 / SECOND as f64
     }
@@ -111,7 +111,7 @@ impl CameraModel {
         }
     }
 
-    /// Until when nothing moves on the street, nanoseconds of the world; none if something does.
+    /// Time until which nothing moves on the street, nanoseconds of the world; none if something does.
     pub(super) fn quiet_until(&self, now: u64) -> Option<u64> {
         let Street::Known(traffic) = &self.street else { return None };
         let until = traffic.quiet_until()? - self.setting.lead_s - STEP_S;
@@ -150,7 +150,7 @@ impl CameraModel {
         }
     }
 
-    /// The frame that the camera takes now.
+    /// The frame that the camera captures now.
     pub(super) fn frame(&mut self, now: u64) -> FrameContent {
         if let Street::Drawn(scene) = &mut self.street {
             let mut rgb = vec![0; scene.picture_bytes()];
@@ -163,7 +163,7 @@ impl CameraModel {
         FrameContent::Known { found, moves }
     }
 
-    /// What the detector finds, strongest first.
+    /// The detector's results, strongest first.
     fn detect(&mut self) -> Vec<Detection> {
         let mut found = Vec::new();
         let CameraModel { truth, detector, random, setting, .. } = self;
@@ -210,8 +210,8 @@ fn similar(kind: Kind) -> Kind {
     }
 }
 
-/// How busy a street is at an hour of the day: 1 at noon, more in rush hours, next to nothing at night. In the manner of the
-/// hourly factors of urban counting stations (Highway Capacity Manual, chapter 5), rounded.
+/// Traffic density at an hour of the day: 1 at noon, more in rush hours, almost none at night. Similar to the hourly factors of urban
+/// counting stations (Highway Capacity Manual, chapter 5), rounded.
 fn daily(hour: f32) -> f32 {
     const BY_HOUR: [f32; 24] = [
         0.15, 0.08, 0.05, 0.04, 0.06, 0.2, 0.55, 1.1, 1.4, 1.1, 0.95, 1.0, 1.0, 1.0, 1.05, 1.2, 1.45, 1.5,

@@ -1,5 +1,4 @@
-//! The device's two clocks: the boot clock, and a calendar that starts wrong, is set, is set wrong and loses its time
-//! server.
+//! The device's two clocks: the boot clock, and a calendar that starts wrong, gets set, gets set wrong and loses its time server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
@@ -9,10 +8,10 @@ use super::device::Death;
 use crate::platform::clock::{Clock, Mono, Wall};
 use crate::sim::random::Random;
 
-/// The world begins then: 2026-06-01T00:00:00Z, seconds since 1970.
+/// Start of the world: 2026-06-01T00:00:00Z, seconds since 1970.
 const BEGIN_UNIX: i64 = 1_780_272_000;
 
-/// What the calendar of a board without a battery says before it is set: 1970-01-01T00:00:10Z.
+/// Calendar of a board without a battery before it is set: 1970-01-01T00:00:10Z.
 const UNSET_UNIX: i64 = 10;
 
 #[derive(Debug, Default)]
@@ -34,7 +33,7 @@ impl Clock for ClockState {
     }
 }
 
-/// The true time, nanoseconds since 1970, at a moment of the world.
+/// The true time, nanoseconds since 1970, at a time of the world.
 pub(super) fn true_unix(now: u64) -> i64 {
     BEGIN_UNIX * SECOND as i64 + now as i64
 }
@@ -44,7 +43,7 @@ pub(super) fn true_unix(now: u64) -> i64 {
 pub(super) struct Calendar {
     state: Arc<ClockState>,
     booted: u64,
-    /// When the time server next answers, nanoseconds of the world.
+    /// When the time server next responds, nanoseconds of the world.
     set_at: u64,
     begins_at: f32,
 }
@@ -69,7 +68,7 @@ impl Calendar {
         ((now / SECOND) as f32 / 3600.0 + self.begins_at) % 24.0
     }
 
-    /// The program starts: after a power cut with the board.
+    /// The program starts: after a power cut together with the board.
     pub(super) fn boot(&mut self, now: u64, after: Option<Death>, random: &mut Random) {
         if after != Some(Death::Crash) {
             self.booted = now;
@@ -89,7 +88,7 @@ impl Calendar {
         }
     }
 
-    /// The calendar is set wrong by hand; the time server answers again some minutes later.
+    /// The calendar is set wrong by hand; the time server responds again some minutes later.
     pub(super) fn step(&mut self, random: &mut Random) {
         let hours = [-20.0 * 8766.0, -1.0, 1.0, 30.0][random.below(4)] as i64;
         self.state.offset.fetch_add(hours * 3600 * SECOND as i64, SeqCst);

@@ -1,4 +1,4 @@
-//! The program on its board: the program's own stages, called as its threads call them, in virtual time.
+//! The program on its board: the program's own stages, called as by its threads, in virtual time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,15 +36,15 @@ use crate::vision::gate::Reason;
 /// How a run ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Death {
-    /// The power is gone, and with it whatever was not on the disk.
+    /// The power is lost, and with it everything that is not on the disk.
     Power,
-    /// The program alone ends; what it wrote to files stays.
+    /// Only the program ends; what it wrote to files stays.
     Crash,
-    /// It was asked to.
+    /// A clean shutdown.
     Orderly,
 }
 
-/// Sizes that are full now and then.
+/// Queue sizes that are reached now and then.
 const QUEUE_EVENTS: usize = 1000;
 const BATCHING: Batching = Batching { events_max: 200, age_max: Duration::from_secs(5), interval: None };
 /// Processing time of a frame in which nothing moves, or that is corrupt, nanoseconds.
@@ -59,10 +59,10 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Since when events of a class cannot be made durable, by class, nanoseconds of the world.
 pub(super) type Failing = [Option<u64>; Class::ALL.len()];
 
-/// An event that was made.
+/// An event that was posted.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Posted {
-    /// When, nanoseconds of the world.
+    /// Its time, nanoseconds of the world.
     pub(super) at: u64,
     pub(super) class: Class,
     /// Whether it can wait for its commit.
@@ -70,14 +70,14 @@ pub(super) struct Posted {
     pub(super) print: u32,
 }
 
-/// Makes the program's own pipeline for RGB pictures of that format.
+/// Builds the program's own pipeline for RGB frames of that format.
 pub type Network = Arc<dyn Fn(&FrameFormat, Vec<CountingLine>) -> Result<WithEngine>>;
 
-/// What processes frames.
+/// The processing of frames.
 enum FrameStages {
-    /// The tracker and the counter, fed with what is known to be there.
+    /// The tracker and the counter, fed with the ground truth.
     Known(Box<Analytics>),
-    /// The whole pipeline, fed with pictures.
+    /// The complete pipeline, fed with rendered frames.
     Network(Box<WithEngine>, FrameFormat),
 }
 
@@ -95,7 +95,7 @@ impl FrameStages {
         Ok(FrameStages::Known(Box::new(Analytics::new(&params, (width, height), &names)?)))
     }
 
-    /// One frame; `open`: something moves, or did a moment ago.
+    /// Processes one frame; `open`: something moves, or did a moment ago.
     fn process(
         &mut self,
         at: Mono,
@@ -169,17 +169,17 @@ fn attach(spool: &Spool, disk: &FaultDisk, time: &Timekeeper) {
     }
 }
 
-/// What is left of a run.
+/// Record of a run that has ended.
 #[derive(Debug)]
 pub(super) struct Remains {
-    /// Which.
+    /// The run.
     pub(super) run: String,
-    /// Each event in the order of its numbers.
+    /// Its events by sequence number.
     pub(super) posted: Vec<Posted>,
     /// When it ended.
     pub(super) ended: u64,
     pub(super) failing_since: Failing,
-    /// Events that were dropped for want of room, those that became dead letters, and those that are damaged.
+    /// Events dropped for lack of space, dead letters, and damaged events.
     pub(super) dropped: u64,
     pub(super) refused: u64,
     pub(super) damaged: u64,
@@ -188,35 +188,35 @@ pub(super) struct Remains {
     pub(super) stats: Stats,
 }
 
-/// What a device is in.
+/// The environment of a device.
 pub(super) struct Surroundings<'a> {
     pub(super) scenario: &'a Scenario,
     pub(super) calendar: &'a Calendar,
     pub(super) disk: &'a FaultDisk,
     pub(super) server: &'a Server,
     pub(super) camera_model: &'a CameraModel,
-    /// What runs on rendered frames.
+    /// The pipeline for rendered frames.
     pub(super) network: Option<&'a Network>,
 }
 
-/// What a device takes.
+/// Resources that a device uses.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sizes {
-    /// The most that has waited in its queues, events and frames.
+    /// Largest number of events and frames that waited in its queues.
     pub(super) waiting_max: usize,
-    /// On disk now.
+    /// Bytes on disk now.
     pub(super) disk_bytes: u64,
 }
 
-/// A frame in the ring, which itself holds no pixels.
+/// A frame in the ring; the ring itself holds no pixels.
 struct WaitingFrame {
     seq: u64,
     content: FrameContent,
 }
 
-/// A frame that is being processed.
+/// A frame being processed.
 struct Processing {
-    /// When that is done, nanoseconds of the world.
+    /// When processing ends, nanoseconds of the world.
     done_at: u64,
     meta: FrameMeta,
     content: FrameContent,
@@ -237,7 +237,7 @@ pub(super) struct Device {
     sampler: Sampler,
     ring_in: Writer,
     ring_out: Reader,
-    /// What the next frame is called if the camera drops none.
+    /// Number of the next frame if the camera drops none.
     next_seq: u64,
     /// Frames in the ring, oldest first.
     waiting: VecDeque<WaitingFrame>,
@@ -253,7 +253,7 @@ pub(super) struct Device {
     camera_is_open: bool,
     camera_size: (u32, u32),
     uplink_at: u64,
-    /// A request is under way until then.
+    /// A request is in progress until this time.
     sending_until: u64,
     signals: u64,
     writer: SpoolWriter,
@@ -263,7 +263,7 @@ pub(super) struct Device {
     closed: bool,
     ended: bool,
     posted: Vec<Posted>,
-    /// The most that waited in the outbox and the ring.
+    /// Largest number of waiting entries in the outbox and the ring.
     waiting_max: usize,
     stats: Stats,
     skipped_part: f64,
@@ -271,11 +271,11 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// The program starts: opens what its last run left, and posts its first event.
+    /// The program starts: opens the spool of its last run, and posts its first event.
     pub(super) fn boot(surroundings: &Surroundings<'_>, now: u64, seed: u64) -> Result<Self> {
         let Surroundings { scenario, calendar, disk, server, camera_model, network } = *surroundings;
         let booted = calendar.booted();
-        // One identity a boot: a crash keeps it.
+        // One identity per boot: a crash keeps it.
         let boot_id = format!("{:016x}", crate::sim::random::mix(booted + 1));
         let origin = Origin::new("sim", &boot_id, mono(now, booted));
         server.begins(origin.boot.as_str(), booted);
@@ -371,7 +371,7 @@ impl Device {
         self.work.is_none() && self.waiting.is_empty() && self.moved_at.is_none() && !self.presence.is_lost()
     }
 
-    /// A frame comes from the camera.
+    /// A frame arrives from the camera.
     pub(super) fn frame(
         &mut self,
         now: u64,
@@ -380,7 +380,7 @@ impl Device {
         camera_model: &mut CameraModel,
     ) -> Result<()> {
         self.stats.frames_captured += 1;
-        // Frames that the camera lost itself keep their numbers.
+        // Frames that the camera itself lost are counted in the sequence numbers.
         self.stats.frames_camera_dropped += seq.saturating_sub(self.next_seq);
         self.next_seq = seq + 1;
         let at = self.mono(now);
@@ -397,7 +397,7 @@ impl Device {
         if !matches!(filled, crate::capture::ring::Fill::Committed(())) {
             return Err(Error::fatal(Kind::System, "simulation: the ring did not take a frame"));
         }
-        // The ring has replaced its oldest, if it had no room.
+        // The ring has replaced its oldest frame, if it was full.
         for _replaced in self.stats.frames_ring_dropped..self.ring_in.dropped() {
             self.waiting.pop_front();
         }
@@ -407,7 +407,7 @@ impl Device {
         Ok(())
     }
 
-    /// Frames in which nothing moved, the last of them at `now`; among them the camera lost `dropped` others.
+    /// Frames without motion, the last of them at `now`; the camera lost `dropped` others among them.
     pub(super) fn saw_nothing(&mut self, frames: u64, dropped: u64, now: u64) {
         self.stats.frames_captured += frames;
         self.stats.frames_camera_dropped += dropped;
@@ -423,7 +423,7 @@ impl Device {
         let (at, stages) = (self.mono(now), &mut self.stages);
         self.usable_at = Some(at);
         let mut happened = Vec::new();
-        // Counted above, all of them at once.
+        // Already counted above.
         let _counted = self.frames.frame(
             at,
             |on| {
@@ -435,7 +435,7 @@ impl Device {
         self.post_all(now, happened);
     }
 
-    /// A frame comes, perhaps the first since the camera was opened.
+    /// A frame arrives, possibly the first since the camera was opened.
     fn camera_delivers(&mut self, now: u64) {
         let at = self.mono(now);
         if !std::mem::replace(&mut self.camera_is_open, true) {
@@ -445,7 +445,7 @@ impl Device {
         self.post_back(now, back);
     }
 
-    /// What the capture thread does about frames that were processed, or were corrupt.
+    /// The capture thread's reaction to frames that were processed, or were corrupt.
     fn check_liveness(&mut self, now: u64) {
         let (at, corrupt) = (self.mono(now), self.stats.frames_corrupt);
         let back = self.presence.note(self.usable_at, corrupt);
@@ -462,7 +462,7 @@ impl Device {
         }
     }
 
-    /// Posts what happened in the stages.
+    /// Posts the events of the stages.
     fn post_all(&mut self, now: u64, happened: Vec<(Mono, Body)>) {
         for (at, body) in happened {
             self.stats.crossings += u64::from(matches!(body, Body::Crossing(_)));
@@ -471,7 +471,7 @@ impl Device {
         }
     }
 
-    /// The camera is gone; the next frame is one of a camera that was opened again.
+    /// The camera is lost; the next frame comes from a camera that was opened again.
     pub(super) fn camera_lost(&mut self, now: u64, reason: &str) {
         self.camera_is_open = false;
         if self.presence.lost(self.mono(now)) {
@@ -480,7 +480,7 @@ impl Device {
         }
     }
 
-    /// Posts the counters, as each minute.
+    /// Posts the counters, as every minute.
     pub(super) fn minute(&mut self, now: u64) {
         if self.closed {
             return;
@@ -524,7 +524,7 @@ impl Device {
         self.closed
     }
 
-    /// It is asked to end: tracks end, the final report is posted.
+    /// Clean shutdown: tracks end, the final report is posted.
     pub(super) fn close(&mut self, now: u64) {
         self.end_tracks(now);
         let stats = self.stats(now);
@@ -535,7 +535,7 @@ impl Device {
         self.uplink_at = now;
     }
 
-    /// Does what is due: frames, commits, requests.
+    /// Executes what is due: frames, commits, requests.
     pub(super) fn work(&mut self, now: u64, board: &mut Board) -> Result<()> {
         if let Some(work) = self.work.take_if(|work| work.done_at <= now) {
             self.process(now, &work.meta, &work.content)?;
@@ -559,7 +559,7 @@ impl Device {
         let Taken::Frame(slot) = self.ring_out.take(Duration::ZERO) else { return };
         let meta = slot.meta;
         drop(slot);
-        // Frames that newer ones replaced in the ring are gone from here too.
+        // Frames that were replaced in the ring by newer ones are removed here too.
         while self.waiting.front().is_some_and(|frame| frame.seq < meta.seq) {
             self.waiting.pop_front();
         }
@@ -605,7 +605,7 @@ impl Device {
         Ok(())
     }
 
-    /// Without a camera tracks end. (No deadline of its own in [`Device::next`]: the world steps from frame to frame, also while the camera
+    /// Tracks end without a camera. (No deadline of its own in [`Device::next`]: the world steps from frame to frame, also while the camera
     /// is away.)
     fn silence(&mut self, now: u64) {
         if self.work.is_some() {
@@ -630,7 +630,7 @@ impl Device {
         self.post_all(now, happened);
     }
 
-    /// What the spool's thread does.
+    /// The work of the spool's thread.
     fn keep(&mut self, now: u64) {
         let at = self.mono(now);
         let source = |out: &mut Vec<Event>| self.outbox.take(out);
@@ -641,7 +641,7 @@ impl Device {
             let since = &mut self.failing_since[class as usize];
             *since = if state.fails[class as usize] { since.or(Some(now)) } else { None };
         }
-        // Without power there is nobody who could tell anything.
+        // Without power nothing can be reported.
         if self.closed || self.disk.is_off() || self.monitor.is_silent(at) {
             return;
         }
@@ -656,7 +656,7 @@ impl Device {
         told.into_iter().for_each(|body| self.post(now, body));
     }
 
-    /// What the uplink's thread does.
+    /// The work of the uplink's thread.
     fn deliver(&mut self, now: u64) {
         let wakes = now >= self.uplink_at || self.outbox.signals() != self.signals;
         if self.ended || now < self.sending_until || !wakes {
@@ -669,7 +669,7 @@ impl Device {
             let took = self.server.tick(now);
             match flow {
                 Flow::Continue if took > 0 => {
-                    // The next step when the answer is there.
+                    // The next step follows when the response has arrived.
                     (self.uplink_at, self.sending_until) = (now, now + took);
                     return;
                 }
@@ -687,7 +687,7 @@ impl Device {
         }
     }
 
-    /// What is left of it.
+    /// The record of the run.
     pub(super) fn end(self, now: u64) -> Remains {
         let tally = self.spool.state().tally;
         let stats = self.stats(now);

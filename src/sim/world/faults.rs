@@ -1,4 +1,4 @@
-//! The fault schedule: drawn before the world begins, so that one fault more does not move the others.
+//! The fault schedule: generated before the world begins, so that an additional fault does not shift the others.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use super::SECOND;
 use super::scenario::Scenario;
 use crate::sim::random::Random;
 
-/// Something that goes wrong.
+/// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fault {
     CameraStalls,
@@ -69,7 +69,7 @@ impl Faults {
                 continue;
             }
             loop {
-                // A rare fault may lie beyond the range of the numbers.
+                // A rare fault may be beyond the range of the numbers.
                 let wait = (f64::from(stream.exponential(86_400.0 / a_day)) * SECOND as f64) as u64;
                 at = at.saturating_add(wait).saturating_add(1);
                 if at >= end {
@@ -86,7 +86,7 @@ impl Faults {
         self.0.first().map_or(u64::MAX, |(at, _)| *at)
     }
 
-    /// When the device next loses power or crashes.
+    /// Time of the next power loss or crash.
     pub(super) fn next_death(&self) -> u64 {
         let death = self.0.iter().find(|(_, fault)| matches!(fault, Fault::PowerCut | Fault::Crash));
         death.map_or(u64::MAX, |(at, _)| *at)

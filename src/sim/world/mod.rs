@@ -1,14 +1,14 @@
 //! A device in the field, in virtual time: traffic, weather, light and heat around it, and faults at all its interfaces.
 //!
 //! ```text
-//!   traffic ─► camera model ─► sampler ─► ring ─► follower ─► outbox ─► spool ─► uplink ─► server
+//!   traffic ─► camera model ─► sampler ─► ring ─► analytics ─► outbox ─► spool ─► uplink ─► server
 //!   (truth)    camera faults      latency                       disk     link      fault
 //!                                                               faults   faults    modes
 //! ```
-//! From the sampler to the uplink these are the program's own stages, driven through the calls that its threads make. Simulated is
-//! what lies beyond them: the camera's scene, the network's results (or, from rendered frames, the network itself runs), the disk,
-//! the receiver, the clocks and the board. Time jumps to the next deadline. One seed drives everything, and the same seed gives
-//! the same report to the last byte; with rendered frames as far as the network computes the same on another CPU.
+//! From the sampler to the uplink these are the program's own stages, driven by the calls that its threads make. Simulated is everything
+//! beyond them: the camera's scene, the network's results (or, with rendered frames, the network itself runs), the disk, the receiver, the
+//! clocks and the board. Time jumps to the next deadline. One seed drives everything, and the same seed gives the same report to the last
+//! byte; with rendered frames as far as the network computes the same on another CPU.
 
 mod board;
 mod camera_model;
@@ -37,20 +37,20 @@ use super::random::Random;
 use crate::base::error::{Error, Kind, Result};
 use crate::platform::clock::Mono;
 
-/// Nanoseconds of a second of the world.
+/// Nanoseconds per second.
 const SECOND: u64 = 1_000_000_000;
 
-/// How long the world waits at the end for the events that are still on the device.
+/// How long the world waits at the end for events that are still on the device.
 const DRAIN: u64 = 6 * 3600 * SECOND;
 
-/// Interval between two evaluations of the truth: a road user moves less than its own length meanwhile.
+/// Interval between two evaluations of the truth: a road user moves less than its own length in it.
 const JUDGED_EVERY: u64 = SECOND / 5;
 
-/// A device and everything around it.
+/// A device and its environment.
 pub struct World {
     scenario: Scenario,
     network: Option<Network>,
-    /// Since the world began, nanoseconds.
+    /// Time since the world began, nanoseconds.
     now: u64,
     end: u64,
     random: Random,
@@ -78,7 +78,7 @@ pub struct World {
 }
 
 impl World {
-    /// A world of `hours` hours. `network` runs on the frames of a scenario that has them rendered.
+    /// A world of `hours` hours. `network` runs on the frames of a scenario with rendered frames.
     ///
     /// # Errors
     /// `Kind::Config`: a setting of the scenario is out of range. For rendered frames: see [`crate::vision::detect::model::Loaded::open`].
@@ -129,10 +129,10 @@ impl World {
         })
     }
 
-    /// Runs all the hours, then gives the device time to deliver what it has.
+    /// Runs all the hours, then gives the device time to deliver its remaining events.
     ///
     /// # Errors
-    /// A stage failed for good: a bug in the program.
+    /// A stage failed permanently: a bug in the program.
     pub fn run(mut self, on: &mut dyn FnMut(f64)) -> Result<Report> {
         let mut told = 0;
         while self.now < self.end {
@@ -146,7 +146,7 @@ impl World {
         Ok(self.finish())
     }
 
-    /// Goes to the next deadline and does what is due.
+    /// Advances to the next deadline and does what is due.
     fn step(&mut self) -> Result<()> {
         let quiet = self.skip_quiet();
         let mut next = self.end.min(self.next_minute).min(self.faults.next());
@@ -157,7 +157,7 @@ impl World {
             Some(device) => next.min(device.next()),
             None => next.min(self.next_boot()),
         };
-        // At least a millisecond, so that nothing that stays due stops the world.
+        // At least a millisecond, so that a permanently due deadline cannot stop the world.
         self.now = next.max(self.now + SECOND / 1000);
         self.calendar.tick(self.now);
         self.judge_truth();
@@ -191,8 +191,8 @@ impl World {
         }
     }
 
-    /// While nothing moves on the street all frames are alike: they are counted, not processed one by one. True if the street
-    /// was skipped; the device's own deadlines remain.
+    /// While nothing moves on the street all frames are alike: they are counted, not processed one by one. True if the street was skipped;
+    /// the device's own deadlines still apply.
     fn skip_quiet(&mut self) -> bool {
         let Some(until) = self.camera_model.quiet_until(self.now) else { return false };
         if self.camera_is_away()
@@ -210,7 +210,7 @@ impl World {
         }
         self.next_frame += frames * period;
         self.frame += frames;
-        // The moment of the last of them.
+        // The time of the last of them.
         self.now = self.now.max(self.next_frame - period);
         self.calendar.tick(self.now);
         if let Some(device) = &mut self.device {
@@ -224,7 +224,7 @@ impl World {
         true
     }
 
-    /// When the program may start: never while the battery is flat, which a minute may change.
+    /// When the program may start: never while the battery is flat, which is checked every minute.
     fn next_boot(&self) -> u64 {
         if self.board.has_power() { self.boots_at } else { u64::MAX }
     }
@@ -319,7 +319,7 @@ impl World {
         }
     }
 
-    /// A power cut: at once, or in the middle of one of the next writes.
+    /// A power cut: immediately, or in the middle of one of the next writes.
     fn cut(&mut self) {
         if self.device.is_some() && self.random.chance(0.5) {
             self.disk.cut_after(self.random.below(8) as u64);
@@ -328,7 +328,7 @@ impl World {
         }
     }
 
-    /// The device is off for some seconds, or, without power, until there is some.
+    /// The device is off for some seconds; without power, until there is some.
     fn die(&mut self, how: Death, seconds: u64) {
         let Some(device) = self.device.take() else { return };
         self.report.note_death(device.end(self.now), how);
@@ -353,7 +353,7 @@ impl World {
         Ok(())
     }
 
-    /// The link is good and no more faults happen: everything that is on the device arrives.
+    /// The link is good and no more faults happen: all events on the device arrive.
     fn drain(&mut self) -> Result<()> {
         self.disk.spare();
         self.disk.set_fault_modes(self.scenario.disk_fault_modes(false));

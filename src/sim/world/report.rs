@@ -1,4 +1,4 @@
-//! What came of it, and whether the promises were kept.
+//! The results, and whether the guarantees held.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,27 +12,27 @@ use super::server::Server;
 use crate::event::{Direction, Stats};
 use crate::metrics::table::Kind;
 
-/// What may not have been committed when a run ends: `spool.commit_interval_s` and the looks between, nanoseconds.
+/// Longest time that an event may be uncommitted when a run ends: `spool.commit_interval_s` plus the polling interval, nanoseconds.
 const COMMIT: u64 = 7 * SECOND;
-/// The same of what can wait: `spool.checkpoint_interval_s`.
+/// The same for events that can wait: `spool.checkpoint_interval_s`.
 const CHECKPOINT: u64 = 305 * SECOND;
 
-/// What a crossing is counted as, in the truth and at the receiver.
+/// The key under which a crossing is counted, in the truth and at the receiver.
 pub(super) fn counted_as(line: &str, direction: Direction, class: &str) -> String {
     let way = if direction == Direction::Forward { "forward" } else { "backward" };
     format!("{line} {way} {class}")
 }
 
-/// A counter of the device that has a row of its own in the report.
+/// A counter of the device that has its own row in the report.
 struct Counted {
-    /// In the table for people.
+    /// Label in the text table.
     label: &'static str,
-    /// In JSON.
+    /// Key in JSON.
     key: &'static str,
     value: fn(&Stats) -> u64,
 }
 
-/// What became of frames.
+/// Outcomes of frames.
 const FRAMES: &[Counted] = &[
     Counted { label: "frames", key: "frames", value: |stats| stats.frames_captured },
     Counted {
@@ -46,7 +46,7 @@ const FRAMES: &[Counted] = &[
     Counted { label: "  corrupt", key: "corrupt", value: |stats| stats.frames_corrupt },
 ];
 
-/// What was found in them.
+/// Detections and tracks in them.
 const FOUND: &[Counted] = &[
     Counted { label: "detections", key: "detections", value: |stats| stats.detections },
     Counted { label: "tracks", key: "tracks", value: |stats| stats.tracks },
@@ -68,72 +68,71 @@ fn serialize_counters<S: Serializer>(stats: &Stats, serializer: S) -> Result<S::
 /// The table at the end of a simulation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// Where everything came from.
+    /// The seed.
     pub seed: u64,
-    /// How long.
+    /// The duration.
     pub hours: f64,
-    /// What went wrong, and how often.
+    /// Faults and their numbers.
     pub faults: BTreeMap<&'static str, u64>,
     /// Starts of the program.
     pub boots: u64,
-    /// Times that the battery was flat.
+    /// How often the battery was flat.
     pub flat_battery: u64,
-    /// The device's own counters, added up over its runs. In JSON those with a row of their own stand by the names that they always
-    /// had there, and all of them below `device`.
+    /// The device's own counters, summed over its runs. In JSON those with their own row keep their names, and all of them are below
+    /// `device`.
     #[serde(flatten, serialize_with = "serialize_counters")]
     pub counters: Stats,
     /// Frames that the camera lost before it could announce them.
     pub camera_drops: u64,
-    /// Crossings by line, way and class, as they are in the world.
+    /// Crossings by line, direction and class in the simulated world.
     pub truth: BTreeMap<String, u64>,
-    /// The same as they came to the receiver.
+    /// The same as received.
     pub counted: BTreeMap<String, u64>,
     /// Of the truth: while the device was off or had no camera.
     pub unwatched: u64,
-    /// Not in the truth: crossings of what is too small or hidden.
+    /// Not in the truth: crossings by road users that are too small or hidden.
     pub unseen: u64,
-    /// Events that were made.
+    /// Events that were posted.
     pub made: u64,
-    /// That came into a spool, in memory or on disk.
+    /// Events that reached a spool, in memory or on disk.
     pub spooled: u64,
-    /// That the receiver confirmed, as it knows itself. Must be as many as [`Stats::events_delivered`].
+    /// Events that the receiver confirmed, by its own count. Must equal [`Stats::events_delivered`].
     pub confirmed: u64,
-    /// That the receiver has, each identity once.
+    /// Events that the receiver has, each identity once.
     pub received: u64,
     /// Repeats of an identity, which it recognises.
     pub repeats: u64,
-    /// Events that came under another identity than their own, or under one of nobody's: a repeat that nobody could recognise. Must
-    /// be 0.
+    /// Events that arrived under the identity of another event, or under an unknown one: repeats that could not be recognised. Must be 0.
     pub unseen_repeats: u64,
-    /// That the receiver refused for good and does not have: they are dead letters.
+    /// Events that the receiver refused permanently and does not have: they are dead letters.
     pub refused: u64,
-    /// Dropped for want of room, and counted.
+    /// Dropped for lack of space, and counted.
     pub dropped: u64,
     /// Lost to damage on the disk, and counted.
     pub damaged: u64,
-    /// Of those dropped or damaged: were cut off besides, or came all the same. So many might hide among them.
+    /// Events that were reported dropped or damaged and were also cut off, or arrived anyway. This many losses could be hidden among them.
     pub told_too_much: u64,
     /// Reads, writes and syncs that the disk refused.
     pub disk_errors: u64,
-    /// Not yet on disk when the power went, or the program crashed.
+    /// Not yet on disk when the power was cut or the program crashed.
     pub cut: u64,
-    /// None of these. Must be 0.
+    /// None of the above. Must be 0.
     pub lost: u64,
-    /// Stamps that were trusted and wrong. Must be 0.
+    /// Wrong stamps that were marked synchronised. Must be 0.
     pub stamped_wrong: u64,
     /// Requests to the receiver.
     pub requests: u64,
-    /// Bytes that the disk had to write, in whole pages.
+    /// Bytes that the disk wrote, in whole pages.
     pub written_bytes: u64,
-    /// The most that waited in memory: events and frames.
+    /// Largest number of events and frames waiting in memory.
     pub waiting_max: u64,
-    /// The most that the spool took, bytes.
+    /// Largest size of the spool, bytes.
     pub disk_max_bytes: u64,
-    /// What the board used, Wh.
+    /// Energy used by the board, Wh.
     pub energy_wh: f64,
     /// Hottest CPU, °C.
     pub hottest_c: f32,
-    /// Slowed down by heat for so long, seconds.
+    /// Seconds of thermal throttling.
     pub throttled_s: u64,
     #[serde(skip)]
     pub(super) last_death: Option<Death>,
@@ -154,7 +153,7 @@ struct Run {
 }
 
 impl Run {
-    /// Whether an event may have been on no disk yet when the run ended.
+    /// Whether an event may still have been uncommitted when the run ended.
     fn may_have_cut(&self, posted: &Posted) -> bool {
         let safe = posted.at + if posted.can_wait { CHECKPOINT } else { COMMIT };
         let fails = self.failing_since[posted.class as usize].is_some_and(|since| safe >= since);
@@ -203,7 +202,7 @@ impl Report {
         }
     }
 
-    /// How much it takes now.
+    /// Adds the current resource usage.
     pub(super) fn note_device(&mut self, device: &Device) {
         let Sizes { waiting_max, disk_bytes } = device.sizes();
         self.waiting_max = self.waiting_max.max(waiting_max as u64);
@@ -223,7 +222,7 @@ impl Report {
         self.runs.push(Run { name: run, posted, ended, failing_since, how });
     }
 
-    /// Finds out what became of every event that the receiver does not have, and whether it has any that were never made.
+    /// Determines what happened to every event that the receiver does not have, and whether it has any that were never posted.
     pub(super) fn settle(&mut self, server: &Server) {
         let mut missing = 0;
         let (mut came, refused) = (server.came(), server.refused());
@@ -241,16 +240,16 @@ impl Report {
             self.unseen_repeats += came.len() as u64;
         }
         self.unseen_repeats += came.values().map(|run| run.len() as u64).sum::<u64>();
-        // Which were dropped or damaged is not known one by one, only how many. Some of them were cut off too, or came after all.
+        // Only the number of dropped or damaged events is known, not which ones. Some of them were cut off too, or arrived after all.
         let told = self.dropped + self.damaged;
         self.lost = u64::saturating_sub(missing, told) + self.refused.saturating_sub(self.told_refused);
         self.told_too_much = u64::saturating_sub(told, missing);
     }
 
-    /// Whether what must hold does: nothing lost, nothing counted twice unseen, no wrong stamp that was trusted.
+    /// Checks the guarantees: nothing lost, no undetected duplicates, no wrong stamp that was trusted.
     ///
     /// # Errors
-    /// What does not, in words.
+    /// The violations, as text.
     pub fn verdict(&self) -> Result<(), String> {
         let mut wrong = Vec::new();
         let apart = self.counters.events_delivered.abs_diff(self.confirmed);
@@ -267,7 +266,7 @@ impl Report {
         if wrong.is_empty() { Ok(()) } else { Err(format!("seed {}: {}", self.seed, wrong.join(", "))) }
     }
 
-    /// For people.
+    /// The text table.
     pub fn table(&self) -> String {
         let mut out = String::new();
         let mut row = |name: &str, value: String| {
@@ -336,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_device_s_counters_keep_their_names_in_json_and_new_ones_come_by_themselves() {
+    fn device_counters_keep_their_names_in_json_and_new_ones_appear_automatically() {
         let mut report = Report::new(1, 2.0);
         for _run in 0..2 {
             report.counters.add_run(&Stats {

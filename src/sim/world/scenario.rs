@@ -6,24 +6,24 @@ use super::SECOND;
 use crate::base::error::{Error, Kind, Result};
 use crate::sim::disk::FaultModes;
 
-/// A world's settings. A file holds only what differs from the defaults.
+/// A world's settings. A file contains only the differences from the defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Scenario {
-    /// Frames a second of the camera, 1..=60.
+    /// Frames per second of the camera, 1..=60.
     pub camera_fps: f32,
-    /// Frames a second that are processed, 0.1..=60.
+    /// Frames per second that are processed, 0.1..=60.
     pub fps: f32,
     /// Size of its frames, pixels.
     pub size: [u32; 2],
-    /// How busy the street is, 1 is usual; the hour of the day does the rest.
+    /// Traffic density; 1 is normal. The hour of the day scales it further.
     pub traffic: f32,
     /// Hour at which the world begins, 0..24.
     pub begins_at: f32,
-    /// Frames are rendered and a network runs on them, instead of a detector that knows the truth; much slower. Hour of the day and
-    /// weather of the pictures come from the seed and stay; traffic follows the clock.
+    /// Frames are rendered and a network runs on them, instead of a detector that knows the truth; much slower. Time of day and weather of
+    /// the pictures come from the seed and stay the same; traffic follows the clock.
     pub rendered: bool,
-    /// The detector, while frames are not rendered.
+    /// The simulated detector, used when frames are not rendered.
     pub detector: Detector,
     /// The camera.
     pub camera: Camera,
@@ -56,17 +56,17 @@ impl Default for Scenario {
     }
 }
 
-/// A detector that knows the truth and errs at given rates.
+/// A detector that knows the truth and makes errors at given rates.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Detector {
-    /// Share of road users that it does not find in a frame.
+    /// Share of road users that it misses in a frame.
     pub misses: f32,
-    /// Boxes around nothing, per frame.
+    /// False detections per frame.
     pub false_alarms: f32,
     /// Share of road users whose class it mistakes for a similar one.
     pub confusions: f32,
-    /// Standard deviation of a box's sides, parts of its size.
+    /// Standard deviation of a box's sides, as a fraction of its size.
     pub jitter: f32,
     /// Time of an inference, milliseconds.
     pub latency_ms: f32,
@@ -78,17 +78,17 @@ impl Default for Detector {
     }
 }
 
-/// What goes wrong with the camera.
+/// Faults of the camera.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Camera {
     /// Share of frames that it loses.
     pub drop_share: f32,
-    /// It delivers nothing for some seconds, times a day.
+    /// Times per day that it delivers nothing for some seconds.
     pub stalls: f32,
-    /// Its frames are corrupt for some seconds, times a day.
+    /// Times per day that its frames are corrupt for some seconds.
     pub corrupt: f32,
-    /// It is unplugged for some minutes, times a day.
+    /// Times per day that it is unplugged, for some minutes each.
     pub unplugged: f32,
 }
 
@@ -98,21 +98,21 @@ impl Default for Camera {
     }
 }
 
-/// What goes wrong with the disk and the power.
+/// Faults of the disk and the power supply.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DiskScenario {
-    /// Power cuts, times a day.
+    /// Power cuts per day.
     pub power_cuts: f32,
-    /// Crashes of the program, times a day.
+    /// Crashes of the program per day.
     pub crashes: f32,
-    /// It is full for half an hour or so, times a day.
+    /// Times per day that it is full, for half an hour or so.
     pub full: f32,
-    /// It loses contact for some minutes, times a day.
+    /// Times per day that it loses contact, for some minutes.
     pub away: f32,
-    /// A write or sync fails once in so many; 0 never.
+    /// On average one in this many writes and syncs fails; 0: none.
     pub error_one_in: u64,
-    /// What the spool may take, bytes.
+    /// The spool's quota, bytes.
     pub quota_bytes: u64,
 }
 
@@ -129,15 +129,15 @@ impl Default for DiskScenario {
     }
 }
 
-/// What goes wrong between the device and its receiver.
+/// Faults between the device and its receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Link {
-    /// Outages of the link, times a day.
+    /// Outages of the link per day.
     pub outages: f32,
     /// Mean duration of an outage, seconds.
     pub outage_mean_s: f32,
-    /// The receiver enters a fault mode, times a day.
+    /// Times per day that the receiver enters a fault mode.
     pub moods: f32,
     /// Mean duration of a fault mode, seconds.
     pub mood_mean_s: f32,
@@ -149,13 +149,13 @@ impl Default for Link {
     }
 }
 
-/// What goes wrong with the calendar.
+/// Faults of the calendar.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClockScenario {
-    /// The clock is set wrong by hours or years, times a day.
+    /// Times per day that the clock is set wrong by hours or years.
     pub steps: f32,
-    /// The time server is unreachable, times a day.
+    /// Times per day that the time server is unreachable.
     pub lost: f32,
 }
 
@@ -165,19 +165,19 @@ impl Default for ClockScenario {
     }
 }
 
-/// The board, its box and its battery.
+/// The board, its enclosure and its battery.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BoardScenario {
     /// Power when idle, W.
     pub idle_w: f32,
-    /// Power while a network runs, W.
+    /// Power during inference, W.
     pub busy_w: f32,
     /// Battery, Wh; 0: mains.
     pub battery_wh: f32,
     /// Peak power of the solar panel, W.
     pub panel_w: f32,
-    /// Coldest and hottest air of a day, °C.
+    /// Lowest and highest air temperature of a day, °C.
     pub air_c: [f32; 2],
     /// The CPU is throttled above this, °C.
     pub throttles_c: f32,
@@ -199,7 +199,7 @@ impl Default for BoardScenario {
 }
 
 impl Scenario {
-    /// Nothing goes wrong, the detector finds everything, mains.
+    /// No faults, a perfect detector, mains power.
     pub fn perfect() -> Self {
         Scenario {
             detector: Detector {
@@ -225,7 +225,7 @@ impl Scenario {
         }
     }
 
-    /// Reads a file's text, named `place` in errors.
+    /// Parses a file's text; errors name it `place`.
     ///
     /// # Errors
     /// `Kind::Config`: not TOML, an unknown key, a value out of range.
@@ -238,7 +238,7 @@ impl Scenario {
         Ok(scenario)
     }
 
-    /// The whole scenario as a file.
+    /// The complete scenario as a file.
     ///
     /// # Panics
     /// Never: it is tables of numbers.
@@ -249,7 +249,7 @@ impl Scenario {
     /// Checks all settings.
     ///
     /// # Errors
-    /// `Kind::Config` with name, value and range of the first that does not.
+    /// `Kind::Config` with name, value and range of the first invalid setting.
     pub fn check(&self) -> Result<()> {
         let Scenario { detector, camera, disk, link, clock, board, .. } = self;
         let rates = 0.0..=1000.0;
@@ -309,7 +309,7 @@ impl Scenario {
         (SECOND as f64 / f64::from(self.camera_fps)) as u64
     }
 
-    /// The disk's fault modes, when it is full or not.
+    /// The disk's fault modes, while it is full or not.
     pub(super) fn disk_fault_modes(&self, full: bool) -> FaultModes {
         FaultModes { error: self.disk.error_one_in, full: u64::from(full), ..FaultModes::default() }
     }

@@ -1,4 +1,4 @@
-//! The receiver and the link to it, in every fault mode; it remembers every event id that it was sent.
+//! The receiver and the link to it, in every fault mode; it remembers the id of every event that it got.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,21 +12,21 @@ use crate::delivery::uplink::{Batch, SendError, Sink};
 use crate::event::{Body, Event, RECORD_BYTES_MAX};
 use crate::sim::random::Random;
 
-/// A request without an answer takes as long as its deadline.
+/// A request without a response takes as long as its deadline.
 const SILENCE: u64 = 30 * SECOND;
 
-/// Tolerance of a time stamp, nanoseconds: readings of two clocks are not of the same moment.
+/// Tolerance of a time stamp, nanoseconds: two clocks cannot be read at the same instant.
 const STAMP_TOLERANCE: u64 = 2 * SECOND;
 
-/// How the receiver behaves.
+/// Behaviour of the receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FaultMode {
     Good,
-    /// 500 to everything.
+    /// Responds with 500 to everything.
     Fails,
-    /// Stores the batch and does not answer.
+    /// Stores the batch and does not respond.
     Forgetful,
-    /// Neither stores it nor answers.
+    /// Neither stores it nor responds.
     Silent,
     /// 429 with a time to wait.
     Busy,
@@ -34,7 +34,7 @@ enum FaultMode {
     Moved,
     /// 413 above ten events.
     Small,
-    /// 400 to some events, for good.
+    /// 400 to some events, permanently.
     Picky,
 }
 
@@ -53,13 +53,13 @@ struct State {
     took: u64,
     /// By run: when its board was switched on, nanoseconds of the world.
     boots: BTreeMap<String, u64>,
-    /// By run: which sequence numbers arrived.
+    /// By run: the sequence numbers that arrived.
     runs: BTreeMap<String, Came>,
     /// Crossings by line, direction and class, each event id once.
     counts: BTreeMap<String, u64>,
-    /// By run: which it refused, each in a batch of its own, so that the device knows which it was.
+    /// By run: the events that it refused, each in a batch of its own, so that the device knows which one it was.
     refused: BTreeMap<String, BTreeSet<u64>>,
-    /// An event id came again with another content.
+    /// An event id arrived again with different contents.
     changed: u64,
     /// Events of confirmed batches.
     confirmed: u64,
@@ -67,14 +67,14 @@ struct State {
     lies: bool,
     requests: u64,
     stamped_wrong: u64,
-    /// The device's power ends then, or its program.
+    /// The device's power, or its program, ends at this time.
     dies_at: u64,
-    /// What it adds to the sequence number of each event, and to the moment at which a board was switched on: nothing, unless a
-    /// test checks that a wrong one is noticed.
+    /// Offset added to the sequence number of each event, and to the time at which a board was switched on: 0, except in tests that a wrong
+    /// one is noticed.
     misread: (u64, u64),
 }
 
-/// What arrived of a run: by sequence number how often, and the fingerprint.
+/// Events that arrived from a run: by sequence number the count and the fingerprint.
 pub(super) type Came = BTreeMap<u64, (u32, u32)>;
 
 /// Fingerprint of an event: its time, content and sequence number.
@@ -82,7 +82,7 @@ pub(super) fn fingerprint(event: &Event) -> u32 {
     crc32c::crc32c(event.encode(&mut [0; RECORD_BYTES_MAX]))
 }
 
-/// A receiver. A clone is the same one.
+/// A receiver. A clone is the same receiver.
 #[derive(Debug, Clone)]
 pub(super) struct Server(Arc<Mutex<State>>);
 
@@ -113,12 +113,12 @@ impl Server {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A run begins on a board that was switched on then.
+    /// A run begins on a board that was switched on at this time.
     pub(super) fn begins(&self, run: &str, booted: u64) {
         self.lock().boots.insert(run.to_owned(), booted);
     }
 
-    /// When the device loses power next: a request that is under way then is never answered.
+    /// Time of the device's next power loss: a request in progress at that time never gets a response.
     pub(super) fn dies_at(&self, at: u64) {
         self.lock().dies_at = at;
     }
@@ -158,7 +158,7 @@ impl Server {
         (state.link_back, state.mode, state.dies_at) = (0, FaultMode::Good, u64::MAX);
     }
 
-    /// The end that the device sends to.
+    /// The sink that the device sends to.
     pub(super) fn sink(&self) -> Box<dyn Sink> {
         Box::new(ServerSink(self.clone()))
     }
@@ -173,17 +173,18 @@ impl Server {
         std::mem::take(&mut state.took)
     }
 
-    /// All that came, by run.
+    /// All events that arrived, by run.
     pub(super) fn came(&self) -> BTreeMap<String, Came> {
         self.lock().runs.clone()
     }
 
-    /// All that it refused for good, by run. What was refused before a power cut that the device did not note may have arrived later.
+    /// All events that it refused permanently, by run. An event refused before a power cut may have arrived later if the device did not
+    /// record the refusal.
     pub(super) fn refused(&self) -> BTreeMap<String, BTreeSet<u64>> {
         self.lock().refused.clone()
     }
 
-    /// Writes what it knows into the report.
+    /// Adds its counts to the report.
     pub(super) fn close(&self, report: &mut Report) {
         let state = self.lock();
         report.requests = state.requests;
@@ -199,7 +200,7 @@ impl Server {
 }
 
 impl State {
-    /// Takes every event of a batch.
+    /// Stores every event of a batch.
     fn store(&mut self, batch: &Batch<'_>) {
         for event in batch.events {
             let run = batch.origin.boot.as_str();
@@ -211,7 +212,7 @@ impl State {
             let first = *times == 1;
             self.changed += u64::from(*known != print);
             let stamp = batch.calendar.stamp(event.at);
-            // A stamp that is called synchronised must be right.
+            // A stamp that is marked synchronised must be right.
             let truth =
                 self.boots.get(run).map(|booted| true_unix(booted + event.at.as_nanos() + self.misread.1));
             let off = truth.zip(stamp.time).map_or(0, |(truth, time)| (truth - time).unsigned_abs());
@@ -225,7 +226,7 @@ impl State {
     }
 }
 
-/// The device's end.
+/// The device's side of the link.
 #[derive(Debug)]
 struct ServerSink(Server);
 
@@ -245,7 +246,7 @@ impl Sink for ServerSink {
             state.took = SILENCE;
         }
         if state.now + state.took > state.dies_at {
-            // Under way: it arrived or it did not, and the device never learns which.
+            // In progress: it arrived or it did not, and the device never learns which.
             state.took = state.dies_at.saturating_sub(state.now);
             if state.random.chance(0.5) {
                 state.store(batch);

@@ -24,7 +24,7 @@ fn in_a_perfect_world_everything_arrives_and_nearly_everything_is_counted() {
     );
 }
 
-/// Each class is counted as what it is: nobody becomes what it hides or is hidden by.
+/// Each class is counted as itself: no road user is mistaken for one that it hides or is hidden by.
 #[test]
 fn in_a_perfect_world_each_class_is_counted_as_itself() {
     let scenario = Scenario { begins_at: 8.0, ..Scenario::perfect() };
@@ -44,7 +44,7 @@ fn in_a_perfect_world_each_class_is_counted_as_itself() {
     }
 }
 
-/// What a camera drops is known by the gaps in its numbers: all but what nothing came behind.
+/// Frames that a camera drops show as gaps in its sequence numbers: all except those at the very end.
 #[test]
 fn the_device_counts_what_its_camera_drops() {
     let mut scenario = Scenario { begins_at: 8.0, ..Scenario::perfect() };
@@ -64,9 +64,9 @@ fn the_same_seed_is_the_same_world() {
     assert_ne!(run(6, 0.5, &scenario).made, run(5, 0.5, &scenario).made);
 }
 
-/// The checks can fail: a disk that says yes and does nothing loses what was promised.
+/// The checks can fail: a disk that reports success and does nothing loses committed events.
 #[test]
-fn a_world_whose_disk_lies_is_found_out() {
+fn a_disk_that_fakes_syncs_is_detected() {
     let mut scenario = Scenario { begins_at: 8.0, ..Scenario::perfect() };
     scenario.disk.power_cuts = 96.0;
     scenario.link.outages = 200.0;
@@ -83,9 +83,9 @@ fn a_world_whose_disk_lies_is_found_out() {
     assert!(lied.lost > 10 && lied.verdict().is_err(), "{}", lied.table());
 }
 
-/// A receiver that takes events for others, or a device that vouches for a wrong time.
+/// A receiver that gets wrong identities, or a device that marks a wrong time as synchronised.
 #[test]
-fn a_wrong_identity_and_a_wrong_time_are_found_out() {
+fn a_wrong_identity_and_a_wrong_time_are_detected() {
     let scenario = Scenario { begins_at: 8.0, ..Scenario::perfect() };
     let misread = |number, boot| {
         let world = World::new(3, 0.2, &scenario, None).unwrap();
@@ -104,9 +104,9 @@ fn a_wrong_identity_and_a_wrong_time_are_found_out() {
     }
 }
 
-/// A receiver that says yes and takes nothing.
+/// A receiver that confirms and stores nothing.
 #[test]
-fn a_receiver_that_lies_is_found_out() {
+fn a_receiver_that_confirms_without_storing_is_detected() {
     let world = World::new(3, 0.2, &Scenario { begins_at: 8.0, ..Scenario::perfect() }, None).unwrap();
     world.server.lie();
     let report = world.run(&mut |_| {}).unwrap();
@@ -114,18 +114,18 @@ fn a_receiver_that_lies_is_found_out() {
     report.verdict().unwrap_err();
 }
 
-/// A network that is much slower than the camera: newer frames replace older ones, and no more than a ring of them waits.
+/// A network that is much slower than the camera: newer frames replace older ones, and at most a ring of them waits.
 #[test]
-fn what_waits_is_bounded_when_the_network_is_slow() {
+fn waiting_events_and_frames_are_bounded_when_the_network_is_slow() {
     let mut scenario = Scenario { begins_at: 8.0, ..Scenario::perfect() };
     scenario.detector.latency_ms = 5000.0;
     let report = run(3, 0.2, &scenario);
     assert!(report.counters.frames_ring_dropped > 1000 && report.waiting_max < 20, "{}", report.table());
 }
 
-/// Drawn frames and the truth are of one street, also after an hour has changed how many come.
+/// Rendered frames and truth show the same street, also after the hour has changed the traffic density.
 #[test]
-fn a_drawn_street_is_the_street_of_the_truth() {
+fn rendered_frames_show_the_street_of_the_truth() {
     let scenario = Scenario { rendered: true, begins_at: 6.0, size: [320, 180], ..Scenario::perfect() };
     let mut camera_model = CameraModel::new(2, &scenario).unwrap();
     for minute in 0..3 {
@@ -136,8 +136,10 @@ fn a_drawn_street_is_the_street_of_the_truth() {
             let truth = camera_model.truth(now).to_vec();
             let drawn = camera_model.drawn();
             for user in drawn.iter().filter(|user| !user.is_hard(320)) {
-                let same =
-                    truth.iter().find(|truth| truth.id == user.id).expect("the truth knows who is drawn");
+                let same = truth
+                    .iter()
+                    .find(|truth| truth.id == user.id)
+                    .expect("every rendered road user is in the truth");
                 assert_eq!((same.kind, same.at), (user.kind, user.at));
             }
             assert_eq!(with.len(), 320 * 180 * 3);

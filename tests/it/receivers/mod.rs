@@ -1,5 +1,5 @@
-//! The uplink against receivers that misbehave, over real sockets: nothing is lost, nothing is stored twice, every drop
-//! and refusal is counted, and no receiver holds it for longer than its deadlines.
+//! The uplink against misbehaving receivers, over real sockets: no event is lost or stored twice, every drop and refusal is counted, and no
+//! receiver blocks it for longer than its deadlines.
 
 pub(crate) mod nats;
 pub(crate) mod programs;
@@ -24,7 +24,7 @@ use flytrap::platform::clock::{Clock, Mono, SystemClock};
 const SHORT: Duration = Duration::from_millis(250);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// An uplink on its thread.
+/// An uplink on its own thread.
 struct Rig {
     outbox: Arc<Outbox>,
     stop: Stop,
@@ -40,7 +40,7 @@ struct Setup {
     drain: Duration,
 }
 
-/// Room for everything, quick retries, patience at the end.
+/// Space for everything, quick retries, a long drain time.
 const PATIENT: Setup = Setup {
     queue_events: 1000,
     batch_events_max: 7,
@@ -111,8 +111,8 @@ fn http(url: &str) -> HttpParams {
     HttpParams { url: url.to_owned(), ..HttpParams::default() }
 }
 
-/// For receivers that hang or drip: gives up soon. A busy test machine may then see a time-out that the script did not
-/// ask for, so only those tests use it.
+/// For receivers that hang or send slowly: short time-outs. On a busy test machine these may cause time-outs that the script did not
+/// intend, so only those tests use it.
 fn hasty(url: &str) -> HttpParams {
     let deadlines = Deadlines { response: SHORT, ..Deadlines::default() };
     HttpParams { deadlines, ..http(url) }
@@ -130,7 +130,7 @@ const fn all_delivered(delivered: u64) -> Report {
     Report { delivered, undelivered: 0, refused: 0, dropped: 0 }
 }
 
-/// After every failure that can heal, the next request carries the same key and the same ids.
+/// After every temporary failure the next request carries the same key and the same ids.
 fn assert_retries_repeat(requests: &[Request]) {
     for pair in requests.windows(2) {
         let healed = match pair[0].behaviour {
@@ -168,7 +168,7 @@ fn assert_retries_repeat(requests: &[Request]) {
 }
 
 #[test]
-fn a_request_says_what_it_is() {
+fn a_request_has_the_headers_that_describe_it() {
     let server = Server::start([], Behaviour::Accept(202));
     let rig = Rig::start(http(&format!("{}?tenant=a%20b", server.url())), PATIENT);
     rig.post(0..3);
@@ -185,9 +185,9 @@ fn a_request_says_what_it_is() {
     assert_eq!(server.stored()[0]["source"], "/flytrap/mast-7/north");
 }
 
-/// Every failure that can heal, each in its own run: the first request meets it, a later one is accepted.
+/// Every temporary failure, each in its own run: the first request meets it, a later one is accepted.
 #[test]
-fn every_failure_that_can_heal_heals() {
+fn every_temporary_failure_is_overcome() {
     let behaviours = [
         Behaviour::Status(500),
         Behaviour::Status(502),
@@ -231,7 +231,7 @@ fn every_failure_that_can_heal_heals() {
 }
 
 #[test]
-fn a_confirmation_counts_whatever_becomes_of_its_body() {
+fn a_confirmation_counts_even_if_its_body_is_lost() {
     for behaviour in [
         Behaviour::Accept(200),
         Behaviour::Accept(204),
@@ -248,9 +248,9 @@ fn a_confirmation_counts_whatever_becomes_of_its_body() {
     }
 }
 
-/// What stored the batch said 200, in words of its own. Each is sent once.
+/// The receiver stored the batch and responded with 200 and an unusual body. Each batch is sent once.
 #[test]
-fn a_confirmation_counts_whatever_its_body_says() {
+fn a_confirmation_counts_whatever_its_body_contains() {
     const OK: &[&[u8]] = &[
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5\r\n\r\n\xef\xbb\xbf{}",
@@ -259,7 +259,7 @@ fn a_confirmation_counts_whatever_its_body_says() {
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n{\"error\":\"0\"}",
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{\"accepted\":7",
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\x00",
-        // A header in three lines.
+        // A header folded into three lines.
         b"HTTP/1.1 200 OK\r\nX-Served-By: one,\r\n two,\r\n\tthree\r\nContent-Length: 2\r\n\r\nok",
     ];
     for answer in OK {
@@ -272,9 +272,9 @@ fn a_confirmation_counts_whatever_its_body_says() {
     }
 }
 
-/// Whatever says yes without being a receiver of events gets nothing: all of it waits.
+/// A 2xx from something other than a receiver of events confirms nothing: all events wait.
 #[test]
-fn what_is_no_receiver_confirms_nothing() {
+fn a_server_that_is_not_a_receiver_confirms_nothing() {
     const NO: &[&[u8]] = &[
         b"HTTP/1.1 200 OK\r\nContent-Length: 21\r\n\r\n<!doctype html>Log in",
         b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n\r\n<html>Log in",
@@ -297,9 +297,9 @@ fn what_is_no_receiver_confirms_nothing() {
     }
 }
 
-/// A server whose answers always end early (a wrong `Content-Length`) does not get the same batch for ever.
+/// A server whose responses are always truncated (a wrong `Content-Length`) does not get the same batch for ever.
 #[test]
-fn answers_that_are_always_cut_end_in_a_confirmation() {
+fn responses_that_are_always_truncated_end_in_a_confirmation() {
     let server = Server::start([], Behaviour::CutJsonHarmless);
     let rig = Rig::start(http(&server.url()), PATIENT);
     rig.post(0..14);
@@ -307,7 +307,7 @@ fn answers_that_are_always_cut_end_in_a_confirmation() {
     assert_eq!((tracks(&server), server.deliveries()), (range(0..14), 3 * 14));
 }
 
-/// A status that does not speak of the events gives none of them up, also by a receiver that has confirmed before.
+/// A status that is not about the events gives none of them up, even from a receiver that has confirmed before.
 #[test]
 fn only_a_refusal_of_the_events_gives_them_up() {
     let statuses =
@@ -327,7 +327,7 @@ fn only_a_refusal_of_the_events_gives_them_up() {
     });
 }
 
-/// 413 with `Retry-After` is about the moment; a date counts from the answer's own date.
+/// 413 with `Retry-After` is temporary; a date counts from the response's own date.
 #[test]
 fn retry_after_is_a_date_too_and_goes_with_a_413() {
     const BUSY: &[&[u8]] = &[
@@ -347,9 +347,9 @@ fn retry_after_is_a_date_too_and_goes_with_a_413() {
     }
 }
 
-/// A send that is under way when the shutdown begins is interrupted when its time is over, wherever it waits.
+/// A send in progress at the start of the shutdown is interrupted when the drain time is over, wherever it waits.
 #[test]
-fn the_shutdown_interrupts_a_send_that_is_under_way() {
+fn the_shutdown_interrupts_a_send_in_progress() {
     let hanging = Server::start([], Behaviour::Hang);
     let silent = not_tls(b"", Duration::from_millis(1));
     let urls = [hanging.url(), format!("https://127.0.0.1:{silent}/events")];
@@ -358,7 +358,7 @@ fn the_shutdown_interrupts_a_send_that_is_under_way() {
             scope.spawn(move || {
                 let rig = Rig::start(http(url), Setup { drain: Duration::from_secs(2), ..PATIENT });
                 rig.post(0..7);
-                Stop::new().wait(Duration::from_millis(500)); // It is on its way now.
+                Stop::new().wait(Duration::from_millis(500)); // The send is in progress now.
                 let begun = SystemClock.mono();
                 let report = rig.end();
                 assert_eq!(report, Report { delivered: 0, undelivered: 7, refused: 0, dropped: 0 }, "{url}");
@@ -369,17 +369,17 @@ fn the_shutdown_interrupts_a_send_that_is_under_way() {
     });
 }
 
-/// With no file descriptor left a send fails, is told by its cause, and is tried again. In a process of its own: the limit is
-/// the whole process's.
+/// Without free file descriptors a send fails, the cause is reported, and it is retried. In a process of its own, because the limit applies
+/// to the whole process.
 #[test]
-fn without_descriptors_a_send_is_tried_again() {
+fn without_descriptors_a_send_is_retried() {
     const ALONE: &str = "FLYTRAP_TEST_DESCRIPTORS";
     let Ok(host) = std::env::var(ALONE) else {
-        // One process for each: what an earlier server closes late would be a descriptor again.
+        // A process for each case: an earlier server that closes late would free a descriptor.
         for host in ["127.0.0.1", "localhost"] {
             let mut again = std::process::Command::new(std::env::current_exe().unwrap());
             again
-                .args(["--exact", "receivers::without_descriptors_a_send_is_tried_again", "--nocapture"])
+                .args(["--exact", "receivers::without_descriptors_a_send_is_retried", "--nocapture"])
                 .env(ALONE, host);
             let output = again.output().unwrap();
             let told = String::from_utf8_lossy(&output.stdout);
@@ -402,14 +402,14 @@ fn without_descriptors_a_send_is_tried_again() {
     }
     let error = sink.send(&Batch::new(&origin, SystemClock.sample(), &events)).unwrap_err();
     assert!(matches!(error.failure, Failure::Retry { .. }) && error.kept_here, "{error:?}");
-    // What the resolver of the C library makes of it is its own; it is told as what it was doing.
+    // The error of the C library's resolver varies; the message names the step that failed.
     let words = if url.contains("localhost") { "look the host up" } else { "LimitNOFILE" };
     assert!(error.text.contains(words), "{error}");
     drop(held);
     sink.send(&Batch::new(&origin, SystemClock.sample(), &events)).unwrap();
 }
 
-/// A proxy that tunnels: everything goes through it, and nothing past it.
+/// A tunnelling proxy: all traffic goes through it, none past it.
 #[test]
 fn a_proxy_carries_everything_if_one_is_configured() {
     let server = Server::start([], Behaviour::Accept(200));
@@ -437,7 +437,7 @@ fn a_proxy_carries_everything_if_one_is_configured() {
     }
 }
 
-/// Reads the head of a `CONNECT`, then copies both ways.
+/// Reads the headers of a `CONNECT`, then copies in both directions.
 fn carry(mut client: std::net::TcpStream, asked: &std::sync::Mutex<Vec<String>>) -> std::io::Result<()> {
     use std::io::{Read as _, Write as _};
     let mut head = Vec::new();
@@ -462,7 +462,7 @@ fn carry(mut client: std::net::TcpStream, asked: &std::sync::Mutex<Vec<String>>)
     Ok(())
 }
 
-/// The first receiver is away, and a program answers at the second that refuses everything: nothing is given up.
+/// The first receiver is away, and a program that refuses everything responds at the second: no event is given up.
 #[test]
 fn a_fall_back_that_refuses_everything_empties_nothing() {
     use flytrap::delivery::uplink::Target;
@@ -474,7 +474,7 @@ fn a_fall_back_that_refuses_everything_empties_nothing() {
     let rig = Rig::start_with(sink, PATIENT);
     rig.post(0..100);
     second.wait_for_requests(1);
-    Stop::new().wait(Duration::from_millis(200)); // Enough for many more, if they were sent.
+    Stop::new().wait(Duration::from_millis(200)); // Enough time for many more requests.
     first.turn(Behaviour::Accept(200));
     second.turn(Behaviour::Accept(200));
     let report = rig.end();
@@ -518,7 +518,7 @@ impl Random {
     }
 }
 
-/// Any sequence of behaviours: every event is stored once, in order, whatever the receiver did; only the bad ones are not.
+/// Any sequence of behaviours: every event except the bad ones is stored once, in order.
 #[test]
 fn every_event_is_stored_once_whatever_the_receiver_does() {
     std::thread::scope(|scope| {
@@ -574,7 +574,7 @@ fn redirects_are_not_followed_and_cost_nothing() {
     assert_eq!(tracks(&server), range(0..7));
 }
 
-/// Another program answers there and takes nothing: everything waits until it is put right.
+/// Another program responds there and accepts nothing: everything waits until this is fixed.
 #[test]
 fn a_receiver_that_refuses_everything_empties_nothing() {
     let server = Server::start([], Behaviour::Status(400));
@@ -585,13 +585,13 @@ fn a_receiver_that_refuses_everything_empties_nothing() {
     assert_eq!((rig.outbox.counters().refused(), rig.outbox.counters().dropped()), (0, 0));
     server.turn(Behaviour::Accept(200));
     assert_eq!(rig.end(), all_delivered(120));
-    // What was set aside when it was put right comes after others of its batch.
+    // Events that were set aside before the fix come after others of their batch.
     let mut stored = tracks(&server);
     stored.sort_unstable();
     assert_eq!((stored, server.deliveries()), (range(0..120), 120));
 }
 
-/// The first event ever is a bad one: it does not stand in the way of the others.
+/// The very first event is a bad one: it does not block the others.
 #[test]
 fn a_bad_event_at_the_head_does_not_block() {
     let server = Server::start([], Behaviour::Picky);
@@ -602,9 +602,9 @@ fn a_bad_event_at_the_head_does_not_block() {
     assert_eq!(tracks(&server), range(1..14));
 }
 
-/// A receiver that takes only some kinds refuses long rows of events: what is behind them arrives all the same.
+/// A receiver that accepts only some kinds refuses long series of events: those behind them arrive anyway.
 #[test]
-fn a_long_row_of_bad_events_does_not_block() {
+fn a_long_series_of_bad_events_does_not_block() {
     let server = Server::start([], Behaviour::Picky);
     let rig = Rig::start(http(&server.url()), Setup { batch_events_max: 50, ..PATIENT });
     (0..40).for_each(|track| {
@@ -615,9 +615,9 @@ fn a_long_row_of_bad_events_does_not_block() {
     assert_eq!(tracks(&server), range(40..200));
 }
 
-/// A bad event that fills no batch and comes before anything was confirmed: those that follow join its batch.
+/// A bad event that does not fill a batch, before any confirmation: later events join its batch.
 #[test]
-fn a_lone_bad_event_at_the_start_does_not_block() {
+fn a_single_bad_event_at_the_start_does_not_block() {
     let server = Server::start([], Behaviour::Picky);
     let rig = Rig::start(http(&server.url()), Setup { age_max: Duration::ZERO, ..PATIENT });
     post(&rig.outbox, 0, "bad");
@@ -660,11 +660,11 @@ fn retry_after_is_waited_for() {
 }
 
 #[test]
-fn what_a_full_queue_drops_is_what_is_missing() {
+fn exactly_the_events_dropped_by_a_full_queue_are_missing() {
     let server = Server::start([], Behaviour::Status(500));
     let rig = Rig::start(http(&server.url()), Setup { queue_events: 8, batch_events_max: 4, ..PATIENT });
     rig.post(0..4);
-    server.wait_for_requests(2); // The first four are in hand, the queue is empty.
+    server.wait_for_requests(2); // The first four are in flight, the queue is empty.
     rig.post(4..100);
     assert_eq!((rig.outbox.counters().dropped(), rig.outbox.counters().posted()), (88, 100));
     server.turn(Behaviour::Accept(200));
@@ -673,7 +673,7 @@ fn what_a_full_queue_drops_is_what_is_missing() {
 }
 
 #[test]
-fn a_lone_event_goes_out_when_it_is_old_enough() {
+fn a_single_event_is_sent_when_it_is_old_enough() {
     let server = Server::start([], Behaviour::Accept(200));
     let age_max = Duration::from_millis(30);
     let rig = Rig::start(http(&server.url()), Setup { age_max, ..PATIENT });
@@ -684,14 +684,14 @@ fn a_lone_event_goes_out_when_it_is_old_enough() {
     assert_eq!(rig.end(), all_delivered(1));
 }
 
-/// A port on which nobody listens any more, on an address of its own: no receiver of another test gets it meanwhile.
+/// A port where nobody listens any more, on an address of its own, so that no receiver of another test gets it.
 fn dead_url() -> String {
     let listener = std::net::TcpListener::bind(("127.0.0.2", 0)).unwrap();
     format!("http://{}/events", listener.local_addr().unwrap())
 }
 
 #[test]
-fn a_dead_receiver_leaves_a_full_account() {
+fn a_dead_receiver_leaves_a_complete_report() {
     let setup = Setup { queue_events: 8, batch_events_max: 4, drain: Duration::from_millis(100), ..PATIENT };
     let rig = Rig::start(http(&dead_url()), setup);
     rig.post(0..4);
@@ -706,7 +706,7 @@ fn a_dead_receiver_leaves_a_full_account() {
 }
 
 #[test]
-fn the_end_interrupts_a_back_off_for_one_more_try() {
+fn the_shutdown_interrupts_a_back_off_for_one_more_attempt() {
     for (last, report) in [
         (Behaviour::Accept(200), all_delivered(7)),
         (Behaviour::Status(500), Report { delivered: 0, undelivered: 7, refused: 0, dropped: 0 }),
@@ -728,13 +728,13 @@ fn the_end_interrupts_a_back_off_for_one_more_try() {
 }
 
 #[test]
-fn a_stop_makes_everything_due_and_the_close_ends_it() {
+fn a_stop_makes_everything_due_and_the_close_ends_the_uplink() {
     let server = Server::start([], Behaviour::Accept(200));
     let rig = Rig::start(http(&server.url()), Setup { drain: SHORT, ..PATIENT });
     rig.post(0..3);
     rig.stop.request();
     server.wait_for_requests(1);
-    // Stages that end later than the drain time after the stop still have a say.
+    // Stages that end later than the drain time after the stop can still post.
     Stop::new().wait(2 * SHORT);
     rig.post(3..5);
     assert_eq!(post(&rig.outbox, 5, "car"), Posted::Kept);
@@ -745,8 +745,8 @@ fn a_stop_makes_everything_due_and_the_close_ends_it() {
     assert!(outbox.counters().last_delivery().is_some());
 }
 
-/// Something that listens and is no TLS server: each connection gets `answer`, byte by byte, `pace` apart, then silence; without a
-/// pace, the end. What came in is read before the close: a close over unread bytes is a reset, which takes the answer with it.
+/// A listener that is not a TLS server: each connection gets `answer`, byte by byte, `pace` apart, then silence; without a pace, the
+/// connection is closed. The request is read before closing: closing with unread bytes causes a reset, which would discard the response.
 fn not_tls(answer: &'static [u8], pace: Duration) -> u16 {
     use std::io::Write as _;
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -773,10 +773,10 @@ fn not_tls(answer: &'static [u8], pace: Duration) -> u16 {
     port
 }
 
-/// The handshake has one deadline, however busy the other side looks; what is no TLS is told; nothing is lost.
+/// The handshake has one deadline, however active the other side is; a server without TLS is reported; nothing is lost.
 #[test]
-fn servers_that_speak_tls_badly_hold_nobody() {
-    // A TLS 1.2 record that promises 16 kB of handshake; an alert "handshake failure"; an HTTP answer; nothing.
+fn broken_tls_servers_do_not_block_the_uplink() {
+    // A TLS 1.2 record that announces 16 kB of handshake; an alert "handshake failure"; an HTTP response; nothing.
     const SLOW: &[u8] =
         b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc\x03\x03 and so on, and so on, and so on, and so on, and so on";
     for (answer, pace, words) in [

@@ -1,5 +1,5 @@
-//! CloudEvents into NATS JetStream: the bridge that a user would write. Each event is published under its id
-//! (`Nats-Msg-Id`), which JetStream stores once; the batch is confirmed when the server has confirmed each.
+//! Bridges CloudEvents to NATS JetStream, as a user would. Each event is published under its id (`Nats-Msg-Id`), which JetStream stores
+//! once; the batch is confirmed when the server has confirmed each event.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -56,7 +56,7 @@ impl Nats {
         self.answer()
     }
 
-    /// Publishes under an id; true once the stream has it.
+    /// Publishes under an id; true once the stream has stored it.
     fn publish(&mut self, id: &str, payload: &str) -> io::Result<bool> {
         let head = format!("NATS/1.0\r\nNats-Msg-Id: {id}\r\n\r\n");
         let whole = head.len() + payload.len();
@@ -70,13 +70,13 @@ impl Nats {
 const STREAM: &str =
     r#"{"name":"EVENTS","subjects":["events.>"],"storage":"file","duplicate_window":3600000000000}"#;
 
-/// Makes the stream.
+/// Creates the stream.
 pub(crate) fn create_stream(port: u16) {
     let answer = Nats::connect(port).unwrap().ask("$JS.API.STREAM.CREATE.EVENTS", STREAM).unwrap();
     assert!(answer.get("error").is_none(), "{answer}");
 }
 
-/// All that the stream holds.
+/// All events in the stream.
 pub(crate) fn stored(port: u16) -> Vec<Value> {
     use base64::prelude::{BASE64_STANDARD, Engine as _};
     let mut nats = Nats::connect(port).unwrap();
@@ -90,7 +90,7 @@ pub(crate) fn stored(port: u16) -> Vec<Value> {
     (1..=messages).map(message).collect()
 }
 
-/// The bridge: takes batches over HTTP, publishes each event, says 200 when all are stored and 503 when not.
+/// The bridge: accepts batches over HTTP, publishes each event, responds with 200 when all are stored and 503 otherwise.
 pub(crate) struct Bridge {
     pub(crate) port: u16,
     over: Arc<AtomicBool>,

@@ -1,4 +1,4 @@
-//! Real receivers as processes of a test: in a folder of their own, on 127.0.0.1, killed and started again as the test wants.
+//! Real receivers as child processes of a test: in a folder of their own, on 127.0.0.1, killed and restarted as the test requires.
 
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -27,17 +27,17 @@ pub(crate) fn unpacked() -> Result<PathBuf, String> {
     }
 }
 
-/// Nothing happens for so long.
+/// Waits for this long.
 pub(crate) fn pause(time: Duration) {
     flytrap::base::stop::Stop::new().wait(time);
 }
 
-/// A port that nobody listens on.
+/// A port without a listener.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// A program that is run again and again.
+/// A program that can be restarted.
 pub(crate) struct Program {
     path: PathBuf,
     args: Vec<String>,
@@ -47,7 +47,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// `path` with `args`, which make it listen on `port`; started, and listening.
+    /// Starts `path` with `args`, which make it listen on `port`, and waits until it listens.
     pub(crate) fn start(path: PathBuf, args: &[&str], folder: &Path, port: u16) -> Self {
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
         let mut program = Program { path, args, log: folder.join("log"), port, child: None };
@@ -75,7 +75,7 @@ impl Program {
         }
     }
 
-    /// SIGKILL: nothing is written any more.
+    /// SIGKILL: nothing more is written.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
@@ -83,7 +83,7 @@ impl Program {
         }
     }
 
-    /// SIGTERM, and waits for the end.
+    /// SIGTERM, then waits for the exit.
     pub(crate) fn end(&mut self) {
         if let Some(mut child) = self.child.take() {
             let id = rustix::process::Pid::from_child(&child);

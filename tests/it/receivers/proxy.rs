@@ -1,5 +1,5 @@
-//! A link that never lasts, between the uplink and a real receiver: bytes only, so that it serves HTTP and TLS alike. Every
-//! connection draws its fate from a seed.
+//! An unreliable link between the uplink and a real receiver: forwards bytes only, so it works for HTTP and TLS alike. The fate of each
+//! connection is drawn from a seed.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -11,11 +11,11 @@ use std::time::Duration;
 /// What happens to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// Closed at once.
+    /// Closed immediately.
     Refused,
-    /// Closed after so many bytes of requests: the receiver has half of one.
+    /// Closed after this many request bytes: the receiver has a part of a request.
     CutRequest(usize),
-    /// Closed after so many bytes of answers, once the receiver has answered: it has stored, and the sender does not know.
+    /// Closed after this many response bytes: the receiver has stored the batch, but the sender does not know.
     CutAnswer(usize),
     /// Open, and silent.
     Silent,
@@ -26,7 +26,7 @@ struct Shared {
     over: AtomicBool,
     faults: AtomicU64,
     random: Mutex<u64>,
-    /// An answer is cut within so many bytes: some answers.
+    /// A response is cut within this many bytes: some responses.
     answer_bytes: u64,
 }
 
@@ -61,7 +61,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Before the receiver at `port` of this machine, whose first answers have about `answer_bytes`.
+    /// In front of the receiver at `port` of this machine, whose first responses have about `answer_bytes`.
     pub(crate) fn start(port: u16, seed: u64, answer_bytes: u64) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -75,7 +75,7 @@ impl Proxy {
                     }
                     let (Ok(stream), shared) = (stream, Arc::clone(&shared)) else { continue };
                     std::thread::spawn(move || {
-                        // Whoever goes away in the middle is part of the game.
+                        // A peer that disconnects in the middle is expected.
                         let _outcome = carry(&stream, port, &shared);
                         let _closed = stream.shutdown(Shutdown::Both);
                     });
@@ -89,7 +89,7 @@ impl Proxy {
         self.address.port()
     }
 
-    /// Connections that were carried, and cut, so far.
+    /// Connections forwarded and cut so far.
     pub(crate) fn faults(&self) -> u64 {
         self.shared.faults.load(Ordering::Relaxed)
     }
@@ -139,7 +139,7 @@ fn carry(client: &TcpStream, port: u16, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies until the end, or `most` bytes; what comes beyond is read, so that it was sent, and thrown away.
+/// Copies until the end, or `most` bytes; further bytes are read, so that the sender can send them, and discarded.
 fn copy(mut from: &TcpStream, mut to: &TcpStream, most: usize) -> io::Result<()> {
     let (mut buffer, mut left) = ([0; 16 << 10], most);
     loop {

@@ -1,6 +1,6 @@
-//! A receiver that behaves as each test says: real sockets, its own small HTTP/1.1 parser, everything written down.
+//! A receiver whose behaviour each test sets: real sockets, its own small HTTP/1.1 parser, all requests recorded.
 //!
-//! It stores events like a good receiver does: by `source` and `id`, each once, in the order of first arrival.
+//! It stores events like a good receiver: by `source` and `id`, each once, in the order of first arrival.
 
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, Read, Write};
@@ -13,59 +13,59 @@ use flytrap::base::stop::Stop;
 use flytrap::platform::clock::{Clock, Mono, SystemClock};
 use serde_json::Value;
 
-/// Longest wait of a test for something that must happen.
+/// Longest wait of a test for an expected event.
 pub(crate) const BOUND: Duration = Duration::from_secs(15);
 
-/// How the server treats a request.
+/// Behaviour of the server for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behaviour {
-    /// Stores and answers with this 2xx.
+    /// Stores and responds with this 2xx.
     Accept(u16),
-    /// Stores nothing and answers so.
+    /// Stores nothing and responds with this status.
     Status(u16),
-    /// Stores nothing, answers 503 with `Retry-After` of so many seconds.
+    /// Stores nothing, responds with 503 and a `Retry-After` of this many seconds.
     Busy(u32),
-    /// Stores nothing, reads all, never answers.
+    /// Stores nothing, reads everything, never responds.
     Hang,
     /// Closes before it reads the body.
     CutBeforeBody,
-    /// Stores, then closes without an answer.
+    /// Stores, then closes without a response.
     CutAfterBody,
-    /// Stores, then closes in the middle of the answer's head.
+    /// Stores, then closes in the middle of the response headers.
     CutInHead,
-    /// Stores, answers 200, and closes in the middle of the answer's body.
+    /// Stores, responds with 200, and closes in the middle of the response body.
     CutInReply,
-    /// Stores, then sends the head of its answer a byte at a time, slower than anybody waits.
+    /// Stores, then sends the response headers a byte at a time, slower than any time-out.
     Drip,
-    /// Stores nothing, answers with bytes that are no HTTP.
+    /// Stores nothing, responds with bytes that are not HTTP.
     Garbage,
-    /// 413 for more events than this, else stores and answers 200.
+    /// 413 for more events than this, else stores and responds with 200.
     AtMost(usize),
-    /// 400 for more than one event, else stores and answers 200.
+    /// 400 for more than one event, else stores and responds with 200.
     OneByOne,
-    /// 400 if an event of class `bad` is inside, else stores and answers 200.
+    /// 400 if an event of class `bad` is included, else stores and responds with 200.
     Picky,
     /// 301 to another path of this server.
     Redirect,
-    /// Stores, answers with this status and a megabyte of text.
+    /// Stores, responds with this status and a megabyte of text.
     Talkative(u16),
-    /// Stores, answers 200, and closes in the middle of an answer in JSON.
+    /// Stores, responds with 200, and closes in the middle of a JSON response.
     CutJson,
-    /// The same, and what comes reports no failure.
+    /// The same, and the part that arrives reports no failure.
     CutJsonHarmless,
-    /// Stores, answers with this status and the type of a web page, but without one (a web framework's default).
+    /// Stores, responds with this status and the content type of a web page, but without one (a web framework's default).
     EmptyHtml(u16),
-    /// Stores nothing, answers 200 with a web page, as the login of a guest network does.
+    /// Stores nothing, responds with 200 and a web page, like the login page of a guest network.
     WebPage,
-    /// Stores nothing, and ends the connection by a reset.
+    /// Stores nothing, and resets the connection.
     Reset,
-    /// 401 without this token, else stores and answers 200.
+    /// 401 without this token, else stores and responds with 200.
     NeedsToken(&'static str),
-    /// Stores if it says so, and answers with these bytes: a head, an empty line, a body. Then it closes.
+    /// Stores if told to, and responds with these bytes: headers, an empty line, a body. Then it closes.
     Says { stores: bool, answer: &'static [u8] },
 }
 
-/// A request as it came.
+/// A request as received.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) at: Mono,
@@ -93,7 +93,7 @@ struct Book {
     requests: Vec<Request>,
     seen: HashSet<(String, String)>,
     stored: Vec<Value>,
-    /// Events that arrived in requests that were stored, repeats included.
+    /// Events in requests that were stored, including repeats.
     deliveries: usize,
 }
 
@@ -113,7 +113,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Follows `script`, then behaves as `then`.
+    /// Follows `script`, then behaves like `then`.
     pub(crate) fn start(script: impl IntoIterator<Item = Behaviour>, then: Behaviour) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -129,7 +129,7 @@ impl Server {
                     }
                     let (Ok(stream), shared) = (stream, Arc::clone(&shared)) else { continue };
                     std::thread::spawn(move || {
-                        // A client that gives up in the middle is part of the game.
+                        // A client that gives up in the middle is expected.
                         let _outcome = serve(stream, &shared);
                     });
                 }
@@ -142,7 +142,7 @@ impl Server {
         format!("http://{}/events", self.address)
     }
 
-    /// How it behaves from now on, once the script is over.
+    /// Sets its behaviour after the end of the script.
     pub(crate) fn turn(&self, then: Behaviour) {
         self.shared.book.lock().unwrap().then = Some(then);
     }
@@ -160,7 +160,7 @@ impl Server {
         self.shared.book.lock().unwrap().deliveries
     }
 
-    /// Waits until so many requests have come.
+    /// Waits until this many requests have arrived.
     pub(crate) fn wait_for_requests(&self, count: usize) {
         let book = self.shared.book.lock().unwrap();
         let short = |book: &mut Book| book.requests.len() < count;
@@ -181,7 +181,7 @@ impl Drop for Server {
 
 /// Serves one connection, request after request.
 fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
-    stream.set_nodelay(true)?; // Answers are written in pieces; each would wait for an acknowledgement.
+    stream.set_nodelay(true)?; // Responses are written in pieces; each would wait for an acknowledgement.
     let mut reader = Reader { stream: stream.try_clone()?, buffer: Vec::new() };
     while let Some((path, headers)) = reader.head()? {
         let behaviour = {
@@ -211,7 +211,7 @@ fn text(event: &Value, key: &str) -> String {
     event[key].as_str().expect("a string").to_owned()
 }
 
-/// Stores the events if this behaviour does; returns the status of the answer.
+/// Stores the events if this behaviour does; returns the status of the response.
 fn write_down(shared: &Shared, request: Request, events: Vec<Value>, token: Option<&str>) -> u16 {
     let bad = events.iter().any(|event| event["data"]["class"] == "bad");
     let (store, status) = match request.behaviour {
@@ -247,7 +247,7 @@ fn write_down(shared: &Shared, request: Request, events: Vec<Value>, token: Opti
     status
 }
 
-/// Answers as `behaviour` says. False: close the connection.
+/// Responds according to `behaviour`. False: close the connection.
 fn answer_with(
     stream: &mut TcpStream,
     shared: &Shared,
@@ -338,7 +338,7 @@ fn answer_with(
     Ok(true)
 }
 
-/// Reads requests off a connection.
+/// Reads requests from a connection.
 struct Reader {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -353,7 +353,7 @@ impl Reader {
             if let Some(at) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
                 break at;
             }
-            assert!(self.buffer.len() < 16 << 10, "a head of more than 16 kB");
+            assert!(self.buffer.len() < 16 << 10, "headers of more than 16 kB");
             if !self.more()? {
                 return Ok(None);
             }
@@ -367,7 +367,7 @@ impl Reader {
         Ok(Some((path.expect("a POST").to_owned(), headers.collect())))
     }
 
-    /// The body, by length or in chunks.
+    /// The body, by content length or in chunks.
     fn body(&mut self, headers: &[(String, String)]) -> io::Result<Vec<u8>> {
         let header = |name| headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         if header("transfer-encoding") != Some("chunked") {

@@ -1,4 +1,4 @@
-//! Writing a queue: what is in the tail becomes durable, moves to another segment, or makes room.
+//! Writing a queue: committing the tail, moving it to another segment, dropping events for space.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use crate::delivery::spool::record::{self, Acked, Place, Record};
 use crate::delivery::spool::segment::{self, DATA, Footer};
 use crate::platform::clock::{ClockSyncSample, Mono};
 
-/// After so many bytes the sums are noted in the footer: the most that a start has to read through.
+/// Bytes after which the sums are written to the footer again: the most that a start has to read through.
 const NOTE_BYTES: u32 = 32 << 10;
 
 impl ClassQueue {
@@ -17,7 +17,7 @@ impl ClassQueue {
         !self.tail.is_empty() || self.news
     }
 
-    /// Has `clock` written by the next commit if the file that is written to has events that are not done.
+    /// Makes the next commit write `clock` if the active file has events that are not done.
     pub(in crate::delivery::spool) fn anchor(&mut self, now: Mono, clock: ClockSyncSample) {
         let Some(active) = self.active.as_ref().filter(|active| active.file.is_some()) else { return };
         let done = self.acked.place.segment == active.id && self.acked.place.offset >= active.sums.used;
@@ -26,7 +26,7 @@ impl ClassQueue {
         }
     }
 
-    /// `acked`, as far as it is about what is in files.
+    /// `acked`, limited to what files hold.
     fn committed_ack(&self) -> Acked {
         match &self.active {
             Some(active)
@@ -41,7 +41,7 @@ impl ClassQueue {
         }
     }
 
-    /// Drops from the tail what is done: it needs no disk any more.
+    /// Drops events from the tail that are done: they need no disk any more.
     pub(super) fn forget_done(&mut self) {
         let Some(active) = &self.active else { return };
         let start = Acked {
@@ -74,7 +74,7 @@ impl ClassQueue {
         u64::from(events)
     }
 
-    /// Takes `from..to`, with so many events, out of the tail; what comes behind moves up.
+    /// Removes `from..to`, with this many events, from the tail; the rest moves up.
     fn cut_tail(&mut self, from: usize, to: usize, events: u32) {
         let Some(active) = &self.active else { return };
         let (id, used) = (active.id, active.sums.used);
@@ -96,11 +96,10 @@ impl ClassQueue {
         self.peeked = None;
     }
 
-    /// Writes the tail and makes it durable; `create` brings the file of a segment that has none. Returns the bytes written.
+    /// Writes the tail and makes it durable; `create` creates the file of a segment that has none. Returns the bytes written.
     ///
     /// # Errors
-    /// As the disk says: nothing of the tail counts as durable then, and [`Self::give_up`] has to be called if there was a
-    /// file.
+    /// The error of the disk: nothing of the tail counts as durable then, and [`Self::give_up`] has to be called if there was a file.
     pub(in crate::delivery::spool) fn commit(
         &mut self,
         clock: Option<ClockSyncSample>,
@@ -141,7 +140,7 @@ impl ClassQueue {
         }
         let file = active.file.as_mut().expect("made above");
         if active.sums.used >= active.noted + NOTE_BYTES {
-            // About what is durable already, so it may be durable at any time.
+            // It refers to events that are durable already, so it may become durable at any time.
             let footer = Footer { header, last: false, sums: active.sums };
             segment::write_footer(file.as_mut(), active.id, &footer)?;
             active.noted = active.sums.used;
@@ -165,7 +164,7 @@ impl ClassQueue {
         Ok(written)
     }
 
-    /// Gives the active segment up after a write or sync that failed: what is not durable moves to a new one.
+    /// Abandons the active segment after a failed write or sync: everything that is not durable moves to a new segment.
     pub(in crate::delivery::spool) fn give_up(&mut self, segment_bytes: u32, next_id: &mut u64) {
         if let Some(old) = self.renumber(next_id)
             && old.file.is_some()
@@ -204,7 +203,7 @@ impl ClassQueue {
         assert!(self.tail.is_empty(), "a tail belongs to its segment");
         let header = self.header();
         if let Some(file) = active.file.as_mut() {
-            // Without it the next start reads the segment through: slower, not wrong.
+            // Without the footer the next start reads the segment through: slower, not wrong.
             let _written = segment::write_footer(
                 file.as_mut(),
                 active.id,
@@ -232,8 +231,8 @@ impl ClassQueue {
         }
     }
 
-    /// Forgets the disk, which is not there any more, and what is on it: the tail stays. Returns how many events that were not
-    /// taken went with it.
+    /// Detaches from the disk, which is gone, with everything on it: the tail stays. Returns how many events that were not taken were lost
+    /// with it.
     pub(in crate::delivery::spool) fn detach(&mut self, next_id: &mut u64) -> u64 {
         let committed = self.active.as_ref().map_or(0, |active| match active.id.cmp(&self.read.segment) {
             std::cmp::Ordering::Less => 0,
@@ -247,7 +246,7 @@ impl ClassQueue {
         (self.open, self.stalled, self.peeked, self.news, self.end_of_last) = (None, None, None, false, None);
         self.reader.forget();
         let _old = self.renumber(next_id);
-        // What is left is the tail; positions before it are positions at its beginning.
+        // Only the tail is left; positions before it become positions at its beginning.
         let segment = self.active.as_ref().map_or(*next_id, |active| active.id);
         let start = Acked { place: Place { segment, offset: DATA }, events: 0 };
         if self.read.segment != segment {

@@ -7,8 +7,8 @@
 //!   └─────┘└─────┘└─────┘└─────────────────────┴╌╌╌╌╌╌╌╌╌╌╌╌╌┘
 //!        ▲ acked      ▲ read                                 ▲ append
 //! ```
-//! The tail is what the next commit writes, at the place where its records already say they are. Without a disk, or while it
-//! fails, the active segment has no file and all of it is tail: the queue works the same, from memory.
+//! The tail is what the next commit writes, at the offsets that its records already carry. Without a disk, or while it fails, the active
+//! segment has no file and is all tail: the queue works the same, from memory.
 
 mod commit;
 mod read;
@@ -25,13 +25,13 @@ use crate::base::retry::Backoff;
 use crate::event::{Event, Origin};
 use crate::platform::clock::Mono;
 
-/// Room in the tail that appends leave to the records that a commit adds.
+/// Space in the tail that appends leave free for the records that a commit adds.
 const COMMIT_ROOM: usize = 128;
 
-/// Where a queue that nothing is known of begins.
+/// The start position of a queue without any records.
 const START: Acked = Acked { place: Place { segment: 0, offset: DATA }, events: 0 };
 
-/// The calendar is written so often besides its news: how old a segment is must be known to that.
+/// The calendar is also written at this interval, even without changes: it limits the error of a segment's age.
 pub(super) const CLOCK_EVERY: Duration = Duration::from_secs(3600);
 
 /// A run whose events a queue holds.
@@ -41,7 +41,7 @@ pub(super) struct Run {
     pub(super) origin: Arc<Origin>,
 }
 
-/// A segment that nothing is appended to any more.
+/// A segment that is not appended to any more.
 #[derive(Debug)]
 pub(super) struct Finished {
     pub(super) id: u64,
@@ -49,11 +49,11 @@ pub(super) struct Finished {
     pub(super) sums: Sums,
     /// Size of the file.
     pub(super) bytes: u64,
-    /// Something in it could not be read: it is set aside when its other events are delivered.
+    /// A part of it could not be read: it is set aside when its other events are delivered.
     pub(super) damaged: bool,
-    /// A start could not read all of it, so where it ends is not known.
+    /// A start could not read all of it, so its end is unknown.
     pub(super) short: bool,
-    /// A write to it failed: behind its end may be records that are again in the next segment, which says where the end is.
+    /// A write to it failed: behind its end there may be records that the next segment repeats; that one records where the end is.
     pub(super) torn: bool,
 }
 
@@ -61,11 +61,11 @@ pub(super) struct Finished {
 #[derive(Debug)]
 struct Active {
     id: u64,
-    /// `None`: there is none yet, everything is in the tail.
+    /// `None`: there is no file yet, everything is in the tail.
     file: Option<Box<dyn DiskFile>>,
-    /// What is in the file: `used` is where the tail begins.
+    /// Sums of the file's contents: `used` is where the tail begins.
     sums: Sums,
-    /// `used` when the sums were last noted in the footer.
+    /// `used` when the sums were last written to the footer.
     noted: u32,
 }
 
@@ -83,32 +83,32 @@ pub(super) struct Peeked {
     next: Place,
 }
 
-/// An event that was taken out and is not acknowledged yet, or has to wait for one before it that is not.
+/// An event that was taken and is not acknowledged yet, or that waits for an earlier one that is not.
 #[derive(Debug, Clone, Copy)]
 struct InFlight {
     seq: u64,
-    /// How far the queue is done once this event and all before it are.
+    /// How far the queue is done once this event and all earlier ones are.
     behind: Acked,
     is_done: bool,
-    /// Its disk is not there any more: it cannot be taken again.
+    /// Its disk is gone: it cannot be taken again.
     is_gone: bool,
 }
 
 /// Why an event could not be appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
-    /// The tail: commit, or drop something.
+    /// The tail is full: commit, or drop something.
     Tail,
-    /// The segment: commit, then begin another.
+    /// The segment is full: commit, then begin another.
     Segment,
 }
 
-/// What a queue lost to damage, since it was last asked.
+/// What a queue lost to damage since the last query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Damage {
     pub(super) bytes: u64,
     pub(super) events: u64,
-    /// No damage: whole, but written by a newer version of the program, so that nobody here can read them.
+    /// Not damage: valid, but written by a newer version of the program, so this one cannot read them.
     pub(super) newer: u64,
     /// The newest version of their records.
     pub(super) newer_version: u8,
@@ -122,38 +122,38 @@ pub(super) struct ClassQueue {
     active: Option<Active>,
     tail: Vec<u8>,
     tail_bytes_max: usize,
-    /// Events in the tail.
+    /// Events in `tail`, which are not committed yet.
     tail_events: u32,
-    /// Where the next event is looked for; `read_events` of its segment lie before it.
+    /// Position of the next read; `read_events` of its segment lie before it.
     read: Place,
     read_events: u32,
     acked: Acked,
-    /// Files hold events that are done, and the queue's records do not say so: a start after a power cut would send them again.
+    /// Files hold events that are done, but the queue's records do not say so yet: a start after a power cut would send them again.
     news: bool,
     peeked: Option<Peeked>,
     reader: Reader,
     /// The finished segment that is open for reading.
     open: Option<(u64, Box<dyn DiskFile>)>,
-    /// Events that were taken and are not acknowledged, oldest first; among them those that are done before their turn.
+    /// Events that were taken and are not acknowledged, oldest first; including those that were done out of order.
     in_flight: VecDeque<InFlight>,
     /// Some were acknowledged since the last [`Self::ack`].
     has_acknowledged: bool,
     /// Events that were not read yet.
     pub(super) unread: u64,
     pub(super) damage: Damage,
-    /// When the tail has to be on disk.
+    /// Deadline for the commit of the tail.
     pub(super) due: Option<Mono>,
-    /// After a failure: when the disk is tried again, and why.
+    /// After a failure: time of the next attempt, and the error.
     pub(super) retry_at: Mono,
     pub(super) backoff: Backoff,
     pub(super) trouble: Option<String>,
-    /// Whether what came before there was a disk is not written yet.
+    /// Events from before the disk was attached are not written yet.
     pub(super) behind: bool,
     stalled: Option<read::Stalled>,
-    /// Where the newest segment that is not written to any more ends, also when its file is gone or should be: a file that
-    /// could not be removed must not be read beyond that.
+    /// End of the newest segment that is no longer written to, also when its file is gone or should be: a file that could not be removed
+    /// must not be read beyond it.
     end_of_last: Option<Place>,
-    /// A receiver has confirmed something of it, as far as files tell.
+    /// A receiver has confirmed some of its events, as far as the files show.
     confirmed: bool,
     this_run: Run,
 }
@@ -190,7 +190,7 @@ impl ClassQueue {
         }
     }
 
-    /// This run's number is known, and which numbers of segments are free.
+    /// Sets this run's number, and the first free segment number.
     pub(super) fn begin(&mut self, run: Run, next_id: &mut u64) {
         self.this_run = run;
         self.forget_done();
@@ -202,12 +202,12 @@ impl ClassQueue {
         self.peeked.as_ref().map(|peeked| peeked.run.number)
     }
 
-    /// Whether the tail takes a payload of so many bytes.
+    /// Whether a payload of this many bytes fits into the tail.
     pub(super) fn has_room_for(&self, payload: usize) -> bool {
         self.tail.len() + record::frame_bytes(payload) + COMMIT_ROOM <= self.tail_bytes_max
     }
 
-    /// Takes over what was found on disk: finished segments in order, and how far the queue is done.
+    /// Adopts what was found on disk: finished segments in order, and how far the queue is done.
     pub(super) fn adopt(&mut self, finished: VecDeque<Finished>, acked: Option<Acked>) {
         self.finished = finished;
         let last = self.finished.back().filter(|last| !last.short);
@@ -254,17 +254,17 @@ impl ClassQueue {
         Ok(())
     }
 
-    /// Bytes that wait for a commit.
+    /// Bytes not committed yet.
     pub(super) fn tail_bytes(&self) -> usize {
         self.tail.len()
     }
 
-    /// Number of the segment that is written, if it has a file.
+    /// Number of the active segment, if it has a file.
     pub(super) fn active_file(&self) -> Option<u64> {
         self.active.as_ref().filter(|active| active.file.is_some()).map(|active| active.id)
     }
 
-    /// Whether events were taken that are not done.
+    /// Whether events that were taken are not done yet.
     pub(super) fn has_in_flight(&self) -> bool {
         !self.in_flight.is_empty()
     }
@@ -284,7 +284,7 @@ impl ClassQueue {
         }
     }
 
-    /// Takes a finished segment out, whose unread events are lost. Returns how many.
+    /// Removes a finished segment, whose unread events are lost. Returns how many.
     pub(super) fn evict(&mut self, index: usize) -> Option<(Finished, u64)> {
         let lost = self.unread_in(self.finished.get(index)?);
         let segment = self.finished.remove(index)?;
@@ -292,7 +292,7 @@ impl ClassQueue {
         self.peeked = None;
         self.close(segment.id);
         if segment.id == self.read.segment && !self.has_in_flight() {
-            // Nothing of it is in flight, and nothing of it is left.
+            // None of its events are in flight, and none are left.
             self.skip_to(Place { segment: segment.id + 1, offset: DATA });
         }
         Some((segment, lost))
@@ -309,8 +309,8 @@ impl ClassQueue {
         }
     }
 
-    /// This event, which was taken, is done. The queue is done as far as all events before are done too: what is behind one that is
-    /// not is sent again after a restart.
+    /// Marks this event, which was taken, as done. The queue is done up to the first event that is not; later events are sent again after a
+    /// restart even if they are done.
     pub(super) fn acknowledge(&mut self, seq: u64) {
         let waits = |event: &&mut InFlight| event.seq == seq && !event.is_done;
         let Some(event) = self.in_flight.iter_mut().find(waits) else { return };
@@ -325,12 +325,12 @@ impl ClassQueue {
         }
     }
 
-    /// Everything that was taken is done. Returns the segments that nobody needs any more.
+    /// Marks everything in flight as done. Returns the segments that are no longer needed.
     pub(super) fn ack(&mut self) -> Vec<Finished> {
         let (read, finished) = (self.read, &self.finished);
         let at_its_end = |segment: &&Finished| segment.id == read.segment && read.offset >= segment.sums.used;
         if let Some(events) = finished.iter().find(at_its_end).map(|segment| segment.sums.events) {
-            // It goes now: what it promised and nobody found is not looked for any more.
+            // It is removed now: events that its footer counts and that were not found are reported missing.
             self.count_missing(events);
             self.read_events = self.read_events.max(events);
         }
@@ -352,7 +352,7 @@ impl ClassQueue {
         done
     }
 
-    /// Whether files hold any of the events between these two places.
+    /// Whether files hold any of the events between these two positions.
     fn files_have_events(&self, from: Acked, to: Acked) -> bool {
         let first = |id: u64| if id == from.place.segment { from.events } else { 0 };
         let last = |id: u64| if id == to.place.segment { to.events } else { u32::MAX };
@@ -364,7 +364,7 @@ impl ClassQueue {
             .any(|(id, events)| first(id) < last(id).min(events))
     }
 
-    /// What is in flight is to be read again. Returns how many events cannot be, as their disk is not there any more.
+    /// Makes the events in flight readable again. Returns how many cannot be read, because their disk is gone.
     pub(super) fn requeue(&mut self) -> u64 {
         let (mut again, mut gone) = (0, 0);
         for event in self.in_flight.drain(..) {
@@ -377,7 +377,7 @@ impl ClassQueue {
         gone
     }
 
-    /// Whether a receiver has confirmed anything of it, in this run or an earlier one whose files are there.
+    /// Whether a receiver has confirmed any of its events, in this run or an earlier one whose files still exist.
     pub(super) fn was_acked(&self) -> bool {
         self.confirmed
     }

@@ -1,4 +1,4 @@
-//! Reading a queue: the next event, from a finished segment or from the active one, and what to do when the disk cannot read it.
+//! Reading a queue: the next event, from a finished segment or from the active one, and the reaction when the disk cannot read it.
 
 use std::io;
 use std::time::Duration;
@@ -11,23 +11,22 @@ use crate::delivery::spool::segment::{DATA, Named};
 use crate::event::Event;
 use crate::platform::clock::Mono;
 
-/// What the disk cannot read is tried again for so long before it counts as lost: a card that lost its contact, a bus that is
-/// being reset.
+/// How long an unreadable part is tried again before it counts as lost: a card may have lost contact, a bus may be resetting.
 const READ_PATIENCE: Duration = Duration::from_secs(600);
-/// And so often.
+/// And at least this many attempts.
 const READ_TRIES: u32 = 20;
 
-/// A segment that the disk could not read.
+/// A segment with an unreadable part.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stalled {
     segment: u64,
     since: Mono,
     last: Mono,
-    /// At how many times it was tried.
+    /// Number of attempts so far.
     tries: u32,
 }
 
-/// What was found behind the last event.
+/// Result of the search for the next event.
 #[allow(
     clippy::large_enum_variant,
     reason = "it lives for a moment, and a box would be a heap call for each event"
@@ -35,16 +34,16 @@ pub(super) struct Stalled {
 enum Next {
     /// A record.
     Record(heapless::Vec<u8, { record::PAYLOAD_BYTES_MAX }>, Place, Run),
-    /// None here, but there may be one in the next place.
+    /// None here, but there may be one in the next segment.
     Step,
     /// The disk cannot read it now.
     Stalled,
-    /// There is none.
+    /// There is no further event.
     End,
 }
 
 impl ClassQueue {
-    /// The next event, not taken.
+    /// The next event, without taking it.
     pub(in crate::delivery::spool) fn peek(
         &mut self,
         mut disk: Option<&mut (dyn Disk + 'static)>,
@@ -56,7 +55,7 @@ impl ClassQueue {
                     && stalled.last == now
                     && !self.has_waited_for(stalled.segment, now)
             }) {
-                return None; // That was a moment ago.
+                return None; // The last attempt was a moment ago.
             }
             let index = self.finished.partition_point(|segment| segment.id < self.read.segment);
             let next = match &mut disk {
@@ -77,7 +76,7 @@ impl ClassQueue {
         self.peeked.as_ref()
     }
 
-    /// The disk could not read from `segment`.
+    /// Reading from `segment` failed.
     fn stall(&mut self, segment: u64, now: Mono) {
         match &mut self.stalled {
             Some(stalled) if stalled.segment == segment => {
@@ -88,7 +87,7 @@ impl ClassQueue {
         }
     }
 
-    /// Whether there is nothing to do about what the disk cannot read in `segment` but to go on without it.
+    /// Whether the unreadable part of `segment` has to be given up.
     fn has_waited_for(&self, segment: u64, now: Mono) -> bool {
         self.stalled.is_some_and(|stalled| {
             stalled.segment == segment
@@ -105,7 +104,7 @@ impl ClassQueue {
         }
         let sums = self.finished[index].sums;
         if sums.events == 0 {
-            // Nothing but acknowledgements and calendars.
+            // Contains only acknowledgements and calendar records.
             (self.read, self.read_events) = (Place { segment: id + 1, offset: DATA }, 0);
             return Next::Step;
         }
@@ -126,7 +125,7 @@ impl ClassQueue {
         let found = match &mut self.open {
             Some((_, file)) => {
                 let Ok(found) = self.reader.next(file.as_mut(), id, from, sums.used) else {
-                    self.open = None; // A card that comes back does not do so for files that were open.
+                    self.open = None; // Files that were open stay unreadable even if the card comes back.
                     self.stall(id, now);
                     return Next::Stalled;
                 };
@@ -144,7 +143,7 @@ impl ClassQueue {
             segment.damaged = true;
         }
         let Some(found) = found else {
-            // The end. What the sums promise and nobody found is lost to damage.
+            // The end. Events that the sums count and that were not found are lost to damage.
             self.count_missing(sums.events);
             (self.read, self.read_events) = (Place { segment: id + 1, offset: DATA }, 0);
             return Next::Step;
@@ -154,7 +153,7 @@ impl ClassQueue {
         Next::Record(payload, Place { segment: id, offset: found.next }, run)
     }
 
-    /// The same in the active segment.
+    /// The next record of the active segment.
     fn read_active(&mut self, now: Mono) -> Next {
         let lenient = self.active.as_ref().is_some_and(|active| self.has_waited_for(active.id, now));
         let Some(active) = self.active.as_mut() else { return Next::End };
@@ -194,14 +193,14 @@ impl ClassQueue {
         Next::Record(payload, next, self.this_run.clone())
     }
 
-    /// Of the segment that was read to its end, which has so many events, the others were not found.
+    /// The segment was read to its end and should have this many events: counts those that were not found as lost.
     pub(super) fn count_missing(&mut self, events: u32) {
         let lost = u64::from(events.saturating_sub(self.read_events));
         self.damage.events += lost;
         self.unread = self.unread.saturating_sub(lost);
     }
 
-    /// The event of a payload, unless it is none.
+    /// The event in a payload; `None` if it holds something else.
     fn understand(&mut self, payload: &[u8], next: Place, run: Run) -> Option<Peeked> {
         match Record::decode(payload) {
             Some(Record::Event(event)) => Some(Peeked { event, run, next }),
@@ -211,7 +210,7 @@ impl ClassQueue {
             }
             Some(Record::Newer(version)) => {
                 self.count_read();
-                // A dead letter was given up before.
+                // A dead letter was given up before and is not sent.
                 if self.class != Class::Dead {
                     self.damage.newer += 1;
                     self.damage.newer_version = version;

@@ -3,13 +3,12 @@
 //! Decisions:
 //! - `id` is `device/boot/seq` and alone already unique (I3); `source` is `/flytrap/<device>` or
 //!   `/flytrap/<device>/<camera>`, so that a receiver can subscribe to one camera. `source` + `id` is what the
-//!   specification asks to be unique: a repeat of the pair is a repeat of the event.
-//! - `time` is there only if the calendar was set when the event was sent (I5). `boottime`, nanoseconds on the boot clock,
-//!   always is: events of one boot can be ordered and spaced without a calendar. It is a string, because a CloudEvents
-//!   Integer has 32 bits. `clock` says whether the clock behind `time` was synchronised: `synced` or `unsynced`. Where `time` may be wrong
-//!   by more than a second, or is not known, `notbefore` and `notafter` say between which times it happened, as far as is
-//!   known.
-//! - Extension attributes have lower-case letters and digits only, as the specification demands.
+//!   specification requires to be unique: a repeat of the pair is a repeat of the event.
+//! - `time` is present only if the calendar was set when the event was sent (I5). `boottime`, nanoseconds on the boot clock, is always
+//!   present: events of one boot can be ordered and spaced without a calendar. It is a string, because a CloudEvents Integer has 32 bits.
+//!   `clock` says whether the clock behind `time` was synchronised: `synced` or `unsynced`. Where `time` may be wrong by more than a
+//!   second, or is unknown, `notbefore` and `notafter` give the bounds of the event's time, as far as they are known.
+//! - Extension attributes have lower-case letters and digits only, as the specification requires.
 //! - `data` holds the fields of the kind itself. Pixels are rounded to 2 decimals, scores to 4. A number that is not
 //!   finite, and an age that does not exist yet, is `null`. Keys are added, never renamed or removed (decision 0012).
 //!
@@ -29,11 +28,11 @@ use crate::platform::clock::Rfc3339;
 /// Content type of the batched mode.
 pub const CONTENT_TYPE: &str = "application/cloudevents-batch+json";
 
-/// Most bytes of one event as JSON: the largest kinds, with texts that are all escapes, are measured in a test.
-/// Encode buffers start with this times the batch; they would grow if it were wrong.
+/// Most bytes of one event as JSON: a test measures the largest kinds with texts that consist of escapes. Encode buffers start with this
+/// times the batch; they would grow if it were wrong.
 pub const EVENT_BYTES: usize = 1536;
 
-/// Writes the batch as a JSON array into `out`, which is emptied before.
+/// Writes the batch as a JSON array into `out`, which is cleared first.
 pub fn write_batch(batch: &Batch<'_>, out: &mut Vec<u8>) {
     out.clear();
     for (index, event) in batch.events.iter().enumerate() {
@@ -43,7 +42,7 @@ pub fn write_batch(batch: &Batch<'_>, out: &mut Vec<u8>) {
     out.push(b']');
 }
 
-/// Writes the batch as NDJSON, one object and a line feed for each event, into `out`, which is emptied before.
+/// Writes the batch as NDJSON, one object and a line feed for each event, into `out`, which is cleared first.
 pub fn write_lines(batch: &Batch<'_>, out: &mut Vec<u8>) {
     out.clear();
     for event in batch.events {
@@ -92,7 +91,7 @@ impl Serialize for Envelope<'_> {
     }
 }
 
-/// A value that is sent as the text it prints.
+/// A value that is serialised as its text.
 struct Shown<T>(T);
 
 impl<T: fmt::Display> Serialize for Shown<T> {
@@ -311,8 +310,8 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    /// What receivers rely on: keys may be added, as version 2 did; none is renamed, removed or given another meaning. Never edit
-    /// the golden file.
+    /// The contract with receivers: keys may be added, as version 2 did; none is renamed, removed or given another meaning. Never edit the
+    /// golden file.
     #[test]
     fn every_key_and_value_of_version_1_is_still_there() {
         let golden = include_str!("../../../../tests/data/cloudevents-v1.json");
@@ -397,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_short_and_never_lie() {
+    fn numbers_are_short_and_not_misleading() {
         for (number, text) in [
             (0.1f32 + 0.2, "0.3"),
             (-0.001, "0.0"),

@@ -9,16 +9,15 @@
 //! | `stats` | `frame` | | `processing_time_ms`, `memory_usage_mb`, and the counters by their names |
 //! | all others | `event` | `type` | what the event holds |
 //!
-//! Every line has the tags `device` and `source` (the camera; the device's name for what concerns the device) and the fields
-//! `id`, `seq` and `synced` (whether the clock was synchronised). The measurements `frame`, `detection`, `class_count` and
-//! `direction`, their tags and fields are those of the Python program that Flytrap began as, so that its dashboards go on
-//! working. What that one told of each frame (`detection_count`, `motion_pixels`, `queue_depth`) is not there: no frame leaves
-//! this device, not even as a point.
+//! Every line has the tags `device` and `source` (the camera; for events of the device itself, the device's name) and the fields `id`,
+//! `seq` and `synced` (whether the clock was synchronised). The measurements `frame`, `detection`, `class_count` and `direction`, their
+//! tags and fields are those of the Python program that Flytrap began as, so that its dashboards keep working. Its fields per frame
+//! (`detection_count`, `motion_pixels`, `queue_depth`) do not exist: nothing about a single frame leaves this device, not even a point.
 //!
-//! InfluxDB knows a point by measurement, tags and time, and a second one takes the place of the first. That makes a repeat
-//! harmless, and two events of one frame fatal. So the event's number is in its time: modulo 16 it is added as milliseconds,
-//! because VictoriaMetrics knows nothing finer and frames are further apart, and modulo 1000 it replaces the nanoseconds.
-//! Where the time is not known (see [`crate::platform::calendar`]) it is the earliest that it can be.
+//! InfluxDB identifies a point by measurement, tags and time, and a second one replaces the first. That makes a repeat harmless, but would
+//! merge two events of one frame. So the event's number is in its time: modulo 16 it is added as milliseconds, because VictoriaMetrics has
+//! no finer resolution and frames are further apart, and modulo 1000 it replaces the nanoseconds. Where the time is not known (see
+//! [`crate::platform::calendar`]) it is the earliest possible one.
 
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
@@ -34,10 +33,10 @@ use crate::metrics::table::Metric;
 /// Content type.
 pub const CONTENT_TYPE: &str = "text/plain; charset=utf-8";
 
-/// Most bytes of one event: the largest kinds, with texts that are all escapes, are measured in a test.
+/// Most bytes of one event: a test measures the largest kinds with texts that consist of escapes.
 pub const EVENT_BYTES: usize = 1792;
 
-/// Writes the batch as lines into `out`, which is emptied before.
+/// Writes the batch as lines into `out`, which is cleared first.
 pub fn write_batch(batch: &Batch<'_>, out: &mut Vec<u8>) {
     out.clear();
     for event in batch.events {
@@ -161,7 +160,7 @@ fn write_storage(lines: &mut Lines<'_>, storage: &Storage) {
     line.end();
 }
 
-/// Where the lines of one event go.
+/// The output for the lines of one event.
 struct Lines<'a> {
     batch: &'a Batch<'a>,
     event: &'a Event,
@@ -196,7 +195,7 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// A tag without a value is none.
+    /// A tag without a value is left out.
     fn tag(&mut self, name: &str, value: &str) {
         if !value.is_empty() {
             self.put(format_args!(",{name}={}", Tag(value)));
@@ -216,7 +215,7 @@ impl Line<'_> {
         }
     }
 
-    /// Larger than InfluxDB's integers: the largest of those.
+    /// Larger than InfluxDB's integers: the largest of those is written.
     fn int(&mut self, name: &str, value: u64) {
         self.field(name, format_args!("{}i", value.min(i64::MAX as u64)));
     }
@@ -255,14 +254,14 @@ impl Line<'_> {
     }
 }
 
-/// A tag's value: spaces, commas and equal signs are escaped, what is no character of a line is a space.
+/// A tag's value: spaces, commas and equal signs are escaped; a character that a line cannot contain becomes a space.
 struct Tag<'a>(&'a str);
 
 impl fmt::Display for Tag<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for c in self.0.chars() {
             match c {
-                // A backslash before what is escaped, or at the end, has no way to be told apart: it is not worth one.
+                // A backslash before an escaped character, or at the end, would be ambiguous: it is dropped.
                 '\\' => f.write_char('/')?,
                 ' ' | ',' | '=' => write!(f, "\\{c}")?,
                 c if c.is_control() => f.write_str("\\ ")?,
@@ -311,8 +310,8 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    /// What dashboards rely on: fields may be added, as version 2 did; none is renamed, removed or given another meaning, and a
-    /// series (measurement and tags) stays the same one. Never edit the golden file.
+    /// The contract with dashboards: fields may be added, as version 2 did; none is renamed, removed or given another meaning, and a series
+    /// (measurement and tags) stays the same. Never edit the golden file.
     #[test]
     fn every_series_and_field_of_version_1_is_still_there() {
         let golden = include_str!("../../../../tests/data/influx-v1.txt");
@@ -350,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_calendar_it_is_the_earliest_that_it_can_be() {
+    fn without_a_calendar_the_time_is_the_earliest_possible() {
         let text = lines(ClockSyncSample::UNKNOWN.into(), &samples()[..1]);
         let earliest = crate::platform::clock::BUILD_UNIX_NANOS + 12_345_678_901 - 1_234_567;
         assert!(text.ends_with(&format!("synced=false {}\n", earliest / 1000 * 1000)), "{text}");
@@ -376,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_none_are_left_out() {
+    fn numbers_that_are_not_finite_are_left_out() {
         let begin =
             TrackBegin { track: u64::MAX, class: fixed("car"), score: f32::NAN, bbox: [f32::INFINITY; 4] };
         let text = lines(calendar(true), &[Event { body: Body::TrackBegin(begin), ..samples()[0].clone() }]);
@@ -387,7 +386,7 @@ mod tests {
     fn the_largest_events_fit_the_estimate() {
         let stats = Stats { last_frame_age_ms: 1, ..Stats::default() };
         let longest = lines(calendar(true), &[Event { body: Body::Stats(stats), ..samples()[0].clone() }]);
-        // Each counter up to 18 digits longer, and names of 32 characters that are all escaped.
+        // Each counter up to 18 digits longer, and names of 32 characters that all need escapes.
         assert!(longest.len() + Stats::METRICS.len() * 18 + 3 * 32 <= EVENT_BYTES, "{}", longest.len());
         let name = || fixed(" ".repeat(32).as_str());
         let crossing = Crossing {

@@ -1,4 +1,4 @@
-//! What a batch looks like on the wire. Pure: bytes into a reused buffer, no I/O, no clock.
+//! The encoding of a batch. Pure: bytes into a reused buffer, no I/O, no clock.
 
 pub mod cloudevents;
 pub mod influx;
@@ -6,7 +6,7 @@ pub mod packed;
 
 use crate::delivery::uplink::Batch;
 
-/// How events look on their way.
+/// Encodings of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
     /// CloudEvents 1.0, a batch in JSON.
@@ -18,12 +18,12 @@ pub enum Format {
     Influx2,
     /// Postcard: about a tenth of the bytes. Records of version 1, for receivers that know no other.
     Packed,
-    /// The same with records up to version 2.
+    /// The same with records of versions 1 and 2.
     Packed2,
 }
 
 impl Format {
-    /// Writes the batch into `out`, which is emptied before.
+    /// Writes the batch into `out`, which is cleared first.
     pub fn write(self, batch: &Batch<'_>, out: &mut Vec<u8>) {
         match self {
             Format::CloudEvents => cloudevents::write_batch(batch, out),
@@ -33,7 +33,7 @@ impl Format {
         }
     }
 
-    /// What HTTP calls it.
+    /// The content type.
     pub const fn content_type(self) -> &'static str {
         match self {
             Format::CloudEvents => cloudevents::CONTENT_TYPE,
@@ -43,7 +43,7 @@ impl Format {
         }
     }
 
-    /// What a buffer needs for `events`, bytes.
+    /// Buffer size for `events`, bytes.
     pub const fn bytes_for(self, events: usize) -> usize {
         match self {
             Format::CloudEvents => events * cloudevents::EVENT_BYTES,
@@ -52,7 +52,7 @@ impl Format {
         }
     }
 
-    /// Whether the receiver knows an event by its time: without one it cannot be sent.
+    /// Whether the receiver identifies an event by its time: without a time it cannot be sent.
     pub const fn needs_time(self) -> bool {
         matches!(self, Format::Influx1 | Format::Influx2)
     }

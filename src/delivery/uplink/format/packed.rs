@@ -1,16 +1,14 @@
-//! The smallest form: postcard, a version, a checksum. `flytrap decode` makes CloudEvents of it again.
+//! The most compact encoding: postcard, a version, a checksum. `flytrap decode` converts it to CloudEvents.
 //!
 //! ```text
 //!   "FTB" version  u32 length of what follows  crc32c of it  postcard: Head  { u16 length, event record } …
 //! ```
-//! Little-endian. Batches may follow each other in a file or a body. Nothing in it needs this program's memory of anything
-//! else: the calendar is inside. An event record is the one of the spool ([`crate::event::wire`]): a version byte, then
-//! postcard.
+//! Little-endian. Several batches may follow each other in a file or a body. A batch is self-contained: the calendar is part of it. An
+//! event record is the one of the spool ([`crate::event::wire`]): a version byte, then postcard.
 //!
-//! The batch's version, the digit `1` or `2` behind `FTB`, is the newest version that its records have. A receiver sees in the first
-//! four bytes whether it can read the batch, and gets no version that it was not configured for: `uplink.format = "postcard"` sends
-//! version 1 for ever, byte for byte, `"postcard2"` version 2. An update of a device changes nothing for its receiver. [`read_batch`]
-//! reads both.
+//! The batch's version, the digit `1` or `2` behind `FTB`, is the newest version among its records. The first four bytes show a receiver
+//! whether it can read the batch, and it never gets a version that it was not configured for: `uplink.format = "postcard"` sends version 1
+//! for ever, byte for byte, `"postcard2"` version 2. An update of a device changes nothing for its receiver. [`read_batch`] reads both.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,17 +23,17 @@ pub const EVENT_BYTES: usize = 2 + RECORD_BYTES_MAX;
 /// Most bytes before the first event.
 pub const HEAD_BYTES_MAX: usize = 192;
 
-/// What every batch begins with; then comes the digit of its version.
+/// The first bytes of every batch; the digit of its version follows.
 const MAGIC: [u8; 3] = *b"FTB";
 const FRAME_BYTES: usize = 12;
 
-/// Most bytes that a batch can have behind its frame; a longer length is malformed.
+/// Most bytes of a batch behind its frame; a longer length is malformed.
 const BODY_BYTES_MAX: usize = HEAD_BYTES_MAX + BATCH_EVENTS_MAX * EVENT_BYTES;
 
 /// A version of the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
-    /// Records of version 1 only: what is younger is left out.
+    /// Records of version 1 only: newer fields and events are left out.
     V1,
     /// Records of versions 1 and 2.
     V2,
@@ -45,7 +43,7 @@ impl Version {
     /// The newest.
     pub const NEWEST: Version = Version::V2;
 
-    /// What HTTP calls it.
+    /// The content type.
     pub const fn content_type(self) -> &'static str {
         match self {
             Version::V1 => "application/vnd.flytrap.batch+postcard",
@@ -53,7 +51,7 @@ impl Version {
         }
     }
 
-    /// The newest version of its records.
+    /// The newest version among its records.
     const fn records(self) -> u8 {
         match self {
             Version::V1 => 1,
@@ -65,10 +63,10 @@ impl Version {
         b'0' + self.records()
     }
 }
-/// Most bytes of a batch, its frame included.
+/// Most bytes of a batch, including its frame.
 pub const BATCH_BYTES_MAX: usize = FRAME_BYTES + BODY_BYTES_MAX;
 
-/// Whose events, and with which calendar.
+/// The run that the events belong to, and its calendar.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Head {
     origin: Origin,
@@ -76,29 +74,29 @@ struct Head {
     events: u16,
 }
 
-/// A batch that was read.
+/// A decoded batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unpacked {
-    /// Which run of which device.
+    /// The run of the device that they belong to.
     pub origin: Origin,
-    /// What its events are dated with.
+    /// The calendar that dates its events.
     pub calendar: Calendar,
     /// At least one.
     pub events: Vec<Event>,
 }
 
-/// Why bytes are no batch.
+/// Why bytes are not a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unreadable {
-    /// They begin otherwise.
+    /// The magic bytes are missing.
     Magic,
     /// A batch of this version, which this program does not know.
     Newer(u8),
     /// They end too early.
     Short,
-    /// They are too long for a batch, or what is in them is none.
+    /// They are too long for a batch, or their contents are invalid.
     Malformed,
-    /// The checksum is of other bytes.
+    /// The checksum does not match.
     Damaged,
 }
 
@@ -123,10 +121,10 @@ impl std::fmt::Display for Unreadable {
 
 impl std::error::Error for Unreadable {}
 
-/// Writes the batch in that version into `out`, which is emptied before.
+/// Writes the batch in that version into `out`, which is cleared first.
 ///
 /// # Panics
-/// If it has more than [`BATCH_EVENTS_MAX`] events: our own mistake.
+/// If it has more than [`BATCH_EVENTS_MAX`] events: a bug.
 pub fn write_batch(batch: &Batch<'_>, version: Version, out: &mut Vec<u8>) {
     assert!(batch.events.len() <= BATCH_EVENTS_MAX, "a batch of {} events", batch.events.len());
     out.clear();
@@ -166,7 +164,7 @@ fn version_of(bytes: &[u8]) -> Result<Version, Unreadable> {
     }
 }
 
-/// One event record of a batch of `version`, which promises that no record is younger.
+/// One event record of a batch of `version`, which guarantees that no record is newer.
 fn read_record(record: &[u8], version: Version) -> Result<Event, Unreadable> {
     match Event::decode(record) {
         Ok(event) if record[0] <= version.records() => Ok(event),
@@ -174,10 +172,10 @@ fn read_record(record: &[u8], version: Version) -> Result<Event, Unreadable> {
     }
 }
 
-/// The batch at the start of `bytes`, and what comes behind it.
+/// Decodes the batch at the start of `bytes`; returns it and the bytes behind it.
 ///
 /// # Errors
-/// There is none that can be read. Never panics, whatever the bytes (I8).
+/// There is no valid batch. Never panics, whatever the bytes (I8).
 pub fn read_batch(bytes: &[u8]) -> Result<(Unpacked, &[u8]), Unreadable> {
     let version = version_of(bytes)?;
     let (frame, rest) = bytes.split_first_chunk::<FRAME_BYTES>().ok_or(Unreadable::Short)?;
@@ -231,15 +229,15 @@ mod tests {
         bytes.iter().map(|b| format!("{b:02x}")).collect()
     }
 
-    /// What receivers rely on. Never edit it: `uplink.format = "postcard"` sends these bytes for ever, also of events that have
-    /// younger fields.
+    /// The contract with receivers. Never edit it: `uplink.format = "postcard"` sends these bytes for ever, even for events with newer
+    /// fields.
     #[test]
     fn version_1_golden_bytes() {
         let golden = include_str!("../../../../tests/data/batch-v1.hex");
         let (origin, calendar, bytes) = packed(&samples(), Version::V1);
         assert_eq!(hex(&bytes), golden.trim(), "version 1 of the batch is frozen");
         let (_, _, of_newer) = packed(&samples_v2(), Version::V1);
-        assert_eq!(hex(&of_newer), golden.trim(), "younger fields are left out");
+        assert_eq!(hex(&of_newer), golden.trim(), "newer fields are left out");
         let twice = [&bytes[..], &bytes[..]].concat();
         let (first, rest) = read_batch(&twice).unwrap();
         assert_eq!(first, Unpacked { origin, calendar, events: samples() });
@@ -262,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_from_the_future_is_no_damage_and_says_what_to_do() {
+    fn a_newer_version_is_not_damage_and_the_error_names_the_remedy() {
         let (_, _, mut bytes) = packed(&samples(), Version::V2);
         for digit in b'3'..=b'9' {
             bytes[3] = digit;
@@ -275,7 +273,7 @@ mod tests {
             bytes[3] = other;
             assert_eq!(read_batch(&bytes), Err(Unreadable::Magic));
         }
-        // A batch of version 1 with a record of version 2, which a receiver of version 1 could not read: nobody writes it.
+        // A batch of version 1 with a record of version 2, which a receiver of version 1 could not read: no program writes it.
         bytes[3] = b'1';
         assert_eq!(read_batch(&bytes), Err(Unreadable::Malformed));
     }
@@ -295,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_told_by_its_kind() {
+    fn damage_is_reported_by_kind() {
         let (_, _, bytes) = packed(&samples_v2(), Version::V2);
         for end in 0..bytes.len() {
             assert_eq!(read_batch(&bytes[..end]), Err(Unreadable::Short), "{end}");
@@ -318,7 +316,7 @@ mod tests {
         ) {
             let _outcome = read_batch(&bytes);
             if sealed && bytes.len() >= FRAME_BYTES {
-                // With a frame that fits, so that the inside is looked at.
+                // With a valid frame, so that the contents are decoded.
                 let (length, sum) = (bytes.len() - FRAME_BYTES, crc32c::crc32c(&bytes[FRAME_BYTES..]));
                 bytes[..3].copy_from_slice(&MAGIC);
                 bytes[3] = if newest { b'2' } else { b'1' };

@@ -1,12 +1,12 @@
-//! What an answer means: the receiver has the batch, or what to do instead. Pure.
+//! Interprets a response: the batch is confirmed, or the remedy. Pure.
 //!
-//! A 2xx confirms (InfluxDB: a 204). Its body only counts against it if it shows that no receiver of events answered: a
-//! web page (the login page of a guest or mobile network answers 200 to anything), or JSON that reports a failure. A body
-//! that merely cannot be parsed confirms: whoever has stored the batch must not get it for ever. Only the framing of HTTP can
-//! say that an answer was cut short.
+//! A 2xx confirms (InfluxDB: a 204). Its body only counts against it if it shows that something other than a receiver of events responded:
+//! a web page (the login page of a guest or mobile network responds with 200 to everything), or JSON that reports a failure. A body that
+//! merely cannot be parsed confirms: a receiver that has stored the batch must not get it for ever. Only HTTP framing can show that a
+//! response was cut short.
 //!
-//! Of the other statuses only [`REFUSALS`] speak of the events. All others speak of the account, the URL, the proxy or the
-//! moment, so the events are kept.
+//! Of the other statuses only [`REFUSALS`] are about the events. All others are about the account, the URL, the proxy or a temporary state,
+//! so the events are kept.
 
 use std::io::Read;
 use std::time::Duration;
@@ -18,21 +18,21 @@ use crate::base::limits::REPLY_BYTES_MAX;
 use crate::delivery::uplink::format::Format;
 use crate::delivery::uplink::session::Failure;
 
-/// Statuses by which a receiver refuses what it was sent: 400 Bad Request, 422 Unprocessable Content.
+/// Statuses by which a receiver refuses the contents: 400 Bad Request, 422 Unprocessable Content.
 pub(super) const REFUSALS: [u16; 2] = [400, 422];
 
-/// After so many answers in a row to the same batch that are a 2xx and cut short, it counts as confirmed: a server whose
-/// `Content-Length` is wrong must not get it for ever.
+/// After this many truncated 2xx responses in a row to the same batch, it counts as confirmed: a server with a wrong `Content-Length` must
+/// not get it for ever.
 pub(super) const CUT_ANSWERS_MAX: u32 = 3;
 
-/// Texts in an `error` field that report no error.
+/// Texts in an `error` field that do not report an error.
 const NO_ERROR: [&str; 10] = ["", "0", "none", "null", "nil", "no", "false", "ok", "success", "no error"];
 
-/// Fields by which servers report a failure, see [`field_fails`].
+/// Fields that servers use to report a failure, see [`field_fails`].
 const FIELDS: [&str; 9] =
     ["error", "errors", "errorMessage", "success", "ok", "status", "result", "statusCode", "code"];
 
-/// What a web page begins with, in lower case, without the `<`.
+/// First tags of a web page, in lower case, without the `<`.
 const PAGE_TAGS: [&str; 14] = [
     "!doctype html",
     "html",
@@ -50,14 +50,14 @@ const PAGE_TAGS: [&str; 14] = [
     "wispaccessgatewayparam",
 ];
 
-/// A web page is looked for in so many bytes.
+/// A web page is looked for in this many bytes.
 const PAGE_START_BYTES: usize = 2048;
 
-/// An answer.
+/// A response.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Answer<'a> {
     pub(super) status: u16,
-    /// Its content type, as it came.
+    /// Its content type, unchanged.
     pub(super) content_type: &'a str,
     /// Its body, up to [`REPLY_BYTES_MAX`].
     pub(super) body: &'a [u8],
@@ -65,18 +65,18 @@ pub(super) struct Answer<'a> {
     pub(super) cut: bool,
 }
 
-/// What a 2xx says.
+/// Interpretation of a 2xx.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Confirmation {
     /// The receiver has the batch.
     Yes,
-    /// It may tell a failure in the part that is missing.
+    /// The missing part may report a failure.
     Cut,
-    /// No receiver of events answered; why, and the remedy.
+    /// It did not come from a receiver of events; why, and the remedy.
     No(&'static str),
 }
 
-/// What a 2xx says.
+/// Interprets a 2xx.
 pub(super) fn confirmation(answer: &Answer<'_>, format: Format) -> Confirmation {
     let unpacked = gunzip(answer.body);
     let body = unpacked.as_deref().unwrap_or(answer.body);
@@ -85,28 +85,28 @@ pub(super) fn confirmation(answer: &Answer<'_>, format: Format) -> Confirmation 
     let is_page = content_type.contains("html");
     if looks_like_a_page(body, is_page) {
         return Confirmation::No(
-            "a web page answers, not a receiver of events: does the link want a login (mobile network, guest network)?",
+            "a web page responds, not a receiver of events: does the network require a login (mobile network, guest network)?",
         );
     }
     if format.needs_time() && answer.status != 204 {
-        return Confirmation::No("InfluxDB would say 204: check what answers there");
+        return Confirmation::No("InfluxDB would respond with 204: check which program responds there");
     }
     let body = without_bom(body);
     if (is_json || body.starts_with(b"{") || body.starts_with(b"[")) && reports_failure(body) {
-        return Confirmation::No("it says yes and reports a failure: see its log");
+        return Confirmation::No("it responds with success but reports a failure: see its log");
     }
-    // Over TLS many servers just close: what is whole is not cut.
+    // Over TLS many servers close without notice: a complete response is not truncated.
     let whole = || is_json && serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok();
     if answer.cut && (is_json || is_page) && !whole() { Confirmation::Cut } else { Confirmation::Yes }
 }
 
-/// What a gzip body holds, up to the limit. Nobody asked for it, but some servers compress whatever they send.
+/// Decompresses a gzip body, up to the limit. We do not request it, but some servers compress everything they send.
 fn gunzip(body: &[u8]) -> Option<Vec<u8>> {
     if !body.starts_with(&[0x1f, 0x8b]) {
         return None;
     }
     let mut out = Vec::new();
-    // What comes before damage, or our own limit, is looked at.
+    // The bytes before damage, or before our own limit, are used.
     let _ended = GzDecoder::new(body).take(REPLY_BYTES_MAX).read_to_end(&mut out);
     Some(out)
 }
@@ -116,9 +116,9 @@ fn without_bom(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii_start()
 }
 
-/// Whether it begins like a web page; `declared`: its content type says so, and any markup will do.
+/// Whether it begins like a web page; `declared`: its content type says so, and any markup is enough.
 fn looks_like_a_page(body: &[u8], declared: bool) -> bool {
-    // UTF-16 is ASCII with zeros in between, behind a mark of two bytes.
+    // UTF-16 is ASCII with zeros in between, after a byte order mark of two bytes.
     let wide = body.strip_prefix(b"\xff\xfe").or_else(|| body.strip_prefix(b"\xfe\xff")).unwrap_or(body);
     let start: Vec<u8> = wide.iter().copied().filter(|byte| *byte != 0).take(PAGE_START_BYTES).collect();
     let mut text = without_bom(&start);
@@ -149,14 +149,14 @@ fn reports_failure(body: &[u8]) -> bool {
                 return true;
             }
             Ok(_) => {}
-            // Cut, or no JSON (NaN, a prefix against script inclusion): its fields are looked for one by one.
+            // Truncated, or not JSON (NaN, a prefix against script inclusion): the fields are looked for one by one.
             Err(_) => return scan(body),
         }
     }
     false
 }
 
-/// [`reports_failure`] of text that is no JSON as a whole.
+/// [`reports_failure`] for text that is not valid JSON as a whole.
 fn scan(body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body);
     text.match_indices('"').any(|(at, _)| {
@@ -168,7 +168,7 @@ fn scan(body: &[u8]) -> bool {
         let value = value.trim_ascii_start();
         match serde_json::Deserializer::from_str(value).into_iter::<Value>().next() {
             Some(Ok(value)) => field_fails(key, &value),
-            // It begins, and does not end.
+            // It begins and does not end.
             Some(Err(_)) => value.len() > 1 && value.starts_with(['"', '{', '[']) && names_an_error(key),
             None => false,
         }
@@ -223,7 +223,7 @@ pub(super) struct Sent {
     pub(super) gzip: bool,
 }
 
-/// What a status that is not a 2xx means for the batch, and the remedy. `hint`: the start of its body, in lower case.
+/// The meaning of a status other than 2xx for the batch, and the remedy. `hint`: the start of its body, in lower case.
 pub(super) fn refusal(
     status: u16,
     after: Option<Duration>,
@@ -232,57 +232,61 @@ pub(super) fn refusal(
 ) -> (Failure, &'static str) {
     let wrong = |remedy| (Failure::Misconfigured, remedy);
     match status {
-        // nginx tells like this that it wants a certificate of ours, or another one, or TLS.
+        // nginx reports like this that it requires a certificate from us, another one, or TLS.
         400 | 403 | 495 | 496 if hint.contains("certificate") => {
-            wrong("it wants a certificate of this device: check uplink.client_cert_file")
+            wrong("it requires a certificate of this device: check uplink.client_cert_file")
         }
-        495 | 496 => wrong("it wants a certificate of this device: check uplink.client_cert_file"),
+        495 | 496 => wrong("it requires a certificate of this device: check uplink.client_cert_file"),
         400 | 497 if status == 497 || hint.contains("http request was sent to https") => {
-            wrong("that port wants TLS: write https:// in the URL")
+            wrong("that port requires TLS: write https:// in the URL")
         }
-        _ if REFUSALS.contains(&status) => (Failure::Refused, "the receiver does not take this: see its log"),
+        _ if REFUSALS.contains(&status) => {
+            (Failure::Refused, "the receiver does not accept this: see its log")
+        }
         413 if after.is_none() => {
             (Failure::TooLarge, "too large for the receiver: smaller batches are tried")
         }
-        // 409, to an Idempotency-Key: the same batch is being worked on.
+        // 409, for an Idempotency-Key: the same batch is being processed.
         408 | 409 | 413 | 423 | 424 | 425 | 429 | 449 => {
-            (Failure::Retry { after }, "the receiver asks for patience")
+            (Failure::Retry { after }, "the receiver asks us to wait")
         }
-        401 | 403 | 498 => wrong("check the token in token_file and what it may do"),
+        401 | 403 | 498 => wrong("check the token in token_file and its permissions"),
         402 => wrong("the account there is over its limit or not paid"),
-        404 => wrong("nothing takes events there: check the path of the URL"),
-        405 | 410 | 421 => wrong("nothing takes events there: check host, port and path of the URL"),
+        404 => wrong("nothing accepts events there: check the path of the URL"),
+        405 | 410 | 421 => wrong("nothing accepts events there: check host, port and path of the URL"),
         406 | 415 => wrong(content_remedy(sent)),
-        407 => wrong("a proxy in between wants a login: open the way for this device"),
+        407 => wrong("a proxy in between requires a login: allow this device to pass"),
         414 | 431 | 494 => wrong("the URL or the token is too long for it: check both"),
-        426 => wrong("it wants another protocol: try https:// in the URL"),
-        451 => wrong("it is blocked for legal reasons: ask whoever runs the link and the receiver"),
-        511 => wrong("the link wants a login (mobile network, guest network)"),
-        300..400 => wrong("redirects are not followed: set the URL to the final place"),
-        400..500 => wrong("it says nothing about the events: check what answers at that URL"),
-        _ => (Failure::Retry { after }, "the receiver or a gateway before it is in trouble: see its log"),
+        426 => wrong("it requires another protocol: try https:// in the URL"),
+        451 => wrong("it is blocked for legal reasons: ask the operators of the network and the receiver"),
+        511 => wrong("the network requires a login (mobile network, guest network)"),
+        300..400 => wrong("redirects are not followed: set the URL to the final address"),
+        400..500 => wrong("the status is not about the events: check which program responds at that URL"),
+        _ => {
+            (Failure::Retry { after }, "the receiver or a gateway in front of it has a problem: see its log")
+        }
     }
 }
 
 fn content_remedy(sent: Sent) -> &'static str {
     match (sent.gzip, sent.format) {
         (true, Format::CloudEvents) => {
-            "it does not take gzip, or no CloudEvents in JSON: try uplink.gzip = false, else check what answers there"
+            "it does not accept gzip or CloudEvents in JSON: try uplink.gzip = false, else check which program responds there"
         }
         (true, Format::Packed | Format::Packed2) => {
-            "it does not take gzip, or no postcard: try uplink.gzip = false, else check uplink.format"
+            "it does not accept gzip or postcard: try uplink.gzip = false, else check uplink.format"
         }
         (true, Format::Influx1 | Format::Influx2) => {
-            "it does not take gzip, or no line protocol: try uplink.gzip = false, else check uplink.format"
+            "it does not accept gzip or line protocol: try uplink.gzip = false, else check uplink.format"
         }
         (false, Format::CloudEvents) => {
-            "it does not take batches of CloudEvents in JSON: check what answers there, and uplink.format"
+            "it does not accept batches of CloudEvents in JSON: check which program responds there, and uplink.format"
         }
         (false, Format::Packed | Format::Packed2) => {
-            "it does not take postcard: check what answers there, and uplink.format"
+            "it does not accept postcard: check which program responds there, and uplink.format"
         }
         (false, Format::Influx1 | Format::Influx2) => {
-            "it does not take line protocol: check what answers there, and uplink.format"
+            "it does not accept line protocol: check which program responds there, and uplink.format"
         }
     }
 }
@@ -303,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_no_json_confirms() {
+    fn a_body_that_is_not_json_confirms() {
         for body in [
             "",
             "ok",
@@ -335,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn json_that_reports_a_failure_is_no_confirmation() {
+    fn json_that_reports_a_failure_is_not_a_confirmation() {
         for body in [
             "{\"error\":\"disk full\"}",
             "\u{feff}{\"error\":\"disk full\"}",
@@ -363,7 +367,7 @@ mod tests {
         assert!(matches!(says("text/plain", b" {\"success\": false}"), Confirmation::No(_)));
         assert!(matches!(says("", b"{\"status\":\"error\"}"), Confirmation::No(_)));
         assert!(matches!(says("", &packed("{\"error\":\"disk full\"}")), Confirmation::No(_)));
-        // Our own limit cuts it.
+        // Truncated by our own limit.
         let long = format!("{{\"items\":[{}1],\"errors\":true}}", "1,".repeat(40_000));
         let body = &long.as_bytes()[..REPLY_BYTES_MAX as usize];
         assert_eq!(says("application/json", body), Confirmation::Yes, "its end was not read");
@@ -375,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_web_page_is_no_receiver_whatever_its_type() {
+    fn a_web_page_is_not_a_receiver_whatever_its_content_type() {
         let wide: Vec<u8> =
             [0xff, 0xfe].into_iter().chain("<html>".encode_utf16().flat_map(u16::to_le_bytes)).collect();
         for body in [
@@ -409,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_framing_says_that_an_answer_was_cut() {
+    fn only_the_framing_shows_that_a_response_was_truncated() {
         let cut = |content_type, body: &'static [u8]| {
             confirmation(&Answer { status: 200, content_type, body, cut: true }, Format::CloudEvents)
         };
@@ -433,9 +437,9 @@ mod tests {
         refusal(status, after, Sent { format: Format::CloudEvents, gzip: false }, "").0
     }
 
-    /// Every status that is not a 2xx: only 400 and 422 give events up, only 413 makes batches smaller.
+    /// Every status other than 2xx: only 400 and 422 give events up, only 413 makes batches smaller.
     #[test]
-    fn statuses_decide_what_becomes_of_a_batch() {
+    fn the_status_decides_what_happens_to_a_batch() {
         let after = Some(Duration::from_secs(7));
         for status in (100..1000).filter(|status| !(200..300).contains(status)) {
             let failure = refused(status, None);

@@ -1,11 +1,11 @@
-//! Looking a host up and connecting to it: with deadlines that hold, whatever the name server and the addresses do.
+//! DNS look-up and connecting, with deadlines that hold whatever the name server and the addresses do.
 //!
-//! A host often has several addresses, and one of them may never answer (IPv6 that leads nowhere is the usual one). They
-//! are tried in the manner of RFC 8305 ("happy eyeballs"): the next one starts [`ATTEMPT_DELAY`] after the one before it, the
-//! first to connect wins, and the winner is tried first next time. All of it on the uplink thread, by `poll`.
+//! A host often has several addresses, and one of them may never respond (typically IPv6 without a route). They are tried as in RFC 8305
+//! ("happy eyeballs"): each starts [`ATTEMPT_DELAY`] after the one before it, the first to connect wins, and the winner is tried first next
+//! time. All of it runs on the uplink thread, with `poll`.
 //!
-//! Only the look-up of a name needs a thread, because `getaddrinfo` has no deadline: one at most, however often it is tried
-//! again. No thread, no descriptor: an error that is tried again, never the end of the program.
+//! Only the look-up of a name needs a thread, because `getaddrinfo` has no deadline: one at most, however often it is retried. A missing
+//! thread or descriptor is an error that is retried, never the end of the program.
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
@@ -29,19 +29,19 @@ use crate::delivery::uplink::Interrupt;
 use crate::platform::calendar::Timekeeper;
 use crate::platform::clock::Mono;
 
-/// How long an address is tried alone before the next one is tried beside it (RFC 8305, section 5).
+/// How long an address is tried alone before the next one is tried in parallel (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// How often a wait looks whether it is interrupted.
+/// How often a wait checks whether it is interrupted.
 const SLICE: Duration = Duration::from_millis(250);
 
-/// More addresses than this are not tried at once. `ureq` keeps as many.
+/// At most this many addresses are tried. `ureq` keeps as many.
 const ADDRESSES_MAX: usize = 16;
 
-/// Stack of the thread that looks a name up: `getaddrinfo` of glibc and musl needs some tens of kB.
+/// Stack of the look-up thread: `getaddrinfo` of glibc and musl needs some tens of kB.
 const LOOK_UP_STACK_BYTES: usize = 256 << 10;
 
-/// The clock, and who ends a wait early.
+/// The clock, and the flag that ends a wait early.
 #[derive(Clone)]
 pub(super) struct Waits {
     pub(super) time: Arc<Timekeeper>,
@@ -50,11 +50,11 @@ pub(super) struct Waits {
 
 impl Waits {
     fn deadline(&self, timeout: &NextTimeout) -> Mono {
-        // "Never" is more than a time can be told in.
+        // "Never" is later than a time can represent.
         self.time.mono() + (*timeout.after).min(Duration::from_secs(86_400))
     }
 
-    /// How long to wait until the next look, at most [`SLICE`].
+    /// How long to wait until the next check, at most [`SLICE`].
     fn slice(&self, deadline: Mono, timeout: &NextTimeout) -> Result<Duration, ureq::Error> {
         if self.interrupt.get().is_some_and(|interrupt| interrupt()) {
             let text = "the shutdown has waited for uplink.drain_s";
@@ -71,7 +71,7 @@ impl Waits {
 #[derive(Debug)]
 pub(super) struct NotConnected {
     text: String,
-    /// What to look at.
+    /// The remedy.
     pub(super) remedy: &'static str,
 }
 
@@ -87,10 +87,10 @@ fn not_connected(what: &str, error: &io::Error, remedy: &'static str) -> ureq::E
     let short = error.raw_os_error().map(Errno::from_raw_os_error);
     let remedy = match short {
         Some(Errno::MFILE | Errno::NFILE) => {
-            "this device has no file descriptor left: raise LimitNOFILE=, or look for what holds them"
+            "this device has no file descriptor left: raise LimitNOFILE=, or find what uses them"
         }
         Some(Errno::AGAIN | Errno::NOMEM | Errno::NOBUFS) => {
-            "this device is short of memory or threads: raise TasksMax= and MemoryMax=, or look for what holds them"
+            "this device is short of memory or threads: raise TasksMax= and MemoryMax=, or find what uses them"
         }
         Some(_) | None => remedy,
     };
@@ -98,7 +98,7 @@ fn not_connected(what: &str, error: &io::Error, remedy: &'static str) -> ureq::E
     ureq::Error::Io(io::Error::new(error.kind(), inner))
 }
 
-/// A look-up under way.
+/// A DNS look-up in progress.
 struct LookUp {
     host: String,
     answer: Receiver<io::Result<Vec<IpAddr>>>,
@@ -107,7 +107,7 @@ struct LookUp {
 /// Looks hosts up.
 pub(super) struct LookUps {
     waits: Waits,
-    /// The one that took longer than its deadline.
+    /// A look-up that took longer than its deadline.
     late: Mutex<Option<LookUp>>,
     stack_bytes: usize,
 }
@@ -117,13 +117,13 @@ impl LookUps {
         LookUps { waits, late: Mutex::new(None), stack_bytes: LOOK_UP_STACK_BYTES }
     }
 
-    /// The look-up of `host` that is still under way, else a new one.
+    /// The look-up of `host` that is still in progress, else a new one.
     fn start(&self, host: &str) -> Result<LookUp, ureq::Error> {
         let late = self.late.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(LookUp { host: late_host, answer }) = late
             && late_host == host
         {
-            // An answer that is here already is as old as the last try.
+            // A result that is already here is as old as the last attempt.
             match answer.try_recv() {
                 Err(TryRecvError::Empty) => return Ok(LookUp { host: late_host, answer }),
                 Ok(_) | Err(TryRecvError::Disconnected) => {}
@@ -133,12 +133,12 @@ impl LookUps {
         let name = host.to_owned();
         let look_up = move || {
             let found = (name.as_str(), 0).to_socket_addrs();
-            // Nobody waits any more: the next try asks again.
+            // No caller waits any more: the next attempt starts a new look-up.
             let _told = tell.send(found.map(|all| all.map(|address| address.ip()).collect()));
         };
         let thread = std::thread::Builder::new().name("look-up".to_owned()).stack_size(self.stack_bytes);
         thread.spawn(look_up).map_err(|error| {
-            not_connected("start a thread that looks the host up", &error, "this device is short of threads")
+            not_connected("start a thread for the DNS look-up", &error, "this device is short of threads")
         })?;
         Ok(LookUp { host: host.to_owned(), answer })
     }
@@ -195,10 +195,10 @@ impl Resolver for LookUps {
     }
 }
 
-/// Connects to the first address that answers.
+/// Connects to the first address that accepts.
 pub(super) struct Tcp {
     waits: Waits,
-    /// The address that answered last.
+    /// The address that accepted last.
     worked: Mutex<Option<SocketAddr>>,
 }
 
@@ -235,7 +235,7 @@ impl<In: Transport> Connector<In> for Tcp {
     }
 }
 
-/// The one that worked first, then the two families in turn, in the order of the resolver (RFC 8305, section 4).
+/// The one that worked last first, then the two families in turn, in the order of the resolver (RFC 8305, section 4).
 fn in_order(found: &[SocketAddr], worked: Option<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = found.first().is_some_and(SocketAddr::is_ipv6);
     let mut same = found.iter().filter(|address| address.is_ipv6() == first_is_v6);
@@ -254,7 +254,7 @@ fn in_order(found: &[SocketAddr], worked: Option<SocketAddr>) -> Vec<SocketAddr>
     }
 }
 
-/// Connects to the first of `addresses` that answers before the time is over.
+/// Connects to the first of `addresses` that accepts before the deadline.
 fn race(addresses: &[SocketAddr], waits: &Waits, timeout: &NextTimeout) -> Result<TcpStream, ureq::Error> {
     let deadline = waits.deadline(timeout);
     let mut left = addresses.iter();
@@ -290,14 +290,14 @@ fn race(addresses: &[SocketAddr], waits: &Waits, timeout: &NextTimeout) -> Resul
                 Some(Ok(())) => return usable(attempts.swap_remove(index).0).map_err(ureq::Error::Io),
                 Some(Err(error)) => {
                     last = Some((attempts.remove(index).1, error));
-                    next_at = now; // Its successor need not wait.
+                    next_at = now; // The next address need not wait.
                 }
             }
         }
     }
 }
 
-/// Begins to connect.
+/// Starts a connection attempt.
 fn start(address: &SocketAddr) -> Result<OwnedFd, Errno> {
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -308,17 +308,17 @@ fn start(address: &SocketAddr) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Waits until one of them may have finished.
+/// Waits until one of the attempts may have finished.
 fn wait_for(attempts: &[(OwnedFd, SocketAddr)], longest: Duration) {
     let mut polled: Vec<PollFd<'_>> =
         attempts.iter().map(|(socket, _)| PollFd::new(socket, PollFlags::OUT)).collect();
     let longest = longest.max(Duration::from_millis(1));
     let timeout = Timespec::try_from(longest).ok();
-    // Interrupted by a signal: each is looked at, and the wait goes on.
+    // Interrupted by a signal: each attempt is checked, and the wait continues.
     let _ready = rustix::event::poll(&mut polled, timeout.as_ref());
 }
 
-/// Whether the attempt is over, and how.
+/// Whether the attempt has finished, and its result.
 fn finished(socket: &OwnedFd) -> Option<Result<(), Errno>> {
     let mut polled = [PollFd::new(socket, PollFlags::OUT)];
     match rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
@@ -348,7 +348,7 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// Whether the call has to be repeated: the time of the slice is over, or a signal came.
+/// Whether the call has to be repeated: the time slice is over, or a signal arrived.
 fn again(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
         && error.raw_os_error() != Some(Errno::TIMEDOUT.raw_os_error())
@@ -392,7 +392,7 @@ impl Transport for Connection {
     }
 
     fn is_open(&mut self) -> bool {
-        // Open is one that has nothing to say: bytes that nobody asked for are no answer to what comes next.
+        // Only a connection without pending bytes counts as open: unsolicited bytes cannot be the response to the next request.
         let quiet = self.stream.set_nonblocking(true).is_ok()
             && self.stream.peek(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         quiet && self.stream.set_nonblocking(false).is_ok()
@@ -424,7 +424,7 @@ mod tests {
         look_ups.resolve(&uri, &Config::default(), within(20_000)).map(|all| all[..].to_vec())
     }
 
-    /// An address that takes no connection and refuses none: its queue is full. With what fills it.
+    /// An address that neither accepts nor refuses connections, because its queue is full. Returns the connections that fill it.
     fn silent() -> (SocketAddr, Vec<OwnedFd>) {
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_address_costs_a_moment_and_the_one_that_worked_is_first_next_time() {
+    fn a_silent_address_costs_little_time_and_the_working_one_is_first_next_time() {
         let (silent, _held) = silent();
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let live = listener.local_addr().unwrap();
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_address_costs_nothing_and_the_last_reason_is_told() {
+    fn a_refused_address_costs_no_time_and_the_last_reason_is_reported() {
         let closed = |listener: TcpListener| listener.local_addr().unwrap();
         let dead = closed(TcpListener::bind(("127.0.0.2", 0)).unwrap());
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -484,22 +484,26 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns_and_what_worked_comes_first() {
+    fn address_families_alternate_and_the_working_address_comes_first() {
         let v6 = |last| SocketAddr::from((Ipv6Addr::from(last), 1));
         let v4 = |last: u32| SocketAddr::from((Ipv4Addr::from(last), 1));
         let found = [v6(1), v6(2), v6(3), v4(1)];
         assert_eq!(in_order(&found, None), [v6(1), v4(1), v6(2), v6(3)]);
         assert_eq!(in_order(&found, Some(v4(1))), [v4(1), v6(1), v6(2), v6(3)]);
-        assert_eq!(in_order(&found, Some(v4(9))), [v6(1), v4(1), v6(2), v6(3)], "it is no address any more");
+        assert_eq!(
+            in_order(&found, Some(v4(9))),
+            [v6(1), v4(1), v6(2), v6(3)],
+            "the host no longer has this address"
+        );
         assert_eq!(in_order(&[v4(1), v6(1)], None), [v4(1), v6(1)]);
         assert_eq!(in_order(&[], None), []);
     }
 
-    /// Without a thread: a name cannot be looked up, which is told and tried again; an address needs none.
+    /// Without a thread a name cannot be looked up, which is reported and retried; an IP address needs none.
     #[test]
-    fn no_thread_is_an_error_that_passes_and_an_address_needs_none() {
+    fn a_missing_thread_is_a_temporary_error_and_an_ip_address_needs_none() {
         let mut look_ups = LookUps::new(waits());
-        look_ups.stack_bytes = 1 << 60; // No machine has so much: the thread cannot be made.
+        look_ups.stack_bytes = 1 << 60; // No machine has this much: the thread cannot be created.
         for (uri, address) in [
             ("http://127.0.0.1:8086/x", "127.0.0.1:8086"),
             ("https://127.0.0.1/", "127.0.0.1:443"),

@@ -1,4 +1,4 @@
-//! gzip with memory that is taken once.
+//! gzip with memory that is allocated once.
 
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
@@ -16,7 +16,7 @@ impl Gzip {
         Gzip { compress: Compress::new(Compression::default(), false), out: Vec::new() }
     }
 
-    /// Takes the memory for bodies of up to `bytes`.
+    /// Allocates the memory for bodies of up to `bytes`.
     pub(super) fn reserve(&mut self, bytes: usize) {
         self.out.reserve(bytes / 2);
     }
@@ -48,7 +48,7 @@ mod tests {
     use std::io::Read;
 
     #[test]
-    fn what_is_packed_is_what_was_given() {
+    fn a_packed_body_unpacks_to_the_original() {
         let mut gzip = Gzip::new();
         let noise = |length: u32| {
             (0..length).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect::<Vec<_>>()

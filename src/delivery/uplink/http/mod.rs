@@ -1,10 +1,10 @@
-//! HTTP and HTTPS: one POST a batch. The only folder that names `ureq`, whose defaults are not ours.
+//! HTTP and HTTPS: one POST per batch. The only folder that uses `ureq`; every option is set explicitly.
 //!
-//! Every phase has a deadline, and so has the whole; no proxy is taken from the environment; a redirect is an answer, not
-//! an instruction; a pooled connection is thrown away before a firewall forgets it; of an answer's body at most
-//! [`REPLY_BYTES_MAX`] are read. Tokens, keys and certificates come from files, are read again after the receiver
-//! has refused them, and are never shown. [`tls`] says which servers are trusted, `connect.rs` how they are reached, `answer.rs`
-//! which answers confirm a batch. Never retries by itself: that is the session's decision.
+//! Every phase has a deadline, and so has the whole request; no proxy is taken from the environment; a redirect is a response, not an
+//! instruction; a pooled connection is closed before a firewall forgets it; at most [`REPLY_BYTES_MAX`] of a response body are read.
+//! Tokens, keys and certificates come from files, are read again after the receiver has refused them, and are never shown. [`tls`] decides
+//! which servers are trusted, `connect.rs` how they are reached, `answer.rs` which responses confirm a batch. Never retries by itself: that
+//! is the session's decision.
 
 mod answer;
 mod connect;
@@ -38,35 +38,35 @@ use tls::{Remedy, TlsParams};
 
 pub use place::{InfluxPlace, redacted};
 
-/// Longest head of an answer, bytes: proxies and login pages add long cookies. A confirmation with a longer one would be
-/// none, and its batch would be sent for ever.
+/// Longest response header, bytes: proxies and login pages add long cookies. A confirmation with a longer one would be ignored, and its
+/// batch sent for ever.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
-/// Room for what is sent, bytes; a larger body goes in pieces.
+/// Buffer for sending, bytes; a larger body is sent in pieces.
 const OUTPUT_BYTES: usize = 32 << 10;
 
-/// Characters of an answer's body that an error shows.
+/// Characters of a response body that an error shows.
 const HINT_CHARS_MAX: usize = 120;
 
-/// How long each phase of a send may take.
+/// Time limit of each phase of a send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
     /// Looking the host up.
     pub resolve: Duration,
     /// Connecting, TLS included.
     pub connect: Duration,
-    /// Sending the head of the request.
+    /// Sending the request headers.
     pub send_request: Duration,
     /// Sending the body: a full batch of about 500 kB over a bad mobile link.
     pub send_body: Duration,
-    /// From the end of the request to the end of the answer's head.
+    /// From the end of the request to the end of the response headers.
     pub response: Duration,
-    /// Receiving the answer's body.
+    /// Receiving the response body.
     pub reply_body: Duration,
-    /// All of it.
+    /// The whole request.
     pub whole: Duration,
-    /// How long an idle connection is used again. Mobile carriers and firewalls forget one silently after minutes, many
-    /// servers close after 5 to 60 s.
+    /// How long an idle connection may be reused. Mobile carriers and firewalls forget one silently after minutes, many servers close it
+    /// after 5 to 60 s.
     pub idle: Duration,
 }
 
@@ -85,12 +85,12 @@ impl Default for Deadlines {
     }
 }
 
-/// Where to send and with what.
+/// Where and how to send.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HttpParams {
-    /// `http://` or `https://`, with no user in it.
+    /// `http://` or `https://`, without user and password.
     pub url: String,
-    /// What the receiver takes.
+    /// The encoding that the receiver accepts.
     pub format: Format,
     /// Where InfluxDB stores the events.
     pub influx: InfluxPlace,
@@ -121,16 +121,16 @@ pub struct HttpSink {
     body: Vec<u8>,
     gzip: Option<Gzip>,
     reply: Vec<u8>,
-    /// Answers in a row that were a 2xx and cut short.
+    /// Truncated 2xx responses in a row.
     cut_answers: u32,
 }
 
 impl HttpSink {
-    /// Checks the URL, reads the token and the certificates. Connects to nothing. `time` is what certificates are judged by.
+    /// Checks the URL, reads the token and the certificates. Does not connect. Certificates are checked against `time`.
     ///
     /// # Errors
-    /// [`Kind::Config`], with the remedy: a scheme that is not HTTP, no host, a user or password in the URL, a file that
-    /// cannot be read or is not what it should be.
+    /// [`Kind::Config`], with the remedy: a scheme other than HTTP, no host, a user or password in the URL, a file that cannot be read or
+    /// has invalid contents.
     pub fn new(params: HttpParams, time: Arc<Timekeeper>) -> Result<Self> {
         let url = &params.url;
         let uri = address(url, params.format, &params.influx).map_err(|problem| {
@@ -141,7 +141,7 @@ impl HttpSink {
         let authority = uri.authority().map_or("", |authority| authority.as_str());
         let name = format!("{scheme}://{authority}{}{query}", uri.path());
         if params.token_file.is_some() && scheme == "http" && !is_loopback(&uri) {
-            tracing::warn!("the token for {name} travels unencrypted: use https://");
+            tracing::warn!("the token for {name} is sent unencrypted: use https://");
         }
         let mut sink = HttpSink {
             waits: Waits { time, interrupt: Arc::new(OnceLock::new()) },
@@ -160,7 +160,7 @@ impl HttpSink {
         Ok(sink)
     }
 
-    /// Reads the files whose contents are not known (any more).
+    /// Reads the files that are not loaded, or have to be read again.
     fn read_files(&mut self) -> Result<(), String> {
         if let (Some(path), None) = (&self.params.token_file, &self.authorization) {
             let scheme = match self.params.format {
@@ -198,9 +198,9 @@ impl HttpSink {
         sent.map_err(|error| self.failed(&error))
     }
 
-    /// No answer came.
+    /// The error when no response arrived.
     fn failed(&mut self, error: &ureq::Error) -> SendError {
-        // The client's own word for these is "io: ".
+        // The client's own error text for these begins with "io: ".
         let place = if let ureq::Error::Io(inner) = error {
             format!("POST {}: {inner}", self.name)
         } else {
@@ -211,7 +211,7 @@ impl HttpSink {
             return SendError { kept_here, ..SendError::retry(format!("{place}: {}", remedy_for(error))) };
         };
         let trusted = self.waits.time.sample().wall.is_trusted();
-        self.agent = None; // Certificates may have been renewed: read them again before the next try.
+        self.agent = None; // Certificates may have been renewed: read them again before the next attempt.
         // Nothing is sent before the handshake is done.
         let error = match tls::remedy(inner, trusted) {
             Remedy::Clock => SendError::retry(format!(
@@ -220,13 +220,13 @@ impl HttpSink {
             )),
             Remedy::Person(what) => SendError::misconfigured(format!("{place}: {what}")),
             Remedy::Retry => {
-                return SendError::retry(format!("{place}: check that it speaks TLS there, and the link"));
+                return SendError::retry(format!("{place}: check that this port uses TLS, and the link"));
             }
         };
         SendError { kept_here: true, ..error }
     }
 
-    /// Whether a 2xx is the word of the receiver.
+    /// Whether a 2xx confirms the batch.
     fn confirmed(&mut self, mut response: Response<ureq::Body>) -> Result<(), SendError> {
         let status = response.status();
         let cut = self.read_reply(response.body_mut());
@@ -239,20 +239,20 @@ impl HttpSink {
             Confirmation::Yes => return Ok(()),
             Confirmation::Cut if cut_before + 1 >= CUT_ANSWERS_MAX => {
                 tracing::warn!(
-                    "{place}: its answer ended early {CUT_ANSWERS_MAX} times in a row: taken as a confirmation"
+                    "{place}: its response ended early {CUT_ANSWERS_MAX} times in a row: taken as a confirmation"
                 );
                 return Ok(());
             }
             Confirmation::Cut => {
                 self.cut_answers = cut_before + 1;
-                SendError::retry(format!("{place}: its answer ended early: it may report a failure"))
+                SendError::retry(format!("{place}: its response ended early: it may report a failure"))
             }
             Confirmation::No(why) => SendError::misconfigured(format!("{place}{}: {why}", self.quote())),
         };
         Err(SendError { status: Some(status.as_u16()), ..error })
     }
 
-    /// What the answer says, without our own secret if it repeats that.
+    /// An excerpt of the response, without our own secret if it repeats it.
     fn quote(&self) -> String {
         let secret =
             self.authorization.as_ref().and_then(|value| value.to_str().ok()?.split(' ').next_back());
@@ -260,7 +260,7 @@ impl HttpSink {
         if hint.is_empty() { hint } else { format!(" '{hint}'") }
     }
 
-    /// The error of an answer that is not a 2xx.
+    /// The error for a response other than 2xx.
     fn refusal(&mut self, mut response: Response<ureq::Body>) -> SendError {
         let status = response.status();
         self.cut_answers = 0;
@@ -273,12 +273,12 @@ impl HttpSink {
         let sent = Sent { format: self.params.format, gzip: self.params.gzip };
         let (failure, remedy) = answer::refusal(status.as_u16(), after, sent, &quote.to_ascii_lowercase());
         if failure == Failure::Misconfigured {
-            // What it was may have been renewed: read it again before the next try.
+            // Token or certificate may have been renewed: read them again before the next attempt.
             (self.authorization, self.agent) = (None, None);
         }
         let mut text = format!("POST {}: {status}{quote}: {remedy}", self.name);
         if let Some(to) = response.headers().get(header::LOCATION).filter(|_| status.is_redirection()) {
-            // A user and a password may stand in it, also in one that is no URL.
+            // It may contain a user and a password, even if it is not a valid URL.
             let to = hint_of(String::from_utf8_lossy(to.as_bytes()).chars());
             let to = redacted(to.rsplit('@').next().unwrap_or_default());
             text = format!("{text} (it points to {to})");
@@ -286,14 +286,14 @@ impl HttpSink {
         SendError { failure, status: Some(status.as_u16()), text, kept_here: false }
     }
 
-    /// Reads the answer's body up to the limit and leaves the rest: the connection is used again only if nothing was left.
-    /// Whether it ended before its framing said so.
+    /// Reads the response body up to the limit and leaves the rest: the connection is reused only if nothing was left. Returns whether it
+    /// ended before its framing said so.
     fn read_reply(&mut self, body: &mut ureq::Body) -> bool {
         self.reply.clear();
         let mut limited = body.as_reader().take(REPLY_BYTES_MAX);
         let outcome = limited.read_to_end(&mut self.reply);
         if let Err(error) = &outcome {
-            tracing::debug!("the answer of {} ended early: {error}", self.name);
+            tracing::debug!("the response of {} ended early: {error}", self.name);
         }
         outcome.is_err()
     }
@@ -331,15 +331,15 @@ impl Sink for HttpSink {
     }
 
     fn interrupt_when(&mut self, interrupt: Interrupt) {
-        // Set once, by the uplink that has this sink.
+        // Set once, by the uplink that owns this sink.
         let _set = self.waits.interrupt.set(interrupt);
     }
 }
 
-/// The client, every option said out loud.
+/// The client, with every option set explicitly.
 fn agent(params: &HttpParams, uri: &Uri, waits: &Waits) -> Result<ureq::Agent, String> {
     let proxy = match &params.proxy {
-        // With any other kind the connection would go past it.
+        // With any other kind the connection would bypass it.
         Some(url) => Some(
             Some(url)
                 .filter(|url| url.starts_with("http://"))
@@ -353,7 +353,7 @@ fn agent(params: &HttpParams, uri: &Uri, waits: &Waits) -> Result<ureq::Agent, S
         .timeout_resolve(Some(deadlines.resolve))
         .timeout_connect(Some(deadlines.connect))
         .timeout_send_request(Some(deadlines.send_request))
-        .timeout_await_100(Some(deadlines.send_request)) // We never ask for a 100; should that change, it has an end.
+        .timeout_await_100(Some(deadlines.send_request)) // We never request a 100; if that changes, the wait is bounded.
         .timeout_send_body(Some(deadlines.send_body))
         .timeout_recv_response(Some(deadlines.response))
         .timeout_recv_body(Some(deadlines.reply_body))
@@ -379,7 +379,7 @@ fn agent(params: &HttpParams, uri: &Uri, waits: &Waits) -> Result<ureq::Agent, S
     Ok(ureq::Agent::with_parts(config, connector, LookUps::new(waits.clone())))
 }
 
-/// Whether a send failed before anything of the batch was sent.
+/// Whether a send failed before any part of the batch was sent.
 #[allow(clippy::wildcard_enum_match_arm, reason = "ureq's errors are open-ended")]
 fn never_left(error: &ureq::Error) -> bool {
     match error {
@@ -392,12 +392,12 @@ fn never_left(error: &ureq::Error) -> bool {
     }
 }
 
-/// The error of the connection that an error of I/O is.
+/// The connection error inside an I/O error.
 fn not_connected(error: &std::io::Error) -> Option<&NotConnected> {
     error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
-/// What to look at after an error of the client.
+/// The remedy for an error of the client.
 #[allow(clippy::wildcard_enum_match_arm, reason = "ureq's errors are open-ended")]
 fn remedy_for(error: &ureq::Error) -> &'static str {
     match error {
@@ -407,7 +407,7 @@ fn remedy_for(error: &ureq::Error) -> &'static str {
         ureq::Error::Timeout(_) => "the link or the receiver is too slow",
         ureq::Error::Tls(_) | ureq::Error::Rustls(_) => "check the receiver's certificate",
         ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) => {
-            "no HTTP/1.1 server answers there: check the port"
+            "no HTTP/1.1 server responds there: check the port"
         }
         ureq::Error::Io(error) => {
             not_connected(error).map_or("check the link and whether the receiver runs", |inner| inner.remedy)
@@ -416,7 +416,7 @@ fn remedy_for(error: &ureq::Error) -> &'static str {
     }
 }
 
-/// Takes the folds out of the heads that the target sends; not out of what a proxy carries to and fro.
+/// Unfolds the headers of the target's responses, but not the data that a proxy tunnels.
 #[derive(Debug)]
 struct Unfolds {
     /// Host and port.
@@ -441,7 +441,7 @@ impl<In: Transport> Connector<In> for Unfolds {
     }
 }
 
-/// The start of an answer's body in a form that is safe in a log line.
+/// The start of a response body in a form that is safe in a log line.
 fn hint(reply: &[u8], secret: &str) -> String {
     let mut text = String::from_utf8_lossy(reply);
     if !secret.is_empty() && text.contains(secret) {
@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_checked_in_words_and_without_secrets() {
+    fn url_errors_are_readable_and_contain_no_secrets() {
         for (url, words) in [
             ("ftp://example.org/", "use http:// or https://"),
             ("/events", "use http:// or https://"),
@@ -501,6 +501,6 @@ mod tests {
         assert_eq!(hint(b"  bad\r\n\x1b[31mevent \xff ", ""), "bad   [31mevent \u{fffd}");
         assert_eq!(hint("ä".repeat(500).as_bytes(), "").chars().count(), HINT_CHARS_MAX);
         let echo = hint(b"no: authorization: Bearer s3cret-0123, s3cret-0123", "s3cret-0123");
-        assert_eq!(echo, "no: authorization: Bearer …, …", "a server that shows what it got");
+        assert_eq!(echo, "no: authorization: Bearer …, …", "a server that repeats what it received");
     }
 }

@@ -1,4 +1,4 @@
-//! Where a batch goes: the address, checked and without secrets.
+//! The address that a batch is sent to: checked, and without secrets in messages.
 
 use ureq::http::Uri;
 
@@ -21,7 +21,7 @@ pub struct InfluxPlace {
 /// The address that a batch is posted to.
 ///
 /// # Errors
-/// What is wrong with it, and the remedy. Shows nothing of it.
+/// What is wrong with it, and the remedy. Shows no part of it.
 pub(super) fn address(url: &str, format: Format, influx: &InfluxPlace) -> Result<Uri, String> {
     let uri = checked(url)?;
     let (path, query) = match format {
@@ -31,7 +31,7 @@ pub(super) fn address(url: &str, format: Format, influx: &InfluxPlace) -> Result
     };
     if uri.query().is_some() {
         return Err(
-            "leave the part from '?' on away: database, org and bucket have their own settings".to_owned()
+            "remove the part from '?' on: database, org and bucket have their own settings".to_owned()
         );
     }
     let bare = uri.path().trim_end_matches('/');
@@ -45,7 +45,7 @@ pub(super) fn address(url: &str, format: Format, influx: &InfluxPlace) -> Result
     text.parse().map_err(|_| "not a URL: write it like https://host:port/".to_owned())
 }
 
-/// All but the unreserved characters of RFC 3986, as `%XX`.
+/// Percent-encodes all but the unreserved characters of RFC 3986.
 fn percent(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
     text.bytes()
@@ -53,18 +53,18 @@ fn percent(text: &str) -> String {
         .collect()
 }
 
-/// The URL if it can be used, else what is wrong and the remedy. Shows nothing of the URL.
+/// The URL if it is usable, else what is wrong and the remedy. Shows no part of the URL.
 pub(super) fn checked(url: &str) -> Result<Uri, &'static str> {
     let uri: Uri = url.parse().map_err(|_| "not a URL: write it like https://host:port/path")?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
         return Err("use http:// or https://");
     }
-    let authority = uri.authority().ok_or("it names no host")?;
+    let authority = uri.authority().ok_or("it has no host")?;
     if authority.as_str().contains('@') {
-        return Err("a user or password does not belong in a URL: put the token into a file, see token_file");
+        return Err("a URL must not contain a user or password: put the token into a file, see token_file");
     }
     if authority.host().is_empty() {
-        return Err("it names no host");
+        return Err("it has no host");
     }
     Ok(uri)
 }
@@ -74,8 +74,8 @@ pub(super) fn is_loopback(uri: &Uri) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// A URL, perhaps a broken one, without what may be secret: everything up to the last `@`, the query, and what [`masked`] finds in
-/// the path.
+/// A URL, possibly an invalid one, without possible secrets: everything up to the last `@`, the query, and what [`masked`] finds in the
+/// path.
 pub fn redacted(url: &str) -> String {
     let (scheme, rest) = match url.split_once("://") {
         Some((scheme, rest)) => (scheme, rest),
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_secret_of_an_address_is_shown() {
+    fn secrets_in_an_address_are_never_shown() {
         for (url, shown) in [
             ("https://h/x?token=s", "https://h/x?…"),
             ("https://h/token/s/x", "https://h/token/***/x"),

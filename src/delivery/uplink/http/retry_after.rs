@@ -5,8 +5,8 @@ use std::time::Duration;
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// How long the receiver asks to wait. `sent` is the answer's own `Date`: a date counts from there, so that this device's
-/// calendar does not matter; `now` (Unix seconds) is taken without it, if the device knows the time.
+/// How long the receiver asks to wait. `sent` is the response's own `Date`: a date counts from there, so that this device's calendar does
+/// not matter; without it `now` (Unix seconds) is used, if the device knows the time.
 pub(super) fn delay(value: &str, sent: Option<&str>, now: Option<i64>) -> Option<Duration> {
     let value = value.trim();
     if let Some(seconds) = seconds(value) {
@@ -18,7 +18,7 @@ pub(super) fn delay(value: &str, sent: Option<&str>, now: Option<i64>) -> Option
     Some(Duration::from_secs(u64::try_from(until - from).unwrap_or(0)))
 }
 
-/// Digits, with a fraction as some servers send it. What does not fit 32 bits is as good as for ever: the cap decides.
+/// Digits, with the fraction that some servers send. A value that exceeds 32 bits is as good as for ever: the cap limits it.
 fn seconds(text: &str) -> Option<Duration> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
@@ -30,7 +30,7 @@ fn seconds(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(seconds.into()))
 }
 
-/// Unix seconds of a date in one of the three forms that RFC 9110, section 5.6.7, asks every recipient to know:
+/// Unix seconds of a date in one of the three forms that RFC 9110, section 5.6.7, requires every recipient to accept:
 /// `Sun, 06 Nov 1994 08:49:37 GMT`, `Sunday, 06-Nov-94 08:49:37 GMT`, `Sun Nov  6 08:49:37 1994`.
 fn http_date(text: &str) -> Option<i64> {
     let words: heapless::Vec<&str, 6> =
@@ -103,7 +103,7 @@ mod tests {
             ("", None, None, None),
             ("soon", Some(sent), Some(0), None),
             (later, Some(sent), None, Some(120)),
-            (later, Some(sent), Some(5), Some(120)), // the server's own clock is what its date is of
+            (later, Some(sent), Some(5), Some(120)), // the date refers to the server's own clock
             (later, None, Some(784_111_777 - 30), Some(30)),
             (later, Some("?"), Some(784_111_777 - 30), Some(30)),
             (sent, Some(later), None, Some(0)),

@@ -1,4 +1,4 @@
-//! What comes from files beside the configuration: tokens, keys, certificates. Shown by place, never by content (I10).
+//! Secrets from files beside the configuration: tokens, keys, certificates. Messages name the file, never its contents (I10).
 
 use std::fs::File;
 use std::io::Read;
@@ -13,31 +13,30 @@ use ureq::http::HeaderValue;
 /// Longest token file, bytes. JSON web tokens with many claims have about 2000.
 const TOKEN_BYTES_MAX: u64 = 8 << 10;
 
-/// Longest file of certificates, bytes: a system's own has about 220 kB.
+/// Longest certificate file, bytes: a system's own has about 220 kB.
 const PEM_BYTES_MAX: u64 = 4 << 20;
 
-/// What a token is sent as.
+/// The scheme in which a token is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scheme {
     /// `Bearer …`.
     Bearer,
-    /// `Token …`, as InfluxDB 2 has it.
+    /// `Token …`, as in InfluxDB 2.
     Token,
     /// `Basic …`: the text is `user:password`.
     Basic,
 }
 
-/// The file of a setting: a path, or `credential:NAME`, which systemd puts into a folder of its own for the service
-/// (`LoadCredential=`).
+/// The file of a setting: a path, or `credential:NAME`, which systemd provides in a folder of its own for the service (`LoadCredential=`).
 ///
 /// # Errors
-/// A credential where there are none.
+/// A credential outside a systemd service.
 pub(super) fn located(path: &Path) -> Result<PathBuf, String> {
     let Some(name) = path.to_str().and_then(|text| text.strip_prefix("credential:")) else {
         return Ok(path.to_owned());
     };
     let folder = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
-        format!("credential:{name}: there are none: start it by systemd, with LoadCredential={name}:PATH")
+        format!("credential:{name}: there are no credentials: start flytrap as a systemd service with LoadCredential={name}:PATH")
     })?;
     if name.is_empty() || name.contains('/') || name == ".." {
         return Err(format!("credential:{name}: give the name of a LoadCredential= line"));
@@ -45,14 +44,14 @@ pub(super) fn located(path: &Path) -> Result<PathBuf, String> {
     Ok(Path::new(&folder).join(name))
 }
 
-/// The text of a regular file that is no longer than `most`. A pipe, socket or device is refused: it may hold the reader up
-/// for ever, and it is read again whenever the receiver refuses what came from it.
+/// The text of a regular file of at most `most` bytes. A pipe, socket or device is refused: it may block the reader for ever, and the file
+/// is read again whenever the receiver refuses its contents.
 fn read(setting: &str, path: &Path, most: u64) -> Result<Vec<u8>, String> {
     let place = path.display();
     let mut bytes = Vec::new();
     let path = located(path).map_err(|why| format!("{setting}: {why}"))?;
     let failed = |error| format!("read {setting} {place}: {error}: it must exist and be readable");
-    // Without NONBLOCK the open of a pipe that nobody writes to does not come back.
+    // Without NONBLOCK, opening a pipe without a writer blocks.
     let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = File::options().read(true).custom_flags(nonblocking).open(path).map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
@@ -65,7 +64,7 @@ fn read(setting: &str, path: &Path, most: u64) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// The bytes of a file of certificates or keys.
+/// The bytes of a certificate or key file.
 pub(super) fn read_pem(setting: &str, path: &Path) -> Result<Vec<u8>, String> {
     read(setting, path, PEM_BYTES_MAX)
 }
@@ -95,7 +94,7 @@ pub(super) fn read_token(path: &Path, scheme: Scheme) -> Result<HeaderValue, Str
     Ok(value)
 }
 
-/// Once: a token that everybody on the device can read is none. Credentials are systemd's own business.
+/// Warns once: a token that everybody on the device can read is not secret. Credentials are systemd's responsibility.
 fn warn_of_other_readers(path: &Path) {
     static SAID: AtomicBool = AtomicBool::new(false);
     let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
@@ -140,9 +139,9 @@ mod tests {
         assert!(read_token(&path, Scheme::Basic).unwrap() == "Basic QWxhZGRpbjpvcGVuLXNlc2FtZQ==");
     }
 
-    /// A pipe that nobody writes to does not hold the program up, an endless device does not fill its memory.
+    /// A pipe without a writer does not block the program, an endless device does not fill its memory.
     #[test]
-    fn what_is_no_regular_file_is_refused_at_once() {
+    fn anything_but_a_regular_file_is_refused_immediately() {
         let dir = tempfile::tempdir().unwrap();
         let pipe = dir.path().join("pipe");
         let status = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
@@ -157,13 +156,16 @@ mod tests {
         let (file, link) = (dir.path().join("token"), dir.path().join("link"));
         std::fs::write(&file, "s3cret").unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        assert!(read_token(&link, Scheme::Bearer).unwrap() == "Bearer s3cret", "a link to one is one");
+        assert!(
+            read_token(&link, Scheme::Bearer).unwrap() == "Bearer s3cret",
+            "a link to a token file is accepted"
+        );
     }
 
     #[test]
     fn credentials_need_systemd_and_a_plain_name() {
         assert_eq!(located(Path::new("/etc/token")).unwrap(), Path::new("/etc/token"));
-        // The test's own environment has none.
+        // The test's own environment has no credentials.
         let text = located(Path::new("credential:uplink")).unwrap_err();
         assert!(text.contains("LoadCredential=uplink:PATH"), "{text}");
     }

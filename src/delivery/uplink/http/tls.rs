@@ -1,8 +1,8 @@
-//! TLS: rustls with ring. Which servers are trusted, which certificate of ours they get, and by which time they are judged.
+//! TLS: rustls with ring. Which servers are trusted, which certificate we present, and by which time certificates are checked.
 //!
-//! The roots are Mozilla's as of the build, the system's own, or those of a file; a pin narrows them to one key. Certificates
-//! are judged by the best calendar that is known ([`Timekeeper`]), not by whatever the system clock says at the moment.
-//! Sessions are as `ureq` makes them, except for what it has no switch for.
+//! The roots are Mozilla's as of the build, the system's own, or those of a file; a pin restricts them to one key. Certificates are checked
+//! against the best known calendar ([`Timekeeper`]), not against the current system clock. Sessions are as in `ureq`'s own connector,
+//! except for what it has no option for.
 
 use std::fmt;
 use std::io::{Read as _, Write as _};
@@ -28,17 +28,17 @@ use ureq::unversioned::transport::{
 use super::secret::read_pem;
 use crate::platform::calendar::Timekeeper;
 
-/// Where systems keep their roots: Debian, Alpine, Yocto; Fedora; others.
+/// Where systems store their roots: Debian, Alpine, Yocto; Fedora; others.
 const SYSTEM_ROOTS: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
-/// What `openssl req -x509` makes without being told otherwise.
-const CA_AS_SERVER: &str = "its certificate is that of an authority (self-signed with CA:TRUE), which no server may use: make one \
-    there with openssl req -x509 -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:NAME, and set uplink.ca \
+/// The default result of `openssl req -x509`.
+const CA_AS_SERVER: &str = "its certificate is a CA certificate (self-signed with CA:TRUE), which a server must not use: make one \
+    on the receiver with openssl req -x509 -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:NAME, and set uplink.ca \
     to that file";
 
 const UNUSABLE: &str =
-    "its certificate is malformed or has an unknown critical extension: make another one there";
+    "its certificate is malformed or has an unknown critical extension: make another one on the receiver";
 
 /// Which roots are trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -69,7 +69,7 @@ impl KeyPin {
 pub struct TlsParams {
     /// Which authorities are trusted.
     pub roots: Roots,
-    /// Our own certificate, with those between it and its root, PEM.
+    /// Our own certificate with its intermediate certificates, PEM.
     pub client_cert: Option<PathBuf>,
     /// Its key, PEM.
     pub client_key: Option<PathBuf>,
@@ -77,7 +77,7 @@ pub struct TlsParams {
     pub pin: Option<KeyPin>,
 }
 
-/// The settings as rustls wants them. Reads the files.
+/// Converts the settings to rustls's configuration. Reads the files.
 ///
 /// # Errors
 /// Which file, what is wrong with it, and the remedy.
@@ -118,13 +118,13 @@ fn roots(roots: &Roots) -> Result<RootCertStore, String> {
             return Ok(store);
         }
         Roots::System => SYSTEM_ROOTS.iter().map(Path::new).find(|path| path.exists()).ok_or(
-            "uplink.ca = \"system\": this system has none: install ca-certificates, or use \"builtin\"",
+            "uplink.ca = \"system\": this system has no root certificates: install ca-certificates, or use \"builtin\"",
         )?,
         Roots::File(path) => path.as_path(),
     };
     let (added, _broken) = store.add_parsable_certificates(certificates("uplink.ca", path)?);
     if added == 0 {
-        return Err(format!("uplink.ca {}: none of its certificates can be used", path.display()));
+        return Err(format!("uplink.ca {}: none of its certificates is usable", path.display()));
     }
     Ok(store)
 }
@@ -134,12 +134,12 @@ fn certificates(setting: &str, path: &Path) -> Result<Vec<CertificateDer<'static
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match all {
         Ok(all) if !all.is_empty() => Ok(all),
-        Ok(_) => Err(format!("{setting} {}: no certificate in PEM in it", path.display())),
+        Ok(_) => Err(format!("{setting} {}: it contains no PEM certificate", path.display())),
         Err(error) => Err(format!("{setting} {}: {error}", path.display())),
     }
 }
 
-/// What rustls asks for the time.
+/// The time source for rustls.
 struct Calendar(Arc<Timekeeper>);
 
 impl fmt::Debug for Calendar {
@@ -155,7 +155,7 @@ impl TimeProvider for Calendar {
     }
 }
 
-/// The usual rules, and the pin.
+/// The usual verification, and the pin.
 #[derive(Debug)]
 struct Verifier {
     inner: Arc<WebPkiServerVerifier>,
@@ -208,18 +208,18 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// What is to be done about an error of TLS.
+/// Remedy for a TLS error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Remedy {
-    /// It is a matter of the calendar, and ours is not synchronised.
+    /// The certificate dates do not match, and our clock is not synchronised.
     Clock,
-    /// A person has to look; what at.
+    /// Needs action by a person; the text names it.
     Person(&'static str),
-    /// It may pass.
+    /// Temporary.
     Retry,
 }
 
-/// What an error of rustls asks for; `synchronised`: our calendar can be trusted.
+/// The remedy for a rustls error; `synchronised`: our clock can be trusted.
 #[allow(clippy::wildcard_enum_match_arm, reason = "rustls' errors are open-ended")]
 pub(super) fn remedy(error: &rustls::Error, synchronised: bool) -> Remedy {
     use CertificateError as Bad;
@@ -231,37 +231,37 @@ pub(super) fn remedy(error: &rustls::Error, synchronised: bool) -> Remedy {
                 Remedy::Clock
             }
             Bad::Expired | Bad::ExpiredContext { .. } => {
-                Remedy::Person("its certificate has expired: renew it there")
+                Remedy::Person("its certificate has expired: renew it on the receiver")
             }
             Bad::NotValidYet | Bad::NotValidYetContext { .. } => {
-                Remedy::Person("its certificate is not valid yet: check the clocks of both")
+                Remedy::Person("its certificate is not valid yet: check both clocks")
             }
             Bad::UnknownIssuer => Remedy::Person(
                 "its certificate is signed by no trusted authority: set uplink.ca to the file of its root",
             ),
             Bad::NotValidForNameContext { presented, .. } if presented.is_empty() => Remedy::Person(
-                "its certificate names no host: make one there with -addext subjectAltName=DNS:NAME (or IP:ADDRESS)",
+                "its certificate names no host: make one on the receiver with -addext subjectAltName=DNS:NAME (or IP:ADDRESS)",
             ),
             Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
                 Remedy::Person("its certificate is for another name: use that name in uplink.target")
             }
             Bad::ApplicationVerificationFailure => Remedy::Person(
-                "its key is not the one of uplink.pin: was it renewed, or is somebody in between?",
+                "its key is not the one of uplink.pin: was it renewed, or is there an interception?",
             ),
             Bad::InvalidPurpose | Bad::InvalidPurposeContext { .. } => Remedy::Person(
-                "its certificate is not for servers: make one there with -addext extendedKeyUsage=serverAuth",
+                "its certificate is not for servers: make one on the receiver with -addext extendedKeyUsage=serverAuth",
             ),
-            Bad::Revoked => Remedy::Person("its certificate is revoked: renew it there"),
+            Bad::Revoked => Remedy::Person("its certificate is revoked: renew it on the receiver"),
             Bad::BadSignature
             | Bad::UnsupportedSignatureAlgorithmContext { .. }
             | Bad::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => Remedy::Person(
-                "its certificate is signed in a way that is not supported: renew it there with SHA-256 and RSA of 2048 bits \
+                "its certificate has an unsupported signature: renew it on the receiver with SHA-256 and RSA of 2048 bits \
                  or more, or ECDSA P-256",
             ),
             Bad::Other(other) => Remedy::Person(match other.0.downcast_ref() {
                 Some(webpki::Error::CaUsedAsEndEntity) => CA_AS_SERVER,
                 Some(webpki::Error::UnsupportedCertVersion) => {
-                    "its certificate is of X.509 version 1: make one of version 3 there, with a subjectAltName"
+                    "its certificate is of X.509 version 1: make one of version 3 on the receiver, with a subjectAltName"
                 }
                 _ => UNUSABLE,
             }),
@@ -279,7 +279,7 @@ pub(super) fn remedy(error: &rustls::Error, synchronised: bool) -> Remedy {
             | AlertDescription::CertificateUnknown
             | AlertDescription::UnknownCA
             | AlertDescription::AccessDenied => Remedy::Person(
-                "it does not take our certificate: check uplink.client_cert_file and its root there",
+                "it does not take our certificate: check uplink.client_cert_file and its root on the receiver",
             ),
             _ => Remedy::Retry,
         },
@@ -287,7 +287,7 @@ pub(super) fn remedy(error: &rustls::Error, synchronised: bool) -> Remedy {
     }
 }
 
-/// The error of rustls that an error of the client is about.
+/// The rustls error inside an error of the client.
 #[allow(clippy::wildcard_enum_match_arm, reason = "ureq's errors are open-ended")]
 pub(super) fn cause(error: &ureq::Error) -> Option<&rustls::Error> {
     match error {
@@ -297,7 +297,7 @@ pub(super) fn cause(error: &ureq::Error) -> Option<&rustls::Error> {
     }
 }
 
-/// Puts TLS around a connection, as `ureq`'s own connector does, with our settings.
+/// Wraps a connection in TLS, as `ureq`'s own connector does, with our settings.
 pub(super) struct Tls(pub(super) Arc<ClientConfig>);
 
 impl fmt::Debug for Tls {
@@ -323,7 +323,7 @@ impl<In: Transport> Connector<In> for Tls {
             ServerName::try_from(host.to_owned()).map_err(|_| ureq::Error::Tls("not a name of a host"))?;
         let mut conn = ClientConnection::new(Arc::clone(&self.0), name)?;
         let mut sock = TransportAdapter::new(transport.boxed(), Arc::clone(&details.current_time));
-        sock.set_timeout(details.timeout); // One deadline for the whole handshake, however slowly it drips.
+        sock.set_timeout(details.timeout); // One deadline for the whole handshake, however slowly its bytes arrive.
         conn.complete_io(&mut sock).map_err(unwrapped)?;
         let config = details.config;
         let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
@@ -331,7 +331,7 @@ impl<In: Transport> Connector<In> for Tls {
     }
 }
 
-/// The error of rustls that an error of I/O is wrapped around.
+/// The rustls error inside an I/O error.
 fn unwrapped(error: std::io::Error) -> ureq::Error {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(inner) => ureq::Error::Rustls(inner.clone()),
@@ -384,7 +384,7 @@ mod tests {
     use super::*;
     use crate::platform::clock::SystemClock;
 
-    /// What is said about a server's certificate if it alone is trusted.
+    /// The remedy for a server's certificate if it is the only trusted one.
     fn said_of(params: &rcgen::CertificateParams, name: &str) -> Option<&'static str> {
         let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
         let dir = tempfile::tempdir().unwrap();

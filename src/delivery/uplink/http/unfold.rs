@@ -1,28 +1,28 @@
-//! Header lines that go on in the next line (RFC 9112, section 5.2, "obs-fold"), made one line again before the client's
-//! parser sees them: it refuses them, and with them the confirmation of a batch that is stored.
+//! Joins header lines that continue in the next line (RFC 9112, section 5.2, "obs-fold") before the client's parser sees them: the parser
+//! refuses them, and with them the confirmation of a batch that is stored.
 
 use ureq::unversioned::transport::{Buffers, LazyBuffers, NextTimeout, Transport};
 
-/// Longest piece that is taken from the connection at once.
+/// Largest piece that is read from the connection in one step.
 const PIECE_BYTES: usize = 4096;
 
-/// Where in an answer the next byte is.
+/// Position of the next byte in a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
-    /// In its first line, so many bytes from the start; the interim statuses (1xx) have another head behind them.
+    /// In its first line, this many bytes from the start; after an interim status (1xx) another header section follows.
     First(usize),
-    /// Behind in the head.
+    /// In the rest of the headers.
     Header,
-    /// Behind the head.
+    /// In the body.
     Body,
 }
 
-/// The filter. It holds the end of a line back until the next byte tells whether the line goes on.
+/// The filter. It holds back the end of a line until the next byte shows whether the line continues.
 #[derive(Debug)]
 struct Unfold {
     at: At,
     interim: bool,
-    /// Bytes of a line's end that are held back: none, LF or CR LF.
+    /// Bytes of a line end that are held back: none, LF or CR LF.
     held: usize,
     /// The last byte was a CR.
     cr: bool,
@@ -35,8 +35,8 @@ impl Unfold {
         Unfold { at: At::First(0), interim: false, held: 0, cr: false, line: 0 }
     }
 
-    /// Passes one byte on, with what was held back before it. At most three bytes come out for one that goes in, and never
-    /// more in all than went in.
+    /// Passes one byte on, after the bytes held back before it. At most three bytes come out for one that goes in, and never more in total
+    /// than went in.
     fn push(&mut self, byte: u8, mut out: impl FnMut(u8)) {
         if self.at == At::Body {
             out(byte);
@@ -75,7 +75,7 @@ impl Unfold {
                     self.held = end;
                     return;
                 }
-                // An empty line: the head is over.
+                // An empty line: the headers end.
                 if end == 2 {
                     out(b'\r');
                 }
@@ -97,7 +97,7 @@ impl Unfold {
         self.line += 1;
     }
 
-    /// What is still held back when the connection ends.
+    /// The bytes still held back when the connection ends.
     fn finish(&mut self, mut out: impl FnMut(u8)) {
         if self.held == 2 || std::mem::take(&mut self.cr) {
             out(b'\r');
@@ -109,7 +109,7 @@ impl Unfold {
     }
 }
 
-/// A connection whose answers come without folded lines.
+/// A connection whose responses contain no folded lines.
 #[derive(Debug)]
 pub(super) struct Unfolded<T> {
     inner: T,
@@ -118,7 +118,7 @@ pub(super) struct Unfolded<T> {
 }
 
 impl<T: Transport> Unfolded<T> {
-    /// Around `inner`, whose buffers have room for `input` and `output` bytes.
+    /// Wraps `inner`, whose buffers have `input` and `output` bytes.
     pub(super) fn new(inner: T, (input, output): (usize, usize)) -> Self {
         Unfolded { inner, buffers: LazyBuffers::new(input, output), filter: Unfold::new() }
     }
@@ -130,7 +130,7 @@ impl<T: Transport> Transport for Unfolded<T> {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        self.filter = Unfold::new(); // An answer comes next.
+        self.filter = Unfold::new(); // A response comes next.
         let mut sent = 0;
         while sent < amount {
             let room = self.inner.buffers().output();
@@ -152,7 +152,7 @@ impl<T: Transport> Transport for Unfolded<T> {
             }
             let room = self.buffers.input_append_buf().len();
             let input = self.inner.buffers().input();
-            // Two bytes may have been held back before.
+            // Two bytes may have been held back from before.
             let piece = input.len().min(room.saturating_sub(2)).min(PIECE_BYTES);
             if piece == 0 {
                 return Ok(false);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     proptest! {
-        /// No byte is lost or added, whatever comes; only the ends of folded lines become spaces.
+        /// No byte is lost or added, whatever arrives; only the ends of folded lines become spaces.
         #[test]
         fn any_bytes_keep_their_number(text in "[\\r\\n a:1]{0,60}") {
             let text = format!("HTTP/1.1 200 OK\r\n{text}");

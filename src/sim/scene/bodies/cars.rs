@@ -1,18 +1,18 @@
-//! Cars: a lower body along a profile, a glass house above it.
+//! Cars: a lower body along a profile, with a glasshouse above it.
 
 use super::{GLASS, Moment, Paint, RUBBER, across, axle, body_color, half_at, lamps, on_both_sides, plate};
 use crate::sim::random::Random;
 use crate::sim::scene::mesh::{Mesh, Station, station};
 use crate::sim::space::vec3;
 
-/// Where the roof begins and ends and where the glass meets the body, as parts of the length from the front; how long the
-/// bonnet and the boot are.
+/// Where the roof begins and ends and where the glass meets the body, as fractions of the length from the front; lengths of the bonnet and
+/// the boot.
 struct Style {
-    /// Wind screen below, above; rear window above, below.
+    /// Windscreen bottom and top; rear window top and bottom.
     glass: [f32; 4],
-    /// Height of the bonnet's front and of the boot's end, parts of the belt's height.
+    /// Height of the bonnet's front and of the boot's end, as fractions of the beltline height.
     ends: [f32; 2],
-    /// Height of the belt, part of the whole height.
+    /// Height of the beltline, as a fraction of the total height.
     belt: f32,
     /// Extra height.
     taller: f32,

@@ -1,4 +1,4 @@
-//! Bicycles and motorcycles, and who rides them.
+//! Bicycles and motorcycles, and their riders.
 
 use super::people::{Clothes, head, torso};
 use super::{Moment, Paint, RUBBER, STEEL, TYRE, body_color, bright, limb};
@@ -7,7 +7,7 @@ use crate::sim::scene::mesh::{Mesh, station};
 use crate::sim::space::{sin_cos, vec3};
 use crate::sim::traffic::Kind;
 
-/// Way of a bicycle for a turn of the pedals, metres.
+/// Distance that a bicycle travels per turn of the pedals, metres.
 const PEDAL_M: f32 = 4.5;
 
 /// A bicycle: two thin wheels, tubes, handlebar, saddle.
@@ -116,7 +116,7 @@ pub(super) fn motorcycle(mesh: &mut Mesh, size: [f32; 3], moment: Moment, random
     mesh.cuboid(vec3(back - 0.28, -0.08, seat - 0.02), vec3(back - 0.2, 0.08, seat + 0.06), red);
 }
 
-/// What is between the wheels: from the back wheel to the bar, the seat and the whole so high.
+/// The parts between the wheels: from the rear wheel to the handlebar, with the heights of the seat and of the whole.
 fn frame(mesh: &mut Mesh, scooter: bool, [back, bar]: [f32; 2], [seat, height]: [f32; 2], paint: Paint) {
     if scooter {
         let half = 0.17;
@@ -147,7 +147,7 @@ fn frame(mesh: &mut Mesh, scooter: bool, [back, bar]: [f32; 2], [seat, height]: 
     }
 }
 
-/// Who rides it.
+/// The rider.
 pub(super) fn rider(mesh: &mut Mesh, kind: Kind, size: [f32; 3], moment: Moment, random: &mut Random) {
     let [length, width, height] = size;
     let on_bicycle = kind == Kind::Bicycle;

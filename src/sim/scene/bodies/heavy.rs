@@ -7,7 +7,7 @@ use crate::sim::random::Random;
 use crate::sim::scene::mesh::{Mesh, station};
 use crate::sim::space::vec3;
 
-/// A bus: one long box with a row of windows, or two.
+/// A bus: one long box with one row of windows, or two.
 pub(super) fn bus(mesh: &mut Mesh, size: [f32; 3], moment: Moment, random: &mut Random) {
     let [length, width, height] = size;
     let double = length < 11.5 && random.chance(0.25);
@@ -33,7 +33,7 @@ pub(super) fn bus(mesh: &mut Mesh, size: [f32; 3], moment: Moment, random: &mut 
         across(mesh, front, [-half * 0.88, half * 0.88], [low - 0.25, high], 1.0, GLASS);
         across(mesh, -front, [-half * 0.7, half * 0.7], [low + 0.2, high], -1.0, GLASS);
     }
-    // Destination in lights, doors on the right.
+    // Illuminated destination sign; doors on the right.
     let sign = Paint::lamp([0.9, 0.5, 0.05], if moment.lamps { 1.6 } else { 0.5 });
     across(mesh, front, [-half * 0.6, half * 0.6], [height - 0.34, height - 0.12], 1.0, sign);
     for x in [front - 1.4, -0.3] {
@@ -68,7 +68,7 @@ fn windows(mesh: &mut Mesh, [back, front]: [f32; 2], z: [f32; 2], half: f32, ran
     }
 }
 
-/// A truck: pickup, delivery van with a box, tipper, tanker or articulated lorry, as its length allows.
+/// A truck: pickup, delivery van with a box, tipper, tanker or articulated lorry, depending on its length.
 pub(super) fn truck(mesh: &mut Mesh, size: [f32; 3], moment: Moment, random: &mut Random) {
     let [length, width, height] = size;
     if length < 6.0 && height < 2.7 {
@@ -150,7 +150,7 @@ fn load(mesh: &mut Mesh, [back, front]: [f32; 2], half: f32, [deck, height]: [f3
             }
         }
         1 => {
-            // A tipper: open above, ribs at its sides.
+            // A tipper: open at the top, ribs on its sides.
             let top = deck + (height - deck) * 0.55;
             mesh.cuboid(vec3(back, -half, deck), vec3(front, half, top), paint);
             let count = 5;
@@ -190,7 +190,7 @@ fn load(mesh: &mut Mesh, [back, front]: [f32; 2], half: f32, [deck, height]: [f3
     }
 }
 
-/// Stripes and blocks in the manner of a firm's name.
+/// Stripes and blocks that look like a company name.
 fn lettering(
     mesh: &mut Mesh,
     [back, front]: [f32; 2],

@@ -1,4 +1,4 @@
-//! What road users look like: bodies of simple solids, each from the seed of its looks.
+//! Shapes of road users: bodies of simple solids, each generated from its appearance seed.
 
 mod cars;
 mod cycles;
@@ -10,31 +10,31 @@ use crate::sim::random::Random;
 use crate::sim::space::{Vec3, vec3};
 use crate::sim::traffic::{Kind, RoadUser};
 
-/// One body of a road user; a bicycle's rider is another one.
+/// One body of a road user; a bicycle's rider is a separate one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
-    /// The vehicle, or the person on foot.
+    /// The vehicle, or the pedestrian.
     Whole,
-    /// Who sits on it.
+    /// The rider.
     Rider,
 }
 
-/// What changes while it is looked at.
+/// State that changes from frame to frame.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Moment {
-    /// Distance travelled since it came, metres.
+    /// Distance travelled since it appeared, metres.
     pub(super) travelled: f32,
-    /// It slows down.
+    /// It brakes.
     pub(super) brakes: bool,
     /// Lamps are lit.
     pub(super) lamps: bool,
-    /// It rains.
+    /// It is raining.
     pub(super) rain: bool,
-    /// It moves.
+    /// It is moving.
     pub(super) moves: bool,
 }
 
-/// Builds a part of a road user into `mesh`: its middle at x = y = 0, its front at positive x. False if it has no such part.
+/// Builds a part of a road user into `mesh`: its centre at x = y = 0, its front towards positive x. False if it has no such part.
 pub(super) fn build(mesh: &mut Mesh, user: &RoadUser, part: Part, moment: Moment) -> bool {
     mesh.clear();
     let mut random = Random::stream(user.looks, 1);
@@ -63,7 +63,7 @@ const TYRE: Paint = Paint::dull([0.03, 0.03, 0.032]);
 const RUBBER: Paint = Paint::dull([0.05, 0.05, 0.055]);
 const STEEL: Paint = Paint::glossy([0.35, 0.35, 0.37], 0.25);
 
-/// Colours of cars as they are sold, and how often (in the manner of Axalta's yearly report of colours, rounded).
+/// Colours of cars and their frequencies (similar to Axalta's yearly colour report, rounded).
 const CAR_COLORS: [([f32; 3], f32); 12] = [
     ([0.82, 0.82, 0.81], 26.0),
     ([0.03, 0.03, 0.035], 18.0),
@@ -86,7 +86,7 @@ fn body_color(random: &mut Random) -> Paint {
     Paint::glossy(color.map(|part| (part * shade).min(0.9)), random.range(0.1, 0.28))
 }
 
-/// Any strong colour.
+/// Any saturated colour.
 fn bright(random: &mut Random) -> [f32; 3] {
     let hue = random.range(0.0, 6.0);
     let (strong, weak) = (random.range(0.25, 0.75), random.range(0.02, 0.2));
@@ -98,7 +98,7 @@ fn bright(random: &mut Random) -> [f32; 3] {
     [part(0.0), part(2.0), part(4.0)]
 }
 
-/// A flat patch on the left and on the right side of a body, standing out by a centimetre.
+/// A flat patch on the left and on the right side of a body, raised by a centimetre.
 fn on_both_sides(mesh: &mut Mesh, [back, front]: [f32; 2], z: [f32; 2], half: [f32; 2], paint: Paint) {
     let [low, high] = half.map(|half| half + 0.012);
     mesh.quad(
@@ -155,7 +155,7 @@ fn plate(mesh: &mut Mesh, x: f32, z: f32, forward: f32, random: &mut Random) {
     across(mesh, x, [-0.26, 0.26], [z, z + 0.11], forward, Paint::dull(color));
 }
 
-/// A pair of wheels under a body, with the dark of the wheel house around them.
+/// A pair of wheels under a body, with the dark wheel arches around them.
 fn axle(mesh: &mut Mesh, x: f32, radius: f32, half: f32, rim: Paint) {
     const SIDES: usize = 10;
     for side in [-1.0f32, 1.0] {
@@ -173,13 +173,13 @@ fn axle(mesh: &mut Mesh, x: f32, radius: f32, half: f32, rim: Paint) {
     }
 }
 
-/// The half width of a loft between two stations, at a height.
+/// Half the width of a loft between two stations, at a given height.
 fn half_at(station: &Station, z: f32) -> f32 {
     let part = (z - station.z[0]) / (station.z[1] - station.z[0]).max(1e-3);
     station.half[0] + (station.half[1] - station.half[0]) * part
 }
 
-/// A limb: a rod that gets thinner.
+/// A limb: a tapering rod.
 fn limb(mesh: &mut Mesh, from: Vec3, to: Vec3, radii: [f32; 2], paint: Paint) {
     mesh.rod(from, to, radii, 6, paint);
 }

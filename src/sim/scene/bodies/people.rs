@@ -1,11 +1,11 @@
-//! People on foot.
+//! Pedestrians.
 
 use super::{Moment, Paint, bright, limb};
 use crate::sim::random::Random;
 use crate::sim::scene::mesh::{Mesh, station};
 use crate::sim::space::{Vec3, sin_cos, vec3};
 
-/// What somebody wears.
+/// Clothes of a person.
 pub(super) struct Clothes {
     pub(super) upper: Paint,
     pub(super) lower: Paint,
@@ -43,7 +43,7 @@ impl Clothes {
 
 /// From the hips to the neck.
 pub(super) fn torso(mesh: &mut Mesh, hip: Vec3, neck: Vec3, half: f32, clothes: &Clothes) {
-    // A loft stands along x: build it lying, then put it up between the two points.
+    // A loft extends along x: build it lying down, then rotate it upright between the two points.
     let along = (neck - hip).unit();
     let length = (neck - hip).length();
     let first = mesh.faces.len();
@@ -68,7 +68,7 @@ pub(super) fn torso(mesh: &mut Mesh, hip: Vec3, neck: Vec3, half: f32, clothes: 
         };
         mesh.quad([low(back, -1.0), low(back, 1.0), low(front, 1.0), low(front, -1.0)], paint);
     }
-    // x becomes the way up, z the way back.
+    // x becomes up, z becomes backward.
     let back = vec3(-along.z, 0.0, along.x);
     for face in &mut mesh.faces[first..] {
         face.corners = face.corners.map(|at| hip + along * at.x + vec3(0.0, at.y, 0.0) + back * at.z);
@@ -96,13 +96,13 @@ pub(super) fn head(mesh: &mut Mesh, middle: Vec3, radius: f32, clothes: &Clothes
     mesh.rod(middle - vec3(0.01, 0.0, radius * 1.9), middle, [radius * 0.5; 2], 6, skin);
 }
 
-/// Somebody who walks or stands.
+/// A person who walks or stands.
 pub(super) fn on_foot(mesh: &mut Mesh, size: [f32; 3], moment: Moment, random: &mut Random) {
     let scale = size[2] / 1.78;
     let clothes = Clothes::draw(random, false);
     let wide = random.range(0.92, 1.15) * scale;
     let stride = if moment.moves { random.range(0.36, 0.5) } else { 0.06 };
-    // A step of 0.7 m for each leg: a whole swing is 1.4 m.
+    // A step of 0.7 m for each leg: a full cycle is 1.4 m.
     let phase = moment.travelled / (1.4 * scale) * std::f32::consts::TAU;
     let (swing, _) = sin_cos(phase);
     let hip = vec3(0.0, 0.0, 0.93 * scale);
