@@ -138,6 +138,7 @@ fn assert_retries_repeat(requests: &[Request]) {
             | Behaviour::CutInReply
             | Behaviour::Picky
             | Behaviour::AtMost(_)
+            | Behaviour::OneByOne
             | Behaviour::EmptyHtml(_) => {
                 continue;
             }
