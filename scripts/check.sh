@@ -49,6 +49,7 @@ cargo fmt --check
 
 step "clippy, warnings are errors"
 cargo clippy --all-targets --locked -- -D warnings
+if [ "$mode" != fast ]; then cargo clippy --locked --no-default-features -- -D warnings; fi
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

@@ -40,3 +40,23 @@ pub(super) fn execute(command: &Command, _json: bool) -> (&'static str, Result<(
             .into()),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::Cli;
+    use super::*;
+
+    #[test]
+    fn a_command_that_is_left_out_names_the_desktop_build() {
+        for line in [["flytrap", "demo", "--seconds", "5"], ["flytrap", "tune", "--model", "x.onnx"]] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            let super::super::Command::Desktop(command) = cli.command else { panic!("{line:?}") };
+            let (name, outcome) = execute(&command, false);
+            let Err(Failed::Error(error)) = outcome else { panic!("{line:?}") };
+            assert_eq!((name, error.kind()), (line[1], Kind::Config));
+            assert!(error.to_string().contains("cargo build --release"), "{error}");
+        }
+    }
+}
