@@ -15,8 +15,8 @@
 #     256 cases of property tests instead of 32: plain Rust without code of its own for ARM, which `ci` tests in full on this machine,
 #     15 times as fast.
 #   - 100 unplugs: 25 find the same faults with 1/4 of the time; 100 are for what happens once in 50.
-#   - shorter numbers at the larger input sizes, nine of ten frames of the parity test, two of three clips of the test of regions: the
-#     same code as the rest of them, on more pictures.
+#   - fp16 and int8 at the larger input sizes, nine of ten frames of the parity test, two of three clips of the region test: the
+#     same code as in the rest of these tests, on more pictures.
 #   - cargo-deny: takes minutes to build, and changes only when Cargo.lock does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -36,7 +36,7 @@ install_ffmpeg() {
 
 # What is built once is built in larger pieces: tests run several times as fast, and nothing is kept for a next build.
 if [ "$mode" != fast ]; then export CARGO_INCREMENTAL=0; fi
-# Some tests mostly wait.
+# Many tests spend most of their time waiting.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
 
 step "tools"
@@ -70,7 +70,7 @@ step "tests"
 if [ "$mode" = full ]; then export FLYTRAP_FULL=1 FLYTRAP_CUTS=${FLYTRAP_CUTS:-20000}; fi
 cargo test --locked --no-fail-fast 2>&1 | tee "$log" || status=$?
 
-# try COMMAND...: a failure is remembered, and the next step runs all the same: it may find another one.
+# try COMMAND...: remembers a failure and continues with the next step, which may find another.
 try() { "$@" || failed=1; }
 arm=${CARGO_TARGET_DIR:-target}/aarch64-unknown-linux-gnu/debug
 # What a device runs: without the commands for a desktop computer.

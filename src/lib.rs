@@ -30,7 +30,7 @@
 //! motion sensor, light), [`platform::cores`] pins the network to the fast cores, [`tools`] measures, scores and calibrates models.
 //!
 //! [`sim`] replaces the field: pictures of a simulated street with ground truth, and a device's life in virtual time, through these
-//! same stages. [`vision::selftest`] tests the network with a known picture at every start.
+//! same stages; the device build leaves it out (feature `desktop`). [`vision::selftest`] tests the network with a known picture at every start.
 //!
 //! # Import layers
 //! Imports point one way: `base ◄ platform ◄ capture ◄ vision ◄ event ◄ analytics ◄ pipeline, delivery ◄ metrics ◄ config ◄ run ◄

@@ -30,7 +30,7 @@ pub(crate) fn ffmpeg(test: &str) -> bool {
     found
 }
 
-/// Whether everything is measured, `scripts/check.sh full`, or what costs minutes is left out; then says aloud what of `test` is.
+/// Whether `scripts/check.sh full` is running. If not, prints which part of `test` is left out because it takes too long.
 pub(crate) fn is_full(test: &str, left_out: &str) -> bool {
     let is_full = std::env::var_os("FLYTRAP_FULL").is_some();
     if !is_full {
