@@ -124,7 +124,7 @@ grep -E "^(MEASURED|SKIPPED)|^[a-z0-9-]+ +SKIPPED " "$log" || echo "nothing was 
 # What failed, once more at the end: what the end of a log of thousands of lines has to say first.
 if [ "$status" != 0 ]; then
     step "failed"
-    grep -E -A 12 "^test .* FAILED$|^---- .* stdout ----$|^error(\[|:)|^[a-z0-9-]+ +FAILED|panicked at" "$log" | head -n 200 || true
+    grep -E -A 12 "^test .* FAILED$|^---- .* stdout ----$|^error(\[|:)|^[a-z0-9-]+ +FAIL |panicked at" "$log" | head -n 200 || true
 fi
 
 printf '\n%s checks: %s in %d s\n' "$mode" "$([ $status = 0 ] && echo passed || echo FAILED)" $((SECONDS - begun))

@@ -56,7 +56,7 @@ pub struct Outcome {
     /// Detections dropped because the decoder was full.
     pub dropped: Dropped,
     /// The frame is a JPEG with stray bytes; it was decoded without them.
-    pub mended: bool,
+    pub repaired: bool,
 }
 
 /// Why a frame was not processed.
@@ -151,7 +151,7 @@ impl Pipeline {
         let gate = verdict.as_ref().map(|verdict| verdict.reason);
         if gate.is_some_and(|reason| !reason.open()) {
             self.analytics.still(at, on);
-            return Ok(Outcome { gate, mended: self.mended(frame), ..Outcome::default() });
+            return Ok(Outcome { gate, repaired: self.repaired(frame), ..Outcome::default() });
         }
         let roi = self.plan_roi(at, verdict.as_ref());
         let dropped = self.detect(engine, frame, roi)?;
@@ -171,11 +171,11 @@ impl Pipeline {
         let part = roi.map(|roi| roi.region.bbox());
         self.analytics.update(at, &self.detections, part.as_ref(), on);
         let detections = self.detections.len() as u32;
-        Ok(Outcome { gate, inferred: true, roi, detections, dropped, mended: self.mended(frame) })
+        Ok(Outcome { gate, inferred: true, roi, detections, dropped, repaired: self.repaired(frame) })
     }
 
     /// Whether the JPEG that was decoded last had stray bytes.
-    fn mended(&self, frame: &FrameView<'_>) -> bool {
+    fn repaired(&self, frame: &FrameView<'_>) -> bool {
         let is_jpeg = frame.format().pixel == PixelFormat::Mjpeg;
         is_jpeg && self.jpeg.as_ref().is_some_and(|jpeg| jpeg.stray_bytes() > 0)
     }

@@ -167,7 +167,7 @@ struct FramePath {
     stages: WithEngine,
     outbox: Outbox,
     inferred: u64,
-    in_part: u64,
+    in_roi: u64,
     still: u64,
     /// Number of frames not wanted, lent, copied into a slot.
     skipped: u64,
@@ -218,7 +218,7 @@ impl FramePath {
             stages: WithEngine { pipeline, engine },
             outbox,
             inferred: 0,
-            in_part: 0,
+            in_roi: 0,
             still: 0,
             skipped: 0,
             lent: 0,
@@ -262,7 +262,7 @@ impl FramePath {
         });
         let outcome = outcome.unwrap();
         self.inferred += u64::from(outcome.inferred);
-        self.in_part += u64::from(outcome.roi.is_some());
+        self.in_roi += u64::from(outcome.roi.is_some());
         self.still += u64::from(!outcome.inferred);
     }
 }
@@ -304,9 +304,9 @@ fn regions_of_interest_make_no_heap_call_in_our_stages() {
     let calls = calls_after_warm_up(&mut frame_path, 480);
     assert_eq!(calls.iter().sum::<u64>(), 0, "{calls:?}");
     assert!(
-        frame_path.in_part > 50,
+        frame_path.in_roi > 50,
         "{} of {} inferences on a region",
-        frame_path.in_part,
+        frame_path.in_roi,
         frame_path.inferred
     );
 }
@@ -390,7 +390,7 @@ fn engine_calls(path: &std::path::Path) -> [Vec<u64>; 2] {
 /// tract allocates every node's output again: growth would be a leak. Ours allocates nothing.
 #[test]
 fn engines_take_no_more_with_each_frame() {
-    let tell = |model: &str, [ours, tracts]: [Vec<u64>; 2]| {
+    let report = |model: &str, [ours, tracts]: [Vec<u64>; 2]| {
         // The model for the drawn squares adds up boxes of 25 pixels, for which ours has no kernel: tract runs it.
         if model != "squares.onnx" {
             assert_eq!(ours, [0; 5], "{model}");
@@ -398,9 +398,9 @@ fn engines_take_no_more_with_each_frame() {
         assert!(tracts.iter().all(|count| *count == tracts[0]) && tracts[0] > 0, "{model}: {tracts:?}");
         common::say(&format!("MEASURED heap calls a frame with {model}: {}; tract {}", ours[0], tracts[0]));
     };
-    tell("squares.onnx", engine_calls(common::data("squares.onnx").as_ref()));
+    report("squares.onnx", engine_calls(common::data("squares.onnx").as_ref()));
     if let Some(shared) = common::shared("engines_take_no_more_with_each_frame (YOLO11n)") {
-        tell("YOLO11n 320", engine_calls(&shared.join("models/yolo11n-320.onnx")));
+        report("YOLO11n 320", engine_calls(&shared.join("models/yolo11n-320.onnx")));
     }
 }
 

@@ -38,7 +38,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("vision", &[]),
     ("vision::jpeg", &["base", "capture::frame"]),
     ("vision::gate", &["base", "platform::clock", "capture::frame"]),
-    ("vision::detect", &["base", "capture::frame"]),
+    ("vision::detect", &["base", "capture::frame", "platform::threads"]),
     ("vision::roi", &["base", "platform::clock", "vision::detect", "vision::gate"]),
     ("vision::draw", &["base", "capture::frame", "vision::detect"]),
     ("vision::selftest", &["base", "vision::detect", "vision::jpeg"]),
@@ -496,8 +496,8 @@ fn the_top_level_is_as_agreed() {
         .filter(|output| output.status.success() && !output.stdout.is_empty());
     let Some(listed) = listed else {
         // Not with a macro, whose output would be captured.
-        let told = "SKIPPED the_top_level_is_as_agreed: this is not a git checkout, or there is no git\n";
-        std::io::Write::write_all(&mut std::io::stderr(), told.as_bytes()).unwrap();
+        let line = "SKIPPED the_top_level_is_as_agreed: this is not a git checkout, or there is no git\n";
+        std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
         return;
     };
     let listed = String::from_utf8(listed.stdout).unwrap();

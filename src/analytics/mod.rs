@@ -20,7 +20,7 @@ use crate::vision::detect::{ClassId, Detection};
 pub struct UnseenMotion {
     moved: Duration,
     last: Option<Mono>,
-    told: bool,
+    reported: bool,
 }
 
 impl UnseenMotion {
@@ -34,11 +34,11 @@ impl UnseenMotion {
     pub fn look(&mut self, at: Mono, moving: bool, detections: u32) -> bool {
         let step = self.last.replace(at).map_or(Duration::ZERO, |last| at.since(last).min(Self::STEP_MAX));
         if detections > 0 {
-            (self.moved, self.told) = (Duration::ZERO, false);
+            (self.moved, self.reported) = (Duration::ZERO, false);
         } else if moving {
             self.moved += step;
         }
-        self.moved >= Self::LIMIT && !std::mem::replace(&mut self.told, true)
+        self.moved >= Self::LIMIT && !std::mem::replace(&mut self.reported, true)
     }
 }
 
@@ -97,10 +97,10 @@ impl Analytics {
         on: &mut dyn FnMut(Body),
     ) {
         let Analytics { tracker, counter, names } = self;
-        let mut tell = |event: TrackEvent<'_>| tell_track(event, names, counter, on);
+        let mut emit = |event: TrackEvent<'_>| emit_track(event, names, counter, on);
         match region {
-            Some(region) => tracker.update_region(at, region, detections, &mut tell),
-            None => tracker.update(at, detections, &mut tell),
+            Some(region) => tracker.update_region(at, region, detections, &mut emit),
+            None => tracker.update(at, detections, &mut emit),
         }
         for track in tracker.seen() {
             counter.update(at, track, &mut |crossed| {
@@ -120,13 +120,13 @@ impl Analytics {
     /// Nothing moved in the frame of `at`: tracks stay where they are.
     pub fn still(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
         let Analytics { tracker, counter, names } = self;
-        tracker.still(at, &mut |event| tell_track(event, names, counter, on));
+        tracker.still(at, &mut |event| emit_track(event, names, counter, on));
     }
 
     /// The source has ended at `at`: all tracks end.
     pub fn finish(&mut self, at: Mono, on: &mut dyn FnMut(Body)) {
         let Analytics { tracker, counter, names } = self;
-        tracker.finish(at, &mut |event| tell_track(event, names, counter, on));
+        tracker.finish(at, &mut |event| emit_track(event, names, counter, on));
     }
 
     /// The frame size changed: all state is dropped.
@@ -141,7 +141,7 @@ fn name_of(names: &[Name], class: ClassId) -> Name {
 }
 
 /// A track's begin or end as an event; the counter forgets a track that ended.
-fn tell_track(event: TrackEvent<'_>, names: &[Name], counter: &mut Counter, on: &mut dyn FnMut(Body)) {
+fn emit_track(event: TrackEvent<'_>, names: &[Name], counter: &mut Counter, on: &mut dyn FnMut(Body)) {
     match event {
         TrackEvent::Began(track) => on(Body::TrackBegin(TrackBegin {
             track: track.id(),
@@ -173,7 +173,7 @@ mod tests {
         let mut unseen = UnseenMotion::default();
         let mut frame = 0;
         // Frames after which it is reported, at 5 frames a second.
-        let mut told = |unseen: &mut UnseenMotion, frames: u64, moving: bool, detections: u32| {
+        let mut reported = |unseen: &mut UnseenMotion, frames: u64, moving: bool, detections: u32| {
             let mut at = Vec::new();
             for number in 0..frames {
                 frame += 1;
@@ -183,12 +183,16 @@ mod tests {
             }
             at
         };
-        assert_eq!(told(&mut unseen, 1000, false, 0), [] as [u64; 0], "nothing moves");
-        assert_eq!(told(&mut unseen, 1000, true, 0), [299]);
-        assert_eq!(told(&mut unseen, 5, true, 1), [] as [u64; 0]);
-        assert_eq!(told(&mut unseen, 299, true, 0), [] as [u64; 0]);
-        assert_eq!(told(&mut unseen, 1000, false, 0), [] as [u64; 0], "what does not move does not count");
-        assert_eq!(told(&mut unseen, 2, true, 0), [0]);
+        assert_eq!(reported(&mut unseen, 1000, false, 0), [] as [u64; 0], "nothing moves");
+        assert_eq!(reported(&mut unseen, 1000, true, 0), [299]);
+        assert_eq!(reported(&mut unseen, 5, true, 1), [] as [u64; 0]);
+        assert_eq!(reported(&mut unseen, 299, true, 0), [] as [u64; 0]);
+        assert_eq!(
+            reported(&mut unseen, 1000, false, 0),
+            [] as [u64; 0],
+            "what does not move does not count"
+        );
+        assert_eq!(reported(&mut unseen, 2, true, 0), [0]);
         // A gap between frames is not motion.
         let mut unseen = UnseenMotion::default();
         assert!(!(0..50).any(|hour| unseen.look(Mono::from_nanos(hour * 3_600_000_000_000), true, 0)));

@@ -136,6 +136,12 @@ pub(crate) fn cannot_write(path: &std::path::Path, error: std::io::Error) -> Err
     Error::fatal(Kind::System, text).caused_by(error)
 }
 
+/// Whether the process, or the machine, has no file descriptor left. That can pass.
+pub(crate) fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

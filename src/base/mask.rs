@@ -6,7 +6,7 @@
 //!   user:password@host       rtsp://***@host, ***@host
 //!   name=value               ?pwd=***&channel=1, /user=admin_password=***, --password=***, PASSWORD=***
 //!   name: value              "Authorization: ***", {"password": "***"}
-//!   option value             -u ***, --password ***, sshpass -p ***
+//!   option value             -u ***, -su ***, --cert ***, --password ***, sshpass -p ***, openRTSP -u *** ***
 //!   /name/value              http://host/token/***/snap.jpg
 //!   any of these, encoded    ?url=rtsp***
 //! ```
@@ -50,6 +50,7 @@ fn secrets(text: &str) -> Vec<Range<usize>> {
     for (index, word) in words.iter().enumerate() {
         address(text, word, &mut spans);
         option(text, word, index.checked_sub(1).map(|before| &text[words[before].clone()]), &mut spans);
+        user_and_password(text, &words[index..], &mut spans);
     }
     for (at, c) in text.char_indices() {
         match c {
@@ -125,7 +126,8 @@ fn path(rest: &str, offset: usize, spans: &mut Vec<Range<usize>>) {
     let mut secret = false;
     for part in rest.split('/') {
         let end = part.find(['?', '#']).unwrap_or(part.len());
-        if std::mem::replace(&mut secret, matches!(named(part), NameKind::Secret) && !part.contains('=')) {
+        let announces = (named(part) == NameKind::Secret || part == "pw") && !part.contains('=');
+        if std::mem::replace(&mut secret, announces) {
             spans.push(offset + at..offset + at + end);
         }
         at += part.len() + 1;
@@ -153,12 +155,38 @@ fn field(text: &str, at: usize, spans: &mut Vec<Range<usize>>) {
     // The value of a header is the rest of its line: "Basic dXNlcjpw", "a=1; b=2".
     let whole =
         ["auth", "cookie"].iter().any(|part| name.to_ascii_lowercase().contains(part)) || name.contains('-');
+    // Inside quotes it may contain other quotes: "Digest username='a', response='b'".
+    let opened = open_quote(&text[..at]).filter(|_| whole);
+    let is_end = |c: char| opened.map_or_else(|| is_quote(c), |opened| c == opened);
     let span = value(text, start, |c| {
-        matches!(c, '\r' | '\n') || is_quote(c) || !whole && (c.is_whitespace() || ",}&".contains(c))
+        matches!(c, '\r' | '\n') || is_end(c) || !whole && (c.is_whitespace() || ",}&".contains(c))
     });
     // Escaped line breaks (`\n` as two characters).
     let cut = ["\\r", "\\n"].iter().filter_map(|end| text[span.clone()].find(end)).min();
     spans.push(span.start..cut.map_or(span.end, |cut| span.start + cut));
+}
+
+/// The quote that is open at the end of `text`, if any: the innermost one.
+fn open_quote(text: &str) -> Option<char> {
+    let mut open: Vec<char> = Vec::new();
+    for quote in text.chars().filter(|c| is_quote(*c)) {
+        if open.last() == Some(&quote) {
+            open.pop();
+        } else {
+            open.push(quote);
+        }
+    }
+    open.pop()
+}
+
+/// `-u user password rtsp://host`, as openRTSP takes them; `words` begins with the option.
+fn user_and_password(text: &str, words: &[Range<usize>], spans: &mut Vec<Range<usize>>) {
+    let [option, user, password, url, ..] = words else { return };
+    let of = |word: &Range<usize>| &text[word.clone()];
+    let is_value = |word| !of(word).starts_with('-') && !of(word).contains("://");
+    if of(option) == "-u" && is_value(user) && is_value(password) && of(url).contains("://") {
+        spans.extend([user.clone(), password.clone()]);
+    }
 }
 
 /// `-u user:password`, `--password value`; `before` is the word before this one.
@@ -183,7 +211,9 @@ fn option(text: &str, word: &Range<usize>, before: Option<&str>, spans: &mut Vec
     let span = value(text, text.len() - trimmed.len(), ends_word);
     let given = &text[span.clone()];
     let secret = match name {
-        "u" | "U" | "user" | "proxy-user" => given.contains(':'),
+        "u" | "U" | "E" | "user" | "proxy-user" | "cert" | "proxy-cert" => given.contains(':'),
+        // Short options in one word, the last of which takes a value: -su user:password.
+        _ if is_bundle(inner) => given.contains(':') && !given.contains("://"),
         // In other commands this option is a port, a size or a position on the screen.
         "p" => ssh || given.chars().any(char::is_alphabetic),
         _ => named(name) != NameKind::Other,
@@ -191,6 +221,14 @@ fn option(text: &str, word: &Range<usize>, before: Option<&str>, spans: &mut Vec
     if secret && !given.starts_with('-') {
         spans.push(span);
     }
+}
+
+/// `-su`, `-fsSku`, `-vE`: short options of which the last is followed by a user and a password, or by a certificate and its passphrase.
+fn is_bundle(word: &str) -> bool {
+    let letters = word.strip_prefix('-').unwrap_or_default();
+    letters.len() > 1
+        && letters.chars().all(|c| c.is_ascii_alphabetic())
+        && letters.ends_with(['u', 'U', 'E'])
 }
 
 /// From `start` to the matching quote if there is one, otherwise to where `ends` says; a backslash escapes.
@@ -249,6 +287,7 @@ fn named(name: &str) -> NameKind {
         "signature",
         "loginpas",
         "authorization",
+        "bearer",
         "cookie",
     ];
     let auth = name.starts_with("auth") && !name.starts_with("author");
@@ -321,6 +360,13 @@ mod tests {
             ("sh -c 'curl \"-u\" \"a:b\" h'", "sh -c 'curl \"-u\" \"***\" h'"),
             ("x --password x --rtsp_pass y -size 3", "x --password *** --rtsp_pass *** -size 3"),
             ("x --password=x PASSWORD=\"a b\" y", "x --password=*** PASSWORD=\"***\" y"),
+            ("curl -fsSku admin:x http://h", "curl -fsSku *** http://h"),
+            ("curl -E c.pem:x --cert c.pem:x http://h", "curl -E *** --cert *** http://h"),
+            ("curl --oauth2-bearer x http://h", "curl --oauth2-bearer *** http://h"),
+            ("openRTSP -u admin x rtsp://h/1", "openRTSP -u *** *** rtsp://h/1"),
+            ("http://h/user/admin/pw/x/1.jpg", "http://h/user/admin/pw/***/1.jpg"),
+            ("curl -H \"Authorization: Digest a='x', b='y'\" h", "curl -H \"Authorization: ***\" h"),
+            ("sh -c 'curl -H \"Authorization: x\" h'", "sh -c 'curl -H \"Authorization: ***\" h'"),
             ("sshpass -p 1234 ssh cam; sshpass -p1234 ssh", "sshpass -p *** ssh cam; sshpass -p*** ssh"),
             ("mysql -p secret", "mysql -p ***"),
             ("gst rtspsrc user-id=a user-pw=x ! y", "gst rtspsrc user-id=a user-pw=*** ! y"),
@@ -349,6 +395,8 @@ mod tests {
             "x264-params keyint=50:min-keyint=1 -preset fast --token-file /etc/t",
             "401 Unauthorized: check the camera",
             "sim:7,day,clear",
+            "sudo -u camera ffmpeg -i rtsp://h/1",
+            "ffmpeg -nostats -gpu any -i http://h:80/u",
         ] {
             assert_eq!(masked(text), text);
         }
@@ -368,6 +416,11 @@ mod tests {
         ("rtsp://cam.example/user=admin&password=", "@/?#:!$*+,;~^.-_%", "&channel=1 -an"),
         ("http://cam.example/password/", "!$*+,;~^.-_", "/snap.jpg -an"),
         ("curl -s -u admin:", "@/?#:!$*+,;~^.-_%&=", " -an"),
+        ("curl -fsSku admin:", "@/?#:!$*+,;~^.-_%&=", " -an"),
+        ("curl --cert c.pem:", "@/?#:!$*+,;~^.-_%&=", " -an"),
+        ("curl --oauth2-bearer ", "@/?#:!$*+,;~^.-_%&=", " -an"),
+        ("openRTSP -u admin ", "@?#:!$*+,;~^.-_%&=", " rtsp://cam.example/1 -an"),
+        ("curl -s -H \"Authorization: Digest response='", "@/?#:!$*+,;~^.-_%&= ", "\" -an"),
         ("curl -s --user 'admin:", "@/?#:!$*+,;~^.-_%&= ", "' -an"),
         ("program --camera-password ", "@/?#:!$*+,;~^.-_%&=", " -an"),
         ("program --token=", "@/?#:!$*+,;~^.-_%=", " -an"),
@@ -385,7 +438,8 @@ mod tests {
             let shown = masked(&format!("{before}{secret}{after}")).into_owned();
             prop_assert!(!shown.contains("ZQ"), "{secret}: {shown}");
             // The surrounding text stays, except for a user's name and the scheme of a header.
-            let kept = before.trim_end_matches("admin:").trim_end_matches("Bearer ").trim_end_matches("session=");
+            let user = ["admin:", "admin ", "c.pem:", "Bearer ", "session=", "Digest response='"];
+            let kept = user.iter().find_map(|user| before.strip_suffix(user)).unwrap_or(before);
             prop_assert!(shown.starts_with(kept), "{secret}: {shown}");
             prop_assert!(shown.ends_with(after), "{secret}: {shown}");
             prop_assert_eq!(masked(&shown), shown.as_str(), "masked twice is masked once");

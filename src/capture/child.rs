@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::stream::{Bytes, ReadOutcome};
-use crate::base::error::{Error, Kind, Result};
+use crate::base::error::{Error, Kind, Result, is_out_of_descriptors};
 use crate::base::limits::EXEC_STDERR_BYTES_MAX;
 use crate::base::mask::masked;
 use crate::base::stop::Stop;
@@ -128,7 +128,6 @@ pub(super) struct Program {
     /// Deadline of reads.
     deadline: Mono,
     /// Time of the last bytes.
-    silent_since: Option<Mono>,
     read_at: Mono,
     /// Bytes read so far.
     received: u64,
@@ -167,7 +166,6 @@ impl Program {
             clock,
             stop,
             deadline: now,
-            silent_since: None,
             read_at: now,
             received: 0,
         };
@@ -184,19 +182,21 @@ impl Program {
         Ok(program)
     }
 
-    /// Sets the deadline of the next reads to `patience` from now.
-    pub(super) fn wait_for(&mut self, patience: Duration) {
-        self.deadline = self.clock.mono() + patience;
+    /// Sets the deadline of the next reads to `patience` from now, and returns now.
+    pub(super) fn wait_for(&mut self, patience: Duration) -> Mono {
+        let now = self.clock.mono();
+        self.deadline = now + patience;
+        now
+    }
+
+    /// Time since `earlier`.
+    pub(super) fn since(&self, earlier: Mono) -> Duration {
+        self.clock.mono().since(earlier)
     }
 
     /// Bytes that it has written so far.
     pub(super) fn received(&self) -> u64 {
         self.received
-    }
-
-    /// Time since the last bytes.
-    pub(super) fn silence(&self) -> Duration {
-        self.silent_since.map_or(Duration::ZERO, |since| self.clock.mono().since(since))
     }
 
     /// How it ended; waits for that at most a second. Does not reap it.
@@ -288,6 +288,10 @@ impl Program {
     /// One read from stdout into `self.scratch` or `buffer`.
     fn read_some(&mut self, mut buffer: Option<&mut [u8]>, most: usize) -> Result<ReadOutcome> {
         loop {
+            // A program that writes without a pause must not keep us here: the last read may have been the last in time.
+            if self.read_at > self.deadline {
+                return Ok(ReadOutcome::Idle);
+            }
             let target = match &mut buffer {
                 Some(buffer) => &mut buffer[..],
                 None => &mut self.scratch[..],
@@ -296,15 +300,12 @@ impl Program {
             match self.stdout.read(&mut target[..most]) {
                 Ok(0) => return Ok(ReadOutcome::End),
                 Ok(count) => {
-                    self.silent_since = None;
                     self.read_at = self.clock.mono();
                     self.received += count as u64;
                     return Ok(ReadOutcome::Some(count));
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let now = self.clock.mono();
-                    self.silent_since.get_or_insert(now);
                     if !self.wait_readable() {
                         return Ok(ReadOutcome::Idle);
                     }
@@ -377,11 +378,6 @@ fn timespec(duration: Duration) -> Timespec {
     Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: i64::from(duration.subsec_nanos()) }
 }
 
-fn is_short(error: &std::io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
-}
-
 #[allow(clippy::wildcard_enum_match_arm, reason = "the errors of starting a program are open-ended")]
 fn cannot_start(what: &str, error: std::io::Error) -> Error {
     let (make, remedy): (fn(Kind, String) -> Error, _) = match error.kind() {
@@ -390,7 +386,7 @@ fn cannot_start(what: &str, error: std::io::Error) -> Error {
         ErrorKind::InvalidInput => (Error::fatal, "cannot be run: there is a zero byte in the command"),
         ErrorKind::WouldBlock | ErrorKind::OutOfMemory => (Error::retry, "cannot be started now"),
         // No descriptors for its pipes.
-        _ if is_short(&error) => (Error::retry, "cannot be started now"),
+        _ if is_out_of_descriptors(&error) => (Error::retry, "cannot be started now"),
         _ => (Error::fatal, "cannot be started"),
     };
     make(Kind::Source, format!("{what} {remedy}")).caused_by(error)

@@ -24,7 +24,17 @@ pub struct ExecSource {
     timeline: Timeline,
     timing: Timing,
     idle_timeout: Duration,
+    idle: FrameWait,
     state: State,
+}
+
+/// The wait for the next frame. Bytes alone are no sign of life: a program may write for ever without completing a frame.
+#[derive(Debug, Clone, Copy, Default)]
+struct FrameWait {
+    /// Time spent waiting since the last frame, good or damaged. Not the time in which nobody asked for a frame.
+    waited: Duration,
+    /// What the program had written by then, bytes.
+    received: u64,
 }
 
 /// State of the output.
@@ -61,7 +71,7 @@ impl ExecSource {
         program.wait_for(params.idle_timeout);
         let framer = match Framer::open(&mut program, Expect::Detect(params.pixel), params, &what) {
             Ok(Opened::Yes(framer)) => framer,
-            Ok(Opened::Idle) => return Err(silent(&what, &mut program, params.idle_timeout)),
+            Ok(Opened::Idle) => return Err(silent(&what, &mut program, 0, params.idle_timeout)),
             Ok(Opened::End) => {
                 let ended = program.ended();
                 let bytes = program.received();
@@ -94,6 +104,7 @@ impl ExecSource {
             timeline: Timeline::new(clock, params.stop.clone(), params.timing, rate),
             timing: params.timing,
             idle_timeout: params.idle_timeout,
+            idle: FrameWait::default(),
             state: State::Running,
         })
     }
@@ -140,12 +151,18 @@ impl FrameSource for ExecSource {
             State::Over => return Ok(Advance::End),
             State::Failed => return Err(named(Error::retry, &self.what, "is gone: open it again")),
         }
-        self.program.wait_for(patience);
-        match self.framer.advance(&mut self.program) {
+        let begun = self.program.wait_for(patience);
+        let next = self.framer.advance(&mut self.program);
+        if matches!(next, Ok(Next::Idle)) {
+            self.idle.waited += self.program.since(begun);
+        } else {
+            self.idle = FrameWait { waited: Duration::ZERO, received: self.program.received() };
+        }
+        match next {
             Ok(Next::Frame(arrived)) => Ok(Advance::Frame(self.timeline.stamp_arrived(arrived))),
-            Ok(Next::Idle) if self.program.silence() >= self.idle_timeout => {
+            Ok(Next::Idle) if self.idle.waited >= self.idle_timeout => {
                 self.state = State::Failed;
-                Err(silent(&self.what, &mut self.program, self.idle_timeout))
+                Err(silent(&self.what, &mut self.program, self.idle.received, self.idle_timeout))
             }
             Ok(Next::Idle) => Ok(Advance::Idle),
             Ok(Next::End(half)) => self.ended(half),
@@ -189,16 +206,16 @@ impl FrameSource for ExecSource {
     }
 }
 
-fn silent(what: &str, program: &mut Program, idle_timeout: Duration) -> Error {
-    let text = match program.received() {
-        // While opening, bytes may keep coming without ever making a frame.
-        bytes if bytes > 0 && program.silence() < idle_timeout => {
+/// No frame came in time; `received` is what the program had written when the wait began, bytes.
+fn silent(what: &str, program: &mut Program, received: u64, idle_timeout: Duration) -> Error {
+    let text = match program.received() - received {
+        0 => format!("no bytes for {idle_timeout:?}{}", program.last_words()),
+        bytes => {
             format!(
                 "no frame within {idle_timeout:?}, although {bytes} bytes arrived{}",
                 program.last_words()
             )
         }
-        _ => format!("no bytes for {idle_timeout:?}{}", program.last_words()),
     };
     named(Error::retry, what, &text)
 }

@@ -25,7 +25,7 @@ pub(super) fn decode(file: Option<&Path>) -> Result<(), Failed> {
 fn decode_all(
     mut source: impl Read,
     place: &str,
-    mut tell: impl FnMut(&str) -> Result<(), Failed>,
+    mut write: impl FnMut(&str) -> Result<(), Failed>,
 ) -> Result<(), Failed> {
     let (mut bytes, mut lines) = (Vec::new(), Vec::new());
     // The number of decoded `bytes`, and their offset in the source.
@@ -36,7 +36,7 @@ fn decode_all(
                 at = bytes.len() - behind.len();
                 let Unpacked { origin, calendar, events } = batch;
                 cloudevents::write_lines(&Batch::new(&origin, calendar, &events), &mut lines);
-                tell(String::from_utf8_lossy(&lines).trim_end())?;
+                write(String::from_utf8_lossy(&lines).trim_end())?;
             }
             Err(Unreadable::Short) if !ended => {
                 bytes.drain(..at);
@@ -84,15 +84,15 @@ mod tests {
             (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
         let all = batch.repeat(3000); // More than the buffer holds.
         assert!(all.len() > 2 * packed::BATCH_BYTES_MAX);
-        let (mut told, mut source) = (0, Endless { first: &all, taken: 0 });
+        let (mut printed, mut source) = (0, Endless { first: &all, taken: 0 });
         let count = |_: &str| -> Result<(), Failed> {
-            told += 1;
+            printed += 1;
             Ok(())
         };
         let failed = decode_all(&mut source, "it", count);
         let Err(Failed::Error(error)) = failed else { panic!("an error") };
         assert!(error.to_string().contains(&format!("it, byte {}:", all.len())), "{error}");
-        assert_eq!(told, 3000);
+        assert_eq!(printed, 3000);
         assert!(source.taken <= (all.len() + packed::BATCH_BYTES_MAX) as u64, "{}", source.taken);
         assert!(decode_all(&b""[..], "nothing", |_| panic!("nothing")).is_ok());
         assert!(decode_all(&all[..batch.len() + 5], "cut", |_| Ok(())).is_err());

@@ -211,7 +211,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // clap's own messages: help and version go to stdout with 0, mistakes to stderr with 2.
-            let _told = error.print();
+            let _ignored = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
@@ -360,7 +360,7 @@ fn say(what: &str, text: &dyn std::fmt::Display) {
         Some(log) => log.line(line.as_bytes()),
         // If stderr is closed, nobody can be told.
         None => {
-            let _told = Stderr.write_all(line.as_bytes());
+            let _ignored = Stderr.write_all(line.as_bytes());
         }
     }
 }

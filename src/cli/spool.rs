@@ -8,7 +8,7 @@ use super::{Failed, print};
 use crate::base::error::{Error, Kind, Result};
 use crate::delivery::spool::disk::Folder;
 use crate::delivery::spool::inspect::{Inspected, acked, inspect};
-use crate::delivery::spool::record::{Place, Record};
+use crate::delivery::spool::record::{Position, Record};
 use crate::delivery::spool::segment::Named;
 use crate::delivery::uplink::Batch;
 use crate::delivery::uplink::format::cloudevents;
@@ -45,8 +45,8 @@ fn waiting(all: &[Inspected], segment: &Inspected) -> u32 {
     let events = segment.scan.sums.events;
     let Named::Segment(class, id) = segment.named else { return 0 };
     match acked(all, class) {
-        Some(acked) if id < acked.place.segment => 0,
-        Some(acked) if id == acked.place.segment => events.saturating_sub(acked.events),
+        Some(acked) if id < acked.position.segment => 0,
+        Some(acked) if id == acked.position.segment => events.saturating_sub(acked.events),
         Some(_) | None => events,
     }
 }
@@ -93,11 +93,11 @@ fn as_json(all: &[Inspected], segment: &Inspected) -> serde_json::Value {
 struct Newer(Option<Error>);
 
 impl Newer {
-    fn note(&mut self, folder: &Path, named: Named, place: Place, version: u8) {
+    fn note(&mut self, folder: &Path, named: Named, position: Position, version: u8) {
         self.0.get_or_insert_with(|| {
             let path = folder.join(named.file());
             let why = RecordError::Version(version);
-            Error::fatal(Kind::Config, format!("'{}', byte {}: {why}", path.display(), place.offset))
+            Error::fatal(Kind::Config, format!("'{}', byte {}: {why}", path.display(), position.offset))
         });
     }
 }
@@ -121,12 +121,12 @@ pub(super) fn cat(folder: &Path, dead: bool) -> Result<(), Failed> {
         let clocks = same.filter_map(|segment| segment.scan.sums.clock);
         clocks.max_by_key(|clock| (clock.wall.synchronised, clock.mono)).unwrap_or(ClockSyncSample::UNKNOWN)
     };
-    inspect(&mut disk, |header, named, place, record| match (record, header) {
+    inspect(&mut disk, |header, named, position, record| match (record, header) {
         (Record::Event(event), Some(header)) if !dead => {
             show(&header.origin, calendar(&header.origin), event);
         }
         (Record::Dead(letter), _) if dead => show(&letter.origin, letter.clock, &letter.event),
-        (Record::Newer(version), _) => newer.note(folder, named, place, *version),
+        (Record::Newer(version), _) => newer.note(folder, named, position, *version),
         _ => {}
     })
     .map_err(|error| failed(folder, error))?;
@@ -137,16 +137,21 @@ pub(super) fn cat(folder: &Path, dead: bool) -> Result<(), Failed> {
 /// Reads everything, and reports damage.
 pub(super) fn check(folder: &Path) -> Result<(), Failed> {
     let mut newer = Newer::default();
-    let all = inspect(&mut open(folder)?, |_, named, place, record| {
+    let all = inspect(&mut open(folder)?, |_, named, position, record| {
         if let Record::Newer(version) = record {
-            newer.note(folder, named, place, *version);
+            newer.note(folder, named, position, *version);
         }
     })
     .map_err(|error| failed(folder, error))?;
     let mut bad = 0;
     for segment in all.iter().filter(|segment| !segment.is_whole()) {
-        let Inspected { named, scan, promised, cut_bytes, .. } = segment;
-        let missing = promised.unwrap_or(scan.sums.events).saturating_sub(scan.sums.events);
+        let Inspected { named, header, scan, promised, cut_bytes, .. } = segment;
+        let missing = match (header, promised) {
+            (None, _) => "an unknown number".to_owned(),
+            (Some(_), promised) => {
+                promised.unwrap_or(scan.sums.events).saturating_sub(scan.sums.events).to_string()
+            }
+        };
         print(&format!(
             "{}: {}: {} events can be read, {missing} are missing, {} bytes are not records, {cut_bytes} bytes were cut off",
             named.file(),

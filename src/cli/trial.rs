@@ -63,5 +63,5 @@ fn limited(args: &TrialArgs) -> Result<()> {
 
 fn say(line: &str) {
     // The parent may have exited.
-    let _told = writeln!(std::io::stdout(), "{line}");
+    let _ignored = writeln!(std::io::stdout(), "{line}");
 }

@@ -77,6 +77,8 @@ pub(crate) fn samples_v2() -> Vec<Event> {
             stats.detections_invalid = 5;
             stats.detections_over_limit = 300;
             stats.detections_duplicate = 70_000;
+            stats.frames_repaired = 9;
+            stats.log_lines_dropped = 300;
             stats.processing_sum_us = 12_345_678_901;
         } else if let Body::Storage(storage) = &mut event.body {
             storage.newer = 4;

@@ -112,6 +112,8 @@ macro_rules! stats_rows {
             2 counted detections_over_limit: Counter Count "Detections beyond the most that the tracker takes from a frame.";
             2 counted detections_duplicate: Counter Count "Second boxes of one object, which did not become a track.";
             2 given processing_sum_us: Counter Microseconds "Time from ring to events of all inferred frames.";
+            2 counted frames_repaired: Counter Count "JPEG frames with stray bytes that were decoded without them.";
+            2 given log_lines_dropped: Counter Count "Log lines dropped because the log's reader was too slow.";
         }
     };
 }

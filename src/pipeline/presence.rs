@@ -31,7 +31,7 @@ pub struct Presence {
     /// Time of the loss; `None` while it delivers.
     lost_at: Option<Mono>,
     /// Whether its delivery was already reported since it was opened.
-    is_told: bool,
+    is_reported: bool,
     /// When the last usable frame was processed; before the first one, when the camera was opened.
     usable_at: Mono,
     /// Number of corrupt frames up to then.
@@ -43,7 +43,7 @@ pub struct Presence {
 impl Presence {
     /// A camera that was never opened; the time is `now`.
     pub const fn new(now: Mono) -> Self {
-        Presence { lost_at: None, is_told: false, usable_at: now, corrupt: 0, delivers: false }
+        Presence { lost_at: None, is_reported: false, usable_at: now, corrupt: 0, delivers: false }
     }
 
     /// It was opened at `now`, after `corrupt` unusable frames in total.
@@ -53,7 +53,7 @@ impl Presence {
 
     /// A frame arrived that was captured at `at`. This is enough unless the camera was lost: then a frame must first prove usable.
     pub fn frame(&mut self, at: Mono) -> Option<Back> {
-        if self.lost_at.is_some() { None } else { self.tell(at) }
+        if self.lost_at.is_some() { None } else { self.report(at) }
     }
 
     /// Records when the newest usable frame was processed, and the total number of corrupt frames.
@@ -61,7 +61,7 @@ impl Presence {
         if let Some(at) = usable.filter(|at| *at > self.usable_at) {
             (self.usable_at, self.corrupt, self.delivers) = (at, corrupt, true);
         }
-        if self.delivers { self.tell(self.usable_at) } else { None }
+        if self.delivers { self.report(self.usable_at) } else { None }
     }
 
     /// How many frames arrived, none of them usable, during `limit` or longer.
@@ -82,8 +82,8 @@ impl Presence {
         self.lost_at.is_some()
     }
 
-    fn tell(&mut self, at: Mono) -> Option<Back> {
-        if std::mem::replace(&mut self.is_told, true) {
+    fn report(&mut self, at: Mono) -> Option<Back> {
+        if std::mem::replace(&mut self.is_reported, true) {
             return None;
         }
         let absent_ms = self.lost_at.take().map_or(0, |lost| at.since(lost).as_millis() as u64);

@@ -23,6 +23,8 @@ pub struct FrameCounts {
     pub frames_still: u64,
     /// Its bytes were not a valid picture.
     pub frames_corrupt: u64,
+    /// Its JPEG had stray bytes, and was decoded without them.
+    pub frames_repaired: u64,
     /// Inference ran.
     pub inferences: u64,
     /// Inference ran on a region only.
@@ -42,6 +44,7 @@ impl FrameCounts {
             frames_gated: u64::from(outcome.gate.is_some()),
             frames_still: 1 - inferred,
             frames_corrupt: 0,
+            frames_repaired: u64::from(outcome.repaired),
             inferences: inferred,
             inferences_in_region: u64::from(outcome.roi.is_some()),
             detections: u64::from(outcome.detections),

@@ -21,7 +21,7 @@ const JITTER_NANOS: u128 = 5_000_000;
 const DRIFT_PER_MILLION: i128 = 100;
 
 /// A timestamp whose error may exceed this carries its bounds.
-const TOLD_FROM_NANOS: i128 = 1_000_000_000;
+const STATED_FROM_NANOS: i128 = 1_000_000_000;
 
 /// Keeps the best reading of this boot.
 pub struct Timekeeper {
@@ -145,12 +145,12 @@ impl Calendar {
         let time = nanos(guess).filter(|time| (BUILD_UNIX_NANOS..=self.latest).contains(time));
         if let Some(time) = time.filter(|_| self.is_trusted()) {
             let error = drift(off);
-            let told = nanos(error).filter(|_| error > TOLD_FROM_NANOS);
+            let bound = nanos(error).filter(|_| error > STATED_FROM_NANOS);
             return Stamp {
                 time: Some(time),
                 synchronised: true,
-                not_before: told.map(|error| time.saturating_sub(error).max(BUILD_UNIX_NANOS)),
-                not_after: told.map(|error| time.saturating_add(error).min(self.latest)),
+                not_before: bound.map(|error| time.saturating_sub(error).max(BUILD_UNIX_NANOS)),
+                not_after: bound.map(|error| time.saturating_add(error).min(self.latest)),
             };
         }
         let since_start = i128::from(at.as_nanos());
@@ -195,32 +195,32 @@ mod tests {
 
     #[test]
     fn the_best_reading_is_kept_and_jitter_is_ignored() {
-        let keeper = Timekeeper::new(Arc::new(SystemClock));
-        assert_eq!(keeper.learn(read(1, 0, true)), None, "1970, although it claims to be synchronised");
+        let timekeeper = Timekeeper::new(Arc::new(SystemClock));
+        assert_eq!(timekeeper.learn(read(1, 0, true)), None, "1970, although it claims to be synchronised");
         let guess = read(2, NOON - 100 * SECOND, false);
-        assert_eq!(keeper.learn(guess), Some(guess));
+        assert_eq!(timekeeper.learn(guess), Some(guess));
         let again = read(3, NOON - 99 * SECOND - 4_999_999, false);
-        assert_eq!(keeper.learn(again), Some(guess.moved_to(again.mono)), "a repeat has the same stamp");
+        assert_eq!(timekeeper.learn(again), Some(guess.moved_to(again.mono)), "a repeat has the same stamp");
         let other = read(4, NOON, false);
-        assert_eq!(keeper.learn(other), Some(other), "set by hand");
+        assert_eq!(timekeeper.learn(other), Some(other), "set by hand");
         let first = read(10, NOON + 60 * SECOND, true);
-        assert_eq!(keeper.learn(first), Some(first));
+        assert_eq!(timekeeper.learn(first), Some(first));
         let slewed = read(20, NOON + 70 * SECOND + 4_999_999, true);
-        assert_eq!(keeper.learn(slewed), Some(first.moved_to(slewed.mono)));
+        assert_eq!(timekeeper.learn(slewed), Some(first.moved_to(slewed.mono)));
         let set = read(30, NOON + 81 * SECOND, true);
-        assert_eq!(keeper.learn(set), Some(set));
-        assert_eq!(keeper.learn(read(40, NOON - 40 * SECOND, false)), Some(set));
-        assert_eq!(keeper.learn(read(25, NOON, true)), Some(set), "older than what is known");
+        assert_eq!(timekeeper.learn(set), Some(set));
+        assert_eq!(timekeeper.learn(read(40, NOON - 40 * SECOND, false)), Some(set));
+        assert_eq!(timekeeper.learn(read(25, NOON, true)), Some(set), "older than what is known");
         // A guess of now is worth less than what an earlier process knew.
-        let keeper = Timekeeper::new(Arc::new(SystemClock));
-        keeper.learn(other);
-        assert_eq!(keeper.learn(read(3, NOON, true)), Some(read(3, NOON, true)));
+        let timekeeper = Timekeeper::new(Arc::new(SystemClock));
+        timekeeper.learn(other);
+        assert_eq!(timekeeper.learn(read(3, NOON, true)), Some(read(3, NOON, true)));
         // First an unsynchronised reading, then a synchronised one.
-        let keeper = Timekeeper::new(Arc::new(SystemClock));
-        keeper.learn(guess);
+        let timekeeper = Timekeeper::new(Arc::new(SystemClock));
+        timekeeper.learn(guess);
         let trusted = ClockSyncSample { wall: Wall { synchronised: true, ..again.wall }, ..again };
-        assert_eq!(keeper.learn(trusted).unwrap().boot_nanos(), guess.boot_nanos());
-        assert!(keeper.learn(again).unwrap().wall.synchronised);
+        assert_eq!(timekeeper.learn(trusted).unwrap().boot_nanos(), guess.boot_nanos());
+        assert!(timekeeper.learn(again).unwrap().wall.synchronised);
     }
 
     #[test]

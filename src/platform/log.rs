@@ -116,7 +116,7 @@ impl Log {
     /// The body of the thread.
     fn write_all(&self, output: &mut Output<impl AsFd>) {
         let mut chunk = vec![0; LOG_LINE_BYTES_MAX];
-        let mut told = 0;
+        let mut reported = 0;
         loop {
             let lines = {
                 let mut queue = self.queue();
@@ -137,9 +137,9 @@ impl Log {
             };
             // Reported only after a successful write, so that a full disk is not written to just for this; and only when the reader has
             // caught up, so that the report sums up a flood and does not add to it.
-            if lost == 0 && has_room && dropped > told {
-                let lines = dropped - told;
-                told = dropped;
+            if lost == 0 && has_room && dropped > reported {
+                let lines = dropped - reported;
+                reported = dropped;
                 tracing::error!(
                     lines,
                     "log lines were lost: they came faster than they were read, or could not be written"

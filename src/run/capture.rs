@@ -187,14 +187,18 @@ impl Capture {
 
     /// A recording without a usable frame is an error.
     fn was_usable(&self) -> Result<()> {
-        let Shared { options, stop, metrics, .. } = &*self.shared;
-        if !options.until_end || stop.requested() || metrics.last_frame().is_some() {
+        let Shared { stop, metrics, .. } = &*self.shared;
+        if stop.requested() || metrics.last_frame().is_some() {
             return Ok(());
         }
         let (captured, corrupt) = (metrics.frames_captured.get(), metrics.frames_corrupt.get());
+        let skipped = metrics.frames_skipped.get();
         let why = self.shared.last_corrupt.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let why = if why.is_empty() { String::new() } else { format!("; the last one: {why}") };
-        let text = format!("{}: no usable frame ({captured} came, {corrupt} were corrupt){why}", self.spec);
+        let text = format!(
+            "{}: no usable frame ({captured} came, {corrupt} were corrupt, {skipped} were not wanted at camera.fps){why}",
+            self.spec
+        );
         Err(Error::fatal(Kind::Source, text))
     }
 

@@ -49,9 +49,9 @@ pub(super) fn build(
 ) -> Result<(Writer, Processor)> {
     let config = &shared.config;
     let format = &incoming.format;
-    let queue = queue_bytes(config);
-    // Measured: resident memory now, without the parsed file, which is freed, and the queue, which is counted below.
-    let program = (system::resident_bytes() as usize).saturating_sub(model.file_bytes() + queue);
+    // Measured: resident memory now, without the parsed file, which is freed, and the event queue, which is counted below.
+    let program =
+        (system::resident_bytes() as usize).saturating_sub(model.file_bytes() + queue_bytes(config));
     let classes = model.classes().clone();
     let prepared = load::plan(model, frame_size(format), &config.loading())?;
     let before_stages = system::resident_bytes() as usize;
@@ -60,8 +60,7 @@ pub(super) fn build(
     let (slots, slot_bytes, ring_bytes) = ring_of(shared, incoming)?;
     // Computed: the plans of everything else. Only tract's memory is unknown before it has run.
     let mut others = Plan::default();
-    others.add("event queue", queue);
-    others.add("spool", config.spool.params.memory_bytes);
+    others.append(&fixed_plan(config));
     others.add("stages", pipeline.heap_bytes());
     others.add(if incoming.lending.is_some() { "camera buffers" } else { "frame ring" }, ring_bytes);
     let mut planned = Plan::default();
@@ -73,7 +72,10 @@ pub(super) fn build(
     // Measured: peak resident memory while the network ran at each size.
     let resident = system::peak_resident_bytes() as usize;
     let mut measured = Plan::default();
-    measured.add("program, model and network (measured)", resident.saturating_sub(queue + stages_touched));
+    measured.add(
+        "program, model and network (measured)",
+        resident.saturating_sub(queue_bytes(config) + stages_touched),
+    );
     measured.append(&others);
     tracing::info!(
         engine = engine.describe(),
@@ -100,9 +102,16 @@ pub(super) fn check_budget(config: &Config, model: &Loaded) -> Result<()> {
     let resident = system::resident_bytes() as usize;
     plan.add("program (measured)", resident.saturating_sub(model.file_bytes()));
     plan.add("network (at least)", model.file_bytes());
+    plan.append(&fixed_plan(config));
+    plan.check(config.memory.budget)
+}
+
+/// What does not depend on the camera or the model.
+fn fixed_plan(config: &Config) -> Plan {
+    let mut plan = Plan::default();
     plan.add("event queue", queue_bytes(config));
     plan.add("spool", config.spool.params.memory_bytes);
-    plan.check(config.memory.budget)
+    plan
 }
 
 fn queue_bytes(config: &Config) -> usize {
@@ -158,8 +167,6 @@ pub(super) struct Processor {
     first: bool,
     /// Inferences on a region of interest.
     in_region: u64,
-    /// JPEGs that were decoded without their stray bytes.
-    mended: u64,
     unseen: UnseenMotion,
 }
 
@@ -174,7 +181,6 @@ impl Processor {
             worker: FrameWorker::new(silence_max),
             first: true,
             in_region: 0,
-            mended: 0,
             unseen: UnseenMotion::default(),
         }
     }
@@ -242,17 +248,12 @@ impl Processor {
         if let Some(brightness) = self.stages.pipeline.brightness() {
             self.shared.motion_and_light.note_picture(now, outcome.gate == Some(Reason::Motion), brightness);
         }
-        if outcome.mended {
-            self.mended += 1;
-            if self.mended.is_power_of_two() {
-                tracing::warn!(count = self.mended, "JPEGs with stray bytes: they are decoded without them");
-            }
-        }
         // Corrupt frames do not get here: they are counted where they are reported.
         let FrameCounts {
             frames_gated,
             frames_still,
             frames_corrupt: _,
+            frames_repaired,
             inferences,
             inferences_in_region,
             detections,
@@ -261,6 +262,12 @@ impl Processor {
         } = *counts;
         metrics.frames_gated.add(frames_gated);
         metrics.frames_still.add(frames_still);
+        if frames_repaired > 0 {
+            let count = metrics.frames_repaired.add(frames_repaired);
+            if count.is_power_of_two() {
+                tracing::warn!(count, "JPEGs with stray bytes: they are decoded without them");
+            }
+        }
         metrics.inferences.add(inferences);
         metrics.detections.add(detections);
         metrics.candidates_dropped.add(candidates_dropped);

@@ -47,11 +47,12 @@ impl Plan {
         }
         let table: Vec<String> =
             self.0.iter().map(|(owner, bytes)| format!("{owner} {}", Mebibytes(*bytes))).collect();
+        let needed_mb = self.sum().div_ceil(1 << 20);
         Err(Error::fatal(
             Kind::Config,
             format!(
-                "memory: {} are needed ({}), memory.budget_mb allows {}: raise it, lower memory.ring_mb, or take a \
-                 smaller model or picture",
+                "memory: {} are needed ({}), memory.budget_mb allows {}: set it to {needed_mb} or more, lower memory.ring_mb, \
+                 or take a smaller model or picture",
                 Mebibytes(self.sum()),
                 table.join(", "),
                 Mebibytes(budget)
@@ -84,7 +85,7 @@ mod tests {
         let text = error.to_string();
         assert!(
             text.contains(
-                "3.5 MiB are needed (ring 3.0 MiB, queue 0.5 MiB), memory.budget_mb allows 3.0 MiB"
+                "3.5 MiB are needed (ring 3.0 MiB, queue 0.5 MiB), memory.budget_mb allows 3.0 MiB: set it to 4"
             ),
             "{text}"
         );

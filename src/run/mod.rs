@@ -39,6 +39,7 @@ use crate::event::{Body, Name, Origin, Started, Stats, fixed};
 use crate::metrics::{IntervalReader, Metrics, Snapshot, millis};
 use crate::platform::calendar::Timekeeper;
 use crate::platform::clock::{Clock, Mono, SystemClock};
+use crate::platform::log::{self, Log};
 use crate::platform::process;
 use crate::platform::system;
 use crate::platform::threads::{self, spawn};
@@ -121,6 +122,7 @@ impl Shared {
             events_refused: counters.refused(),
             last_delivery_age_ms: counters.last_delivery().map_or(u64::MAX, |at| millis(now, at)),
             rss_bytes: system::resident_bytes(),
+            log_lines_dropped: log::started().map_or(0, Log::dropped),
             ..stats
         };
         Snapshot { stats, processing }
@@ -232,7 +234,7 @@ impl Threads {
             move || spool_writer::keep(&shared, &uplink_ended, &report)
         })?;
         let uplink = spawn("uplink", deliver(Arc::clone(shared), driver, uplink_report))?;
-        let capture = spawn("capture", move || tell(&done, capture.run(&up)))?;
+        let capture = spawn("capture", move || forward(&done, capture.run(&up)))?;
         Ok(Threads { capture, uplink, spool, reports: Reports { ready, captured, delivered } })
     }
 
@@ -269,10 +271,10 @@ fn deliver(shared: Arc<Shared>, driver: Uplink, report: Sender<Report>) -> impl 
         let wait = Duration::from_secs(1);
         let over_http = shared.config.uplink.target.is_http();
         let send = if over_http { shared.config.uplink.http.deadlines.whole } else { wait };
-        let told =
+        let last =
             driver.run(|sends| shared.heartbeat(Stage::Uplink, spool + if sends { send } else { wait }));
         shared.ledger.ended(Stage::Uplink);
-        tell(&report, told);
+        forward(&report, last);
         shared.outbox.wake(); // Wakes the spool's thread, which writes the final report.
     }
 }
@@ -342,7 +344,7 @@ fn status_line(stats: &Stats) -> String {
     format!("last frame: {frame}, last delivery: {delivery}, crossings: {}", stats.crossings)
 }
 
-fn tell<T>(to: &Sender<T>, value: T) {
+fn forward<T>(to: &Sender<T>, value: T) {
     // The receiver is gone only when the program exits immediately.
     let _sent = to.send_blocking(value);
 }

@@ -131,14 +131,15 @@ fn all_delivered(shared: &Shared, report: &Report) -> Result<()> {
         tracing::info!("{kept} events wait on disk for the next start");
     }
     let (lost, dropped) = (undelivered - kept, shared.snapshot().stats.events_dropped);
-    let damaged = shared.spool.state().tally.damaged_events;
-    if lost + refused + dropped + damaged == 0 {
+    let tally = shared.spool.state().tally;
+    let (damaged, lost_segments) = (tally.damaged_events, tally.lost_segments);
+    if lost + refused + dropped + damaged + lost_segments == 0 {
         return Ok(());
     }
     let to = http::redacted(&shared.config.uplink.target.first);
     let text = format!(
         "events lost: {lost} not delivered to {to} within uplink.drain_s, {refused} refused by it, {dropped} \
-         dropped because there was no room (uplink.queue_events, spool), {damaged} damaged on disk: the lines above say why"
+         dropped because there was no room (uplink.queue_events, spool), {damaged} damaged on disk, and those of {lost_segments} unreadable files: the lines above say why"
     );
     Err(Error::fatal(Kind::Delivery, text))
 }

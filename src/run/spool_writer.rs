@@ -62,6 +62,7 @@ fn attach(spool: &Spool, path: &Path, time: &Timekeeper) -> io::Result<()> {
         unclosed = recovered.unclosed,
         damaged_bytes = recovered.damaged_bytes,
         damaged_events = recovered.damaged_events,
+        lost_segments = recovered.lost_segments,
         set_aside = recovered.set_aside,
         foreign = recovered.foreign,
         "the spool is open"
@@ -102,7 +103,7 @@ pub(super) fn keep(shared: &Shared, uplink_ended: &Receiver<Report>, report: &Se
                 written_day_bytes: shared.written_in_a_day(now),
                 uplink_trouble: uplink.as_deref(),
             };
-            monitor.tell(now, &condition, &mut |body| shared.post_own(body));
+            monitor.report(now, &condition, &mut |body| shared.post_own(body));
         }
         // During shutdown everything is committed immediately, whatever is due.
         let due = if closed { LOOK_MAX } else { writer.due(&shared.spool).since(shared.clock.mono()) };
@@ -110,7 +111,7 @@ pub(super) fn keep(shared: &Shared, uplink_ended: &Receiver<Report>, report: &Se
     };
     shared.ledger.ended(Stage::Spool);
     if let Some(last) = last {
-        super::tell(report, last);
+        super::forward(report, last);
     }
 }
 

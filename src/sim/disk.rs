@@ -41,7 +41,7 @@ pub struct FaultModes {
     /// Name changes are not ordered.
     pub no_journal: bool,
     /// Sync reports success and does nothing: with this mode every durability test must fail.
-    pub lies: bool,
+    pub ignores_syncs: bool,
 }
 
 #[derive(Debug, Default)]
@@ -368,7 +368,8 @@ impl DiskFile for FaultFile {
         let mut world = self.disk.lock();
         let one_in = world.modes.error;
         let outcome = world.operate(one_in, io::ErrorKind::Other, true);
-        if world.is_off || world.is_away || world.read_only || (outcome.is_ok() && world.modes.lies) {
+        if world.is_off || world.is_away || world.read_only || (outcome.is_ok() && world.modes.ignores_syncs)
+        {
             return outcome;
         }
         let mut random = Random::new(world.random);

@@ -125,17 +125,17 @@ pub fn demo(
         let view = FrameView::new(format, &rgb).map_err(|error| {
             Error::fatal(Kind::System, "a frame of the simulated street").caused_by(error)
         })?;
-        let mut told = Ok(());
+        let mut printed = Ok(());
         let outcome = stages.process(&view, at, &mut |body| {
             if let Body::Crossing(crossing) = &body {
                 *counted.entry((crossing.direction, crossing.class.to_string())).or_default() += 1;
             }
             tracks += u64::from(matches!(body, Body::TrackBegin(_)));
-            if told.is_ok() {
-                told = on(DemoUpdate::Event(seconds, &body));
+            if printed.is_ok() {
+                printed = on(DemoUpdate::Event(seconds, &body));
             }
         });
-        told?;
+        printed?;
         let outcome = outcome.map_err(of_the_street)?;
         inferences += u64::from(outcome.inferred);
         let sum = counted.values().sum();

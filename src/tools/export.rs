@@ -140,7 +140,7 @@ pub fn video(
         |path: &Path| File::create(path).map(BufWriter::new).map_err(|error| cannot_write(path, error));
     let (mut out, mut truth) = (create(path)?, create(&truth_path)?);
     let full = |error| cannot_write(path, error);
-    let mut tell = |line: serde_json::Result<String>| {
+    let mut write = |line: serde_json::Result<String>| {
         let line = line.map_err(|error| Error::fatal(Kind::System, "the truth as JSON").caused_by(error))?;
         writeln!(truth, "{line}").map_err(|error| cannot_write(&truth_path, error))
     };
@@ -155,7 +155,7 @@ pub fn video(
         let seconds = spec.fps.offset(frame).as_secs_f64();
         let seen = scene.render(seconds, &mut rgb);
         judge.see(seen);
-        tell(serde_json::to_string(&Line::new(frame, seconds, seen, format.width)))?;
+        write(serde_json::to_string(&Line::new(frame, seconds, seen, format.width)))?;
         let used = pixels::write(&format, &rgb, &mut bytes)
             .ok_or_else(|| Error::fatal(Kind::System, "a frame does not fit into its own room"))?;
         if is_y4m {
@@ -164,7 +164,7 @@ pub fn video(
         out.write_all(&bytes[..used]).map_err(full)?;
         on(frame as usize + 1, frames as usize);
     }
-    tell(serde_json::to_string(&Crossings { crossings: crossings(lines, &judge) }))?;
+    write(serde_json::to_string(&Crossings { crossings: crossings(lines, &judge) }))?;
     out.flush().map_err(full)?;
     truth.flush().map_err(|error| cannot_write(&truth_path, error))?;
     Ok(Video { frames, file: path.display().to_string(), truth: truth_path.display().to_string() })

@@ -11,12 +11,12 @@ use std::time::Duration;
 use flytrap::platform::clock::{Clock, Mono, SystemClock};
 use rustix::process::{Pid, Signal};
 
-use crate::common::{self, data, flytrap, json_lines, of_type, output, run_squares, told};
+use crate::common::{self, data, describe, flytrap, json_lines, of_type, output, run_squares};
 
 /// Runs it and expects `code` and, on stderr, exactly one line of ours that has all of `words`.
 fn refused(command: &mut Command, code: i32, words: &[&str]) -> String {
     let output = output(command);
-    assert_eq!(output.status.code(), Some(code), "{command:?}: {}", told(&output));
+    assert_eq!(output.status.code(), Some(code), "{command:?}: {}", describe(&output));
     let stderr = String::from_utf8(output.stderr).unwrap();
     let ours: Vec<&str> = stderr.lines().filter(|line| line.starts_with("flytrap ")).collect();
     assert_eq!(ours.len(), 1, "{command:?}: {stderr}");
@@ -118,7 +118,7 @@ fn invalid_pictures_are_skipped_and_reported() {
     let gone = folder.path().join("gone.jpg").display().to_string();
     let (good, squares) = (data("pixels/420.jpg"), data("squares.onnx"));
     let found = output(detect(&squares, &[&text, &half, &gone, &good]).arg("--json"));
-    assert_eq!(found.status.code(), Some(4), "{}", told(&found));
+    assert_eq!(found.status.code(), Some(4), "{}", describe(&found));
     let lines = json_lines(&found);
     assert_eq!(lines.len(), 1, "the good one is there all the same");
     assert_eq!(lines[0]["photo"], "420.jpg");
@@ -164,7 +164,7 @@ fn crossings_before_a_source_dies_are_delivered() {
     let folder = tempfile::tempdir().unwrap();
     let config = file(folder.path(), "flytrap.toml", b"[camera]\nfps = \"10\"\n");
     let output = output(run(&script).args(["--config", &config]));
-    assert_eq!(output.status.code(), Some(4), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(4), "{}", describe(&output));
     let events = json_lines(&output);
     let counted = of_type(&events, "crossing").len();
     assert!(counted >= 2, "{counted} crossings in the first half");
@@ -181,7 +181,7 @@ fn invalid_pins_and_watchdogs_are_refused() {
         [camera]\ncontrols = [\"brightness\"]\n";
     let wrong = file(folder.path(), "pins.toml", text);
     let output = output(flytrap().args(["check", &wrong]));
-    assert_eq!(output.status.code(), Some(2), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(2), "{}", describe(&output));
     let stderr = String::from_utf8(output.stderr).unwrap();
     for words in [
         "pins.toml:2: gpio.status_led: each pin can do one thing only",
@@ -212,7 +212,7 @@ fn invalid_configurations_are_refused() {
         b"[camera]\nwidht = 640\n[gate]\ninclude = [[[0, 0], [9, 9], [1, 0]]]\n[track]\nhits_min = \"two\"\n",
     );
     let output = output(flytrap().args(["check", &wrong]));
-    assert_eq!(output.status.code(), Some(2), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(2), "{}", describe(&output));
     let stderr = String::from_utf8(output.stderr).unwrap();
     for words in [
         "wrong.toml:2: 'camera.widht' is not a setting; did you mean 'camera.width'?",
@@ -263,7 +263,7 @@ fn check_prints_what_is_in_force_and_reads_back() {
     let good = format!("camera.source = \"file:{}\"\nmodel.path = \"{model}\"\n", data("squares.mjpeg"));
     let good = file(folder.path(), "good.toml", good.as_bytes());
     let checked = output(flytrap().args(["check", &good]));
-    assert!(checked.status.success() && checked.stderr.is_empty(), "{}", told(&checked));
+    assert!(checked.status.success() && checked.stderr.is_empty(), "{}", describe(&checked));
     assert!(output(flytrap().args(["run", "--until-end", "--config", &good])).status.success());
 }
 
@@ -279,9 +279,9 @@ fn secrets_stay_out_of_all_output() {
         .arg(data("squares.onnx"));
     let ran = output(&mut command);
     for output in [&checked, &ran] {
-        assert!(!told(output).contains("secret"), "{}", told(output));
+        assert!(!describe(output).contains("secret"), "{}", describe(output));
     }
-    assert!(told(&ran).contains("rtsp://***@cam"), "{}", told(&ran));
+    assert!(describe(&ran).contains("rtsp://***@cam"), "{}", describe(&ran));
 }
 
 /// Every way to pass a password to a program or a URL, in the settings and in the program's output before it fails.
@@ -294,6 +294,9 @@ fn passwords_of_every_kind_are_masked() {
         "-u joe:s3cret http://cam/1",
         "-H \"Authorization: Basic s3cret=\" http://cam/1",
         "--password s3cret",
+        "-fsSku joe:s3cret http://cam/1",
+        "--oauth2-bearer s3cret http://cam/1",
+        "-u joe s3cret rtsp://cam/1",
         "rtsp://joe:s3/cret@cam/1",
     ];
     for (number, arguments) in kinds.into_iter().enumerate() {
@@ -305,12 +308,12 @@ fn passwords_of_every_kind_are_masked() {
         let mut command = flytrap();
         command.args(["run", "--until-end", "--config", &config, "--model"]).arg(data("squares.onnx"));
         let ran = output(&mut command);
-        assert_eq!(ran.status.code(), Some(4), "{}", told(&ran));
+        assert_eq!(ran.status.code(), Some(4), "{}", describe(&ran));
         for output in [&checked, &ran] {
-            assert!(told(output).contains("***"), "{arguments}: {}", told(output));
-            assert!(!told(output).contains("cret"), "{arguments}: {}", told(output));
+            assert!(describe(output).contains("***"), "{arguments}: {}", describe(output));
+            assert!(!describe(output).contains("cret"), "{arguments}: {}", describe(output));
         }
-        assert!(told(&ran).contains("cannot open"), "text without secrets is shown: {}", told(&ran));
+        assert!(describe(&ran).contains("cannot open"), "text without secrets is shown: {}", describe(&ran));
     }
 }
 
@@ -326,9 +329,9 @@ fn a_token_that_others_can_read_is_warned_about() {
     for (mode, warned) in [(0o644, true), (0o600, false)] {
         std::fs::set_permissions(&token, Permissions::from_mode(mode)).unwrap();
         let ran = output(run_squares().args(["--config", &config, "--uplink", "http://127.0.0.1:9/"]));
-        let said = told(&ran).contains("other users of this device can read it");
-        assert_eq!(said, warned, "{mode:o}: {}", told(&ran));
-        assert!(!told(&ran).contains("s3cret"), "{}", told(&ran));
+        let has_warned = describe(&ran).contains("other users of this device can read it");
+        assert_eq!(has_warned, warned, "{mode:o}: {}", describe(&ran));
+        assert!(!describe(&ran).contains("s3cret"), "{}", describe(&ran));
     }
 }
 
@@ -405,6 +408,57 @@ fn a_log_that_nobody_reads_stops_nothing() {
     let mut log = String::new();
     stderr.read_to_string(&mut log).unwrap();
     assert!(log.len() < 100_000, "only what the pipe holds: {}", log.len());
+}
+
+/// Events on a standard output that nobody reads: the watchdog stays fed, and SIGTERM ends the program in time.
+#[test]
+fn a_standard_output_that_nobody_reads_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[camera]\nat_end = \"loop\"\nfps = \"10\"\n[events]\nstats_interval_s = 1\n\
+                [uplink]\nbatch_age_max_s = 0.2\ndrain_s = 1\n";
+    let config = file(folder.path(), "flytrap.toml", text.as_bytes());
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let capacity = rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+    let child = flytrap()
+        .args(["run", "--config", &config, "--model", &data("squares.onnx"), "--uplink", "stdout"])
+        .args(["--source", &format!("file:{}", data("squares.mjpeg"))])
+        .stdout(writer)
+        .stderr(std::fs::File::create(folder.path().join("log")).unwrap())
+        .spawn()
+        .unwrap();
+    let mut running = Running(child);
+    let patience = |first: Mono, what: &str| {
+        assert!(SystemClock.mono().since(first).as_secs() < 60, "{what}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    };
+    let first = SystemClock.mono();
+    while rustix::io::ioctl_fionread(&reader).unwrap() + 1000 < capacity as u64 {
+        patience(first, "the pipe is not filled");
+    }
+    // Longer than it takes to find the pipe full.
+    std::thread::park_timeout(Duration::from_secs(3));
+    assert!(running.0.try_wait().unwrap().is_none(), "it has ended");
+    rustix::process::kill_process(Pid::from_child(&running.0), Signal::TERM).unwrap();
+    let first = SystemClock.mono();
+    while running.0.try_wait().unwrap().is_none() {
+        patience(first, "SIGTERM is without effect");
+    }
+    let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
+    assert_eq!(running.0.wait().unwrap().code(), Some(5), "events that nobody took are reported: {log}");
+    assert!(log.contains("not delivered to stdout within uplink.drain_s"), "{log}");
+}
+
+/// A counting line along the picture's edge is warned about before and while it counts.
+#[test]
+fn a_line_along_the_edge_is_warned_about() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = "[[line]]\nname = \"gate\"\nfrom = [0.0, 0.97]\nto = [1.0, 0.97]\n";
+    let config = file(folder.path(), "flytrap.toml", line.as_bytes());
+    let warning = "line 'gate' lies within";
+    let checked = output(flytrap().args(["check", &config]));
+    assert!(checked.status.success() && describe(&checked).contains(warning), "{}", describe(&checked));
+    let ran = output(run_squares().args(["--config", &config, "--uplink", "file:/dev/null"]));
+    assert!(ran.status.success() && describe(&ran).contains(warning), "{}", describe(&ran));
 }
 
 /// A reader that comes back is told how many lines are missing.
@@ -486,7 +540,7 @@ fn shortages_of_threads_and_descriptors_are_reported() {
     let mut failed = 0;
     for (limit, remedy, child) in runs {
         let output = child.wait_with_output().unwrap();
-        let text = told(&output);
+        let text = describe(&output);
         assert!(!text.contains("panicked"), "{limit}: {text}");
         match output.status.code() {
             Some(0) => {}
@@ -522,7 +576,7 @@ fn nothing_leaks_through_dumps_or_modes() {
         &format!("file:{place}/events"),
     ]);
     let ran = output(&mut command);
-    assert!(ran.status.success(), "{}", told(&ran));
+    assert!(ran.status.success(), "{}", describe(&ran));
     let limits = std::fs::read_to_string(&limits).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core")).unwrap();
     assert!(matches!(core.split_whitespace().nth(4), Some("0" | "1")), "{core}");
@@ -567,13 +621,13 @@ fn a_closed_stdout_is_an_error_not_a_hang() {
     let mut child = command.args(["--config", &config]).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(5), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(5), "{}", describe(&output));
 }
 
 #[test]
 fn invalid_cameras_are_refused_and_the_list_works_without_any() {
     let list = output(flytrap().args(["cameras", "--json"]));
-    assert!(list.status.success(), "{}", told(&list));
+    assert!(list.status.success(), "{}", describe(&list));
     for camera in json_lines(&list) {
         assert!(camera["node"].as_str().unwrap().starts_with("/dev/video"), "{camera}");
     }
@@ -584,8 +638,8 @@ fn invalid_cameras_are_refused_and_the_list_works_without_any() {
         let mut command = flytrap();
         command.args(["run", "--until-end", "--source", source, "--model"]).arg(data("squares.onnx"));
         let output = output(&mut command);
-        assert_eq!(output.status.code(), Some(4), "{}", told(&output));
-        assert!(String::from_utf8_lossy(&output.stderr).contains(words), "{}", told(&output));
+        assert_eq!(output.status.code(), Some(4), "{}", describe(&output));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(words), "{}", describe(&output));
     }
 }
 
@@ -621,7 +675,7 @@ fn decode_makes_cloudevents_of_packed_batches() {
     }
     assert_ne!(older, golden);
     let out = decode(&[&first[..], &second[..], &first[..]].concat());
-    assert!(out.status.success(), "{}", told(&out));
+    assert!(out.status.success(), "{}", describe(&out));
     assert_eq!(common::json_lines(&out), [&older[..], &golden[..], &older[..]].concat());
     let mut newer = second;
     newer[3] = b'3';
@@ -630,9 +684,9 @@ fn decode_makes_cloudevents_of_packed_batches() {
     {
         let out = decode(&[&first[..], tail].concat());
         let lines = common::json_lines(&out).len();
-        assert_eq!((lines, out.status.code()), (older.len(), Some(2)), "{}", told(&out));
+        assert_eq!((lines, out.status.code()), (older.len(), Some(2)), "{}", describe(&out));
         let expected = format!("byte {}: {words}", first.len());
-        assert!(told(&out).contains(&expected), "{expected}: {}", told(&out));
+        assert!(describe(&out).contains(&expected), "{expected}: {}", describe(&out));
     }
 }
 
@@ -642,7 +696,7 @@ fn bench_measures_each_stage() {
     let bench =
         |more: &[&str]| output(flytrap().args(["bench", "--model", &squares, "--frames", "2"]).args(more));
     let found = bench(&["--json"]);
-    assert!(found.status.success(), "{}", told(&found));
+    assert!(found.status.success(), "{}", describe(&found));
     let lines = json_lines(&found);
     let object = &lines[0];
     for stage in ["letterbox_ms", "infer_ms", "decode_ms", "whole_ms"] {

@@ -5,8 +5,8 @@ use std::process::{Child, Output, Stdio};
 use serde_json::Value;
 
 use crate::common::{
-    check_sequence, config, crossings, data, flytrap, json_lines, of_type, output, run_squares,
-    squares_truth, told,
+    check_sequence, config, crossings, data, describe, flytrap, json_lines, of_type, output, run_squares,
+    squares_truth,
 };
 use crate::receivers::server::{Behaviour, Server};
 
@@ -39,7 +39,7 @@ fn stored(server: &Server) -> Vec<Value> {
 #[test]
 fn every_event_arrives_once_whatever_the_receiver_does() {
     let alone = output(&mut run_squares());
-    assert!(alone.status.success(), "{}", told(&alone));
+    assert!(alone.status.success(), "{}", describe(&alone));
     let expected = facts(&json_lines(&alone));
     assert!(expected.len() > 20, "{expected:?}");
     let truth = squares_truth();
@@ -62,7 +62,7 @@ fn every_event_arrives_once_whatever_the_receiver_does() {
         let hangs = behaviour == Behaviour::Hang;
         let file = config(&if hangs { format!("{EAGER}{HASTY}") } else { EAGER.to_owned() });
         let output = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &server.url()]));
-        assert!(output.status.success(), "{behaviour:?}: {}", told(&output));
+        assert!(output.status.success(), "{behaviour:?}: {}", describe(&output));
         assert_eq!(output.stdout, b"", "{behaviour:?}: events went to stdout");
         let events = stored(&server);
         check_sequence(&events);
@@ -96,7 +96,7 @@ fn errors(output: &Output) -> String {
 fn loses_all_but_says_so(url: &str, remedy: &str) {
     let file = config("[uplink]\nbackoff_first_s = 0.1\ndrain_s = 1\n");
     let output = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", url]));
-    assert_eq!(output.status.code(), Some(5), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(5), "{}", describe(&output));
     let errors = errors(&output);
     let last = errors.lines().last().unwrap();
     assert!(last.contains(&format!("28 not delivered to {url}")) && last.contains(" 0 refused"), "{last}");

@@ -87,7 +87,7 @@ fn cars_that_pass_a_parked_bonnet_are_counted_once() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let events: Vec<Value> =
         text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let mut told = Vec::new();
+    let mut results = Vec::new();
     for (direction, name) in [(Direction::Forward, "forward"), (Direction::Backward, "backward")] {
         let of_cars = |event: &&Value| {
             let data = &event["data"];
@@ -95,10 +95,10 @@ fn cars_that_pass_a_parked_bonnet_are_counted_once() {
         };
         let counted = events.iter().filter(of_cars).count() as u64;
         let truth = judge.counts().get(&(0, direction, Kind::Car)).copied().unwrap_or(0);
-        told.push(format!("{name}: {counted} counted, {truth} true"));
-        assert!(counted.abs_diff(truth) <= 1, "{told:?}");
+        results.push(format!("{name}: {counted} counted, {truth} true"));
+        assert!(counted.abs_diff(truth) <= 1, "{results:?}");
     }
-    say(&format!("MEASURED cars past a parked bonnet, {}", told.join(", ")));
+    say(&format!("MEASURED cars past a parked bonnet, {}", results.join(", ")));
 }
 
 #[test]
@@ -107,8 +107,8 @@ fn the_self_test_passes_here_and_a_damaged_model_is_not_ready() {
     let passed = flytrap(folder.path(), &["selftest"]);
     assert!(passed.status.success() && text(&passed.stdout).contains("passed"), "{}", text(&passed.stderr));
     let (_, hash) = common::damaged_model(folder.path());
-    let told = text(&flytrap(folder.path(), &["selftest", "--model", "damaged.onnx"]).stderr);
-    assert!(told.contains(&format!("its sha256 {hash} is not among the models")), "{told}");
+    let stderr = text(&flytrap(folder.path(), &["selftest", "--model", "damaged.onnx"]).stderr);
+    assert!(stderr.contains(&format!("its sha256 {hash} is not among the models")), "{stderr}");
     let trusted = ["--model", "damaged.onnx", "--model-sha256", &hash];
     let failed = flytrap(folder.path(), &[&["selftest"], &trusted[..]].concat());
     assert_eq!(failed.status.code(), Some(3), "{}", text(&failed.stdout));
@@ -128,9 +128,9 @@ fn a_camera_of_any_shape_passes_the_self_test() {
         let arguments =
             ["run", "--until-end", "--source", &source, "--model", "builtin", "--uplink", "stdout"];
         let output = flytrap(folder.path(), &arguments);
-        let told = text(&output.stderr);
-        assert!(output.status.success(), "{size}: {told}");
-        assert_eq!(told.matches("the self-test passed").count(), 1, "{size}: {told}");
+        let stderr = text(&output.stderr);
+        assert!(output.status.success(), "{size}: {stderr}");
+        assert_eq!(stderr.matches("the self-test passed").count(), 1, "{size}: {stderr}");
     }
 }
 

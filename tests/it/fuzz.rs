@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flytrap::delivery::spool::disk::Disk;
-use flytrap::delivery::spool::record::{self, Acked, Place, Record};
+use flytrap::delivery::spool::record::{self, Acked, Position, Record};
 use flytrap::delivery::spool::segment::{self, Footer, Header, Named, Sums, VERSION};
 use flytrap::delivery::spool::{Class, Log, Params, Quota};
 use flytrap::delivery::uplink::format::{cloudevents, influx, packed};
@@ -92,10 +92,10 @@ fn origin() -> Origin {
 #[test]
 fn any_record_bytes_never_panic() {
     fuzz("any_record_bytes_never_panic", 20_000, |random| {
-        let place = Place { segment: random.bits() >> 2, offset: random.bits() as u32 >> 8 };
+        let position = Position { segment: random.bits() >> 2, offset: random.bits() as u32 >> 8 };
         let (seq, mut payload) = (random.bits(), Vec::new());
         let newest = 1 + random.whole(u64::from(RECORD_VERSION)) as u8;
-        record::write(&mut payload, place, event(random, seq).encode_up_to(newest, &mut [0; 512]));
+        record::write(&mut payload, position, event(random, seq).encode_up_to(newest, &mut [0; 512]));
         let head = record::HEAD_BYTES;
         let mut payload = payload.split_off(head);
         bend(random, &mut payload);
@@ -103,11 +103,11 @@ fn any_record_bytes_never_panic() {
         let _outcome = Event::decode(&payload);
         let mut frame = Vec::new();
         if (1..=record::PAYLOAD_BYTES_MAX).contains(&payload.len()) {
-            record::write(&mut frame, place, &payload);
-            assert_eq!(record::read(&frame, place), Some(&payload[..]));
+            record::write(&mut frame, position, &payload);
+            assert_eq!(record::read(&frame, position), Some(&payload[..]));
             let whole = frame.clone();
             bend(random, &mut frame);
-            if let Some(read) = record::read(&frame, place) {
+            if let Some(read) = record::read(&frame, position) {
                 assert!(read == payload, "another record with the same checksum: {whole:?} {frame:?}");
             }
         }
@@ -115,18 +115,18 @@ fn any_record_bytes_never_panic() {
 }
 
 /// Gives a segment a footer with a valid checksum and numbers that are not so.
-fn lie(random: &mut Random, disk: &FaultDisk, name: &str) {
+fn forge(random: &mut Random, disk: &FaultDisk, name: &str) {
     let Some(id) = Named::parse(name).map(Named::id) else { return };
     let number = |random: &mut Random| (random.bits() as u32) >> random.whole(32);
-    let place = |random: &mut Random| Place {
+    let position = |random: &mut Random| Position {
         segment: id.wrapping_add(random.whole(5)).wrapping_sub(2) >> (random.whole(2) * random.whole(64)),
         offset: number(random),
     };
     let class = Class::ALL[random.whole(4) as usize];
-    let follows = random.one_in(2).then(|| place(random));
+    let follows = random.one_in(2).then(|| position(random));
     let run = if random.one_in(2) { random.whole(4) } else { random.bits() >> random.whole(64) };
     let header = Header { version: VERSION, class, run, origin: origin(), follows };
-    let acked = random.one_in(2).then(|| Acked { place: place(random), events: number(random) });
+    let acked = random.one_in(2).then(|| Acked { position: position(random), events: number(random) });
     let wall = Wall { unix_nanos: random.bits() as i64, synchronised: random.one_in(2) };
     let clock = random.one_in(2).then(|| ClockSyncSample { mono: Mono::from_nanos(random.bits()), wall });
     let sums = Sums { used: number(random), events: number(random), acked, clock };
@@ -176,7 +176,7 @@ fn any_segment_bytes_never_panic() {
     assert!(images.len() >= 2, "{}", images.len());
     fuzz("any_segment_bytes_never_panic", 2_000, |random| {
         let disk = FaultDisk::new(random.bits());
-        let mut lies = false;
+        let mut is_forged = false;
         for (name, bytes) in &images {
             let mut bytes = bytes.clone();
             if random.one_in(2) {
@@ -197,13 +197,13 @@ fn any_segment_bytes_never_panic() {
             }
             disk.plant(&name, bytes);
             if random.one_in(3) {
-                lie(random, &disk, &name);
-                lies = true;
+                forge(random, &disk, &name);
+                is_forged = true;
             }
         }
         let mut log = Log::new(params, origin());
         let recovered = log.attach(Box::new(disk)).unwrap();
-        assert!(lies || recovered.events <= 10_000, "{recovered:?}");
+        assert!(is_forged || recovered.events <= 10_000, "{recovered:?}");
         let (mut out, mut taken) = (Vec::new(), 0);
         while log.take(20, &mut out).is_some() {
             taken += out.len();
@@ -307,8 +307,8 @@ fn any_response_bytes_never_panic() {
             }
             Err(error) => {
                 assert!(error.text.len() < 2000 && !error.text.contains(['\n', '\r', '\x1b']), "{error:?}");
-                let place = error.text.split_once("it points to").map_or("", |(_, place)| place);
-                assert!(!place.contains("a:b@"), "{error:?}");
+                let position = error.text.split_once("it points to").map_or("", |(_, position)| position);
+                assert!(!position.contains("a:b@"), "{error:?}");
             }
         }
     });

@@ -12,7 +12,7 @@ use flytrap::vision::detect::letterbox::{Letterbox, Size};
 use flytrap::vision::detect::model::{Loaded, Params as ModelParams};
 use serde_json::Value;
 
-use crate::common::{self, data, flytrap, json_lines, output, shared, told};
+use crate::common::{self, data, describe, flytrap, json_lines, output, shared};
 
 /// Reference boxes below this score are not compared: they appear and disappear with the last bit.
 const SCORE_MIN: f64 = 0.3;
@@ -75,7 +75,7 @@ fn hold(shared: &Path, model: &str, reference: &[Value]) {
     command.arg("detect").arg("--config").arg(config.path());
     command.args(["--json", "--model"]).arg(shared.join("models").join(model)).args(photos);
     let output = output(&mut command);
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", describe(&output));
     let ours = json_lines(&output);
     assert_eq!(ours.len(), reference.len());
     for (ours, reference) in ours.iter().zip(reference) {
@@ -244,7 +244,7 @@ fn annotated_pictures_show_the_boxes() {
     command.args(["detect", "--json", "--model"]).arg(shared.join("models/yolo11n-320.onnx"));
     command.arg(&photo).arg("--out").arg(out.path());
     let found = output(&mut command);
-    assert!(found.status.success(), "{}", told(&found));
+    assert!(found.status.success(), "{}", describe(&found));
     let luma = |path: &Path| {
         let mut decoder = flytrap::vision::jpeg::JpegDecoder::new(810, 1080);
         let bytes = std::fs::read(path).unwrap();

@@ -12,7 +12,7 @@ use flytrap::base::stop::Stop;
 use flytrap::delivery::spool::{Batching, Log, Params, Spool};
 use flytrap::delivery::uplink::format::Format;
 use flytrap::delivery::uplink::http::tls::{KeyPin, Roots, TlsParams};
-use flytrap::delivery::uplink::http::{Deadlines, HttpParams, HttpSink, InfluxPlace};
+use flytrap::delivery::uplink::http::{Deadlines, HttpParams, HttpSink, InfluxTarget};
 use flytrap::delivery::uplink::{Outbox, Report, Uplink, UplinkParams};
 use flytrap::event::{Body, Crossing, Direction, Origin, fixed};
 use flytrap::platform::calendar::Timekeeper;
@@ -148,7 +148,7 @@ fn influx(port: u16, database: &str) -> HttpParams {
     HttpParams {
         url: format!("http://127.0.0.1:{port}/"),
         format: Format::Influx1,
-        influx: InfluxPlace { database: database.to_owned(), ..InfluxPlace::default() },
+        influx: InfluxTarget { database: database.to_owned(), ..InfluxTarget::default() },
         ..HttpParams::default()
     }
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::common::{
-    check_sequence, config, crossings, data, ffmpeg, flytrap, json_lines, of_type, output, run_squares, say,
-    shared, squares_truth, told,
+    check_sequence, config, crossings, data, describe, ffmpeg, flytrap, json_lines, of_type, output,
+    run_squares, say, shared, squares_truth,
 };
 
 #[test]
@@ -21,7 +21,7 @@ fn squares_are_counted_as_they_were_drawn() {
     ] {
         let file = config(settings);
         let output = output(run_squares().arg("--config").arg(file.path()));
-        assert!(output.status.success(), "{settings}: {}", told(&output));
+        assert!(output.status.success(), "{settings}: {}", describe(&output));
         let events = json_lines(&output);
         check_sequence(&events);
         assert_eq!(crossings(&events), truth, "{settings}");
@@ -45,7 +45,7 @@ fn other_lines_count_only_what_crosses_them() {
         "[[line]]\nname = \"sky\"\nfrom = [0.0, 0.05]\nto = [1.0, 0.05]\n[[line]]\nname = \"down\"\nfrom = [0.5, 0.0]\nto = [0.5, 1.0]\nforward = \"west\"\nbackward = \"east\"\n",
     );
     let output = output(run_squares().arg("--config").arg(file.path()));
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", describe(&output));
     let counts = crossings(&json_lines(&output));
     let count = |class: &str, way: &str| counts.get(&(class.into(), way.into())).copied().unwrap_or(0);
     assert_eq!(
@@ -67,14 +67,14 @@ fn a_folder_of_unlike_pictures_runs_to_its_end() {
     let mut command = flytrap();
     command.args(["run", "--until-end", "--source"]).arg(format!("dir:{}", folder.path().display()));
     let output = output(command.arg("--model").arg(data("squares.onnx")));
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", describe(&output));
     let events = json_lines(&output);
     let stats = *of_type(&events, "stats").last().unwrap();
     assert_eq!(
         (&stats["frames_captured"], &stats["frames_corrupt"]),
         (&5.into(), &1.into()),
         "{}",
-        told(&output)
+        describe(&output)
     );
     assert_eq!(stats["frames_gated"], 4);
 }
@@ -106,7 +106,7 @@ fn run_video(shared: &Path, video: &str, settings: &str) -> Vec<Value> {
     let mut command = flytrap();
     command.args(["run", "--until-end", "--source", &source, "--config"]).arg(file.path());
     let output = output(command.arg("--model").arg(shared.join("models/yolo11n-320.onnx")));
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", describe(&output));
     let events = json_lines(&output);
     check_sequence(&events);
     events

@@ -22,7 +22,7 @@ fn bad() -> Scenario {
     scenario.disk.error_one_in = 400;
     scenario.link.outages = 30.0;
     scenario.link.outage_mean_s = 1500.0;
-    scenario.link.moods = 120.0;
+    scenario.link.receiver_faults = 120.0;
     scenario.clock.steps = 24.0;
     scenario.clock.lost = 24.0;
     scenario
@@ -46,7 +46,7 @@ fn twenty_seeds_with_faults_lose_nothing_and_cause_no_undetected_repeats() {
         is_bounded(&report, &scenario);
         made += report.made;
         disk_errors += report.disk_errors;
-        exact += u32::from(report.told_too_much == 0);
+        exact += u32::from(report.losses_overreported == 0);
         cut += report.cut;
         repeats += report.repeats;
         boots += report.boots;
@@ -67,7 +67,7 @@ fn a_new_disk_that_refuses_writes_loses_nothing() {
     for (away, full, error_one_in) in [(1000.0, 0.0, 1), (1000.0, 0.0, 3), (1000.0, 1000.0, 0)] {
         let mut scenario = Scenario::perfect();
         scenario.disk.crashes = 1000.0;
-        scenario.link.moods = 1000.0;
+        scenario.link.receiver_faults = 1000.0;
         (scenario.disk.away, scenario.disk.full, scenario.disk.error_one_in) = (away, full, error_one_in);
         for seed in [3, 5, 6] {
             let report = run(seed, 1.5, &scenario);
@@ -80,7 +80,7 @@ fn a_new_disk_that_refuses_writes_loses_nothing() {
 #[test]
 fn each_permanently_refused_event_becomes_a_dead_letter() {
     let mut scenario = Scenario { begins_at: 8.0, ..Scenario::perfect() };
-    scenario.link.moods = 200.0;
+    scenario.link.receiver_faults = 200.0;
     let report = run(2, 6.0, &scenario);
     report.verdict().unwrap();
     assert!(report.refused > 3, "{}", report.table());

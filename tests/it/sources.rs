@@ -10,7 +10,9 @@ use flytrap::capture::frame::PixelFormat;
 use flytrap::capture::{Advance, AtEnd, CaptureParams, FrameSource, SourceSpec, Timing};
 use flytrap::platform::clock::{Clock, SystemClock};
 
-use crate::common::{config, data, ffmpeg, flytrap, json_lines, of_type, output, run_squares, shared, told};
+use crate::common::{
+    config, data, describe, ffmpeg, flytrap, json_lines, of_type, output, run_squares, shared,
+};
 
 /// Longest wait for an expected result.
 const BOUND: Duration = Duration::from_secs(30);
@@ -394,12 +396,12 @@ fn a_stream_may_change_to_a_larger_size() {
     std::fs::write(script.folder.path().join("large"), jpeg(192, 128)).unwrap();
     let frames = |text: &str| text.matches("ready for").count();
     let output = run_live(&script.command(), "", |text| frames(text) == 2);
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", describe(&output));
     let events = json_lines(&output);
-    assert_eq!(of_type(&events, "camera.back").len(), 1, "{}", told(&output));
-    assert_eq!(of_type(&events, "camera.lost").len(), 0, "{}", told(&output));
+    assert_eq!(of_type(&events, "camera.back").len(), 1, "{}", describe(&output));
+    assert_eq!(of_type(&events, "camera.lost").len(), 0, "{}", describe(&output));
     let corrupt = of_type(&events, "stats").last().unwrap()["frames_corrupt"].as_u64().unwrap();
-    assert_eq!(corrupt, 2, "the third frame of a size makes it the stream's: {}", told(&output));
+    assert_eq!(corrupt, 2, "the third frame of a size makes it the stream's: {}", describe(&output));
 }
 
 /// A stream without a usable frame is a lost camera, however many bytes come.
@@ -412,12 +414,38 @@ fn a_stream_without_a_usable_frame_is_lost_and_opened_again() {
     };
     let settings = "[camera]\nidle_timeout_s = 1\n";
     let output = run_live(&script.command(), settings, |_| starts() == 3);
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", describe(&output));
     let events = json_lines(&output);
     let lost = of_type(&events, "camera.lost");
-    assert_eq!(lost.len(), 1, "once, as it never came back: {}", told(&output));
+    assert_eq!(lost.len(), 1, "once, as it never came back: {}", describe(&output));
     let reason = lost[0]["reason"].as_str().unwrap();
     assert!(reason.contains("no usable frame for 1s"), "{reason}");
+}
+
+/// Bytes are no sign of life: a camera whose stream stops being pictures is lost, whether the rest trickles in or is a flood.
+#[test]
+fn a_stream_that_stops_being_pictures_is_lost_and_opened_again() {
+    let rest = ["while :; do head -c 1000 /dev/zero; sleep 0.05; done", "exec cat /dev/zero"];
+    std::thread::scope(|scope| {
+        for rest in rest {
+            scope.spawn(move || {
+                let script = Script::new(&format!(
+                    "echo >> $1/starts; for i in 1 2 3 4 5 6 7 8 9 10; do cat $1/good; sleep 0.05; done\n{rest}\n"
+                ));
+                std::fs::write(script.folder.path().join("good"), jpeg(64, 64)).unwrap();
+                let starts = script.folder.path().join("starts");
+                let starts = || std::fs::read_to_string(&starts).map_or(0, |text| text.lines().count());
+                let settings = "[camera]\nidle_timeout_s = 1\n";
+                let output = run_live(&script.command(), settings, |_| starts() == 3);
+                assert!(output.status.success(), "{rest}: {}", describe(&output));
+                let events = json_lines(&output);
+                let lost = of_type(&events, "camera.lost");
+                assert_eq!(lost.len(), 2, "{rest}: {}", describe(&output));
+                let reason = lost[0]["reason"].as_str().unwrap();
+                assert!(reason.contains("no frame within 1s, although "), "{rest}: {reason}");
+            });
+        }
+    });
 }
 
 /// The tracks of a camera that delivers damaged frames only, without a pause, end as if nothing came.
@@ -440,15 +468,15 @@ fn tracks_end_while_every_frame_is_damaged() {
         "[camera]\nidle_timeout_s = 60\n[track]\nlost_after_s = 1.0\n[uplink]\nbatch_age_max_s = 0.1\n";
     // Ends 64 damaged frames, 6 s, after the last good one.
     let output = run_live(&script.command(), settings, |text| text.contains("count=64"));
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", describe(&output));
     let events = json_lines(&output);
     let (begun, ended) = (of_type(&events, "track.begin").len(), of_type(&events, "track.end").len());
-    assert!(begun >= 2 && ended == begun, "{begun} {ended}: {}", told(&output));
+    assert!(begun >= 2 && ended == begun, "{begun} {ended}: {}", describe(&output));
     let place = |kind: &str| events.iter().rposition(|event| event["type"] == kind).unwrap();
     let statistics =
         events.iter().skip(place("flytrap.track.end")).filter(|event| event["type"] == "flytrap.stats");
-    assert!(statistics.count() >= 3, "the tracks ended with the program only: {}", told(&output));
-    assert!(of_type(&events, "camera.lost").is_empty(), "{}", told(&output));
+    assert!(statistics.count() >= 3, "the tracks ended with the program only: {}", describe(&output));
+    assert!(of_type(&events, "camera.lost").is_empty(), "{}", describe(&output));
 }
 
 /// Recordings: other bytes that may occur between and around their JPEGs.
@@ -479,7 +507,7 @@ fn jpegs_without_their_end_and_among_other_bytes_are_read() {
             &source,
         ]);
         let output = output(&mut command);
-        assert!(output.status.success(), "{name}: {}", told(&output));
+        assert!(output.status.success(), "{name}: {}", describe(&output));
         let events = json_lines(&output);
         let stats = of_type(&events, "stats");
         let count = |key: &str| stats.last().unwrap()[key].as_u64().unwrap();
@@ -487,7 +515,7 @@ fn jpegs_without_their_end_and_among_other_bytes_are_read() {
             (count("frames_captured"), count("frames_corrupt")),
             (expected, 0),
             "{name}: {}",
-            told(&output)
+            describe(&output)
         );
     }
 }
@@ -496,16 +524,84 @@ fn jpegs_without_their_end_and_among_other_bytes_are_read() {
 fn a_recording_without_a_usable_frame_is_an_error_with_its_reason() {
     let folder = tempfile::tempdir().unwrap();
     let path = write(folder.path(), "torn.mjpeg", &torn_jpeg(64, 64).repeat(3));
-    let mut command = flytrap();
-    command.args(["run", "--until-end", "--uplink", "stdout", "--model", &data("squares.onnx"), "--source"]);
-    let output = output(command.arg(format!("file:{}", path.display())));
-    let text = told(&output);
-    assert_eq!(output.status.code(), Some(4), "{text}");
-    assert!(
-        text.contains("no usable frame (3 came") && text.contains("the JPEG ends before its picture does"),
-        "{text}"
-    );
+    for options in [&["--until-end"][..], &[]] {
+        let mut command = flytrap();
+        command.arg("run").args(options).args(["--uplink", "stdout", "--model", &data("squares.onnx")]);
+        let output = output(command.args(["--source", &format!("file:{}", path.display())]));
+        let text = describe(&output);
+        assert_eq!(output.status.code(), Some(4), "{options:?}: {text}");
+        assert!(
+            text.contains("no usable frame (3 came")
+                && text.contains("the JPEG ends before its picture does"),
+            "{options:?}: {text}"
+        );
+    }
     assert!(output_of_squares().status.success());
+}
+
+/// Something moves for a minute and nothing is detected: the model may not know this view.
+#[test]
+fn a_view_in_which_nothing_is_detected_is_reported() {
+    let (width, height) = (160usize, 120usize);
+    let frame = |number: usize| {
+        let left = number * 8 % (width - 40);
+        let light =
+            move |at: usize| (left..left + 40).contains(&(at % width)) && (40..80).contains(&(at / width));
+        (0..width * height).map(move |at| if light(at) { 180u8 } else { 100 })
+    };
+    let video = |frames: usize| {
+        let mut bytes = format!("YUV4MPEG2 W{width} H{height} F5:1\n").into_bytes();
+        for number in 0..frames {
+            bytes.extend(b"FRAME\n");
+            bytes.extend(frame(number));
+            bytes.extend(vec![128; width * height / 2]);
+        }
+        bytes
+    };
+    let folder = tempfile::tempdir().unwrap();
+    // At 5 frames a second: 50 s and 70 s.
+    for (frames, expected) in [(250, 0), (350, 1)] {
+        let path = write(folder.path(), "grey.y4m", &video(frames));
+        let mut command = flytrap();
+        command.args(["run", "--until-end", "--uplink", "file:/dev/null", "--model", &data("squares.onnx")]);
+        let output = output(command.args(["--source", &format!("file:{}", path.display())]));
+        assert!(output.status.success(), "{}", describe(&output));
+        let warnings = describe(&output).matches("something has moved for a minute, but nothing").count();
+        assert_eq!(warnings, expected, "{frames} frames: {}", describe(&output));
+    }
+}
+
+/// Pictures of 16 megapixels: accepted where the memory allows it, else refused with the figure to set.
+#[test]
+fn large_pictures_are_accepted_or_refused_with_the_figure_to_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let large = write(folder.path(), "large.mjpeg", &jpeg(4656, 3496).repeat(2));
+    let raw = write(folder.path(), "raw.yuv", &vec![128; 4608 * 2592 * 3 / 2]);
+    let run = |path: &Path, settings: &str| {
+        let config = config(&format!("[camera]\nfps = \"5\"\n{settings}"));
+        let mut command = flytrap();
+        command.args(["run", "--until-end", "--uplink", "stdout", "--model", &data("squares.onnx")]);
+        command.args(["--source", &format!("file:{}", path.display()), "--config"]).arg(config.path());
+        output(&mut command)
+    };
+    let output = run(&large, "[memory]\nbudget_mb = 512\nring_mb = 200\n");
+    assert!(output.status.success(), "{}", describe(&output));
+    let events = json_lines(&output);
+    let stats = of_type(&events, "stats");
+    assert_eq!(stats.last().unwrap()["frames_captured"], 2, "{}", describe(&output));
+    assert_eq!(stats.last().unwrap()["frames_corrupt"], 0, "{}", describe(&output));
+    for (path, settings, remedy) in [
+        (&large, "[memory]\nbudget_mb = 60\nring_mb = 20\n", "memory.budget_mb allows 60.0 MiB: set it to "),
+        (
+            &raw,
+            "pixel_format = \"i420\"\nwidth = 4608\nheight = 2592\n",
+            "memory.ring_mb = 32: set it to 69 or more",
+        ),
+    ] {
+        let output = run(path, settings);
+        assert_eq!(output.status.code(), Some(2), "{}", describe(&output));
+        assert!(describe(&output).contains(remedy), "{remedy}: {}", describe(&output));
+    }
 }
 
 /// The check above must not turn a good recording into an error.
@@ -543,9 +639,9 @@ fn padded_rows_are_read_and_noticed() {
         ]);
         let output =
             output(command.arg(config.path()).args(["--source", &format!("file:{}", path.display())]));
-        assert!(output.status.success(), "{}", told(&output));
+        assert!(output.status.success(), "{}", describe(&output));
         let events = json_lines(&output);
-        (of_type(&events, "stats").last().unwrap()["frames_captured"].as_u64().unwrap(), told(&output))
+        (of_type(&events, "stats").last().unwrap()["frames_captured"].as_u64().unwrap(), describe(&output))
     };
     let (frames, text) = run("row_bytes = 128\n");
     assert!(frames == 3 && !text.contains("slanted") && !text.contains("bytes are"), "{frames}: {text}");

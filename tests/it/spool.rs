@@ -5,11 +5,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use flytrap::delivery::spool::record::{self, Position};
+use flytrap::event::RECORD_VERSION;
 use flytrap::platform::clock::{Clock as _, SystemClock};
 use serde_json::Value;
 
 use crate::common::{
-    self, config, crossings, data, flytrap, json_lines, output, run_squares, squares_truth, told,
+    self, config, crossings, data, describe, flytrap, json_lines, output, run_squares, squares_truth,
 };
 use crate::receivers::server::{Behaviour, Server};
 
@@ -54,9 +56,9 @@ fn undelivered_events_are_delivered_by_the_next_start() {
     let file = settings(&place, 0);
     for run in 1..=2 {
         let output = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &nobody()]));
-        assert!(output.status.success(), "{}", told(&output));
-        let told = told(&output);
-        assert!(told.contains("events wait on disk for the next start"), "{told}");
+        assert!(output.status.success(), "{}", describe(&output));
+        let text = describe(&output);
+        assert!(text.contains("events wait on disk for the next start"), "{text}");
         let listed = common::output(&mut spool(&["ls", "--json"], &place));
         let waiting: u64 = json_lines(&listed).iter().map(|line| line["waiting"].as_u64().unwrap()).sum();
         assert!(waiting >= 28 * run, "{waiting} of run {run}");
@@ -65,7 +67,7 @@ fn undelivered_events_are_delivered_by_the_next_start() {
     let server = Server::start([], Behaviour::Accept(200));
     let file = settings(&place, 60);
     let last = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &server.url()]));
-    assert!(last.status.success(), "{}", told(&last));
+    assert!(last.status.success(), "{}", describe(&last));
     let stored = server.stored();
     assert_eq!(server.deliveries(), stored.len(), "nothing arrived twice");
     let runs = by_run(&stored);
@@ -87,10 +89,10 @@ fn undelivered_events_are_delivered_by_the_next_start() {
     // All of it is delivered and recorded as delivered: the next start sends only its own events.
     let server = Server::start([], Behaviour::Accept(200));
     let again = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &server.url()]));
-    assert!(again.status.success(), "{}", told(&again));
+    assert!(again.status.success(), "{}", describe(&again));
     assert_eq!(by_run(&server.stored()).len(), 1);
     let check = output(&mut spool(&["check"], &place));
-    assert!(check.status.success(), "{}", told(&check));
+    assert!(check.status.success(), "{}", describe(&check));
 }
 
 /// A run that continues until it is killed; `settings` are its own.
@@ -122,7 +124,7 @@ fn after_a_kill_only_the_undelivered_half_of_a_batch_is_sent() {
     assert_eq!(first.stored().len(), 10, "the first half");
     let second = Server::start([], Behaviour::Accept(200));
     let next = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &second.url()]));
-    assert!(next.status.success(), "{}", told(&next));
+    assert!(next.status.success(), "{}", describe(&next));
     assert_eq!(second.deliveries(), second.stored().len());
     let (before, after) = (by_run(&first.stored()), by_run(&second.stored()));
     let (run, mut seqs) = before.into_iter().next().unwrap();
@@ -157,7 +159,7 @@ fn a_kill_costs_only_uncommitted_events() {
     let server = Server::start([], Behaviour::Accept(200));
     let file = settings(folder.path(), 60);
     let next = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &server.url()]));
-    assert!(next.status.success(), "{}", told(&next));
+    assert!(next.status.success(), "{}", describe(&next));
     let runs = by_run(&server.stored());
     assert_eq!(runs.len(), 2);
     assert!(
@@ -178,7 +180,7 @@ fn refused_events_are_kept_as_dead_letters() {
     );
     let server = Server::start([Behaviour::Accept(200), Behaviour::Status(400)], Behaviour::Accept(200));
     let run = output(run_squares().arg("--config").arg(single.path()).args(["--uplink", &server.url()]));
-    assert_eq!(run.status.code(), Some(5), "{}", told(&run));
+    assert_eq!(run.status.code(), Some(5), "{}", describe(&run));
     let dead = json_lines(&output(&mut spool(&["cat", "--dead"], folder.path())));
     let stored = server.stored();
     assert_eq!(dead.len(), 1);
@@ -192,15 +194,19 @@ fn one_folder_serves_one_program() {
     let _other = flytrap::delivery::spool::disk::Folder::open(folder.path()).unwrap();
     let file = settings(folder.path(), 0);
     let refused = output(run_squares().arg("--config").arg(file.path()));
-    assert_eq!(refused.status.code(), Some(2), "{}", told(&refused));
-    assert!(told(&refused).contains("another flytrap uses it"), "{}", told(&refused));
+    assert_eq!(refused.status.code(), Some(2), "{}", describe(&refused));
+    assert!(describe(&refused).contains("another flytrap uses it"), "{}", describe(&refused));
     let no_folder = tempfile::NamedTempFile::new().unwrap();
     let file = settings(&no_folder.path().join("spool"), 0);
     let refused = output(run_squares().arg("--config").arg(file.path()));
-    assert_eq!(refused.status.code(), Some(2), "{}", told(&refused));
-    assert!(told(&refused).contains("it must be a folder"), "{}", told(&refused));
+    assert_eq!(refused.status.code(), Some(2), "{}", describe(&refused));
+    assert!(describe(&refused).contains("it must be a folder"), "{}", describe(&refused));
     let missing = output(&mut spool(&["ls"], Path::new("/proc/nowhere")));
-    assert!(!missing.status.success() && told(&missing).contains("spool.folder names"), "{}", told(&missing));
+    assert!(
+        !missing.status.success() && describe(&missing).contains("spool.folder names"),
+        "{}",
+        describe(&missing)
+    );
 }
 
 /// A card that is mounted late: counting begins without it, and later events are safe.
@@ -260,6 +266,33 @@ fn with_the_keys_of(golden: &Value, event: &Value) -> Value {
     event
 }
 
+/// An event of a newer version is reported with its file and byte, and all others are printed.
+#[test]
+fn an_event_of_a_newer_version_is_named_and_the_others_are_printed() {
+    let name = "counts-0000000000000003.seg";
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/spool-v1").join(name);
+    let (folder, mut bytes) = (tempfile::tempdir().unwrap(), std::fs::read(golden).unwrap());
+    let at = |offset: usize| Position { segment: 3, offset: offset as u32 };
+    let is_event = |payload: &[u8]| payload[0] <= RECORD_VERSION;
+    let records =
+        (0..bytes.len()).filter(|&offset| record::read(&bytes[offset..], at(offset)).is_some_and(is_event));
+    let records: Vec<usize> = records.collect();
+    let mut payload = record::read(&bytes[records[1]..], at(records[1])).unwrap().to_vec();
+    payload[0] = RECORD_VERSION + 1;
+    let mut frame = Vec::new();
+    record::write(&mut frame, at(records[1]), &payload);
+    bytes[records[1]..][..frame.len()].copy_from_slice(&frame);
+    std::fs::write(folder.path().join(name), bytes).unwrap();
+    let expected = format!("{name}', byte {}: ", records[1]);
+    for (command, lines) in [("cat", records.len() - 1), ("check", 1)] {
+        let output = output(&mut spool(&[command], folder.path()));
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!((output.status.code(), stdout.lines().count()), (Some(2), lines), "{}", describe(&output));
+        assert!(stderr.contains(&expected) && stderr.contains("or a newer one"), "{}", describe(&output));
+    }
+}
+
 /// A spool written by an earlier version of the program (see its README): with closed segments, open ones and a dead letter.
 #[test]
 fn the_spool_of_an_earlier_version_is_delivered() {
@@ -280,7 +313,7 @@ fn the_spool_of_an_earlier_version_is_delivered() {
     let text = |name: &str| std::fs::read_to_string(golden.join(name)).unwrap();
     let printed = |what: &[&str]| {
         let output = output(&mut spool(what, &place));
-        assert!(output.status.success(), "{}", told(&output));
+        assert!(output.status.success(), "{}", describe(&output));
         String::from_utf8(output.stdout).unwrap()
     };
     let lines = |text: String| -> Vec<Value> {
@@ -301,7 +334,7 @@ fn the_spool_of_an_earlier_version_is_delivered() {
     let server = Server::start([], Behaviour::Accept(200));
     let file = settings(&place, 60);
     let run = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &server.url()]));
-    assert!(run.status.success(), "{}", told(&run));
+    assert!(run.status.success(), "{}", describe(&run));
     let stored = server.stored();
     assert_eq!(server.deliveries(), stored.len(), "nothing arrived twice");
     let by_id = |events: &[Value]| -> BTreeMap<String, Value> {
@@ -327,44 +360,53 @@ fn the_spool_of_an_earlier_version_is_delivered() {
     assert!(stored.len() > expected.len(), "and this run's own");
 }
 
-/// Events that `spool check` reports missing are reported by the program too.
+/// What `spool check` reports missing is reported by the program too: as a number while the footer is there, as a file without it.
 #[test]
 fn a_truncated_segment_is_reported() {
-    let folder = tempfile::tempdir().unwrap();
-    let place = folder.path().join("spool");
-    let file = settings(&place, 0);
-    for _ in 0..2 {
-        let output = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &nobody()]));
-        assert!(output.status.success(), "{}", told(&output));
+    for kept_bytes in [0, 1500, 4096 + 400] {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("spool");
+        let file = settings(&place, 0);
+        for _ in 0..2 {
+            let output = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &nobody()]));
+            assert!(output.status.success(), "{}", describe(&output));
+        }
+        let listed = json_lines(&output(&mut spool(&["ls", "--json"], &place)));
+        let is_sealed = |line: &&Value| {
+            line["file"].as_str().unwrap().starts_with("details-") && line["state"] == "sealed"
+        };
+        let first = listed.iter().find(is_sealed).expect("the segment of the first run");
+        let path = place.join(first["file"].as_str().unwrap());
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(kept_bytes).unwrap();
+        let check = output(&mut spool(&["check"], &place));
+        assert_eq!(check.status.code(), Some(1), "{}", describe(&check));
+        let text = describe(&check);
+        let missing = text.split(" are missing").next().unwrap().rsplit(' ').next().unwrap();
+        let server = Server::start([], Behaviour::Accept(200));
+        let file = settings(&place, 60);
+        let run = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &server.url()]));
+        assert_eq!(run.status.code(), Some(5), "{}", describe(&run));
+        let stored = server.stored();
+        let dropped = common::of_type(&stored, "dropped");
+        let degraded = common::of_type(&stored, "degraded");
+        if kept_bytes < 4096 {
+            assert!(text.contains("an unknown number are missing"), "{text}");
+            assert!(describe(&run).contains("those of 1 unreadable files"), "{}", describe(&run));
+            assert!(degraded[0]["reason"].as_str().unwrap().contains("an unknown number of events"));
+        } else {
+            let missing: u64 = missing.parse().unwrap();
+            assert!(missing > 0 && missing < first["events"].as_u64().unwrap(), "{text}");
+            assert!(describe(&run).contains(&format!("{missing} damaged on disk")), "{}", describe(&run));
+            assert_eq!(dropped.len(), 1);
+            assert_eq!(
+                (&dropped[0]["reason"], dropped[0]["events"].as_u64()),
+                (&Value::from("damage"), Some(missing))
+            );
+        }
+        let names = std::fs::read_dir(&place).unwrap();
+        let names = names.map(|file| file.unwrap().file_name().into_string().unwrap());
+        assert_eq!(names.filter(|name| name.starts_with("damaged-details-")).count(), 1);
     }
-    let listed = json_lines(&output(&mut spool(&["ls", "--json"], &place)));
-    let first = listed
-        .iter()
-        .find(|line| line["file"].as_str().unwrap().starts_with("details-") && line["state"] == "sealed")
-        .expect("the segment of the first run");
-    let path = place.join(first["file"].as_str().unwrap());
-    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(4096 + 400).unwrap();
-    let check = output(&mut spool(&["check"], &place));
-    assert!(!check.status.success());
-    let text = told(&check);
-    let missing: u64 =
-        text.split(" are missing").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
-    assert!(missing > 0 && missing < first["events"].as_u64().unwrap(), "{text}");
-    let server = Server::start([], Behaviour::Accept(200));
-    let file = settings(&place, 60);
-    let run = output(run_squares().arg("--config").arg(file.path()).args(["--uplink", &server.url()]));
-    assert_eq!(run.status.code(), Some(5), "{}", told(&run));
-    assert!(told(&run).contains(&format!("{missing} damaged on disk")), "{}", told(&run));
-    let stored = server.stored();
-    let dropped = common::of_type(&stored, "dropped");
-    assert_eq!(dropped.len(), 1);
-    assert_eq!(
-        (&dropped[0]["reason"], dropped[0]["events"].as_u64()),
-        (&Value::from("damage"), Some(missing))
-    );
-    let aside =
-        std::fs::read_dir(&place).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
-    assert_eq!(aside.filter(|name| name.starts_with("damaged-details-")).count(), 1);
 }
 
 /// The program on an endless recording, with a service manager that listens.
@@ -499,7 +541,7 @@ fn a_file_system_that_cannot_reserve_or_sync_folders_is_used() {
     if output.status.code() == Some(99) {
         return common::skip("a_file_system_that_cannot_reserve_or_sync_folders", "no seccomp here");
     }
-    let text = told(&output);
+    let text = describe(&output);
     assert!(output.status.success(), "{text}");
     assert!(text.contains("cannot sync a folder") && text.contains("events wait on disk"), "{text}");
     assert!(segments(&place) >= 3);

@@ -331,7 +331,7 @@ fn run_from(
         let Totals { cuts, events, committed, lost, invented, again, back, cut_off, faults, dropped } =
             world.totals;
         let wrong = lost + invented + if modes.no_journal { 0 } else { back };
-        if wrong > dropped && !modes.lies {
+        if wrong > dropped && !modes.ignores_syncs {
             panic!("repeat it with: {}\n{:?}", repeat(test, seed), world.totals);
         }
         sum = Totals {
@@ -368,7 +368,7 @@ fn spool_crash_with_batches_delivered_in_parts() {
     let (sum, oldest) = run_from(seed(test), test, cuts() / 4, FaultModes::default(), true);
     assert_eq!((sum.lost, sum.invented, sum.back, sum.dropped), (0, 0, 0, 0));
     assert!(oldest <= COMMIT, "{oldest:?}");
-    let modes = FaultModes { error: 40, full: 3, lies: false, no_journal: true };
+    let modes = FaultModes { error: 40, full: 3, ignores_syncs: false, no_journal: true };
     let (sum, _) = run_from(seed(test), test, cuts() / 4, modes, true);
     assert_eq!(sum.invented, 0);
     assert!(sum.lost <= sum.dropped, "lost without a count");
@@ -385,7 +385,7 @@ fn spool_crash_without_a_journal() {
 
 #[test]
 fn spool_crash_on_a_disk_that_fails_and_is_full() {
-    let modes = FaultModes { error: 40, full: 3, lies: false, no_journal: true };
+    let modes = FaultModes { error: 40, full: 3, ignores_syncs: false, no_journal: true };
     let (sum, _) = run("spool_crash_on_a_disk_that_fails_and_is_full", cuts() / 4, modes);
     assert!(sum.faults > sum.cuts / 4 && sum.committed > sum.cuts);
     assert_eq!(sum.invented, 0);
@@ -396,7 +396,7 @@ fn spool_crash_on_a_disk_that_fails_and_is_full() {
 /// events were delivered twice in one run. About one world in a thousand.
 #[test]
 fn spool_crash_where_an_abandoned_segment_came_back() {
-    let modes = FaultModes { error: 40, full: 3, lies: false, no_journal: true };
+    let modes = FaultModes { error: 40, full: 3, ignores_syncs: false, no_journal: true };
     for seed in [1_795_963_103_656_919_633, 1_002_519] {
         let (sum, _) = run_from(seed, "spool_crash_where_an_abandoned_segment_came_back", 20, modes, false);
         assert_eq!((sum.invented, sum.lost.saturating_sub(sum.dropped)), (0, 0), "{seed}");
@@ -511,6 +511,7 @@ fn spool_crash_any_files_can_be_opened() {
 
 #[test]
 fn the_checks_can_fail() {
-    let (sum, _) = run("the_checks_can_fail", 100, FaultModes { lies: true, ..FaultModes::default() });
+    let (sum, _) =
+        run("the_checks_can_fail", 100, FaultModes { ignores_syncs: true, ..FaultModes::default() });
     assert!(sum.lost > 0, "a disk that never syncs must lose something: {sum:?}");
 }

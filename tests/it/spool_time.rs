@@ -158,8 +158,8 @@ impl World {
             let truth = self.truth[&(taken.origin.boot.to_string(), event.seq)];
             let clocks = self.clocks(|clocks| *clocks);
             let stamp = calendar.stamp(event.at);
-            let told = || format!("{stamp:?}, truth {truth}, {clocks:?}, {calendar:?}, {event:?}");
-            self.totals.judge(stamp, truth, clocks.truth).unwrap_or_else(|why| panic!("{why}: {}", told()));
+            let stated = || format!("{stamp:?}, truth {truth}, {clocks:?}, {calendar:?}, {event:?}");
+            self.totals.judge(stamp, truth, clocks.truth).unwrap_or_else(|why| panic!("{why}: {}", stated()));
         }
         self.log.done(self.board.mono());
     }
@@ -211,8 +211,8 @@ impl Totals {
     fn judge(&mut self, stamp: Stamp, truth: i64, now: i64) -> Result<(), &'static str> {
         self.stamps += 1;
         let Stamp { time, synchronised, not_before, not_after } = stamp;
-        let told = [time, not_before, not_after];
-        if told.iter().flatten().any(|time| *time < BUILD_UNIX_NANOS) {
+        let stated = [time, not_before, not_after];
+        if stated.iter().flatten().any(|time| *time < BUILD_UNIX_NANOS) {
             return Err("before the build");
         }
         if not_before.is_some_and(|bound| truth < bound) || not_after.is_some_and(|bound| truth > bound) {

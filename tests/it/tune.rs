@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::common::{self, data, flytrap, json_lines, output, told};
+use crate::common::{self, data, describe, flytrap, json_lines, output};
 
 /// Right, wrong, objects.
 type Counts = (usize, usize, usize);
@@ -221,7 +221,7 @@ fn keeps_its_promise(
     let pasted = format!("{}\n[model]\npath = \"{model}\"\n", report["config"].as_str().unwrap());
     std::fs::write(folder.join("pasted.toml"), pasted).unwrap();
     let checked = output(flytrap().current_dir(folder).args(["check", "pasted.toml"]));
-    assert!(checked.status.success(), "{}", told(&checked));
+    assert!(checked.status.success(), "{}", describe(&checked));
     let threshold = report["all"]["chosen"]["threshold"].as_f64().unwrap();
     let said = String::from_utf8(checked.stdout).unwrap();
     for key in ["detect.score_min", "track.score_high", "track.score_new"] {
@@ -231,7 +231,7 @@ fn keeps_its_promise(
     let detected = output(
         flytrap().current_dir(folder).args(["detect", "--json", "--config", "pasted.toml"]).args(pictures),
     );
-    assert!(detected.status.success(), "{}", told(&detected));
+    assert!(detected.status.success(), "{}", describe(&detected));
     let ours = |item: &&Value| classes.iter().any(|class| item["class"] == class.as_str());
     let lines = json_lines(&detected);
     let count: usize =

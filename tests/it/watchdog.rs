@@ -149,10 +149,10 @@ fn systemd_gets_ready_keepalive_and_stopping_messages() {
     run.hear("WATCHDOG=1");
     run.signal(Signal::TERM);
     let (.., events, _folder) = run.end();
-    let told = of_type(&events, "restarted");
-    assert_eq!(told[0]["starts"], 2);
-    assert_eq!((&told[0]["failures"], &told[0]["clean"]), (&0.into(), &true.into()));
-    assert_eq!(told[0]["reason"], "terminated");
+    let restarts = of_type(&events, "restarted");
+    assert_eq!(restarts[0]["starts"], 2);
+    assert_eq!((&restarts[0]["failures"], &restarts[0]["clean"]), (&0.into(), &true.into()));
+    assert_eq!(restarts[0]["reason"], "terminated");
 }
 
 #[test]
@@ -222,9 +222,9 @@ fn a_hung_stage_ends_the_feeding_and_is_named_by_the_next_start() {
         run.hear("STATUS=");
         run.signal(Signal::TERM);
         let (.., events, _folder) = run.end();
-        let told = of_type(&events, "restarted");
-        assert_eq!((&told[0]["failures"], &told[0]["clean"]), (&1.into(), &false.into()), "{stage}");
-        assert!(told[0]["reason"].as_str().unwrap().contains(&hangs), "{}", told[0]);
+        let restarts = of_type(&events, "restarted");
+        assert_eq!((&restarts[0]["failures"], &restarts[0]["clean"]), (&1.into(), &false.into()), "{stage}");
+        assert!(restarts[0]["reason"].as_str().unwrap().contains(&hangs), "{}", restarts[0]);
     }
 }
 
@@ -405,7 +405,7 @@ fn a_kill_is_reported_by_the_next_start() {
     run.hear("STATUS=");
     run.signal(Signal::TERM);
     let (.., events, _folder) = run.end();
-    let told = of_type(&events, "restarted");
-    assert_eq!(told[0]["reason"], "killed, or crashed");
-    assert_eq!((&told[0]["starts"], &told[0]["failures"]), (&2.into(), &1.into()));
+    let restarts = of_type(&events, "restarted");
+    assert_eq!(restarts[0]["reason"], "killed, or crashed");
+    assert_eq!((&restarts[0]["starts"], &restarts[0]["failures"]), (&2.into(), &1.into()));
 }

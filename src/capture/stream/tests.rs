@@ -250,8 +250,8 @@ proptest! {
             prop_assert!(played.halves.iter().all(|&have| have > 0 && have <= left as u64));
         }
         // A pipe announces a frame by its first bytes, a file only when it is complete.
-        let told_early = !known && kind != Kind::Mjpeg && played.announced == whole.len() + 1;
-        prop_assert!(played.announced == whole.len() || told_early);
+        let announced_early = !known && kind != Kind::Mjpeg && played.announced == whole.len() + 1;
+        prop_assert!(played.announced == whole.len() || announced_early);
     }
 
     /// Any bytes: no panic, an end, and no more work than there are bytes.

@@ -23,13 +23,15 @@ pub use controls::{Control, Range, Setting};
 pub use device::DeviceInfo;
 pub use negotiate::Offer;
 
+use rustix::io::Errno;
+
 use device::{Agreed, Camera};
 use negotiate::{FormatRequest, StartError, start_best};
 use queue::{Dequeued, Kernel, Queue, Ready};
 
 use super::mjpeg_stream::{Head, SizeWatch, jpeg_head};
 use super::{Advance, CaptureParams, ColorOverride, Filled, FrameSource, Lending};
-use crate::base::error::{Error, Kind, Result};
+use crate::base::error::{Error, Kind, Result, is_out_of_descriptors};
 use crate::base::stop::Stop;
 use crate::capture::frame::{Color, FrameFormat, FrameMeta, Lease, PixelFormat};
 use crate::platform::clock::{Clock, Mono};
@@ -119,11 +121,8 @@ impl PinnedDevice {
 /// missing, busy, or no bandwidth on its bus.
 pub fn open(path: &Path, params: &CaptureParams, clock: Arc<dyn Clock>) -> Result<Box<dyn FrameSource>> {
     let what = format!("camera '{}'", path.display());
-    let retry = |text: &str, error: io::Error| named(Error::retry, &what, text).caused_by(error);
-    let (camera, info) = params.pinned.open(path).map_err(|error| retry(CANNOT_BE_OPENED, error))?;
-    let info = info.map_err(|error| {
-        named(Error::fatal, &what, "is not a video device: `flytrap cameras` lists them").caused_by(error)
-    })?;
+    let (camera, info) = params.pinned.open(path).map_err(|error| cannot_open(&what, error))?;
+    let info = info.map_err(|error| not_a_camera(&what, error))?;
     if !info.captures {
         let text = format!(
             "'{}' gives no pictures on this node (metadata, output or codec): `flytrap cameras` lists those that do",
@@ -152,7 +151,26 @@ pub fn open(path: &Path, params: &CaptureParams, clock: Arc<dyn Clock>) -> Resul
     Ok(Box::new(Stream::new(what, queue, buffer_bytes, format, params, clock)))
 }
 
-const CANNOT_BE_OPENED: &str = "cannot be opened: check the path, the cable and the permissions";
+/// The node cannot be opened.
+fn cannot_open(what: &str, error: io::Error) -> Error {
+    let remedy = if is_out_of_descriptors(&error) {
+        "raise LimitNOFILE= of the unit (ulimit -n)"
+    } else {
+        "check the path, the cable and the permissions"
+    };
+    named(Error::retry, what, &format!("cannot be opened: {remedy}")).caused_by(error)
+}
+
+/// The node does not describe itself. Only a device that does not know the request is no camera; one that is being unplugged reports
+/// `ENODEV`, and may come back.
+fn not_a_camera(what: &str, error: io::Error) -> Error {
+    match Errno::from_io_error(&error) {
+        Some(Errno::NOTTY | Errno::INVAL) => {
+            named(Error::fatal, what, "is not a video device: `flytrap cameras` lists them").caused_by(error)
+        }
+        None | Some(_) => cannot_open(what, error),
+    }
+}
 
 /// A streaming camera: its buffers, its format, its rate if known.
 type Started = (Arc<Queue<Camera>>, FrameFormat, Option<f32>);
@@ -168,7 +186,8 @@ fn start(
     let retry =
         |text: &str, error: io::Error| StartError::Other(named(Error::retry, what, text).caused_by(error));
     let fatal = |text: &str| StartError::Other(named(Error::fatal, what, text));
-    let (mut camera, _) = params.pinned.open(path).map_err(|error| retry(CANNOT_BE_OPENED, error))?;
+    let (mut camera, _) =
+        params.pinned.open(path).map_err(|error| StartError::Other(cannot_open(what, error)))?;
     let agreed = camera
         .agree(offer, fps)
         .map_err(|error| retry("did not take its own format: is another program using it?", error))?;

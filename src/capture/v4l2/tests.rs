@@ -268,3 +268,22 @@ fn formats_that_do_not_fit_their_buffers_are_refused() {
     let huge = Agreed { width: 9000, ..agreed };
     assert!(frame_format(&huge, &params).unwrap_err().contains("8192"));
 }
+
+#[test]
+fn only_a_device_that_knows_no_video_is_refused_for_good() {
+    for (errno, class, text) in [
+        (Errno::NOTTY, Class::Fatal, "is not a video device"),
+        (Errno::INVAL, Class::Fatal, "is not a video device"),
+        (Errno::NODEV, Class::Retry, "check the path, the cable"),
+        (Errno::IO, Class::Retry, "check the path, the cable"),
+    ] {
+        let error = not_a_camera("camera 'x'", errno.into());
+        assert_eq!(error.class(), class, "{error}");
+        assert!(error.to_string().contains(text), "{error}");
+    }
+    for (errno, text) in [(Errno::MFILE, "LimitNOFILE="), (Errno::NOENT, "check the path")] {
+        let error = cannot_open("camera 'x'", errno.into());
+        assert_eq!(error.class(), Class::Retry, "{error}");
+        assert!(error.to_string().contains(text), "{error}");
+    }
+}

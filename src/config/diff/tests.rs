@@ -21,7 +21,7 @@ fn load(text: &str) -> Config {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     Config::load(Some(file.path()), Vec::new(), &Machine::default())
-        .unwrap_or_else(|told| panic!("{text}: {told}"))
+        .unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
 /// A value that differs from the setting's default, as TOML; `n` makes several.

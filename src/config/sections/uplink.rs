@@ -10,7 +10,7 @@ use crate::delivery::spool::Batching;
 use crate::delivery::uplink::endpoints::ENDPOINTS_MAX;
 use crate::delivery::uplink::format::Format;
 use crate::delivery::uplink::http::tls::{KeyPin, Roots, TlsParams};
-use crate::delivery::uplink::http::{Deadlines, HttpParams, InfluxPlace, redacted};
+use crate::delivery::uplink::http::{Deadlines, HttpParams, InfluxTarget, redacted};
 use crate::delivery::uplink::{Target, UplinkParams};
 
 /// Formats that receivers over HTTP accept.
@@ -100,7 +100,7 @@ fn http(values: &mut Values) -> HttpParams {
     HttpParams {
         url: String::new(),
         format,
-        influx: InfluxPlace {
+        influx: InfluxTarget {
             database: text("uplink.influx_database"),
             retention_policy: text("uplink.influx_retention_policy"),
             org: text("uplink.influx_org"),

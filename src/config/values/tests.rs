@@ -97,18 +97,18 @@ fn ranges_that_depend_on_each_other_are_checked_in_both_orders_and_at_their_ends
     );
     assert_eq!(mistakes("t.more = 4\n"), (5, 5, 10, vec!["x:1: t.more = 4: must be 5..=600".into()]));
     // A wrong value is replaced by the nearest allowed one: settings that are right for that are not reported too.
-    let (part, _, all, told) = mistakes("t.all = 99\nt.part = 17\nt.more = 17\n");
-    assert_eq!((part, all, told.len()), (17, 20, 1), "{told:?}");
+    let (part, _, all, mistakes) = mistakes("t.all = 99\nt.part = 17\nt.more = 17\n");
+    assert_eq!((part, all, mistakes.len()), (17, 20, 1), "{mistakes:?}");
 }
 
 #[test]
 fn a_value_of_the_wrong_type_is_shown_without_its_password() {
-    let told = laid(
+    let mistakes = laid(
         "[camera]\nsource = [\"exec:ffmpeg -i rtsp://u:secret@h -\"]\n[uplink]\nfallbacks = \"https://u:secret@h/\"\nproxy = [\"http://u:secret@h/\"]\n",
     )
     .into_mistakes();
-    assert_eq!(told.len(), 3, "{told:?}");
-    assert!(!told.join("\n").contains("secret"), "{told:?}");
+    assert_eq!(mistakes.len(), 3, "{mistakes:?}");
+    assert!(!mistakes.join("\n").contains("secret"), "{mistakes:?}");
 }
 
 proptest! {

@@ -347,13 +347,13 @@ mod tests {
         let mut folder = Folder::open(&path).unwrap();
         folder.still_in_place().unwrap();
         fs::rename(&path, dir.path().join("away")).unwrap();
-        let told = |folder: &mut Folder| folder.still_in_place().unwrap_err().to_string();
-        assert_eq!(told(&mut folder), "its folder is gone");
+        let error = |folder: &mut Folder| folder.still_in_place().unwrap_err().to_string();
+        assert_eq!(error(&mut folder), "its folder is gone");
         fs::create_dir(&path).unwrap();
-        assert_eq!(told(&mut folder), "its folder was replaced, or something is mounted over it");
+        assert_eq!(error(&mut folder), "its folder was replaced, or something is mounted over it");
         let mut folder = Folder::open(&path).unwrap();
         folder.still_in_place().unwrap();
         fs::remove_file(path.join(Folder::LOCK)).unwrap();
-        assert_eq!(told(&mut folder), "its files were removed");
+        assert_eq!(error(&mut folder), "its files were removed");
     }
 }

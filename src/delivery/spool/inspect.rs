@@ -5,7 +5,7 @@ use std::io;
 
 use super::Class;
 use super::disk::Disk;
-use super::record::{Acked, Place, Record};
+use super::record::{Acked, Position, Record};
 use super::segment::{self, Begin, DATA, Header, Named, Scan, Sums};
 
 /// A segment, read through.
@@ -48,7 +48,7 @@ impl Inspected {
 /// The folder cannot be listed. Segments that are removed in the meantime are left out.
 pub fn inspect(
     disk: &mut dyn Disk,
-    mut each: impl FnMut(Option<&Header>, Named, Place, &Record),
+    mut each: impl FnMut(Option<&Header>, Named, Position, &Record),
 ) -> io::Result<Vec<Inspected>> {
     let parse = |(name, bytes): (String, u64)| Some((Named::parse(&name)?, bytes));
     let mut files: Vec<(Named, u64)> = disk.list()?.into_iter().filter_map(parse).collect();
@@ -63,23 +63,23 @@ pub fn inspect(
         let Ok(mut file) = disk.open(&named.file()) else { continue };
         let begin = segment::read_begin(file.as_mut(), id).unwrap_or(Begin::Nothing);
         let size = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let told_end = match named {
+        let recorded_end = match named {
             Named::Segment(class, id) => ends.get(&(class, id)).copied(),
             Named::Free(_) | Named::Damaged(..) => None,
         };
         let (header, closed, promised, end) = match begin {
             Begin::Closed(footer) => (Some(footer.header), true, Some(footer.sums.events), footer.sums.used),
             Begin::Open(header, sums) => {
-                (Some(header), false, (sums.used > DATA).then_some(sums.events), told_end.unwrap_or(size))
+                (Some(header), false, (sums.used > DATA).then_some(sums.events), recorded_end.unwrap_or(size))
             }
-            Begin::Nothing => (None, false, None, told_end.unwrap_or(size)),
+            Begin::Nothing => (None, false, None, recorded_end.unwrap_or(size)),
         };
-        let scan = segment::scan(file.as_mut(), id, end.min(size), Sums::default(), |place, payload| {
+        let scan = segment::scan(file.as_mut(), id, end.min(size), Sums::default(), |position, payload| {
             if let Some(record) = Record::decode(payload) {
-                each(header.as_ref(), named, place, &record);
+                each(header.as_ref(), named, position, &record);
             }
         });
-        let least = told_end.unwrap_or(if header.is_some() { DATA } else { 0 });
+        let least = recorded_end.unwrap_or(if header.is_some() { DATA } else { 0 });
         let cut_bytes = least.saturating_sub(scan.sums.used.min(size));
         all.push(Inspected { named, bytes, header, closed, promised, scan, cut_bytes });
     }

@@ -54,6 +54,8 @@ pub struct Tally {
     pub damaged_bytes: u64,
     /// Events that were lost with them.
     pub damaged_events: u64,
+    /// Segments whose beginning was gone, with the number of their events: see [`Recovered::lost_segments`].
+    pub lost_segments: u64,
     /// Events that were skipped because a newer version of the program wrote them: this one cannot read them.
     pub newer_events: u64,
     /// The version of the records of the last of them; 0: there are none.
@@ -167,6 +169,7 @@ impl Log {
         self.next_id = self.next_id.max(stock.next_id);
         self.tally.damaged_bytes += recovered.damaged_bytes;
         self.tally.damaged_events += recovered.damaged_events;
+        self.tally.lost_segments += recovered.lost_segments;
         self.files.adopt(disk, free, damaged);
         recovered.set_aside += set_aside.len() as u64;
         for file in set_aside {

@@ -77,7 +77,7 @@ pub use in_flight::InFlight;
 pub use log::{Log, Recovered, Taken, Tally};
 pub use monitor::{Condition, MonitorParams, SpoolMonitor};
 pub use retain::Quota;
-pub use shared::{Batching, Look, Spool, State};
+pub use shared::{Batching, Spool, State, TakeOutcome};
 pub use write_budget::DailyWriteBudget;
 pub use writer::SpoolWriter;
 

@@ -10,7 +10,7 @@ use crate::event::{Body, Dropped, RecordError, fixed};
 use crate::platform::clock::Mono;
 
 /// Shortest time between two reports of losses.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// Expected state of a spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,7 +38,7 @@ pub struct SpoolMonitor {
     params: MonitorParams,
     tally: Tally,
     /// Time of the last report of a loss.
-    told_at: Mono,
+    reported_at: Mono,
     /// The disk fails.
     in_trouble: bool,
     is_over_budget: bool,
@@ -52,7 +52,7 @@ impl SpoolMonitor {
         SpoolMonitor {
             params,
             tally: Tally::default(),
-            told_at: Mono::ZERO,
+            reported_at: Mono::ZERO,
             in_trouble: false,
             is_over_budget: false,
             uplink_in_trouble: false,
@@ -61,18 +61,18 @@ impl SpoolMonitor {
 
     /// Whether [`Self::tell`] would do nothing at `now`, whatever has happened.
     pub fn is_silent(&self, now: Mono) -> bool {
-        now.since(self.told_at) < TELL_EVERY
+        now.since(self.reported_at) < REPORT_EVERY
     }
 
     /// Reports to `on` what is new.
-    pub fn tell(&mut self, now: Mono, condition: &Condition<'_>, on: &mut dyn FnMut(Body)) {
+    pub fn report(&mut self, now: Mono, condition: &Condition<'_>, on: &mut dyn FnMut(Body)) {
         if self.is_silent(now) {
             return;
         }
-        self.tell_detached(condition.state, on);
-        self.tell_losses(now, condition.state, on);
-        self.tell_trouble(condition.state, on);
-        self.tell_budget(condition.written_day_bytes, on);
+        self.report_detached(condition.state, on);
+        self.report_losses(now, condition.state, on);
+        self.report_trouble(condition.state, on);
+        self.report_budget(condition.written_day_bytes, on);
         let uplink = condition.uplink_trouble;
         if let Some(why) = uplink.filter(|_| !self.uplink_in_trouble) {
             // This event is delivered when the problem is solved, or through a fall-back: so it is known when and why nothing arrived.
@@ -83,7 +83,7 @@ impl SpoolMonitor {
     }
 
     /// The folder is gone.
-    fn tell_detached(&self, state: &State, on: &mut dyn FnMut(Body)) {
+    fn report_detached(&self, state: &State, on: &mut dyn FnMut(Body)) {
         if state.tally.detached > self.tally.detached {
             let why = state.why_detached.as_deref().unwrap_or("its folder is gone");
             let text = format!("spool: {why}: the events in it cannot be reached");
@@ -92,35 +92,42 @@ impl SpoolMonitor {
         }
     }
 
-    fn tell_losses(&mut self, now: Mono, state: &State, on: &mut dyn FnMut(Body)) {
-        let (tally, told) = (&state.tally, self.tally);
+    fn report_losses(&mut self, now: Mono, state: &State, on: &mut dyn FnMut(Body)) {
+        let (tally, reported) = (&state.tally, self.tally);
         for class in Class::ALL {
-            let (lost, told) = (tally.dropped[class as usize], told.dropped[class as usize]);
+            let (lost, before) = (tally.dropped[class as usize], reported.dropped[class as usize]);
             let reason = state.last_drop[class as usize].map_or("memory", |reason| reason.name());
-            self.tell_loss(now, dropped(class.name(), reason, lost - told, lost), on);
+            self.report_loss(now, dropped(class.name(), reason, lost - before, lost), on);
         }
-        let (lost, told_lost) = (tally.damaged_events, told.damaged_events);
-        self.tell_loss(now, dropped("unknown", "damage", lost - told_lost, lost), on);
-        let newer = tally.newer_events - told.newer_events;
+        let (lost, before) = (tally.damaged_events, reported.damaged_events);
+        self.report_loss(now, dropped("unknown", "damage", lost - before, lost), on);
+        let newer = tally.newer_events - reported.newer_events;
         if newer > 0 {
             let version = RecordError::Version(tally.newer_version);
             tracing::error!("spool: {version}; {newer} events of the newer one are skipped");
         }
-        self.tell_loss(now, dropped("unknown", "version", newer, tally.newer_events), on);
+        self.report_loss(now, dropped("unknown", "version", newer, tally.newer_events), on);
     }
 
-    fn tell_loss(&mut self, now: Mono, loss: Dropped, on: &mut dyn FnMut(Body)) {
+    fn report_loss(&mut self, now: Mono, loss: Dropped, on: &mut dyn FnMut(Body)) {
         let Dropped { class, reason, events, .. } = &loss;
         if *events > 0 {
-            self.told_at = now;
+            self.reported_at = now;
             tracing::warn!("spool: {events} events ({class}) were dropped: {reason}");
             on(Body::Dropped(loss));
         }
     }
 
     /// The disk fails, or some of its files are damaged.
-    fn tell_trouble(&mut self, state: &State, on: &mut dyn FnMut(Body)) {
-        if state.tally.set_aside > self.tally.set_aside {
+    fn report_trouble(&mut self, state: &State, on: &mut dyn FnMut(Body)) {
+        let lost = state.tally.lost_segments - self.tally.lost_segments;
+        if lost > 0 {
+            let text = format!(
+                "spool: {lost} files lost their beginning, an unknown number of events is lost: see 'flytrap spool ls'"
+            );
+            tracing::error!("{text}");
+            on(Body::Degraded { reason: fixed(&text) });
+        } else if state.tally.set_aside > self.tally.set_aside {
             let text = "spool: damaged files are set aside: inspect them with 'flytrap spool ls'";
             tracing::error!("{text}");
             on(Body::Degraded { reason: fixed(text) });
@@ -139,7 +146,7 @@ impl SpoolMonitor {
     }
 
     /// Flash wear above the planned amount is reported once, and again only after it was below.
-    fn tell_budget(&mut self, written: u64, on: &mut dyn FnMut(Body)) {
+    fn report_budget(&mut self, written: u64, on: &mut dyn FnMut(Body)) {
         let Some(budget) = self.params.write_budget else { return };
         if written > budget && !self.is_over_budget {
             let (written, budget) = (written >> 20, budget >> 20);
@@ -161,17 +168,17 @@ fn dropped(class: &str, reason: &str, events: u64, total: u64) -> Dropped {
 mod tests {
     use super::*;
 
-    fn tell(monitor: &mut SpoolMonitor, seconds: u64, condition: &Condition<'_>) -> Vec<String> {
-        let mut told = Vec::new();
+    fn report(monitor: &mut SpoolMonitor, seconds: u64, condition: &Condition<'_>) -> Vec<String> {
+        let mut reported = Vec::new();
         let now = Mono::ZERO + Duration::from_secs(seconds);
-        monitor.tell(now, condition, &mut |body| {
+        monitor.report(now, condition, &mut |body| {
             if let Body::Dropped(Dropped { class, reason, events, total }) = body {
-                told.push(format!("{class} {reason} {events} {total}"));
+                reported.push(format!("{class} {reason} {events} {total}"));
             } else if let Body::Degraded { reason } = body {
-                told.push(reason.to_string());
+                reported.push(reason.to_string());
             }
         });
-        told
+        reported
     }
 
     fn condition(state: &State) -> Condition<'_> {
@@ -182,18 +189,18 @@ mod tests {
     fn each_loss_is_reported_once_with_its_total_and_rate_limited() {
         let mut monitor = SpoolMonitor::new(MonitorParams::default());
         let mut state = State::default();
-        assert!(tell(&mut monitor, 100, &condition(&state)).is_empty());
+        assert!(report(&mut monitor, 100, &condition(&state)).is_empty());
         state.tally.dropped[Class::Counts as usize] = 3;
         state.tally.damaged_events = 2;
-        let told = tell(&mut monitor, 101, &condition(&state));
-        assert_eq!(told, ["counts memory 3 3", "unknown damage 2 2"]);
+        let reported = report(&mut monitor, 101, &condition(&state));
+        assert_eq!(reported, ["counts memory 3 3", "unknown damage 2 2"]);
         state.tally.dropped[Class::Counts as usize] = 10;
         assert!(
-            tell(&mut monitor, 110, &condition(&state)).is_empty()
+            report(&mut monitor, 110, &condition(&state)).is_empty()
                 && monitor.is_silent(Mono::ZERO + Duration::from_secs(110))
         );
-        assert_eq!(tell(&mut monitor, 111, &condition(&state)), ["counts memory 7 10"]);
-        assert!(tell(&mut monitor, 200, &condition(&state)).is_empty());
+        assert_eq!(report(&mut monitor, 111, &condition(&state)), ["counts memory 7 10"]);
+        assert!(report(&mut monitor, 200, &condition(&state)).is_empty());
     }
 
     #[test]
@@ -203,17 +210,17 @@ mod tests {
         let works = State { has_disk: true, ..State::default() };
         let fails = State { has_disk: true, trouble: Some("no space".to_owned()), ..State::default() };
         let missing = ["spool: the disk fails: it cannot be opened"];
-        assert_eq!(tell(&mut monitor, 10, &condition(&gone)), missing);
-        assert!(tell(&mut monitor, 11, &condition(&fails)).is_empty(), "it still fails");
-        assert!(tell(&mut monitor, 12, &condition(&works)).is_empty());
-        assert_eq!(tell(&mut monitor, 13, &condition(&fails)), ["spool: the disk fails: no space"]);
-        tell(&mut monitor, 14, &condition(&works));
+        assert_eq!(report(&mut monitor, 10, &condition(&gone)), missing);
+        assert!(report(&mut monitor, 11, &condition(&fails)).is_empty(), "it still fails");
+        assert!(report(&mut monitor, 12, &condition(&works)).is_empty());
+        assert_eq!(report(&mut monitor, 13, &condition(&fails)), ["spool: the disk fails: no space"]);
+        report(&mut monitor, 14, &condition(&works));
         let worse = Condition { state: &works, written_day_bytes: 6 << 20, uplink_trouble: Some("404") };
-        let told = tell(&mut monitor, 15, &worse);
+        let reported = report(&mut monitor, 15, &worse);
         let budget = "spool: 6 MB written in a day, more than spool.write_budget_mb_per_day = 5";
-        assert_eq!(told, [budget, "uplink: 404"]);
-        assert!(tell(&mut monitor, 16, &worse).is_empty());
-        tell(&mut monitor, 17, &condition(&works));
-        assert_eq!(tell(&mut monitor, 18, &worse).len(), 2, "again");
+        assert_eq!(reported, [budget, "uplink: 404"]);
+        assert!(report(&mut monitor, 16, &worse).is_empty());
+        report(&mut monitor, 17, &condition(&works));
+        assert_eq!(report(&mut monitor, 18, &worse).len(), 2, "again");
     }
 }

@@ -35,7 +35,7 @@ const _: () = assert!(RECORD_VERSION_LAST < KIND_ACKED, "an event's version is n
 
 /// A position in a queue: a segment's number and an offset in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Place {
+pub struct Position {
     /// Number of the segment; increases over the lifetime of a spool.
     pub segment: u64,
     /// Bytes from the start of its file.
@@ -46,7 +46,7 @@ pub struct Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Acked {
     /// Everything before it is delivered, refused or dropped.
-    pub place: Place,
+    pub position: Position,
     /// Events of that segment before it.
     pub events: u32,
 }
@@ -194,26 +194,26 @@ pub const fn frame_bytes(bytes: usize) -> usize {
     HEAD_BYTES + bytes
 }
 
-/// Appends the record of `payload` for position `place` to `out`.
+/// Appends the record of `payload` at `position` to `out`.
 ///
 /// # Panics
 /// If the payload is empty or too long: a bug.
-pub fn write(out: &mut Vec<u8>, place: Place, payload: &[u8]) {
+pub fn write(out: &mut Vec<u8>, position: Position, payload: &[u8]) {
     assert!((1..=PAYLOAD_BYTES_MAX).contains(&payload.len()), "a payload of {} bytes", payload.len());
     let length = payload.len() as u16;
     out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(&checksum(place, length, payload).to_le_bytes());
+    out.extend_from_slice(&checksum(position, length, payload).to_le_bytes());
     out.extend_from_slice(payload);
 }
 
-/// The payload of the record at position `place`, whose bytes begin `bytes`; `None` if there is none.
-pub fn read(bytes: &[u8], place: Place) -> Option<&[u8]> {
+/// The payload of the record at `position`, whose bytes begin `bytes`; `None` if there is none.
+pub fn read(bytes: &[u8], position: Position) -> Option<&[u8]> {
     let (head, rest) = bytes.split_first_chunk::<HEAD_BYTES>()?;
     let length = u16::from_le_bytes([head[0], head[1]]);
     let payload = rest.get(..usize::from(length))?;
-    let told = u32::from_le_bytes([head[2], head[3], head[4], head[5]]);
+    let stored = u32::from_le_bytes([head[2], head[3], head[4], head[5]]);
     let fits = (1..=PAYLOAD_BYTES_MAX).contains(&payload.len());
-    (fits && checksum(place, length, payload) == told).then_some(payload)
+    (fits && checksum(position, length, payload) == stored).then_some(payload)
 }
 
 /// Whether these bytes could be the beginning of a record that needs more bytes.
@@ -249,12 +249,12 @@ pub fn no_begin(bytes: &[u8]) -> usize {
 ///
 /// # Panics
 /// If they are not whole records: a bug.
-pub fn move_to(frames: &mut [u8], place: Place) {
+pub fn move_to(frames: &mut [u8], position: Position) {
     let mut at = 0;
     while at < frames.len() {
         let length = u16::from_le_bytes([frames[at], frames[at + 1]]);
         let end = at + frame_bytes(usize::from(length));
-        let here = Place { offset: place.offset + at as u32, ..place };
+        let here = Position { offset: position.offset + at as u32, ..position };
         let sum = checksum(here, length, &frames[at + HEAD_BYTES..end]);
         frames[at + 2..at + HEAD_BYTES].copy_from_slice(&sum.to_le_bytes());
         at = end;
@@ -266,10 +266,10 @@ pub fn whole_frame_bytes(frames: &[u8]) -> usize {
     frame_bytes(usize::from(u16::from_le_bytes([frames[0], frames[1]])))
 }
 
-fn checksum(place: Place, length: u16, payload: &[u8]) -> u32 {
+fn checksum(position: Position, length: u16, payload: &[u8]) -> u32 {
     let mut seed = [0; 14];
-    seed[..8].copy_from_slice(&place.segment.to_le_bytes());
-    seed[8..12].copy_from_slice(&place.offset.to_le_bytes());
+    seed[..8].copy_from_slice(&position.segment.to_le_bytes());
+    seed[8..12].copy_from_slice(&position.offset.to_le_bytes());
     seed[12..].copy_from_slice(&length.to_le_bytes());
     crc32c::crc32c_append(crc32c::crc32c(&seed), payload)
 }
@@ -285,7 +285,7 @@ pub(crate) mod tests {
     use crate::platform::clock::{Mono, Wall};
     use proptest::prelude::*;
 
-    const AT: Place = Place { segment: 42, offset: 4096 };
+    const AT: Position = Position { segment: 42, offset: 4096 };
 
     /// One record of each kind with events of version 1, and events and a dead letter of version 2.
     pub(crate) fn all_kinds() -> Vec<Record> {
@@ -306,24 +306,24 @@ pub(crate) mod tests {
             why: fixed("400 Bad Request"),
             event: events[dead].clone(),
         };
-        let acked = Acked { place: Place { segment: 41, offset: 70_000 }, events: 900 };
+        let acked = Acked { position: Position { segment: 41, offset: 70_000 }, events: 900 };
         let rest = [Record::Acked(acked), Record::Clock(clock), Record::Dead(Box::new(dead))];
         events.into_iter().map(Record::Event).chain(rest).collect()
     }
 
-    fn framed(records: &[Record], place: Place) -> Vec<u8> {
+    fn framed(records: &[Record], position: Position) -> Vec<u8> {
         let mut out = Vec::new();
         for record in records {
-            let here = Place { offset: place.offset + out.len() as u32, ..place };
+            let here = Position { offset: position.offset + out.len() as u32, ..position };
             write(&mut out, here, record.encode(&mut [0; PAYLOAD_BYTES_MAX]));
         }
         out
     }
 
-    fn unframed(bytes: &[u8], place: Place) -> Vec<Record> {
+    fn unframed(bytes: &[u8], position: Position) -> Vec<Record> {
         let (mut at, mut out) = (0, Vec::new());
         while let Some(payload) =
-            read(&bytes[at..], Place { offset: place.offset + at as u32, segment: place.segment })
+            read(&bytes[at..], Position { offset: position.offset + at as u32, segment: position.segment })
         {
             out.push(Record::decode(payload).expect("a record"));
             at += frame_bytes(payload.len());
@@ -393,8 +393,8 @@ pub(crate) mod tests {
         let mut bytes = segment::header_blocks(1, &header);
         bytes.resize(segment::DATA as usize, 0);
         for payload in payloads {
-            let place = Place { segment: 1, offset: bytes.len() as u32 };
-            write(&mut bytes, place, payload);
+            let position = Position { segment: 1, offset: bytes.len() as u32 };
+            write(&mut bytes, position, payload);
         }
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(Named::Segment(Class::Counts, 1).file()), bytes).unwrap();
@@ -445,7 +445,7 @@ pub(crate) mod tests {
         let records = all_kinds();
         let mut bytes = framed(&records, AT);
         assert_eq!(unframed(&bytes, AT), records);
-        let there = Place { segment: 43, offset: 5000 };
+        let there = Position { segment: 43, offset: 5000 };
         assert_eq!(unframed(&bytes, there), [], "not valid at another position");
         move_to(&mut bytes, there);
         assert_eq!(unframed(&bytes, there), records);
@@ -509,7 +509,7 @@ pub(crate) mod tests {
 
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..1200), segment: u64, offset: u32) {
-            if let Some(payload) = read(&bytes, Place { segment, offset }) {
+            if let Some(payload) = read(&bytes, Position { segment, offset }) {
                 let _record = Record::decode(payload);
             }
             let _record = Record::decode(&bytes);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::class_queue::{Finished, Run};
 use super::disk::{Disk, DiskFile};
 use super::files::{DamagedFile, FREE_FILES_MAX};
-use super::record::{Acked, Place};
+use super::record::{Acked, Position};
 use super::segment::{self, Begin, Footer, Header, ID_END, Named, Scan, Sums};
 use super::{Class, Params};
 use crate::platform::clock::ClockSyncSample;
@@ -29,6 +29,8 @@ pub struct Recovered {
     pub damaged_bytes: u64,
     /// Lost events: footers count more than were found.
     pub damaged_events: u64,
+    /// Segments whose beginning is gone, with the number of their events; some of these may wait for delivery.
+    pub lost_segments: u64,
     /// Files of an unknown run, or unreadable ones: they are left or set aside.
     pub set_aside: u64,
     /// Files with names of segments that this program did not write: they are left alone.
@@ -49,8 +51,8 @@ impl Short {
     /// Events that are lost, if the queue is done up to `acked`.
     fn lost(&self, acked: Option<Acked>) -> u64 {
         let done = match acked {
-            Some(acked) if acked.place.segment > self.id => self.promised,
-            Some(acked) if acked.place.segment == self.id => acked.events,
+            Some(acked) if acked.position.segment > self.id => self.promised,
+            Some(acked) if acked.position.segment == self.id => acked.events,
             Some(_) | None => 0,
         };
         u64::from(self.promised.saturating_sub(done.max(self.found)))
@@ -64,7 +66,7 @@ pub(super) struct ClassStock {
     pub(super) segments: VecDeque<Finished>,
     pub(super) acked: Option<Acked>,
     /// End of the segment before the last one examined, as recorded in that one.
-    follows: Option<Place>,
+    follows: Option<Position>,
     short: Vec<Short>,
 }
 
@@ -128,7 +130,7 @@ pub(super) fn take_stock(disk: &mut dyn Disk, params: &Params) -> io::Result<Sto
     for class in &stock.classes {
         stock.recovered.damaged_events +=
             class.short.iter().map(|short| short.lost(class.acked)).sum::<u64>();
-        let acked = class.acked.map_or(0, |acked| acked.place.segment.saturating_add(1));
+        let acked = class.acked.map_or(0, |acked| acked.position.segment.saturating_add(1));
         stock.next_id = stock.next_id.max(acked);
     }
     if stock.next_id >= ID_END {
@@ -157,7 +159,7 @@ impl Stock {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(_) => {
                 self.unreadable = true;
-                return self.set_aside.push(DamagedFile { class, id, bytes });
+                return self.lose(DamagedFile { class, id, bytes });
             }
         };
         let (header, sums, closed) = match begin {
@@ -172,6 +174,14 @@ impl Stock {
         self.add_known(file.as_mut(), (id, bytes), &header, sums, closed);
     }
 
+    /// Sets a segment aside whose events nobody can count any more. It is no loss if the queue is already beyond it.
+    fn lose(&mut self, file: DamagedFile) {
+        let acked = self.classes[file.class as usize].acked;
+        self.recovered.lost_segments +=
+            u64::from(acked.is_none_or(|acked| acked.position.segment <= file.id));
+        self.set_aside.push(file);
+    }
+
     /// A segment whose header names its run.
     fn add_known(
         &mut self,
@@ -183,7 +193,7 @@ impl Stock {
     ) {
         let of_class = &mut self.classes[header.class as usize];
         // End of this segment, as recorded in the one behind it.
-        let told_end = of_class.end_of(id);
+        let recorded_end = of_class.end_of(id);
         of_class.follows.clone_from(&header.follows);
         let run = Run { number: header.run, origin: Arc::new(header.origin.clone()) };
         let mut finished =
@@ -193,11 +203,11 @@ impl Stock {
             // Impossible sums are ignored: the segment is read through.
             let from = if believed { noted } else { Sums::default() };
             let size = u32::try_from(bytes).unwrap_or(u32::MAX);
-            let end = told_end.map_or(size, |end| size.min(end));
+            let end = recorded_end.map_or(size, |end| size.min(end));
             let scan = segment::scan(file, id, end, from, |_, _| {});
             self.recovered.unclosed += 1;
             // Committed bytes are missing: the file was truncated.
-            let cut = told_end.unwrap_or(segment::DATA).saturating_sub(scan.sums.used.min(size));
+            let cut = recorded_end.unwrap_or(segment::DATA).saturating_sub(scan.sums.used.min(size));
             let damaged_bytes = scan.damaged_bytes + cut;
             self.recovered.damaged_bytes += u64::from(damaged_bytes);
             self.unreadable |= scan.unreadable;
@@ -207,7 +217,7 @@ impl Stock {
             }
             finished.damaged = damaged_bytes > 0 || scan.unreadable || promised > scan.sums.events;
             finished.short = scan.unreadable;
-            finished.torn = told_end.is_some_and(|end| end < size);
+            finished.torn = recorded_end.is_some_and(|end| end < size);
             finished.sums = scan.sums;
             if !scan.unreadable {
                 // Otherwise the next start may read more of it.
@@ -228,17 +238,17 @@ impl Stock {
         params: &Params,
     ) {
         let size = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let told_end = self.classes[class as usize].end_of(id);
-        let end = told_end.map_or(size, |end| size.min(end));
+        let recorded_end = self.classes[class as usize].end_of(id);
+        let end = recorded_end.map_or(size, |end| size.min(end));
         let scan: Scan = segment::scan(file, id, end, Sums::default(), |_, _| {});
-        let promised = told_end.is_some_and(|end| end > segment::DATA);
+        let promised = recorded_end.is_some_and(|end| end > segment::DATA);
         let named = Named::Segment(class, id);
         if scan.unreadable {
             self.unreadable = true;
-            self.set_aside.push(DamagedFile { class, id, bytes });
+            self.lose(DamagedFile { class, id, bytes });
         } else if scan.sums.events > 0 || promised {
-            self.recovered.damaged_bytes += u64::from(told_end.map_or(0, |end| end.saturating_sub(size)));
-            self.set_aside.push(DamagedFile { class, id, bytes });
+            self.recovered.damaged_bytes += u64::from(recorded_end.map_or(0, |end| end.saturating_sub(size)));
+            self.lose(DamagedFile { class, id, bytes });
         } else if !is_ours(disk, named) {
             self.recovered.foreign += 1;
         } else if bytes == u64::from(params.segment_bytes) && self.free.len() < FREE_FILES_MAX {

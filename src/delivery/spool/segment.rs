@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Class;
 use super::disk::DiskFile;
-use super::record::{self, Acked, FRAME_BYTES_MAX, HEAD_BYTES, Place, Record};
+use super::record::{self, Acked, FRAME_BYTES_MAX, HEAD_BYTES, Position, Record};
 use crate::event::Origin;
 use crate::platform::clock::ClockSyncSample;
 
@@ -43,7 +43,7 @@ pub struct Header {
     /// Which run of which device.
     pub origin: Origin,
     /// End of the queue's segment before this one. What is behind that end was abandoned, and is repeated here.
-    pub follows: Option<Place>,
+    pub follows: Option<Position>,
 }
 
 /// The version that this program writes.
@@ -153,8 +153,8 @@ fn block<T: Serialize>(id: u64, magic: [u8; 8], what: &T) -> Vec<u8> {
 fn unblock<T: for<'a> Deserialize<'a>>(bytes: &[u8], id: u64, magic: [u8; 8]) -> Option<T> {
     let used = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
     let body = bytes.get(14..14 + used)?;
-    let told = u32::from_le_bytes([bytes[10], bytes[11], bytes[12], bytes[13]]);
-    if bytes[..8] != magic || block_checksum(id, &bytes[..10], body) != told {
+    let stored = u32::from_le_bytes([bytes[10], bytes[11], bytes[12], bytes[13]]);
+    if bytes[..8] != magic || block_checksum(id, &bytes[..10], body) != stored {
         return None;
     }
     match postcard::take_from_bytes(body) {
@@ -192,7 +192,7 @@ pub struct RecordSpan {
 pub struct Reader {
     window: Vec<u8>,
     /// The file that the window shows, and the window's offset in it.
-    place: Option<Place>,
+    position: Option<Position>,
     /// Whether unreadable parts are skipped like damage.
     pub lenient: bool,
     /// Some part could not be read so far.
@@ -205,14 +205,14 @@ pub struct Unreadable;
 
 impl Default for Reader {
     fn default() -> Self {
-        Reader { window: Vec::with_capacity(WINDOW_BYTES), place: None, lenient: false, unreadable: false }
+        Reader { window: Vec::with_capacity(WINDOW_BYTES), position: None, lenient: false, unreadable: false }
     }
 }
 
 impl Reader {
     /// Discards what was read: the file has changed.
     pub fn forget(&mut self) {
-        self.place = None;
+        self.position = None;
     }
 
     /// The first valid record of segment `id` that begins at or after `from` and ends at or before `end`. Invalid bytes are skipped.
@@ -236,7 +236,7 @@ impl Reader {
                 continue;
             }
             let bytes = self.rest(at);
-            if let Some(payload) = record::read(bytes, Place { segment: id, offset: at }) {
+            if let Some(payload) = record::read(bytes, Position { segment: id, offset: at }) {
                 let next = at + record::frame_bytes(payload.len()) as u32;
                 return Ok((next <= end).then_some(RecordSpan { at, next }));
             }
@@ -255,7 +255,7 @@ impl Reader {
     }
 
     fn rest(&self, at: u32) -> &[u8] {
-        let start = self.place.map_or(0, |place| place.offset);
+        let start = self.position.map_or(0, |position| position.offset);
         self.window.get(at.saturating_sub(start) as usize..).unwrap_or_default()
     }
 
@@ -264,11 +264,11 @@ impl Reader {
     /// # Errors
     /// The offset at which to continue if the bytes there cannot be read.
     fn fill(&mut self, file: &mut dyn DiskFile, id: u64, at: u32, end: u32) -> Result<(), u32> {
-        if let Some(place) = self.place
-            && place.segment == id
-            && place.offset <= at
+        if let Some(position) = self.position
+            && position.segment == id
+            && position.offset <= at
         {
-            let window_end = place.offset + self.window.len() as u32;
+            let window_end = position.offset + self.window.len() as u32;
             if at + FRAME_BYTES_MAX as u32 <= window_end || (at < window_end && window_end >= end) {
                 return Ok(());
             }
@@ -278,11 +278,11 @@ impl Reader {
             self.window.resize(wanted.min((end - at) as usize), 0);
             if let Ok(filled) = file.read_at(&mut self.window, u64::from(at)) {
                 self.window.truncate(filled);
-                self.place = Some(Place { segment: id, offset: at });
+                self.position = Some(Position { segment: id, offset: at });
                 return Ok(());
             }
         }
-        (self.place, self.unreadable) = (None, true);
+        (self.position, self.unreadable) = (None, true);
         Err(unreadable_to)
     }
 }
@@ -306,7 +306,7 @@ pub fn scan(
     id: u64,
     size: u32,
     sums: Sums,
-    mut each: impl FnMut(Place, &[u8]),
+    mut each: impl FnMut(Position, &[u8]),
 ) -> Scan {
     let mut reader = Reader { lenient: true, ..Reader::default() };
     let size = size.min(SIZE_MAX);
@@ -321,7 +321,7 @@ pub fn scan(
             scan.sums.events += 1;
         } else {
             match Record::decode(payload) {
-                Some(Record::Acked(acked)) if acked.place.segment <= id => {
+                Some(Record::Acked(acked)) if acked.position.segment <= id => {
                     scan.sums.acked = scan.sums.acked.max(Some(acked));
                 }
                 Some(Record::Clock(map)) => scan.sums.clock = Some(map),
@@ -337,7 +337,7 @@ pub fn scan(
                 }
             }
         }
-        each(Place { segment: id, offset: found.at }, payload);
+        each(Position { segment: id, offset: found.at }, payload);
     }
     Scan { unreadable: reader.unreadable, ..scan }
 }
@@ -356,7 +356,7 @@ impl Sums {
         // A record has at least a header and a payload of two bytes.
         self.used <= SIZE_MAX
             && self.events <= self.used / (HEAD_BYTES as u32 + 2)
-            && self.acked.is_none_or(|acked| acked.place.segment <= id)
+            && self.acked.is_none_or(|acked| acked.position.segment <= id)
     }
 }
 
@@ -456,12 +456,12 @@ mod tests {
             class: Class::Counts,
             run: u64::MAX,
             origin,
-            follows: Some(Place { segment: u64::MAX, offset: u32::MAX }),
+            follows: Some(Position { segment: u64::MAX, offset: u32::MAX }),
         }
     }
 
     fn footer() -> Footer {
-        let acked = Acked { place: Place { segment: u64::MAX, offset: u32::MAX }, events: u32::MAX };
+        let acked = Acked { position: Position { segment: u64::MAX, offset: u32::MAX }, events: u32::MAX };
         let wall = Wall { unix_nanos: i64::MIN, synchronised: true };
         let clock = Some(ClockSyncSample { mono: Mono::from_nanos(u64::MAX), wall });
         Footer {
@@ -473,20 +473,20 @@ mod tests {
 
     /// A segment of 128 kB with `records`, and the offset of each.
     fn file(id: u64, records: &[Record]) -> (Bytes, Vec<u32>) {
-        let (mut out, mut places) = (Vec::new(), Vec::new());
+        let (mut out, mut positions) = (Vec::new(), Vec::new());
         for record in records {
             let offset = DATA + out.len() as u32;
-            places.push(offset);
+            positions.push(offset);
             record::write(
                 &mut out,
-                Place { segment: id, offset },
+                Position { segment: id, offset },
                 record.encode(&mut [0; PAYLOAD_BYTES_MAX]),
             );
         }
         let mut file = Bytes { bytes: vec![0; 128 << 10], ..Bytes::default() };
         file.write_at(&header_blocks(id, &header()), 0).unwrap();
         file.write_at(&out, u64::from(DATA)).unwrap();
-        (file, places)
+        (file, positions)
     }
 
     #[test]
@@ -538,33 +538,34 @@ mod tests {
     fn a_scan_finds_every_record_around_damage() {
         let kinds = all_kinds();
         let records: Vec<Record> = (0..20).flat_map(|_| kinds.clone()).collect();
-        let (whole, places) = file(77, &records);
+        let (whole, positions) = file(77, &records);
         let size = whole.bytes.len() as u32;
         let found = |mut file: Bytes| {
             let mut found = Vec::new();
-            let scan = scan(&mut file, 77, size, Sums::default(), |place, payload| {
-                found.push((place.offset, Record::decode(payload).unwrap()));
+            let scan = scan(&mut file, 77, size, Sums::default(), |position, payload| {
+                found.push((position.offset, Record::decode(payload).unwrap()));
             });
             (scan, found)
         };
-        let all: Vec<_> = places.iter().copied().zip(records.iter().cloned()).collect();
+        let all: Vec<_> = positions.iter().copied().zip(records.iter().cloned()).collect();
         let (sums, shown) = found(whole.clone());
         assert!(shown == all && sums.damaged_bytes == 0 && sums.unknown == 0);
         assert_eq!(sums.sums.events, 20 * (kinds.len() as u32 - 2));
         for hit in [0, 1, 50, records.len() - 2] {
             let mut file = whole.clone();
-            file.bytes[places[hit] as usize + 9] ^= 0x10;
+            file.bytes[positions[hit] as usize + 9] ^= 0x10;
             let (damaged, shown) = found(file);
-            let others: Vec<_> = all.iter().filter(|(place, _)| *place != places[hit]).cloned().collect();
-            assert!(shown == others && damaged.damaged_bytes == places[hit + 1] - places[hit], "{hit}");
+            let others: Vec<_> =
+                all.iter().filter(|(position, _)| *position != positions[hit]).cloned().collect();
+            assert!(shown == others && damaged.damaged_bytes == positions[hit + 1] - positions[hit], "{hit}");
         }
         let mut file = whole;
         file.unreadable = vec![2];
         let (damaged, shown) = found(file);
         assert!(damaged.damaged_bytes >= 4096 && damaged.damaged_bytes < 4096 + 2 * FRAME_BYTES_MAX as u32);
-        let beside = all.iter().enumerate().filter(|(n, (place, _))| {
-            let end = places.get(n + 1).copied().unwrap_or(damaged.sums.used);
-            end <= 8192 || *place >= 12288
+        let beside = all.iter().enumerate().filter(|(n, (position, _))| {
+            let end = positions.get(n + 1).copied().unwrap_or(damaged.sums.used);
+            end <= 8192 || *position >= 12288
         });
         assert_eq!(shown, beside.map(|(_, found)| found.clone()).collect::<Vec<_>>());
     }

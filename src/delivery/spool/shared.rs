@@ -30,7 +30,7 @@ pub struct Batching {
 
 /// Result of [`Spool::take`].
 #[derive(Debug)]
-pub enum Look {
+pub enum TakeOutcome {
     /// A batch, now in flight.
     Batch(InFlight),
     /// Nothing is due before `until`, unless something arrives.
@@ -235,12 +235,12 @@ impl Spool {
     ///
     /// # Panics
     /// If one is in flight: a bug in the caller.
-    pub fn take(self: &Arc<Self>, now: Mono) -> Look {
+    pub fn take(self: &Arc<Self>, now: Mono) -> TakeOutcome {
         let mut inside = self.lock();
         assert!(!inside.log.has_in_flight(), "one batch at a time is in flight");
         if !inside.due(now, self.flushed.load(Relaxed)) {
             let until = inside.since.map(|since| since + inside.batching.age_max);
-            return Look::Nothing {
+            return TakeOutcome::Nothing {
                 until: until.map(|until| until.max(inside.asleep_until.unwrap_or(until))),
             };
         }
@@ -255,13 +255,13 @@ impl Spool {
         let Some(whose) = taken else {
             // The waiting events cannot be read: temporarily, or they are counted as damage.
             inside.buffers = buffers;
-            return Look::Nothing { until: None };
+            return TakeOutcome::Nothing { until: None };
         };
         if inside.log.waiting() == 0 {
             inside.asleep_until = inside.batching.interval.map(|interval| now + interval);
         }
         let number = self.batch.fetch_add(1, Relaxed) + 1;
-        Look::Batch(InFlight::new(Arc::clone(self), number, whose, buffers))
+        TakeOutcome::Batch(InFlight::new(Arc::clone(self), number, whose, buffers))
     }
 
     /// Whether the batch with that number was called back.

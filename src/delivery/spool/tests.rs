@@ -302,7 +302,7 @@ fn a_sleeping_link_is_woken_on_schedule_or_by_an_alert_and_stays_awake_until_emp
     };
     let sends = |at: u64| {
         let mut sizes = Vec::new();
-        while let Look::Batch(mut batch) = spool.take(secs(at)) {
+        while let TakeOutcome::Batch(mut batch) = spool.take(secs(at)) {
             sizes.push(batch.left());
             batch.acknowledge(secs(at), 0..batch.left());
         }
@@ -312,7 +312,7 @@ fn a_sleeping_link_is_woken_on_schedule_or_by_an_alert_and_stays_awake_until_emp
     assert_eq!(sends(0), [2, 2, 1], "awake from the start, until nothing is left");
     put(5, CROSSING, 5);
     assert_eq!(sends(3599), [0; 0], "asleep, however much waits");
-    assert!(matches!(spool.take(secs(3599)), Look::Nothing { until } if until == Some(secs(3600))));
+    assert!(matches!(spool.take(secs(3599)), TakeOutcome::Nothing { until } if until == Some(secs(3600))));
     assert_eq!(sends(3600), [2, 2, 1]);
     put(3700, CROSSING, 3);
     put(3700, LOST, 1);
@@ -334,17 +334,17 @@ fn a_disk_that_is_attached_late_does_not_wait_for_the_receiver() {
     let batching = Batching { events_max: 2, age_max: std::time::Duration::ZERO, interval: None };
     let spool = Arc::new(Spool::new(Log::new(small(), origin(2)), batching));
     let take = || match spool.take(secs(9)) {
-        Look::Batch(batch) => batch,
-        Look::Nothing { until } => panic!("nothing before {until:?}"),
+        TakeOutcome::Batch(batch) => batch,
+        TakeOutcome::Nothing { until } => panic!("nothing before {until:?}"),
     };
-    let told = |batch: &InFlight| {
+    let contents = |batch: &InFlight| {
         let seqs: Vec<u64> = batch.events().iter().map(|event| event.seq).collect();
         (batch.whose().origin.boot.to_string(), seqs)
     };
     let mut coming: Vec<Event> = (0..5).map(|seq| event(CROSSING, seq)).collect();
     spool.put(Mono::ZERO, |out| out.append(&mut coming));
     let mut second = take();
-    assert_eq!(told(&second).1, [0, 1]);
+    assert_eq!(contents(&second).1, [0, 1]);
     assert!(!spool.state().was_confirmed && !second.is_called_back());
     let recovered = spool.attach(Box::new(Folder::open(folder.path()).unwrap())).unwrap();
     assert_eq!((recovered.events, spool.waiting()), (8, 8));
@@ -353,12 +353,12 @@ fn a_disk_that_is_attached_late_does_not_wait_for_the_receiver() {
     second.acknowledge(secs(9), 0..1);
     second.refill();
     assert_eq!((second.left(), spool.waiting()), (1, 8));
-    let boot = told(&second).0;
+    let boot = contents(&second).0;
     let mut first = take();
     drop(second);
     let mut batches = Vec::new();
     loop {
-        batches.push((told(&first).0 == boot, told(&first).1));
+        batches.push((contents(&first).0 == boot, contents(&first).1));
         first.acknowledge(secs(9), 0..first.left());
         drop(first);
         if spool.waiting() == 0 {
@@ -387,8 +387,8 @@ fn a_delivered_part_of_a_batch_is_not_sent_again_after_a_restart() {
         spool
     };
     let take = |spool: &Arc<Spool>| match spool.take(secs(9)) {
-        Look::Batch(batch) => batch,
-        Look::Nothing { until } => panic!("nothing before {until:?}"),
+        TakeOutcome::Batch(batch) => batch,
+        TakeOutcome::Nothing { until } => panic!("nothing before {until:?}"),
     };
     let seqs = |batch: &InFlight| batch.events().iter().map(|event| event.seq).collect::<Vec<_>>();
     let commit =
@@ -431,7 +431,7 @@ fn a_dropped_batch_is_requeued() {
     let mut coming: Vec<Event> = (0..12).map(|seq| event(CROSSING, seq)).collect();
     spool.put(Mono::ZERO, |out| out.append(&mut coming));
     let taken = |acknowledged: Range<usize>| {
-        let Look::Batch(mut batch) = spool.take(secs(9)) else { panic!("nothing waits") };
+        let TakeOutcome::Batch(mut batch) = spool.take(secs(9)) else { panic!("nothing waits") };
         batch.acknowledge(secs(9), acknowledged);
         (batch.events()[0].seq, batch.events().len(), batch.left())
     };
@@ -517,18 +517,18 @@ fn the_state_is_available_while_a_sync_hangs() {
     });
     has_entered.recv().unwrap();
     // The lock is held now, and stays held: a reader that wanted it would never return.
-    let (answer, answered) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn({
         let spool = std::sync::Arc::clone(&spool);
         move || {
             spool.flush();
-            answer.send((spool.state(), spool.waiting(), spool.batch_events_max())).unwrap();
+            sender.send((spool.state(), spool.waiting(), spool.batch_events_max())).unwrap();
         }
     });
-    let told =
-        answered.recv_timeout(std::time::Duration::from_secs(30)).expect("the reader waited for the disk");
+    let state =
+        receiver.recv_timeout(std::time::Duration::from_secs(30)).expect("the reader waited for the disk");
     assert!(!committing.is_finished());
-    assert_eq!(told, (before, 5, 2));
+    assert_eq!(state, (before, 5, 2));
     *gate.0.lock().unwrap() = true;
     gate.1.notify_all();
     committing.join().unwrap();
@@ -602,11 +602,11 @@ fn files_that_others_create_under_segment_names_are_kept() {
 #[test]
 fn a_lost_folder_is_noticed_and_its_events_are_counted() {
     let parent = tempfile::tempdir().unwrap();
-    let (place, away) = (parent.path().join("spool"), parent.path().join("away"));
+    let (home, away) = (parent.path().join("spool"), parent.path().join("away"));
     for taken in [0, 3, 20, 25] {
-        let _none = std::fs::remove_dir_all(&place);
+        let _none = std::fs::remove_dir_all(&home);
         let _none = std::fs::remove_dir_all(&away);
-        let (mut log, _) = on_disk(&place, small(), 1);
+        let (mut log, _) = on_disk(&home, small(), 1);
         (0..20).for_each(|seq| log.append(Mono::ZERO, &event(CROSSING, seq)));
         log.commit(Mono::ZERO, None, true);
         (20..30).for_each(|seq| log.append(Mono::ZERO, &event(CROSSING, seq)));
@@ -615,7 +615,7 @@ fn a_lost_folder_is_noticed_and_its_events_are_counted() {
             log.take(taken, &mut out);
         }
         log.check_disk().unwrap();
-        std::fs::rename(&place, &away).unwrap();
+        std::fs::rename(&home, &away).unwrap();
         assert!(log.check_disk().is_err() && !log.has_disk(), "{taken}");
         let lost = 20u64.saturating_sub(taken as u64);
         let dropped = |log: &Log| log.tally().dropped[Class::Counts as usize];
@@ -632,7 +632,7 @@ fn a_lost_folder_is_noticed_and_its_events_are_counted() {
         } else {
             log.done(secs(1));
         }
-        log.attach(Box::new(Folder::open(&place).unwrap())).unwrap();
+        log.attach(Box::new(Folder::open(&home).unwrap())).unwrap();
         log.append(secs(2), &event(CROSSING, 30));
         log.commit(secs(2), None, true);
         assert!(log.trouble().is_none() && log.disk_bytes() > 0);
@@ -642,9 +642,9 @@ fn a_lost_folder_is_noticed_and_its_events_are_counted() {
         assert_eq!(dropped(&log), if taken == 25 { 20 } else { lost });
         drop(log);
         // Once the folder is back in its place, its events are sent after all.
-        std::fs::remove_dir_all(&place).unwrap();
-        std::fs::rename(&away, &place).unwrap();
-        let (mut log, recovered) = on_disk(&place, small(), 2);
+        std::fs::remove_dir_all(&home).unwrap();
+        std::fs::rename(&away, &home).unwrap();
+        let (mut log, recovered) = on_disk(&home, small(), 2);
         assert_eq!((recovered.events, drain(&mut log).len()), (20, 20));
     }
 }

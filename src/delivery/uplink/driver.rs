@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::base::retry::Backoff;
 use crate::base::stop::Stop;
-use crate::delivery::spool::{InFlight, Look, Spool};
+use crate::delivery::spool::{InFlight, Spool, TakeOutcome};
 use crate::delivery::uplink::session::{Failure, Next, Session, Verdict};
 use crate::delivery::uplink::{Batch, Interrupt, Outbox, SendError, Sink};
 use crate::event::fixed;
@@ -246,12 +246,12 @@ impl Uplink {
             return Flow::Wait(None);
         }
         match self.spool.take(now) {
-            Look::Batch(batch) => {
+            TakeOutcome::Batch(batch) => {
                 self.session.begin(batch.left());
                 self.delivery = Some(Delivery { batch, calendar: None, has_left: false });
             }
-            Look::Nothing { .. } if closed && self.waiting() == 0 => return Flow::End,
-            Look::Nothing { until } => return Flow::Wait(until),
+            TakeOutcome::Nothing { .. } if closed && self.waiting() == 0 => return Flow::End,
+            TakeOutcome::Nothing { until } => return Flow::Wait(until),
         }
         Flow::Continue
     }
@@ -340,14 +340,14 @@ impl Uplink {
             Verdict::Delivered(events) => {
                 batch.acknowledge(now, part);
                 self.outbox.counters().count_delivered(now, events);
-                self.outbox.tell_trouble(None);
+                self.outbox.report_trouble(None);
                 tracing::debug!("delivered {events} events as {id}");
             }
             Verdict::Kept { until } => {
                 self.outbox.counters().count_failure();
                 let wait = until.since(now);
                 if outcome == Err(Failure::Misconfigured) {
-                    self.outbox.tell_trouble(Some(&text));
+                    self.outbox.report_trouble(Some(&text));
                     tracing::error!("{text}; batch {id} is kept and sent again in {wait:.1?}");
                 } else {
                     tracing::warn!("{text}; batch {id} is sent again in {wait:.1?}");
@@ -364,7 +364,7 @@ impl Uplink {
             }
             Verdict::CircuitOpen { until } => {
                 self.outbox.counters().count_failure();
-                self.outbox.tell_trouble(Some(&format!("it refuses everything: {text}")));
+                self.outbox.report_trouble(Some(&format!("it refuses everything: {text}")));
                 let (events, wait) = (batch.left(), until.since(now));
                 tracing::error!(
                     "{text}; it refuses everything: check which program responds at that URL; {events} events are kept and \
@@ -419,7 +419,7 @@ mod tests {
 
     /// Responds by script; records id, time of the first event, and the time limit.
     struct Scripted {
-        answers: VecDeque<Result<(), SendError>>,
+        responses: VecDeque<Result<(), SendError>>,
         sent: Arc<Mutex<Vec<Sent>>>,
         longest: Option<Duration>,
         needs_time: bool,
@@ -434,7 +434,7 @@ mod tests {
             let stamp = batch.calendar.stamp(batch.events[0].at);
             let wall = stamp.time.map(|unix_nanos| Wall { unix_nanos, synchronised: stamp.synchronised });
             self.sent.lock().unwrap().push((batch.id().to_string(), wall, self.longest));
-            self.answers.pop_front().expect("no more sends than responses")
+            self.responses.pop_front().expect("no more sends than responses")
         }
         fn name(&self) -> &'static str {
             "scripted"
@@ -453,19 +453,19 @@ mod tests {
 
     const UNIX: i64 = 1_795_392_000;
 
-    fn bench(answers: impl IntoIterator<Item = Result<(), SendError>>) -> Bench {
-        bench_of(answers, false)
+    fn bench(responses: impl IntoIterator<Item = Result<(), SendError>>) -> Bench {
+        bench_of(responses, false)
     }
 
-    fn bench_of(answers: impl IntoIterator<Item = Result<(), SendError>>, needs_time: bool) -> Bench {
+    fn bench_of(responses: impl IntoIterator<Item = Result<(), SendError>>, needs_time: bool) -> Bench {
         let clock = Arc::new(SetClock(Mutex::new(ClockSyncSample {
             mono: Mono::ZERO,
             wall: Wall { unix_nanos: 0, synchronised: false },
         })));
         let outbox = Arc::new(Outbox::new(8).unwrap());
         let sent = Arc::new(Mutex::new(Vec::new()));
-        let answers = answers.into_iter().collect();
-        let sink = Scripted { answers, sent: Arc::clone(&sent), longest: None, needs_time };
+        let responses = responses.into_iter().collect();
+        let sink = Scripted { responses, sent: Arc::clone(&sent), longest: None, needs_time };
         let origin = Origin::new("mast-7", "3f2a", Mono::ZERO);
         let log = Log::new(crate::delivery::spool::Params::default(), origin);
         let spool =

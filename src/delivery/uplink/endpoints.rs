@@ -73,8 +73,8 @@ impl Loads {
     }
 
     /// A response took this share of its deadline, or (`None`) did not arrive or was not a confirmation.
-    pub fn report(&mut self, index: usize, now: Mono, answered: Option<f64>) {
-        let load = match answered {
+    pub fn report(&mut self, index: usize, now: Mono, response_s: Option<f64>) {
+        let load = match response_s {
             Some(part) => {
                 let old = self.load(index, now).min(LOAD_MAX);
                 old + NEWEST * (part.clamp(0.0, 1.0) - old)
@@ -120,7 +120,7 @@ impl Sink for Endpoints {
         let outcome = self.sinks[index].send(batch);
         let now = self.time.mono();
         let part = now.since(begun).as_secs_f64() / self.deadline.as_secs_f64();
-        let answered = match &outcome {
+        let response_s = match &outcome {
             Ok(()) => Some(part),
             // Its refusal is about these events, not about itself, if it has confirmed others.
             Err(SendError { failure: Failure::Refused | Failure::TooLarge, .. })
@@ -131,7 +131,7 @@ impl Sink for Endpoints {
             Err(_) => None,
         };
         self.known |= outcome.is_ok();
-        self.loads.report(index, now, answered);
+        self.loads.report(index, now, response_s);
         outcome.map_err(|error| match error.failure {
             // The delay that it asks for applies only to it: another one is used.
             Failure::Retry { .. } | Failure::Misconfigured if self.loads.any_able(now) => {

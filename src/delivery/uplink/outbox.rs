@@ -219,7 +219,7 @@ impl Outbox {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn tell_trouble(&self, why: Option<&str>) {
+    pub(super) fn report_trouble(&self, why: Option<&str>) {
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         if trouble.is_some() != why.is_some() {
             *trouble = why.map(str::to_owned);

@@ -590,11 +590,11 @@ mod tests {
         let night = |event: usize| (1..400).contains(&event);
         for most in [1, 2, 16, 100] {
             let d = deliver(402, most, night, Vec::new());
-            assert_eq!((d.delivered, d.hand.len(), d.queue.len()), (vec![0, 400, 401], 0, 0), "{most}");
+            assert_eq!((d.delivered, d.in_flight.len(), d.queue.len()), (vec![0, 400, 401], 0, 0), "{most}");
         }
         // The refusals of a receiver that has never confirmed anything are not accepted.
         let d = deliver(402, 100, |event| event < 400, Vec::new());
-        assert_eq!((d.delivered.len(), d.dropped.len(), d.hand.len()), (0, 0, 100));
+        assert_eq!((d.delivered.len(), d.dropped.len(), d.in_flight.len()), (0, 0, 100));
     }
 
     #[test]
@@ -635,7 +635,7 @@ mod tests {
         delivered: Vec<usize>,
         dropped: Vec<usize>,
         /// Left in flight and in the queue when there was no more progress.
-        hand: Vec<usize>,
+        in_flight: Vec<usize>,
         queue: Vec<usize>,
     }
 
@@ -644,26 +644,26 @@ mod tests {
     fn deliver(events: usize, most: usize, is_bad: impl Fn(usize) -> bool, outcomes: Vec<u8>) -> Delivery {
         let mut s = session();
         let (mut now, mut outcomes, mut again, mut idle_rounds) = (Mono::ZERO, outcomes.into_iter(), None, 0);
-        let (mut hand, mut queue) = (Vec::new(), (0..events).collect::<std::collections::VecDeque<_>>());
+        let (mut in_flight, mut queue) = (Vec::new(), (0..events).collect::<std::collections::VecDeque<_>>());
         let mut d = Delivery::default();
         while idle_rounds < 3 {
             match s.next(now) {
                 Next::Load if queue.is_empty() => break,
                 Next::Load => {
-                    hand.clear();
-                    hand.extend(queue.drain(..most.min(queue.len())));
-                    s.begin(hand.len());
+                    in_flight.clear();
+                    in_flight.extend(queue.drain(..most.min(queue.len())));
+                    s.begin(in_flight.len());
                 }
                 Next::Wait { until } => now = until,
                 Next::Refill => {
                     idle_rounds += 1;
                     let left = s.in_flight();
-                    hand = (0..hand.len())
+                    in_flight = (0..in_flight.len())
                         .filter(|&index| is_left(&s, index))
-                        .map(|index| hand[index])
+                        .map(|index| in_flight[index])
                         .collect();
-                    hand.extend(queue.drain(..(most - hand.len()).min(queue.len())));
-                    s.refilled(hand.len(), left == most);
+                    in_flight.extend(queue.drain(..(most - in_flight.len()).min(queue.len())));
+                    s.refilled(in_flight.len(), left == most);
                 }
                 Next::Send(part) => {
                     assert!(again.take().is_none_or(|again| again == part), "a retry sends the same part");
@@ -671,17 +671,19 @@ mod tests {
                     let outcome = match outcomes.next() {
                         Some(0) => RETRY,
                         Some(1) => Err(Failure::Misconfigured),
-                        _ if hand[part.clone()].iter().any(|&event| is_bad(event)) => Err(Failure::Refused),
+                        _ if in_flight[part.clone()].iter().any(|&event| is_bad(event)) => {
+                            Err(Failure::Refused)
+                        }
                         _ => Ok(()),
                     };
                     let finished = match s.report(now, outcome) {
                         Verdict::Delivered(count) => {
                             assert_eq!(count, part.len());
-                            d.delivered.extend(&hand[part]);
+                            d.delivered.extend(&in_flight[part]);
                             count
                         }
                         Verdict::Dropped(index) => {
-                            d.dropped.push(hand[index]);
+                            d.dropped.push(in_flight[index]);
                             1
                         }
                         Verdict::Kept { .. } => {
@@ -697,7 +699,8 @@ mod tests {
                 }
             }
         }
-        d.hand = (0..hand.len()).filter(|&index| is_left(&s, index)).map(|index| hand[index]).collect();
+        d.in_flight =
+            (0..in_flight.len()).filter(|&index| is_left(&s, index)).map(|index| in_flight[index]).collect();
         d.queue = queue.into();
         d.delivered.sort_unstable();
         d.dropped.sort_unstable();
@@ -725,14 +728,14 @@ mod tests {
             let d = deliver(events, most, is_bad, outcomes);
             prop_assert!(d.delivered.iter().all(|&event| !is_bad(event)), "{d:?}");
             prop_assert!(d.dropped.iter().all(|&event| is_bad(event)), "{d:?}");
-            let left = d.hand.iter().chain(&d.queue);
+            let left = d.in_flight.iter().chain(&d.queue);
             let mut all: Vec<usize> = d.delivered.iter().chain(&d.dropped).chain(left).copied().collect();
             all.sort_unstable();
             prop_assert_eq!(all, (0..events).collect::<Vec<_>>(), "each event once");
             prop_assert!(!d.delivered.is_empty() || d.dropped.is_empty(), "nothing was confirmed: {:?}", d);
-            if !d.hand.is_empty() {
-                prop_assert!(d.queue.is_empty() || (d.hand.len() == most && d.delivered.is_empty()), "{:?}", d);
-                prop_assert!(d.hand.iter().all(|&event| is_bad(event)), "{:?}", d);
+            if !d.in_flight.is_empty() {
+                prop_assert!(d.queue.is_empty() || (d.in_flight.len() == most && d.delivered.is_empty()), "{:?}", d);
+                prop_assert!(d.in_flight.iter().all(|&event| is_bad(event)), "{:?}", d);
             }
         }
 
@@ -748,11 +751,11 @@ mod tests {
             let is_bad = |event: usize| bad.binary_search(&event).is_ok();
             let d = deliver(events, most, is_bad, Vec::new());
             prop_assert_eq!(d.delivered, (0..events).filter(|&event| !is_bad(event)).collect::<Vec<_>>());
-            if d.hand.is_empty() {
+            if d.in_flight.is_empty() {
                 prop_assert_eq!(d.dropped, bad);
             } else {
                 // More bad ones at the very end than the budget of the last confirmation.
-                prop_assert!(d.queue.is_empty() && d.hand.iter().all(|&event| is_bad(event)));
+                prop_assert!(d.queue.is_empty() && d.in_flight.iter().all(|&event| is_bad(event)));
             }
         }
     }

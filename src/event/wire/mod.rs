@@ -8,7 +8,7 @@
 //! | version | new in it | reads | frozen in | golden bytes |
 //! |---|---|---|---|---|
 //! | 1 | | for ever | `wire/v1.rs` | `tests/data/events-v1.hex` |
-//! | 2 | `stats`: `detections_invalid`, `detections_over_limit`, `detections_duplicate`, `processing_sum_us`; `storage`: `newer` | newest | the types in [`crate::event`] | `tests/data/events-v2.hex` |
+//! | 2 | `stats`: `detections_invalid`, `detections_over_limit`, `detections_duplicate`, `processing_sum_us`, `frames_repaired`, `log_lines_dropped`; `storage`: `newer` | newest | the types in [`crate::event`] | `tests/data/events-v2.hex` |
 //!
 //! # Rules
 //! - A version that was released never changes. Its golden bytes are never edited and are decoded for ever.

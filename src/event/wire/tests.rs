@@ -97,7 +97,7 @@ proptest! {
         prop_assert!(same_in_version_1(&event, &bytes));
         if let Body::Stats(stats) = event.body {
             let young = Stats::METRICS.iter().zip(stats.values()).filter(|(metric, _)| metric.since > 1);
-            prop_assert!(young.map(|(_, value)| value).eq([0; 4]));
+            prop_assert!(young.map(|(_, value)| value).eq([0; 6]));
         } else if let Body::Storage(storage) = event.body {
             prop_assert_eq!(storage.newer, 0);
         }
@@ -105,14 +105,15 @@ proptest! {
 
     /// Encoding and decoding loses nothing: whatever version the record has, it holds all of the event.
     #[test]
-    fn any_event_survives_its_record(old in any_event(), young: [u64; 5]) {
+    fn any_event_survives_its_record(old in any_event(), young: [u64; 7]) {
         let mut event = Event::from(old);
         if let Body::Stats(stats) = &mut event.body {
             [stats.detections_invalid, stats.detections_over_limit, stats.detections_duplicate] =
                 [young[0], young[1], young[2]];
             stats.processing_sum_us = young[3];
+            (stats.frames_repaired, stats.log_lines_dropped) = (young[4], young[5]);
         } else if let Body::Storage(storage) = &mut event.body {
-            storage.newer = young[4];
+            storage.newer = young[6];
         }
         prop_assert_eq!(Event::decode(event.encode(&mut [0; RECORD_BYTES_MAX])), Ok(event));
     }

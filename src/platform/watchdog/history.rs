@@ -191,21 +191,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("state");
         assert_eq!(before(&folder, "a", false), (1, 0, None));
-        let told = |text: &str, clean| Some((text.to_owned(), clean));
-        assert_eq!(before(&folder, "a", false), (2, 1, told("killed, or crashed", false)));
-        assert_eq!(before(&folder, "b", false), (3, 2, told("the board lost power or was reset", false)));
-        assert_eq!(before(&folder, "c", true), (4, 3, told("the watchdog reset the board", false)));
+        let ended = |text: &str, clean| Some((text.to_owned(), clean));
+        assert_eq!(before(&folder, "a", false), (2, 1, ended("killed, or crashed", false)));
+        assert_eq!(before(&folder, "b", false), (3, 2, ended("the board lost power or was reset", false)));
+        assert_eq!(before(&folder, "c", true), (4, 3, ended("the watchdog reset the board", false)));
         let mut history = History::begin(&folder, "c", true).unwrap();
         assert_eq!(history.before().unwrap().reason, "killed, or crashed", "within the boot it was no reset");
         history.end("the pipeline hangs", false).unwrap();
         let second = History::begin(&folder, "c", false).unwrap_err();
         assert!(second.to_string().contains("another flytrap uses it"), "{second}");
         drop(history);
-        assert_eq!(before(&folder, "d", true), (6, 5, told("the pipeline hangs", false)));
+        assert_eq!(before(&folder, "d", true), (6, 5, ended("the pipeline hangs", false)));
         let mut history = History::begin(&folder, "d", false).unwrap();
         history.end("terminated", true).unwrap();
         drop(history);
-        assert_eq!(before(&folder, "e", false), (8, 6, told("terminated", true)));
+        assert_eq!(before(&folder, "e", false), (8, 6, ended("terminated", true)));
     }
 
     #[test]

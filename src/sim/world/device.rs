@@ -651,9 +651,9 @@ impl Device {
             written_day_bytes: self.written.note(at, state.tally.flash_bytes),
             uplink_trouble: uplink.as_deref(),
         };
-        let mut told = Vec::new();
-        self.monitor.tell(at, &condition, &mut |body| told.push(body));
-        told.into_iter().for_each(|body| self.post(now, body));
+        let mut reported = Vec::new();
+        self.monitor.report(at, &condition, &mut |body| reported.push(body));
+        reported.into_iter().for_each(|body| self.post(now, body));
     }
 
     /// The work of the uplink's thread.

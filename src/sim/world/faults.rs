@@ -59,7 +59,7 @@ impl Faults {
             (Fault::DiskFull, disk.full),
             (Fault::DiskAway, disk.away),
             (Fault::LinkOutage, link.outages),
-            (Fault::Receiver, link.moods),
+            (Fault::Receiver, link.receiver_faults),
             (Fault::ClockStep, clock.steps),
             (Fault::ClockLost, clock.lost),
         ] {

@@ -101,7 +101,7 @@ impl World {
         let disk = FaultDisk::new(random.bits());
         disk.set_fault_modes(scenario.disk_fault_modes(false));
         let server = Server::new(random.bits());
-        server.dies_at(faults.next_death());
+        server.fails_at(faults.next_death());
         Ok(World {
             now: 0,
             end,
@@ -134,11 +134,11 @@ impl World {
     /// # Errors
     /// A stage failed permanently: a bug in the program.
     pub fn run(mut self, on: &mut dyn FnMut(f64)) -> Result<Report> {
-        let mut told = 0;
+        let mut reported = 0;
         while self.now < self.end {
             self.step()?;
-            if self.now / SECOND / 600 != told {
-                told = self.now / SECOND / 600;
+            if self.now / SECOND / 600 != reported {
+                reported = self.now / SECOND / 600;
                 on(self.now as f64 / self.end as f64);
             }
         }
@@ -289,7 +289,7 @@ impl World {
     }
 
     fn inject(&mut self, fault: Fault) {
-        self.server.dies_at(self.faults.next_death());
+        self.server.fails_at(self.faults.next_death());
         if fault != Fault::DiskBack {
             *self.report.faults.entry(fault.name()).or_default() += 1;
         }
@@ -311,7 +311,7 @@ impl World {
             Fault::DiskBack => self.disk.set_away(false),
             Fault::LinkOutage => self.server.cut_link(self.now + lasts(self.scenario.link.outage_mean_s)),
             Fault::Receiver => {
-                let until = self.now + lasts(self.scenario.link.mood_mean_s);
+                let until = self.now + lasts(self.scenario.link.receiver_fault_mean_s);
                 self.server.next_fault_mode(until);
             }
             Fault::ClockStep => self.calendar.step(&mut self.random),

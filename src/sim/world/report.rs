@@ -111,7 +111,7 @@ pub struct Report {
     /// Lost to damage on the disk, and counted.
     pub damaged: u64,
     /// Events that were reported dropped or damaged and were also cut off, or arrived anyway. This many losses could be hidden among them.
-    pub told_too_much: u64,
+    pub losses_overreported: u64,
     /// Reads, writes and syncs that the disk refused.
     pub disk_errors: u64,
     /// Not yet on disk when the power was cut or the program crashed.
@@ -140,7 +140,7 @@ pub struct Report {
     runs: Vec<Run>,
     /// Dead letters that the device has counted.
     #[serde(skip)]
-    told_refused: u64,
+    reported_refused: u64,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -184,7 +184,7 @@ impl Report {
             refused: 0,
             dropped: 0,
             damaged: 0,
-            told_too_much: 0,
+            losses_overreported: 0,
             disk_errors: 0,
             cut: 0,
             lost: 0,
@@ -198,7 +198,7 @@ impl Report {
             throttled_s: 0,
             last_death: None,
             runs: Vec::new(),
-            told_refused: 0,
+            reported_refused: 0,
         }
     }
 
@@ -216,7 +216,7 @@ impl Report {
         self.made += posted.len() as u64;
         self.spooled += remains.spooled;
         self.dropped += remains.dropped;
-        self.told_refused += remains.refused;
+        self.reported_refused += remains.refused;
         self.damaged += remains.damaged;
         self.written_bytes += remains.written_bytes;
         self.runs.push(Run { name: run, posted, ended, failing_since, how });
@@ -241,9 +241,10 @@ impl Report {
         }
         self.unseen_repeats += came.values().map(|run| run.len() as u64).sum::<u64>();
         // Only the number of dropped or damaged events is known, not which ones. Some of them were cut off too, or arrived after all.
-        let told = self.dropped + self.damaged;
-        self.lost = u64::saturating_sub(missing, told) + self.refused.saturating_sub(self.told_refused);
-        self.told_too_much = u64::saturating_sub(told, missing);
+        let reported = self.dropped + self.damaged;
+        self.lost =
+            u64::saturating_sub(missing, reported) + self.refused.saturating_sub(self.reported_refused);
+        self.losses_overreported = u64::saturating_sub(reported, missing);
     }
 
     /// Checks the guarantees: nothing lost, no undetected duplicates, no wrong stamp that was trusted.
@@ -278,13 +279,13 @@ impl Report {
         for (name, count) in &self.faults {
             row(&format!("fault: {name}"), count.to_string());
         }
-        for (name, value) in [("starts of the program", self.boots), ("flat battery", self.flat_battery)] {
+        for (name, value) in [("program starts", self.boots), ("flat battery", self.flat_battery)] {
             row(name, value.to_string());
         }
         for Counted { label, value, .. } in FRAMES {
             row(label, value(&self.counters).to_string());
         }
-        row("frames that the camera lost before", self.camera_drops.to_string());
+        row("frames dropped by the camera", self.camera_drops.to_string());
         for Counted { label, value, .. } in FOUND {
             row(label, value(&self.counters).to_string());
         }
@@ -300,32 +301,32 @@ impl Report {
         let sum = |counts: &BTreeMap<String, u64>| counts.values().sum::<u64>();
         row("crossings, counted / true", format!("{} / {}", sum(&self.counted), sum(&self.truth)));
         for (name, value) in [
-            ("  of the true ones nobody watched", self.unwatched),
-            ("  besides: too small or hidden", self.unseen),
-            ("events made", self.made),
+            ("  true crossings while nothing watched", self.unwatched),
+            ("  not in the truth: too small or hidden", self.unseen),
+            ("events posted", self.made),
             ("  spooled", self.spooled),
             ("  acknowledged", self.counters.events_delivered),
             ("  received", self.received),
             ("  not yet on disk at a power cut or crash", self.cut),
-            ("  refused for good and counted", self.refused),
-            ("  dropped and counted", self.dropped),
-            ("  damaged and counted", self.damaged),
-            ("  of these also cut off, or received", self.told_too_much),
+            ("  refused permanently, counted", self.refused),
+            ("  dropped, counted", self.dropped),
+            ("  damaged, counted", self.damaged),
+            ("  of these cut off too, or received anyway", self.losses_overreported),
             ("  LOST", self.lost),
-            ("  repeats that the receiver recognises", self.repeats),
-            ("  REPEATS THAT IT CANNOT", self.unseen_repeats),
-            ("  WRONG TIMES THAT WERE VOUCHED FOR", self.stamped_wrong),
+            ("  repeats detected by the receiver", self.repeats),
+            ("  UNDETECTED REPEATS", self.unseen_repeats),
+            ("  WRONG TIMES MARKED SYNCHRONISED", self.stamped_wrong),
             ("requests", self.requests),
-            ("errors of the disk", self.disk_errors),
+            ("disk errors", self.disk_errors),
             ("bytes written", self.written_bytes),
-            ("most that waited in memory", self.waiting_max),
-            ("most on disk, bytes", self.disk_max_bytes),
+            ("most events and frames waiting in memory", self.waiting_max),
+            ("largest spool, bytes", self.disk_max_bytes),
         ] {
             row(name, value.to_string());
         }
         row("energy, Wh", format!("{:.1}", self.energy_wh));
-        row("hottest, °C", format!("{:.1}", self.hottest_c));
-        row("slowed down by heat, s", self.throttled_s.to_string());
+        row("hottest CPU, °C", format!("{:.1}", self.hottest_c));
+        row("thermal throttling, s", self.throttled_s.to_string());
         out
     }
 }

@@ -138,14 +138,16 @@ pub struct Link {
     /// Mean duration of an outage, seconds.
     pub outage_mean_s: f32,
     /// Times per day that the receiver enters a fault mode.
-    pub moods: f32,
+    #[serde(alias = "moods")]
+    pub receiver_faults: f32,
     /// Mean duration of a fault mode, seconds.
-    pub mood_mean_s: f32,
+    #[serde(alias = "mood_mean_s")]
+    pub receiver_fault_mean_s: f32,
 }
 
 impl Default for Link {
     fn default() -> Self {
-        Link { outages: 6.0, outage_mean_s: 2400.0, moods: 24.0, mood_mean_s: 600.0 }
+        Link { outages: 6.0, outage_mean_s: 2400.0, receiver_faults: 24.0, receiver_fault_mean_s: 600.0 }
     }
 }
 
@@ -218,7 +220,7 @@ impl Scenario {
                 error_one_in: 0,
                 ..DiskScenario::default()
             },
-            link: Link { outages: 0.0, moods: 0.0, ..Link::default() },
+            link: Link { outages: 0.0, receiver_faults: 0.0, ..Link::default() },
             clock: ClockScenario { steps: 0.0, lost: 0.0 },
             board: BoardScenario { battery_wh: 0.0, ..BoardScenario::default() },
             ..Scenario::default()
@@ -273,8 +275,8 @@ impl Scenario {
             ("disk.away", disk.away, rates.clone()),
             ("link.outages", link.outages, rates.clone()),
             ("link.outage_mean_s", link.outage_mean_s, 1.0..=1e6),
-            ("link.moods", link.moods, rates.clone()),
-            ("link.mood_mean_s", link.mood_mean_s, 1.0..=1e6),
+            ("link.receiver_faults", link.receiver_faults, rates.clone()),
+            ("link.receiver_fault_mean_s", link.receiver_fault_mean_s, 1.0..=1e6),
             ("clock.steps", clock.steps, rates.clone()),
             ("clock.lost", clock.lost, rates),
             ("board.idle_w", board.idle_w, 0.0..=1000.0),

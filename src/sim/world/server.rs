@@ -64,11 +64,11 @@ struct State {
     /// Events of confirmed batches.
     confirmed: u64,
     /// It confirms and stores nothing: for a test that this is noticed.
-    lies: bool,
+    stores_nothing: bool,
     requests: u64,
     stamped_wrong: u64,
     /// The device's power, or its program, ends at this time.
-    dies_at: u64,
+    fails_at: u64,
     /// Offset added to the sequence number of each event, and to the time at which a board was switched on: 0, except in tests that a wrong
     /// one is noticed.
     misread: (u64, u64),
@@ -101,10 +101,10 @@ impl Server {
             refused: BTreeMap::new(),
             changed: 0,
             confirmed: 0,
-            lies: false,
+            stores_nothing: false,
             requests: 0,
             stamped_wrong: 0,
-            dies_at: u64::MAX,
+            fails_at: u64::MAX,
             misread: (0, 0),
         })))
     }
@@ -119,13 +119,13 @@ impl Server {
     }
 
     /// Time of the device's next power loss: a request in progress at that time never gets a response.
-    pub(super) fn dies_at(&self, at: u64) {
-        self.lock().dies_at = at;
+    pub(super) fn fails_at(&self, at: u64) {
+        self.lock().fails_at = at;
     }
 
     #[cfg(test)]
-    pub(super) fn lie(&self) {
-        self.lock().lies = true;
+    pub(super) fn confirm_without_storing(&self) {
+        self.lock().stores_nothing = true;
     }
 
     #[cfg(test)]
@@ -155,7 +155,7 @@ impl Server {
 
     pub(super) fn heal(&self) {
         let mut state = self.lock();
-        (state.link_back, state.mode, state.dies_at) = (0, FaultMode::Good, u64::MAX);
+        (state.link_back, state.mode, state.fails_at) = (0, FaultMode::Good, u64::MAX);
     }
 
     /// The sink that the device sends to.
@@ -245,16 +245,16 @@ impl Sink for ServerSink {
         if matches!(state.mode, FaultMode::Forgetful | FaultMode::Silent) {
             state.took = SILENCE;
         }
-        if state.now + state.took > state.dies_at {
+        if state.now + state.took > state.fails_at {
             // In progress: it arrived or it did not, and the device never learns which.
-            state.took = state.dies_at.saturating_sub(state.now);
+            state.took = state.fails_at.saturating_sub(state.now);
             if state.random.chance(0.5) {
                 state.store(batch);
             }
             return fail(retry, "no answer");
         }
         match state.mode {
-            FaultMode::Good if state.lies => {}
+            FaultMode::Good if state.stores_nothing => {}
             FaultMode::Good => state.store(batch),
             FaultMode::Fails => return fail(retry, "500"),
             FaultMode::Forgetful => {

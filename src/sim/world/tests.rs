@@ -76,11 +76,11 @@ fn a_disk_that_fakes_syncs_is_detected() {
     assert!(honest.cut > 0 && honest.boots > 3, "{}", honest.table());
     let world = World::new(3, 2.0, &scenario, None).unwrap();
     world.disk.set_fault_modes(crate::sim::disk::FaultModes {
-        lies: true,
+        ignores_syncs: true,
         ..crate::sim::disk::FaultModes::default()
     });
-    let lied = world.run(&mut |_| {}).unwrap();
-    assert!(lied.lost > 10 && lied.verdict().is_err(), "{}", lied.table());
+    let report = world.run(&mut |_| {}).unwrap();
+    assert!(report.lost > 10 && report.verdict().is_err(), "{}", report.table());
 }
 
 /// A receiver that gets wrong identities, or a device that marks a wrong time as synchronised.
@@ -108,7 +108,7 @@ fn a_wrong_identity_and_a_wrong_time_are_detected() {
 #[test]
 fn a_receiver_that_confirms_without_storing_is_detected() {
     let world = World::new(3, 0.2, &Scenario { begins_at: 8.0, ..Scenario::perfect() }, None).unwrap();
-    world.server.lie();
+    world.server.confirm_without_storing();
     let report = world.run(&mut |_| {}).unwrap();
     assert_eq!((report.received, report.lost), (0, report.made), "{}", report.table());
     report.verdict().unwrap_err();

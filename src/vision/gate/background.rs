@@ -132,7 +132,7 @@ impl Background {
     /// frame. A row has `width` cells.
     pub(super) fn look(&mut self, now: &[u16], width: usize, dt: Duration, different: &mut [bool]) -> Change {
         if self.frames == 0 {
-            self.learn_anew(now);
+            self.relearn(now);
             different[..now.len()].fill(false);
             return Change::None;
         }
@@ -148,7 +148,7 @@ impl Background {
         if steady && count * 100 >= now.len() * RELEARN_DIFFERENT_PERCENT {
             self.relearn_s += dt_s;
             if self.relearn_s >= RELEARN_S {
-                self.learn_anew(now);
+                self.relearn(now);
                 different[..now.len()].fill(false);
                 return Change::Relearnt;
             }
@@ -159,7 +159,7 @@ impl Background {
     }
 
     /// Makes this frame the background. The noise of the camera is kept, if it is known.
-    fn learn_anew(&mut self, now: &[u16]) {
+    fn relearn(&mut self, now: &[u16]) {
         let first = self.frames == 0;
         for (at, &cell) in now.iter().enumerate() {
             self.mean[at] = i32::from(cell) << CELL_SHIFT;

@@ -217,7 +217,7 @@ fn check_photo(name: &str, bytes: &[u8], decoder: &mut JpegDecoder) {
 #[test]
 fn sampling_is_detected_and_planes_have_the_right_size() {
     let mut decoder = JpegDecoder::new(64, 64);
-    for (sampling, told, chroma) in [
+    for (sampling, sampling_text, chroma) in [
         (SamplingFactor::F_1_1, Sampling::S444, (17, 33)),
         (SamplingFactor::F_2_1, Sampling::S422, (9, 33)),
         (SamplingFactor::F_1_2, Sampling::S440, (17, 17)),
@@ -232,14 +232,14 @@ fn sampling_is_detected_and_planes_have_the_right_size() {
             height: 33,
             components: 3,
             precision: 8,
-            sampling: told,
+            sampling: sampling_text,
             process: Process::Baseline,
         };
         assert_eq!(info, expected);
         assert_eq!(info.check(), Ok(()));
         let Planes::Yuv { y, u, v } = decoder.decode(&bytes).unwrap().planes else { panic!() };
         assert_eq!((y.width(), y.height()), (17, 33));
-        assert_eq!([(u.width(), u.height()), (v.width(), v.height())], [chroma; 2], "{told:?}");
+        assert_eq!([(u.width(), u.height()), (v.width(), v.height())], [chroma; 2], "{sampling_text:?}");
     }
     let grey = encode(Recipe { grey: true, ..PLAIN });
     assert_eq!(probe(&grey).unwrap().sampling, Sampling::Grey);

@@ -99,7 +99,7 @@ pub(crate) fn output(command: &mut Command) -> Output {
 }
 
 /// Both streams as text, for messages.
-pub(crate) fn told(output: &Output) -> String {
+pub(crate) fn describe(output: &Output) -> String {
     format!(
         "{}\n--- stdout\n{}\n--- stderr\n{}",
         output.status,

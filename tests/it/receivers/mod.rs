@@ -383,8 +383,8 @@ fn without_descriptors_a_send_is_retried() {
                 .args(["--exact", "receivers::without_descriptors_a_send_is_retried", "--nocapture"])
                 .env(ALONE, host);
             let output = again.output().unwrap();
-            let told = String::from_utf8_lossy(&output.stdout);
-            assert!(output.status.success() && told.contains("1 passed"), "{host}: {output:?}");
+            let stdout = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && stdout.contains("1 passed"), "{host}: {output:?}");
         }
         return;
     };

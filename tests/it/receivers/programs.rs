@@ -64,12 +64,12 @@ impl Program {
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             let ended = self.child.as_mut().and_then(|child| child.try_wait().unwrap());
             let late = SystemClock.mono().since(begun) > START_MAX;
-            let told = || std::fs::read_to_string(&self.log).unwrap_or_default();
+            let log = || std::fs::read_to_string(&self.log).unwrap_or_default();
             assert!(
                 ended.is_none() && !late,
                 "{} does not listen: {ended:?}: {}",
                 self.path.display(),
-                told()
+                log()
             );
             pause(Duration::from_millis(20));
         }

@@ -16,7 +16,7 @@ enum Fate {
     /// Closed after this many request bytes: the receiver has a part of a request.
     CutRequest(usize),
     /// Closed after this many response bytes: the receiver has stored the batch, but the sender does not know.
-    CutAnswer(usize),
+    CutResponse(usize),
     /// Open, and silent.
     Silent,
 }
@@ -27,7 +27,7 @@ struct Shared {
     faults: AtomicU64,
     random: Mutex<u64>,
     /// A response is cut within this many bytes: some responses.
-    answer_bytes: u64,
+    response_bytes: u64,
 }
 
 impl Shared {
@@ -46,7 +46,7 @@ impl Shared {
         match self.below(20) {
             0..=2 => Fate::Refused,
             3..=8 => Fate::CutRequest(self.below(100_000) as usize),
-            9..=18 => Fate::CutAnswer(self.below(self.answer_bytes) as usize),
+            9..=18 => Fate::CutResponse(self.below(self.response_bytes) as usize),
             _ => Fate::Silent,
         }
     }
@@ -61,11 +61,11 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// In front of the receiver at `port` of this machine, whose first responses have about `answer_bytes`.
-    pub(crate) fn start(port: u16, seed: u64, answer_bytes: u64) -> Self {
+    /// In front of the receiver at `port` of this machine, whose first responses have about `response_bytes`.
+    pub(crate) fn start(port: u16, seed: u64, response_bytes: u64) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared { random: Mutex::new(seed), answer_bytes, ..Shared::default() });
+        let shared = Arc::new(Shared { random: Mutex::new(seed), response_bytes, ..Shared::default() });
         let thread = std::thread::spawn({
             let shared = Arc::clone(&shared);
             move || {
@@ -121,7 +121,7 @@ fn carry(client: &TcpStream, port: u16, shared: &Shared) -> io::Result<()> {
     client.set_nodelay(true)?;
     let (up, down) = match fate {
         Fate::CutRequest(bytes) => (bytes, usize::MAX),
-        Fate::CutAnswer(bytes) => (usize::MAX, bytes),
+        Fate::CutResponse(bytes) => (usize::MAX, bytes),
         Fate::Refused | Fate::Silent => (usize::MAX, usize::MAX),
     };
     std::thread::scope(|scope| {

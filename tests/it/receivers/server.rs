@@ -197,7 +197,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         let request = Request { at: SystemClock.mono(), behaviour, path, headers, ids };
         let answer = write_down(shared, request, events.unwrap_or_default(), token.as_deref());
         shared.news.notify_all();
-        if !answer_with(&mut stream, shared, behaviour, answer)? {
+        if !respond_with(&mut stream, shared, behaviour, answer)? {
             if behaviour != Behaviour::Reset {
                 stream.shutdown(Shutdown::Both)?;
             }
@@ -248,7 +248,7 @@ fn write_down(shared: &Shared, request: Request, events: Vec<Value>, token: Opti
 }
 
 /// Responds according to `behaviour`. False: close the connection.
-fn answer_with(
+fn respond_with(
     stream: &mut TcpStream,
     shared: &Shared,
     behaviour: Behaviour,

@@ -4,7 +4,7 @@ use std::io;
 
 use super::{Active, CLOCK_EVERY, ClassQueue, Finished};
 use crate::delivery::spool::disk::DiskFile;
-use crate::delivery::spool::record::{self, Acked, Place, Record};
+use crate::delivery::spool::record::{self, Acked, Position, Record};
 use crate::delivery::spool::segment::{self, DATA, Footer};
 use crate::platform::clock::{ClockSyncSample, Mono};
 
@@ -20,7 +20,7 @@ impl ClassQueue {
     /// Makes the next commit write `clock` if the active file has events that are not done.
     pub(in crate::delivery::spool) fn anchor(&mut self, now: Mono, clock: ClockSyncSample) {
         let Some(active) = self.active.as_ref().filter(|active| active.file.is_some()) else { return };
-        let done = self.acked.place.segment == active.id && self.acked.place.offset >= active.sums.used;
+        let done = self.acked.position.segment == active.id && self.acked.position.offset >= active.sums.used;
         if !done && clock.is_news_after(active.sums.clock) {
             (self.news, self.due) = (true, Some(now));
         }
@@ -30,10 +30,11 @@ impl ClassQueue {
     fn committed_ack(&self) -> Acked {
         match &self.active {
             Some(active)
-                if self.acked.place.segment == active.id && self.acked.place.offset > active.sums.used =>
+                if self.acked.position.segment == active.id
+                    && self.acked.position.offset > active.sums.used =>
             {
                 Acked {
-                    place: Place { segment: active.id, offset: active.sums.used },
+                    position: Position { segment: active.id, offset: active.sums.used },
                     events: active.sums.events,
                 }
             }
@@ -45,13 +46,13 @@ impl ClassQueue {
     pub(super) fn forget_done(&mut self) {
         let Some(active) = &self.active else { return };
         let start = Acked {
-            place: Place { segment: active.id, offset: active.sums.used },
+            position: Position { segment: active.id, offset: active.sums.used },
             events: active.sums.events,
         };
-        if self.acked.place.segment != start.place.segment || self.acked.place <= start.place {
+        if self.acked.position.segment != start.position.segment || self.acked.position <= start.position {
             return;
         }
-        let bytes = (self.acked.place.offset - start.place.offset) as usize;
+        let bytes = (self.acked.position.offset - start.position.offset) as usize;
         self.cut_tail(0, bytes, self.acked.events - start.events);
         self.acked = start;
     }
@@ -80,16 +81,16 @@ impl ClassQueue {
         let (id, used) = (active.id, active.sums.used);
         let cut = (to - from) as u32;
         self.tail.drain(from..to);
-        let place = Place { segment: id, offset: used + from as u32 };
-        record::move_to(&mut self.tail[from..], place);
+        let position = Position { segment: id, offset: used + from as u32 };
+        record::move_to(&mut self.tail[from..], position);
         self.tail_events -= events;
         if self.read.segment == id && self.read.offset >= used + to as u32 {
             self.read.offset -= cut;
             self.read_events -= events;
         }
-        for Acked { place, events: before } in self.in_flight.iter_mut().map(|event| &mut event.behind) {
-            if place.segment == id && place.offset >= used + to as u32 {
-                place.offset -= cut;
+        for Acked { position, events: before } in self.in_flight.iter_mut().map(|event| &mut event.behind) {
+            if position.segment == id && position.offset >= used + to as u32 {
+                position.offset -= cut;
                 *before -= events;
             }
         }
@@ -125,8 +126,8 @@ impl ClassQueue {
         }
         let kept = self.tail.len();
         let mut add = |record: &Record| {
-            let place = Place { segment: active.id, offset: active.sums.used + self.tail.len() as u32 };
-            record::write(&mut self.tail, place, record.encode(&mut [0; record::PAYLOAD_BYTES_MAX]));
+            let position = Position { segment: active.id, offset: active.sums.used + self.tail.len() as u32 };
+            record::write(&mut self.tail, position, record.encode(&mut [0; record::PAYLOAD_BYTES_MAX]));
         };
         let old = |clock: &ClockSyncSample| {
             active.sums.clock.is_some_and(|before| clock.mono.since(before.mono) >= CLOCK_EVERY)
@@ -178,20 +179,20 @@ impl ClassQueue {
         let old = self.active.take()?;
         let new = *next_id;
         *next_id += 1;
-        record::move_to(&mut self.tail, Place { segment: new, offset: DATA });
+        record::move_to(&mut self.tail, Position { segment: new, offset: DATA });
         self.active = Some(Active::new(new));
         self.peeked = None;
-        let there = |place: Place| {
-            let in_tail = place.segment == old.id && place.offset >= old.sums.used;
-            in_tail.then(|| Place { segment: new, offset: place.offset - old.sums.used + DATA })
+        let there = |position: Position| {
+            let in_tail = position.segment == old.id && position.offset >= old.sums.used;
+            in_tail.then(|| Position { segment: new, offset: position.offset - old.sums.used + DATA })
         };
-        if let Some(place) = there(self.read) {
-            (self.read, self.read_events) = (place, self.read_events.saturating_sub(old.sums.events));
+        if let Some(position) = there(self.read) {
+            (self.read, self.read_events) = (position, self.read_events.saturating_sub(old.sums.events));
         }
         let behind = self.in_flight.iter_mut().map(|event| &mut event.behind);
         for acked in std::iter::once(&mut self.acked).chain(behind) {
-            if let Some(place) = there(acked.place) {
-                *acked = Acked { place, events: acked.events.saturating_sub(old.sums.events) };
+            if let Some(position) = there(acked.position) {
+                *acked = Acked { position, events: acked.events.saturating_sub(old.sums.events) };
             }
         }
         Some(old)
@@ -216,7 +217,7 @@ impl ClassQueue {
     fn finish(&mut self, active: &Active, bytes: u64, torn: bool) {
         let run = self.this_run.clone();
         let (id, sums) = (active.id, active.sums);
-        self.end_of_last = Some(Place { segment: id, offset: sums.used });
+        self.end_of_last = Some(Position { segment: id, offset: sums.used });
         self.finished.push_back(Finished { id, run, sums, bytes, damaged: false, short: false, torn });
     }
 
@@ -248,11 +249,11 @@ impl ClassQueue {
         let _old = self.renumber(next_id);
         // Only the tail is left; positions before it become positions at its beginning.
         let segment = self.active.as_ref().map_or(*next_id, |active| active.id);
-        let start = Acked { place: Place { segment, offset: DATA }, events: 0 };
+        let start = Acked { position: Position { segment, offset: DATA }, events: 0 };
         if self.read.segment != segment {
-            (self.read, self.read_events) = (start.place, 0);
+            (self.read, self.read_events) = (start.position, 0);
         }
-        if self.acked.place.segment != segment {
+        if self.acked.position.segment != segment {
             self.acked = start;
         }
         let in_tail = (self.read_events - self.acked.events) as usize;

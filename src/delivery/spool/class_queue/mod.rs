@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use super::Class;
 use super::disk::DiskFile;
-use super::record::{self, Acked, Place};
+use super::record::{self, Acked, Position};
 use super::segment::{DATA, Reader, Sums};
 use crate::base::retry::Backoff;
 use crate::event::{Event, Origin};
@@ -29,7 +29,7 @@ use crate::platform::clock::Mono;
 const COMMIT_ROOM: usize = 128;
 
 /// The start position of a queue without any records.
-const START: Acked = Acked { place: Place { segment: 0, offset: DATA }, events: 0 };
+const START: Acked = Acked { position: Position { segment: 0, offset: DATA }, events: 0 };
 
 /// The calendar is also written at this interval, even without changes: it limits the error of a segment's age.
 pub(super) const CLOCK_EVERY: Duration = Duration::from_secs(3600);
@@ -80,7 +80,7 @@ impl Active {
 pub(super) struct Peeked {
     pub(super) event: Event,
     pub(super) run: Run,
-    next: Place,
+    next: Position,
 }
 
 /// An event that was taken and is not acknowledged yet, or that waits for an earlier one that is not.
@@ -125,7 +125,7 @@ pub(super) struct ClassQueue {
     /// Events in `tail`, which are not committed yet.
     tail_events: u32,
     /// Position of the next read; `read_events` of its segment lie before it.
-    read: Place,
+    read: Position,
     read_events: u32,
     acked: Acked,
     /// Files hold events that are done, but the queue's records do not say so yet: a start after a power cut would send them again.
@@ -152,7 +152,7 @@ pub(super) struct ClassQueue {
     stalled: Option<read::Stalled>,
     /// End of the newest segment that is no longer written to, also when its file is gone or should be: a file that could not be removed
     /// must not be read beyond it.
-    end_of_last: Option<Place>,
+    end_of_last: Option<Position>,
     /// A receiver has confirmed some of its events, as far as the files show.
     confirmed: bool,
     this_run: Run,
@@ -167,7 +167,7 @@ impl ClassQueue {
             tail: Vec::with_capacity(tail_bytes_max),
             tail_bytes_max,
             tail_events: 0,
-            read: START.place,
+            read: START.position,
             read_events: 0,
             acked: START,
             news: false,
@@ -211,11 +211,11 @@ impl ClassQueue {
     pub(super) fn adopt(&mut self, finished: VecDeque<Finished>, acked: Option<Acked>) {
         self.finished = finished;
         let last = self.finished.back().filter(|last| !last.short);
-        self.end_of_last = last.map(|last| Place { segment: last.id, offset: last.sums.used });
+        self.end_of_last = last.map(|last| Position { segment: last.id, offset: last.sums.used });
         self.confirmed |= acked.is_some();
         let acked = acked.unwrap_or(START);
         self.acked = acked;
-        (self.read, self.read_events) = (acked.place, acked.events);
+        (self.read, self.read_events) = (acked.position, acked.events);
         let before = |segment: &Finished| segment.id < self.read.segment;
         let done = self.finished.iter().filter(|segment| before(segment));
         let done: u64 = done.map(|segment| u64::from(segment.sums.events)).sum();
@@ -248,7 +248,7 @@ impl ClassQueue {
         if offset as usize + frame + COMMIT_ROOM > segment_bytes as usize {
             return Err(Full::Segment);
         }
-        record::write(&mut self.tail, Place { segment: active.id, offset }, payload);
+        record::write(&mut self.tail, Position { segment: active.id, offset }, payload);
         self.tail_events += 1;
         self.unread += 1;
         Ok(())
@@ -271,7 +271,7 @@ impl ClassQueue {
 
     /// Whether events of this segment are being sent.
     pub(super) fn is_in_flight(&self, id: u64) -> bool {
-        self.has_in_flight() && (self.acked.place.segment..=self.read.segment).contains(&id)
+        self.has_in_flight() && (self.acked.position.segment..=self.read.segment).contains(&id)
     }
 
     /// Events of a finished segment that were not read.
@@ -293,14 +293,14 @@ impl ClassQueue {
         self.close(segment.id);
         if segment.id == self.read.segment && !self.has_in_flight() {
             // None of its events are in flight, and none are left.
-            self.skip_to(Place { segment: segment.id + 1, offset: DATA });
+            self.skip_to(Position { segment: segment.id + 1, offset: DATA });
         }
         Some((segment, lost))
     }
 
-    fn skip_to(&mut self, place: Place) {
-        (self.read, self.read_events) = (place, 0);
-        self.acked = Acked { place, events: 0 };
+    fn skip_to(&mut self, position: Position) {
+        (self.read, self.read_events) = (position, 0);
+        self.acked = Acked { position, events: 0 };
     }
 
     fn close(&mut self, id: u64) {
@@ -334,7 +334,7 @@ impl ClassQueue {
             self.count_missing(events);
             self.read_events = self.read_events.max(events);
         }
-        let to = Acked { place: self.read, events: self.read_events };
+        let to = Acked { position: self.read, events: self.read_events };
         let has_acknowledged = std::mem::take(&mut self.has_acknowledged) || self.has_in_flight();
         self.news |= has_acknowledged && self.files_have_events(self.acked, to);
         self.confirmed |= has_acknowledged;
@@ -354,13 +354,13 @@ impl ClassQueue {
 
     /// Whether files hold any of the events between these two positions.
     fn files_have_events(&self, from: Acked, to: Acked) -> bool {
-        let first = |id: u64| if id == from.place.segment { from.events } else { 0 };
-        let last = |id: u64| if id == to.place.segment { to.events } else { u32::MAX };
+        let first = |id: u64| if id == from.position.segment { from.events } else { 0 };
+        let last = |id: u64| if id == to.position.segment { to.events } else { u32::MAX };
         let finished = self.finished.iter().map(|segment| (segment.id, segment.sums.events));
         let active = self.active.iter().map(|active| (active.id, active.sums.events));
         finished
             .chain(active)
-            .filter(|(id, _)| (from.place.segment..=to.place.segment).contains(id))
+            .filter(|(id, _)| (from.position.segment..=to.position.segment).contains(id))
             .any(|(id, events)| first(id) < last(id).min(events))
     }
 
@@ -372,7 +372,7 @@ impl ClassQueue {
             gone += u64::from(event.is_gone && !event.is_done);
         }
         self.unread += again;
-        (self.read, self.read_events) = (self.acked.place, self.acked.events);
+        (self.read, self.read_events) = (self.acked.position, self.acked.events);
         self.peeked = None;
         gone
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{ClassQueue, InFlight, Peeked, Run};
 use crate::delivery::spool::Class;
 use crate::delivery::spool::disk::Disk;
-use crate::delivery::spool::record::{self, Acked, Place, Record};
+use crate::delivery::spool::record::{self, Acked, Position, Record};
 use crate::delivery::spool::segment::{DATA, Named};
 use crate::event::Event;
 use crate::platform::clock::Mono;
@@ -33,7 +33,7 @@ pub(super) struct Stalled {
 )]
 enum Next {
     /// A record.
-    Record(heapless::Vec<u8, { record::PAYLOAD_BYTES_MAX }>, Place, Run),
+    Record(heapless::Vec<u8, { record::PAYLOAD_BYTES_MAX }>, Position, Run),
     /// None here, but there may be one in the next segment.
     Step,
     /// The disk cannot read it now.
@@ -100,12 +100,12 @@ impl ClassQueue {
     fn read_finished(&mut self, index: usize, disk: &mut dyn Disk, now: Mono) -> Next {
         let id = self.finished[index].id;
         if id > self.read.segment {
-            (self.read, self.read_events) = (Place { segment: id, offset: DATA }, 0);
+            (self.read, self.read_events) = (Position { segment: id, offset: DATA }, 0);
         }
         let sums = self.finished[index].sums;
         if sums.events == 0 {
             // Contains only acknowledgements and calendar records.
-            (self.read, self.read_events) = (Place { segment: id + 1, offset: DATA }, 0);
+            (self.read, self.read_events) = (Position { segment: id + 1, offset: DATA }, 0);
             return Next::Step;
         }
         if self.open.as_ref().is_none_or(|(open, _)| *open != id) {
@@ -145,12 +145,12 @@ impl ClassQueue {
         let Some(found) = found else {
             // The end. Events that the sums count and that were not found are lost to damage.
             self.count_missing(sums.events);
-            (self.read, self.read_events) = (Place { segment: id + 1, offset: DATA }, 0);
+            (self.read, self.read_events) = (Position { segment: id + 1, offset: DATA }, 0);
             return Next::Step;
         };
         let run = segment.run.clone();
         let payload = self.reader.payload(found).try_into().expect("a record's payload fits");
-        Next::Record(payload, Place { segment: id, offset: found.next }, run)
+        Next::Record(payload, Position { segment: id, offset: found.next }, run)
     }
 
     /// The next record of the active segment.
@@ -158,7 +158,7 @@ impl ClassQueue {
         let lenient = self.active.as_ref().is_some_and(|active| self.has_waited_for(active.id, now));
         let Some(active) = self.active.as_mut() else { return Next::End };
         if active.id > self.read.segment {
-            (self.read, self.read_events) = (Place { segment: active.id, offset: DATA }, 0);
+            (self.read, self.read_events) = (Position { segment: active.id, offset: DATA }, 0);
         }
         let (id, from, used, events) = (active.id, self.read.offset, active.sums.used, active.sums.events);
         if from < used {
@@ -178,17 +178,21 @@ impl ClassQueue {
                 return Next::Step;
             };
             let payload = self.reader.payload(found).try_into().expect("a record's payload fits");
-            return Next::Record(payload, Place { segment: id, offset: found.next }, self.this_run.clone());
+            return Next::Record(
+                payload,
+                Position { segment: id, offset: found.next },
+                self.this_run.clone(),
+            );
         }
         if from == used && self.read_events < events {
             self.count_missing(events);
             self.read_events = events;
         }
         let bytes = &self.tail[(from - used) as usize..];
-        let Some(payload) = record::read(bytes, Place { segment: id, offset: from }) else {
+        let Some(payload) = record::read(bytes, Position { segment: id, offset: from }) else {
             return Next::End;
         };
-        let next = Place { segment: id, offset: from + record::frame_bytes(payload.len()) as u32 };
+        let next = Position { segment: id, offset: from + record::frame_bytes(payload.len()) as u32 };
         let payload = payload.try_into().expect("a record's payload fits");
         Next::Record(payload, next, self.this_run.clone())
     }
@@ -201,7 +205,7 @@ impl ClassQueue {
     }
 
     /// The event in a payload; `None` if it holds something else.
-    fn understand(&mut self, payload: &[u8], next: Place, run: Run) -> Option<Peeked> {
+    fn understand(&mut self, payload: &[u8], next: Position, run: Run) -> Option<Peeked> {
         match Record::decode(payload) {
             Some(Record::Event(event)) => Some(Peeked { event, run, next }),
             Some(Record::Dead(_)) => {
@@ -231,7 +235,7 @@ impl ClassQueue {
         let Peeked { event, next, .. } = self.peeked.take()?;
         self.read = next;
         self.count_read();
-        let behind = Acked { place: self.read, events: self.read_events };
+        let behind = Acked { position: self.read, events: self.read_events };
         self.in_flight.push_back(InFlight { seq: event.seq, behind, is_done: false, is_gone: false });
         Some(event)
     }

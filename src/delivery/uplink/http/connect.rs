@@ -39,7 +39,7 @@ const SLICE: Duration = Duration::from_millis(250);
 const ADDRESSES_MAX: usize = 16;
 
 /// Stack of the look-up thread: `getaddrinfo` of glibc and musl needs some tens of kB.
-const LOOK_UP_STACK_BYTES: usize = 256 << 10;
+const LOOKUP_STACK_BYTES: usize = 256 << 10;
 
 /// The clock, and the flag that ends a wait early.
 #[derive(Clone)]
@@ -99,62 +99,62 @@ fn not_connected(what: &str, error: &io::Error, remedy: &'static str) -> ureq::E
 }
 
 /// A DNS look-up in progress.
-struct LookUp {
+struct Lookup {
     host: String,
-    answer: Receiver<io::Result<Vec<IpAddr>>>,
+    receiver: Receiver<io::Result<Vec<IpAddr>>>,
 }
 
 /// Looks hosts up.
-pub(super) struct LookUps {
+pub(super) struct Lookups {
     waits: Waits,
     /// A look-up that took longer than its deadline.
-    late: Mutex<Option<LookUp>>,
+    late: Mutex<Option<Lookup>>,
     stack_bytes: usize,
 }
 
-impl LookUps {
+impl Lookups {
     pub(super) fn new(waits: Waits) -> Self {
-        LookUps { waits, late: Mutex::new(None), stack_bytes: LOOK_UP_STACK_BYTES }
+        Lookups { waits, late: Mutex::new(None), stack_bytes: LOOKUP_STACK_BYTES }
     }
 
     /// The look-up of `host` that is still in progress, else a new one.
-    fn start(&self, host: &str) -> Result<LookUp, ureq::Error> {
+    fn start(&self, host: &str) -> Result<Lookup, ureq::Error> {
         let late = self.late.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(LookUp { host: late_host, answer }) = late
+        if let Some(Lookup { host: late_host, receiver }) = late
             && late_host == host
         {
             // A result that is already here is as old as the last attempt.
-            match answer.try_recv() {
-                Err(TryRecvError::Empty) => return Ok(LookUp { host: late_host, answer }),
+            match receiver.try_recv() {
+                Err(TryRecvError::Empty) => return Ok(Lookup { host: late_host, receiver }),
                 Ok(_) | Err(TryRecvError::Disconnected) => {}
             }
         }
-        let (tell, answer) = sync_channel(1);
+        let (sender, receiver) = sync_channel(1);
         let name = host.to_owned();
-        let look_up = move || {
+        let lookup = move || {
             let found = (name.as_str(), 0).to_socket_addrs();
             // No caller waits any more: the next attempt starts a new look-up.
-            let _told = tell.send(found.map(|all| all.map(|address| address.ip()).collect()));
+            let _sent = sender.send(found.map(|all| all.map(|address| address.ip()).collect()));
         };
         let thread = std::thread::Builder::new().name("look-up".to_owned()).stack_size(self.stack_bytes);
-        thread.spawn(look_up).map_err(|error| {
+        thread.spawn(lookup).map_err(|error| {
             not_connected("start a thread for the DNS look-up", &error, "this device is short of threads")
         })?;
-        Ok(LookUp { host: host.to_owned(), answer })
+        Ok(Lookup { host: host.to_owned(), receiver })
     }
 
-    fn look_up(&self, host: &str, timeout: &NextTimeout) -> Result<Vec<IpAddr>, ureq::Error> {
+    fn lookup(&self, host: &str, timeout: &NextTimeout) -> Result<Vec<IpAddr>, ureq::Error> {
         let deadline = self.waits.deadline(timeout);
-        let look_up = self.start(host)?;
+        let lookup = self.start(host)?;
         loop {
             let slice = match self.waits.slice(deadline, timeout) {
                 Ok(slice) => slice,
                 Err(late) => {
-                    *self.late.lock().unwrap_or_else(PoisonError::into_inner) = Some(look_up);
+                    *self.late.lock().unwrap_or_else(PoisonError::into_inner) = Some(lookup);
                     return Err(late);
                 }
             };
-            match look_up.answer.recv_timeout(slice) {
+            match lookup.receiver.recv_timeout(slice) {
                 Ok(Ok(addresses)) => return Ok(addresses),
                 Ok(Err(error)) => {
                     let remedy = "check the host's name and this device's DNS";
@@ -167,13 +167,13 @@ impl LookUps {
     }
 }
 
-impl fmt::Debug for LookUps {
+impl fmt::Debug for Lookups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("LookUps")
     }
 }
 
-impl Resolver for LookUps {
+impl Resolver for Lookups {
     fn resolve(
         &self,
         uri: &Uri,
@@ -185,7 +185,7 @@ impl Resolver for LookUps {
         let port = uri.port_u16().unwrap_or(default_port);
         let addresses = match host.parse::<IpAddr>() {
             Ok(address) => vec![address],
-            Err(_) => self.look_up(host, &timeout)?,
+            Err(_) => self.lookup(host, &timeout)?,
         };
         let mut all = self.empty();
         for address in addresses.into_iter().take(ADDRESSES_MAX) {
@@ -419,9 +419,9 @@ mod tests {
         }
     }
 
-    fn resolved(look_ups: &LookUps, uri: &str) -> Result<Vec<SocketAddr>, ureq::Error> {
+    fn resolved(lookups: &Lookups, uri: &str) -> Result<Vec<SocketAddr>, ureq::Error> {
         let uri: Uri = uri.parse().unwrap();
-        look_ups.resolve(&uri, &Config::default(), within(20_000)).map(|all| all[..].to_vec())
+        lookups.resolve(&uri, &Config::default(), within(20_000)).map(|all| all[..].to_vec())
     }
 
     /// An address that neither accepts nor refuses connections, because its queue is full. Returns the connections that fill it.
@@ -502,37 +502,37 @@ mod tests {
     /// Without a thread a name cannot be looked up, which is reported and retried; an IP address needs none.
     #[test]
     fn a_missing_thread_is_a_temporary_error_and_an_ip_address_needs_none() {
-        let mut look_ups = LookUps::new(waits());
-        look_ups.stack_bytes = 1 << 60; // No machine has this much: the thread cannot be created.
+        let mut lookups = Lookups::new(waits());
+        lookups.stack_bytes = 1 << 60; // No machine has this much: the thread cannot be created.
         for (uri, address) in [
             ("http://127.0.0.1:8086/x", "127.0.0.1:8086"),
             ("https://127.0.0.1/", "127.0.0.1:443"),
             ("http://[::1]/", "[::1]:80"),
         ] {
-            assert_eq!(resolved(&look_ups, uri).unwrap(), [address.parse::<SocketAddr>().unwrap()]);
+            assert_eq!(resolved(&lookups, uri).unwrap(), [address.parse::<SocketAddr>().unwrap()]);
         }
-        let error = resolved(&look_ups, "http://localhost:8086/").unwrap_err();
+        let error = resolved(&lookups, "http://localhost:8086/").unwrap_err();
         let text = error.to_string();
         assert!(text.contains("thread"), "{text}");
-        look_ups.stack_bytes = LOOK_UP_STACK_BYTES;
-        let found = resolved(&look_ups, "http://localhost:8086/").unwrap();
+        lookups.stack_bytes = LOOKUP_STACK_BYTES;
+        let found = resolved(&lookups, "http://localhost:8086/").unwrap();
         assert!(!found.is_empty() && found.iter().all(|address| address.ip().is_loopback()), "{found:?}");
     }
 
     #[test]
     fn a_late_look_up_is_waited_for_again_and_not_started_twice() {
-        let look_ups = LookUps::new(waits());
-        let (tell, answer) = sync_channel(1);
-        *look_ups.late.lock().unwrap() = Some(LookUp { host: "example.org".to_owned(), answer });
-        let late = look_ups.look_up("example.org", &within(20)).unwrap_err();
+        let lookups = Lookups::new(waits());
+        let (sender, receiver) = sync_channel(1);
+        *lookups.late.lock().unwrap() = Some(Lookup { host: "example.org".to_owned(), receiver });
+        let late = lookups.lookup("example.org", &within(20)).unwrap_err();
         assert!(matches!(late, ureq::Error::Timeout(_)), "{late}");
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 crate::base::stop::Stop::new().wait(Duration::from_millis(50));
-                tell.send(Ok(vec![IpAddr::from(Ipv4Addr::LOCALHOST)])).unwrap();
+                sender.send(Ok(vec![IpAddr::from(Ipv4Addr::LOCALHOST)])).unwrap();
             });
             assert_eq!(
-                look_ups.look_up("example.org", &within(20_000)).unwrap(),
+                lookups.lookup("example.org", &within(20_000)).unwrap(),
                 [IpAddr::from(Ipv4Addr::LOCALHOST)]
             );
         });

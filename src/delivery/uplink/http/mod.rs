@@ -3,15 +3,15 @@
 //! Every phase has a deadline, and so has the whole request; no proxy is taken from the environment; a redirect is a response, not an
 //! instruction; a pooled connection is closed before a firewall forgets it; at most [`REPLY_BYTES_MAX`] of a response body are read.
 //! Tokens, keys and certificates come from files, are read again after the receiver has refused them, and are never shown. [`tls`] decides
-//! which servers are trusted, `connect.rs` how they are reached, `answer.rs` which responses confirm a batch. Never retries by itself: that
+//! which servers are trusted, `connect.rs` how they are reached, `response.rs` which responses confirm a batch. Never retries by itself: that
 //! is the session's decision.
 
-mod answer;
 mod connect;
 mod gzip;
-mod place;
+mod response;
 mod retry_after;
 mod secret;
+mod target;
 pub mod tls;
 mod unfold;
 
@@ -29,14 +29,14 @@ use crate::delivery::uplink::format::Format;
 use crate::delivery::uplink::session::Failure;
 use crate::delivery::uplink::{Batch, Interrupt, SendError, Sink};
 use crate::platform::calendar::Timekeeper;
-use answer::{Answer, CUT_ANSWERS_MAX, Confirmation, Sent};
-use connect::{LookUps, NotConnected, Tcp, Waits};
+use connect::{Lookups, NotConnected, Tcp, Waits};
 use gzip::Gzip;
-use place::{address, is_loopback};
+use response::{CUT_RESPONSES_MAX, Confirmation, ReceiverResponse, Sent};
 use secret::{Scheme, read_token};
+use target::{address, is_loopback};
 use tls::{Remedy, TlsParams};
 
-pub use place::{InfluxPlace, redacted};
+pub use target::{InfluxTarget, redacted};
 
 /// Longest response header, bytes: proxies and login pages add long cookies. A confirmation with a longer one would be ignored, and its
 /// batch sent for ever.
@@ -93,7 +93,7 @@ pub struct HttpParams {
     /// The encoding that the receiver accepts.
     pub format: Format,
     /// Where InfluxDB stores the events.
-    pub influx: InfluxPlace,
+    pub influx: InfluxTarget,
     /// Whether bodies are compressed.
     pub gzip: bool,
     /// A file, or `credential:NAME`, whose text is sent as the token.
@@ -122,7 +122,7 @@ pub struct HttpSink {
     gzip: Option<Gzip>,
     reply: Vec<u8>,
     /// Truncated 2xx responses in a row.
-    cut_answers: u32,
+    cut_responses: u32,
 }
 
 impl HttpSink {
@@ -153,7 +153,7 @@ impl HttpSink {
             body: Vec::new(),
             gzip: params.gzip.then(Gzip::new),
             reply: Vec::with_capacity(REPLY_BYTES_MAX as usize),
-            cut_answers: 0,
+            cut_responses: 0,
             params,
         };
         sink.read_files().map_err(|text| Error::fatal(Kind::Config, text))?;
@@ -231,20 +231,20 @@ impl HttpSink {
         let status = response.status();
         let cut = self.read_reply(response.body_mut());
         let content_type = text_of(&response, &header::CONTENT_TYPE).unwrap_or_default();
-        let answer = Answer { status: status.as_u16(), content_type, body: &self.reply, cut };
-        let said = answer::confirmation(&answer, self.params.format);
-        let cut_before = std::mem::take(&mut self.cut_answers);
+        let parsed = ReceiverResponse { status: status.as_u16(), content_type, body: &self.reply, cut };
+        let confirmation = response::confirmation(&parsed, self.params.format);
+        let cut_before = std::mem::take(&mut self.cut_responses);
         let place = format!("POST {}: {status}", self.name);
-        let error = match said {
+        let error = match confirmation {
             Confirmation::Yes => return Ok(()),
-            Confirmation::Cut if cut_before + 1 >= CUT_ANSWERS_MAX => {
+            Confirmation::Cut if cut_before + 1 >= CUT_RESPONSES_MAX => {
                 tracing::warn!(
-                    "{place}: its response ended early {CUT_ANSWERS_MAX} times in a row: taken as a confirmation"
+                    "{place}: its response ended early {CUT_RESPONSES_MAX} times in a row: taken as a confirmation"
                 );
                 return Ok(());
             }
             Confirmation::Cut => {
-                self.cut_answers = cut_before + 1;
+                self.cut_responses = cut_before + 1;
                 SendError::retry(format!("{place}: its response ended early: it may report a failure"))
             }
             Confirmation::No(why) => SendError::misconfigured(format!("{place}{}: {why}", self.quote())),
@@ -263,7 +263,7 @@ impl HttpSink {
     /// The error for a response other than 2xx.
     fn refusal(&mut self, mut response: Response<ureq::Body>) -> SendError {
         let status = response.status();
-        self.cut_answers = 0;
+        self.cut_responses = 0;
         self.read_reply(response.body_mut());
         let quote = self.quote();
         let wall = self.waits.time.wall();
@@ -271,7 +271,7 @@ impl HttpSink {
         let after = text_of(&response, &header::RETRY_AFTER)
             .and_then(|value| retry_after::delay(value, text_of(&response, &header::DATE), now));
         let sent = Sent { format: self.params.format, gzip: self.params.gzip };
-        let (failure, remedy) = answer::refusal(status.as_u16(), after, sent, &quote.to_ascii_lowercase());
+        let (failure, remedy) = response::refusal(status.as_u16(), after, sent, &quote.to_ascii_lowercase());
         if failure == Failure::Misconfigured {
             // Token or certificate may have been renewed: read them again before the next attempt.
             (self.authorization, self.agent) = (None, None);
@@ -376,7 +376,7 @@ fn agent(params: &HttpParams, uri: &Uri, waits: &Waits) -> Result<ureq::Agent, S
         .chain(Tcp::new(waits.clone()))
         .chain(tls::Tls(tls::config(&params.tls, &waits.time)?))
         .chain(Unfolds { target: uri.authority().map_or_else(String::new, ToString::to_string) });
-    Ok(ureq::Agent::with_parts(config, connector, LookUps::new(waits.clone())))
+    Ok(ureq::Agent::with_parts(config, connector, Lookups::new(waits.clone())))
 }
 
 /// Whether a send failed before any part of the batch was sent.

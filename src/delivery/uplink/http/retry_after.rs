@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::platform::clock::days_from_civil;
+
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
@@ -52,17 +54,6 @@ fn http_date(text: &str) -> Option<i64> {
     let day = number(day)?;
     let valid = (1..=31).contains(&day) && hour < 24 && minute < 60 && second <= 60 && time.next().is_none();
     valid.then(|| days_from_civil(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second)
-}
-
-/// Days since 1970-01-01 of a date in the Gregorian calendar. Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms",
-/// `days_from_civil`.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = year - i64::from(month <= 2);
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
 }
 
 #[cfg(test)]

@@ -385,7 +385,7 @@ mod tests {
     use crate::platform::clock::SystemClock;
 
     /// The remedy for a server's certificate if it is the only trusted one.
-    fn said_of(params: &rcgen::CertificateParams, name: &str) -> Option<&'static str> {
+    fn warning_of(params: &rcgen::CertificateParams, name: &str) -> Option<&'static str> {
         let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("root.pem");
@@ -411,14 +411,14 @@ mod tests {
         };
         let mut plain = params(&["counter.example"]);
         plain.is_ca = IsCa::ExplicitNoCa;
-        assert_eq!(said_of(&plain, "counter.example"), None, "self-signed with CA:FALSE works");
+        assert_eq!(warning_of(&plain, "counter.example"), None, "self-signed with CA:FALSE works");
         let mut ca = plain.clone();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        assert!(said_of(&ca, "counter.example").unwrap().contains("CA:FALSE"));
-        assert!(said_of(&plain, "other.example").unwrap().contains("another name"));
-        assert!(said_of(&params(&[]), "counter.example").unwrap().contains("subjectAltName"));
+        assert!(warning_of(&ca, "counter.example").unwrap().contains("CA:FALSE"));
+        assert!(warning_of(&plain, "other.example").unwrap().contains("another name"));
+        assert!(warning_of(&params(&[]), "counter.example").unwrap().contains("subjectAltName"));
         let mut client = plain;
         client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        assert!(said_of(&client, "counter.example").unwrap().contains("serverAuth"));
+        assert!(warning_of(&client, "counter.example").unwrap().contains("serverAuth"));
     }
 }

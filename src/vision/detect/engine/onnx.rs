@@ -25,8 +25,8 @@ const TEXT_BYTES_MAX: usize = 16 << 10;
 /// # Errors
 /// What is wrong, without the file's name.
 pub fn check(bytes: &[u8]) -> Result<(), String> {
-    let mut walk = Walk::default();
-    walk.message(Kind::Model, bytes)?;
+    let mut checker = Checker::default();
+    checker.message(Kind::Model, bytes)?;
     Ok(())
 }
 
@@ -115,13 +115,13 @@ struct TensorFacts {
 
 /// State of the walk.
 #[derive(Debug, Default)]
-struct Walk {
+struct Checker {
     nodes: usize,
     entries: usize,
     varints: usize,
 }
 
-impl Walk {
+impl Checker {
     /// Walks over the fields of a message. The message types are not recursive, so the depth is bounded.
     fn message(&mut self, kind: Kind, bytes: &[u8]) -> Result<(), String> {
         let mut tensor =
@@ -366,17 +366,17 @@ mod tests {
             (vec![0xff; 100], "damaged"),
             (b"\x80\x04\x95cos\nsystem".to_vec(), "damaged"),
         ] {
-            let told = check(&bytes).unwrap_err();
-            assert!(told.contains(why), "{told} instead of {why}");
+            let error = check(&bytes).unwrap_err();
+            assert!(error.contains(why), "{error} instead of {why}");
         }
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_walked_over_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _told = check(&bytes);
-            let _told = check(&in_graph(5, &bytes));
-            let _told = check(&in_graph(1, &field(5, &bytes)));
+            let _ignored = check(&bytes);
+            let _ignored = check(&in_graph(5, &bytes));
+            let _ignored = check(&in_graph(1, &field(5, &bytes)));
         }
     }
 }

@@ -300,8 +300,7 @@ impl<E: Kernels> Plan<E> {
             _numbers: numbers,
             scratch: firsts,
         });
-        let pool = ThreadPool::new(&body, options.threads)
-            .map_err(|error| format!("no thread for the engine: {error}"))?;
+        let pool = ThreadPool::new(&body, options.threads).map_err(|error| error.to_string())?;
         Ok(Plan { body, pool, threads: options.threads, sizes, current: 0, costs })
     }
 

@@ -139,7 +139,7 @@ fn plan<E: Kernels>(mut graph: Graph, options: Options) -> Result<Plan<E>, Strin
     Plan::new(vec![PlanBuilder::new(graph, options)?])
 }
 
-fn every_way() -> Vec<Options> {
+fn all_options() -> Vec<Options> {
     let mut all = Vec::new();
     for isa in Isa::all() {
         for (threads, winograd) in [(1, true), (1, false), (3, true)] {
@@ -161,7 +161,7 @@ fn check_as<E: Kernels>(graph: &Graph, random: &mut Random, error: f32) {
     let pictures: Vec<Vec<f32>> =
         (0..2).map(|_| random.numbers(graph.nodes[0].shape.iter().product())).collect();
     let expected: Vec<Vec<f32>> = pictures.iter().map(|picture| reference::run(graph, picture)).collect();
-    for options in every_way().into_iter().filter(|way| size_of::<E>() == 4 || way.isa.has_half()) {
+    for options in all_options().into_iter().filter(|options| size_of::<E>() == 4 || options.isa.has_half()) {
         let mut plan = plan::<E>(graph.clone(), options).unwrap();
         for (picture, expected) in pictures.iter().zip(&expected) {
             plan.input().copy_from_slice(picture);
@@ -285,14 +285,14 @@ proptest! {
         prop_assert_eq!(graph.set_int8(&Ranges::from([(graph.nodes[ids[0]].name.clone(), [low, high])])), 1);
         let picture = random.numbers(graph.nodes[0].shape.iter().product());
         let expected = reference::run(&graph, &picture);
-        for options in every_way().into_iter().filter(|way| way.isa.has_int8()) {
+        for options in all_options().into_iter().filter(|options| options.isa.has_int8()) {
             let mut plan = plan::<Half>(graph.clone(), options).unwrap();
             plan.input().copy_from_slice(&picture);
             let off = off(plan.run(0.5).0, &expected);
             prop_assert!(off < 0.005, "{options:?}: off by {off}");
         }
-        let way = Options { isa: Isa::Portable, ..every_way()[0] };
-        let refusal = plan::<Half>(graph, way).err().unwrap_or_default();
+        let options = Options { isa: Isa::Portable, ..all_options()[0] };
+        let refusal = plan::<Half>(graph, options).err().unwrap_or_default();
         prop_assert!(refusal.contains("int8"), "{refusal}");
     }
 }
@@ -316,7 +316,7 @@ fn observed_ranges_suit_int8() {
     let GraphBuilder { mut graph, mut random } = draw;
     graph.fuse();
     let picture = random.numbers(3 * 40 * 36);
-    let mut observer = plan::<f32>(graph.clone(), every_way()[0]).unwrap();
+    let mut observer = plan::<f32>(graph.clone(), all_options()[0]).unwrap();
     observer.input().copy_from_slice(&picture);
     let mut ranges = Ranges::new();
     observer.observe(&mut |name, numbers| {
@@ -329,7 +329,7 @@ fn observed_ranges_suit_int8() {
     assert_eq!(ids.len(), 2, "the second one and that of the block: the others have no activation");
     assert!(ids.iter().all(|id| ranges.contains_key(&graph.nodes[*id].name)), "{ranges:?}");
     let tenth = ranges.iter().map(|(name, range)| (name.clone(), range.map(|x| x / 10.0))).collect();
-    for options in every_way().into_iter().filter(|way| way.isa.has_int8()) {
+    for options in all_options().into_iter().filter(|options| options.isa.has_int8()) {
         let mut plain = plan::<Half>(graph.clone(), options).unwrap();
         plain.input().copy_from_slice(&picture);
         let (expected, _) = plain.run(0.5);
@@ -381,10 +381,10 @@ fn sizes_as<E: Kernels>(range: Option<[f32; 2]>) {
     };
     let sides = [(32, 48), (16, 24), (20, 8)];
     let graphs = sides.map(|(rows, columns)| network(9, rows, columns));
-    let can = |way: &Options| {
-        size_of::<E>() == 4 || if range.is_some() { way.isa.has_int8() } else { way.isa.has_half() }
+    let can = |options: &Options| {
+        size_of::<E>() == 4 || if range.is_some() { options.isa.has_int8() } else { options.isa.has_half() }
     };
-    for options in every_way().into_iter().filter(can) {
+    for options in all_options().into_iter().filter(can) {
         let builder = |graph: &Graph| PlanBuilder::<E>::new(graph.clone(), options).unwrap();
         let builders = || {
             let mut builders: Vec<_> = graphs.iter().map(builder).collect();
@@ -485,7 +485,7 @@ fn heads_as<E: Kernels>(
     classes: usize,
     error: f32,
 ) -> Result<(), TestCaseError> {
-    for options in every_way().into_iter().filter(|way| size_of::<E>() == 4 || way.isa.has_half()) {
+    for options in all_options().into_iter().filter(|options| size_of::<E>() == 4 || options.isa.has_half()) {
         let mut plan = plan::<E>(graph.clone(), options).unwrap();
         prop_assert!(plan.is_sparse());
         for score_min in [0.3, 0.9, 0.6, 0.0, 0.999] {
@@ -594,7 +594,7 @@ fn a_wrong_weight_is_detected() {
     let Op::Conv(conv) = &mut draw.graph.nodes[x].op else { unreachable!("just added") };
     conv.weights[40] += 0.01;
     let picture = draw.random.numbers(16 * 81);
-    let mut plan = plan::<f32>(draw.graph, every_way()[0]).unwrap();
+    let mut plan = plan::<f32>(draw.graph, all_options()[0]).unwrap();
     plan.input().copy_from_slice(&picture);
     for (at, (ours, theirs)) in plan.run(0.5).0.iter().zip(reference::run(&expected, &picture)).enumerate() {
         assert!((ours - theirs).abs() < 2e-4, "at {at}");

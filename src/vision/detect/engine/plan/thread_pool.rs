@@ -13,6 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{JoinHandle, Thread};
 
+use crate::base::error::Result;
+use crate::platform::threads;
+
 /// How often a thread without work checks again before it sleeps: some tens of microseconds, the duration of a step that has too few tasks
 /// for all threads.
 const LOOKS: u32 = 4000;
@@ -47,15 +50,14 @@ impl ThreadPool {
     /// `workers` threads in total, including the caller of [`Self::run`].
     ///
     /// # Errors
-    /// The system's error: it has no more threads.
-    pub fn new<W: Work + Send + 'static>(work: &Arc<W>, workers: usize) -> std::io::Result<Self> {
+    /// The system has no more threads.
+    pub fn new<W: Work + Send + 'static>(work: &Arc<W>, workers: usize) -> Result<Self> {
         let counters = Arc::new(Counters::default());
         let mut others = Vec::new();
         for worker in 1..workers {
             let (work, counters) = (Arc::clone(work), Arc::clone(&counters));
             let name = format!("engine-{worker}");
-            let thread =
-                std::thread::Builder::new().name(name).spawn(move || serve(&*work, &counters, worker))?;
+            let thread = threads::spawn(&name, move || serve(&*work, &counters, worker))?;
             let handle = thread.thread().clone();
             others.push((thread, handle));
         }

@@ -32,7 +32,7 @@ struct Case {
     work_max: f64,
     gain_min: f64,
     /// Whether regions are expected, and whether the network detects the objects.
-    in_part: bool,
+    in_roi: bool,
     is_known: bool,
 }
 
@@ -44,7 +44,7 @@ const CASES: [Case; 3] = [
         lives: None,
         work_max: 0.75,
         gain_min: 0.0,
-        in_part: true,
+        in_roi: true,
         is_known: false,
     },
     Case {
@@ -53,7 +53,7 @@ const CASES: [Case; 3] = [
         lives: Some([290, 0, 560, 250]),
         work_max: 0.7,
         gain_min: -4.0,
-        in_part: true,
+        in_roi: true,
         is_known: true,
     },
     // Where everything moves, inference runs on whole pictures as usual.
@@ -63,7 +63,7 @@ const CASES: [Case; 3] = [
         lives: None,
         work_max: 1.0,
         gain_min: 0.0,
-        in_part: false,
+        in_roi: false,
         is_known: false,
     },
 ];
@@ -78,12 +78,12 @@ fn pipeline(frame: &Picture, shared: &Path, roi: Option<roi::Params>) -> (WithEn
     let config = Config::load(None, Vec::new(), &Machine::default()).unwrap();
     let model = open(shared);
     let size = Size { width: frame.format.width as usize, height: frame.format.height as usize };
-    let rungs: Vec<Size> = roi::input_sizes(model.size_for(size).unwrap(), model.stride()).to_vec();
-    let (engine, classes) = model.plan(&rungs).unwrap().start().unwrap();
+    let sizes: Vec<Size> = roi::input_sizes(model.size_for(size).unwrap(), model.stride()).to_vec();
+    let (engine, classes) = model.plan(&sizes).unwrap().start().unwrap();
     let wanted = ["car", "truck", "bus"].iter().map(|name| classes.find(name).unwrap()).collect();
     let params = Params { roi, ..config.camera.stages(wanted) };
     let pipeline = Pipeline::new(params, &frame.format, &engine.shape(), &classes).unwrap();
-    (WithEngine { pipeline, engine }, rungs, classes)
+    (WithEngine { pipeline, engine }, sizes, classes)
 }
 
 /// Freezes the frames at the first one outside `lives`.
@@ -121,7 +121,7 @@ fn regions_cost_less_and_find_as_much() {
     let (Some(shared), true) = (common::shared(test), common::ffmpeg(test)) else { return };
     // One shows what a part of the picture costs and finds, the others that nothing is lost where it does not help.
     let is_full = common::is_full(test, "a car park from above, and a road that is busy everywhere");
-    for case in CASES.iter().filter(|case| is_full || (case.in_part && case.is_known)) {
+    for case in CASES.iter().filter(|case| is_full || (case.in_roi && case.is_known)) {
         let folder = tempfile::tempdir().unwrap();
         let mut ffmpeg = std::process::Command::new("ffmpeg");
         ffmpeg.args(["-v", "error", "-i"]).arg(shared.join("video").join(case.clip)).args(["-vf", "fps=6"]);
@@ -130,10 +130,10 @@ fn regions_cost_less_and_find_as_much() {
         let mut frames: Vec<Picture> =
             (1..=count).map(|n| picture::load(&folder.path().join(format!("{n:04}.png"))).unwrap()).collect();
         freeze(&mut frames, case.lives);
-        let (mut parts, rungs, classes) = pipeline(&frames[0], &shared, Some(roi::Params::default()));
+        let (mut parts, sizes, classes) = pipeline(&frames[0], &shared, Some(roi::Params::default()));
         let (mut wholes, ..) = pipeline(&frames[0], &shared, None);
         // The same network at twice the resolution.
-        let fine = Size { width: 2 * rungs[0].width, height: 2 * rungs[0].height };
+        let fine = Size { width: 2 * sizes[0].width, height: 2 * sizes[0].height };
         let (mut engine, _) = open(&shared).plan(&[fine]).unwrap().start().unwrap();
         let mut letterbox = Letterbox::new(fine);
         let road_users = ["car", "truck", "bus"].map(|name| classes.find(name).unwrap());
@@ -141,7 +141,7 @@ fn regions_cost_less_and_find_as_much() {
         let mut decoder = Decoder::new(engine.head(), params, |class| road_users.contains(&class));
         let mut truth = Detections::new();
         let (mut ours, mut theirs, mut there) = (Tally::default(), Tally::default(), 0);
-        let (mut looks, mut in_part) = (0, 0);
+        let (mut inferences, mut in_roi) = (0, 0);
         for (index, frame) in frames.iter().enumerate() {
             let at = Mono::ZERO + Duration::from_secs_f64(1.0 + index as f64 / 6.0);
             let view = FrameView::new(frame.format, &frame.bytes).unwrap();
@@ -157,12 +157,12 @@ fn regions_cost_less_and_find_as_much() {
                 continue;
             }
             let area =
-                |size: Size| (size.width * size.height) as f64 / (rungs[0].width * rungs[0].height) as f64;
-            looks += 1;
+                |size: Size| (size.width * size.height) as f64 / (sizes[0].width * sizes[0].height) as f64;
+            inferences += 1;
             theirs.work += 1.0;
-            ours.work += outcome.roi.map_or(1.0, |roi| area(rungs[roi.size_index]));
+            ours.work += outcome.roi.map_or(1.0, |roi| area(sizes[roi.size_index]));
             let Some(roi) = outcome.roi else { continue };
-            in_part += 1;
+            in_roi += 1;
             let placement = letterbox.fill(&view.planes().unwrap(), frame.format.color, engine.input());
             decoder.decode(engine.run(0.5).unwrap(), &placement, &mut truth);
             let part = roi.region.bbox();
@@ -175,7 +175,7 @@ fn regions_cost_less_and_find_as_much() {
         let percent = |found: usize| 100.0 * found as f64 / f64::from(there.max(1));
         let (gain, work) = (percent(ours.found) - percent(theirs.found), ours.work / theirs.work);
         common::say(&format!(
-            "MEASURED focus, {}: {in_part} of {looks} looks at a part, {work:.2} of the work; of {there} road users in the parts \
+            "MEASURED region of interest, {}: {in_roi} of {inferences} inferences on a region, {work:.2} of the work; of {there} road users in the regions \
              {} found, {} in whole pictures; {} tracks, {}",
             case.name, ours.found, theirs.found, ours.tracks, theirs.tracks
         ));
@@ -184,18 +184,18 @@ fn regions_cost_less_and_find_as_much() {
         // Regions must neither add nor remove track ids.
         let same = ours.tracks.abs_diff(theirs.tracks) <= 2;
         assert!(same || !case.is_known, "{}: {} tracks", case.name, ours.tracks);
-        assert_eq!((in_part > 0, there > 0), (case.in_part, case.is_known), "{}", case.name);
+        assert_eq!((in_roi > 0, there > 0), (case.in_roi, case.is_known), "{}", case.name);
     }
 }
 
 /// An engine that detects rectangles by their colour, as far as they are visible, at any of its sizes.
 struct ColourDetector {
-    rungs: Vec<Size>,
+    sizes: Vec<Size>,
     at: usize,
     input: Vec<f32>,
     output: Vec<f32>,
     /// Number of runs at each size.
-    looks: Arc<[AtomicUsize; 4]>,
+    inferences: Arc<[AtomicUsize; 4]>,
 }
 
 /// Colours of the objects on the simulated street: none becomes another when mixed with the road, and all are visible in green, which the
@@ -203,22 +203,22 @@ struct ColourDetector {
 const COLOURS: [[u8; 3]; 4] = [[230, 150, 80], [80, 150, 230], [230, 150, 230], [80, 230, 80]];
 
 impl ColourDetector {
-    fn new(whole: Size, looks: &Arc<[AtomicUsize; 4]>) -> Self {
-        let rungs = roi::input_sizes(whole, 32).to_vec();
+    fn new(whole: Size, inferences: &Arc<[AtomicUsize; 4]>) -> Self {
+        let sizes = roi::input_sizes(whole, 32).to_vec();
         let (input, output) = (vec![0.0; 3 * whole.width * whole.height], vec![0.0; 6 * COLOURS.len()]);
-        ColourDetector { rungs, at: 0, input, output, looks: Arc::clone(looks) }
+        ColourDetector { sizes, at: 0, input, output, inferences: Arc::clone(inferences) }
     }
 }
 
 impl Engine for ColourDetector {
     fn size(&self) -> Size {
-        self.rungs[self.at]
+        self.sizes[self.at]
     }
     fn input_sizes(&self) -> &[Size] {
-        &self.rungs
+        &self.sizes
     }
-    fn select(&mut self, rung: usize) {
-        self.at = rung;
+    fn select(&mut self, level: usize) {
+        self.at = level;
     }
     fn head(&self) -> HeadShape {
         HeadShape { classes: 2, anchors: COLOURS.len() }
@@ -229,7 +229,7 @@ impl Engine for ColourDetector {
     }
     fn run(&mut self, _: f32) -> flytrap::base::error::Result<Output<'_>> {
         let Size { width, height } = self.size();
-        self.looks[self.at].fetch_add(1, Ordering::Relaxed);
+        self.inferences[self.at].fetch_add(1, Ordering::Relaxed);
         for (anchor, colour) in COLOURS.into_iter().enumerate() {
             let area = width * height;
             let is_it = |at: &usize| {
@@ -295,8 +295,8 @@ fn count_street(fps: f64, exclude: &str, roi: Option<roi::Params>) -> (usize, Ve
     ));
     let config = Config::load(Some(file.path()), Vec::new(), &Machine::default()).unwrap();
     let format = FrameFormat::packed(PixelFormat::Rgb24, 640, 360, Color::JPEG).unwrap();
-    let looks = Arc::default();
-    let mut engine = ColourDetector::new(Size { width: 320, height: 192 }, &looks);
+    let inferences = Arc::default();
+    let mut engine = ColourDetector::new(Size { width: 320, height: 192 }, &inferences);
     let params = Params { roi, decode: config.camera.decode, ..config.camera.stages(Vec::new()) };
     let classes = Classes::from_metadata("{0: 'person', 1: 'car'}").unwrap();
     let mut pipeline = Pipeline::new(params, &format, &engine.shape(), &classes).unwrap();
@@ -315,7 +315,7 @@ fn count_street(fps: f64, exclude: &str, roi: Option<roi::Params>) -> (usize, Ve
             .unwrap();
     }
     crossings.sort_unstable();
-    (began, crossings, [0, 1, 2, 3].map(|rung| looks[rung].load(Ordering::Relaxed)))
+    (began, crossings, [0, 1, 2, 3].map(|level| inferences[level].load(Ordering::Relaxed)))
 }
 
 /// Four road users, three of whom cross the line: the same with regions as with whole pictures, at any rate, and where the gate does not
@@ -328,12 +328,12 @@ fn regions_give_the_same_counts_as_whole_pictures() {
         "[[0.85, 0.0], [1.0, 0.0], [1.0, 1.0], [0.85, 1.0]]",
     ] {
         for fps in [10.0, 6.0, 4.0, 3.0] {
-            let (began, crossings, looks) = count_street(fps, exclude, Some(roi::Params::default()));
-            let (whole_began, whole_crossings, whole_looks) = count_street(fps, exclude, None);
-            let what = format!("{fps} a second, blind at {exclude:?}: {looks:?}, {whole_looks:?}");
+            let (began, crossings, inferences) = count_street(fps, exclude, Some(roi::Params::default()));
+            let (whole_began, whole_crossings, whole_inferences) = count_street(fps, exclude, None);
+            let what = format!("{fps} a second, blind at {exclude:?}: {inferences:?}, {whole_inferences:?}");
             assert_eq!((whole_began, whole_crossings.len()), (4, 3), "{what}: {whole_crossings:?}");
             assert_eq!((began, &crossings), (whole_began, &whole_crossings), "{what}");
-            assert!(looks[1..].iter().sum::<usize>() > looks[0], "{what}");
+            assert!(inferences[1..].iter().sum::<usize>() > inferences[0], "{what}");
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::delivery::uplink::format::Format;
 
 /// Where InfluxDB stores the events.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct InfluxPlace {
+pub struct InfluxTarget {
     /// Version 1: the database.
     pub database: String,
     /// Version 1: the retention policy; empty: the database's own.
@@ -22,7 +22,7 @@ pub struct InfluxPlace {
 ///
 /// # Errors
 /// What is wrong with it, and the remedy. Shows no part of it.
-pub(super) fn address(url: &str, format: Format, influx: &InfluxPlace) -> Result<Uri, String> {
+pub(super) fn address(url: &str, format: Format, influx: &InfluxTarget) -> Result<Uri, String> {
     let uri = checked(url)?;
     let (path, query) = match format {
         Format::CloudEvents | Format::Packed | Format::Packed2 => return Ok(uri),
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn influx_has_a_path_and_a_query_of_its_own() {
-        let influx = InfluxPlace {
+        let influx = InfluxTarget {
             database: "my db".into(),
             retention_policy: String::new(),
             org: "a&b".into(),

@@ -23,7 +23,7 @@ pub(super) const REFUSALS: [u16; 2] = [400, 422];
 
 /// After this many truncated 2xx responses in a row to the same batch, it counts as confirmed: a server with a wrong `Content-Length` must
 /// not get it for ever.
-pub(super) const CUT_ANSWERS_MAX: u32 = 3;
+pub(super) const CUT_RESPONSES_MAX: u32 = 3;
 
 /// Texts in an `error` field that do not report an error.
 const NO_ERROR: [&str; 10] = ["", "0", "none", "null", "nil", "no", "false", "ok", "success", "no error"];
@@ -55,7 +55,7 @@ const PAGE_START_BYTES: usize = 2048;
 
 /// A response.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Answer<'a> {
+pub(super) struct ReceiverResponse<'a> {
     pub(super) status: u16,
     /// Its content type, unchanged.
     pub(super) content_type: &'a str,
@@ -77,10 +77,10 @@ pub(super) enum Confirmation {
 }
 
 /// Interprets a 2xx.
-pub(super) fn confirmation(answer: &Answer<'_>, format: Format) -> Confirmation {
-    let unpacked = gunzip(answer.body);
-    let body = unpacked.as_deref().unwrap_or(answer.body);
-    let content_type = answer.content_type.to_ascii_lowercase();
+pub(super) fn confirmation(response: &ReceiverResponse<'_>, format: Format) -> Confirmation {
+    let unpacked = gunzip(response.body);
+    let body = unpacked.as_deref().unwrap_or(response.body);
+    let content_type = response.content_type.to_ascii_lowercase();
     let is_json = content_type.contains("json");
     let is_page = content_type.contains("html");
     if looks_like_a_page(body, is_page) {
@@ -88,7 +88,7 @@ pub(super) fn confirmation(answer: &Answer<'_>, format: Format) -> Confirmation 
             "a web page responds, not a receiver of events: does the network require a login (mobile network, guest network)?",
         );
     }
-    if format.needs_time() && answer.status != 204 {
+    if format.needs_time() && response.status != 204 {
         return Confirmation::No("InfluxDB would respond with 204: check which program responds there");
     }
     let body = without_bom(body);
@@ -97,7 +97,7 @@ pub(super) fn confirmation(answer: &Answer<'_>, format: Format) -> Confirmation 
     }
     // Over TLS many servers close without notice: a complete response is not truncated.
     let whole = || is_json && serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok();
-    if answer.cut && (is_json || is_page) && !whole() { Confirmation::Cut } else { Confirmation::Yes }
+    if response.cut && (is_json || is_page) && !whole() { Confirmation::Cut } else { Confirmation::Yes }
 }
 
 /// Decompresses a gzip body, up to the limit. We do not request it, but some servers compress everything they send.
@@ -184,7 +184,7 @@ fn field_fails(key: &str, value: &Value) -> bool {
     if names_an_error(key) {
         return match value {
             Value::Null => false,
-            Value::Bool(told) => *told,
+            Value::Bool(flag) => *flag,
             Value::Number(number) => number.as_f64() != Some(0.0),
             Value::String(text) => !NO_ERROR.iter().any(|none| text.trim().eq_ignore_ascii_case(none)),
             Value::Array(list) => !list.is_empty(),
@@ -193,7 +193,7 @@ fn field_fails(key: &str, value: &Value) -> bool {
     }
     if is(&["success", "ok"]) {
         return match value {
-            Value::Bool(told) => !told,
+            Value::Bool(flag) => !flag,
             Value::Number(number) => number.as_f64() == Some(0.0),
             Value::String(text) => ["false", "0", "no"].iter().any(|no| text.eq_ignore_ascii_case(no)),
             Value::Null | Value::Array(_) | Value::Object(_) => false,
@@ -297,7 +297,7 @@ mod tests {
     use std::io::Write as _;
 
     fn says(content_type: &str, body: &[u8]) -> Confirmation {
-        confirmation(&Answer { status: 200, content_type, body, cut: false }, Format::CloudEvents)
+        confirmation(&ReceiverResponse { status: 200, content_type, body, cut: false }, Format::CloudEvents)
     }
 
     fn packed(text: &str) -> Vec<u8> {
@@ -415,7 +415,10 @@ mod tests {
     #[test]
     fn only_the_framing_shows_that_a_response_was_truncated() {
         let cut = |content_type, body: &'static [u8]| {
-            confirmation(&Answer { status: 200, content_type, body, cut: true }, Format::CloudEvents)
+            confirmation(
+                &ReceiverResponse { status: 200, content_type, body, cut: true },
+                Format::CloudEvents,
+            )
         };
         assert_eq!(cut("application/json", b"{\"accepted\":7"), Confirmation::Cut);
         assert_eq!(cut("application/json", b"{\"accepted\":7}"), Confirmation::Yes);
@@ -427,7 +430,10 @@ mod tests {
     #[test]
     fn influx_confirms_by_204_alone() {
         let says = |status| {
-            confirmation(&Answer { status, content_type: "", body: b"", cut: false }, Format::Influx1)
+            confirmation(
+                &ReceiverResponse { status, content_type: "", body: b"", cut: false },
+                Format::Influx1,
+            )
         };
         assert_eq!(says(204), Confirmation::Yes);
         assert!(matches!(says(200), Confirmation::No(_)));
