@@ -146,11 +146,10 @@ pub(super) fn check(folder: &Path) -> Result<(), Failed> {
     let mut bad = 0;
     for segment in all.iter().filter(|segment| !segment.is_whole()) {
         let Inspected { named, header, scan, promised, cut_bytes, .. } = segment;
-        let missing = match (header, promised) {
-            (None, _) => "an unknown number".to_owned(),
-            (Some(_), promised) => {
-                promised.unwrap_or(scan.sums.events).saturating_sub(scan.sums.events).to_string()
-            }
+        let missing = match promised {
+            Some(promised) => promised.saturating_sub(scan.sums.events).to_string(),
+            None if header.is_none() || *cut_bytes > 0 => "an unknown number".to_owned(),
+            None => "0".to_owned(),
         };
         print(&format!(
             "{}: {}: {} events can be read, {missing} are missing, {} bytes are not records, {cut_bytes} bytes were cut off",

@@ -19,6 +19,7 @@ macro_rules! counters {
         pub struct Metrics {
             $(#[doc = $help] pub $name: Counter,)*
             last_frame: AtomicU64,
+            last_captured: AtomicU64,
             processing: Histogram,
         }
 
@@ -140,17 +141,20 @@ impl IntervalReader {
 }
 
 impl Metrics {
-    /// A good frame was processed, at `now`.
-    pub fn saw_frame(&self, now: Mono) {
+    /// A good frame that was captured at `captured_at` was processed, at `now`.
+    pub fn saw_frame(&self, captured_at: Mono, now: Mono) {
+        self.last_captured.store(captured_at.as_nanos().max(1), Relaxed);
         self.last_frame.store(now.as_nanos().max(1), Relaxed);
     }
 
     /// When the last good frame was processed.
     pub fn last_frame(&self) -> Option<Mono> {
-        match self.last_frame.load(Relaxed) {
-            0 => None,
-            nanos => Some(Mono::from_nanos(nanos)),
-        }
+        time(&self.last_frame)
+    }
+
+    /// When the last good frame that was processed had been captured.
+    pub fn last_captured(&self) -> Option<Mono> {
+        time(&self.last_captured)
     }
 
     /// A frame went through inference and was processed in `micros` microseconds.
@@ -170,6 +174,11 @@ impl Metrics {
         };
         Snapshot { stats, processing }
     }
+}
+
+/// A stored time; 0 stands for none.
+fn time(nanos: &AtomicU64) -> Option<Mono> {
+    Some(nanos.load(Relaxed)).filter(|nanos| *nanos > 0).map(Mono::from_nanos)
 }
 
 /// Milliseconds from `earlier` to `later`.
@@ -193,7 +202,8 @@ mod tests {
         assert_eq!(metrics.crossings.add(1), 3);
         metrics.frames_ring_dropped.set(9);
         metrics.detections_invalid.set(4);
-        metrics.saw_frame(at(5));
+        metrics.saw_frame(at(4), at(5));
+        assert_eq!(metrics.last_captured(), Some(at(4)));
         metrics.processed(100);
         metrics.processed(300);
         let snapshot = metrics.snapshot(at(1), at(7));

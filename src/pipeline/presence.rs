@@ -32,23 +32,32 @@ pub struct Presence {
     lost_at: Option<Mono>,
     /// Whether its delivery was already reported since it was opened.
     is_reported: bool,
-    /// When the last usable frame was processed; before the first one, when the camera was opened.
-    usable_at: Mono,
+    /// When opening it last began: older frames are from the time before.
+    begun: Mono,
+    /// When it was open.
+    opened_at: Mono,
+    /// When the newest usable frame since then was captured.
+    usable_at: Option<Mono>,
     /// Number of corrupt frames up to then.
     corrupt: u64,
-    /// A usable frame has arrived since it was opened.
-    delivers: bool,
 }
 
 impl Presence {
     /// A camera that was never opened; the time is `now`.
     pub const fn new(now: Mono) -> Self {
-        Presence { lost_at: None, is_reported: false, usable_at: now, corrupt: 0, delivers: false }
+        Presence {
+            lost_at: None,
+            is_reported: false,
+            begun: now,
+            opened_at: now,
+            usable_at: None,
+            corrupt: 0,
+        }
     }
 
-    /// It was opened at `now`, after `corrupt` unusable frames in total.
-    pub fn opened(&mut self, now: Mono, corrupt: u64) {
-        *self = Presence { lost_at: self.lost_at, corrupt, ..Presence::new(now) };
+    /// It is open at `now`, which began at `begun`, after `corrupt` unusable frames in total.
+    pub fn opened(&mut self, begun: Mono, now: Mono, corrupt: u64) {
+        *self = Presence { lost_at: self.lost_at, begun, corrupt, ..Presence::new(now) };
     }
 
     /// A frame arrived that was captured at `at`. This is enough unless the camera was lost: then a frame must first prove usable.
@@ -56,18 +65,21 @@ impl Presence {
         if self.lost_at.is_some() { None } else { self.report(at) }
     }
 
-    /// Records when the newest usable frame was processed, and the total number of corrupt frames.
+    /// Records when the newest usable frame was captured, and the total number of corrupt frames. A frame from before it was opened proves
+    /// nothing, however long its processing took.
     pub fn note(&mut self, usable: Option<Mono>, corrupt: u64) -> Option<Back> {
-        if let Some(at) = usable.filter(|at| *at > self.usable_at) {
-            (self.usable_at, self.corrupt, self.delivers) = (at, corrupt, true);
+        let is_new = |at: &Mono| self.usable_at.map_or(*at >= self.begun, |last| *at > last);
+        if let Some(at) = usable.filter(is_new) {
+            (self.usable_at, self.corrupt) = (Some(at), corrupt);
         }
-        if self.delivers { self.report(self.usable_at) } else { None }
+        self.usable_at.and_then(|at| self.report(at))
     }
 
     /// How many frames arrived, none of them usable, during `limit` or longer.
     pub fn overdue(&self, now: Mono, corrupt: u64, limit: Duration) -> Option<u64> {
         let bad = corrupt.saturating_sub(self.corrupt);
-        (bad >= BAD_FRAMES_MIN && now.since(self.usable_at) >= limit).then_some(bad)
+        let since = self.usable_at.unwrap_or(self.opened_at);
+        (bad >= BAD_FRAMES_MIN && now.since(since) >= limit).then_some(bad)
     }
 
     /// Marks it as lost. False if it already was.
@@ -104,9 +116,9 @@ mod tests {
     #[test]
     fn a_camera_is_alive_while_its_frames_are_usable() {
         let mut presence = Presence::new(at(0));
-        presence.opened(at(100), 7);
+        presence.opened(at(99), at(100), 7);
         // A frame from before it was opened proves nothing.
-        assert_eq!(presence.note(Some(at(90)), 7), None);
+        assert_eq!(presence.note(Some(at(98)), 7), None);
         assert_eq!(
             presence.overdue(at(200), 7, LIMIT),
             None,
@@ -120,14 +132,14 @@ mod tests {
         assert_eq!(presence.overdue(at(117), 190, LIMIT), None);
         assert_eq!(presence.overdue(at(118), 190, LIMIT), Some(100));
         // One good frame among many bad ones keeps it alive: the bad ones are counted.
-        assert_eq!(presence.note(Some(at(117)), 189), None, "told before");
+        assert_eq!(presence.note(Some(at(117)), 189), None, "reported before");
         assert_eq!(presence.overdue(at(120), 200, LIMIT), None);
     }
 
     #[test]
     fn a_camera_is_lost_once_and_back_with_its_first_usable_frame() {
         let mut presence = Presence::new(at(0));
-        presence.opened(at(1), 0);
+        presence.opened(at(1), at(1), 0);
         assert_eq!(
             presence.frame(at(2)),
             Some(Back { at: at(2), absent_ms: 0 }),
@@ -135,11 +147,11 @@ mod tests {
         );
         assert_eq!(presence.frame(at(3)), None);
         assert!(presence.lost(at(4)) && !presence.lost(at(5)) && presence.is_lost());
-        presence.opened(at(6), 0);
+        presence.opened(at(6), at(7), 0);
         assert_eq!(presence.frame(at(7)), None, "it must first prove usable");
         assert_eq!(presence.note(Some(at(5)), 1), None);
         assert!(presence.is_lost() && !presence.lost(at(8)), "the same absence");
-        presence.opened(at(8), 1);
+        presence.opened(at(8), at(8), 1);
         assert_eq!(presence.note(Some(at(9)), 1), Some(Back { at: at(9), absent_ms: 5000 }));
         assert!(!presence.is_lost());
     }

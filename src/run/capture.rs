@@ -209,11 +209,12 @@ impl Capture {
             }
             // A program may take its idle time-out to deliver its first frame.
             self.shared.heartbeat(Stage::Capture, self.params.idle_timeout);
+            let begun = self.shared.clock.mono();
             let ended = match open(&self.spec, &self.params, Arc::clone(&self.shared.clock)) {
                 Ok(source) => match self.fit(&*source) {
                     Ok(()) => {
                         say_up(up);
-                        self.pump(source)?
+                        self.pump(source, begun)?
                     }
                     Err(error) => self.cannot_fit(error)?,
                 },
@@ -270,13 +271,13 @@ impl Capture {
         self.shared.post(back.at, back.event(width, height));
     }
 
-    /// Reads frames from `source` until it ends or fails.
-    fn pump(&mut self, mut source: Box<dyn FrameSource>) -> Result<Ended> {
+    /// Reads frames from `source`, which was opened from `begun` on, until it ends or fails.
+    fn pump(&mut self, mut source: Box<dyn FrameSource>, begun: Mono) -> Result<Ended> {
         let shared = Arc::clone(&self.shared);
         let metrics = &shared.metrics;
         let mut sampler = Sampler::new(shared.config.camera.fps);
         let mut expected = 0;
-        self.presence.opened(shared.clock.mono(), metrics.frames_corrupt.get());
+        self.presence.opened(begun, shared.clock.mono(), metrics.frames_corrupt.get());
         // A program may take its idle time-out for the rest of a frame that it has begun.
         let longest = match &self.spec {
             SourceSpec::V4l2(_) => PATIENCE,
@@ -333,7 +334,7 @@ impl Capture {
     fn check_liveness(&mut self, format: &FrameFormat) -> Option<Error> {
         let (now, metrics) = (self.shared.clock.mono(), &self.shared.metrics);
         let corrupt = metrics.frames_corrupt.get();
-        let back = self.presence.note(metrics.last_frame(), corrupt);
+        let back = self.presence.note(metrics.last_captured(), corrupt);
         self.recovery.delivers(now);
         let limit = self.params.idle_timeout;
         let can_heal = match &self.spec {
@@ -400,9 +401,9 @@ impl Capture {
                 return Ok(());
             }
             tracing::info!("frames of {format} follow {}: the stages are rebuilt", there.format);
-            self.ring_dropped += there.ring.dropped();
             self.shared.heartbeat(Stage::Capture, BUILD_MAX);
             self.close_downstream()?;
+            self.ring_dropped = self.shared.metrics.frames_ring_dropped.get();
         }
         let (model, wanted) = match self.model.take() {
             Some(first) => first,

@@ -162,7 +162,8 @@ impl ConditionMonitor {
 
     fn condition(&mut self, shared: &Shared, now: Mono) -> Condition {
         let counters = shared.outbox.counters();
-        let lost = shared.metrics.frames_corrupt.get() + counters.dropped() + counters.refused();
+        let undelivered = counters.dropped() + counters.refused() + shared.spool.losses();
+        let lost = shared.metrics.frames_corrupt.get() + undelivered;
         if lost > self.lost {
             (self.lost, self.lost_at) = (lost, Some(now));
         }

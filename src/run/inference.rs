@@ -164,6 +164,8 @@ pub(super) struct Processor {
     reader: Reader,
     stages: WithEngine,
     worker: FrameWorker,
+    /// Frames that earlier rings dropped.
+    ring_dropped_before: u64,
     first: bool,
     /// Inferences on a region of interest.
     in_region: u64,
@@ -174,7 +176,9 @@ impl Processor {
     fn new(shared: Arc<Shared>, reader: Reader, stages: WithEngine) -> Self {
         // A recording cannot fall silent, its reader can only be slow: its tracks end with it.
         let silence_max = (!shared.options.until_end).then_some(shared.config.camera.track.lost_after);
+        let ring_dropped_before = shared.metrics.frames_ring_dropped.get();
         Processor {
+            ring_dropped_before,
             shared,
             reader,
             stages,
@@ -203,6 +207,8 @@ impl Processor {
             self.end_lost_tracks(now);
         };
         self.end_tracks();
+        // Including those that the reader dropped after the last frame was put.
+        self.shared.metrics.frames_ring_dropped.set(self.ring_dropped_before + self.reader.dropped());
         tracing::info!(in_region = self.in_region, "inferences on a region of interest");
         self.shared.ledger.ended(Stage::Pipeline);
         if outcome.is_err() {
@@ -233,18 +239,18 @@ impl Processor {
                          or lower, or name other track.classes"
                     );
                 }
-                self.count(&processed.counts, &outcome, begun);
+                self.count(&processed.counts, &outcome, at, begun);
             }
             Err(why) => corrupt(shared, &why),
         }
         Ok(())
     }
 
-    /// Adds the outcomes to the counters; `begun` is when the frame left the ring.
-    fn count(&mut self, counts: &FrameCounts, outcome: &Outcome, begun: Mono) {
+    /// Adds the outcomes to the counters; the frame was captured at `at` and left the ring at `begun`.
+    fn count(&mut self, counts: &FrameCounts, outcome: &Outcome, at: Mono, begun: Mono) {
         let now = self.shared.clock.mono();
         let metrics = &self.shared.metrics;
-        metrics.saw_frame(now);
+        metrics.saw_frame(at, now);
         if let Some(brightness) = self.stages.pipeline.brightness() {
             self.shared.motion_and_light.note_picture(now, outcome.gate == Some(Reason::Motion), brightness);
         }

@@ -116,7 +116,7 @@ impl Shared {
         let Snapshot { stats, processing } = self.metrics.snapshot(self.started, now);
         let stats = Stats {
             events: counters.posted(),
-            events_dropped: counters.dropped() + self.spool.state().tally.dropped.iter().sum::<u64>(),
+            events_dropped: counters.dropped() + self.spool.state().tally.dropped_unsent(),
             events_delivered: counters.delivered(),
             send_failures: counters.failures(),
             events_refused: counters.refused(),

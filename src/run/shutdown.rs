@@ -88,7 +88,10 @@ async fn stages_leave(
     end: End,
 ) -> (Result<()>, String) {
     let (outcome, reason) = match end {
-        End::Capture(result) => (result, "the source ended".to_owned()),
+        End::Capture(result) => {
+            tracing::info!("the source ended: the last events are delivered");
+            (result, "the source ended".to_owned())
+        }
         End::Hung(overdue) => (Ok(()), overdue.to_string()),
         End::Signal(name) => {
             tracing::info!("{name}: shutting down; repeat it to exit immediately");
@@ -139,7 +142,7 @@ fn all_delivered(shared: &Shared, report: &Report) -> Result<()> {
     let to = http::redacted(&shared.config.uplink.target.first);
     let text = format!(
         "events lost: {lost} not delivered to {to} within uplink.drain_s, {refused} refused by it, {dropped} \
-         dropped because there was no room (uplink.queue_events, spool), {damaged} damaged on disk, and those of {lost_segments} unreadable files: the lines above say why"
+         dropped because there was no room (uplink.queue_events, spool), {damaged} damaged on disk, an unknown number in {lost_segments} truncated files: the lines above say why"
     );
     Err(Error::fatal(Kind::Delivery, text))
 }

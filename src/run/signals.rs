@@ -17,7 +17,7 @@ pub(super) struct EndSignals {
     signals: Signals,
     hangup: Hangup,
     /// From when on a further signal counts as a second request.
-    again_from: Mono,
+    again_from: Option<Mono>,
 }
 
 impl EndSignals {
@@ -33,7 +33,7 @@ impl EndSignals {
         }
         let signals = Signals::new(wanted)
             .map_err(|error| Error::fatal(Kind::System, "cannot listen for signals").caused_by(error))?;
-        Ok(EndSignals { signals, hangup, again_from: Mono::ZERO })
+        Ok(EndSignals { signals, hangup, again_from: None })
     }
 
     /// Returns when shutdown is requested, with the name of the signal.
@@ -47,7 +47,7 @@ impl EndSignals {
                 "SIGHUP: the settings are read at the start only; restart flytrap to apply changes"
             );
         };
-        self.again_from = clock.mono() + REPEATED;
+        self.again_from = Some(clock.mono() + REPEATED);
         if signal == Signal::Hup {
             "its terminal was closed"
         } else if signal == Signal::Int {
@@ -57,11 +57,16 @@ impl EndSignals {
         }
     }
 
-    /// Returns when shutdown is requested again. A closed terminal is not a second request: it often follows the first.
+    /// Returns when shutdown is requested again, or twice if it began without a request. A closed terminal is not a second request: it
+    /// often follows the first.
     pub(super) async fn second_request(&mut self, clock: &dyn Clock) {
+        if self.again_from.is_none() {
+            let name = self.request(clock).await;
+            tracing::info!("{name}: already shutting down; repeat it to exit immediately");
+        }
         loop {
             let signal = self.next().await;
-            if signal != Signal::Hup && clock.mono() >= self.again_from {
+            if signal != Signal::Hup && self.again_from.is_some_and(|from| clock.mono() >= from) {
                 return;
             }
         }

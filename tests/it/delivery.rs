@@ -1,6 +1,7 @@
 //! The program against a receiver over real sockets: every event of a run arrives once, whatever the receiver does in between.
 
 use std::process::{Child, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -116,6 +117,32 @@ fn a_missing_receiver_is_reported_in_one_line_and_by_the_exit_code() {
 fn a_receiver_that_refuses_everything_is_reported_and_nothing_counts_as_refused() {
     let server = Server::start([], Behaviour::Status(422));
     loses_all_but_says_so(&server.url(), "check which program responds at that URL");
+}
+
+/// After the end of a recording the first signal is the first one: the last events keep their drain time.
+#[test]
+fn one_signal_after_the_source_ended_does_not_cut_the_delivery_short() {
+    let listener = std::net::TcpListener::bind(("127.0.0.2", 0)).unwrap();
+    let url = format!("http://{}/events", listener.local_addr().unwrap());
+    drop(listener);
+    let file = config("[uplink]\nbackoff_first_s = 0.1\ndrain_s = 3\n");
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut command = run_squares();
+    command.arg("--config").arg(file.path()).args(["--uplink", &url]);
+    let mut running = Running(command.stderr(log.reopen().unwrap()).spawn().unwrap());
+    let text = || std::fs::read_to_string(log.path()).unwrap();
+    while !text().contains("the source ended") {
+        assert!(running.0.try_wait().unwrap().is_none(), "{}", text());
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&running.0),
+        rustix::process::Signal::TERM,
+    )
+    .unwrap();
+    assert_eq!(running.0.wait().unwrap().code(), Some(5), "{}", text());
+    assert!(text().contains("terminated: already shutting down"), "{}", text());
+    assert!(text().contains("within uplink.drain_s") && !text().contains("exited immediately"), "{}", text());
 }
 
 /// A child process that ends with its test.

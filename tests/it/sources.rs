@@ -595,7 +595,7 @@ fn large_pictures_are_accepted_or_refused_with_the_figure_to_set() {
         (
             &raw,
             "pixel_format = \"i420\"\nwidth = 4608\nheight = 2592\n",
-            "memory.ring_mb = 32: set it to 69 or more",
+            "memory.ring_mb = 32: set it to 52 or more",
         ),
     ] {
         let output = run(path, settings);

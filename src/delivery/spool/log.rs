@@ -27,6 +27,8 @@ pub const ATTACH_TRIES: u32 = 3;
 
 /// Smallest unit that flash is written in.
 const PAGE_BYTES: u64 = 4096;
+/// No run has this number: stands for the run of events in flight whose disk is gone.
+const RUN_GONE: u64 = u64::MAX;
 
 /// Delay of the retry after a failure of the disk; doubles with each further failure, up to the cap.
 const RETRY_FIRST: Duration = Duration::from_secs(5);
@@ -54,7 +56,7 @@ pub struct Tally {
     pub damaged_bytes: u64,
     /// Events that were lost with them.
     pub damaged_events: u64,
-    /// Segments whose beginning was gone, with the number of their events: see [`Recovered::lost_segments`].
+    /// Truncated segments of which nobody knows how many events are lost: see [`Recovered::lost_segments`].
     pub lost_segments: u64,
     /// Events that were skipped because a newer version of the program wrote them: this one cannot read them.
     pub newer_events: u64,
@@ -68,6 +70,14 @@ pub struct Tally {
     pub detached: u64,
     /// What the disk writes for `written_bytes`, in whole pages: an estimate of flash wear.
     pub flash_bytes: u64,
+}
+
+impl Tally {
+    /// Events that were dropped before they were sent: not dead letters, which a receiver has refused and which are counted there.
+    pub fn dropped_unsent(&self) -> u64 {
+        let sent = Class::ALL.into_iter().filter(|class| *class != Class::Dead);
+        sent.map(|class| self.dropped[class as usize]).sum()
+    }
 }
 
 /// The run that the taken events belong to, and its clocks, if known, to convert its times to calendar times.
@@ -141,24 +151,33 @@ impl Log {
         }
     }
 
-    /// Attaches `disk`: its events come before those in memory.
+    /// Attaches `disk`: its events come before those in memory. Events in flight are requeued, unless all of them are from a disk that is
+    /// gone: those cannot be read again, and stay in flight (see [`Self::has_in_flight`]).
     ///
     /// # Errors
-    /// The disk cannot be listed, or cannot read some of its files: those are set aside at attempt [`ATTACH_TRIES`].
+    /// The disk cannot be listed, or cannot read some of its files: those are set aside at attempt [`ATTACH_TRIES`]. Nothing has changed.
     ///
     /// # Panics
-    /// If events are in flight (see [`Self::requeue`]), or there is a disk already: a bug.
+    /// If there is a disk already: a bug.
     pub fn attach(&mut self, mut disk: Box<dyn Disk>) -> io::Result<Recovered> {
-        assert!(self.disk.is_none() && self.in_flight.is_none(), "a spool has one disk at a time");
+        assert!(self.disk.is_none(), "a spool has one disk at a time");
         let stock = recovery::take_stock(disk.as_mut(), &self.params)?;
         self.attempts += 1;
         if stock.unreadable && self.attempts < ATTACH_TRIES {
             return Err(io::Error::other("it cannot read some of its segments"));
         }
+        if self.queues.iter().all(ClassQueue::has_only_gone_in_flight) {
+            // Nothing may join them: the new disk numbers runs anew.
+            self.in_flight = self.in_flight.map(|_| RUN_GONE);
+        } else {
+            self.requeue();
+        }
         let recovered = self.adopt(disk.as_mut(), stock);
         self.disk = Some(disk);
         // Delivered segments are removed; the rest is to be sent.
-        (0..self.queues.len()).for_each(|index| self.remove_done(index));
+        for queue in &mut self.queues {
+            self.files.dispose(self.disk.as_deref_mut(), queue.class, queue.remove_read());
+        }
         let segments = self.queues.iter().map(|queue| queue.finished.len() as u64).sum();
         Ok(Recovered { segments, events: self.waiting(), ..recovered })
     }
@@ -189,7 +208,7 @@ impl Log {
     }
 
     /// Checks that the disk is still the one that was attached. If not, it is detached: events on it that were not taken are dropped and
-    /// counted; events that were not written yet wait for another disk.
+    /// counted, at once or when those in flight are requeued; events that were not written yet wait for another disk.
     ///
     /// # Errors
     /// It is not: there is no disk now.
@@ -271,6 +290,7 @@ impl Log {
             && let Some((segment, lost)) = self.queues[index].evict(0)
         {
             self.tally.dropped[index] += lost;
+            self.last_drop[index] = Some(Reason::Count);
             self.files.dispose(self.disk.as_deref_mut(), Class::Dead, [segment]);
         }
     }
@@ -332,11 +352,6 @@ impl Log {
         let is_due = |queue: &ClassQueue| {
             queue.due.is_some_and(|due| due <= now) || (everything && queue.wants_commit())
         };
-        // A dead letter must be on disk before its event is recorded as done.
-        let dead = Class::Dead as usize;
-        if self.queues[dead].wants_commit() && self.queues.iter().any(is_due) {
-            self.commit_queue(now, dead, clock);
-        }
         for index in 0..self.queues.len() {
             if is_due(&self.queues[index]) {
                 self.commit_queue(now, index, clock);
@@ -352,6 +367,11 @@ impl Log {
         if now < self.queues[index].retry_at {
             self.queues[index].due = Some(self.queues[index].retry_at);
             return false;
+        }
+        let dead = Class::Dead as usize;
+        if index != dead && self.queues[index].has_news() && self.queues[dead].tail_bytes() > 0 {
+            // A dead letter must be on disk before its event is recorded as done: see `write`.
+            self.commit_queue(now, dead, clock);
         }
         if self.queues[index].active_file().is_none() && self.queues[index].wants_commit() {
             self.close_old();
@@ -369,6 +389,9 @@ impl Log {
         match outcome {
             Ok(bytes) => {
                 queue.behind = false;
+                if queue.has_news() {
+                    queue.due = Some(now + self.params.commit_interval);
+                }
                 self.tally.written_bytes += bytes;
                 if bytes > 0 {
                     self.tally.commits += 1;
@@ -393,9 +416,11 @@ impl Log {
     fn write(&mut self, index: usize, clock: Option<ClockSyncSample>) -> io::Result<u64> {
         let Log { disk, files, queues, next_id, .. } = self;
         let disk = disk.as_mut().ok_or_else(|| io::Error::other("there is no disk"))?.as_mut();
+        // While a dead letter is in memory only, nothing is recorded as done.
+        let may_record = index == Class::Dead as usize || queues[Class::Dead as usize].tail_bytes() == 0;
         let queue = &mut queues[index];
         let (class, header) = (queue.class, queue.header());
-        queue.commit(clock, next_id, |id| files.create(disk, Named::Segment(class, id), &header))
+        queue.commit(clock, may_record, next_id, |id| files.create(disk, Named::Segment(class, id), &header))
     }
 
     /// Writes the footers of segments whose runs did not get to it. Bytes behind the last record were never committed, and others need
@@ -577,9 +602,13 @@ impl Log {
     /// The next commit records how far the queues are done.
     fn schedule_acknowledgement(&mut self, now: Mono) {
         self.now = self.now.max(now);
+        let due = now + self.params.commit_interval;
         for queue in &mut self.queues {
-            if queue.due.is_none() && queue.wants_commit() {
-                queue.due = Some(now + self.params.commit_interval);
+            if queue.has_news() {
+                // What was delivered must not be sent again, although other events may wait longer for their commit.
+                queue.due = Some(queue.due.map_or(due, |other| other.min(due)));
+            } else if queue.due.is_none() && queue.wants_commit() {
+                queue.due = Some(due);
             }
         }
     }

@@ -123,7 +123,7 @@ impl SpoolMonitor {
         let lost = state.tally.lost_segments - self.tally.lost_segments;
         if lost > 0 {
             let text = format!(
-                "spool: {lost} files lost their beginning, an unknown number of events is lost: see 'flytrap spool ls'"
+                "spool: {lost} files are truncated, an unknown number of events is lost: see 'flytrap spool ls'"
             );
             tracing::error!("{text}");
             on(Body::Degraded { reason: fixed(&text) });

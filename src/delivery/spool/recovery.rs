@@ -29,7 +29,7 @@ pub struct Recovered {
     pub damaged_bytes: u64,
     /// Lost events: footers count more than were found.
     pub damaged_events: u64,
-    /// Segments whose beginning is gone, with the number of their events; some of these may wait for delivery.
+    /// Truncated segments without the footer that counts their events: how many are lost is unknown.
     pub lost_segments: u64,
     /// Files of an unknown run, or unreadable ones: they are left or set aside.
     pub set_aside: u64,
@@ -214,6 +214,13 @@ impl Stock {
             let promised = if noted.could_be_of(id) { noted.events } else { 0 };
             if promised > scan.sums.events && !scan.unreadable {
                 of_class.short.push(Short { id, promised, found: scan.sums.events });
+            } else if let Some(offset) = recorded_end.filter(|end| *end > segment::DATA && cut > 0)
+                && !scan.unreadable
+            {
+                // The footer, which counts the events, is missing too.
+                let end = Position { segment: id, offset };
+                let is_done = of_class.acked.is_some_and(|acked| acked.position >= end);
+                self.recovered.lost_segments += u64::from(!is_done);
             }
             finished.damaged = damaged_bytes > 0 || scan.unreadable || promised > scan.sums.events;
             finished.short = scan.unreadable;

@@ -178,14 +178,14 @@ impl Spool {
     /// back: see [`InFlight::is_called_back`].
     ///
     /// # Errors
-    /// The disk cannot be listed.
+    /// The disk cannot be listed, or read. Then nothing is called back.
     pub fn attach(&self, disk: Box<dyn Disk>) -> std::io::Result<Recovered> {
         let mut inside = self.lock();
-        if inside.log.has_in_flight() {
-            inside.log.requeue();
+        let had_in_flight = inside.log.has_in_flight();
+        let recovered = inside.log.attach(disk)?;
+        if had_in_flight && !inside.log.has_in_flight() {
             self.batch.fetch_add(1, Relaxed);
         }
-        let recovered = inside.log.attach(disk)?;
         if recovered.events > 0 {
             inside.since = Some(Mono::ZERO);
         }
@@ -309,6 +309,12 @@ impl Spool {
     /// Its state. Never waits for the disk: while a thread waits for the disk, this is the state before.
     pub fn state(&self) -> State {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Events that were dropped or lost to damage so far, and segments that were lost. Never waits for the disk.
+    pub fn losses(&self) -> u64 {
+        let tally = &self.state.lock().unwrap_or_else(PoisonError::into_inner).tally;
+        tally.dropped_unsent() + tally.damaged_events + tally.newer_events + tally.lost_segments
     }
 
     /// Events that wait to be sent; those in flight are not among them. Never waits for the disk.

@@ -6,6 +6,7 @@ use super::*;
 use crate::event::tests::samples;
 use crate::event::{Event, Origin};
 use crate::platform::clock::Mono;
+use crate::sim::disk::{FaultDisk, FaultModes};
 use disk::Folder;
 use proptest::prelude::*;
 
@@ -439,6 +440,141 @@ fn a_dropped_batch_is_requeued() {
     assert_eq!((spool.waiting(), taken(2..9)), (9, (3, 9, 2)), "a part in the middle");
     assert_eq!((spool.waiting(), taken(0..9)), (9, (3, 9, 0)));
     assert_eq!(spool.waiting(), 0);
+}
+
+fn take(spool: &Arc<Spool>) -> InFlight {
+    match spool.take(secs(9)) {
+        TakeOutcome::Batch(batch) => batch,
+        TakeOutcome::Nothing { until } => panic!("nothing before {until:?}"),
+    }
+}
+
+fn put(spool: &Spool, seqs: Range<u64>) {
+    let mut coming: Vec<Event> = seqs.map(|seq| event(CROSSING, seq)).collect();
+    spool.put(Mono::ZERO, |out| out.append(&mut coming));
+}
+
+fn eager(log: Log) -> Arc<Spool> {
+    let batching = Batching { events_max: 10, age_max: std::time::Duration::ZERO, interval: None };
+    Arc::new(Spool::new(log, batching))
+}
+
+/// The delivery keeps its back-off while a disk is tried again and again.
+#[test]
+fn an_attach_that_fails_calls_no_batch_back() {
+    let spool = eager(Log::new(small(), origin(1)));
+    put(&spool, 0..3);
+    let batch = take(&spool);
+    let disk = FaultDisk::new(7);
+    disk.set_away(true);
+    assert!(spool.attach(Box::new(disk.clone())).is_err());
+    assert_eq!((batch.is_called_back(), batch.left()), (false, 3));
+    disk.set_away(false);
+    spool.attach(Box::new(disk)).unwrap();
+    assert!(batch.is_called_back());
+}
+
+/// A batch that was read from a folder which is gone now is in memory, and is delivered; nothing of a new folder joins it.
+#[test]
+fn a_batch_outlives_its_folder() {
+    let parent = tempfile::tempdir().unwrap();
+    let home = parent.path().join("spool");
+    let open = || Box::new(Folder::open(&home).unwrap());
+    for is_delivered in [true, false] {
+        let spool = eager(Log::new(small(), origin(1)));
+        spool.attach(open()).unwrap();
+        put(&spool, 0..5);
+        spool.commit(secs(9), crate::platform::clock::ClockSyncSample::UNKNOWN, true);
+        let mut batch = take(&spool);
+        std::fs::remove_dir_all(&home).unwrap();
+        assert!(spool.check_disk().is_err());
+        spool.attach(open()).unwrap();
+        assert!(!batch.is_called_back());
+        put(&spool, 5..7);
+        batch.refill();
+        assert_eq!((batch.left(), spool.waiting()), (5, 2));
+        if is_delivered {
+            batch.acknowledge(secs(9), 0..5);
+        }
+        drop(batch);
+        let dropped = spool.state().tally.dropped_unsent();
+        assert_eq!(dropped, if is_delivered { 0 } else { 5 }, "each event in exactly one count");
+        let batch = take(&spool);
+        assert_eq!((batch.events()[0].seq, batch.left()), (5, 2));
+        drop(batch);
+        std::fs::remove_dir_all(&home).unwrap();
+    }
+}
+
+/// Deliveries are recorded after the interval for events that matter, whatever else waits for its commit.
+#[test]
+fn a_delivery_is_recorded_soon_although_statistics_may_wait() {
+    let (mut log, mut out) = (Log::new(small(), origin(1)), Vec::new());
+    log.attach(Box::new(FaultDisk::new(1))).unwrap();
+    log.append(secs(1), &event(TRACK, 0));
+    log.commit(secs(1), None, true);
+    log.append(secs(2), &event(STATS, 1));
+    assert_eq!(log.due(), Some(secs(2) + small().checkpoint_interval));
+    log.take(1, &mut out);
+    log.done(secs(3));
+    assert_eq!(log.due(), Some(secs(3) + small().commit_interval));
+}
+
+/// A refused event is recorded as done only after its dead letter is on disk: a full disk that takes no new file must not lose it.
+#[test]
+fn a_refused_event_waits_until_its_dead_letter_is_on_disk() {
+    let (disk, mut out) = (FaultDisk::new(3), Vec::new());
+    let refuse = |log: &mut Log, out: &mut Vec<Event>| {
+        out.clear();
+        let taken = log.take(10, out).unwrap();
+        let origin = (*taken.origin).clone();
+        let (clock, why) = (crate::platform::clock::ClockSyncSample::UNKNOWN, crate::event::fixed("422"));
+        log.write_dead_letter(secs(2), record::Dead { origin, clock, why, event: out[0].clone() });
+        log.acknowledge(secs(2), out);
+        log.commit(secs(3), None, true);
+    };
+    let mut log = Log::new(small(), origin(1));
+    log.attach(Box::new(disk.clone())).unwrap();
+    log.append(secs(1), &event(CROSSING, 0));
+    log.commit(secs(1), None, true);
+    disk.set_fault_modes(FaultModes { full: 1, ..FaultModes::default() });
+    refuse(&mut log, &mut out);
+    assert_eq!(log.waiting(), 0);
+    drop(log);
+    disk.reboot(false);
+    disk.set_fault_modes(FaultModes::default());
+    let mut log = Log::new(small(), origin(2));
+    log.attach(Box::new(disk.clone())).unwrap();
+    assert_eq!(log.waiting(), 1, "it is neither done nor a dead letter");
+    // With space on the disk both are written.
+    refuse(&mut log, &mut out);
+    drop(log);
+    disk.reboot(false);
+    let mut log = Log::new(small(), origin(3));
+    log.attach(Box::new(disk)).unwrap();
+    assert_eq!((log.waiting(), log.waiting_of(Class::Dead)), (0, 1));
+}
+
+/// A card that loses contact now and then, and comes back each time, is not given up: only a lasting failure is.
+#[test]
+fn short_read_failures_do_not_add_up() {
+    let (disk, mut taken) = (FaultDisk::new(5), 0);
+    let take = |log: &mut Log| log.take(1, &mut Vec::new()).is_some();
+    let mut log = Log::new(Params { segment_bytes: 1 << 20, ..small() }, origin(1));
+    log.attach(Box::new(disk.clone())).unwrap();
+    for round in 0..40 {
+        let now = |second: u64| secs(60 * round + second);
+        (0..2).for_each(|half| log.append(now(0), &event(CROSSING, 2 * round + half)));
+        log.commit(now(0), None, true);
+        disk.set_away(true);
+        log.done(now(1));
+        assert!(!take(&mut log), "{round}");
+        disk.set_away(false);
+        log.done(now(2));
+        taken += u64::from(take(&mut log));
+        log.done(now(2));
+    }
+    assert_eq!((taken, log.tally().damaged_events, log.waiting()), (40, 0, 40));
 }
 
 /// A disk whose sync blocks until it is released.

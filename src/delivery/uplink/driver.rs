@@ -171,10 +171,13 @@ impl Uplink {
     /// with whether it is a send, which the deadlines of the sink limit; every other step takes a second at most.
     pub fn run(mut self, on_step: impl Fn(bool)) -> Report {
         loop {
-            on_step(matches!(self.session.next(self.clock.mono()), Next::Send(_)));
+            let now = self.clock.mono();
+            // Before the next step is known: a shutdown may turn a wait into a send.
+            self.notice_shutdown(now);
+            on_step(matches!(self.session.next(now), Next::Send(_)));
             // Read before any check: a signal from here on ends the wait below immediately.
             let seen = self.outbox.signals();
-            match self.step() {
+            match self.act(now) {
                 Flow::Continue => {}
                 Flow::Wait(until) => self.wait(seen, until),
                 Flow::End => break,
@@ -208,6 +211,10 @@ impl Uplink {
     pub fn step(&mut self) -> Flow {
         let now = self.clock.mono();
         self.notice_shutdown(now);
+        self.act(now)
+    }
+
+    fn act(&mut self, now: Mono) -> Flow {
         if self.delivery.as_ref().is_some_and(|delivery| delivery.batch.is_called_back()) {
             self.delivery = None;
             self.session.forget();
@@ -251,6 +258,10 @@ impl Uplink {
                 self.delivery = Some(Delivery { batch, calendar: None, has_left: false });
             }
             TakeOutcome::Nothing { .. } if closed && self.waiting() == 0 => return Flow::End,
+            // What waits cannot be read now, so there is nothing to try.
+            TakeOutcome::Nothing { .. } if self.draining.is_some_and(|draining| now >= draining.until) => {
+                return Flow::End;
+            }
             TakeOutcome::Nothing { until } => return Flow::Wait(until),
         }
         Flow::Continue
@@ -597,5 +608,44 @@ mod tests {
         let longest: Vec<Option<u64>> =
             bench.sent.lock().unwrap().iter().map(|sent| sent.2.map(|d| d.as_secs())).collect();
         assert_eq!(longest, [None, Some(10), Some(3), Some(1)]);
+    }
+
+    #[test]
+    fn every_send_is_announced_also_when_a_shutdown_begins_it() {
+        let fail = || Err(SendError::retry("no"));
+        let mut bench = bench([fail(), Ok(())]);
+        bench.post(1);
+        bench.uplink.spool.put(Mono::ZERO, |out| bench.outbox.take(out));
+        bench.uplink.spool.flush();
+        bench.steps(2); // taken, and sent in vain
+        let (outbox, sent) = (Arc::clone(&bench.outbox), Arc::clone(&bench.sent));
+        let announced = std::cell::Cell::new(0);
+        let report = bench.uplink.run(|sends| {
+            announced.set(announced.get() + usize::from(sends));
+            // The shutdown begins while the next step is thought to be a wait.
+            if outbox.closed_at().is_none() {
+                assert!(!sends);
+                outbox.close(Mono::ZERO);
+            }
+            assert!(sent.lock().unwrap().len() <= 1 + announced.get());
+        });
+        assert_eq!((report.delivered, announced.get(), sent.lock().unwrap().len()), (1, 1, 2));
+    }
+
+    #[test]
+    fn a_shutdown_does_not_wait_for_events_that_cannot_be_read() {
+        let mut bench = bench([]);
+        let disk = crate::sim::disk::FaultDisk::new(1);
+        bench.uplink.spool.attach(Box::new(disk.clone())).unwrap();
+        bench.post(2);
+        bench.uplink.spool.put(Mono::ZERO, |out| bench.outbox.take(out));
+        bench.uplink.spool.commit(Mono::ZERO, ClockSyncSample::UNKNOWN, true);
+        disk.set_away(true);
+        bench.clock.set(1, 0, false);
+        bench.outbox.close(bench.clock.mono());
+        bench.steps(1);
+        bench.clock.set(60, 0, false);
+        assert_eq!(bench.uplink.step(), Flow::End);
+        assert_eq!(bench.uplink.report().undelivered, 2);
     }
 }

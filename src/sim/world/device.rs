@@ -439,7 +439,7 @@ impl Device {
     fn camera_delivers(&mut self, now: u64) {
         let at = self.mono(now);
         if !std::mem::replace(&mut self.camera_is_open, true) {
-            self.presence.opened(at, self.stats.frames_corrupt);
+            self.presence.opened(at, at, self.stats.frames_corrupt);
         }
         let back = self.presence.frame(at);
         self.post_back(now, back);
@@ -499,7 +499,7 @@ impl Device {
             detections_over_limit: tracks.over,
             detections_duplicate: tracks.duplicates,
             uptime_ms: (now - self.started) / 1_000_000,
-            events_dropped: counters.dropped() + self.spool.state().tally.dropped.iter().sum::<u64>(),
+            events_dropped: counters.dropped() + self.spool.state().tally.dropped_unsent(),
             events_delivered: counters.delivered(),
             send_failures: counters.failures(),
             events_refused: counters.refused(),
@@ -595,7 +595,7 @@ impl Device {
         self.stats.inferences += inferences;
         self.stats.detections += detections;
         if let Ok(outcome) = processed.outcome {
-            self.usable_at = Some(self.mono(now));
+            self.usable_at = Some(at);
             if !outcome.inferred {
                 self.moved_at = None;
             }

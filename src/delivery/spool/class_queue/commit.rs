@@ -17,6 +17,11 @@ impl ClassQueue {
         !self.tail.is_empty() || self.news
     }
 
+    /// Whether the files do not say yet how far the queue is done, or which clock applies.
+    pub(in crate::delivery::spool) fn has_news(&self) -> bool {
+        self.news
+    }
+
     /// Makes the next commit write `clock` if the active file has events that are not done.
     pub(in crate::delivery::spool) fn anchor(&mut self, now: Mono, clock: ClockSyncSample) {
         let Some(active) = self.active.as_ref().filter(|active| active.file.is_some()) else { return };
@@ -97,19 +102,21 @@ impl ClassQueue {
         self.peeked = None;
     }
 
-    /// Writes the tail and makes it durable; `create` creates the file of a segment that has none. Returns the bytes written.
+    /// Writes the tail and makes it durable, and, if it `may_record` that, how far the queue is done; `create` creates the file of a segment
+    /// that has none. Returns the bytes written.
     ///
     /// # Errors
     /// The error of the disk: nothing of the tail counts as durable then, and [`Self::give_up`] has to be called if there was a file.
     pub(in crate::delivery::spool) fn commit(
         &mut self,
         clock: Option<ClockSyncSample>,
+        may_record: bool,
         next_id: &mut u64,
         create: impl FnOnce(u64) -> io::Result<(Box<dyn DiskFile>, u64)>,
     ) -> io::Result<u64> {
         self.forget_done();
         let header = self.header();
-        let (news, acked) = (self.news, self.committed_ack());
+        let (news, acked) = (self.news && may_record, self.committed_ack());
         if self.tail.is_empty() && !news {
             self.due = None;
             return Ok(0);
@@ -140,14 +147,18 @@ impl ClassQueue {
             add(&Record::Acked(acked));
         }
         let file = active.file.as_mut().expect("made above");
+        let mut noted = Ok(());
         if active.sums.used >= active.noted + NOTE_BYTES {
             // It refers to events that are durable already, so it may become durable at any time.
             let footer = Footer { header, last: false, sums: active.sums };
-            segment::write_footer(file.as_mut(), active.id, &footer)?;
-            active.noted = active.sums.used;
+            noted = segment::write_footer(file.as_mut(), active.id, &footer);
+            if noted.is_ok() {
+                active.noted = active.sums.used;
+            }
         }
-        let done = file.write_at(&self.tail, u64::from(active.sums.used)).and_then(|()| file.sync());
-        if let Err(error) = done {
+        let written_at =
+            |()| file.write_at(&self.tail, u64::from(active.sums.used)).and_then(|()| file.sync());
+        if let Err(error) = noted.and_then(written_at) {
             self.tail.truncate(kept);
             return Err(error);
         }

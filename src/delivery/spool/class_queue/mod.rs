@@ -223,7 +223,11 @@ impl ClassQueue {
         let part =
             self.finished.iter().find(|segment| segment.id == self.read.segment).map_or(0, |segment| {
                 let events = segment.sums.events;
-                if self.read.offset >= segment.sums.used { events } else { events.min(self.read_events) }
+                if self.read.offset >= segment.sums.used {
+                    // All of it was read before; what was missing was counted then.
+                    self.read_events = events;
+                }
+                events.min(self.read_events)
             });
         self.unread = all - done - u64::from(part) + u64::from(self.tail_events);
     }
@@ -269,6 +273,11 @@ impl ClassQueue {
         !self.in_flight.is_empty()
     }
 
+    /// Whether all events that were taken, and are not done yet, are from a disk that is gone.
+    pub(super) fn has_only_gone_in_flight(&self) -> bool {
+        self.in_flight.iter().all(|event| event.is_gone)
+    }
+
     /// Whether events of this segment are being sent.
     pub(super) fn is_in_flight(&self, id: u64) -> bool {
         self.has_in_flight() && (self.acked.position.segment..=self.read.segment).contains(&id)
@@ -288,7 +297,7 @@ impl ClassQueue {
     pub(super) fn evict(&mut self, index: usize) -> Option<(Finished, u64)> {
         let lost = self.unread_in(self.finished.get(index)?);
         let segment = self.finished.remove(index)?;
-        self.unread -= lost;
+        self.unread = self.unread.saturating_sub(lost);
         self.peeked = None;
         self.close(segment.id);
         if segment.id == self.read.segment && !self.has_in_flight() {
@@ -340,6 +349,11 @@ impl ClassQueue {
         self.confirmed |= has_acknowledged;
         self.acked = to;
         self.in_flight.clear();
+        self.remove_read()
+    }
+
+    /// Removes the finished segments that were read to their ends, and returns them.
+    pub(super) fn remove_read(&mut self) -> Vec<Finished> {
         let mut done = Vec::new();
         while let Some(first) = self.finished.front()
             && (first.id < self.read.segment

@@ -171,6 +171,9 @@ impl ClassQueue {
                 self.stall(id, now);
                 return Next::Stalled;
             };
+            if !lenient {
+                self.stalled = None;
+            }
             let to = found.map_or(used, |found| found.at);
             self.damage.bytes += u64::from(to - from);
             let Some(found) = found else {

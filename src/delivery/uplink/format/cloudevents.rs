@@ -30,7 +30,7 @@ pub const CONTENT_TYPE: &str = "application/cloudevents-batch+json";
 
 /// Most bytes of one event as JSON: a test measures the largest kinds with texts that consist of escapes. Encode buffers start with this
 /// times the batch; they would grow if it were wrong.
-pub const EVENT_BYTES: usize = 1536;
+pub const EVENT_BYTES: usize = 2048;
 
 /// Writes the batch as a JSON array into `out`, which is cleared first.
 pub fn write_batch(batch: &Batch<'_>, out: &mut Vec<u8>) {
