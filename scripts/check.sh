@@ -88,6 +88,16 @@ virtual_machines() {
     FLYTRAP_VM_UNPLUGS=${FLYTRAP_VM_UNPLUGS:-$unplugs} FLYTRAP_VM_SECONDS=${FLYTRAP_VM_SECONDS:-$seconds} \
         tests/vm/run "$arm/flytrap" "$no_alloc" "$arm/examples/usb-camera"
 }
+# The device is updated over a thin link: the limit of its binary, bytes. src/decisions/0014-size.md says what it is made of.
+device_bytes_max=${FLYTRAP_DEVICE_BYTES_MAX:-13000000}
+device_size() {
+    step "size of the device build"
+    if ! wait "$1"; then cat "$2" && return 1; fi
+    local bytes
+    bytes=$(stat -c %s "${arm%debug}release/flytrap")
+    echo "MEASURED the device build has $bytes bytes, the limit is $device_bytes_max"
+    [ "$bytes" -le "$device_bytes_max" ] || { echo "the device build is too large: see src/decisions/0014-size.md"; return 1; }
+}
 arm() {
     if ! { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; } && ! command -v aarch64-linux-gnu-gcc >/dev/null; then
         echo "SKIPPED aarch64 and virtual machine: needs Debian, and root to install a cross compiler and QEMU"
@@ -108,7 +118,14 @@ arm() {
         try arm_tests cortex-a76 -- --skip sim:: --skip gate::tests --skip cameras_that_share_an_engine
         for cpu in cortex-a72 max; do try arm_tests $cpu detect::engine; done
     fi
+    # Machines are emulated on one core. The other one builds what a device runs, of which only the size is checked.
+    local size_log
+    size_log=$(mktemp)
+    nice -n 19 scripts/build-arm --jobs 1 >"$size_log" 2>&1 &
+    local build=$!
     try virtual_machines
+    try device_size $build "$size_log"
+    rm -f "$size_log"
     return $failed
 }
 arm 2>&1 | tee -a "$log" || status=$?

@@ -118,4 +118,5 @@ pub mod decisions {
     #![doc = include_str!("decisions/0011-simulation.md")]
     #![doc = include_str!("decisions/0012-wire.md")]
     #![doc = include_str!("decisions/0013-models.md")]
+    #![doc = include_str!("decisions/0014-size.md")]
 }

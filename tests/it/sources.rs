@@ -659,5 +659,38 @@ fn a_program_that_never_completes_a_frame_is_reported() {
         CaptureParams { idle_timeout: Duration::from_secs(1), pixel: Some(PixelFormat::Mjpeg), ..live() };
     let error = refused(&script.command(), &params);
     assert_eq!(error.class(), Class::Retry, "{error}");
-    assert!(error.to_string().contains("no frame within 1s, although "), "{error}");
+    let text = error.to_string();
+    let bytes = text.split("no frame within 1s, although ").nth(1).and_then(|rest| rest.split(' ').next());
+    let bytes: u64 = bytes.unwrap_or_else(|| panic!("{text}")).parse().unwrap();
+    assert!(bytes >= 1000 && bytes % 1000 == 0, "{text}");
+}
+
+/// What a message says about the output is true: how much came, and why it cannot be read.
+#[test]
+fn messages_about_an_output_give_its_size_and_its_kind() {
+    let mjpeg = CaptureParams { pixel: Some(PixelFormat::Mjpeg), ..live() };
+    let script = Script::new("head -c 3000 /dev/zero; exit 1\n");
+    let error = refused(&script.command(), &mjpeg);
+    assert!(error.to_string().contains("before its first frame, after 3000 bytes"), "{error}");
+    let mut picture = jpeg(64, 64);
+    let frame = picture.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
+    picture[frame + 1] = 0xC9;
+    let script = Script::new("cat $1/picture\n");
+    write(script.folder.path(), "picture", &picture);
+    let error = refused(&script.command(), &mjpeg);
+    assert!(error.to_string().contains("its JPEGs are not baseline (arithmetic coding)"), "{error}");
+}
+
+/// A frame rate of 25:0 is no rate: the settings' own serves.
+#[test]
+fn an_impossible_rate_in_a_header_leaves_it_to_the_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = [&b"YUV4MPEG2 W16 H16 F25:0\n"[..], &y4m(8)["YUV4MPEG2 W16 H16 F25:1\n".len()..]].concat();
+    let spec = format!("file:{}", write(folder.path(), "clip.y4m", &text).display());
+    let rate = Some(flytrap::capture::FrameRate::whole(25));
+    let (frames, end) =
+        play(&mut *open(&spec, &CaptureParams { fps: rate, ..CaptureParams::default() }).unwrap());
+    assert_eq!((frames, end.unwrap()), (8, Advance::End));
+    let error = refused(&spec, &CaptureParams::default());
+    assert!(error.to_string().contains("fps"), "{error}");
 }
