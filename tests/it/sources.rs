@@ -662,7 +662,7 @@ fn a_program_that_never_completes_a_frame_is_reported() {
     let text = error.to_string();
     let bytes = text.split("no frame within 1s, although ").nth(1).and_then(|rest| rest.split(' ').next());
     let bytes: u64 = bytes.unwrap_or_else(|| panic!("{text}")).parse().unwrap();
-    assert!(bytes >= 1000 && bytes % 1000 == 0, "{text}");
+    assert!(bytes >= 1000, "{text}");
 }
 
 /// What a message says about the output is true: how much came, and why it cannot be read.
