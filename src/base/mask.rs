@@ -49,8 +49,9 @@ fn secrets(text: &str) -> Vec<Range<usize>> {
     let words = words(text);
     for (index, word) in words.iter().enumerate() {
         address(text, word, &mut spans);
-        option(text, word, index.checked_sub(1).map(|before| &text[words[before].clone()]), &mut spans);
-        user_and_password(text, &words[index..], &mut spans);
+        let before = index.checked_sub(1).map(|before| &text[words[before].clone()]);
+        option(text, word, before, &mut spans);
+        user_and_password(text, &words[index..], before, &mut spans);
     }
     for (at, c) in text.char_indices() {
         match c {
@@ -179,13 +180,26 @@ fn open_quote(text: &str) -> Option<char> {
     open.pop()
 }
 
-/// `-u user password rtsp://host`, as openRTSP takes them; `words` begins with the option.
-fn user_and_password(text: &str, words: &[Range<usize>], spans: &mut Vec<Range<usize>>) {
-    let [option, user, password, url, ..] = words else { return };
+/// `-u user password … rtsp://host`, as openRTSP takes them; `words` begins with the option, `before` is the word before it.
+fn user_and_password(
+    text: &str,
+    words: &[Range<usize>],
+    before: Option<&str>,
+    spans: &mut Vec<Range<usize>>,
+) {
+    let [option, user, password, rest @ ..] = words else { return };
     let of = |word: &Range<usize>| &text[word.clone()];
     let is_value = |word| !of(word).starts_with('-') && !of(word).contains("://");
-    if of(option) == "-u" && is_value(user) && is_value(password) && of(url).contains("://") {
-        spans.extend([user.clone(), password.clone()]);
+    // There it is the user to run a command as.
+    let is_account =
+        before.is_some_and(|before| ["sudo", "runuser", "doas"].iter().any(|name| before.ends_with(name)));
+    let has_url = rest.iter().any(|word| of(word).contains("://"));
+    if of(option) == "-u" && !is_account && is_value(user) && is_value(password) && has_url {
+        let whole = |word: &Range<usize>| {
+            let quoted = text[..word.start].ends_with(is_quote);
+            value(text, word.start - usize::from(quoted), ends_word)
+        };
+        spans.extend([whole(user), whole(password)]);
     }
 }
 
@@ -212,11 +226,13 @@ fn option(text: &str, word: &Range<usize>, before: Option<&str>, spans: &mut Vec
     let given = &text[span.clone()];
     let secret = match name {
         "u" | "U" | "E" | "user" | "proxy-user" | "cert" | "proxy-cert" => given.contains(':'),
-        // Short options in one word, the last of which takes a value: -su user:password.
-        _ if is_bundle(inner) => given.contains(':') && !given.contains("://"),
         // In other commands this option is a port, a size or a position on the screen.
         "p" => ssh || given.chars().any(char::is_alphabetic),
-        _ => named(name) != NameKind::Other,
+        // Short options in one word, the last of which takes a value: -su user:password.
+        _ => {
+            let is_bundled = is_bundle(inner) && given.contains(':') && !given.contains("://");
+            is_bundled || named(name) != NameKind::Other
+        }
     };
     if secret && !given.starts_with('-') {
         spans.push(span);
@@ -364,6 +380,8 @@ mod tests {
             ("curl -E c.pem:x --cert c.pem:x http://h", "curl -E *** --cert *** http://h"),
             ("curl --oauth2-bearer x http://h", "curl --oauth2-bearer *** http://h"),
             ("openRTSP -u admin x rtsp://h/1", "openRTSP -u *** *** rtsp://h/1"),
+            ("openRTSP -u admin 'x y' -t rtsp://h/1", "openRTSP -u *** '***' -t rtsp://h/1"),
+            ("x -PASSPHRASE y", "x -PASSPHRASE ***"),
             ("http://h/user/admin/pw/x/1.jpg", "http://h/user/admin/pw/***/1.jpg"),
             ("curl -H \"Authorization: Digest a='x', b='y'\" h", "curl -H \"Authorization: ***\" h"),
             ("sh -c 'curl -H \"Authorization: x\" h'", "sh -c 'curl -H \"Authorization: ***\" h'"),
@@ -396,6 +414,7 @@ mod tests {
             "401 Unauthorized: check the camera",
             "sim:7,day,clear",
             "sudo -u camera ffmpeg -i rtsp://h/1",
+            "sudo -u camera ffplay rtsp://h/1",
             "ffmpeg -nostats -gpu any -i http://h:80/u",
         ] {
             assert_eq!(masked(text), text);

@@ -33,7 +33,7 @@ pub struct ExecSource {
 struct FrameWait {
     /// Time spent waiting since the last frame, good or damaged. Not the time in which nobody asked for a frame.
     waited: Duration,
-    /// What the program had written by then, bytes.
+    /// What the program had written when the wait began, bytes.
     received: u64,
 }
 
@@ -151,12 +151,18 @@ impl FrameSource for ExecSource {
             State::Over => return Ok(Advance::End),
             State::Failed => return Err(named(Error::retry, &self.what, "is gone: open it again")),
         }
-        let begun = self.program.wait_for(patience);
+        let (begun, received) = (self.program.wait_for(patience), self.program.received());
         let next = self.framer.advance(&mut self.program);
-        if matches!(next, Ok(Next::Idle)) {
-            self.idle.waited += self.program.since(begun);
+        if !matches!(next, Ok(Next::Idle)) {
+            self.idle = FrameWait::default();
         } else {
-            self.idle = FrameWait { waited: Duration::ZERO, received: self.program.received() };
+            if self.idle.waited.is_zero() {
+                // The rest of a skipped frame may arrive in the first of several waits.
+                let is_first = patience < self.idle_timeout;
+                self.idle.received = if is_first { self.program.received() } else { received };
+            }
+            // A suspended process is no silent program.
+            self.idle.waited += self.program.since(begun).min(patience);
         }
         match next {
             Ok(Next::Frame(arrived)) => Ok(Advance::Frame(self.timeline.stamp_arrived(arrived))),

@@ -142,7 +142,7 @@ fn all_delivered(shared: &Shared, report: &Report) -> Result<()> {
     let to = http::redacted(&shared.config.uplink.target.first);
     let text = format!(
         "events lost: {lost} not delivered to {to} within uplink.drain_s, {refused} refused by it, {dropped} \
-         dropped because there was no room (uplink.queue_events, spool), {damaged} damaged on disk, an unknown number in {lost_segments} truncated files: the lines above say why"
+         dropped because there was no room (uplink.queue_events, spool), {damaged} damaged on disk, an unknown number in {lost_segments} truncated or damaged files: the lines above say why"
     );
     Err(Error::fatal(Kind::Delivery, text))
 }

@@ -391,7 +391,11 @@ fn a_truncated_segment_is_reported() {
         let degraded = common::of_type(&stored, "degraded");
         if kept_bytes < 4096 {
             assert!(text.contains("an unknown number are missing"), "{text}");
-            assert!(describe(&run).contains("an unknown number in 1 truncated files"), "{}", describe(&run));
+            assert!(
+                describe(&run).contains("an unknown number in 1 truncated or damaged files"),
+                "{}",
+                describe(&run)
+            );
             assert!(degraded[0]["reason"].as_str().unwrap().contains("an unknown number of events"));
         } else {
             let missing: u64 = missing.parse().unwrap();

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::class_queue::{CLOCK_EVERY, ClassQueue, Damage, Full, Run};
+use super::class_queue::{CLOCK_EVERY, ClassQueue, Damage, Finished, Full, Run};
 use super::clock_memory::ClockMemory;
 use super::disk::Disk;
 use super::files::{self, Files};
@@ -56,7 +56,7 @@ pub struct Tally {
     pub damaged_bytes: u64,
     /// Events that were lost with them.
     pub damaged_events: u64,
-    /// Truncated segments of which nobody knows how many events are lost: see [`Recovered::lost_segments`].
+    /// Segments of which nobody knows how many events are lost: see [`Recovered::lost_segments`].
     pub lost_segments: u64,
     /// Events that were skipped because a newer version of the program wrote them: this one cannot read them.
     pub newer_events: u64,
@@ -109,6 +109,8 @@ pub struct Log {
     now: Mono,
     /// The run whose events are in flight: taken, and not done.
     in_flight: Option<u64>,
+    /// The origin of that run.
+    in_flight_origin: Option<Arc<Origin>>,
     /// Segments of runs that ended uncleanly, to be closed when there is time.
     unclosed: Vec<(Class, Footer, u64)>,
     clocks: ClockMemory,
@@ -144,6 +146,7 @@ impl Log {
             attempts: 0,
             now: Mono::ZERO,
             in_flight: None,
+            in_flight_origin: None,
             unclosed: Vec::new(),
             clocks: ClockMemory::default(),
             anchored: None,
@@ -151,8 +154,8 @@ impl Log {
         }
     }
 
-    /// Attaches `disk`: its events come before those in memory. Events in flight are requeued, unless all of them are from a disk that is
-    /// gone: those cannot be read again, and stay in flight (see [`Self::has_in_flight`]).
+    /// Attaches `disk`: its events come before those in memory. Events in flight are requeued, unless it has none, or all of those in flight
+    /// are from another disk that is gone and cannot be read again: then they stay in flight (see [`Self::has_in_flight`]).
     ///
     /// # Errors
     /// The disk cannot be listed, or cannot read some of its files: those are set aside at attempt [`ATTACH_TRIES`]. Nothing has changed.
@@ -166,12 +169,7 @@ impl Log {
         if stock.unreadable && self.attempts < ATTACH_TRIES {
             return Err(io::Error::other("it cannot read some of its segments"));
         }
-        if self.queues.iter().all(ClassQueue::has_only_gone_in_flight) {
-            // Nothing may join them: the new disk numbers runs anew.
-            self.in_flight = self.in_flight.map(|_| RUN_GONE);
-        } else {
-            self.requeue();
-        }
+        self.settle_in_flight(&stock);
         let recovered = self.adopt(disk.as_mut(), stock);
         self.disk = Some(disk);
         // Delivered segments are removed; the rest is to be sent.
@@ -180,6 +178,24 @@ impl Log {
         }
         let segments = self.queues.iter().map(|queue| queue.finished.len() as u64).sum();
         Ok(Recovered { segments, events: self.waiting(), ..recovered })
+    }
+
+    /// What becomes of the events in flight when a disk with `stock` is attached.
+    fn settle_in_flight(&mut self, stock: &Stock) {
+        let all_gone = self.queues.iter().all(ClassQueue::has_only_gone_in_flight);
+        let is_empty = stock.classes.iter().all(|class| class.segments.is_empty() && class.acked.is_none());
+        let has_their_run = |segment: &Finished| self.in_flight_origin.as_ref() == Some(&segment.run.origin);
+        let is_theirs = stock.classes.iter().flat_map(|class| &class.segments).any(has_their_run);
+        if is_empty || all_gone && !is_theirs {
+            // Nothing comes before them, or they are nowhere else. Nothing may join them: another disk numbers runs anew.
+            self.in_flight = self.in_flight.map(|_| RUN_GONE);
+        } else if all_gone {
+            // Their own disk is back, and they are read from it again.
+            self.in_flight = None;
+            self.queues.iter_mut().for_each(ClassQueue::forget_in_flight);
+        } else {
+            self.requeue();
+        }
     }
 
     fn adopt(&mut self, disk: &mut dyn Disk, stock: Stock) -> Recovered {
@@ -534,6 +550,7 @@ impl Log {
             whose = Some(run);
         }
         let run = whose?;
+        self.in_flight_origin = Some(Arc::clone(&run.origin));
         let clock = (!run.origin.same_boot(&self.origin)).then(|| self.clock_of(&run.origin));
         let bounds = self.clocks.bounds_of(&run);
         Some(Taken { origin: run.origin, clock, bounds })
@@ -595,7 +612,8 @@ impl Log {
     /// Everything that was taken is delivered or a dead letter: none of it is sent again.
     pub fn done(&mut self, now: Mono) {
         self.in_flight = None;
-        (0..self.queues.len()).for_each(|index| self.remove_done(index));
+        self.queues.iter_mut().for_each(ClassQueue::ack);
+        self.remove_read(now);
         self.schedule_acknowledgement(now);
     }
 
@@ -613,10 +631,17 @@ impl Log {
         }
     }
 
-    /// Everything that was taken from a queue is done, and so are its segments.
-    fn remove_done(&mut self, index: usize) {
-        let (queue, disk) = (&mut self.queues[index], self.disk.as_deref_mut());
-        self.files.dispose(disk, queue.class, queue.ack());
+    /// Removes the segments that were read to their ends, but not before the dead letters of their events are on disk.
+    fn remove_read(&mut self, now: Mono) {
+        let dead = Class::Dead as usize;
+        let must_wait = self.queues[dead].tail_bytes() > 0
+            && self.queues.iter().any(ClassQueue::has_read_segments)
+            && !self.commit_queue(now, dead, None);
+        if !must_wait {
+            for queue in &mut self.queues {
+                self.files.dispose(self.disk.as_deref_mut(), queue.class, queue.remove_read());
+            }
+        }
     }
 
     /// Counters so far.

@@ -59,7 +59,7 @@ impl SpoolMonitor {
         }
     }
 
-    /// Whether [`Self::tell`] would do nothing at `now`, whatever has happened.
+    /// Whether [`Self::report`] would do nothing at `now`, whatever has happened.
     pub fn is_silent(&self, now: Mono) -> bool {
         now.since(self.reported_at) < REPORT_EVERY
     }
@@ -123,11 +123,12 @@ impl SpoolMonitor {
         let lost = state.tally.lost_segments - self.tally.lost_segments;
         if lost > 0 {
             let text = format!(
-                "spool: {lost} files are truncated, an unknown number of events is lost: see 'flytrap spool ls'"
+                "spool: {lost} files are truncated or damaged, an unknown number of events is lost: see 'flytrap spool ls'"
             );
             tracing::error!("{text}");
             on(Body::Degraded { reason: fixed(&text) });
-        } else if state.tally.set_aside > self.tally.set_aside {
+        }
+        if state.tally.set_aside > self.tally.set_aside {
             let text = "spool: damaged files are set aside: inspect them with 'flytrap spool ls'";
             tracing::error!("{text}");
             on(Body::Degraded { reason: fixed(text) });

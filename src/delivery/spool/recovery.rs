@@ -29,7 +29,7 @@ pub struct Recovered {
     pub damaged_bytes: u64,
     /// Lost events: footers count more than were found.
     pub damaged_events: u64,
-    /// Truncated segments without the footer that counts their events: how many are lost is unknown.
+    /// Truncated, damaged or unreadable segments without the footer that counts their events: how many are lost is unknown.
     pub lost_segments: u64,
     /// Files of an unknown run, or unreadable ones: they are left or set aside.
     pub set_aside: u64,

@@ -174,8 +174,8 @@ impl Spool {
         }
     }
 
-    /// Attaches `disk`, see [`Log::attach`]. Its events are due immediately, and come before a batch that is in flight, which is called
-    /// back: see [`InFlight::is_called_back`].
+    /// Attaches `disk`, see [`Log::attach`]. Its events are due immediately, and come before a batch that is in flight, which is then
+    /// called back: see [`InFlight::is_called_back`].
     ///
     /// # Errors
     /// The disk cannot be listed, or read. Then nothing is called back.

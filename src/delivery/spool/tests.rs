@@ -466,12 +466,44 @@ fn an_attach_that_fails_calls_no_batch_back() {
     put(&spool, 0..3);
     let batch = take(&spool);
     let disk = FaultDisk::new(7);
+    let mut before = Log::new(small(), origin(2));
+    before.attach(Box::new(disk.clone())).unwrap();
+    before.append(secs(1), &event(CROSSING, 0));
+    before.commit(secs(1), None, true);
+    drop(before);
     disk.set_away(true);
     assert!(spool.attach(Box::new(disk.clone())).is_err());
     assert_eq!((batch.is_called_back(), batch.left()), (false, 3));
     disk.set_away(false);
     spool.attach(Box::new(disk)).unwrap();
-    assert!(batch.is_called_back());
+    assert!(batch.is_called_back(), "the disk's event comes first");
+}
+
+/// A disk without events changes nothing for a batch in flight: it is sent once, wherever its events are.
+#[test]
+fn an_empty_disk_calls_no_batch_back() {
+    let spool = eager(Log::new(small(), origin(1)));
+    let disk = FaultDisk::new(1);
+    put(&spool, 0..3);
+    let mut batch = take(&spool);
+    batch.acknowledge(secs(9), 1..2);
+    spool.attach(Box::new(disk.clone())).unwrap();
+    put(&spool, 3..5);
+    assert_eq!((batch.is_called_back(), batch.left(), spool.waiting()), (false, 2, 2));
+    spool.commit(secs(9), crate::platform::clock::ClockSyncSample::UNKNOWN, true);
+    batch.acknowledge(secs(9), 0..1);
+    drop(batch);
+    let mut batch = take(&spool);
+    let seqs: Vec<u64> = batch.events().iter().map(|event| event.seq).collect();
+    assert_eq!(seqs, [2, 3, 4], "what was not acknowledged, and what came later");
+    batch.acknowledge(secs(9), 0..3);
+    drop(batch);
+    spool.commit(secs(9), crate::platform::clock::ClockSyncSample::UNKNOWN, true);
+    assert_eq!((spool.waiting(), spool.state().tally.dropped_unsent()), (0, 0));
+    drop(spool);
+    let mut log = Log::new(small(), origin(2));
+    log.attach(Box::new(disk)).unwrap();
+    assert_eq!(log.waiting(), 0, "all of it is recorded as done");
 }
 
 /// A batch that was read from a folder which is gone now is in memory, and is delivered; nothing of a new folder joins it.
@@ -504,6 +536,30 @@ fn a_batch_outlives_its_folder() {
         drop(batch);
         std::fs::remove_dir_all(&home).unwrap();
     }
+}
+
+/// A folder that was only hidden comes back: its events in flight are read from it again, and sent once.
+#[test]
+fn a_batch_is_called_back_when_its_own_folder_returns() {
+    let parent = tempfile::tempdir().unwrap();
+    let (home, away) = (parent.path().join("spool"), parent.path().join("away"));
+    let open = || Box::new(Folder::open(&home).unwrap());
+    let spool = eager(Log::new(small(), origin(1)));
+    spool.attach(open()).unwrap();
+    put(&spool, 0..5);
+    spool.commit(secs(9), crate::platform::clock::ClockSyncSample::UNKNOWN, true);
+    let batch = take(&spool);
+    std::fs::rename(&home, &away).unwrap();
+    assert!(spool.check_disk().is_err());
+    std::fs::rename(&away, &home).unwrap();
+    spool.attach(open()).unwrap();
+    assert!(batch.is_called_back());
+    drop(batch);
+    assert_eq!((spool.waiting(), spool.state().tally.dropped_unsent()), (5, 0));
+    let mut batch = take(&spool);
+    batch.acknowledge(secs(9), 0..5);
+    drop(batch);
+    assert_eq!(spool.waiting(), 0);
 }
 
 /// Deliveries are recorded after the interval for events that matter, whatever else waits for its commit.

@@ -213,6 +213,10 @@ impl ClassQueue {
         let last = self.finished.back().filter(|last| !last.short);
         self.end_of_last = last.map(|last| Position { segment: last.id, offset: last.sums.used });
         self.confirmed |= acked.is_some();
+        if self.finished.is_empty() && acked.is_none() {
+            // What is in memory keeps its positions, also what is in flight.
+            return;
+        }
         let acked = acked.unwrap_or(START);
         self.acked = acked;
         (self.read, self.read_events) = (acked.position, acked.events);
@@ -278,6 +282,11 @@ impl ClassQueue {
         self.in_flight.iter().all(|event| event.is_gone)
     }
 
+    /// They are read again, from the disk that they came from.
+    pub(super) fn forget_in_flight(&mut self) {
+        self.in_flight.clear();
+    }
+
     /// Whether events of this segment are being sent.
     pub(super) fn is_in_flight(&self, id: u64) -> bool {
         self.has_in_flight() && (self.acked.position.segment..=self.read.segment).contains(&id)
@@ -334,8 +343,8 @@ impl ClassQueue {
         }
     }
 
-    /// Marks everything in flight as done. Returns the segments that are no longer needed.
-    pub(super) fn ack(&mut self) -> Vec<Finished> {
+    /// Marks everything in flight as done: [`Self::remove_read`] has the segments that are no longer needed.
+    pub(super) fn ack(&mut self) {
         let (read, finished) = (self.read, &self.finished);
         let at_its_end = |segment: &&Finished| segment.id == read.segment && read.offset >= segment.sums.used;
         if let Some(events) = finished.iter().find(at_its_end).map(|segment| segment.sums.events) {
@@ -349,19 +358,24 @@ impl ClassQueue {
         self.confirmed |= has_acknowledged;
         self.acked = to;
         self.in_flight.clear();
-        self.remove_read()
+    }
+
+    /// Whether the oldest finished segment was read to its end.
+    pub(super) fn has_read_segments(&self) -> bool {
+        self.finished.front().is_some_and(|first| {
+            first.id < self.read.segment
+                || first.id == self.read.segment && self.read.offset >= first.sums.used
+        })
     }
 
     /// Removes the finished segments that were read to their ends, and returns them.
     pub(super) fn remove_read(&mut self) -> Vec<Finished> {
         let mut done = Vec::new();
-        while let Some(first) = self.finished.front()
-            && (first.id < self.read.segment
-                || first.id == self.read.segment && self.read.offset >= first.sums.used)
+        while self.has_read_segments()
+            && let Some(first) = self.finished.pop_front()
         {
-            let id = first.id;
-            self.close(id);
-            done.extend(self.finished.pop_front());
+            self.close(first.id);
+            done.push(first);
         }
         done
     }
