@@ -158,8 +158,8 @@ impl FrameSource for ExecSource {
         } else {
             if self.idle.waited.is_zero() {
                 // The rest of a skipped frame may arrive in the first of several waits.
-                let is_first = patience < self.idle_timeout;
-                self.idle.received = if is_first { self.program.received() } else { received };
+                let others_follow = patience < self.idle_timeout;
+                self.idle.received = if others_follow { self.program.received() } else { received };
             }
             // A suspended process is no silent program.
             self.idle.waited += self.program.since(begun).min(patience);

@@ -173,9 +173,7 @@ impl Log {
         let recovered = self.adopt(disk.as_mut(), stock);
         self.disk = Some(disk);
         // Delivered segments are removed; the rest is to be sent.
-        for queue in &mut self.queues {
-            self.files.dispose(self.disk.as_deref_mut(), queue.class, queue.remove_read());
-        }
+        self.dispose_read();
         let segments = self.queues.iter().map(|queue| queue.finished.len() as u64).sum();
         Ok(Recovered { segments, events: self.waiting(), ..recovered })
     }
@@ -638,9 +636,13 @@ impl Log {
             && self.queues.iter().any(ClassQueue::has_read_segments)
             && !self.commit_queue(now, dead, None);
         if !must_wait {
-            for queue in &mut self.queues {
-                self.files.dispose(self.disk.as_deref_mut(), queue.class, queue.remove_read());
-            }
+            self.dispose_read();
+        }
+    }
+
+    fn dispose_read(&mut self) {
+        for queue in &mut self.queues {
+            self.files.dispose(self.disk.as_deref_mut(), queue.class, queue.remove_read());
         }
     }
 
