@@ -26,12 +26,14 @@ case $mode in fast | ci | full) ;; *) echo "usage: scripts/check.sh [fast|ci|ful
 begun=$SECONDS
 step() { printf '\n== %s (after %d s)\n' "$*" $((SECONDS - begun)); }
 
-install_ffmpeg() {
-    command -v ffmpeg >/dev/null && return
-    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 0
-    echo "installing ffmpeg, which decodes the recordings of some tests"
-    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends ffmpeg; } \
-        >/dev/null 2>&1 || echo "ffmpeg could not be installed"
+may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+# install PACKAGE PROGRAM PURPOSE
+install() {
+    command -v "$2" >/dev/null && return
+    may_install || return 0
+    echo "installing $1, which $3"
+    { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$1"; } \
+        >/dev/null 2>&1 || echo "$1 could not be installed"
 }
 
 # What is built once is built in larger pieces: tests run several times as fast, and nothing is kept for a next build.
@@ -40,7 +42,11 @@ if [ "$mode" != fast ]; then export CARGO_INCREMENTAL=0; fi
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
 
 step "tools"
-if [ "$mode" != fast ]; then install_ffmpeg; fi
+if [ "$mode" != fast ]; then
+    install ffmpeg ffmpeg "decodes the recordings of some tests"
+    install qemu-user-static qemu-aarch64-static "runs the ARM tests"
+    if may_install; then scripts/build-arm --tools; fi
+fi
 rustc --version
 ffmpeg -version 2>/dev/null | head -n 1 || echo "ffmpeg is not installed: apt-get install ffmpeg"
 
@@ -52,7 +58,9 @@ cargo clippy --all-targets --locked -- -D warnings
 if [ "$mode" != fast ]; then cargo clippy --locked --no-default-features -- -D warnings; fi
 
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+device_log=$(mktemp)
+device_build=
+trap 'rm -f "$log" "$device_log"; [ -z "$device_build" ] || kill -- "-$device_build" 2>/dev/null || true' EXIT
 status=0
 
 if [ "$mode" = fast ]; then
@@ -65,6 +73,16 @@ fi
 step "documentation, warnings are errors"
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --quiet
 
+# What a device runs, of which only the size is checked. It is built beside everything that follows, on whatever the tests leave idle.
+can_cross_compile() { command -v aarch64-linux-gnu-gcc >/dev/null; }
+arm=${CARGO_TARGET_DIR:-target}/aarch64-unknown-linux-gnu
+if can_cross_compile; then
+    set -m # in a process group of its own, so that it ends with this script
+    nice -n 19 scripts/build-arm --jobs 1 >"$device_log" 2>&1 &
+    device_build=$!
+    set +m
+fi
+
 step "tests"
 # Random tests print their seed, and on failure the command that repeats it.
 if [ "$mode" = full ]; then export FLYTRAP_FULL=1 FLYTRAP_CUTS=${FLYTRAP_CUTS:-20000}; fi
@@ -72,7 +90,6 @@ cargo test --locked --no-fail-fast 2>&1 | tee "$log" || status=$?
 
 # try COMMAND...: remembers a failure and continues with the next step, which may find another.
 try() { "$@" || failed=1; }
-arm=${CARGO_TARGET_DIR:-target}/aarch64-unknown-linux-gnu/debug
 # What a device runs: without the commands for a desktop computer.
 arm_cargo() { scripts/build-arm --run "$1" --locked --no-default-features "${@:2}"; }
 # arm_tests CPU [FILTER]: unit tests on an emulated CPU.
@@ -83,30 +100,24 @@ arm_tests() {
 virtual_machines() {
     step "virtual machines: cameras, watchdogs, a Raspberry Pi"
     # The name of a test's binary has a hash in it; the newest is the one just built.
-    no_alloc=$(find "$arm/deps" -name 'no_alloc-*' -executable -type f -printf '%T@ %p\n' | sort -n | tail -n 1 | cut -d ' ' -f 2)
+    no_alloc=$(find "$arm/debug/deps" -name 'no_alloc-*' -executable -type f -printf '%T@ %p\n' | sort -n | tail -n 1 | cut -d ' ' -f 2)
     if [ "$mode" = full ]; then unplugs=100 seconds=900; else unplugs=25 seconds=600; fi
     FLYTRAP_VM_UNPLUGS=${FLYTRAP_VM_UNPLUGS:-$unplugs} FLYTRAP_VM_SECONDS=${FLYTRAP_VM_SECONDS:-$seconds} \
-        tests/vm/run "$arm/flytrap" "$no_alloc" "$arm/examples/usb-camera"
+        tests/vm/run "$arm/debug/flytrap" "$no_alloc" "$arm/debug/examples/usb-camera"
 }
 # The device is updated over a thin link: the limit of its binary, bytes. src/decisions/0014-size.md says what it is made of.
 device_bytes_max=${FLYTRAP_DEVICE_BYTES_MAX:-13000000}
 device_size() {
-    step "size of the device build"
-    if ! wait "$1"; then cat "$2" && return 1; fi
     local bytes
-    bytes=$(stat -c %s "${arm%debug}release/flytrap")
+    bytes=$(stat -c %s "$arm/release/flytrap")
     echo "MEASURED the device build has $bytes bytes, the limit is $device_bytes_max"
     [ "$bytes" -le "$device_bytes_max" ] || { echo "the device build is too large: see src/decisions/0014-size.md"; return 1; }
 }
 arm() {
-    if ! { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; } && ! command -v aarch64-linux-gnu-gcc >/dev/null; then
+    can_cross_compile || {
         echo "SKIPPED aarch64 and virtual machine: needs Debian, and root to install a cross compiler and QEMU"
         return
-    fi
-    command -v qemu-aarch64-static >/dev/null || {
-        echo "installing qemu-user-static"
-        { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends qemu-user-static; } >/dev/null
-    } || return
+    }
     step "aarch64: static test builds"
     arm_cargo test --no-run --lib --bins --test no_alloc && arm_cargo build --example usb-camera || return
     local failed=0
@@ -118,17 +129,18 @@ arm() {
         try arm_tests cortex-a76 -- --skip sim:: --skip gate::tests --skip cameras_that_share_an_engine
         for cpu in cortex-a72 max; do try arm_tests $cpu detect::engine; done
     fi
-    # Machines are emulated on one core. The other one builds what a device runs, of which only the size is checked.
-    local size_log
-    size_log=$(mktemp)
-    nice -n 19 scripts/build-arm --jobs 1 >"$size_log" 2>&1 &
-    local build=$!
     try virtual_machines
-    try device_size $build "$size_log"
-    rm -f "$size_log"
     return $failed
 }
 arm 2>&1 | tee -a "$log" || status=$?
+
+if [ -n "$device_build" ]; then
+    step "size of the device build"
+    built=0
+    wait "$device_build" || built=$?
+    device_build=
+    if [ $built = 0 ]; then device_size; else cat "$device_log" && false; fi 2>&1 | tee -a "$log" || status=$?
+fi
 
 if [ "$mode" = full ]; then
     step "licences and sources of dependencies"
