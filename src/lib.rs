@@ -10,7 +10,7 @@
 //!  +sample
 //! ```
 //! From left to right: [`capture`] announces frames, [`capture::sampler`] chooses those for the target rate, and [`capture::ring`] passes
-//! them to the [`pipeline`]. The [`vision::gate`] decides whether anything moved, and [`vision::roi`] which region of the frame inference
+//! them to the [`pipeline`], where several cameras share one network ([`pipeline::scheduler`]). The [`vision::gate`] decides whether anything moved, and [`vision::roi`] which region of the frame inference
 //! runs on. [`vision::detect`] detects road users (JPEGs through [`vision::jpeg`]; the network on our own executor,
 //! [`vision::detect::engine`]), [`analytics::track`] tracks them, and [`analytics::count`] counts crossings. Each result becomes an
 //! [`event`], waits in the [outbox](delivery::uplink::Outbox), is stored by [`delivery::spool`] until a receiver has confirmed it, and
@@ -71,7 +71,7 @@
 //! An error is one line: the place, what is wrong, the remedy ([`base::error`]).
 //!
 //! # What is deliberately absent
-//! No async in the data path (two blocking threads and a ring are simpler to prove), no plugin system, no database, no colour
+//! No async in the data path (blocking threads and rings are simpler to prove), no plugin system, no database, no colour
 //! conversion of whole frames, no clean-up of memory at run time.
 //!
 //! # More
@@ -119,4 +119,5 @@ pub mod decisions {
     #![doc = include_str!("decisions/0012-wire.md")]
     #![doc = include_str!("decisions/0013-models.md")]
     #![doc = include_str!("decisions/0014-size.md")]
+    #![doc = include_str!("decisions/0015-cameras-together.md")]
 }

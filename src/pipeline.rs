@@ -7,9 +7,12 @@
 //!   roi   ─► (JPEG decode) ─► letterbox ─► engine ─► decode ─► track ─► count ─► events
 //! ```
 //! No camera, no clock, no network, no disk: the same [`Pipeline`] runs from a camera, a recording, or a simulated street.
-//! The caller owns the engine, so pipelines of several cameras may share one. After the first frame our own stages make no heap call (I1).
+//! The caller owns the engine, so pipelines of several cameras may share one: each frame passes the gate at once
+//! ([`Pipeline::look`]), and those that need it wait for their turn at the engine ([`Pipeline::infer`], [`scheduler`]). After the first frame our own stages make no heap call (I1).
 
+pub mod load;
 pub mod presence;
+pub mod scheduler;
 pub mod worker;
 
 use crate::analytics::track;
@@ -25,7 +28,7 @@ use crate::vision::detect::model::Classes;
 use crate::vision::detect::{ClassId, Detections};
 use crate::vision::gate::{self, Gate, Verdict};
 use crate::vision::jpeg::JpegDecoder;
-use crate::vision::roi::{self, RoiPlan, RoiPlanner};
+use crate::vision::roi::{self, INPUT_SIZES_MAX, RoiPlan, RoiPlanner};
 
 /// Settings of all stages.
 #[derive(Debug, Clone)]
@@ -68,6 +71,38 @@ pub enum Failure {
     Engine(crate::base::error::Error),
 }
 
+/// A frame that has passed the gate.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "lives on the stack for a moment; a box would be a heap call for every frame"
+)]
+pub enum Looked {
+    /// It is processed: nothing moved.
+    Still(Outcome),
+    /// Inference is to run on it.
+    Open(OpenFrame),
+}
+
+/// What is known of a frame before inference runs on it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpenFrame {
+    verdict: Option<Verdict>,
+}
+
+impl OpenFrame {
+    /// Whether something moves in it, or moved a moment ago. Without a gate nobody knows, so it counts as moving.
+    pub fn moves(&self) -> bool {
+        self.verdict.as_ref().is_none_or(|verdict| match verdict.reason {
+            gate::Reason::Motion | gate::Reason::Hold | gate::Reason::Woken => true,
+            gate::Reason::Warmup
+            | gate::Reason::Refresh
+            | gate::Reason::LightSwitch
+            | gate::Reason::Still => false,
+        })
+    }
+}
+
 /// All stages of one camera.
 pub struct Pipeline {
     gate: Option<Gate>,
@@ -80,10 +115,13 @@ pub struct Pipeline {
     detections: Detections,
     analytics: Analytics,
     size: (u32, u32),
+    /// The input sizes that this camera uses, the whole frame's first. The engine may have more.
+    input_sizes: heapless::Vec<Size, INPUT_SIZES_MAX>,
 }
 
 impl Pipeline {
-    /// Builds the stages for frames of `format` (the largest that will come) and a network of the given shape. Allocates all memory.
+    /// Builds the stages for frames of `format` (the largest that will come) and a network of the given shape: with the input sizes that
+    /// this camera uses, the whole frame's first. Allocates all memory.
     ///
     /// # Errors
     /// `Kind::Config`: a stage's settings are out of range.
@@ -106,6 +144,7 @@ impl Pipeline {
             detections: Detections::new(),
             analytics: Analytics::new(&params.analytics, (width, height), &names)?,
             size: (width, height),
+            input_sizes: network.sizes.iter().copied().take(INPUT_SIZES_MAX).collect(),
         })
     }
 
@@ -117,6 +156,25 @@ impl Pipeline {
             + self.decoder.heap_bytes()
             + self.analytics.heap_bytes()
             + size_of::<Detections>()
+    }
+
+    /// Other settings from the next frame on; background, tracks and counts continue. Whether there is a gate, and which input sizes the
+    /// network has, stays.
+    ///
+    /// # Errors
+    /// `Kind::Config`: a stage's settings are out of range; that stage and those behind it are as before.
+    pub fn set(&mut self, params: Params) -> Result<()> {
+        if let (Some(gate), Some(params)) = (&mut self.gate, params.gate) {
+            gate.set(params)?;
+        }
+        if let (Some(planner), Some(params)) = (&mut self.planner, params.roi) {
+            planner.set(params)?;
+        }
+        self.analytics.set(&params.analytics, self.size)?;
+        self.score_new = params.analytics.track.score_new;
+        let wanted = params.wanted;
+        self.decoder.set(params.decode, |class| wanted.is_empty() || wanted.contains(&class));
+        Ok(())
     }
 
     /// The detections of the last inference.
@@ -134,8 +192,8 @@ impl Pipeline {
         self.analytics.tracker().counters()
     }
 
-    /// Takes one frame, captured at `at`, through all stages. `engine` must have the shape that the pipeline was built for. Events go to
-    /// `on`.
+    /// Takes one frame, captured at `at`, through all stages. `engine` must have the input sizes that the pipeline was built for. Events go
+    /// to `on`.
     ///
     /// # Errors
     /// [`Failure::Corrupt`] costs this frame only; [`Failure::Engine`] is permanent.
@@ -146,14 +204,48 @@ impl Pipeline {
         at: Mono,
         on: &mut dyn FnMut(Body),
     ) -> std::result::Result<Outcome, Failure> {
+        match self.look(frame, at, on)? {
+            Looked::Still(outcome) => Ok(outcome),
+            Looked::Open(open) => self.infer(engine, frame, at, &open, on),
+        }
+    }
+
+    /// The first half of [`Pipeline::process`]: the gate. A frame that it lets through goes to [`Pipeline::infer`], unless a newer one
+    /// replaces it.
+    ///
+    /// # Errors
+    /// [`Failure::Corrupt`].
+    pub fn look(
+        &mut self,
+        frame: &FrameView<'_>,
+        at: Mono,
+        on: &mut dyn FnMut(Body),
+    ) -> std::result::Result<Looked, Failure> {
         self.follow_size(frame.format(), at, on);
         let verdict = self.ask_gate(frame, at)?;
-        let gate = verdict.as_ref().map(|verdict| verdict.reason);
-        if gate.is_some_and(|reason| !reason.open()) {
+        if let Some(reason) = verdict.as_ref().map(|verdict| verdict.reason).filter(|reason| !reason.open()) {
             self.analytics.still(at, on);
-            return Ok(Outcome { gate, repaired: self.repaired(frame), ..Outcome::default() });
+            let repaired = self.repaired(frame);
+            return Ok(Looked::Still(Outcome { gate: Some(reason), repaired, ..Outcome::default() }));
         }
-        let roi = self.plan_roi(at, verdict.as_ref());
+        Ok(Looked::Open(OpenFrame { verdict }))
+    }
+
+    /// The second half: inference on the newest frame that passed the gate, and all stages behind it.
+    ///
+    /// # Errors
+    /// As [`Pipeline::process`].
+    pub fn infer(
+        &mut self,
+        engine: &mut dyn Engine,
+        frame: &FrameView<'_>,
+        at: Mono,
+        open: &OpenFrame,
+        on: &mut dyn FnMut(Body),
+    ) -> std::result::Result<Outcome, Failure> {
+        let verdict = open.verdict.as_ref();
+        let gate = verdict.map(|verdict| verdict.reason);
+        let roi = self.plan_roi(at, verdict);
         let dropped = self.detect(engine, frame, roi)?;
         if let Some(planner) = &mut self.planner {
             planner.looked(at, roi);
@@ -243,8 +335,11 @@ impl Pipeline {
         let size = size_of_frame(self.size);
         let part = roi.map_or(Region::whole(size), |roi| roi.region);
         let Pipeline { jpeg, letterbox, decoder, detections, .. } = self;
-        // Another camera may have left the engine at another size.
-        engine.select(roi.map_or(0, |roi| roi.size_index));
+        // Another camera may have left the engine at another size, and its sizes may be in another order than ours.
+        let input = self.input_sizes[roi.map_or(0, |roi| roi.size_index)];
+        if let Some(index) = engine.input_sizes().iter().position(|size| *size == input) {
+            engine.select(index);
+        }
         let model = engine.size();
         let placement = match (frame.planes(), jpeg) {
             (Ok(planes), _) => {

@@ -204,7 +204,8 @@ impl FramePath {
         };
         let source = SourceSpec::parse(source).unwrap().open(&capture, Arc::new(SystemClock)).unwrap();
         let config = Config::load(None, Vec::new(), &Machine::default()).unwrap();
-        let params = Params { decode: config.camera.decode, roi, ..config.camera.stages(Vec::new()) };
+        let params =
+            Params { decode: config.first_camera().decode, roi, ..config.first_camera().stages(Vec::new()) };
         let pipeline = Pipeline::new(params, source.format(), &engine.shape(), classes).unwrap();
         let slot_bytes = if source.lending().is_some() { 0 } else { source.slot_bytes() };
         let ring = ring(Policy::Lossless, 3, slot_bytes);

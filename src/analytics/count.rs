@@ -280,6 +280,25 @@ impl Counter {
         Ok(counter)
     }
 
+    /// Other settings and lines from the next frame on. At a line that stays where it is, tracks keep their state: one that has crossed it
+    /// is not counted again. At a new line they begin where they are.
+    ///
+    /// # Errors
+    /// As [`Counter::new`]; then nothing changed.
+    pub fn set(&mut self, params: Params, lines: &[CountingLine], width: u32, height: u32) -> Result<()> {
+        let mut new = Counter::new(params, lines, width, height)?;
+        let place = |line: &LinePx| (line.line.name.clone(), line.line.a, line.line.b);
+        for (slot, old) in new.slots.iter_mut().zip(&self.slots) {
+            *slot = Slot { track: old.track, travel: old.travel, ..Slot::default() };
+            for (state, line) in slot.lines.iter_mut().zip(&new.lines) {
+                let before = self.lines.iter().position(|other| place(other) == place(line));
+                *state = before.map_or(AtLine::default(), |index| old.lines[index]);
+            }
+        }
+        *self = new;
+        Ok(())
+    }
+
     /// Bytes on the heap, for the memory plan (I1).
     pub fn heap_bytes(&self) -> usize {
         size_of_val(&*self.slots)

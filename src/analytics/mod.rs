@@ -73,6 +73,16 @@ impl Analytics {
         })
     }
 
+    /// Other settings and lines from the next frame on; tracks continue. The frames have `width` x `height` pixels.
+    ///
+    /// # Errors
+    /// As [`Analytics::new`]; then nothing changed.
+    pub fn set(&mut self, params: &Params, (width, height): (u32, u32)) -> Result<()> {
+        params.track.check()?;
+        self.counter.set(params.count, &params.lines, width, height)?;
+        self.tracker.set(params.track)
+    }
+
     /// Bytes on the heap, for the memory plan (I1).
     pub fn heap_bytes(&self) -> usize {
         self.tracker.heap_bytes() + self.counter.heap_bytes() + self.names.len() * size_of::<Name>()
@@ -167,6 +177,54 @@ fn emit_track(event: TrackEvent<'_>, names: &[Name], counter: &mut Counter, on: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::geometry::PointRel;
+    use crate::event::Direction;
+
+    /// A car drives from left to right, past a line at a quarter of the picture; then lines change while it is in the middle.
+    #[test]
+    fn lines_change_while_tracks_go_on() {
+        let line = |name: &str, x: f32| CountingLine {
+            name: fixed(name),
+            a: PointRel { x, y: 1.0 },
+            b: PointRel { x, y: 0.0 },
+            ..CountingLine::middle()
+        };
+        let params = |lines: &[CountingLine]| Params {
+            track: track::Params::default(),
+            count: count::Params::default(),
+            lines: lines.to_vec(),
+        };
+        let size = (640, 360);
+        let mut analytics = Analytics::new(&params(&[line("a", 0.25)]), size, &["car"]).unwrap();
+        let mut seen = Vec::new();
+        let mut drive = |analytics: &mut Analytics, frames: std::ops::Range<u64>| {
+            for frame in frames {
+                let x = 20.0 * frame as f32;
+                let bbox = BoxPx::new(x, 150.0, x + 60.0, 200.0);
+                let car = Detection { bbox, score: 0.9, class: ClassId(0) };
+                let mut on = |body: Body| {
+                    if let Body::Crossing(crossing) = &body {
+                        assert_eq!(crossing.direction, Direction::Forward);
+                        seen.push(crossing.line.to_string());
+                    } else {
+                        seen.push(body.kind().to_owned());
+                    }
+                };
+                analytics.update(Mono::from_nanos(frame * 200_000_000), &[car], None, &mut on);
+            }
+            std::mem::take(&mut seen)
+        };
+        assert_eq!(drive(&mut analytics, 0..15), ["track.begin", "a"]);
+        // The same line in another place of the list, one ahead, and one that the car has passed already.
+        let lines = [line("passed", 0.3), line("ahead", 0.75), line("a", 0.25)];
+        analytics.set(&params(&lines), size).unwrap();
+        assert_eq!(drive(&mut analytics, 15..30), ["ahead"]);
+        let wrong =
+            Params { count: count::Params { frames_min: 0, ..count::Params::default() }, ..params(&lines) };
+        assert!(analytics.set(&wrong, size).is_err());
+        let twice = [line("a", 0.25), line("a", 0.5)];
+        assert!(analytics.set(&params(&twice), size).is_err());
+    }
 
     #[test]
     fn a_minute_of_motion_without_a_detection_is_reported_once() {

@@ -12,6 +12,12 @@ pub const FRAME_SIDE_MIN: u32 = 16;
 /// Largest encoded or raw frame, bytes: RGB24 at the largest sides.
 pub const FRAME_BYTES_MAX: usize = (FRAME_SIDE_MAX * FRAME_SIDE_MAX * 3) as usize;
 
+/// Maximum number of cameras of one process. Eight at 2 frames a second are the inferences of three at the default rate, more than a small
+/// board has.
+pub const CAMERAS_MAX: usize = 8;
+/// Maximum number of frame shapes (aspect ratios) that cameras with a shared network may bring; a further one gets the most similar of them.
+pub const FRAME_SHAPES_MAX: usize = 4;
+
 /// Minimum number of slots in the frame ring: one being written, one being read, one spare, so that a slow detector costs old frames and
 /// never stalls the camera.
 pub const RING_SLOTS_MIN: usize = 3;
@@ -57,6 +63,9 @@ pub const TRACKS_MAX: usize = 128;
 /// Maximum number of counting lines per camera.
 pub const LINES_MAX: usize = 16;
 const _: () = assert!(TRACKS_MAX * LINES_MAX <= 1 << 16, "a line state per track and line stays small");
+
+/// Most bytes of a camera's tags together, with 2 for each: they are repeated in every event.
+pub const TAGS_BYTES_MAX: usize = 128;
 
 /// Events that wait in memory for the uplink. A busy junction produces about 3 events a second: 45 minutes.
 pub const EVENT_QUEUE_MAX: usize = 8192;

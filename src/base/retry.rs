@@ -20,6 +20,11 @@ impl Backoff {
         Backoff { first, cap: cap.max(first), failures: 0, random: seed }
     }
 
+    /// Other limits from the next delay on; the number of failures stays.
+    pub fn set(&mut self, first: Duration, cap: Duration) {
+        (self.first, self.cap) = (first, cap.max(first));
+    }
+
     /// The delay before the next try: between half and all of `first * 2^failures`, at most `cap`.
     pub fn next_delay(&mut self) -> Duration {
         let whole =

@@ -168,6 +168,35 @@ impl Core {
 struct Shared {
     core: Mutex<Core>,
     changed: Condvar,
+    /// Rung for the reader, if it waits for several rings.
+    bell: Option<Arc<Bell>>,
+}
+
+/// Wakes a thread that waits for several rings at once.
+#[derive(Debug, Default)]
+pub struct Bell {
+    rings: Mutex<u64>,
+    rung: Condvar,
+}
+
+impl Bell {
+    /// Wakes whoever waits.
+    pub fn ring(&self) {
+        *self.rings.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.rung.notify_all();
+    }
+
+    /// How often it was rung: to be read before the rings are looked at.
+    pub fn count(&self) -> u64 {
+        *self.rings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits at most `patience` for a ring since it had been rung `seen` times.
+    pub fn wait(&self, seen: u64, patience: Duration) {
+        let rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.rung.wait_timeout_while(rings, patience, |rings| *rings == seen);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
 }
 
 impl Shared {
@@ -179,13 +208,29 @@ impl Shared {
     fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();
+        self.call_reader();
+    }
+
+    fn call_reader(&self) {
+        if let Some(bell) = &self.bell {
+            bell.ring();
+        }
     }
 }
 
 /// A ring of `slots` (within `RING_SLOTS_MIN..=RING_SLOTS_MAX`) buffers of `slot_bytes` each: its two ends.
 pub fn ring(policy: Policy, slots: usize, slot_bytes: usize) -> (Writer, Reader) {
-    let shared =
-        Arc::new(Shared { core: Mutex::new(Core::new(policy, slots, slot_bytes)), changed: Condvar::new() });
+    with(policy, slots, slot_bytes, None)
+}
+
+/// As [`ring()`], for a reader that waits for several rings: each frame, and the end, rings the bell.
+pub fn ring_with_bell(policy: Policy, slots: usize, slot_bytes: usize, bell: &Arc<Bell>) -> (Writer, Reader) {
+    with(policy, slots, slot_bytes, Some(Arc::clone(bell)))
+}
+
+fn with(policy: Policy, slots: usize, slot_bytes: usize, bell: Option<Arc<Bell>>) -> (Writer, Reader) {
+    let core = Mutex::new(Core::new(policy, slots, slot_bytes));
+    let shared = Arc::new(Shared { core, changed: Condvar::new(), bell });
     (Writer(Arc::clone(&shared)), Reader(shared))
 }
 
@@ -252,6 +297,7 @@ impl Writer {
                 core.commit(slot);
                 drop(core);
                 self.0.changed.notify_all();
+                self.0.call_reader();
                 Fill::Committed(value)
             }
             Err(error) => {
@@ -300,6 +346,21 @@ impl Reader {
             None if core.closed => Taken::Closed,
             None => Taken::TimedOut,
         }
+    }
+
+    /// The next frame under the ring's policy, if there is one.
+    pub fn try_take(&self) -> Taken {
+        self.take(Duration::ZERO)
+    }
+
+    /// Whether a frame is waiting.
+    pub fn has_frame(&self) -> bool {
+        !self.0.lock().ready.is_empty()
+    }
+
+    /// The ring's policy.
+    pub fn policy(&self) -> Policy {
+        self.0.lock().policy
     }
 
     /// Frames that were replaced before they were read.
@@ -410,6 +471,50 @@ mod tests {
             assert_eq!(fill(4000), Fill::Committed(()));
             assert!(sum().1 <= 10_000);
         }
+    }
+
+    #[test]
+    fn a_bell_wakes_the_reader_of_several_rings() {
+        let bell = Arc::new(Bell::default());
+        let (first, first_reader) = ring_with_bell(Policy::NewestWins, 3, 8, &bell);
+        let (second, second_reader) = ring_with_bell(Policy::Lossless, 3, 8, &bell);
+        let waiting = std::thread::spawn({
+            let bell = Arc::clone(&bell);
+            move || {
+                let mut frames = std::vec::Vec::new();
+                // A ring between the check and the wait is not missed: the count is read before.
+                loop {
+                    let seen = bell.count();
+                    let mut ends = 0;
+                    for reader in [&first_reader, &second_reader] {
+                        loop {
+                            match reader.try_take() {
+                                Taken::Frame(slot) => frames.push(slot.meta.seq),
+                                Taken::TimedOut => break,
+                                Taken::Closed => {
+                                    ends += 1;
+                                    break;
+                                }
+                            }
+                        }
+                    }
+                    if ends == 2 {
+                        return frames;
+                    }
+                    bell.wait(seen, Duration::from_secs(60));
+                }
+            }
+        });
+        for seq in 0..3 {
+            assert!(put(&second, seq));
+        }
+        drop(second);
+        assert!(put(&first, 9));
+        drop(first);
+        let mut frames = waiting.join().unwrap();
+        frames.sort_unstable();
+        assert_eq!(frames, [0, 1, 2, 9]);
+        bell.wait(u64::MAX, Duration::ZERO);
     }
 
     #[test]

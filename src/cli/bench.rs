@@ -52,7 +52,7 @@ pub(super) fn bench(args: BenchArgs, json: bool) -> Result<(), Failed> {
         model.engine.isa = isa;
     }
     cores::run_on(&config.model.cores)?;
-    let figures = measure(&Params { model, decode: config.camera.decode, frames, layers, pictures })?;
+    let figures = measure(&Params { model, decode: config.first_camera().decode, frames, layers, pictures })?;
     if json {
         return print_json(&figures);
     }

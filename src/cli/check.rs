@@ -20,7 +20,7 @@ pub(super) fn check(file: Option<&Path>) -> Result<(), Failed> {
     for setting in config.in_force.lines() {
         print(&setting)?;
     }
-    for warning in config.camera.lines.iter().filter_map(CountingLine::edge_warning) {
+    for warning in config.first_camera().lines.iter().filter_map(CountingLine::edge_warning) {
         say("check", &warning);
     }
     let Some(file) = file else { return Ok(()) };
@@ -30,7 +30,7 @@ pub(super) fn check(file: Option<&Path>) -> Result<(), Failed> {
             &format!("{}: {key} is not set: set it, or give {option} to flytrap run", file.display()),
         );
     };
-    match &config.camera.source {
+    match &config.first_camera().source {
         None => missing("camera.source", "--source"),
         Some(SourceSpec::Dir(path) | SourceSpec::File(path) | SourceSpec::V4l2(path)) if !path.exists() => {
             let text = format!(

@@ -153,7 +153,7 @@ enum SpoolCommand {
 }
 
 /// Options that several commands share.
-#[derive(Debug, Args)]
+#[derive(Debug, Args, Clone)]
 struct Settings {
     /// The configuration file; settings that it leaves out have the defaults that `flytrap check` prints.
     #[arg(long, short, value_name = "FILE")]
@@ -296,9 +296,12 @@ fn run(
     let overrides = [("camera.source", source, "--source"), ("uplink.target", uplink, "--uplink")]
         .into_iter()
         .filter_map(|(key, text, option)| Some((key, Value::Text(text?), option)));
-    let config = settings.load(overrides.collect(), json)?;
+    let overrides: Vec<Override> = overrides.collect();
+    let config = settings.load(overrides.clone(), json)?;
     start_daemon_log(&config)?;
-    Ok(run::run(config, options)?)
+    let settings = settings.clone();
+    let again = move || settings.load(overrides.clone(), json).map_err(Error::from);
+    Ok(run::run(config, options, Box::new(again))?)
 }
 
 /// How long an exiting daemon waits at most for the reader of its log.

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::in_force::InForce;
+use super::in_force::{Given, InForce};
 use super::values::Value;
 
 /// What a change needs to take effect, the weakest first.
@@ -61,6 +61,8 @@ pub enum Scope {
 pub struct Changed {
     /// Its path: `camera.width`, `line[1].from`.
     pub key: String,
+    /// Which of several cameras it belongs to, by name.
+    pub camera: Option<String>,
     /// The scope that it belongs to.
     pub scope: Scope,
     /// What it needs; never [`Change::Nothing`].
@@ -79,6 +81,16 @@ impl Difference {
         self.changed.iter().map(|changed| changed.needs).max().unwrap_or(Change::Nothing)
     }
 
+    /// Those of cameras.
+    pub fn of_cameras(&self) -> impl Iterator<Item = &Changed> {
+        self.changed.iter().filter(|changed| changed.scope == Scope::Camera)
+    }
+
+    /// Those that wait for the next start of the program.
+    pub fn pending(&self) -> impl Iterator<Item = &Changed> {
+        self.changed.iter().filter(|changed| changed.needs == Change::RestartProcess)
+    }
+
     /// The changed settings.
     pub fn changed(&self) -> &[Changed] {
         &self.changed
@@ -91,29 +103,74 @@ impl fmt::Display for Difference {
         if self.changed.is_empty() {
             return write!(f, "{}", Change::Nothing);
         }
-        for (index, Changed { key, needs, .. }) in self.changed.iter().enumerate() {
-            write!(f, "{}{key} {needs}", if index > 0 { "; " } else { "" })?;
+        for (index, Changed { key, camera, needs, .. }) in self.changed.iter().enumerate() {
+            f.write_str(if index > 0 { "; " } else { "" })?;
+            if let Some(camera) = camera {
+                write!(f, "camera '{camera}': ")?;
+            }
+            write!(f, "{key} {needs}")?;
         }
         Ok(())
     }
 }
 
 /// What changed from `old` to `new`. Compares values, not spelling: `6` is `6.0`. A table of an array that was added or removed counts as a
-/// change of each of its keys.
+/// change of each of its keys. Several cameras are compared by name, whatever their order; one that was added or removed is one change,
+/// of its name.
 pub fn diff(old: &InForce, new: &InForce) -> Difference {
-    let differs = |path: &str| match (old.value(path), new.value(path)) {
-        (Some(old), Some(new)) => !same(old, new),
+    let mut changed = compare(old, (old.device(), new.device()), None);
+    match (old.cameras(), new.cameras()) {
+        ([old_camera], [new_camera]) => changed.extend(compare(old, (old_camera, new_camera), None)),
+        (old_cameras, new_cameras) => {
+            for camera in old_cameras {
+                match new_cameras.iter().find(|other| name_of(other) == name_of(camera)) {
+                    Some(same) => changed.extend(compare(old, (camera, same), Some(name_of(camera)))),
+                    None => changed.push(added_or_removed(camera)),
+                }
+            }
+            let is_new = |camera: &&Given| !old_cameras.iter().any(|other| name_of(other) == name_of(camera));
+            changed.extend(new_cameras.iter().filter(is_new).map(added_or_removed));
+        }
+    }
+    changed.sort_by(|a, b| (&a.camera, &a.key).cmp(&(&b.camera, &b.key)));
+    Difference { changed }
+}
+
+fn compare(table: &InForce, (old, new): (&Given, &Given), camera: Option<&str>) -> Vec<Changed> {
+    let differs = |path: &str| match (old.get(path), new.get(path)) {
+        (Some((old, _)), Some((new, _))) => !same(old, new),
         (None, None) => false,
         (Some(_), None) | (None, Some(_)) => true,
     };
-    let mut paths: Vec<&str> =
-        old.paths().chain(new.paths().filter(|path| old.value(path).is_none())).collect();
-    paths.sort_unstable();
-    let changed = paths.into_iter().filter(|path| differs(path)).filter_map(|path| {
-        let (section, setting) = old.setting(path)?;
-        Some(Changed { key: path.to_owned(), scope: section.scope, needs: setting.needs })
+    let paths = old.keys().chain(new.keys().filter(|path| !old.contains_key(*path)));
+    let changed = paths.filter(|path| differs(path)).filter_map(|path| {
+        let (section, setting) = table.setting(path)?;
+        Some(Changed {
+            key: path.clone(),
+            camera: camera.map(str::to_owned),
+            scope: section.scope,
+            needs: setting.needs,
+        })
     });
-    Difference { changed: changed.collect() }
+    changed.collect()
+}
+
+/// The name of a camera with these settings.
+pub(super) fn name_of(camera: &Given) -> &str {
+    match camera.get("camera.name") {
+        Some((Value::Text(name), _)) => name,
+        Some(_) | None => "",
+    }
+}
+
+/// The memory plan and the network's input sizes depend on which cameras there are.
+fn added_or_removed(camera: &Given) -> Changed {
+    Changed {
+        key: "camera.name".to_owned(),
+        camera: Some(name_of(camera).to_owned()),
+        scope: Scope::Camera,
+        needs: Change::RestartProcess,
+    }
 }
 
 /// Whether two values mean the same.

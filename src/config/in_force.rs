@@ -2,51 +2,113 @@
 
 use std::collections::BTreeMap;
 
+use super::diff::{self, Changed, Difference};
 use super::table::{Secret, Section, Setting};
 use super::values::{Value, find};
 use crate::capture::command;
 use crate::delivery::uplink::http::redacted;
 
+/// Values by path, each with whether the user set it.
+pub(super) type Given = BTreeMap<String, (Value, bool)>;
+
 /// Every setting with its value, checked.
 #[derive(Debug, Clone)]
 pub struct InForce {
     sections: &'static [Section],
-    /// By path, with whether the user set it.
-    values: BTreeMap<String, (Value, bool)>,
+    /// The settings of the device.
+    device: Given,
+    /// The settings of each camera, by the paths that they would have if it were the only one: `camera.name`, `gate.enabled`.
+    cameras: Vec<Given>,
 }
 
 impl InForce {
-    /// The value of each path, and whether the user set it.
-    pub(super) fn new(
-        sections: &'static [Section],
-        values: impl Iterator<Item = (String, Value, bool)>,
-    ) -> Self {
-        InForce { sections, values: values.map(|(path, value, given)| (path, (value, given))).collect() }
+    pub(super) fn new(sections: &'static [Section], device: Given, cameras: Vec<Given>) -> Self {
+        InForce { sections, device, cameras }
     }
 
     /// Every setting as `key = value`, passwords masked.
     pub fn lines(&self) -> impl Iterator<Item = String> {
-        self.values.iter().map(|(path, (value, _))| self.line(path, value))
+        self.shown(|_| true)
     }
 
     /// The settings that the user set, likewise.
     pub fn given(&self) -> impl Iterator<Item = String> {
-        self.values.iter().filter(|(_, (_, given))| *given).map(|(path, (value, _))| self.line(path, value))
+        self.shown(|given| given)
     }
 
-    fn line(&self, path: &str, value: &Value) -> String {
+    /// The settings of which `wanted` is true, by path; those of several cameras last.
+    fn shown(&self, wanted: impl Fn(bool) -> bool) -> impl Iterator<Item = String> {
+        let line = |(path, (value, given)): (&String, &(Value, bool)), camera: Option<usize>| {
+            let shown = match camera {
+                Some(index) => format!("camera[{index}].{}", path.strip_prefix("camera.").unwrap_or(path)),
+                None => path.clone(),
+            };
+            wanted(*given).then(|| format!("{shown} = {}", self.value_text(path, value)))
+        };
+        let lines: Vec<String> = match &self.cameras[..] {
+            [only] => {
+                let all: BTreeMap<_, _> = self.device.iter().chain(only).collect();
+                all.into_iter().filter_map(|entry| line(entry, None)).collect()
+            }
+            several => {
+                let device = self.device.iter().filter_map(|entry| line(entry, None));
+                let of_camera = |(index, camera): (usize, &Given)| -> Vec<String> {
+                    camera.iter().filter_map(|entry| line(entry, Some(index))).collect()
+                };
+                device.chain(several.iter().enumerate().flat_map(of_camera)).collect()
+            }
+        };
+        lines.into_iter()
+    }
+
+    fn value_text(&self, path: &str, value: &Value) -> String {
         let secret = self.setting(path).map_or(Secret::Nothing, |(_, setting)| setting.secret);
-        format!("{path} = {}", masked(secret, value))
+        masked(secret, value)
     }
 
-    /// All paths, in order.
-    pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
-        self.values.keys().map(String::as_str)
+    /// What changed to `new`, and what it takes to put it into force.
+    pub fn diff(&self, new: &InForce) -> Difference {
+        diff::diff(self, new)
     }
 
-    /// The value at `path`, if there is one.
-    pub(super) fn value(&self, path: &str) -> Option<&Value> {
-        self.values.get(path).map(|(value, _)| value)
+    /// These settings, but with the value of `old` for each setting in `pending`.
+    #[must_use]
+    pub fn without<'a>(&self, old: &InForce, pending: impl Iterator<Item = &'a Changed>) -> Self {
+        let mut kept = self.clone();
+        for Changed { key, camera, .. } in pending {
+            match camera {
+                // A camera was added or removed: the others have their new settings.
+                Some(_) => {
+                    let now = |before: &Given| {
+                        let same = |other: &&Given| diff::name_of(other) == diff::name_of(before);
+                        self.cameras.iter().find(same).unwrap_or(before).clone()
+                    };
+                    kept.cameras = old.cameras.iter().map(now).collect();
+                }
+                None => {
+                    let (values, before) = match self.setting(key).map(|(section, _)| section.is_of_cameras())
+                    {
+                        Some(true) => (&mut kept.cameras[0], &old.cameras[0]),
+                        Some(false) | None => (&mut kept.device, &old.device),
+                    };
+                    match before.get(key) {
+                        Some(before) => values.insert(key.clone(), before.clone()),
+                        None => values.remove(key),
+                    };
+                }
+            }
+        }
+        kept
+    }
+
+    /// The settings of the device.
+    pub(super) const fn device(&self) -> &Given {
+        &self.device
+    }
+
+    /// The settings of each camera.
+    pub(super) fn cameras(&self) -> &[Given] {
+        &self.cameras
     }
 
     /// The table's entry for `path`.

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use crate::base::error::{Error, Kind};
 use crate::base::limits::CONFIG_BYTES_MAX;
+use crate::delivery::uplink::labels::Labels;
 use crate::platform::cores::Machine;
 use crate::platform::gpio::PinParams;
 use crate::platform::watchdog;
@@ -66,8 +67,8 @@ pub struct Config {
     pub watchdog: watchdog::Params,
     /// The board's pins.
     pub pins: PinParams,
-    /// The camera.
-    pub camera: Camera,
+    /// The cameras, at least one.
+    pub cameras: Vec<Camera>,
     /// The network.
     pub model: Model,
     /// The device's own events.
@@ -115,15 +116,24 @@ impl Config {
         })
     }
 
-    /// Settings for loading the network.
-    pub fn loading(&self) -> load::Params {
-        let regions = self.camera.roi.is_some() && self.camera.gate.is_some();
-        load::Params { cores: self.model.cores.clone(), regions }
+    /// The first camera: the one whose settings commands use that look at single pictures or recordings.
+    pub fn first_camera(&self) -> &Camera {
+        &self.cameras[0]
+    }
+
+    /// Settings for loading the network, with the input sizes that `camera` needs.
+    pub fn loading(&self, camera: &Camera) -> load::Params {
+        load::Params { cores: self.model.cores.clone(), regions: camera.uses_regions() }
+    }
+
+    /// The labels of all cameras' events.
+    pub fn labels(&self) -> Labels {
+        Labels::new(self.cameras.iter().map(|camera| (camera.name.clone(), camera.labels.clone())))
     }
 
     /// What differs in `new`, and what it takes to put it into force.
     pub fn diff(&self, new: &Config) -> Difference {
-        diff::diff(&self.in_force, &new.in_force)
+        self.in_force.diff(&new.in_force)
     }
 }
 
@@ -145,12 +155,14 @@ fn read(path: &Path) -> Result<String, String> {
 /// Checks all values and builds the configuration from them, noting mistakes.
 fn from_values(values: &mut Values, machine: &Machine) -> Config {
     let in_force = values.in_force();
+    let mut cameras: Vec<Values> = (0..values.cameras()).map(|index| values.of_camera(index)).collect();
     check::check(values);
+    let cameras = sections::camera::cameras(values, &mut cameras);
     Config {
         device: sections::board::device(values),
         watchdog: sections::board::watchdog(values),
         pins: sections::board::pins(values),
-        camera: sections::camera::camera(values),
+        cameras,
         model: sections::model::model(values, machine),
         events: Events {
             stats_interval: Duration::from_secs(values.int("events.stats_interval_s").unsigned_abs()),

@@ -11,6 +11,7 @@ use crate::capture::{CaptureParams, SourceSpec};
 use crate::delivery::spool;
 use crate::delivery::spool::Batching;
 use crate::delivery::uplink::http::HttpParams;
+use crate::delivery::uplink::labels::CameraLabels;
 use crate::delivery::uplink::{Target, UplinkParams};
 use crate::event::Name;
 use crate::pipeline;
@@ -52,9 +53,16 @@ pub struct Camera {
     pub count: count::Params,
     /// Counting lines.
     pub lines: Vec<CountingLine>,
+    /// What is added to its events when they are sent.
+    pub labels: CameraLabels,
 }
 
 impl Camera {
+    /// Whether the network runs on regions of interest, if the model has several input sizes: needs the gate, which says what moved.
+    pub const fn uses_regions(&self) -> bool {
+        self.roi.is_some() && self.gate.is_some()
+    }
+
     /// Settings of the camera's stages, with a model of which these classes are tracked; empty for all.
     pub fn stages(&self, wanted: Vec<ClassId>) -> pipeline::Params {
         pipeline::Params {
@@ -110,6 +118,8 @@ pub struct Model {
     pub params: Option<model::Params>,
     /// The cores that it runs on. Empty: the scheduler decides.
     pub cores: Vec<usize>,
+    /// Part of its time for which it may be busy, above 0 to 1.
+    pub load_max: f64,
 }
 
 /// The device's own events.

@@ -1,4 +1,5 @@
 #![allow(clippy::panic)]
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use super::table::SECTIONS;
@@ -35,11 +36,11 @@ fn mistakes(text: &str) -> Vec<String> {
 #[test]
 fn the_defaults_are_those_of_the_stages() {
     let config = defaults();
-    let camera = &config.camera;
+    let camera = config.first_camera();
     assert_eq!(camera.gate, Some(gate::Params::default()));
     assert_eq!((camera.track, camera.count), (track::Params::default(), count::Params::default()));
     assert_eq!(camera.lines, [CountingLine::middle()]);
-    assert_eq!(load("[focus]\nenabled = true\n").unwrap().camera.roi, Some(roi::Params::default()));
+    assert_eq!(load("[focus]\nenabled = true\n").unwrap().first_camera().roi, Some(roi::Params::default()));
     assert_eq!(config.watchdog, watchdog::Params::default());
     assert_eq!(config.pins, PinParams::default());
     assert_eq!(config.spool.params, crate::delivery::spool::Params::default());
@@ -60,7 +61,7 @@ fn every_key_of_the_table_is_used() {
     // A key that no section reads would be a setting without effect: change each key to something absurd, and expect it to be refused or to
     // change the configuration.
     let without_values = |config: Config| {
-        let in_force = InForce::new(SECTIONS, std::iter::empty());
+        let in_force = InForce::new(SECTIONS, BTreeMap::new(), Vec::new());
         format!("{:?}", Config { in_force, ..config })
     };
     let plain = without_values(defaults());
@@ -185,7 +186,78 @@ fn profiles_have_the_rates_of_the_guide() {
         ("batch_processing", 2.0),
         ("low_power", 1.0),
     ] {
-        assert_eq!(load(&format!("[sampling]\nprofile = \"{profile}\"\n")).unwrap().camera.fps, fps);
+        assert_eq!(load(&format!("[sampling]\nprofile = \"{profile}\"\n")).unwrap().first_camera().fps, fps);
     }
-    assert_eq!(load("[sampling]\nfps = 7.5\n").unwrap().camera.fps, 7.5);
+    assert_eq!(load("[sampling]\nfps = 7.5\n").unwrap().first_camera().fps, 7.5);
+}
+
+#[test]
+fn cameras_share_settings_and_have_their_own() {
+    let config = load(
+        "[gate]\nhold_ms = 500\nabsorb_s = 90\n[[line]]\nname = \"all\"\n\
+         [[camera]]\nname = \"a\"\nsource = \"/dev/video0\"\n\
+         [camera.gate]\nhold_ms = 700\n[camera.sampling]\nfps = 2.0\n\
+         [[camera]]\nname = \"b\"\nsource = \"/dev/video1\"\n\
+         [[camera.line]]\nname = \"x\"\n[[camera.line]]\nname = \"y\"\n",
+    )
+    .unwrap();
+    let [a, b] = &config.cameras[..] else { panic!("{}", config.cameras.len()) };
+    let gate = |camera: &Camera| camera.gate.as_ref().map(|gate| (gate.hold_ms, gate.absorb_s)).unwrap();
+    assert_eq!((gate(a), gate(b)), ((700, 90), (500, 90)));
+    assert_eq!((a.fps, b.fps), (2.0, 6.0));
+    let lines = |camera: &Camera| camera.lines.iter().map(|line| line.name.to_string()).collect::<Vec<_>>();
+    assert_eq!((lines(a), lines(b)), (vec!["all".to_owned()], vec!["x".to_owned(), "y".to_owned()]));
+    let shown: Vec<String> = config.in_force.given().collect();
+    for line in ["camera[0].gate.hold_ms = 700", "camera[1].gate.hold_ms = 500", "camera[1].name = \"b\""] {
+        assert!(shown.contains(&line.to_owned()), "{shown:?}");
+    }
+    // One camera in either notation is the same, its own tables included.
+    let one = load("[[camera]]\nname = \"a\"\n[camera.gate]\nhold_ms = 700\n").unwrap();
+    let same = load("[camera]\nname = \"a\"\n[camera.gate]\nhold_ms = 700\n").unwrap();
+    assert_eq!(one.cameras, same.cameras);
+    assert_eq!(one.in_force.lines().collect::<Vec<_>>(), same.in_force.lines().collect::<Vec<_>>());
+    // An option on the command line overrides the only camera's own table.
+    let file = {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"[[camera]]\nsource = \"/dev/video0\"\n").unwrap();
+        file
+    };
+    let source = vec![("camera.source", Value::Text("/dev/video7".into()), "--source")];
+    let config = Config::load(Some(file.path()), source, &Machine::default()).unwrap();
+    assert_eq!(config.cameras[0].source, Some(crate::capture::SourceSpec::V4l2("/dev/video7".into())));
+}
+
+#[test]
+fn cameras_are_compared_by_name() {
+    let file = |names: &[&str], rest: &str| {
+        let table = |name: &&str| format!("[[camera]]\nname = \"{name}\"\n");
+        load(&format!("{}{rest}", names.iter().map(table).collect::<String>())).unwrap()
+    };
+    let both = file(&["a", "b"], "");
+    assert_eq!(
+        both.diff(&file(&["b", "a"], "")).needs(),
+        diff::Change::Nothing,
+        "their order does not matter"
+    );
+    let changed = both.diff(&file(&["a", "b"], "[camera.gate]\nhold_ms = 1\n[camera.sampling]\nfps = 1.0\n"));
+    assert_eq!(
+        changed.to_string(),
+        "camera 'b': gate.hold_ms takes effect at once; camera 'b': sampling.fps takes effect at once"
+    );
+    let added = both.diff(&file(&["a", "b", "c"], ""));
+    assert_eq!(added.to_string(), "camera 'c': camera.name needs a restart of the program");
+    assert_eq!(file(&["a", "b", "c"], "").diff(&both), added);
+    // What waits stays as it was; the rest is taken over.
+    let new = file(&["a", "b", "c"], "").in_force;
+    let kept = new.without(&both.in_force, added.pending());
+    assert_eq!(both.in_force.diff(&kept).needs(), diff::Change::Nothing);
+    let (old, new) = (
+        load("").unwrap(),
+        load("[uplink]\nqueue_events = 99\nbatch_events_max = 9\ndrain_s = 3\n").unwrap(),
+    );
+    let changed = old.diff(&new);
+    let kept = new.in_force.without(&old.in_force, changed.pending());
+    let keys: Vec<String> =
+        old.in_force.diff(&kept).changed().iter().map(|changed| changed.key.clone()).collect();
+    assert_eq!(keys, ["uplink.drain_s"]);
 }

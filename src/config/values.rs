@@ -11,6 +11,7 @@ use std::fmt;
 use super::in_force::{InForce, masked};
 use super::parse::parse;
 use super::table::{Section, Setting};
+use crate::base::limits::CAMERAS_MAX;
 
 /// A value without its place.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,21 +78,42 @@ pub(super) struct Entry {
     pub(super) place: Option<String>,
 }
 
-/// All settings, by path: `camera.width`, `line[0].name`.
-#[derive(Debug)]
+/// All settings, by path: `camera.width`, `line[0].name`. Of the whole file, or (from [`Values::of_camera`]) as they hold for one camera.
+#[derive(Debug, Clone)]
 pub(super) struct Values {
     sections: &'static [Section],
     entries: BTreeMap<String, Entry>,
     /// How many tables an array of tables has: `line` -> 2.
     counts: BTreeMap<String, usize>,
+    /// What the user wrote for single cameras; as many as there are cameras, at least one.
+    cameras: Vec<OwnValues>,
+    /// Settings from the command line, which override everything.
+    overrides: Vec<(String, Entry)>,
+    /// For one of several cameras: its number.
+    camera: Option<usize>,
     mistakes: Vec<String>,
+}
+
+/// What the user wrote inside of a camera's table: `[[camera]]`, `[camera.gate]`, `[[camera.line]]`.
+#[derive(Debug, Clone, Default)]
+struct OwnValues {
+    /// By the path that the setting has without the camera: `camera.name`, `gate.enabled`, `line[0].name`.
+    entries: BTreeMap<String, Entry>,
+    counts: BTreeMap<String, usize>,
 }
 
 impl Values {
     /// The defaults of `sections` alone.
     pub(super) fn new(sections: &'static [Section]) -> Self {
-        let mut values =
-            Values { sections, entries: BTreeMap::new(), counts: BTreeMap::new(), mistakes: Vec::new() };
+        let mut values = Values {
+            sections,
+            entries: BTreeMap::new(),
+            counts: BTreeMap::new(),
+            cameras: vec![OwnValues::default()],
+            overrides: Vec::new(),
+            camera: None,
+            mistakes: Vec::new(),
+        };
         for section in sections {
             values.put_defaults(section, 1);
         }
@@ -114,33 +136,130 @@ impl Values {
             Err(mistake) => return self.mistakes.push(mistake),
         };
         self.mistakes.append(&mut flat.mistakes);
+        if let Some(count) = flat.counts.remove("camera") {
+            if count > CAMERAS_MAX {
+                self.mistakes.push(format!(
+                    "{name}: {count} cameras: there are at most {CAMERAS_MAX}; for more, run another flytrap"
+                ));
+            }
+            self.cameras.resize_with(count.clamp(1, CAMERAS_MAX), OwnValues::default);
+        }
         for (array, count) in flat.counts {
-            if let Some(section) =
-                self.sections.iter().find(|section| section.is_array && section.name == array)
-            {
-                // The user's tables replace the default ones; keys that they omit are as in the default one.
-                let prefix = format!("{array}[");
-                self.entries.retain(|path, _| !path.starts_with(&prefix));
-                self.put_defaults(section, count);
-            } else {
-                let hint = self.suggestion(&array);
-                self.mistakes.push(format!("{name}: [[{array}]] is not a setting{hint}"));
+            match self.own_path(&array) {
+                Some((camera, path)) if self.is_array(&path) => {
+                    if let Some(own) = self.cameras.get_mut(camera) {
+                        own.counts.insert(path, count);
+                    }
+                }
+                None if self.is_array(&array) => self.set_count(&array, count),
+                Some(_) | None => {
+                    let hint = self.suggestion(&array);
+                    self.mistakes.push(format!("{name}: [[{array}]] is not a setting{hint}"));
+                }
             }
         }
         for (path, entry) in flat.entries {
-            self.set_entry(&path, entry);
+            match self.own_path(&path) {
+                None => self.set_entry(&path, entry),
+                Some((camera, inner)) => {
+                    if let Some(own) = self.cameras.get_mut(camera) {
+                        own.entries.insert(inner, entry);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The number of the camera whose table `path` is in, and the path without it: `camera[1].gate.enabled` -> 1, `gate.enabled`.
+    fn own_path(&self, path: &str) -> Option<(usize, String)> {
+        let rest = path.strip_prefix("camera")?;
+        if let Some((index, key)) = rest.strip_prefix('[').and_then(|rest| rest.split_once("].")) {
+            let index = index.parse().ok()?;
+            let inner = if self.is_of_cameras(key) { key.to_owned() } else { format!("camera.{key}") };
+            return Some((index, inner));
+        }
+        // `[camera.gate]` below a single `[camera]`.
+        let key = rest.strip_prefix('.').filter(|key| self.is_of_cameras(key))?;
+        Some((0, key.to_owned()))
+    }
+
+    /// Whether a path below a camera's table belongs to a table that each camera may have for itself.
+    fn is_of_cameras(&self, path: &str) -> bool {
+        let name = path.split(['.', '[']).next().unwrap_or(path);
+        let is_table = name.len() < path.len() || self.is_array(name);
+        is_table
+            && self
+                .sections
+                .iter()
+                .any(|section| section.name == name && section.is_of_cameras() && name != "camera")
+    }
+
+    fn is_array(&self, name: &str) -> bool {
+        self.sections.iter().any(|section| section.is_array && section.name == name)
+    }
+
+    /// The user's tables replace the default ones; keys that they omit are as in the default one.
+    fn set_count(&mut self, array: &str, count: usize) {
+        let prefix = format!("{array}[");
+        self.entries.retain(|path, _| !path.starts_with(&prefix));
+        if let Some(section) = self.sections.iter().find(|section| section.name == array) {
+            self.put_defaults(section, count);
+        }
+    }
+
+    /// How many cameras there are, at least one.
+    pub(super) fn cameras(&self) -> usize {
+        self.cameras.len()
+    }
+
+    /// The settings as they hold for camera number `index`: those of all cameras, overridden by its own.
+    pub(super) fn of_camera(&self, index: usize) -> Self {
+        let mut values = Values {
+            camera: (self.cameras.len() > 1).then_some(index),
+            mistakes: Vec::new(),
+            ..self.clone()
+        };
+        let OwnValues { entries, counts } = self.cameras.get(index).cloned().unwrap_or_default();
+        for (array, count) in counts {
+            values.set_count(&array, count);
+        }
+        for (path, entry) in entries {
+            values.set_entry(&path, entry);
+        }
+        for (path, entry) in self.overrides.clone() {
+            values.set_entry(&path, entry);
+        }
+        values
+    }
+
+    /// Adds mistakes that are not noted yet: a wrong value that holds for all cameras is one mistake.
+    pub(super) fn absorb(&mut self, mistakes: Vec<String>) {
+        for mistake in mistakes {
+            if !self.mistakes.contains(&mistake) {
+                self.mistakes.push(mistake);
+            }
         }
     }
 
     /// Sets one value from the command line. `place` is the option's name.
     pub(super) fn set(&mut self, path: &str, value: Value, place: &str) {
-        self.set_entry(path, Entry { value, place: Some(place.to_owned()) });
+        let entry = Entry { value, place: Some(place.to_owned()) };
+        self.overrides.push((path.to_owned(), entry.clone()));
+        self.set_entry(path, entry);
+        let is_of_cameras = find(self.sections, path).is_some_and(|(section, _)| section.is_of_cameras());
+        if is_of_cameras && self.cameras.len() > 1 {
+            let count = self.cameras.len();
+            self.mistakes.push(format!(
+                "{place}: the file has {count} cameras, so this option cannot say which one it means: set {path} in the file"
+            ));
+        }
     }
 
     fn set_entry(&mut self, path: &str, entry: Entry) {
         let place = entry.place.clone().unwrap_or_default();
         let Some((_, setting)) = find(self.sections, path).filter(|_| self.entries.contains_key(path)) else {
             let hint = self.suggestion(path);
+            let path = self.shown(path);
             self.mistakes.push(format!("{place}: '{path}' is not a setting{hint}"));
             return;
         };
@@ -151,6 +270,7 @@ impl Values {
             }
             None => {
                 let (shown, wanted) = (masked(setting.secret, &entry.value), default.type_name());
+                let path = self.shown(path);
                 self.mistakes.push(format!("{place}: {path} = {shown}: must be {wanted}"));
             }
         }
@@ -174,9 +294,9 @@ impl Values {
         let line = match (self.entries.get(path), find(self.sections, path)) {
             (Some(Entry { value, place }), Some((_, setting))) => {
                 let place = place.as_deref().unwrap_or("defaults");
-                format!("{place}: {path} = {}: {why}", masked(setting.secret, value))
+                format!("{place}: {} = {}: {why}", self.shown(path), masked(setting.secret, value))
             }
-            _ => format!("{path}: {why}"),
+            _ => format!("{}: {why}", self.shown(path)),
         };
         self.mistakes.push(line);
     }
@@ -184,12 +304,30 @@ impl Values {
     /// As [`Values::mistake`], for a `why` that contains the value already.
     pub(super) fn mistake_without_value(&mut self, path: &str, why: impl fmt::Display) {
         let place = self.entries.get(path).and_then(|entry| entry.place.as_deref()).unwrap_or("defaults");
+        let path = self.shown(path);
         self.mistakes.push(format!("{place}: {path}: {why}"));
+    }
+
+    /// A path as the user would write it: inside of a camera's table for a value that only this camera has.
+    fn shown(&self, path: &str) -> String {
+        let own = |index: &usize| {
+            path.starts_with("camera.")
+                || self.cameras.get(*index).is_some_and(|own| own.entries.contains_key(path))
+        };
+        match self.camera.filter(own) {
+            Some(index) => format!("camera[{index}].{}", path.strip_prefix("camera.").unwrap_or(path)),
+            None => path.to_owned(),
+        }
     }
 
     /// All mistakes so far, in the order of discovery.
     pub(super) fn into_mistakes(self) -> Vec<String> {
         self.mistakes
+    }
+
+    /// Likewise, leaving none.
+    pub(super) fn take_mistakes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.mistakes)
     }
 
     /// Whether there are mistakes so far.
@@ -218,14 +356,19 @@ impl Values {
         }
     }
 
-    /// The values as they are.
+    /// The values as they are: those of the device, and those of each camera.
     pub(super) fn in_force(&self) -> InForce {
-        InForce::new(
-            self.sections,
-            self.entries
-                .iter()
-                .map(|(path, entry)| (path.clone(), entry.value.clone(), entry.place.is_some())),
-        )
+        let cameras: Vec<Values> = (0..self.cameras()).map(|index| self.of_camera(index)).collect();
+        let of = |values: &Values, of_cameras: bool| {
+            let belongs = |path: &str| {
+                find(values.sections, path).is_some_and(|(section, _)| section.is_of_cameras() == of_cameras)
+            };
+            let entries = values.entries.iter().filter(|(path, _)| belongs(path));
+            entries
+                .map(|(path, entry)| (path.clone(), (entry.value.clone(), entry.place.is_some())))
+                .collect()
+        };
+        InForce::new(self.sections, of(self, false), cameras.iter().map(|camera| of(camera, true)).collect())
     }
 
     /// The value at `path`, which must be in the table.

@@ -24,9 +24,9 @@ macro_rules! counters {
         }
 
         impl Metrics {
-            /// The part of [`Stats`] that is counted here; the rest is zero for the caller to fill in.
-            fn counted(&self) -> Stats {
-                Stats { $($name: self.$name.get(),)* ..Stats::default() }
+            /// Adds the part of [`Stats`] that is counted here.
+            fn add_to(&self, stats: &mut Stats) {
+                $(stats.$name += self.$name.get();)*
             }
         }
     };
@@ -109,6 +109,14 @@ impl Distribution {
         self.ranges.iter().sum()
     }
 
+    /// Adds the durations of another histogram.
+    pub fn add(&mut self, other: &Distribution) {
+        self.sum_us += other.sum_us;
+        for (range, more) in self.ranges.iter_mut().zip(other.ranges) {
+            *range += more;
+        }
+    }
+
     /// Mean of the durations since `earlier`, a previous reading of the same histogram, microseconds; 0 if there were none.
     pub fn mean_since_us(&self, earlier: &Distribution) -> u64 {
         let count = self.count().saturating_sub(earlier.count());
@@ -164,14 +172,25 @@ impl Metrics {
 
     /// All counters and gauges of this file, as of `now`, for a program that started at `started`. Changes nothing.
     pub fn snapshot(&self, started: Mono, now: Mono) -> Snapshot {
-        let processing = self.processing.read();
-        let stats = Stats {
-            uptime_ms: millis(now, started),
-            last_frame_age_ms: self.last_frame().map_or(u64::MAX, |at| millis(now, at)),
-            processing_us: processing.mean_since_us(&Distribution::default()),
-            processing_sum_us: processing.sum_us,
-            ..self.counted()
-        };
+        Metrics::total([self].into_iter(), started, now)
+    }
+
+    /// As [`Metrics::snapshot`], of several cameras together. The age of the last good frame is that of the camera for which it is longest.
+    pub fn total<'a>(
+        cameras: impl Iterator<Item = &'a Metrics> + Clone,
+        started: Mono,
+        now: Mono,
+    ) -> Snapshot {
+        let mut processing = Distribution::default();
+        let mut stats = Stats { uptime_ms: millis(now, started), ..Stats::default() };
+        for camera in cameras {
+            camera.add_to(&mut stats);
+            processing.add(&camera.processing.read());
+            let age = camera.last_frame().map_or(u64::MAX, |at| millis(now, at));
+            stats.last_frame_age_ms = stats.last_frame_age_ms.max(age);
+        }
+        stats.processing_us = processing.mean_since_us(&Distribution::default());
+        stats.processing_sum_us = processing.sum_us;
         Snapshot { stats, processing }
     }
 }
@@ -219,6 +238,20 @@ mod tests {
         };
         assert_eq!(snapshot.stats, expected);
         assert_eq!(metrics.snapshot(at(1), at(7)), snapshot, "reading changes nothing");
+    }
+
+    #[test]
+    fn cameras_add_up_and_the_oldest_frame_counts() {
+        let (a, b) = (Metrics::default(), Metrics::default());
+        a.crossings.add(2);
+        b.crossings.add(3);
+        a.processed(100);
+        b.processed(300);
+        a.saw_frame(at(3), at(4));
+        let both = || Metrics::total([&a, &b].into_iter(), at(1), at(7)).stats;
+        assert_eq!((both().crossings, both().processing_us, both().last_frame_age_ms), (5, 200, u64::MAX));
+        b.saw_frame(at(5), at(6));
+        assert_eq!(both().last_frame_age_ms, 3000);
     }
 
     #[test]

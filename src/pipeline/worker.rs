@@ -78,6 +78,11 @@ impl FrameWorker {
         FrameWorker { silence_max, newest: None }
     }
 
+    /// Another limit from now on, see [`FrameWorker::new`].
+    pub fn set_silence_max(&mut self, silence_max: Option<Duration>) {
+        self.silence_max = silence_max;
+    }
+
     /// Processes the frame captured at `at` with `process`, which gets a callback for events.
     ///
     /// # Errors

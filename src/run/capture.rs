@@ -1,35 +1,33 @@
-//! The capture thread: opens the source, puts the frames that the sampler selects into the ring, and reopens the source after a loss (I12).
+//! A camera's capture thread: opens the source, puts the frames that the sampler selects into the ring, and reopens the source after a loss
+//! (I12).
 //!
-//! A source is alive while the pipeline gets usable frames from it, not merely while bytes arrive. If frames outgrow what the stages behind
-//! the ring were built for, the stages are rebuilt within the same memory budget.
+//! A source is alive while the pipeline gets usable frames from it, not merely while bytes arrive. The stages behind the ring belong to the
+//! pipeline thread ([`super::inference`]), which builds them at the first format, and again, within the same memory budget, if frames
+//! outgrow them.
 
-use std::sync::{Arc, PoisonError, mpsc};
-use std::thread::JoinHandle;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use smol::channel::Sender;
-
-use super::inference::{Incoming, build, prove};
-use super::{Shared, Timing};
+use super::inference::{BUILD_MAX, Downstream, Incoming, Requests};
+use super::{CameraState, Shared, Timing};
 use crate::base::error::{Class, Error, Kind, Result};
 use crate::base::limits::RING_SLOTS_MIN;
 use crate::base::retry::Backoff;
 #[cfg(not(feature = "desktop"))]
 use crate::base::text::DESKTOP_BUILD;
 use crate::capture::frame::{FrameFormat, FrameMeta, PixelFormat};
-use crate::capture::ring::{Fill, Writer};
+use crate::capture::ring::Fill;
 use crate::capture::sampler::{Sample, Sampler};
 use crate::capture::{Advance, CaptureParams, FrameSource, SourceSpec};
 use crate::event::{Body, fixed};
 use crate::pipeline::presence::{Back, Presence};
 use crate::platform::clock::{Clock, Mono};
-use crate::platform::threads::spawn;
 use crate::platform::watchdog::Stage;
 #[cfg(feature = "desktop")]
 use crate::sim::source::SimSource;
-use crate::vision::detect::ClassId;
 use crate::vision::detect::letterbox::Size;
-use crate::vision::detect::model::{Loaded, wanted_classes};
+use crate::vision::detect::model::Loaded;
 
 /// Longest time that the source may block the thread before it checks whether to stop.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -38,49 +36,50 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// seconds after it is plugged in, also on a slow board and after many losses in a row.
 const CAMERA_RESTART_CAP: Duration = Duration::from_secs(2);
 
-/// Longest time for building the stages before it counts as hung: a large model on a slow board.
-const BUILD_MAX: Duration = Duration::from_secs(180);
-
 /// Frame size used to inspect a model with variable input size before there is a camera.
 const SERVED: Size = Size { width: 640, height: 480 };
+
+/// The longer side of the model's input: frames at least that large are large enough.
+pub(super) fn serve_side(model: &Loaded) -> u32 {
+    model.size_for(SERVED).map_or(SERVED.width, |size| size.width.max(size.height)) as u32
+}
 
 /// The thread's state.
 pub(super) struct Capture {
     shared: Arc<Shared>,
+    /// The camera's number.
+    camera: usize,
     spec: SourceSpec,
     params: CaptureParams,
     recovery: Recovery,
     presence: Presence,
-    /// What the pipeline is built from at the first format.
-    model: Option<(Loaded, Vec<ClassId>)>,
-    downstream: Option<Downstream>,
-    /// Drops of the earlier rings.
-    ring_dropped: u64,
+    requests: Requests,
+    /// The stages behind the ring, from the first format on.
+    downstream: Option<Built>,
     /// The stages were built once: errors from now on may be temporary.
     worked: bool,
+    /// How many changes of the settings have been applied.
+    changes: u64,
 }
 
-/// The stages behind the ring, from the first format on.
-struct Downstream {
-    ring: Writer,
-    /// The format and size that they were built for.
-    format: FrameFormat,
-    slot_bytes: usize,
-    /// Frames are processed in the source's own buffers.
-    lent: bool,
-    pipeline: JoinHandle<Result<()>>,
+/// Stages that were built.
+struct Built {
+    stages: Downstream,
+    /// What they were built for.
+    incoming: Incoming,
 }
 
-impl Downstream {
+impl Built {
     /// Whether frames like these require rebuilding the stages.
-    fn is_outgrown(&self, format: &FrameFormat, slot_bytes: usize, lent: bool) -> bool {
-        let is_jpeg = format.pixel == PixelFormat::Mjpeg;
+    fn is_outgrown(&self, new: &Incoming) -> bool {
+        let is_jpeg = new.format.pixel == PixelFormat::Mjpeg;
+        let (lent, has_lent) = (new.lending.is_some(), self.incoming.lending.is_some());
         // Slots for JPEGs grow by themselves.
-        let needs_slots = !is_jpeg && !lent && slot_bytes > self.slot_bytes;
-        format.width > self.format.width
-            || format.height > self.format.height
-            || (is_jpeg && self.format.pixel != PixelFormat::Mjpeg)
-            || lent != self.lent
+        let needs_slots = !is_jpeg && !lent && new.slot_bytes > self.incoming.slot_bytes;
+        new.format.width > self.incoming.format.width
+            || new.format.height > self.incoming.format.height
+            || (is_jpeg && self.incoming.format.pixel != PixelFormat::Mjpeg)
+            || lent != has_lent
             || needs_slots
     }
 }
@@ -131,17 +130,26 @@ enum Ended {
     Stopped,
     /// It has to be opened again.
     Lost(Error),
+    /// It has to be opened again, because its settings changed.
+    Changed,
 }
 
 impl Capture {
-    pub(super) fn new(shared: Arc<Shared>, spec: SourceSpec, model: Loaded, wanted: Vec<ClassId>) -> Self {
-        let size = model.size_for(SERVED);
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        camera: usize,
+        spec: SourceSpec,
+        serve_side: u32,
+        requests: Requests,
+    ) -> Self {
+        let changes = shared.cameras[camera].changes.load(Relaxed);
+        let settings = shared.cameras[camera].settings();
         let params = CaptureParams {
-            serve_side: size.map_or(SERVED.width, |size| size.width.max(size.height)) as u32,
-            serve_fps: shared.config.camera.fps,
+            serve_side,
+            serve_fps: settings.fps,
             timing: if shared.options.until_end { Timing::Recording } else { Timing::Live },
             stop: shared.stop.clone(),
-            ..shared.config.camera.capture.0.clone()
+            ..settings.capture.0.clone()
         };
         let cap = match &spec {
             SourceSpec::V4l2(_) => params.restart_cap.min(CAMERA_RESTART_CAP),
@@ -149,51 +157,88 @@ impl Capture {
                 params.restart_cap
             }
         };
-        let backoff = Backoff::new(params.restart_first.min(cap), cap, shared.started.as_nanos());
+        // Cameras that are lost together come back at different times.
+        let seed = shared.started.as_nanos().wrapping_add(camera as u64);
+        let backoff = Backoff::new(params.restart_first.min(cap), cap, seed);
         let recovery = Recovery::new(backoff, params.idle_timeout);
         let presence = Presence::new(shared.started);
         Capture {
             shared,
+            camera,
             spec,
             params,
             recovery,
             presence,
-            model: Some((model, wanted)),
+            requests,
             downstream: None,
-            ring_dropped: 0,
             worked: false,
+            changes,
         }
     }
 
-    /// Captures until the end; then waits for the pipeline to process what is left in the ring.
-    ///
-    /// Reports once on `up` that the program is ready: the network has passed its self-test (on a frame of another size if there is no
-    /// camera yet). A missing camera does not prevent readiness.
-    pub(super) fn run(mut self, up: &Sender<()>) -> Result<()> {
-        let captured = self.capture(up);
-        self.shared.ledger.ended(Stage::Capture);
-        // If both failed, the pipeline's error is the cause.
-        self.close_downstream().and(captured).and_then(|()| self.was_usable())
+    /// Takes over changed settings, if there are any that need the source to be opened again. Returns whether there were.
+    fn follow_settings(&mut self) -> bool {
+        if self.state().changes.load(Relaxed) == self.changes {
+            return false;
+        }
+        let settings = self.state().settings();
+        let Some(spec) = settings.source.clone() else { return false };
+        tracing::info!("{}: opened again with its new settings", self.label());
+        let new = Capture::new(
+            Arc::clone(&self.shared),
+            self.camera,
+            spec,
+            self.params.serve_side,
+            self.requests.clone(),
+        );
+        let Capture { spec, params, recovery, changes, .. } = new;
+        (self.spec, self.params, self.recovery, self.changes) = (spec, params, recovery, changes);
+        self.close_downstream();
+        true
+    }
+
+    /// Captures until the end; then waits for the pipeline to process what is left in the ring, and tells it the outcome.
+    pub(super) fn run(mut self) {
+        let captured = self.capture();
+        self.shared.ledger.ended(Stage::Capture(self.camera));
+        self.close_downstream();
+        let outcome = captured.and_then(|()| self.was_usable());
+        if let Err(error) = &outcome
+            && self.shared.cameras.len() > 1
+        {
+            tracing::error!("{}: {error}", self.shared.camera_label(self.camera));
+        }
+        self.requests.ended(self.camera, outcome);
+    }
+
+    fn state(&self) -> &CameraState {
+        &self.shared.cameras[self.camera]
+    }
+
+    /// A piece of work is done. If the thread was reported as hanging, the camera is lost until its next frame.
+    fn heartbeat(&mut self, wait: Duration) {
+        if self.state().hangs.swap(false, Relaxed) {
+            self.presence.lost(self.shared.clock.mono());
+        }
+        self.shared.heartbeat(Stage::Capture(self.camera), wait);
     }
 
     /// Lets the pipeline process what is left in the ring, and waits for it.
-    fn close_downstream(&mut self) -> Result<()> {
-        let Some(Downstream { ring, pipeline, .. }) = self.downstream.take() else { return Ok(()) };
-        drop(ring);
-        pipeline.join().unwrap_or_else(|_| {
-            Err(Error::fatal(Kind::System, "the pipeline thread failed; see the message above"))
-        })
+    fn close_downstream(&mut self) {
+        if let Some(Built { stages, .. }) = self.downstream.take() {
+            stages.close();
+        }
     }
 
     /// A recording without a usable frame is an error.
     fn was_usable(&self) -> Result<()> {
-        let Shared { stop, metrics, .. } = &*self.shared;
-        if stop.requested() || metrics.last_frame().is_some() {
+        let CameraState { metrics, last_corrupt, .. } = self.state();
+        if self.shared.stop.requested() || metrics.last_frame().is_some() {
             return Ok(());
         }
         let (captured, corrupt) = (metrics.frames_captured.get(), metrics.frames_corrupt.get());
         let skipped = metrics.frames_skipped.get();
-        let why = self.shared.last_corrupt.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let why = last_corrupt.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let why = if why.is_empty() { String::new() } else { format!("; the last one: {why}") };
         let text = format!(
             "{}: no usable frame ({captured} came, {corrupt} were corrupt, {skipped} were not wanted at camera.fps){why}",
@@ -202,80 +247,95 @@ impl Capture {
         Err(Error::fatal(Kind::Source, text))
     }
 
-    fn capture(&mut self, up: &Sender<()>) -> Result<()> {
+    fn capture(&mut self) -> Result<()> {
         loop {
             if self.shared.stop.requested() {
                 return Ok(());
             }
             // A program may take its idle time-out to deliver its first frame.
-            self.shared.heartbeat(Stage::Capture, self.params.idle_timeout);
+            self.heartbeat(self.params.idle_timeout);
             let begun = self.shared.clock.mono();
-            let ended = match open(&self.spec, &self.params, Arc::clone(&self.shared.clock)) {
-                Ok(source) => match self.fit(&*source) {
-                    Ok(()) => {
-                        say_up(up);
-                        self.pump(source, begun)?
-                    }
-                    Err(error) => self.cannot_fit(error)?,
-                },
-                // It worked before, so it may work again: every error is treated as temporary.
-                Err(error) if error.class() == Class::Fatal && !self.worked => return Err(error),
-                Err(error) => Ended::Lost(error),
+            let opened = open(&self.spec, &self.params, Arc::clone(&self.shared.clock));
+            let ended = match opened.and_then(|source| self.fit(&*source).map(|()| source)) {
+                Ok(source) => self.pump(source, begun),
+                Err(error) => Err(error),
             };
-            match ended {
-                Ended::Over | Ended::Stopped => return Ok(()),
-                Ended::Lost(_) if self.shared.stop.requested() => return Ok(()),
-                Ended::Lost(error) if self.shared.options.until_end => return Err(error.into_fatal()),
-                Ended::Lost(error) => self.lost(&error),
+            let error = match ended {
+                Ok(Ended::Over | Ended::Stopped) => return Ok(()),
+                Ok(Ended::Lost(_)) if self.shared.stop.requested() => return Ok(()),
+                Ok(Ended::Changed) => continue,
+                Ok(Ended::Lost(error)) => error,
+                Err(error) if self.may_recover(&error) => error,
+                Err(error) => return Err(error),
+            };
+            if self.shared.options.until_end {
+                return Err(error.into_fatal());
             }
-            if self.downstream.is_none() && !up.is_closed() {
-                self.prove()?;
+            self.lost(&error);
+            if !self.worked {
+                self.requests.absent(self.camera, error);
             }
-            say_up(up);
             let delay = self.recovery.next_delay();
-            self.shared.heartbeat(Stage::Capture, delay);
-            if self.shared.stop.wait(delay) {
+            self.heartbeat(delay);
+            if self.wait(delay) {
                 return Ok(());
             }
         }
     }
 
-    /// Runs the self-test although there is no camera to build the stages for: the program must not report ready before the network is
-    /// known to work. It runs on a thread of its own so that its memory is returned.
-    fn prove(&self) -> Result<()> {
-        self.shared.heartbeat(Stage::Capture, BUILD_MAX);
-        let Some((model, _)) = &self.model else { return Ok(()) };
-        // A clone shares the parsed file.
-        let (shared, model) = (Arc::clone(&self.shared), model.clone());
-        spawn("self-test", move || prove(&shared.config, model))?.join().unwrap_or_else(|_| {
-            Err(Error::fatal(Kind::System, "the self-test failed; see the message above"))
-        })
+    /// Waits before the source is opened again, unless its settings change. True: a stop was requested.
+    fn wait(&mut self, delay: Duration) -> bool {
+        let until = self.shared.clock.mono() + delay;
+        loop {
+            let left = until.since(self.shared.clock.mono());
+            if left.is_zero() || self.follow_settings() {
+                return false;
+            }
+            if self.shared.stop.wait(left.min(PATIENCE)) {
+                return true;
+            }
+        }
+    }
+
+    /// Whether the source is opened again after `error`. A camera that worked before may work again, whatever the error; one of several must
+    /// not end the others. The pipeline's own end is final.
+    fn may_recover(&self, error: &Error) -> bool {
+        let is_alone = self.shared.cameras.len() == 1;
+        let is_final = self.shared.options.until_end || self.shared.stop.requested();
+        !is_final && (error.class() != Class::Fatal || self.worked || !is_alone)
+    }
+
+    fn label(&self) -> String {
+        self.shared.camera_label(self.camera)
     }
 
     fn lost(&mut self, error: &Error) {
         let now = self.shared.clock.mono();
         if !self.presence.lost(now) {
-            tracing::warn!(%error, tries = self.recovery.backoff.failures() + 1, "the camera is still away");
+            let tries = self.recovery.backoff.failures() + 1;
+            tracing::warn!(%error, tries, "{} is still away", self.label());
             return;
         }
-        self.shared.metrics.camera_losses.add(1);
-        tracing::warn!(%error, "the camera is lost; it will be opened again");
-        self.shared.post(now, Body::CameraLost { reason: fixed(&error.to_string()) });
+        self.state().metrics.camera_losses.add(1);
+        tracing::warn!(%error, "{} is lost; it will be opened again", self.label());
+        self.shared.post(self.camera, now, Body::CameraLost { reason: fixed(&error.to_string()) });
     }
 
     /// The first usable frame after an absence, or the first one ever.
     fn back(&mut self, format: &FrameFormat, back: Back) {
         self.recovery.back(back.at);
         let FrameFormat { pixel, width, height, .. } = *format;
-        tracing::info!(%pixel, width, height, absent_ms = back.absent_ms, "the camera delivers");
-        self.shared.post(back.at, back.event(width, height));
+        tracing::info!(%pixel, width, height, absent_ms = back.absent_ms, "{} delivers", self.label());
+        self.shared.post(self.camera, back.at, back.event(width, height));
     }
 
     /// Reads frames from `source`, which was opened from `begun` on, until it ends or fails.
     fn pump(&mut self, mut source: Box<dyn FrameSource>, begun: Mono) -> Result<Ended> {
         let shared = Arc::clone(&self.shared);
-        let metrics = &shared.metrics;
-        let mut sampler = Sampler::new(shared.config.camera.fps);
+        let state = &shared.cameras[self.camera];
+        let metrics = &state.metrics;
+        let mut rate = state.rate().unwrap_or(self.params.serve_fps);
+        let mut sampler = Sampler::new(rate);
         let mut expected = 0;
         self.presence.opened(begun, shared.clock.mono(), metrics.frames_corrupt.get());
         // A program may take its idle time-out for the rest of a frame that it has begun.
@@ -289,7 +349,14 @@ impl Capture {
             if shared.stop.requested() {
                 return Ok(Ended::Stopped);
             }
-            shared.heartbeat(Stage::Capture, longest);
+            self.heartbeat(longest);
+            if self.follow_settings() {
+                return Ok(Ended::Changed);
+            }
+            if let Some(new) = state.rate().filter(|new| *new != rate) {
+                rate = new;
+                sampler.set_fps(rate);
+            }
             if let Some(error) = self.check_liveness(source.format()) {
                 return Ok(Ended::Lost(error));
             }
@@ -304,9 +371,7 @@ impl Capture {
                     if let Some(back) = self.presence.frame(meta.captured_at) {
                         self.back(source.format(), back);
                     }
-                    if let Err(error) = self.fit(&*source) {
-                        return self.cannot_fit(error);
-                    }
+                    self.fit(&*source)?;
                     if sampler.decide(meta.captured_at) == Sample::Skip {
                         metrics.frames_skipped.add(1);
                         continue;
@@ -323,7 +388,7 @@ impl Capture {
                 }
             };
             match error.class() {
-                Class::Degrade => corrupt(&shared, &error),
+                Class::Degrade => corrupt(state, &error),
                 Class::Retry => return Ok(Ended::Lost(error)),
                 Class::Fatal => return Err(error),
             }
@@ -332,7 +397,9 @@ impl Capture {
 
     /// Checks that the pipeline gets usable frames. Returns why the source counts as lost, if it does.
     fn check_liveness(&mut self, format: &FrameFormat) -> Option<Error> {
-        let (now, metrics) = (self.shared.clock.mono(), &self.shared.metrics);
+        let shared = Arc::clone(&self.shared);
+        let (now, CameraState { metrics, last_corrupt, .. }) =
+            (shared.clock.mono(), &shared.cameras[self.camera]);
         let corrupt = metrics.frames_corrupt.get();
         let back = self.presence.note(metrics.last_captured(), corrupt);
         self.recovery.delivers(now);
@@ -347,26 +414,20 @@ impl Capture {
             self.back(format, back);
         }
         let bad = overdue.filter(|_| can_heal)?;
-        let why = self.shared.last_corrupt.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let why = last_corrupt.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let text = format!("no usable frame for {limit:?}, although {bad} arrived; the last one: {why}");
         Some(Error::retry(Kind::Source, text))
     }
 
-    /// The stages behind the ring cannot be built for the current frames. At the start this ends the program; later the source is closed,
-    /// because it may deliver another size when it is opened again.
-    fn cannot_fit(&self, error: Error) -> Result<Ended> {
-        if self.worked && !self.shared.options.until_end && !self.shared.stop.requested() {
-            return Ok(Ended::Lost(error));
-        }
-        Err(error)
-    }
-
     /// Puts the announced frame into the ring. False if nobody reads the ring any more.
     fn take(&self, source: &mut dyn FrameSource, meta: FrameMeta) -> Result<bool> {
-        let Some(downstream) = &self.downstream else { return Ok(false) };
-        let need = if downstream.lent { 0 } else { source.announced_bytes().unwrap_or(0) };
-        let fill = downstream.ring.fill_sized(need, |slot| {
-            let filled = if downstream.lent {
+        let Some(Built { stages: Downstream { ring, .. }, incoming }) = &self.downstream else {
+            return Ok(false);
+        };
+        let lent = incoming.lending.is_some();
+        let need = if lent { 0 } else { source.announced_bytes().unwrap_or(0) };
+        let fill = ring.fill_sized(need, |slot| {
+            let filled = if lent {
                 let (lease, filled) = source.lend()?;
                 slot.lent = Some(lease);
                 filled
@@ -377,10 +438,9 @@ impl Capture {
             slot.meta = FrameMeta { bytes_used: filled.bytes_used, ..meta };
             Ok(())
         });
-        self.shared.metrics.frames_ring_dropped.set(self.ring_dropped + downstream.ring.dropped());
         match fill {
             Fill::NoRoom(most) => {
-                let needed_mb = (RING_SLOTS_MIN * need).div_ceil(1 << 20);
+                let needed_mb = (self.shared.cameras.len() * RING_SLOTS_MIN * need).div_ceil(1 << 20);
                 let text = format!(
                     "a frame of {need} bytes does not fit into the ring ({most} at most): set memory.ring_mb = {needed_mb} or more"
                 );
@@ -392,55 +452,25 @@ impl Capture {
         }
     }
 
-    /// Builds the stages behind the ring at the first format, and again if frames outgrow them.
+    /// Has the stages behind the ring built at the first format, and again if frames outgrow them.
     fn fit(&mut self, source: &dyn FrameSource) -> Result<()> {
         let (format, lending) = (*source.format(), source.lending());
-        let slot_bytes = source.slot_bytes();
-        if let Some(there) = &self.downstream {
-            if !there.is_outgrown(&format, slot_bytes, lending.is_some()) {
+        let incoming = Incoming { format, slot_bytes: source.slot_bytes(), lending };
+        if let Some(built) = &self.downstream {
+            if !built.is_outgrown(&incoming) {
                 return Ok(());
             }
-            tracing::info!("frames of {format} follow {}: the stages are rebuilt", there.format);
-            self.shared.heartbeat(Stage::Capture, BUILD_MAX);
-            self.close_downstream()?;
-            self.ring_dropped = self.shared.metrics.frames_ring_dropped.get();
+            let (label, old) = (self.label(), built.incoming.format);
+            tracing::info!("{label}: frames of {format} follow {old}: the stages are rebuilt");
+            self.heartbeat(BUILD_MAX);
+            self.close_downstream();
         }
-        let (model, wanted) = match self.model.take() {
-            Some(first) => first,
-            None => {
-                let model = Loaded::open(&self.shared.config.model()?)?;
-                let wanted = wanted_classes(&self.shared.config.camera.classes, model.classes())?;
-                (model, wanted)
-            }
-        };
-        self.shared.heartbeat(Stage::Capture, BUILD_MAX);
-        // Built on the thread that runs it, so that memory freed during the build is reused from that thread's part of the heap.
-        let (ready, built) = mpsc::channel();
-        let incoming = Incoming { format, slot_bytes, lending };
-        let shared = Arc::clone(&self.shared);
-        let pipeline = spawn("pipeline", move || match build(&shared, &incoming, model, wanted) {
-            Ok((ring, processor)) => {
-                let _waits_for_it = ready.send(Ok(ring));
-                processor.run()
-            }
-            Err(error) => {
-                let _waits_for_it = ready.send(Err(error));
-                Ok(())
-            }
-        })?;
-        let ring = built.recv().unwrap_or_else(|_| {
-            Err(Error::fatal(Kind::System, "the pipeline thread failed; see the message above"))
-        })?;
+        self.heartbeat(BUILD_MAX);
+        let stages = self.requests.join(self.camera, incoming)?;
         self.worked = true;
-        self.downstream = Some(Downstream { ring, format, slot_bytes, lent: lending.is_some(), pipeline });
+        self.downstream = Some(Built { stages, incoming });
         Ok(())
     }
-}
-
-/// Reports only the first time; nobody waits for later ones.
-fn say_up(up: &Sender<()>) {
-    let _said_or_said_before = up.try_send(());
-    up.close();
 }
 
 /// Opens a source, including simulated streets.
@@ -460,9 +490,9 @@ fn open(spec: &SourceSpec, params: &CaptureParams, clock: Arc<dyn Clock>) -> Res
 }
 
 /// Counts a corrupt frame and records the reason; logs at 1, 2, 4, 8, …, so that a bad cable does not fill the log.
-pub(super) fn corrupt(shared: &Shared, why: &dyn std::fmt::Display) {
-    let count = shared.metrics.frames_corrupt.add(1);
-    *shared.last_corrupt.lock().unwrap_or_else(PoisonError::into_inner) = why.to_string();
+pub(super) fn corrupt(camera: &CameraState, why: &dyn std::fmt::Display) {
+    let count = camera.metrics.frames_corrupt.add(1);
+    *camera.last_corrupt.lock().unwrap_or_else(PoisonError::into_inner) = why.to_string();
     if count.is_power_of_two() {
         tracing::warn!(count, "corrupt frame: {why}");
     }

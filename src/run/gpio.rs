@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_lite::StreamExt;
 
-use super::Shared;
+use super::{CameraState, Shared};
 use crate::base::error::Result;
 use crate::event::{Body, fixed};
 use crate::platform::clock::Mono;
@@ -21,24 +21,27 @@ const RETRY: Duration = Duration::from_secs(60);
 /// How long the LED shows a loss.
 const LOSS: Duration = Duration::from_secs(60);
 
-/// Time of the last motion, and brightness of the picture: shared by the threads that measure them and the threads that act on them. Zero
-/// means "never".
+/// When the motion sensor last reported motion. Zero means "never".
+#[derive(Debug, Default)]
+pub(crate) struct MotionSensor(AtomicU64);
+
+impl MotionSensor {
+    /// When the motion sensor was last high.
+    pub(crate) fn last_sensed(&self) -> Option<Mono> {
+        when(&self.0)
+    }
+}
+
+/// Time of the last motion in a camera's pictures, and their brightness: shared by the threads that measure them and the threads that act
+/// on them. Zero means "never".
 #[derive(Debug, Default)]
 pub(crate) struct MotionAndLight {
-    /// Motion reported by the motion sensor.
-    sensed: AtomicU64,
-    /// Motion seen in the picture.
     moved: AtomicU64,
     /// Mean brightness of the last frame plus one.
     brightness: AtomicU32,
 }
 
 impl MotionAndLight {
-    /// When the motion sensor was last high.
-    pub(crate) fn last_sensed(&self) -> Option<Mono> {
-        when(&self.sensed)
-    }
-
     /// A frame was processed: whether something moved in it, and its mean brightness.
     pub(crate) fn note_picture(&self, now: Mono, moved: bool, brightness: u8) {
         if moved {
@@ -48,12 +51,20 @@ impl MotionAndLight {
     }
 
     fn last_motion(&self) -> Option<Mono> {
-        self.last_sensed().max(when(&self.moved))
+        when(&self.moved)
     }
 
     fn last_brightness(&self) -> Option<u8> {
         self.brightness.load(Relaxed).checked_sub(1).and_then(|value| u8::try_from(value).ok())
     }
+}
+
+/// The last motion that the sensor or a camera saw, and the brightness of the darkest picture: the light serves all cameras.
+fn last_motion_and_brightness(shared: &Shared) -> (Option<Mono>, Option<u8>) {
+    let pictures = shared.cameras.iter().map(|camera| &camera.motion_and_light);
+    let motion = pictures.clone().map(MotionAndLight::last_motion).max().flatten();
+    let brightness = pictures.filter_map(MotionAndLight::last_brightness).min();
+    (motion.max(shared.motion_sensor.last_sensed()), brightness)
 }
 
 fn when(at: &AtomicU64) -> Option<Mono> {
@@ -130,17 +141,15 @@ fn poll(pins: &mut Taken, shared: &Shared, light: &mut Light, condition: Conditi
     if let Some((sensor, inverted)) = &pins.motion_sensor
         && sensor.level()? != *inverted
     {
-        shared.motion_and_light.sensed.store(now.as_nanos(), Relaxed);
+        shared.motion_sensor.0.store(now.as_nanos(), Relaxed);
     }
     if let Some((led, inverted)) = &mut pins.status_led {
         led.set(lit(condition, now) != *inverted)?;
     }
     if let Some((lamp, inverted)) = &mut pins.light {
-        let on = light.decide(
-            now,
-            shared.motion_and_light.last_motion(),
-            shared.motion_and_light.last_brightness(),
-        );
+        let (motion, brightness) = last_motion_and_brightness(shared);
+        light.set(shared.live().lighting);
+        let on = light.decide(now, motion, brightness);
         lamp.set(on != *inverted)?;
     }
     Ok(())
@@ -163,7 +172,8 @@ impl ConditionMonitor {
     fn condition(&mut self, shared: &Shared, now: Mono) -> Condition {
         let counters = shared.outbox.counters();
         let undelivered = counters.dropped() + counters.refused() + shared.spool.losses();
-        let lost = shared.metrics.frames_corrupt.get() + undelivered;
+        let corrupt: u64 = shared.cameras.iter().map(|camera| camera.metrics.frames_corrupt.get()).sum();
+        let lost = corrupt + undelivered;
         if lost > self.lost {
             (self.lost, self.lost_at) = (lost, Some(now));
         }
@@ -171,8 +181,11 @@ impl ConditionMonitor {
         if delivered_at != self.delivered_at {
             (self.failures, self.delivered_at) = (counters.failures(), delivered_at);
         }
+        // One camera that fails is a failure.
+        let last_frame = |camera: &CameraState| camera.metrics.last_frame().unwrap_or(self.started);
+        let oldest = shared.cameras.iter().map(last_frame).min().unwrap_or(self.started);
         condition(&Health {
-            frame_age: now.since(shared.metrics.last_frame().unwrap_or(self.started)),
+            frame_age: now.since(oldest),
             delivery_age: now.since(delivered_at.unwrap_or(self.started)),
             sends_fail: counters.failures() > self.failures,
             loses: self.lost_at.is_some_and(|at| now.since(at) < LOSS),
@@ -185,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_latest_of_sensor_and_picture_counts() {
+    fn motion_and_brightness_are_kept() {
         let at = |seconds: u64| Mono::from_nanos(seconds * 1_000_000_000);
         let state = MotionAndLight::default();
         assert_eq!((state.last_motion(), state.last_brightness()), (None, None));
@@ -193,7 +206,5 @@ mod tests {
         assert_eq!((state.last_motion(), state.last_brightness()), (None, Some(0)));
         state.note_picture(at(6), true, 255);
         assert_eq!((state.last_motion(), state.last_brightness()), (Some(at(6)), Some(255)));
-        state.sensed.store(at(9).as_nanos(), Relaxed);
-        assert_eq!((state.last_motion(), state.last_sensed()), (Some(at(9)), Some(at(9))));
     }
 }

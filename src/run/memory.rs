@@ -1,18 +1,19 @@
 //! The memory plan (I1): one line per owner, the sum, and the refusal to start above the budget.
 //!
-//! It is checked three times: before the first thread, with everything that does not depend on the camera; at the first frame's format,
-//! with the plans of the stages and the network, before the engine's threads start; and with measured values once the network has run.
+//! It is checked three times: before the first thread, with everything that does not depend on the cameras; when the formats of the cameras
+//! are known, with the plans of their stages and of the network, before the engine's threads start; and with measured values once the
+//! network has run. A camera that comes later is checked before its memory is taken.
 
 use crate::base::error::{Error, Kind, Result};
 
 /// How much each owner takes.
-#[derive(Debug, Default)]
-pub(super) struct Plan(Vec<(&'static str, usize)>);
+#[derive(Debug, Default, Clone)]
+pub(super) struct Plan(Vec<(String, usize)>);
 
 impl Plan {
     /// Adds an owner.
-    pub(super) fn add(&mut self, owner: &'static str, bytes: usize) {
-        self.0.push((owner, bytes));
+    pub(super) fn add(&mut self, owner: impl Into<String>, bytes: usize) {
+        self.0.push((owner.into(), bytes));
     }
 
     /// All owners together, bytes.
@@ -22,7 +23,7 @@ impl Plan {
 
     /// Adds the owners of another plan.
     pub(super) fn append(&mut self, other: &Plan) {
-        self.0.extend_from_slice(&other.0);
+        self.0.extend(other.0.iter().cloned());
     }
 
     /// Logs the table and checks it.

@@ -1,26 +1,28 @@
 //! The wiring: the only place that starts threads and knows all stages.
 //!
 //! ```text
-//!   main thread      signals, statistics, watchdogs, shutdown (smol)
-//!   capture thread   source ─► sampler ─► ring          reopens the source, starts the pipeline at the first format
-//!   pipeline thread  ring ─► gate … count ─► outbox
-//!   spool thread     outbox ─► spool
-//!   uplink thread    spool ─► sink
+//!   main thread       signals, statistics, watchdogs, shutdown (smol)
+//!   capture threads   source ─► sampler ─► ring           one a camera; reopens the source; its stages are built at the first format
+//!   pipeline thread   rings ─► gate ─► turn at the engine ─► … count ─► outbox
+//!   spool thread      outbox ─► spool
+//!   uplink thread     spool ─► sink
 //! ```
-//! Shutdown (`run::shutdown`) keeps this order, so that nothing that was seen is lost: the source ends or a signal arrives; the capture
-//! thread stops and closes the ring; the pipeline processes what is left in it and ends its tracks; the last statistics and `stopping` are
-//! posted; the outbox closes; the spool commits everything; the uplink delivers what it can within its drain time, and reports what it
+//! Shutdown (`run::shutdown`) keeps this order, so that nothing that was seen is lost: the sources end or a signal arrives; the capture
+//! threads stop and close their rings; the pipeline processes what is left in them and ends its tracks; the last statistics and `stopping`
+//! are posted; the outbox closes; the spool commits everything; the uplink delivers what it can within its drain time, and reports what it
 //! could not; the spool commits the acknowledgements.
 
 mod capture;
 mod gpio;
 mod inference;
 mod memory;
+mod reload;
 mod shutdown;
 mod signals;
 mod spool_writer;
 mod supervisor;
 
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -33,12 +35,14 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::stop::Stop;
 use crate::capture::{SourceSpec, Timing};
 use crate::config::Config;
+use crate::config::scopes::Camera;
 use crate::delivery::spool::{DailyWriteBudget, Spool};
 use crate::delivery::uplink::{self, Outbox, Report, Uplink};
 use crate::event::{Body, Name, Origin, Started, Stats, fixed};
 use crate::metrics::{IntervalReader, Metrics, Snapshot, millis};
 use crate::platform::calendar::Timekeeper;
 use crate::platform::clock::{Clock, Mono, SystemClock};
+use crate::platform::gpio::signals::LightParams;
 use crate::platform::log::{self, Log};
 use crate::platform::process;
 use crate::platform::system;
@@ -46,8 +50,9 @@ use crate::platform::threads::{self, spawn};
 use crate::platform::watchdog::fault::Faults;
 use crate::platform::watchdog::{Ledger, Stage};
 use crate::vision::detect::model::{Loaded, wanted_classes};
+use reload::Reload;
 use shutdown::{End, Reports, shut_down};
-use signals::EndSignals;
+use signals::{Asked, EndSignals};
 use supervisor::{Supervisor, Watched};
 
 /// Options of the command line besides the settings.
@@ -58,22 +63,99 @@ pub struct RunOptions {
     pub until_end: bool,
 }
 
+/// Reads the configuration again, with the same overrides as at the start.
+pub type Loader = Box<dyn Fn() -> Result<Config> + Send + Sync>;
+
+/// State of a camera that several threads read.
+#[derive(Debug)]
+pub(crate) struct CameraState {
+    /// Its settings in force.
+    settings: Mutex<Arc<Camera>>,
+    /// How often a change of its settings asked for it to be opened again.
+    pub(crate) changes: AtomicU64,
+    pub(crate) metrics: Metrics,
+    pub(crate) motion_and_light: gpio::MotionAndLight,
+    /// Reason of the last corrupt frame.
+    pub(crate) last_corrupt: Mutex<String>,
+    /// Target rate in force, frames a second, as bits: the configured one, lowered while the network is overloaded. 0: not chosen yet.
+    rate: AtomicU32,
+    /// Its capture thread was reported as hanging.
+    hangs: AtomicBool,
+}
+
+impl CameraState {
+    fn new(settings: Camera) -> Self {
+        CameraState {
+            settings: Mutex::new(Arc::new(settings)),
+            changes: AtomicU64::new(0),
+            metrics: Metrics::default(),
+            motion_and_light: gpio::MotionAndLight::default(),
+            last_corrupt: Mutex::default(),
+            rate: AtomicU32::new(0),
+            hangs: AtomicBool::new(false),
+        }
+    }
+
+    /// Its settings in force.
+    pub(crate) fn settings(&self) -> Arc<Camera> {
+        Arc::clone(&self.settings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, settings: Camera) {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
+
+    /// The target rate is `fps` from now on.
+    pub(crate) fn set_rate(&self, fps: f32) {
+        self.rate.store(fps.to_bits(), Relaxed);
+    }
+
+    /// The target rate in force, if one was chosen.
+    pub(crate) fn rate(&self) -> Option<f32> {
+        Some(f32::from_bits(self.rate.load(Relaxed))).filter(|fps| *fps > 0.0)
+    }
+}
+
+/// Settings of the device that may change while it runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Live {
+    stats_interval: Duration,
+    stage_timeout: Duration,
+    pub(crate) lighting: LightParams,
+    pub(crate) write_budget: Option<u64>,
+    pub(crate) drain: Duration,
+}
+
+impl Live {
+    fn of(config: &Config) -> Self {
+        Live {
+            stats_interval: config.events.stats_interval,
+            stage_timeout: config.watchdog.stage_timeout,
+            lighting: config.pins.lighting,
+            write_budget: config.spool.write_budget,
+            drain: config.uplink.delivery.drain,
+        }
+    }
+}
+
 /// State shared by all threads.
 pub(crate) struct Shared {
+    /// As of the start; [`Shared::live`] and [`CameraState::settings`] have what may have changed since.
     pub(crate) config: Config,
+    live: Mutex<Live>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) time: Arc<Timekeeper>,
     pub(crate) stop: Stop,
-    pub(crate) metrics: Metrics,
+    /// In the order of the configuration.
+    pub(crate) cameras: Vec<CameraState>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) spool: Arc<Spool>,
     pub(crate) started: Mono,
     pub(crate) options: RunOptions,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) faults: Faults,
-    pub(crate) motion_and_light: gpio::MotionAndLight,
-    /// Reason of the last corrupt frame.
-    pub(crate) last_corrupt: Mutex<String>,
+    /// When the motion sensor was last high.
+    pub(crate) motion_sensor: gpio::MotionSensor,
     /// What the spool has written.
     written: Mutex<DailyWriteBudget>,
     /// The values behind the last `stats` event.
@@ -87,16 +169,29 @@ impl Shared {
         self.written.lock().unwrap_or_else(PoisonError::into_inner).note(now, written)
     }
 
+    /// The settings of the device in force.
+    pub(crate) fn live(&self) -> Live {
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// `stage` has finished a piece of work; the next one comes within `wait` plus the longest time for one piece of work.
     pub(crate) fn heartbeat(&self, stage: Stage, wait: Duration) {
         let now = self.clock.mono();
-        self.ledger.set_deadline(stage, now + wait + self.config.watchdog.stage_timeout);
+        self.ledger.set_deadline(stage, now + wait + self.live().stage_timeout);
         self.faults.inject(Some(stage), self.started, now);
     }
 
-    /// Posts an event of the camera that happened at `at`.
-    pub(crate) fn post(&self, at: Mono, body: Body) {
-        self.post_as(&self.config.camera.name, at, body);
+    /// Posts an event of camera number `camera` that happened at `at`.
+    pub(crate) fn post(&self, camera: usize, at: Mono, body: Body) {
+        self.post_as(&self.cameras[camera].settings().name, at, body);
+    }
+
+    /// How a camera is called in messages: by its name where there are several.
+    pub(crate) fn camera_label(&self, camera: usize) -> String {
+        match &self.cameras[..] {
+            [_] => "the camera".to_owned(),
+            several => format!("camera '{}'", several[camera].settings().name),
+        }
     }
 
     fn post_as(&self, camera: &Name, at: Mono, body: Body) {
@@ -109,11 +204,16 @@ impl Shared {
         self.post_as(&Name::new(), self.clock.mono(), body);
     }
 
+    /// What the cameras count, together.
+    fn total(&self, now: Mono) -> Snapshot {
+        Metrics::total(self.cameras.iter().map(|camera| &camera.metrics), self.started, now)
+    }
+
     /// All counters and gauges as of now. Reading them changes nothing, so there may be any number of readers.
     fn snapshot(&self) -> Snapshot {
         let now = self.clock.mono();
         let counters = self.outbox.counters();
-        let Snapshot { stats, processing } = self.metrics.snapshot(self.started, now);
+        let Snapshot { stats, processing } = self.total(now);
         let stats = Stats {
             events: counters.posted(),
             events_dropped: counters.dropped() + self.spool.state().tally.dropped_unsent(),
@@ -137,11 +237,11 @@ impl Shared {
     }
 }
 
-/// Runs until the recording ends, a signal arrives, or something fails permanently.
+/// Runs until the recording ends, a signal arrives, or something fails permanently. `again` reads the configuration again, for a reload.
 ///
 /// # Errors
 /// The failure; its kind determines the exit code. `Kind::Delivery` if everything else worked but events were lost.
-pub fn run(config: Config, options: RunOptions) -> Result<()> {
+pub fn run(config: Config, options: RunOptions, again: Loader) -> Result<()> {
     // smol ends the process without a message if it cannot get descriptors or threads, so both are checked first.
     process::raise_descriptors()?;
     threads::probe()?;
@@ -150,11 +250,11 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let started = clock.mono();
     let given: Vec<String> = config.in_force.given().collect();
     tracing::info!("settings given: {}; `flytrap check` prints all", given.join(", "));
-    let spec = config.camera.source.clone().ok_or_else(|| {
-        Error::fatal(Kind::Config, "no source: set camera.source in the configuration, or give --source")
-    })?;
+    let specs = sources(&config)?;
     let model = Loaded::open(&config.model()?)?;
-    let wanted = wanted_classes(&config.camera.classes, model.classes())?;
+    for camera in &config.cameras {
+        wanted_classes(&camera.classes, model.classes())?;
+    }
     inference::check_budget(&config, &model)?;
     let boot = system::boot_id()?;
     let origin = Origin::new(config.device.name.as_str(), &boot, started);
@@ -164,50 +264,75 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let outbox = Arc::new(Outbox::new(config.uplink.queue_events)?);
     let spool = Arc::new(spool_writer::open(&config, &origin, &time)?);
     let signals = EndSignals::listen()?;
-    log_start(&spec, &model, &*sink, &origin);
-    let ledger = Arc::new(Ledger::default());
+    log_start(&specs, &model, &*sink, &origin);
+    let names: Vec<Name> = config.cameras.iter().map(|camera| camera.name.clone()).collect();
+    let ledger = Arc::new(Ledger::new(&names));
     let faults = Faults::from_environment();
     let watched = Watched { ledger: Arc::clone(&ledger), clock: Arc::clone(&clock), faults };
     let supervisor =
         Supervisor::open(&config.watchdog, config.device.state_folder.as_deref(), &boot, watched)?;
+    let in_force = config.in_force.clone();
     let delivery = uplink::UplinkParams { seed: seed(&origin), ..config.uplink.delivery };
     let driver =
         Uplink::new(Arc::clone(&outbox), Arc::clone(&spool), sink, Arc::clone(&time), stop.clone(), delivery);
     let shared = Arc::new(Shared {
-        config,
         clock,
         time,
         stop,
-        metrics: Metrics::default(),
+        cameras: config.cameras.iter().cloned().map(CameraState::new).collect(),
         outbox,
         spool,
         started,
         options,
         ledger,
         faults,
-        motion_and_light: gpio::MotionAndLight::default(),
-        last_corrupt: Mutex::default(),
+        motion_sensor: gpio::MotionSensor::default(),
         written: Mutex::default(),
         interval: Mutex::default(),
+        live: Mutex::new(Live::of(&config)),
+        config,
     });
     post_start(&shared, &supervisor, &model);
-    let capture = capture::Capture::new(Arc::clone(&shared), spec, model, wanted);
-    let threads = Threads::start(&shared, driver, capture)?;
+    let (classes, uplink) = (model.classes().clone(), driver.live_params());
+    uplink.set_labels(shared.config.labels());
+    let threads = Threads::start(&shared, driver, specs, model)?;
+    let requests = threads.requests.clone();
+    let reload =
+        Reload { shared: Arc::clone(&shared), again: Arc::new(again), in_force, classes, uplink, requests };
     let pins = async {
         gpio::operate(&shared).await;
         futures_lite::future::pending().await
     };
-    let outcome = smol::block_on(main_thread(&shared, supervisor, signals, &threads.reports).or(pins));
+    let hanging = report_hanging(&shared);
+    let main = main_thread(&shared, supervisor, signals, &threads.reports, reload);
+    let outcome = smol::block_on(main.or(pins).or(hanging));
     if outcome.is_ok() {
         threads.join()?;
     }
     outcome
 }
 
-fn log_start(spec: &SourceSpec, model: &Loaded, sink: &dyn uplink::Sink, origin: &Origin) {
+/// Where each camera's frames come from.
+///
+/// # Errors
+/// `Kind::Config`: one has no source.
+fn sources(config: &Config) -> Result<Vec<SourceSpec>> {
+    let source = |(index, camera): (usize, &Camera)| {
+        camera.source.clone().ok_or_else(|| {
+            let text = match config.cameras.len() {
+                1 => "no source: set camera.source in the configuration, or give --source".to_owned(),
+                _ => format!("camera '{}' has no source: set camera[{index}].source", camera.name),
+            };
+            Error::fatal(Kind::Config, text)
+        })
+    };
+    config.cameras.iter().enumerate().map(source).collect()
+}
+
+fn log_start(specs: &[SourceSpec], model: &Loaded, sink: &dyn uplink::Sink, origin: &Origin) {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        source = %spec,
+        source = specs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         model = model.name(),
         uplink = sink.name(),
         boot = origin.boot.as_str(),
@@ -215,18 +340,20 @@ fn log_start(spec: &SourceSpec, model: &Loaded, sink: &dyn uplink::Sink, origin:
     );
 }
 
-/// The threads of a run, except those that the capture thread starts.
+/// The threads of a run.
 struct Threads {
-    capture: JoinHandle<()>,
+    captures: Vec<JoinHandle<()>>,
+    pipeline: JoinHandle<()>,
     uplink: JoinHandle<()>,
     spool: JoinHandle<()>,
     reports: Reports,
+    requests: inference::Requests,
 }
 
 impl Threads {
-    fn start(shared: &Arc<Shared>, driver: Uplink, capture: capture::Capture) -> Result<Self> {
+    fn start(shared: &Arc<Shared>, driver: Uplink, specs: Vec<SourceSpec>, model: Loaded) -> Result<Self> {
         let (up, ready) = smol::channel::bounded(1);
-        let (done, captured) = smol::channel::bounded(1);
+        let (done, processed) = smol::channel::bounded(1);
         let (report, delivered) = smol::channel::bounded(1);
         let (uplink_report, uplink_ended) = smol::channel::bounded(1);
         let spool = spawn("spool", {
@@ -234,13 +361,22 @@ impl Threads {
             move || spool_writer::keep(&shared, &uplink_ended, &report)
         })?;
         let uplink = spawn("uplink", deliver(Arc::clone(shared), driver, uplink_report))?;
-        let capture = spawn("capture", move || forward(&done, capture.run(&up)))?;
-        Ok(Threads { capture, uplink, spool, reports: Reports { ready, captured, delivered } })
+        let serve_side = capture::serve_side(&model);
+        let (pipeline, requests) = inference::Inference::new(Arc::clone(shared), model, up);
+        let pipeline = spawn("pipeline", move || forward(&done, pipeline.run()))?;
+        let mut captures = Vec::new();
+        for (camera, spec) in specs.into_iter().enumerate() {
+            let capture =
+                capture::Capture::new(Arc::clone(shared), camera, spec, serve_side, requests.clone());
+            captures.push(spawn("capture", move || capture.run())?);
+        }
+        let reports = Reports { ready, processed, delivered };
+        Ok(Threads { captures, pipeline, uplink, spool, reports, requests })
     }
 
     /// The threads have sent their reports and are about to end: joins them.
     fn join(self) -> Result<()> {
-        for thread in [self.capture, self.uplink, self.spool] {
+        for thread in self.captures.into_iter().chain([self.pipeline, self.uplink, self.spool]) {
             if thread.join().is_err() {
                 return Err(Error::fatal(Kind::System, "a thread failed; see the message above"));
             }
@@ -250,8 +386,10 @@ impl Threads {
 }
 
 fn post_start(shared: &Shared, supervisor: &Supervisor, model: &Loaded) {
-    for warning in shared.config.camera.lines.iter().filter_map(CountingLine::edge_warning) {
-        tracing::warn!("{warning}");
+    for (index, camera) in shared.cameras.iter().enumerate() {
+        for warning in camera.settings().lines.iter().filter_map(CountingLine::edge_warning) {
+            tracing::warn!("{}: {warning}", shared.camera_label(index));
+        }
     }
     shared.post_own(Body::Started(Started {
         version: fixed(env!("CARGO_PKG_VERSION")),
@@ -267,12 +405,12 @@ fn post_start(shared: &Shared, supervisor: &Supervisor, model: &Loaded) {
 /// late for long.
 fn deliver(shared: Arc<Shared>, driver: Uplink, report: Sender<Report>) -> impl FnOnce() + Send {
     move || {
-        let spool = spool_writer::LOOK_MAX + shared.config.watchdog.stage_timeout;
+        let spool = || spool_writer::LOOK_MAX + shared.live().stage_timeout;
         let wait = Duration::from_secs(1);
         let over_http = shared.config.uplink.target.is_http();
         let send = if over_http { shared.config.uplink.http.deadlines.whole } else { wait };
         let last =
-            driver.run(|sends| shared.heartbeat(Stage::Uplink, spool + if sends { send } else { wait }));
+            driver.run(|sends| shared.heartbeat(Stage::Uplink, spool() + if sends { send } else { wait }));
         shared.ledger.ended(Stage::Uplink);
         forward(&report, last);
         shared.outbox.wake(); // Wakes the spool's thread, which writes the final report.
@@ -285,8 +423,10 @@ async fn main_thread(
     mut supervisor: Supervisor,
     mut signals: EndSignals,
     reports: &Reports,
+    mut reload: Reload,
 ) -> Result<()> {
-    let mut timer = smol::Timer::interval(shared.config.events.stats_interval);
+    let mut interval = shared.live().stats_interval;
+    let mut timer = smol::Timer::interval(interval);
     let mut is_up = false;
     let end = loop {
         let tick = async {
@@ -300,8 +440,13 @@ async fn main_thread(
             }
             Turn::Up
         };
-        let signal = async { Turn::End(End::Signal(signals.request(&*shared.clock).await)) };
-        let over = async { Turn::End(End::Capture(reports.capture_ended().await)) };
+        let signal = async {
+            match signals.request(&*shared.clock).await {
+                Asked::End(name) => Turn::End(End::Signal(name)),
+                Asked::Reload => Turn::Reload,
+            }
+        };
+        let over = async { Turn::End(End::Sources(reports.processing_ended().await)) };
         let hung = async { Turn::End(End::Hung(supervisor.watch().await)) };
         match tick.or(signal).or(up).or(over).or(hung).await {
             Turn::Statistics => post_state(shared, &supervisor),
@@ -309,10 +454,40 @@ async fn main_thread(
                 is_up = true;
                 supervisor.ready();
             }
+            Turn::Reload => {
+                supervisor.reloading();
+                reload.run(|| supervisor.feed()).await;
+                supervisor.reloaded(is_up);
+                if shared.live().stats_interval != interval {
+                    interval = shared.live().stats_interval;
+                    timer = smol::Timer::interval(interval);
+                }
+            }
             Turn::End(end) => break end,
         }
     };
     shut_down(shared, supervisor, signals, reports, end).await
+}
+
+/// Reports each camera whose capture thread hangs, while the others go on. Never returns.
+async fn report_hanging<T>(shared: &Shared) -> T {
+    let mut timer = smol::Timer::interval(Duration::from_secs(1));
+    if shared.cameras.len() == 1 {
+        // Then the program hangs, which the supervisor reports.
+        return futures_lite::future::pending().await;
+    }
+    loop {
+        timer.next().await;
+        let now = shared.clock.mono();
+        for (index, camera) in shared.cameras.iter().enumerate() {
+            let Some(overdue) = shared.ledger.capture_overdue(index, now) else { continue };
+            if !camera.hangs.swap(true, Relaxed) {
+                camera.metrics.camera_losses.add(1);
+                tracing::error!("{overdue}: the other cameras go on");
+                shared.post(index, now, Body::CameraLost { reason: fixed(&overdue.to_string()) });
+            }
+        }
+    }
 }
 
 /// What the main thread does next.
@@ -321,6 +496,8 @@ enum Turn {
     Statistics,
     /// Reports readiness to the service manager.
     Up,
+    /// Reads the configuration again.
+    Reload,
     /// Shuts down.
     End(End),
 }

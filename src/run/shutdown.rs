@@ -21,8 +21,8 @@ use crate::platform::watchdog::{Overdue, Stage};
 /// Why the program ends.
 #[derive(Debug)]
 pub(super) enum End {
-    /// The capture thread has ended: with the recording, or on request.
-    Capture(Result<()>),
+    /// All sources have ended, with their recordings or on request, and what they delivered is processed.
+    Sources(Result<()>),
     /// A signal, by its name.
     Signal(&'static str),
     /// A stage hangs.
@@ -33,18 +33,18 @@ pub(super) enum End {
 pub(super) struct Reports {
     /// The network has passed its self-test, or there is no camera yet.
     pub(super) ready: Receiver<()>,
-    /// The capture thread has ended, and with it the pipeline.
-    pub(super) captured: Receiver<Result<()>>,
+    /// The pipeline has ended, after all captures.
+    pub(super) processed: Receiver<Result<()>>,
     /// The uplink has ended.
     pub(super) delivered: Receiver<Report>,
 }
 
 impl Reports {
-    /// The capture thread's result; a thread that panicked has none.
-    pub(super) async fn capture_ended(&self) -> Result<()> {
-        match self.captured.recv().await {
+    /// The pipeline's result, which contains that of the captures; a thread that panicked has none.
+    pub(super) async fn processing_ended(&self) -> Result<()> {
+        match self.processed.recv().await {
             Ok(result) => result,
-            Err(_) => Err(Error::fatal(Kind::System, "the capture thread failed; see the message above")),
+            Err(_) => Err(Error::fatal(Kind::System, "the pipeline thread failed; see the message above")),
         }
     }
 }
@@ -79,7 +79,7 @@ pub(super) async fn shut_down(
     supervisor.close(&reason, outcome)
 }
 
-/// Waits for the capture thread, if it has not ended. Returns its outcome, and the reason of the end as text.
+/// Waits for the captures and the pipeline, if they have not ended. Returns its outcome, and the reason of the end as text.
 async fn stages_leave(
     shared: &Shared,
     supervisor: &mut Supervisor,
@@ -88,9 +88,10 @@ async fn stages_leave(
     end: End,
 ) -> (Result<()>, String) {
     let (outcome, reason) = match end {
-        End::Capture(result) => {
-            tracing::info!("the source ended: the last events are delivered");
-            (result, "the source ended".to_owned())
+        End::Sources(result) => {
+            let what = if shared.cameras.len() == 1 { "the source" } else { "all sources" };
+            tracing::info!("{what} ended: the last events are delivered");
+            (result, format!("{what} ended"))
         }
         End::Hung(overdue) => (Ok(()), overdue.to_string()),
         End::Signal(name) => {
@@ -102,10 +103,10 @@ async fn stages_leave(
             };
             // A stage that hangs now costs only its own part of the final report.
             let hung = async {
-                supervisor.watch().await;
+                supervisor.watch_all().await;
                 Ok(())
             };
-            (reports.capture_ended().or(again).or(hung).await, name.to_owned())
+            (reports.processing_ended().or(again).or(hung).await, name.to_owned())
         }
     };
     match &outcome {
@@ -120,9 +121,9 @@ async fn stages_leave(
 /// Feeds the watchdogs while the last events are delivered. If a stage hangs, the uplink still gets its drain time, unless the uplink is
 /// that stage.
 async fn while_draining(shared: &Shared, supervisor: &mut Supervisor) -> Result<Report> {
-    let overdue = supervisor.watch().await;
+    let overdue = supervisor.watch_all().await;
     if overdue.stage != Stage::Uplink {
-        smol::Timer::after(shared.config.uplink.delivery.drain).await;
+        smol::Timer::after(shared.live().drain).await;
     }
     Err(left_at_once())
 }

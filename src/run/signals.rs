@@ -1,4 +1,5 @@
-//! Signals: SIGINT, SIGTERM and a closed terminal request shutdown; a second request exits immediately.
+//! Signals: SIGINT, SIGTERM and a closed terminal request shutdown; a second request exits immediately. SIGHUP without a terminal asks for
+//! the configuration to be read again.
 
 use std::time::Duration;
 
@@ -11,6 +12,15 @@ use crate::platform::process::Hangup;
 
 /// Service managers send a signal to the process and to its group: signals within this time are one request.
 const REPEATED: Duration = Duration::from_secs(1);
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// To shut down, by a signal of this name.
+    End(&'static str),
+    /// To read the configuration again.
+    Reload,
+}
 
 /// The signals that this process handles.
 pub(super) struct EndSignals {
@@ -36,32 +46,33 @@ impl EndSignals {
         Ok(EndSignals { signals, hangup, again_from: None })
     }
 
-    /// Returns when shutdown is requested, with the name of the signal.
-    pub(super) async fn request(&mut self, clock: &dyn Clock) -> &'static str {
-        let signal = loop {
-            let signal = self.next().await;
-            if signal != Signal::Hup || self.hangup == Hangup::Ends {
-                break signal;
+    /// Returns when something is requested.
+    pub(super) async fn request(&mut self, clock: &dyn Clock) -> Asked {
+        let signal = self.next().await;
+        let name = if signal == Signal::Hup {
+            if self.hangup != Hangup::Ends {
+                return Asked::Reload;
             }
-            tracing::warn!(
-                "SIGHUP: the settings are read at the start only; restart flytrap to apply changes"
-            );
-        };
-        self.again_from = Some(clock.mono() + REPEATED);
-        if signal == Signal::Hup {
             "its terminal was closed"
         } else if signal == Signal::Int {
             "interrupted"
         } else {
             "terminated"
-        }
+        };
+        self.again_from = Some(clock.mono() + REPEATED);
+        Asked::End(name)
     }
 
     /// Returns when shutdown is requested again, or twice if it began without a request. A closed terminal is not a second request: it
     /// often follows the first.
     pub(super) async fn second_request(&mut self, clock: &dyn Clock) {
         if self.again_from.is_none() {
-            let name = self.request(clock).await;
+            let name = loop {
+                match self.request(clock).await {
+                    Asked::End(name) => break name,
+                    Asked::Reload => tracing::warn!("SIGHUP: already shutting down; nothing is read again"),
+                }
+            };
             tracing::info!("{name}: already shutting down; repeat it to exit immediately");
         }
         loop {

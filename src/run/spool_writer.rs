@@ -96,6 +96,7 @@ pub(super) fn keep(shared: &Shared, uplink_ended: &Receiver<Report>, report: &Se
             Err(TryRecvError::Closed) => break None, // It failed; the message is above.
             Err(TryRecvError::Empty) => {}
         }
+        monitor.set_write_budget(shared.live().write_budget);
         if !closed && !monitor.is_silent(now) {
             let uplink = shared.outbox.trouble();
             let condition = Condition {

@@ -20,6 +20,10 @@ use crate::platform::watchdog::{Ledger, Overdue, Params};
 /// Longest interval between two checks of the deadlines.
 const LOOK_MAX: Duration = Duration::from_secs(2);
 
+/// A capture thread that hangs alone ends the program only after this time: nothing but a restart can free a camera whose driver hangs, and
+/// a restart costs the other cameras some seconds.
+const ALONE_MAX: Duration = Duration::from_secs(3600);
+
 /// Longest wait until the end of a run is recorded on disk: the disk may be what hangs.
 const RECORD_MAX: Duration = Duration::from_secs(3);
 
@@ -101,18 +105,28 @@ impl Supervisor {
         }
     }
 
-    /// Feeds the watchdogs while every stage meets its deadline; returns when one does not, and immediately on every later call.
+    /// Feeds the watchdogs while counting goes on; returns when it does not, and immediately on every later call. One of several cameras
+    /// whose capture hangs does not stop the others: see `run::hanging`.
     pub(super) async fn watch(&mut self) -> Overdue {
+        self.watch_by(|ledger, now| ledger.overdue_for_all(now, ALONE_MAX)).await
+    }
+
+    /// As [`Supervisor::watch`], but returns when any stage misses its deadline: during shutdown everything waits for every stage.
+    pub(super) async fn watch_all(&mut self) -> Overdue {
+        self.watch_by(Ledger::overdue).await
+    }
+
+    async fn watch_by(&mut self, overdue: impl Fn(&Ledger, Mono) -> Option<Overdue>) -> Overdue {
         loop {
-            if let Some(overdue) = self.hung {
-                return overdue;
+            if let Some(overdue) = &self.hung {
+                return overdue.clone();
             }
             self.watched.faults.inject(None, self.started, self.watched.clock.mono());
-            match self.watched.ledger.overdue(self.watched.clock.mono()) {
+            match overdue(&self.watched.ledger, self.watched.clock.mono()) {
                 None => self.feed(),
                 Some(overdue) => {
                     // First the record for the next start, then the log message.
-                    self.hung = Some(overdue);
+                    self.hung = Some(overdue.clone());
                     self.record_end(&overdue.to_string(), false);
                     tracing::error!("{overdue}: the watchdog is fed no more");
                     continue;
@@ -122,7 +136,21 @@ impl Supervisor {
         }
     }
 
-    fn feed(&mut self) {
+    /// The configuration is being read again (`Type=notify-reload`).
+    pub(super) fn reloading(&self) {
+        let micros = self.watched.clock.mono().as_nanos() / 1000;
+        self.notify.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+    }
+
+    /// That is done.
+    pub(super) fn reloaded(&self, is_up: bool) {
+        if is_up {
+            self.notify.send("READY=1");
+        }
+    }
+
+    /// Feeds the watchdogs once.
+    pub(super) fn feed(&mut self) {
         self.notify.send("WATCHDOG=1");
         if !self.is_ready {
             // A small board may take longer to load and test a large network than a service manager waits by default.

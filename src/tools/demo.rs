@@ -177,10 +177,10 @@ fn of_the_street(failure: Failure) -> Error {
 /// `Kind::Config`: no model, or a setting out of range; `Kind::Model`: the model cannot be loaded, or fails its self-test.
 pub fn pipeline(config: &Config, format: &FrameFormat, lines: Vec<CountingLine>) -> Result<WithEngine> {
     let model = Loaded::open(&config.model()?)?;
-    let wanted = wanted_classes(&config.camera.classes, model.classes())?;
+    let wanted = wanted_classes(&config.first_camera().classes, model.classes())?;
     let frame = Size { width: format.width as usize, height: format.height as usize };
-    let (engine, classes) = load::engine(model, frame, &config.loading())?;
-    let mut stages = config.camera.stages(wanted);
+    let (engine, classes) = load::engine(model, frame, &config.loading(config.first_camera()))?;
+    let mut stages = config.first_camera().stages(wanted);
     stages.analytics.lines = lines;
     let pipeline = Pipeline::new(stages, format, &engine.shape(), &classes)?;
     Ok(WithEngine { pipeline, engine })
@@ -243,7 +243,7 @@ impl ClipWriter {
         let Some(mut canvas) = Canvas::from_rgb(width, height, rgb.to_vec()) else { return Ok(()) };
         canvas.line(self.line[0], self.line[1], 2, [255, 255, 0]);
         let strong =
-            pipeline.detections().iter().filter(|found| found.score >= config.camera.track.score_new);
+            pipeline.detections().iter().filter(|found| found.score >= config.first_camera().track.score_new);
         let mut boxes = 0;
         for found in strong {
             canvas.detection(found, pipeline.class_name(found.class));

@@ -59,7 +59,7 @@ impl Detector {
         let loaded = Loaded::open(&config.model()?)?;
         let (classes, model_sha256) = (loaded.classes().clone(), loaded.sha256().to_owned());
         let (stages, wanted) = (Vec::new(), vec![true; classes.count()]);
-        Ok(Detector { params: config.camera.decode, classes, wanted, model_sha256, loaded, stages })
+        Ok(Detector { params: config.first_camera().decode, classes, wanted, model_sha256, loaded, stages })
     }
 
     /// From the next picture on [`Self::detect`] returns only the classes of these names, as `flytrap run` does.

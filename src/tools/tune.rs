@@ -134,10 +134,10 @@ impl Tuning {
     /// `Kind::Source`: a picture that is missing or damaged. `Kind::Model`: see `Loaded::open`.
     pub fn run(config: &Config, params: &Params, progress: &mut dyn FnMut(usize, usize)) -> Result<Self> {
         let mut config = config.clone();
-        config.camera.decode.score_min = SCORE_MIN;
+        config.cameras[0].decode.score_min = SCORE_MIN;
         let mut labelled = Labelled::open(&config, &params.labelled)?;
         let model = labelled.detector.as_ref().map(Detector::classes);
-        let classes = wanted(&params.classes, &config.camera.classes, &labelled.truth, model)?;
+        let classes = wanted(&params.classes, &config.first_camera().classes, &labelled.truth, model)?;
         if let Some(detector) = &mut labelled.detector {
             let names = &labelled.truth.classes;
             detector.want(|name| classes.iter().any(|class| names[*class] == name));
@@ -316,7 +316,7 @@ fn settings(threshold: f64, classes: &[String], config: &Config) -> String {
         text += &format!("classes = {classes:?}\n");
     }
     // Weaker detections only continue a track; score_low must not exceed score_high.
-    if threshold < f64::from(config.camera.track.score_low) {
+    if threshold < f64::from(config.first_camera().track.score_low) {
         text += &format!("score_low = {threshold:.2}\n");
     }
     text + &format!("score_high = {threshold:.2}\nscore_new = {threshold:.2}\n")

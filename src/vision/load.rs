@@ -12,7 +12,7 @@ use crate::platform::cores;
 use crate::platform::system;
 use crate::vision::detect::engine::{Costs, Engine, Precision, Shape};
 use crate::vision::detect::letterbox::{PADDING, Size};
-use crate::vision::detect::model::{Classes, Loaded, Planned};
+use crate::vision::detect::model::{Classes, Loaded, Planned, Sizing};
 use crate::vision::roi;
 use crate::vision::selftest::{self, Golden};
 
@@ -103,37 +103,44 @@ impl Prepared {
     }
 }
 
-/// Plans the network for frames of that size: whole pictures at the largest input size, regions of interest at smaller ones if `params`
-/// want them and the model supports them.
+/// The input sizes that the network of `model` needs for frames of that size: one for whole pictures, and smaller ones for regions of
+/// interest if `regions` are wanted and the model supports them.
+///
+/// # Errors
+/// `Kind::Model` if a side is too large.
+pub fn input_sizes(model: &Sizing, frame: Size, regions: bool) -> Result<Vec<Size>> {
+    let input = model.size_for(frame)?;
+    if regions && model.is_dynamic() {
+        return Ok(roi::input_sizes(input, model.stride()).to_vec());
+    }
+    if regions {
+        let why = "the model has one input size (export it with dynamic=True)";
+        tracing::info!("inference runs on whole pictures, not on regions of interest: {why}");
+    }
+    Ok(vec![input])
+}
+
+/// Plans the network for `sizes`, the largest first.
 ///
 /// # Errors
 /// `Kind::Model`: the model cannot run, or the record of its self-test is broken.
-pub fn plan(model: Loaded, frame: Size, params: &Params) -> Result<Prepared> {
+pub fn plan(model: Loaded, sizes: &[Size], cores: &[usize]) -> Result<Prepared> {
     let golden = Golden::of(&model.params().path, model.sha256())?;
     let precision = model.params().engine.precision;
-    let input = model.size_for(frame)?;
     let test = match golden {
-        Some(golden) if golden.knows(input) => Test::Here(golden),
+        Some(golden) if golden.knows(sizes[0]) => Test::Here(golden),
         Some(golden) => Test::Elsewhere(golden, Box::new(model.clone())),
         None => Test::Nothing,
     };
-    let planned = if params.regions && model.is_dynamic() {
-        let sizes = roi::input_sizes(input, model.stride());
-        model.plan(&sizes)?
-    } else {
-        if params.regions {
-            let why = "the model has one input size (export it with dynamic=True)";
-            tracing::info!("inference runs on whole pictures, not on regions of interest: {why}");
-        }
-        model.plan(&[input])?
-    };
-    Ok(Prepared { planned, precision, cores: params.cores.clone(), test })
+    let planned = model.plan(sizes)?;
+    Ok(Prepared { planned, precision, cores: cores.to_vec(), test })
 }
 
 /// Plans and starts.
 ///
 /// # Errors
-/// As [`plan`] and [`Prepared::start`].
+/// As [`input_sizes`], [`plan`] and [`Prepared::start`].
 pub fn engine(model: Loaded, frame: Size, params: &Params) -> Result<(Box<dyn Engine>, Classes)> {
-    plan(model, frame, params)?.start()
+    let sizes = input_sizes(&model.sizing(), frame, params.regions)?;
+    plan(model, &sizes, &params.cores)?.start()
 }

@@ -133,6 +133,16 @@ impl RoiPlanner {
         Ok((planner.input_sizes.len() > 1).then_some(planner))
     }
 
+    /// Other settings from the next frame on.
+    ///
+    /// # Errors
+    /// As [`Params::check`]; then nothing changed.
+    pub fn set(&mut self, params: Params) -> Result<()> {
+        params.check()?;
+        self.params = params;
+        Ok(())
+    }
+
     /// The frame size changed: the next run is on the whole picture.
     pub fn reset(&mut self) {
         (self.whole_at, self.last, self.cut) = (None, None, false);

@@ -9,6 +9,7 @@
     reason = "tests, and some print what they measured"
 )]
 
+mod cameras;
 mod cli;
 mod common;
 mod delivery;
@@ -19,6 +20,7 @@ mod hostile_models;
 mod parity;
 mod real_receivers;
 mod receivers;
+mod reload;
 mod replay;
 mod roi;
 mod sim;

@@ -81,7 +81,7 @@ fn pipeline(frame: &Picture, shared: &Path, roi: Option<roi::Params>) -> (WithEn
     let sizes: Vec<Size> = roi::input_sizes(model.size_for(size).unwrap(), model.stride()).to_vec();
     let (engine, classes) = model.plan(&sizes).unwrap().start().unwrap();
     let wanted = ["car", "truck", "bus"].iter().map(|name| classes.find(name).unwrap()).collect();
-    let params = Params { roi, ..config.camera.stages(wanted) };
+    let params = Params { roi, ..config.first_camera().stages(wanted) };
     let pipeline = Pipeline::new(params, &frame.format, &engine.shape(), &classes).unwrap();
     (WithEngine { pipeline, engine }, sizes, classes)
 }
@@ -297,7 +297,8 @@ fn count_street(fps: f64, exclude: &str, roi: Option<roi::Params>) -> (usize, Ve
     let format = FrameFormat::packed(PixelFormat::Rgb24, 640, 360, Color::JPEG).unwrap();
     let inferences = Arc::default();
     let mut engine = ColourDetector::new(Size { width: 320, height: 192 }, &inferences);
-    let params = Params { roi, decode: config.camera.decode, ..config.camera.stages(Vec::new()) };
+    let params =
+        Params { roi, decode: config.first_camera().decode, ..config.first_camera().stages(Vec::new()) };
     let classes = Classes::from_metadata("{0: 'person', 1: 'car'}").unwrap();
     let mut pipeline = Pipeline::new(params, &format, &engine.shape(), &classes).unwrap();
     let (mut began, mut crossings) = (0, Vec::new());
@@ -349,7 +350,11 @@ fn a_jpeg_of_another_size_is_a_corrupt_frame() {
     let classes = Classes::from_metadata("{0: 'person', 1: 'car'}").unwrap();
     for (wider, higher) in [(0, 0), (16, 0), (0, 16), (160, 160)] {
         let promised = mjpeg(width + wider, height + higher);
-        let params = Params { decode: config.camera.decode, roi: None, ..config.camera.stages(Vec::new()) };
+        let params = Params {
+            decode: config.first_camera().decode,
+            roi: None,
+            ..config.first_camera().stages(Vec::new())
+        };
         let mut engine = ColourDetector::new(Size { width: 64, height: 64 }, &Arc::default());
         let mut pipeline = Pipeline::new(params, &promised, &engine.shape(), &classes).unwrap();
         let mut process = |format, second| {

@@ -295,36 +295,23 @@ fn a_network_that_fails_its_self_test_is_never_ready() {
     }
 }
 
-/// The caller of these tests may ignore SIGHUP (`nohup`), which is inherited; this says whether that can be undone.
-fn can_restore_hangup(test: &str) -> bool {
-    let done = Command::new("env").args(["--default-signal=HUP", "setsid", "true"]).status();
-    let can = done.is_ok_and(|status| status.success());
-    if !can {
-        common::skip(test, "env --default-signal (coreutils 8.31) or setsid (util-linux) is not installed");
-    }
-    can
-}
-
-/// Without a terminal SIGHUP is a request to reload: it is logged as not supported yet, and the program goes on.
+/// Without a terminal SIGHUP is a request to reload, which the service manager is told about (tests/it/reload.rs has what it does).
 #[test]
-fn a_hangup_without_a_terminal_changes_nothing() {
-    if !can_restore_hangup("a_hangup_without_a_terminal_changes_nothing") {
-        return;
-    }
-    // A session of its own has no terminal.
-    let mut command = Command::new("setsid");
-    command.args(["env", "--default-signal=HUP", env!("CARGO_BIN_EXE_flytrap")]);
+fn a_hangup_without_a_terminal_reloads() {
+    let Some(command) = common::without_terminal("a_hangup_without_a_terminal_reloads") else { return };
     let source = format!("file:{}", data("squares.mjpeg"));
     let run = start_as(command, &["--model", &data("squares.onnx"), "--source", &source], "", folder());
     run.hear("READY=1");
     run.signal(Signal::HUP);
+    assert!(run.hear("RELOADING=1").contains("\nMONOTONIC_USEC="));
+    run.hear("READY=1");
     for _ in 0..3 {
         run.hear("WATCHDOG=1");
     }
     run.signal(Signal::TERM);
     let (status, stderr, events, _folder) = run.end();
     assert!(status.success(), "{stderr}");
-    assert!(stderr.contains("SIGHUP: the settings are read at the start only"), "{stderr}");
+    assert!(stderr.contains("the configuration is reloaded: nothing changed"), "{stderr}");
     assert_eq!(of_type(&events, "stopping")[0]["reason"], "terminated");
 }
 
@@ -348,7 +335,7 @@ fn an_ignored_hangup_stays_ignored() {
 #[test]
 fn a_closed_terminal_ends_it_cleanly() {
     const NAME: &str = "a_closed_terminal_ends_it_cleanly";
-    if !can_restore_hangup(NAME) {
+    if common::without_terminal(NAME).is_none() {
         return;
     }
     if Command::new("script").arg("--version").output().is_err() {

@@ -359,6 +359,16 @@ impl Tracker {
         })
     }
 
+    /// Other settings from the next frame on; the tracks continue.
+    ///
+    /// # Errors
+    /// As [`Params::check`]; then nothing changed.
+    pub fn set(&mut self, params: Params) -> Result<()> {
+        params.check()?;
+        self.params = params;
+        Ok(())
+    }
+
     /// Bytes on the heap, for the memory plan (I1).
     pub fn heap_bytes(&self) -> usize {
         size_of_val(&*self.groups)

@@ -100,7 +100,7 @@ fn video(args: &SimArgs, path: &Path, json: bool) -> Result<(), Failed> {
     let words = args.street.clone().unwrap_or_else(|| args.seed.to_string());
     let spec = SimSpec::parse(&words)?;
     let bar = PictureBar::new();
-    let lines = args.settings.load_or_builtin(json)?.camera.lines;
+    let lines = args.settings.load_or_builtin(json)?.first_camera().lines.clone();
     let done = export::video(&spec, &lines, path, &mut |done, all| bar.show(done, all));
     bar.end();
     let done = done?;

@@ -206,12 +206,13 @@ fn a_line_that_comes_or_goes_changes_each_of_its_keys() {
 /// The scopes in which two configurations differ, by comparing the structs that the stages get.
 fn scopes(a: &Config, b: &Config) -> BTreeSet<Scope> {
     // Destructured, so that a new scope does not compile until it is handled here.
-    let Config { device, watchdog, pins, camera, model, events, uplink, spool, memory, log, in_force: _ } = a;
+    let Config { device, watchdog, pins, cameras, model, events, uplink, spool, memory, log, in_force: _ } =
+        a;
     let differ = [
         (Scope::Device, *device != b.device),
         (Scope::Watchdog, *watchdog != b.watchdog),
         (Scope::Gpio, *pins != b.pins),
-        (Scope::Camera, *camera != b.camera),
+        (Scope::Camera, *cameras != b.cameras),
         (Scope::Model, *model != b.model),
         (Scope::Events, *events != b.events),
         (Scope::Uplink, *uplink != b.uplink),

@@ -9,8 +9,10 @@ use crate::analytics::track;
 use crate::capture::frame::{ColorMatrix, ColorRange, PixelFormat};
 use crate::capture::v4l2::Setting;
 use crate::capture::{AtEnd, CaptureParams, ColorOverride, FrameRate, SourceSpec};
+use crate::config::check::check;
 use crate::config::scopes::{Camera, Capture};
 use crate::config::values::Values;
+use crate::delivery::uplink::labels::CameraLabels;
 use crate::vision::detect::decode;
 use crate::vision::gate;
 use crate::vision::roi;
@@ -47,7 +49,31 @@ pub(in crate::config) const COLOR_RANGES: [(&str, Option<ColorRange>); 3] =
 /// What to do after the last frame.
 pub(in crate::config) const AT_END: [(&str, AtEnd); 2] = [("stop", AtEnd::Stop), ("loop", AtEnd::Loop)];
 
-pub(in crate::config) fn camera(values: &mut Values) -> Camera {
+/// All cameras, each from its own values; their mistakes are added to those of the file.
+pub(in crate::config) fn cameras(values: &mut Values, each: &mut [Values]) -> Vec<Camera> {
+    let mut cameras: Vec<Camera> = Vec::new();
+    for own in each {
+        check(own);
+        let camera = camera(own);
+        if cameras.iter().any(|other| other.name == camera.name) {
+            own.mistake("camera.name", "must be a name of its own");
+        }
+        let device = |camera: &Camera| match &camera.source {
+            Some(SourceSpec::V4l2(path)) => Some(path.clone()),
+            Some(_) | None => None,
+        };
+        let shared = |other: &&Camera| device(other).is_some() && device(other) == device(&camera);
+        if let Some(other) = cameras.iter().find(shared) {
+            let why = format!("camera '{}' reads this device already: give each camera its own", other.name);
+            own.mistake("camera.source", why);
+        }
+        values.absorb(own.take_mistakes());
+        cameras.push(camera);
+    }
+    cameras
+}
+
+fn camera(values: &mut Values) -> Camera {
     let profile = values.choice("sampling.profile", &PROFILES);
     Camera {
         name: name(values, "camera.name"),
@@ -71,7 +97,16 @@ pub(in crate::config) fn camera(values: &mut Values) -> Camera {
             frames_min: values.int("count.frames_min") as u32,
         },
         lines: lines(values),
+        labels: labels(values),
     }
+}
+
+fn labels(values: &mut Values) -> CameraLabels {
+    let texts = values.texts("camera.tags");
+    CameraLabels::new(&texts, values.text_or_none("camera.influx_bucket")).unwrap_or_else(|why| {
+        values.mistake("camera.tags", why);
+        CameraLabels::default()
+    })
 }
 
 fn source(values: &mut Values) -> Option<SourceSpec> {

@@ -32,7 +32,7 @@ pub(in crate::config) fn model(values: &mut Values, machine: &Machine) -> Model 
     let (sha256, ranges) = (sha256(values), path(values, "model.ranges"));
     let params =
         path(values, "model.path").map(|path| model::Params { path, sha256, engine, ranges, trial: None });
-    Model { params, cores }
+    Model { params, cores, load_max: values.float("model.load_max") }
 }
 
 fn sha256(values: &mut Values) -> Option<String> {

@@ -64,7 +64,8 @@ pub(super) const MEMORY: Section = Section::new("memory", Scope::Memory, &[
         than this the program refuses to start and prints the list. Raise it for larger frames or a larger model.",
     ),
     whole("ring_mb", 32, 1, 4096).unit("MiB").help(
-        "Most memory for frames that wait for processing. Three frames must fit; raise it for large raw frames.",
+        "Most memory for frames that wait for processing, shared evenly by all cameras. Three frames of each must fit; raise it \
+        for large raw frames.",
     ),
 ]);
 
@@ -73,7 +74,6 @@ pub(super) const LOG: Section = Section::new(
     Scope::Log,
     &[
         choice("level", "info", const { &names(&LEVELS) })
-            .live()
             .help("How much to log to stderr: this level and all more serious ones."),
         switch("json", false)
             .help("Log one JSON object per line instead of text. The option --json does the same."),

@@ -7,6 +7,19 @@ use crate::config::sections::camera::{AT_END, COLOR_MATRICES, COLOR_RANGES, PIXE
 const SIDE_MIN: i64 = FRAME_SIDE_MIN as i64;
 const SIDE_MAX: i64 = FRAME_SIDE_MAX as i64;
 
+/// Above `[camera]` in the defaults.
+const SEVERAL: &str = "\
+The camera. For several cameras write [[camera]] instead, once for each, at most 8; each needs a name of its own. The tables \
+[sampling], [detect], [gate], [focus], [track], [count] and [[line]] then hold for all of them, and each camera may have its \
+own below its [[camera]], which replaces single keys, and all lines:\n   \
+[[camera]]\n   \
+name = \"north\"\n   \
+source = \"v4l2:/dev/v4l/by-path/...\"\n   \
+[camera.gate]\n   \
+hold_ms = 2000\n   \
+[[camera.line]]\n   \
+name = \"lane 1\"";
+
 pub(super) const CAMERA: Section = Section::new("camera", Scope::Camera, &[
     text("name", "camera").restarts_camera().help(
         "Name of the camera in every event. 1 to 32 characters: letters, digits, - _ .",
@@ -20,6 +33,14 @@ pub(super) const CAMERA: Section = Section::new("camera", Scope::Camera, &[
         exec:rpicam-vid -t 0 --nopreview --codec mjpeg --width 1280 --height 720 --framerate 15 -o -\n   \
         file:FILE     a recording: .y4m, .mjpeg, or raw frames (.yuv .nv12 .yuyv .uyvy .grey .rgb)\n   \
         dir:FOLDER    the pictures of a folder (.jpg .jpeg .png), by name (2.jpg before 10.jpg); without --until-end new ones too",
+    ),
+    texts("tags", &[]).live().help(
+        "Tags of this camera's events, as \"KEY=VALUE\": KEY of letters, digits and _; at most 128 bytes together. InfluxDB gets them as \
+        tags, CloudEvents as the attribute `tags`. They are added when an event is sent. Example: tags = [\"road=A7\", \"site=bridge 3\"]",
+    ),
+    text("influx_bucket", "").live().help(
+        "Bucket of this camera's events in InfluxDB 2 and 3, or database in InfluxDB 1, instead of that of [uplink]. \"\" = the \
+        uplink's.",
     ),
     whole("width", 0, SIDE_MIN, SIDE_MAX).unit("pixels").special(0, "automatic").restarts_camera().help(
         "Width of frames. Raw frames need it; other streams and files state their size. For a v4l2 camera it selects a size; \
@@ -71,17 +92,20 @@ pub(super) const CAMERA: Section = Section::new("camera", Scope::Camera, &[
             "Longest delay between attempts to open a failed source. A v4l2 camera is tried every 4 seconds or more often, so \
             that it is back soon after it is plugged in.",
         ),
-]);
+])
+.help(SEVERAL);
 
-// A camera's mode and the ring's size are chosen for the rate: a higher one needs another mode.
 pub(super) const SAMPLING: Section = Section::new("sampling", Scope::Camera, &[
-    choice("profile", "traffic_analysis", const { &names(&PROFILES) }).restarts_camera().help(
+    choice("profile", "traffic_analysis", const { &names(&PROFILES) }).live().help(
         "How many frames per second to analyse, by use: real_time_tracking 15, traffic_analysis 6, security_surveillance 4, \
         batch_processing 2, low_power 1. More frames count fast traffic better and cost more CPU time.",
     ),
     number("fps", 0.0, 0.1, 60.0)
         .unit("frames per second")
         .special(0, "the profile's rate")
-        .restarts_camera()
-        .help("Frames per second to analyse, instead of the profile's rate."),
+        .live()
+        .help(
+            "Frames per second to analyse, instead of the profile's rate. After a reload with a higher rate than before the camera is \
+            opened again, because it may need another mode.",
+        ),
 ]);

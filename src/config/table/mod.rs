@@ -68,6 +68,11 @@ impl Section {
         self
     }
 
+    /// Whether each camera may have this table for itself.
+    pub(super) const fn is_of_cameras(&self) -> bool {
+        matches!(self.scope, Scope::Camera)
+    }
+
     /// `camera.width`, `line[].from`: a setting's path without numbers.
     pub(super) fn path(&self, setting: &Setting) -> String {
         format!("{}{}.{}", self.name, if self.is_array { "[]" } else { "" }, setting.key)

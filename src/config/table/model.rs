@@ -1,6 +1,6 @@
 //! `[model]`.
 
-use super::{Scope, Section, choice, names, text, whole, wholes};
+use super::{Scope, Section, choice, names, number, text, whole, wholes};
 use crate::config::sections::model::PRECISIONS;
 use crate::platform::cores::CORES_MAX;
 
@@ -20,6 +20,11 @@ pub(super) const MODEL: Section = Section::new("model", Scope::Model, &[
     wholes("cores", 0, CORES_MAX as i64 - 1, "[2, 3]").help(
         "CPU cores to run the network on, by their Linux numbers, such as [2, 3]. [] = the fast cores of a board with fast and \
         slow ones (big.LITTLE), on other boards all cores.",
+    ),
+    number("load_max", 0.8, 0.1, 1.0).help(
+        "Part of its time for which the network may be busy. Above it the frame rates of all cameras fall evenly, and rise again when \
+        there is room: an even lower rate counts better than frames that are dropped when traffic is heavy, and the board stays cooler. \
+        1.0 = no limit. Recordings with --until-end have none.",
     ),
     choice("precision", "fp32", const { &names(&PRECISIONS) }).help(
         "Precision of the network. \"fp16\" uses 16-bit numbers and is about half the work; it needs an ARM v8.2 CPU \

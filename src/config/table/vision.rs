@@ -14,8 +14,7 @@ pub(super) const DETECT: Section = Section::new("detect", Scope::Camera, &[
 ]);
 
 pub(super) const GATE: Section = Section::new("gate", Scope::Camera, &[
-    // It decides which input sizes the network is built for, see `focus.enabled`.
-    switch("enabled", true).help(
+    switch("enabled", true).restarts_camera().help(
         "Motion gate: run the network only while something moves. Saves CPU time on quiet roads. false = run it on \
         every sampled frame.",
     ),
@@ -53,8 +52,7 @@ pub(super) const GATE: Section = Section::new("gate", Scope::Camera, &[
 ]);
 
 pub(super) const FOCUS: Section = Section::new("focus", Scope::Camera, &[
-    // More input sizes mean another network and another memory plan.
-    switch("enabled", false).help(
+    switch("enabled", false).restarts_camera().help(
         "Region of interest: run the network only on the part of the frame in which something moves. This costs less CPU time \
         and shows distant road users at a higher resolution. It needs the motion gate and a model with free input sizes \
         (exported with dynamic=True); other models always get the whole frame.",

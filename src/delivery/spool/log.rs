@@ -121,6 +121,15 @@ pub struct Log {
 }
 
 impl Log {
+    /// Other times and limits from now on: the intervals of commits, and how many events are kept, for how long, with how much space left
+    /// free. Sizes of files and memory stay.
+    pub fn set(&mut self, params: &Params) {
+        let retain::Quota { bytes: _, events, age_max, headroom } = params.quota;
+        self.params.quota = retain::Quota { bytes: self.params.quota.bytes, events, age_max, headroom };
+        self.params.commit_interval = params.commit_interval;
+        self.params.checkpoint_interval = params.checkpoint_interval;
+    }
+
     /// A spool without a disk: everything is in memory.
     ///
     /// # Panics

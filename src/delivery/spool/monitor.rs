@@ -47,6 +47,11 @@ pub struct SpoolMonitor {
 }
 
 impl SpoolMonitor {
+    /// Another budget from the next report on.
+    pub fn set_write_budget(&mut self, budget: Option<u64>) {
+        self.params.write_budget = budget;
+    }
+
     /// Nothing was reported yet.
     pub fn new(params: MonitorParams) -> Self {
         SpoolMonitor {

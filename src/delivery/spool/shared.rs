@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::Class;
 use super::disk::Disk;
 use super::in_flight::{Buffers, InFlight};
 use super::log::{Log, Recovered, Tally};
 use super::record::Dead;
 use super::retain::Reason;
+use super::{Class, Params};
 use crate::event::{Event, Storage};
 use crate::platform::clock::{ClockSyncSample, Mono};
 
@@ -158,6 +158,14 @@ impl Drop for Held<'_> {
 }
 
 impl Spool {
+    /// Other times and limits from now on: what [`Log::set`] takes, and when a batch is due, not how many events it has.
+    pub fn set(&self, params: &Params, batching: Batching) {
+        let mut inside = self.lock();
+        inside.log.set(params);
+        (inside.batching.age_max, inside.batching.interval) = (batching.age_max, batching.interval);
+        inside.asleep_until = None;
+    }
+
     /// A spool around `log`.
     pub fn new(log: Log, batching: Batching) -> Self {
         let coming = Vec::with_capacity(batching.events_max);

@@ -8,12 +8,13 @@
 //! [`Report`] and in the log: never silently lost. Memory: one batch, the sink's encode buffer.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::base::retry::Backoff;
 use crate::base::stop::Stop;
 use crate::delivery::spool::{InFlight, Spool, TakeOutcome};
+use crate::delivery::uplink::labels::Labels;
 use crate::delivery::uplink::session::{Failure, Next, Session, Verdict};
 use crate::delivery::uplink::{Batch, Interrupt, Outbox, SendError, Sink};
 use crate::event::fixed;
@@ -60,6 +61,34 @@ impl Default for UplinkParams {
     }
 }
 
+/// Settings that another thread may change while the uplink runs.
+#[derive(Debug)]
+pub struct LiveParams {
+    params: Mutex<UplinkParams>,
+    labels: Mutex<Arc<Labels>>,
+}
+
+impl LiveParams {
+    /// Other settings, from the uplink's next step on. The first events do not wait for the calendar again.
+    pub fn set(&self, params: UplinkParams) {
+        let mut in_force = self.params.lock().unwrap_or_else(PoisonError::into_inner);
+        *in_force = UplinkParams { seed: in_force.seed, ..params };
+    }
+
+    /// Other labels, from the next batch on.
+    pub fn set_labels(&self, labels: Labels) {
+        *self.labels.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(labels);
+    }
+
+    fn get(&self) -> UplinkParams {
+        *self.params.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn labels(&self) -> Arc<Labels> {
+        Arc::clone(&self.labels.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// Final counts of a run: every event that was posted is in exactly one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Report {
@@ -99,6 +128,8 @@ struct Delivery {
     calendar: Option<Calendar>,
     /// Part of the batch may have reached a receiver.
     has_left: bool,
+    /// The labels that its events are sent with, on every retry: InfluxDB takes other tags for another event.
+    labels: Arc<Labels>,
 }
 
 /// Result of a send.
@@ -120,7 +151,9 @@ pub struct Uplink {
     sink: Box<dyn Sink>,
     clock: Arc<Timekeeper>,
     stop: Stop,
-    drain: Duration,
+    live: Arc<LiveParams>,
+    /// Those in force.
+    params: UplinkParams,
     session: Session,
     /// The batch in flight, if one is.
     delivery: Option<Delivery>,
@@ -143,21 +176,23 @@ impl Uplink {
         stop: Stop,
         params: UplinkParams,
     ) -> Self {
+        let live = Arc::new(LiveParams { params: Mutex::new(params), labels: Mutex::default() });
         let backoff = Backoff::new(params.backoff_first, params.backoff_cap, params.seed);
         let mut session = Session::new(backoff, params.retry_after_cap);
         if spool.state().was_confirmed {
             session.assume_confirmed();
         }
         sink.reserve(spool.batch_events_max());
-        sink.interrupt_when(interrupt(&outbox, &clock, params.drain));
-        let (drain, patient_until) = (params.drain, clock.mono() + params.clock_wait);
+        sink.interrupt_when(interrupt(&outbox, &clock, &live));
+        let patient_until = clock.mono() + params.clock_wait;
         Uplink {
             outbox,
             spool,
             sink,
             clock,
             stop,
-            drain,
+            live,
+            params,
             session,
             delivery: None,
             patient_until,
@@ -165,6 +200,11 @@ impl Uplink {
             draining: None,
             last_send: None,
         }
+    }
+
+    /// The way to change its settings while it runs.
+    pub fn live_params(&self) -> Arc<LiveParams> {
+        Arc::clone(&self.live)
     }
 
     /// Delivers until the outbox is closed and nothing is left, or the drain time of a shutdown is over. Calls `on_step` before each step
@@ -214,7 +254,17 @@ impl Uplink {
         self.act(now)
     }
 
+    /// Applies settings that changed.
+    fn follow_settings(&mut self) {
+        let params = self.live.get();
+        if params != self.params {
+            self.params = params;
+            self.session.set_delays(params.backoff_first, params.backoff_cap, params.retry_after_cap);
+        }
+    }
+
     fn act(&mut self, now: Mono) -> Flow {
+        self.follow_settings();
         if self.delivery.as_ref().is_some_and(|delivery| delivery.batch.is_called_back()) {
             self.delivery = None;
             self.session.forget();
@@ -255,7 +305,8 @@ impl Uplink {
         match self.spool.take(now) {
             TakeOutcome::Batch(batch) => {
                 self.session.begin(batch.left());
-                self.delivery = Some(Delivery { batch, calendar: None, has_left: false });
+                let labels = self.live.labels();
+                self.delivery = Some(Delivery { batch, calendar: None, has_left: false, labels });
             }
             TakeOutcome::Nothing { .. } if closed && self.waiting() == 0 => return Flow::End,
             // What waits cannot be read now, so there is nothing to try.
@@ -291,9 +342,9 @@ impl Uplink {
             && let Some(closed_at) = closed_at
         {
             // A send in progress that took all of the time was the last one.
-            let most = self.drain.max(LAST_SEND_MIN);
+            let most = self.params.drain.max(LAST_SEND_MIN);
             let tried = self.last_send.is_some_and(|ended| ended >= closed_at + most);
-            self.draining = Some(Draining { until: closed_at + self.drain, tried });
+            self.draining = Some(Draining { until: closed_at + self.params.drain, tried });
             self.session.shut_down(now);
         }
     }
@@ -325,7 +376,8 @@ impl Uplink {
             Some(calendar) if calendar.is_trusted() || self.sink.needs_time() => calendar,
             Some(_) | None => self.clock.calendar(whose.clock, whose.bounds),
         };
-        let batch = Batch::new(&whose.origin, calendar, &delivery.batch.events()[part.clone()]);
+        let events = &delivery.batch.events()[part.clone()];
+        let batch = Batch::new(&whose.origin, calendar, events).with(&delivery.labels);
         let id = batch.id().to_string();
         let sent = self.sink.send(&batch);
         delivery.has_left |= !matches!(&sent, Err(SendError { kept_here: true, .. }));
@@ -390,10 +442,10 @@ impl Uplink {
 }
 
 /// Interrupts a send in progress if the outbox was closed `drain` ago, or a second ago if that is longer.
-fn interrupt(outbox: &Arc<Outbox>, clock: &Arc<Timekeeper>, drain: Duration) -> Interrupt {
-    let (outbox, clock) = (Arc::clone(outbox), Arc::clone(clock));
-    let most = drain.max(LAST_SEND_MIN);
-    Arc::new(move || outbox.closed_at().is_some_and(|closed_at| closed_at + most <= clock.mono()))
+fn interrupt(outbox: &Arc<Outbox>, clock: &Arc<Timekeeper>, live: &Arc<LiveParams>) -> Interrupt {
+    let (outbox, clock, live) = (Arc::clone(outbox), Arc::clone(clock), Arc::clone(live));
+    let most = move || live.get().drain.max(LAST_SEND_MIN);
+    Arc::new(move || outbox.closed_at().is_some_and(|closed_at| closed_at + most() <= clock.mono()))
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod driver;
 pub mod endpoints;
 pub mod format;
 pub mod http;
+pub mod labels;
 pub mod lines;
 pub mod outbox;
 mod part_size;
@@ -27,11 +28,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::error::{Error, Kind, Result};
+use crate::delivery::uplink::labels::Labels;
 use crate::delivery::uplink::session::Failure;
 use crate::event::{Event, Origin};
 use crate::platform::calendar::{Calendar, Timekeeper};
 
-pub use driver::{Flow, Report, Uplink, UplinkParams};
+pub use driver::{Flow, LiveParams, Report, Uplink, UplinkParams};
 pub use outbox::{Outbox, Posted, UplinkCounters};
 
 /// Events on their way out, oldest first, at least one.
@@ -43,6 +45,8 @@ pub struct Batch<'a> {
     pub calendar: Calendar,
     /// The events.
     pub events: &'a [Event],
+    /// What is added to the events of each camera.
+    pub labels: &'a Labels,
 }
 
 impl<'a> Batch<'a> {
@@ -52,7 +56,13 @@ impl<'a> Batch<'a> {
     /// If there are none: a bug.
     pub fn new(origin: &'a Origin, calendar: impl Into<Calendar>, events: &'a [Event]) -> Self {
         assert!(!events.is_empty(), "a batch has at least one event");
-        Batch { origin, calendar: calendar.into(), events }
+        Batch { origin, calendar: calendar.into(), events, labels: Labels::NONE }
+    }
+
+    /// The same with labels.
+    #[must_use]
+    pub const fn with(self, labels: &'a Labels) -> Self {
+        Batch { labels, ..self }
     }
 
     /// The batch's identity: the same for the same events, on every retry.

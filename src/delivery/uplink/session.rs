@@ -115,6 +115,12 @@ pub struct Session {
 }
 
 impl Session {
+    /// Other delays from the next failure on.
+    pub fn set_delays(&mut self, first: Duration, cap: Duration, retry_after_cap: Duration) {
+        self.backoff.set(first, cap);
+        self.retry_after_cap = retry_after_cap;
+    }
+
     /// Nothing in flight. `retry_after_cap` limits the delay that a receiver may ask for.
     pub fn new(backoff: Backoff, retry_after_cap: Duration) -> Self {
         Session {

@@ -100,6 +100,11 @@ impl Light {
         Light { params, on: false }
     }
 
+    /// Other settings from the next decision on.
+    pub fn set(&mut self, params: LightParams) {
+        self.params = params;
+    }
+
     /// Whether it is on now. `moved`: time of the last motion; `brightness`: of the last picture, if there was one.
     pub fn decide(&mut self, now: Mono, moved: Option<Mono>, brightness: Option<u8>) -> bool {
         let moves = moved.is_some_and(|at| now.since(at) < self.params.hold);

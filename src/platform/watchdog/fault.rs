@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::Stage;
+use crate::base::limits::CAMERAS_MAX;
 use crate::platform::clock::Mono;
 
 /// Kind of fault and its stage.
@@ -56,7 +57,14 @@ fn parse(text: &str) -> Option<(Option<Stage>, Fault)> {
     };
     let stage = match stage {
         "main" => None,
-        name => Some(Stage::ALL.into_iter().find(|stage| stage.name() == name)?),
+        "pipeline" => Some(Stage::Pipeline),
+        "spool" => Some(Stage::Spool),
+        "uplink" => Some(Stage::Uplink),
+        // `capture`: of the first camera, `capture1`: of the second.
+        name => match name.strip_prefix("capture")? {
+            "" => Some(Stage::Capture(0)),
+            number => Some(Stage::Capture(number.parse().ok().filter(|camera| *camera < CAMERAS_MAX)?)),
+        },
     };
     Some((stage, fault))
 }
@@ -68,11 +76,14 @@ mod tests {
     #[test]
     fn faults_are_read() {
         let hang = |stage, seconds| Some((stage, Fault::Hang { after: Duration::from_secs(seconds) }));
-        assert_eq!(parse("hang:capture:20"), hang(Some(Stage::Capture), 20));
+        assert_eq!(parse("hang:capture:20"), hang(Some(Stage::Capture(0)), 20));
+        assert_eq!(parse("hang:capture3:1"), hang(Some(Stage::Capture(3)), 1));
         assert_eq!(parse("hang:main:0"), hang(None, 0));
         let slow = Fault::Slow { by: Duration::from_millis(2500) };
         assert_eq!(parse("slow:pipeline:2.5"), Some((Some(Stage::Pipeline), slow)));
-        for bad in ["", "hang", "hang:gate:1", "slow:uplink:-1", "stop:main:1", "hang:main:soon"] {
+        for bad in
+            ["", "hang", "hang:gate:1", "hang:capture8:1", "slow:uplink:-1", "stop:main:1", "hang:main:soon"]
+        {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

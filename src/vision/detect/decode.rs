@@ -109,6 +109,14 @@ impl Decoder {
         }
     }
 
+    /// Other thresholds and classes from the next output on.
+    pub fn set(&mut self, params: Params, wanted: impl Fn(ClassId) -> bool) {
+        self.params = params;
+        for (class, is_wanted) in self.wanted.iter_mut().enumerate() {
+            *is_wanted = wanted(ClassId(class as u16));
+        }
+    }
+
     /// Bytes on the heap, for the memory plan (I1).
     pub fn heap_bytes(&self) -> usize {
         self.wanted.capacity()

@@ -160,9 +160,7 @@ pub fn manifest() -> Vec<KnownModel> {
 pub struct Loaded {
     parsed: Parsed,
     classes: Classes,
-    sides: InputSides,
-    size_in_metadata: Option<Size>,
-    stride: usize,
+    sizing: Sizing,
     sha256: String,
     name: String,
     is_known: bool,
@@ -193,6 +191,47 @@ impl Planned {
     /// `Kind::System`: the machine has no more threads.
     pub fn start(self) -> Result<(Box<dyn Engine>, Classes)> {
         Ok((self.network.start()?, self.classes))
+    }
+}
+
+/// Which input sizes a model can have.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizing {
+    sides: InputSides,
+    size_in_metadata: Option<Size>,
+    stride: usize,
+}
+
+impl Sizing {
+    /// Whether both of the input's sides are free, so that any size is possible.
+    pub const fn is_dynamic(&self) -> bool {
+        self.sides.height.is_none() && self.sides.width.is_none()
+    }
+
+    /// Input sides must be multiples of this.
+    pub const fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// The input size for frames of that size: the model's own, or (free sides) the multiple-of-stride rectangle that fits the frame's
+    /// aspect ratio, as long as the size in the metadata (640 without).
+    ///
+    /// # Errors
+    /// `Kind::Model` if a side is above `MODEL_SIDE_MAX`.
+    pub fn size_for(&self, frame: Size) -> Result<Size> {
+        let own = self.size_in_metadata.unwrap_or(Size { width: 640, height: 640 });
+        let fitting = rectangle_for(frame, own.width.max(own.height), self.stride);
+        let size = Size {
+            width: self.sides.width.unwrap_or(fitting.width),
+            height: self.sides.height.unwrap_or(fitting.height),
+        };
+        if size.width.max(size.height) > MODEL_SIDE_MAX {
+            let text = format!(
+                "the model's input {size} is above {MODEL_SIDE_MAX} pixels a side; export a smaller one"
+            );
+            return Err(Error::fatal(Kind::Model, text));
+        }
+        Ok(size)
     }
 }
 
@@ -242,9 +281,7 @@ impl Loaded {
         Ok(Loaded {
             parsed,
             classes,
-            sides,
-            size_in_metadata,
-            stride: stride.unwrap_or(32),
+            sizing: Sizing { sides, size_in_metadata, stride: stride.unwrap_or(32) },
             sha256,
             name,
             is_known,
@@ -278,35 +315,27 @@ impl Loaded {
         &self.name
     }
 
-    /// Whether both of the input's sides are free, so that any size is possible.
-    pub fn is_dynamic(&self) -> bool {
-        self.sides.height.is_none() && self.sides.width.is_none()
+    /// Which input sizes it can have; stays valid when the model is planned.
+    pub const fn sizing(&self) -> Sizing {
+        self.sizing
+    }
+
+    /// See [`Sizing::is_dynamic`].
+    pub const fn is_dynamic(&self) -> bool {
+        self.sizing.is_dynamic()
+    }
+
+    /// See [`Sizing::size_for`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn size_for(&self, frame: Size) -> Result<Size> {
+        self.sizing.size_for(frame)
     }
 
     /// Input sides must be multiples of this.
-    pub fn stride(&self) -> usize {
-        self.stride
-    }
-
-    /// The input size for frames of that size: the model's own, or (free sides) the multiple-of-stride rectangle that fits the frame's
-    /// aspect ratio, as long as the size in the metadata (640 without).
-    ///
-    /// # Errors
-    /// `Kind::Model` if a side is above `MODEL_SIDE_MAX`.
-    pub fn size_for(&self, frame: Size) -> Result<Size> {
-        let own = self.size_in_metadata.unwrap_or(Size { width: 640, height: 640 });
-        let fitting = rectangle_for(frame, own.width.max(own.height), self.stride);
-        let size = Size {
-            width: self.sides.width.unwrap_or(fitting.width),
-            height: self.sides.height.unwrap_or(fitting.height),
-        };
-        if size.width.max(size.height) > MODEL_SIDE_MAX {
-            let text = format!(
-                "the model's input {size} is above {MODEL_SIDE_MAX} pixels a side; export a smaller one"
-            );
-            return Err(Error::fatal(Kind::Model, text));
-        }
-        Ok(size)
+    pub const fn stride(&self) -> usize {
+        self.sizing.stride
     }
 
     /// Plans and starts the network for frames of that size.

@@ -102,6 +102,11 @@ pub(super) struct Background {
 }
 
 impl Background {
+    /// Other thresholds from the next look on.
+    pub(super) const fn set_tuning(&mut self, tuning: Tuning) {
+        self.tuning = tuning;
+    }
+
     pub(super) fn new(tuning: Tuning) -> Self {
         Background {
             tuning,

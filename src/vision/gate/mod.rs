@@ -120,6 +120,16 @@ impl Params {
     }
 }
 
+impl Params {
+    fn tuning(&self) -> Tuning {
+        Tuning {
+            luma_delta_min: self.luma_delta_min,
+            noise_factor: self.noise_factor,
+            absorb: Duration::from_secs(u64::from(self.absorb_s)),
+        }
+    }
+}
+
 /// The reason for the verdict on a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
@@ -198,11 +208,7 @@ impl Gate {
     /// [`Kind::Config`]: as [`Params::check`]; a frame's side out of range; masks that leave no cell.
     pub fn new(params: Params, frame_width: u32, frame_height: u32) -> Result<Self> {
         params.check()?;
-        let tuning = Tuning {
-            luma_delta_min: params.luma_delta_min,
-            noise_factor: params.noise_factor,
-            absorb: Duration::from_secs(u64::from(params.absorb_s)),
-        };
+        let tuning = params.tuning();
         let mut gate = Gate {
             params,
             frame: (frame_width, frame_height),
@@ -245,11 +251,24 @@ impl Gate {
         self.frame = (width, height);
         if !self.set_plane(width as usize, height as usize) {
             self.mask.fill(true);
-            return Err(config(
-                "motion gate: the include and exclude polygons leave no cell of the picture to look at; enlarge \
-                 `include` or shrink `exclude`",
-            ));
+            return Err(no_cell());
         }
+        Ok(())
+    }
+
+    /// Other settings from the next frame on; the background that was learnt stays.
+    ///
+    /// # Errors
+    /// [`Kind::Config`]: as [`Params::check`], or masks that leave no cell; then nothing changed.
+    pub fn set(&mut self, params: Params) -> Result<()> {
+        params.check()?;
+        let before = std::mem::replace(&mut self.params, params);
+        if !self.set_mask() {
+            self.params = before;
+            self.set_mask();
+            return Err(no_cell());
+        }
+        self.background.set_tuning(self.params.tuning());
         Ok(())
     }
 
@@ -338,6 +357,11 @@ impl Gate {
         );
         self.background.forget();
         (self.frames_seen, self.last_motion) = (0, None);
+        self.set_mask()
+    }
+
+    /// Applies the polygons to the current grid. Returns whether they leave a cell.
+    fn set_mask(&mut self) -> bool {
         let inside =
             |polygons: &Polygons, point| polygons.iter().any(|polygon| polygon_contains(polygon, point));
         // The centre of the visible part of a cell, in fractions of the frame: planes may reach beyond the frame.
@@ -372,6 +396,13 @@ impl Gate {
         )
         .clipped(fw as f32, fh as f32)
     }
+}
+
+fn no_cell() -> Error {
+    config(
+        "motion gate: the include and exclude polygons leave no cell of the picture to look at; enlarge `include` or shrink \
+         `exclude`",
+    )
 }
 
 fn config(text: impl Into<String>) -> Error {

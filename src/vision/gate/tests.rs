@@ -380,6 +380,27 @@ fn masks_limit_where_motion_counts() {
     assert!(error.to_string().contains("leave no cell"), "{error}");
 }
 
+/// Other settings while it runs: the mask and thresholds change at once, what was learnt stays, and wrong ones change nothing.
+#[test]
+fn settings_change_without_a_new_warm_up() {
+    let left = polygon(&[(0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0)]);
+    let everywhere = polygon(&[(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)]);
+    let mut rig = Rig::warm(bare(), Scene::new(640, 360, 2.0, 12), 20);
+    rig.gate.set(Params { exclude: [left].into_iter().collect(), ..bare() }).unwrap();
+    assert_eq!(rig.step().reason, Reason::Still, "the background is known");
+    rig.scene.things = vec![Thing { x: 100.0, y: 100.0, w: 60.0, h: 40.0, luma: 220.0 }];
+    assert_eq!(rig.step().reason, Reason::Still, "the left half is excluded now");
+    let error = rig.gate.set(Params { exclude: [everywhere].into_iter().collect(), ..bare() }).unwrap_err();
+    assert!(error.to_string().contains("leave no cell"), "{error}");
+    assert!(rig.gate.set(Params { hold_ms: 99_999, ..bare() }).is_err());
+    assert_eq!(rig.step().reason, Reason::Still, "as before");
+    rig.gate.set(Params { luma_delta_min: 100.0, noise_factor: 20.0, ..bare() }).unwrap();
+    rig.scene.things = vec![Thing { x: 400.0, y: 100.0, w: 60.0, h: 40.0, luma: 140.0 }];
+    assert_eq!(rig.step().reason, Reason::Still, "a weak contrast");
+    rig.gate.set(bare()).unwrap();
+    assert_eq!(rig.step().reason, Reason::Motion);
+}
+
 /// An object on one side of the mask's edge, which lies between cell centres, in frames of any size and in DC planes.
 #[test]
 fn the_mask_is_rasterised_by_cell_centres() {

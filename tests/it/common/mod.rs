@@ -93,6 +93,19 @@ pub(crate) fn flytrap() -> Command {
     command
 }
 
+/// The program in a session of its own, without a terminal, and with SIGHUP as usual: the caller of the tests may ignore it (`nohup`),
+/// which is inherited. `None`, printed as skipped: the tools for that are not installed.
+pub(crate) fn without_terminal(test: &str) -> Option<Command> {
+    let done = Command::new("env").args(["--default-signal=HUP", "setsid", "true"]).status();
+    if !done.is_ok_and(|status| status.success()) {
+        skip(test, "env --default-signal (coreutils 8.31) or setsid (util-linux) is not installed");
+        return None;
+    }
+    let mut command = Command::new("setsid");
+    command.args(["env", "--default-signal=HUP", env!("CARGO_BIN_EXE_flytrap")]).stdin(Stdio::null());
+    Some(command)
+}
+
 /// Runs to the end.
 pub(crate) fn output(command: &mut Command) -> Output {
     command.output().unwrap()

@@ -20,7 +20,9 @@ use serde::ser::{SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
 
 use crate::base::geometry::PointPx;
+use crate::base::limits::TAGS_BYTES_MAX;
 use crate::delivery::uplink::Batch;
+use crate::delivery::uplink::labels::Label;
 use crate::event::{Body, BoxSent, Crossing, Direction, EndReason, Event, TrackBegin, TrackEnd};
 use crate::metrics::table::Metric;
 use crate::platform::clock::Rfc3339;
@@ -30,7 +32,7 @@ pub const CONTENT_TYPE: &str = "application/cloudevents-batch+json";
 
 /// Most bytes of one event as JSON: a test measures the largest kinds with texts that consist of escapes. Encode buffers start with this
 /// times the batch; they would grow if it were wrong.
-pub const EVENT_BYTES: usize = 2048;
+pub const EVENT_BYTES: usize = 2048 + 6 * TAGS_BYTES_MAX;
 
 /// Writes the batch as a JSON array into `out`, which is cleared first.
 pub fn write_batch(batch: &Batch<'_>, out: &mut Vec<u8>) {
@@ -67,7 +69,7 @@ impl Serialize for Envelope<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Envelope { batch, event } = self;
         let stamp = batch.calendar.stamp(event.at);
-        let mut object = serializer.serialize_struct("CloudEvent", 11)?;
+        let mut object = serializer.serialize_struct("CloudEvent", 12)?;
         object.serialize_field("specversion", "1.0")?;
         object.serialize_field("id", &Shown(batch.origin.id(event.seq)))?;
         object.serialize_field(
@@ -84,6 +86,10 @@ impl Serialize for Envelope<'_> {
             if let Some(bound) = bound {
                 object.serialize_field(name, &Shown(Rfc3339(bound)))?;
             }
+        }
+        let tags = batch.labels.tags(&event.camera);
+        if !tags.is_empty() {
+            object.serialize_field("tags", &Shown(Tags(tags)))?;
         }
         object.serialize_field("datacontenttype", "application/json")?;
         object.serialize_field("data", &Data(&event.body))?;
@@ -110,6 +116,24 @@ impl fmt::Display for Source<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "/flytrap/{}", Segment(self.device))?;
         if self.camera.is_empty() { Ok(()) } else { write!(f, "/{}", Segment(self.camera)) }
+    }
+}
+
+/// `key=value,key=value`: an attribute of a CloudEvent is a text or a number, not an object. `%`, `,` and `=` in values are percent-encoded.
+struct Tags<'a>(&'a [Label]);
+
+impl fmt::Display for Tags<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, Label { key, value }) in self.0.iter().enumerate() {
+            write!(f, "{}{key}=", if index > 0 { "," } else { "" })?;
+            for c in value.chars() {
+                match c {
+                    '%' | ',' | '=' => write!(f, "%{:02X}", c as u32)?,
+                    _ => fmt::Write::write_char(f, c)?,
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -278,6 +302,7 @@ fn write_metrics<S: Serializer>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::uplink::labels::{CameraLabels, Labels};
     use crate::event::tests::{samples, samples_v2};
     use crate::event::{Origin, Stats, Storage, fixed};
     use crate::platform::clock::{BUILD_UNIX_NANOS, ClockSyncSample, Mono, Wall};
@@ -301,6 +326,22 @@ mod tests {
         };
         assert_eq!(array.len(), 1);
         array.remove(0)
+    }
+
+    #[test]
+    fn tags_are_one_attribute() {
+        let tags = ["road=A7".to_owned(), "site=a,b=c%".to_owned()];
+        let labels = Labels::new([(fixed("north"), CameraLabels::new(&tags, None).unwrap())]);
+        let (origin, event) = (origin(), samples()[0].clone());
+        let text = |camera: &str| {
+            let event = Event { camera: fixed(camera), ..event.clone() };
+            let mut out = Vec::new();
+            let batch = Batch::new(&origin, map(true), std::slice::from_ref(&event)).with(&labels);
+            write_lines(&batch, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        assert!(text("north").contains(r#""tags":"road=A7,site=a%2Cb%3Dc%25""#), "{}", text("north"));
+        assert!(!text("south").contains("tags"));
     }
 
     fn lines(events: &[Event]) -> String {
@@ -430,6 +471,8 @@ mod tests {
             score: f32::MIN,
         };
         let origin = Origin::new(&"m".repeat(32), "3f2a91c0-7d41-4c5e", Mono::from_nanos(u64::MAX));
+        let tags = format!("k={}", "\u{1}".repeat(TAGS_BYTES_MAX - 3));
+        let labels = Labels::new([(long(), CameraLabels::new(&[tags], None).unwrap())]);
         for body in [
             Body::Stats(stats),
             Body::Storage(storage),
@@ -438,7 +481,8 @@ mod tests {
         ] {
             let event = Event { seq: u64::MAX, at: Mono::from_nanos(u64::MAX), camera: long(), body };
             let mut out = Vec::new();
-            write_lines(&Batch::new(&origin, map(true), std::slice::from_ref(&event)), &mut out);
+            let batch = Batch::new(&origin, map(true), std::slice::from_ref(&event)).with(&labels);
+            write_lines(&batch, &mut out);
             assert!(out.len() <= EVENT_BYTES, "{}: {}", event.body.kind(), out.len());
         }
     }

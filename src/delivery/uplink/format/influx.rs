@@ -9,7 +9,8 @@
 //! | `stats` | `frame` | | `processing_time_ms`, `memory_usage_mb`, and the counters by their names |
 //! | all others | `event` | `type` | what the event holds |
 //!
-//! Every line has the tags `device` and `source` (the camera; for events of the device itself, the device's name) and the fields `id`,
+//! Every line has the tags `device` and `source` (the camera; for events of the device itself, the device's name), the camera's own tags
+//! (`camera.tags`), and the fields `id`,
 //! `seq` and `synced` (whether the clock was synchronised). The measurements `frame`, `detection`, `class_count` and `direction`, their
 //! tags and fields are those of the Python program that Flytrap began as, so that its dashboards keep working. Its fields per frame
 //! (`detection_count`, `motion_pixels`, `queue_depth`) do not exist: nothing about a single frame leaves this device, not even a point.
@@ -23,7 +24,9 @@ use std::fmt::{self, Write as _};
 use std::io::Write as _;
 
 use crate::base::geometry::PointPx;
+use crate::base::limits::TAGS_BYTES_MAX;
 use crate::delivery::uplink::Batch;
+use crate::delivery::uplink::labels::Label;
 use crate::event::{
     Body, Crossing, Direction, Dropped, EndReason, Event, Restarted, Started, Stats, Storage, TrackBegin,
     TrackEnd,
@@ -33,8 +36,8 @@ use crate::metrics::table::Metric;
 /// Content type.
 pub const CONTENT_TYPE: &str = "text/plain; charset=utf-8";
 
-/// Most bytes of one event: a test measures the largest kinds with texts that consist of escapes.
-pub const EVENT_BYTES: usize = 1792;
+/// Most bytes of one event, with tags that consist of escapes on both lines of a crossing: a test measures the largest kinds with texts that consist of escapes.
+pub const EVENT_BYTES: usize = 1792 + 4 * TAGS_BYTES_MAX;
 
 /// Writes the batch as lines into `out`, which is cleared first.
 pub fn write_batch(batch: &Batch<'_>, out: &mut Vec<u8>) {
@@ -175,6 +178,9 @@ impl Lines<'_> {
         let device = &batch.origin.device;
         line.tag("device", device);
         line.tag("source", if event.camera.is_empty() { device } else { &event.camera });
+        for Label { key, value } in batch.labels.tags(&event.camera) {
+            line.tag(key, value);
+        }
         line
     }
 
@@ -292,6 +298,7 @@ impl fmt::Display for Quoted<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::uplink::labels::{CameraLabels, Labels};
     use crate::event::tests::{samples, samples_v2};
     use crate::event::{Origin, fixed};
     use crate::platform::calendar::Calendar;
@@ -399,7 +406,11 @@ mod tests {
             score: 0.123_456_78,
         };
         let event = Event { seq: u64::MAX, at: Mono::ZERO, camera: name(), body: Body::Crossing(crossing) };
-        let text = lines(calendar(false), &[event]);
-        assert!(text.len() <= EVENT_BYTES, "{}", text.len());
+        let tags = format!("k={}", ",".repeat(TAGS_BYTES_MAX - 3));
+        let labels = Labels::new([(name(), CameraLabels::new(&[tags], None).unwrap())]);
+        let origin = Origin::new("mast-7", "3f2a91c0-7d41-4c5e-9a3b-0123456789ab", Mono::ZERO);
+        let mut out = Vec::new();
+        write_batch(&Batch::new(&origin, calendar(false), &[event]).with(&labels), &mut out);
+        assert!(out.len() > 4 * TAGS_BYTES_MAX && out.len() <= EVENT_BYTES, "{}", out.len());
     }
 }

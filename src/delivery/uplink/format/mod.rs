@@ -52,6 +52,11 @@ impl Format {
         }
     }
 
+    /// Whether the receiver stores events in buckets or databases, so that cameras may have their own.
+    pub const fn has_buckets(self) -> bool {
+        matches!(self, Format::Influx1 | Format::Influx2)
+    }
+
     /// Whether the receiver identifies an event by its time: without a time it cannot be sent.
     pub const fn needs_time(self) -> bool {
         matches!(self, Format::Influx1 | Format::Influx2)

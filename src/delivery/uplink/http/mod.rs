@@ -28,6 +28,7 @@ use crate::base::limits::REPLY_BYTES_MAX;
 use crate::delivery::uplink::format::Format;
 use crate::delivery::uplink::session::Failure;
 use crate::delivery::uplink::{Batch, Interrupt, SendError, Sink};
+use crate::event::Event;
 use crate::platform::calendar::Timekeeper;
 use connect::{Lookups, NotConnected, Tcp, Waits};
 use gzip::Gzip;
@@ -123,6 +124,8 @@ pub struct HttpSink {
     reply: Vec<u8>,
     /// Truncated 2xx responses in a row.
     cut_responses: u32,
+    /// The events of one bucket, while they are sent.
+    part: Vec<Event>,
 }
 
 impl HttpSink {
@@ -154,6 +157,7 @@ impl HttpSink {
             gzip: params.gzip.then(Gzip::new),
             reply: Vec::with_capacity(REPLY_BYTES_MAX as usize),
             cut_responses: 0,
+            part: Vec::new(),
             params,
         };
         sink.read_files().map_err(|text| Error::fatal(Kind::Config, text))?;
@@ -176,13 +180,30 @@ impl HttpSink {
         Ok(())
     }
 
-    fn post(&mut self, batch: &Batch<'_>) -> Result<Response<ureq::Body>, SendError> {
+    /// Posts the batch to `bucket`, or to the uplink's own, and waits for the confirmation.
+    fn send_to(&mut self, batch: &Batch<'_>, bucket: Option<&str>) -> Result<(), SendError> {
+        let uri = match bucket {
+            None => self.uri.clone(),
+            Some(bucket) => self.address_of(bucket).map_err(SendError::misconfigured)?,
+        };
+        let response = self.post(batch, &uri)?;
+        if response.status().is_success() { self.confirmed(response) } else { Err(self.refusal(response)) }
+    }
+
+    fn address_of(&self, bucket: &str) -> Result<Uri, String> {
+        let HttpParams { url, format, influx, .. } = &self.params;
+        let influx =
+            InfluxTarget { database: bucket.to_owned(), bucket: bucket.to_owned(), ..influx.clone() };
+        address(url, *format, &influx).map_err(|problem| format!("uplink URL '{}': {problem}", redacted(url)))
+    }
+
+    fn post(&mut self, batch: &Batch<'_>, uri: &Uri) -> Result<Response<ureq::Body>, SendError> {
         self.read_files().map_err(SendError::misconfigured)?;
         let Some(agent) = &self.agent else { return Err(SendError::retry("no client")) };
         let format = self.params.format;
         format.write(batch, &mut self.body);
         let mut request = agent
-            .post(&self.uri)
+            .post(uri)
             .header(header::CONTENT_TYPE, format.content_type())
             .header("Idempotency-Key", batch.id().to_string());
         if let Some(authorization) = &self.authorization {
@@ -306,8 +327,30 @@ fn text_of<'a>(response: &'a Response<ureq::Body>, name: &HeaderName) -> Option<
 
 impl Sink for HttpSink {
     fn send(&mut self, batch: &Batch<'_>) -> Result<(), SendError> {
-        let response = self.post(batch)?;
-        if response.status().is_success() { self.confirmed(response) } else { Err(self.refusal(response)) }
+        let labels = batch.labels;
+        let has_buckets = self.params.format.has_buckets() && labels.buckets().next().is_some();
+        if !has_buckets {
+            return self.send_to(batch, None);
+        }
+        // One request for each bucket. If one fails all are repeated: InfluxDB stores an event that it has once.
+        let mut kept_here = true;
+        let mut part = std::mem::take(&mut self.part);
+        for bucket in std::iter::once(None).chain(labels.buckets().map(Some)) {
+            part.clear();
+            let is_its = |event: &&Event| labels.bucket(&event.camera) == bucket;
+            part.extend(batch.events.iter().filter(is_its).cloned());
+            if part.is_empty() {
+                continue;
+            }
+            let sent = self.send_to(&Batch { events: &part, ..*batch }, bucket);
+            if let Err(error) = sent {
+                self.part = part;
+                return Err(SendError { kept_here: error.kept_here && kept_here, ..error });
+            }
+            kept_here = false;
+        }
+        self.part = part;
+        Ok(())
     }
 
     fn name(&self) -> &str {
@@ -319,6 +362,9 @@ impl Sink for HttpSink {
         self.body.reserve(bytes);
         if let Some(gzip) = &mut self.gzip {
             gzip.reserve(bytes);
+        }
+        if self.params.format.has_buckets() {
+            self.part.reserve(events);
         }
     }
 
