@@ -84,6 +84,15 @@ pub enum Looked {
     Open(OpenFrame),
 }
 
+/// A step of [`Pipeline::infer`] that is done: the caller, who has a clock, measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The JPEG is decoded, and the network's input filled.
+    Prepared,
+    /// The network has run.
+    Ran,
+}
+
 /// What is known of a frame before inference runs on it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OpenFrame {
@@ -206,7 +215,7 @@ impl Pipeline {
     ) -> std::result::Result<Outcome, Failure> {
         match self.look(frame, at, on)? {
             Looked::Still(outcome) => Ok(outcome),
-            Looked::Open(open) => self.infer(engine, frame, at, &open, on),
+            Looked::Open(open) => self.infer(engine, (frame, at), &open, &mut |_| {}, on),
         }
     }
 
@@ -231,22 +240,22 @@ impl Pipeline {
         Ok(Looked::Open(OpenFrame { verdict }))
     }
 
-    /// The second half: inference on the newest frame that passed the gate, and all stages behind it.
+    /// The second half: inference on the newest frame that passed the gate, and all stages behind it. Calls `mark` after each step.
     ///
     /// # Errors
     /// As [`Pipeline::process`].
     pub fn infer(
         &mut self,
         engine: &mut dyn Engine,
-        frame: &FrameView<'_>,
-        at: Mono,
+        (frame, at): (&FrameView<'_>, Mono),
         open: &OpenFrame,
+        mark: &mut dyn FnMut(Step),
         on: &mut dyn FnMut(Body),
     ) -> std::result::Result<Outcome, Failure> {
         let verdict = open.verdict.as_ref();
         let gate = verdict.map(|verdict| verdict.reason);
         let roi = self.plan_roi(at, verdict);
-        let dropped = self.detect(engine, frame, roi)?;
+        let dropped = self.detect(engine, frame, roi, mark)?;
         if let Some(planner) = &mut self.planner {
             planner.looked(at, roi);
             if let Some(roi) = &roi {
@@ -331,6 +340,7 @@ impl Pipeline {
         engine: &mut dyn Engine,
         frame: &FrameView<'_>,
         roi: Option<RoiPlan>,
+        mark: &mut dyn FnMut(Step),
     ) -> std::result::Result<Dropped, Failure> {
         let size = size_of_frame(self.size);
         let part = roi.map_or(Region::whole(size), |roi| roi.region);
@@ -358,7 +368,9 @@ impl Pipeline {
             }
             (Err(error), None) => return Err(corrupt(error)),
         };
+        mark(Step::Prepared);
         let output = engine.run(decoder.score_min()).map_err(Failure::Engine)?;
+        mark(Step::Ran);
         Ok(decoder.decode(output, &placement, detections))
     }
 }

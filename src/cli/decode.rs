@@ -1,4 +1,4 @@
-//! `flytrap decode`: prints what a receiver of the formats "postcard" and "postcard2" has stored, as CloudEvents.
+//! `flytrap decode`: prints what a receiver of the formats "postcard", "postcard2" and "postcard3" has stored, as CloudEvents.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -110,7 +110,7 @@ enum Command {
         #[command(subcommand)]
         what: SpoolCommand,
     },
-    /// Print batches in the format "postcard" or "postcard2" as CloudEvents, one JSON object per line.
+    /// Print batches in the format "postcard", "postcard2" or "postcard3" as CloudEvents, one JSON object per line.
     Decode {
         /// The file; standard input if not given.
         #[arg(value_name = "FILE")]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::geometry::PointPx;
 use crate::base::text::{Name, Text};
-use crate::metrics::table::{Stats, Storage};
+use crate::metrics::table::{CameraStats, Machine, Stats, Storage};
 use crate::platform::clock::Mono;
 
 /// Something that happened.
@@ -68,6 +68,12 @@ pub enum Body {
     Dropped(Dropped),
     /// State of the spool and what it has written, sent with each statistics event.
     Storage(Storage),
+    /// Counters and gauges of one camera, sent with each statistics event.
+    CameraStats(CameraStats),
+    /// The load of the machine and its sensors, sent with each statistics event.
+    Machine(Machine),
+    /// A rule for alerts began to hold, or holds no more.
+    Alert(Alert),
 }
 
 impl Body {
@@ -86,13 +92,33 @@ impl Body {
             Body::Degraded { .. } => "degraded",
             Body::Dropped(_) => "dropped",
             Body::Storage(_) => "storage",
+            Body::CameraStats(_) => "camera.stats",
+            Body::Machine(_) => "machine",
+            Body::Alert(_) => "alert",
         }
     }
 
     /// Whether the next event of this kind makes up for the loss of this one: true of counters and gauges.
     pub const fn can_wait(&self) -> bool {
-        matches!(self, Body::Stats(_) | Body::Storage(_))
+        matches!(self, Body::Stats(_) | Body::Storage(_) | Body::CameraStats(_) | Body::Machine(_))
     }
+}
+
+/// A rule for alerts began to hold, or holds no more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Alert {
+    /// Name of the rule.
+    pub rule: Name,
+    /// Whether it holds now.
+    pub active: bool,
+    /// The metric that it watches, in the unit of its name.
+    pub metric: Name,
+    /// The metric's value over the rule's window; `None`: it does not exist.
+    pub value: Option<u64>,
+    /// The rule's limit, if it has one.
+    pub limit: Option<u64>,
+    /// The same in words.
+    pub text: Text,
 }
 
 /// Events that were dropped before they were delivered.

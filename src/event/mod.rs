@@ -3,7 +3,7 @@
 //! - `identity`: [`Origin`] and [`EventId`]. The identity is `device/boot/seq` (I3). `boot` is the kernel's boot id and the moment
 //!   at which this process started, so that a restart within one boot starts a new sequence instead of repeating the old one. Within
 //!   it `seq` has no gaps, so a receiver can tell what is missing.
-//! - `bodies`: [`Event`] and what can happen. `stats` and `storage` are made from the table of metrics
+//! - `bodies`: [`Event`] and what can happen. `stats`, `storage`, `camera.stats` and `machine` are made from the table of metrics
 //!   ([`crate::metrics::table`]).
 //! - [`wire`]: the binary form, its versions, and how to add the next.
 //!
@@ -14,13 +14,13 @@ mod identity;
 pub mod wire;
 
 pub use bodies::{
-    Body, BoxSent, Crossing, Direction, Dropped, EndReason, Event, Restarted, Started, TrackBegin, TrackEnd,
+    Alert, Body, BoxSent, Crossing, Direction, Dropped, EndReason, Event, Restarted, Started, TrackBegin, TrackEnd,
 };
 pub use identity::{EventId, Origin};
 pub use wire::{RECORD_BYTES_MAX, RECORD_VERSION, RecordError};
 
 pub use crate::base::text::{Name, Text, fixed};
-pub use crate::metrics::table::{Stats, Storage};
+pub use crate::metrics::table::{CameraStats, Machine, Stats, Storage};
 
 #[cfg(test)]
 pub(crate) mod tests;

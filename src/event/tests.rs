@@ -88,6 +88,54 @@ pub(crate) fn samples_v2() -> Vec<Event> {
     events
 }
 
+/// The text of a golden file of tests/data. It is never overwritten; `FLYTRAP_RECORD=1` writes one that is not there yet.
+pub(crate) fn golden(name: &str, ours: &str) -> String {
+    let place = format!("{}/tests/data/{name}", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("FLYTRAP_RECORD").is_some() && !std::path::Path::new(&place).exists() {
+        std::fs::write(&place, ours).unwrap();
+    }
+    std::fs::read_to_string(&place).unwrap()
+}
+
+/// The same events, and one of each kind that version 3 added.
+pub(crate) fn samples_v3() -> Vec<Event> {
+    let mut events = samples_v2();
+    let bodies = [
+        Body::CameraStats(CameraStats {
+            frames_captured: 1800,
+            crossings: 12,
+            last_frame_age_ms: u64::MAX,
+            lost: 1,
+            rate_wanted_millihertz: 6000,
+            rate_captured_millihertz: 29_970,
+            latency_p99_us: 123_456,
+            ..CameraStats::default()
+        }),
+        Body::Machine(Machine {
+            cpu_permille: 423,
+            rss_bytes: 48 << 20,
+            temperature_millicelsius: 61_500,
+            clock_khz: 1_500_000,
+            throttle_flags: u64::MAX,
+            cameras: 2,
+            ..Machine::default()
+        }),
+        Body::Alert(Alert {
+            rule: fixed("no frame"),
+            active: true,
+            metric: fixed("last_frame_age_ms"),
+            value: Some(61_000),
+            limit: Some(60_000),
+            text: fixed("camera north: no frame for 61 s"),
+        }),
+    ];
+    for body in bodies {
+        let seq = events.len() as u64;
+        events.push(Event { seq, at: Mono::from_nanos(12_345_678_901 + seq), camera: fixed("north"), body });
+    }
+    events
+}
+
 proptest! {
     #[test]
     fn fixed_cuts_at_a_character(text in "\\PC{0,60}") {

@@ -1,14 +1,18 @@
-//! What the program counts about itself. Stages return outcomes; `run` adds them up here; the `stats` event carries them.
+//! What the program counts about itself. Stages return outcomes; `run` adds them up here, for each camera; the events `stats` and
+//! `camera.stats` carry them.
 //!
 //! [`table`] names every metric. [`Metrics`] holds those that are counted while frames are processed, as atomics: any thread adds, nobody
 //! waits, memory is fixed. Reading changes nothing, so any number of readers can read at any time; a reader that wants values since its
 //! last read computes them from two snapshots ([`IntervalReader`]).
 
+pub mod histogram;
 pub mod table;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
-use crate::metrics::table::{Stats, stats_rows};
+use crate::metrics::histogram::{Distribution, Histogram};
+use crate::metrics::table::{CameraStats, Stats, Time, stats_rows};
 use crate::platform::clock::Mono;
 
 /// Makes [`Metrics`] from the table: a [`Counter`] for each `counted` row, nothing for a `given` one.
@@ -20,13 +24,19 @@ macro_rules! counters {
             $(#[doc = $help] pub $name: Counter,)*
             last_frame: AtomicU64,
             last_captured: AtomicU64,
-            processing: Histogram,
+            /// The times of its frames.
+            pub times: Times,
         }
 
         impl Metrics {
             /// Adds the part of [`Stats`] that is counted here.
             fn add_to(&self, stats: &mut Stats) {
                 $(stats.$name += self.$name.get();)*
+            }
+
+            /// The part of [`CameraStats`] that is counted here.
+            fn of_camera(&self) -> CameraStats {
+                CameraStats { $($name: self.$name.get(),)* ..CameraStats::default() }
             }
         }
     };
@@ -64,73 +74,55 @@ impl Counter {
     }
 }
 
-/// Upper bounds of the buckets of [`table::PROCESSING`], microseconds, inclusive; one more bucket is above them. They range from a small
-/// network on a fast core to a board that throttles from heat.
-pub const PROCESSING_BOUNDS_US: [u64; 10] =
-    [5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000, 5_000_000];
-
-const RANGES: usize = PROCESSING_BOUNDS_US.len() + 1;
-
-/// The count of durations in each bucket, and their sum. Only grows.
+/// The times of a camera's frames, a histogram for each [`Time`].
 #[derive(Debug, Default)]
-struct Histogram {
-    sum: AtomicU64,
-    ranges: [AtomicU64; RANGES],
-}
+pub struct Times([Histogram; Time::ALL.len()]);
 
-impl Histogram {
-    fn add(&self, micros: u64) {
-        let range = PROCESSING_BOUNDS_US.partition_point(|bound| *bound < micros);
-        self.ranges[range].fetch_add(1, Relaxed);
-        self.sum.fetch_add(micros, Relaxed);
+impl Times {
+    /// A frame took this long.
+    pub fn add(&self, time: Time, duration: Duration) {
+        self.0[time as usize].add(duration);
     }
 
-    fn read(&self) -> Distribution {
-        let mut ranges = [0; RANGES];
-        for (copy, range) in ranges.iter_mut().zip(&self.ranges) {
-            *copy = range.load(Relaxed);
+    /// All of them now.
+    pub fn read(&self) -> Distributions {
+        let mut all = Distributions::default();
+        for (copy, histogram) in all.0.iter_mut().zip(&self.0) {
+            *copy = histogram.read();
         }
-        Distribution { sum_us: self.sum.load(Relaxed), ranges }
+        all
     }
 }
 
-/// The contents of a histogram of durations when it was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Distribution {
-    /// Sum of all durations, microseconds.
-    pub sum_us: u64,
-    /// Durations in each range of [`PROCESSING_BOUNDS_US`], and above the last.
-    pub ranges: [u64; RANGES],
-}
+/// The contents of [`Times`] when they were read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Distributions([Distribution; Time::ALL.len()]);
 
-impl Distribution {
-    /// Number of durations.
-    pub fn count(&self) -> u64 {
-        self.ranges.iter().sum()
-    }
-
-    /// Adds the durations of another histogram.
-    pub fn add(&mut self, other: &Distribution) {
-        self.sum_us += other.sum_us;
-        for (range, more) in self.ranges.iter_mut().zip(other.ranges) {
-            *range += more;
-        }
-    }
-
-    /// Mean of the durations since `earlier`, a previous reading of the same histogram, microseconds; 0 if there were none.
-    pub fn mean_since_us(&self, earlier: &Distribution) -> u64 {
-        let count = self.count().saturating_sub(earlier.count());
-        self.sum_us.saturating_sub(earlier.sum_us) / count.max(1)
+impl Distributions {
+    /// One of them.
+    pub const fn of(&self, time: Time) -> &Distribution {
+        &self.0[time as usize]
     }
 }
 
 /// Everything that [`Metrics`] held at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// Counters and gauges; `given` ones that nobody has filled in are 0. `processing_us` is the mean since the start.
     pub stats: Stats,
     /// Processing times of frames with inference.
     pub processing: Distribution,
+}
+
+/// What one camera had counted at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CameraSnapshot {
+    /// When.
+    pub at: Mono,
+    /// Counters and gauges; rates, percentiles and whether it is lost are for a [`CameraReader`] to fill in.
+    pub stats: CameraStats,
+    /// The times of its frames.
+    pub times: Distributions,
 }
 
 /// Remembers a reader's last snapshot, for values "since the last time".
@@ -142,9 +134,45 @@ pub struct IntervalReader {
 impl IntervalReader {
     /// The statistics of `snapshot` with `processing_us` as the mean since this reader's last snapshot. Other readers do not notice.
     pub fn stats(&mut self, snapshot: &Snapshot) -> Stats {
-        let processing_us = snapshot.processing.mean_since_us(&self.last);
+        let processing_us = snapshot.processing.since(&self.last).mean_us();
         self.last = snapshot.processing;
         Stats { processing_us, ..snapshot.stats }
+    }
+}
+
+/// Remembers a reader's last snapshot of a camera, for rates and percentiles "since the last time".
+#[derive(Debug, Clone, Default)]
+pub struct CameraReader {
+    last: Option<CameraSnapshot>,
+}
+
+impl CameraReader {
+    /// The statistics of `snapshot`, with rates, shares and percentiles since this reader's last snapshot; since the start of the program,
+    /// at `started`, the first time.
+    pub fn stats(&mut self, snapshot: CameraSnapshot, started: Mono) -> CameraStats {
+        let before = self.last.take().unwrap_or(CameraSnapshot {
+            at: started,
+            stats: CameraStats::default(),
+            times: Distributions::default(),
+        });
+        let (now, old) = (&snapshot.stats, &before.stats);
+        let nanos = snapshot.at.since(before.at).as_nanos().max(1);
+        let rate = |count: u64| u64::try_from(u128::from(count) * 1_000_000_000_000 / nanos).unwrap_or(u64::MAX);
+        let looked = |stats: &CameraStats| stats.inferences + stats.frames_still;
+        let (inferred, looked) = (now.inferences - old.inferences, looked(now) - looked(old));
+        let latency = snapshot.times.of(Time::Latency).since(before.times.of(Time::Latency));
+        let percentile = |part: f64| latency.percentile_us(part).unwrap_or(0);
+        let stats = CameraStats {
+            rate_captured_millihertz: rate(now.frames_captured - old.frames_captured),
+            rate_processed_millihertz: rate(looked),
+            motion_permille: inferred * 1000 / looked.max(1),
+            latency_p50_us: percentile(0.5),
+            latency_p95_us: percentile(0.95),
+            latency_p99_us: percentile(0.99),
+            ..*now
+        };
+        self.last = Some(snapshot);
+        stats
     }
 }
 
@@ -165,9 +193,11 @@ impl Metrics {
         time(&self.last_captured)
     }
 
-    /// A frame went through inference and was processed in `micros` microseconds.
-    pub fn processed(&self, micros: u64) {
-        self.processing.add(micros);
+    /// What this camera has counted, as of `now`. Changes nothing.
+    pub fn camera_snapshot(&self, now: Mono) -> CameraSnapshot {
+        let last_frame_age_ms = self.last_frame().map_or(u64::MAX, |at| millis(now, at));
+        let stats = CameraStats { last_frame_age_ms, ..self.of_camera() };
+        CameraSnapshot { at: now, stats, times: self.times.read() }
     }
 
     /// All counters and gauges of this file, as of `now`, for a program that started at `started`. Changes nothing.
@@ -185,11 +215,11 @@ impl Metrics {
         let mut stats = Stats { uptime_ms: millis(now, started), ..Stats::default() };
         for camera in cameras {
             camera.add_to(&mut stats);
-            processing.add(&camera.processing.read());
+            processing.add(&camera.times.0[Time::Processing as usize].read());
             let age = camera.last_frame().map_or(u64::MAX, |at| millis(now, at));
             stats.last_frame_age_ms = stats.last_frame_age_ms.max(age);
         }
-        stats.processing_us = processing.mean_since_us(&Distribution::default());
+        stats.processing_us = processing.mean_us();
         stats.processing_sum_us = processing.sum_us;
         Snapshot { stats, processing }
     }
@@ -213,6 +243,10 @@ mod tests {
         Mono::from_nanos(seconds * 1_000_000_000)
     }
 
+    fn processed(metrics: &Metrics, micros: u64) {
+        metrics.times.add(Time::Processing, Duration::from_micros(micros));
+    }
+
     #[test]
     fn a_snapshot_has_what_was_counted() {
         let metrics = Metrics::default();
@@ -223,8 +257,8 @@ mod tests {
         metrics.detections_invalid.set(4);
         metrics.saw_frame(at(4), at(5));
         assert_eq!(metrics.last_captured(), Some(at(4)));
-        metrics.processed(100);
-        metrics.processed(300);
+        processed(&metrics, 100);
+        processed(&metrics, 300);
         let snapshot = metrics.snapshot(at(1), at(7));
         let expected = Stats {
             uptime_ms: 6000,
@@ -245,8 +279,8 @@ mod tests {
         let (a, b) = (Metrics::default(), Metrics::default());
         a.crossings.add(2);
         b.crossings.add(3);
-        a.processed(100);
-        b.processed(300);
+        processed(&a, 100);
+        processed(&b, 300);
         a.saw_frame(at(3), at(4));
         let both = || Metrics::total([&a, &b].into_iter(), at(1), at(7)).stats;
         assert_eq!((both().crossings, both().processing_us, both().last_frame_age_ms), (5, 200, u64::MAX));
@@ -259,25 +293,38 @@ mod tests {
         let metrics = Metrics::default();
         let (mut every, mut seldom) = (IntervalReader::default(), IntervalReader::default());
         let look = |reader: &mut IntervalReader| reader.stats(&metrics.snapshot(at(0), at(9))).processing_us;
-        metrics.processed(100);
+        processed(&metrics, 100);
         assert_eq!((look(&mut every), look(&mut every)), (100, 0), "a second read has nothing new");
-        metrics.processed(300);
-        metrics.processed(500);
+        processed(&metrics, 300);
+        processed(&metrics, 500);
         assert_eq!(look(&mut every), 400);
         assert_eq!(look(&mut seldom), 300, "the mean of all three, although another reader read in between");
-        metrics.processed(50);
+        processed(&metrics, 50);
         assert_eq!((look(&mut seldom), look(&mut every)), (50, 50));
     }
 
     #[test]
-    fn durations_fall_into_their_bucket() {
+    fn a_camera_has_rates_and_percentiles_since_the_last_time() {
         let metrics = Metrics::default();
-        let slowest = PROCESSING_BOUNDS_US[RANGES - 2];
-        for micros in [0, 5_000, 5_001, 10_000, slowest, slowest + 1, slowest * 9] {
-            metrics.processed(micros);
-        }
-        let processing = metrics.snapshot(at(0), at(1)).processing;
-        assert_eq!(processing.ranges, [2, 2, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
-        assert_eq!((processing.count(), processing.sum_us), (7, 20_001 + slowest * 11 + 1));
+        let mut reader = CameraReader::default();
+        let frames = |captured: u64, still: u64, inferred: u64, latency_ms: u64| {
+            metrics.frames_captured.add(captured);
+            metrics.frames_still.add(still);
+            metrics.inferences.add(inferred);
+            (0..inferred).for_each(|_| metrics.times.add(Time::Latency, Duration::from_millis(latency_ms)));
+        };
+        frames(100, 30, 30, 100);
+        metrics.saw_frame(at(10), at(10));
+        let first = reader.stats(metrics.camera_snapshot(at(11)), at(1));
+        assert_eq!((first.rate_captured_millihertz, first.rate_processed_millihertz), (10_000, 6000));
+        assert_eq!((first.motion_permille, first.last_frame_age_ms), (500, 1000));
+        assert!((80_000..=100_000).contains(&first.latency_p50_us), "{}", first.latency_p50_us);
+        frames(10, 0, 5, 400);
+        let second = reader.stats(metrics.camera_snapshot(at(21)), at(1));
+        assert_eq!((second.rate_captured_millihertz, second.rate_processed_millihertz), (1000, 500));
+        assert_eq!((second.motion_permille, second.frames_captured), (1000, 110));
+        assert!(second.latency_p50_us > 315_000, "the earlier frames are not among them: {}", second.latency_p50_us);
+        let nothing = reader.stats(metrics.camera_snapshot(at(21)), at(1));
+        assert_eq!((nothing.rate_captured_millihertz, nothing.latency_p99_us), (0, 0));
     }
 }

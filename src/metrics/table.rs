@@ -21,6 +21,8 @@ pub enum Kind {
     Gauge,
     /// A gauge that does not exist yet while it is `u64::MAX`: the age of something that has not happened.
     Age,
+    /// A gauge that does not exist while it is `u64::MAX`: the reading of a sensor that this device does not have.
+    Reading,
     /// The count of values in each of a row's buckets, and the sum of all values. Not in an event.
     Histogram,
 }
@@ -36,6 +38,14 @@ pub enum Unit {
     Milliseconds,
     /// Microseconds.
     Microseconds,
+    /// Thousandths of a whole.
+    Permille,
+    /// Thousandths of one in a second: 6000 are 6 a second.
+    Millihertz,
+    /// Thousands in a second, of a clock.
+    Kilohertz,
+    /// Thousandths of a degree Celsius.
+    Millicelsius,
 }
 
 impl Unit {
@@ -46,6 +56,10 @@ impl Unit {
             Unit::Bytes => "_bytes",
             Unit::Milliseconds => "_ms",
             Unit::Microseconds => "_us",
+            Unit::Permille => "_permille",
+            Unit::Millihertz => "_millihertz",
+            Unit::Kilohertz => "_khz",
+            Unit::Millicelsius => "_millicelsius",
         }
     }
 }
@@ -68,19 +82,19 @@ pub struct Metric {
 }
 
 impl Metric {
-    /// `value` as receivers get it: `None` for an age of `u64::MAX`, which does not exist yet.
+    /// `value` as receivers get it: `None` for an age or a reading of `u64::MAX`, which does not exist.
     pub const fn shown(&self, value: u64) -> Option<u64> {
         match self.kind {
-            Kind::Age if value == u64::MAX => None,
-            Kind::Age | Kind::Counter | Kind::Gauge | Kind::Histogram => Some(value),
+            Kind::Age | Kind::Reading if value == u64::MAX => None,
+            Kind::Age | Kind::Reading | Kind::Counter | Kind::Gauge | Kind::Histogram => Some(value),
         }
     }
 }
 
 /// Hands the rows of the `stats` event to the macro `$then`: since, source, name, kind, unit, help.
 macro_rules! stats_rows {
-    ($then:ident) => {
-        $then! {
+    ($then:ident $(, $more:ident)?) => {
+        $then! { $($more)?
             /// Counters since the start of the program, and gauges. All drops of all limits are here (I4).
             Stats = "stats";
             1 given uptime_ms: Gauge Milliseconds "Time since the start of the program.";
@@ -139,6 +153,59 @@ macro_rules! storage_rows {
     };
 }
 
+/// The same for the rows of the `camera.stats` event: what is counted, for one camera, and what only a camera has.
+macro_rules! camera_rows {
+    ($then:ident) => {
+        stats_rows! { camera_rows, $then }
+    };
+    (@rows $then:ident [$($rows:tt)*]) => {
+        $then! {
+            /// What one camera counted since the start of the program, and its gauges.
+            CameraStats = "camera.stats";
+            $($rows)*
+            3 given last_frame_age_ms: Age Milliseconds "Age of the last good frame (I7).";
+            3 given lost: Gauge Count "1 while the camera is lost.";
+            3 given rate_wanted_millihertz: Gauge Millihertz "Target frame rate in force: the configured one, lowered while the network is overloaded.";
+            3 given rate_captured_millihertz: Gauge Millihertz "Frames that the source announced, since the statistics before.";
+            3 given rate_processed_millihertz: Gauge Millihertz "Frames that were looked at, by the gate or the network, since the statistics before.";
+            3 given motion_permille: Gauge Permille "Share of these frames in which the gate saw motion or was held open by it; all of them without a gate.";
+            3 given latency_p50_us: Gauge Microseconds "From capture to events, of frames with inference since the statistics before: the median.";
+            3 given latency_p95_us: Gauge Microseconds "The same: 95 % are faster.";
+            3 given latency_p99_us: Gauge Microseconds "The same: 99 % are faster.";
+        }
+    };
+    (@rows $then:ident $made:tt $since:literal given $name:ident: $kind:ident $unit:ident $help:literal; $($rest:tt)*) => {
+        camera_rows! { @rows $then $made $($rest)* }
+    };
+    (@rows $then:ident [$($made:tt)*] $since:literal counted $name:ident: $kind:ident $unit:ident $help:literal; $($rest:tt)*) => {
+        camera_rows! { @rows $then [$($made)* 3 counted $name: $kind $unit $help;] $($rest)* }
+    };
+    ($then:ident $(#[$doc:meta])* $body:ident = $event:literal; $($rows:tt)*) => {
+        camera_rows! { @rows $then [] $($rows)* }
+    };
+}
+
+/// The same for the rows of the `machine` event.
+macro_rules! machine_rows {
+    ($then:ident) => {
+        $then! {
+            /// The load of the machine and its sensors.
+            Machine = "machine";
+            3 given cpu_permille: Reading Permille "CPU time of all programs, of all cores, since the statistics before.";
+            3 given cpu_process_permille: Reading Permille "CPU time of this program, of all cores, since the statistics before.";
+            3 given rss_bytes: Gauge Bytes "Resident memory of this program.";
+            3 given rss_growth_per_hour_bytes: Reading Bytes "By how much the resident memory grows in an hour, over the last hours; 0 if it shrinks.";
+            3 given temperature_millicelsius: Reading Millicelsius "Temperature of the CPU.";
+            3 given clock_khz: Reading Kilohertz "Clock of the CPU.";
+            3 given throttle_flags: Reading Count "Flags of a Raspberry Pi, as vcgencmd get_throttled prints them.";
+            3 given load_permille: Gauge Permille "Part of its time for which the network is busy.";
+            3 given rate_factor_permille: Gauge Permille "What the load leaves of the target frame rates.";
+            3 given cameras: Gauge Count "Cameras in the configuration.";
+            3 given cameras_lost: Gauge Count "Cameras that are lost.";
+        }
+    };
+}
+
 /// An event's body and its part of the table.
 macro_rules! body {
     (
@@ -177,7 +244,7 @@ macro_rules! body {
             pub fn add_run(&mut self, later: &Self) {
                 $(self.$name = match Kind::$kind {
                     Kind::Counter => self.$name.saturating_add(later.$name),
-                    Kind::Gauge | Kind::Age | Kind::Histogram => later.$name,
+                    Kind::Gauge | Kind::Age | Kind::Reading | Kind::Histogram => later.$name,
                 };)*
             }
         }
@@ -186,20 +253,65 @@ macro_rules! body {
 
 stats_rows!(body);
 storage_rows!(body);
+camera_rows!(body);
+machine_rows!(body);
 
-/// Processing time of frames with inference: a histogram, which only a reader on the device sees. Its sum and its mean are in [`Stats`].
-pub const PROCESSING: Metric = Metric {
-    name: "processing_time_us",
-    kind: Kind::Histogram,
-    unit: Unit::Microseconds,
-    event: None,
-    since: 2,
-    help: "Time from ring to events of an inferred frame.",
-};
+/// A part of the time that a frame takes: a histogram of each camera, which only a reader on the device sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Time {
+    /// From the ring through the gate.
+    Gate,
+    /// From the gate until its turn at the network.
+    Wait,
+    /// Decoding a JPEG, scaling.
+    Prepare,
+    /// The network.
+    Network,
+    /// Boxes, tracks, crossings.
+    Track,
+    /// From the ring to the events.
+    Processing,
+    /// From capture to the events.
+    Latency,
+}
+
+impl Time {
+    /// All of them, in the order of the frame's path.
+    pub const ALL: [Time; 7] = [
+        Time::Gate,
+        Time::Wait,
+        Time::Prepare,
+        Time::Network,
+        Time::Track,
+        Time::Processing,
+        Time::Latency,
+    ];
+
+    /// Its row of the table.
+    pub const fn metric(self) -> &'static Metric {
+        &HISTOGRAMS[self as usize]
+    }
+}
+
+/// The histograms, in the order of [`Time::ALL`]. The sum and the mean of the processing times are in [`Stats`] too.
+pub const HISTOGRAMS: [Metric; Time::ALL.len()] = [
+    histogram("gate_time_us", "Time of a frame in the motion gate."),
+    histogram("wait_time_us", "Time from the gate until a frame's turn at the network."),
+    histogram("prepare_time_us", "Time to decode and scale a frame for the network."),
+    histogram("network_time_us", "Time of the network on a frame."),
+    histogram("track_time_us", "Time from the network's output to the events of a frame."),
+    histogram("processing_time_us", "Time from ring to events of an inferred frame."),
+    histogram("latency_us", "Time from capture to events of an inferred frame."),
+];
+
+const fn histogram(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Histogram, unit: Unit::Microseconds, event: None, since: 2, help }
+}
 
 /// The whole table.
 pub fn all() -> impl Iterator<Item = &'static Metric> {
-    Stats::METRICS.iter().chain(Storage::METRICS).chain([&PROCESSING])
+    let events = Stats::METRICS.iter().chain(Storage::METRICS).chain(CameraStats::METRICS).chain(Machine::METRICS);
+    events.chain(&HISTOGRAMS)
 }
 
 #[cfg(test)]
@@ -213,20 +325,26 @@ mod tests {
         for metric in all() {
             let Metric { name, unit, kind, event, help, .. } = metric;
             assert!(names.insert((event, name)), "{name} is there twice");
-            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{name}");
             assert!(name.ends_with(unit.suffix()), "{name} does not end with {}", unit.suffix());
-            let other = ["_bytes", "_ms", "_us"].iter().find(|suffix| name.ends_with(**suffix));
+            let units = ["_bytes", "_ms", "_us", "_permille", "_millihertz", "_khz", "_millicelsius"];
+            let other = units.iter().find(|suffix| name.ends_with(**suffix));
             assert_eq!(other.copied().unwrap_or(""), unit.suffix(), "{name}");
             assert_eq!(*kind == Kind::Age, name.contains("_age_"), "{name}");
             assert_eq!(*kind == Kind::Histogram, event.is_none(), "{name}");
             assert!(help.ends_with('.') && help.len() > 8, "{name}: {help}");
         }
-        assert_eq!(names.len(), Stats::METRICS.len() + Storage::METRICS.len() + 1);
+        assert_eq!(names.len(), all().count());
+        // What a camera counts is what all of them count together.
+        let counted = CameraStats::METRICS.iter().filter(|metric| metric.kind == Kind::Counter);
+        for metric in counted {
+            assert!(Stats::METRICS.iter().any(|row| (row.name, row.help) == (metric.name, metric.help)), "{}", metric.name);
+        }
     }
 
     #[test]
     fn rows_are_appended_with_the_version_that_brings_them() {
-        for rows in [Stats::METRICS, Storage::METRICS] {
+        for rows in [Stats::METRICS, Storage::METRICS, CameraStats::METRICS, Machine::METRICS] {
             assert!(rows.is_sorted_by_key(|metric| metric.since), "a row was put between older ones");
             assert!(rows.iter().all(|metric| (1..=crate::event::RECORD_VERSION).contains(&metric.since)));
         }

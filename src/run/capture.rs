@@ -317,6 +317,7 @@ impl Capture {
             return;
         }
         self.state().metrics.camera_losses.add(1);
+        self.state().is_lost.store(true, Relaxed);
         tracing::warn!(%error, "{} is lost; it will be opened again", self.label());
         self.shared.post(self.camera, now, Body::CameraLost { reason: fixed(&error.to_string()) });
     }
@@ -324,6 +325,7 @@ impl Capture {
     /// The first usable frame after an absence, or the first one ever.
     fn back(&mut self, format: &FrameFormat, back: Back) {
         self.recovery.back(back.at);
+        self.state().is_lost.store(false, Relaxed);
         let FrameFormat { pixel, width, height, .. } = *format;
         tracing::info!(%pixel, width, height, absent_ms = back.absent_ms, "{} delivers", self.label());
         self.shared.post(self.camera, back.at, back.event(width, height));

@@ -38,8 +38,8 @@ use crate::config::Config;
 use crate::config::scopes::Camera;
 use crate::delivery::spool::{DailyWriteBudget, Spool};
 use crate::delivery::uplink::{self, Outbox, Report, Uplink};
-use crate::event::{Body, Name, Origin, Started, Stats, fixed};
-use crate::metrics::{IntervalReader, Metrics, Snapshot, millis};
+use crate::event::{Body, CameraStats, Name, Origin, Started, Stats, fixed};
+use crate::metrics::{CameraReader, CameraSnapshot, IntervalReader, Metrics, Snapshot, millis};
 use crate::platform::calendar::Timekeeper;
 use crate::platform::clock::{Clock, Mono, SystemClock};
 use crate::platform::gpio::signals::LightParams;
@@ -81,6 +81,8 @@ pub(crate) struct CameraState {
     rate: AtomicU32,
     /// Its capture thread was reported as hanging.
     hangs: AtomicBool,
+    /// Whether it is lost now.
+    pub(crate) is_lost: AtomicBool,
 }
 
 impl CameraState {
@@ -93,6 +95,7 @@ impl CameraState {
             last_corrupt: Mutex::default(),
             rate: AtomicU32::new(0),
             hangs: AtomicBool::new(false),
+            is_lost: AtomicBool::new(false),
         }
     }
 
@@ -160,6 +163,8 @@ pub(crate) struct Shared {
     written: Mutex<DailyWriteBudget>,
     /// The values behind the last `stats` event.
     interval: Mutex<IntervalReader>,
+    /// The values behind the last `camera.stats` events.
+    camera_intervals: Mutex<Vec<CameraReader>>,
 }
 
 impl Shared {
@@ -228,8 +233,27 @@ impl Shared {
         Snapshot { stats, processing }
     }
 
-    /// Posts the `stats` event, and returns its contents.
+    /// What a camera counts, and its state now.
+    fn camera_snapshot(&self, camera: usize) -> CameraSnapshot {
+        let state = &self.cameras[camera];
+        let snapshot = state.metrics.camera_snapshot(self.clock.mono());
+        let wanted = state.rate().unwrap_or_else(|| state.settings().fps);
+        let stats = CameraStats {
+            lost: u64::from(state.is_lost.load(Relaxed)),
+            rate_wanted_millihertz: (wanted * 1e3).round() as u64,
+            ..snapshot.stats
+        };
+        CameraSnapshot { stats, ..snapshot }
+    }
+
+    /// Posts the `stats` event and those of the cameras; returns the contents of the first.
     fn post_stats(&self) -> Stats {
+        let mut readers = self.camera_intervals.lock().unwrap_or_else(PoisonError::into_inner);
+        for (camera, reader) in readers.iter_mut().enumerate() {
+            let stats = reader.stats(self.camera_snapshot(camera), self.started);
+            self.post(camera, self.clock.mono(), Body::CameraStats(stats));
+        }
+        drop(readers);
         let snapshot = self.snapshot();
         let stats = self.interval.lock().unwrap_or_else(PoisonError::into_inner).stats(&snapshot);
         self.post_own(Body::Stats(stats));
@@ -289,6 +313,7 @@ pub fn run(config: Config, options: RunOptions, again: Loader) -> Result<()> {
         motion_sensor: gpio::MotionSensor::default(),
         written: Mutex::default(),
         interval: Mutex::default(),
+        camera_intervals: Mutex::new(names.iter().map(|_| CameraReader::default()).collect()),
         live: Mutex::new(Live::of(&config)),
         config,
     });
@@ -482,6 +507,7 @@ async fn report_hanging<T>(shared: &Shared) -> T {
         for (index, camera) in shared.cameras.iter().enumerate() {
             let Some(overdue) = shared.ledger.capture_overdue(index, now) else { continue };
             if !camera.hangs.swap(true, Relaxed) {
+                camera.is_lost.store(true, Relaxed);
                 camera.metrics.camera_losses.add(1);
                 tracing::error!("{overdue}: the other cameras go on");
                 shared.post(index, now, Body::CameraLost { reason: fixed(&overdue.to_string()) });

@@ -67,7 +67,10 @@ fn event_line(seconds: f64, body: &Body) -> Option<String> {
         | Body::Restarted(_)
         | Body::Degraded { .. }
         | Body::Dropped(_)
-        | Body::Storage(_) => None,
+        | Body::Storage(_)
+        | Body::CameraStats(_)
+        | Body::Machine(_)
+        | Body::Alert(_) => None,
     }
 }
 

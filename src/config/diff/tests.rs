@@ -172,7 +172,7 @@ fn what_a_change_needs() {
         ("[count]\nframes_min = 4\n", Change::Live),
         ("[track]\nclasses = [\"car\"]\nscore_new = 0.4\n", Change::Live),
         ("[gate]\nexclude = [[[0, 0], [1, 0], [1, 0.3]]]\n", Change::Live),
-        ("[log]\nlevel = \"debug\"\n", Change::Live),
+        ("[log]\nlevel = \"debug\"\n", Change::RestartProcess),
         ("[[line]]\nname = \"stop line\"\n", Change::Live),
         ("[[line]]\nname = \"a\"\n[[line]]\nname = \"b\"\n", Change::Live),
         ("[camera]\nwidth = 640\n[count]\nframes_min = 4\n", Change::RestartCamera),
@@ -182,7 +182,7 @@ fn what_a_change_needs() {
         ("[uplink]\ntarget = \"http://h/\"\n", Change::RestartProcess),
         ("[spool]\nfolder = \"/x\"\n", Change::RestartProcess),
         ("[memory]\nbudget_mb = 256\n", Change::RestartProcess),
-        ("[focus]\nenabled = true\n", Change::RestartProcess),
+        ("[focus]\nenabled = true\n", Change::RestartCamera),
     ] {
         let found = load("").diff(&load(text));
         assert_eq!(found.needs(), needs, "{text}: {found}");
@@ -229,6 +229,7 @@ fn meaningful(section: &str, setting: &Setting) -> String {
         ("camera", "source") => "\"dir:/other\"",
         ("camera", "fps") => "\"12.5\"",
         ("camera", "controls") => "[\"gain = 3\"]",
+        ("camera", "tags") => "[\"road=A7\"]",
         ("camera", "restart_first_s") => "2",
         ("focus", "enabled") => "false",
         ("model", "sha256") => "\"71283f2cb4b805e5d03d572028229785d59be9de61994ccc8ec23490094e695d\"",

@@ -14,12 +14,13 @@ use crate::delivery::uplink::http::{Deadlines, HttpParams, InfluxTarget, redacte
 use crate::delivery::uplink::{Target, UplinkParams};
 
 /// Formats that receivers over HTTP accept.
-pub(in crate::config) const FORMATS: [(&str, Format); 5] = [
+pub(in crate::config) const FORMATS: [(&str, Format); 6] = [
     ("cloudevents", Format::CloudEvents),
     ("influx1", Format::Influx1),
     ("influx2", Format::Influx2),
     ("postcard", Format::Packed),
     ("postcard2", Format::Packed2),
+    ("postcard3", Format::Packed3),
 ];
 
 pub(in crate::config) fn uplink(values: &mut Values) -> Uplink {

@@ -24,8 +24,8 @@ pub(super) const UPLINK: Section = Section::new("uplink", Scope::Uplink, &[
     choice("format", "cloudevents", const { &names(&FORMATS) }).help(
         "Format of batches over HTTP. \"cloudevents\": CloudEvents 1.0 as JSON. \"influx1\" (InfluxDB 1, VictoriaMetrics) and \
         \"influx2\" (InfluxDB 2 and 3): line protocol; target is then http://HOST:PORT/. \"postcard\": binary, a tenth of the \
-        bytes; `flytrap decode` converts it to CloudEvents. \"postcard2\": the same with the counters that were added since, for \
-        receivers that run this version of flytrap or a newer one.",
+        bytes; `flytrap decode` converts it to CloudEvents. \"postcard2\" and \"postcard3\": the same with the counters, then \
+        the kinds of statistics, that were added since, for receivers that run this version of flytrap or a newer one.",
     ),
     text("influx_database", "").help(
         "Database to write to; needed for \"influx1\".",

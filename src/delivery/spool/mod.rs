@@ -117,9 +117,15 @@ impl Class {
             | Body::CameraBack { .. }
             | Body::Restarted(_)
             | Body::Degraded { .. }
-            | Body::Dropped(_) => Class::Alerts,
+            | Body::Dropped(_)
+            | Body::Alert(_) => Class::Alerts,
             Body::Crossing(_) => Class::Counts,
-            Body::TrackBegin(_) | Body::TrackEnd(_) | Body::Stats(_) | Body::Storage(_) => Class::Details,
+            Body::TrackBegin(_)
+            | Body::TrackEnd(_)
+            | Body::Stats(_)
+            | Body::Storage(_)
+            | Body::CameraStats(_)
+            | Body::Machine(_) => Class::Details,
         }
     }
 

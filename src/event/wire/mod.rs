@@ -9,6 +9,7 @@
 //! |---|---|---|---|---|
 //! | 1 | | for ever | `wire/v1.rs` | `tests/data/events-v1.hex` |
 //! | 2 | `stats`: `detections_invalid`, `detections_over_limit`, `detections_duplicate`, `processing_sum_us`, `frames_repaired`, `log_lines_dropped`; `storage`: `newer` | newest | the types in [`crate::event`] | `tests/data/events-v2.hex` |
+//! | 3 | the kinds `camera.stats`, `machine` and `alert` | newest | the types in [`crate::event`] | `tests/data/events-v3.hex` |
 //!
 //! # Rules
 //! - A version that was released never changes. Its golden bytes are never edited and are decoded for ever.
@@ -20,14 +21,17 @@
 //!   1..=[`RECORD_VERSION_LAST`] are reserved for versions, so that every reader can tell a newer event from garbage.
 //! - A reader elsewhere chooses the version that it gets: [`Event::encode_up_to`] leaves out younger fields.
 //!
-//! # How to add version 3
+//! - A kind that a version does not have is left out for its readers ([`Event::holds_in`]), but for `alert`: they get it as `degraded`,
+//!   which every reader knows.
+//!
+//! # How to add version 4
+//! A new kind of event needs only the steps from 2 on: the form of the older kinds stays. New fields need all of them.
 //! 1. Copy the types of [`crate::event`] that version 2 is made of to `wire/v2.rs`, as `v1.rs` has those of version 1: with
 //!    `From<v2::Event> for Event`, which gives new fields their default, and `From<&Event> for v2::Event`, which leaves them out.
-//! 2. Append fields to the bodies or kinds to [`Body`] (never in between: the order is the form), or rows with `since` 3 to
-//!    [`crate::metrics::table`]. `v1.rs` no longer compiles where it must state what happens to them. A new kind cannot be written in an
-//!    older version: `encode_up_to` then has to say so, and its callers have to count what they leave out.
-//! 3. Raise [`RECORD_VERSION`]; let [`Event::record_version`] say 3 for the kinds that changed; decode 2 through `v2.rs`.
-//! 4. Add a golden file for version 3 beside those of 1 and 2, and its test. The test of version 2 then compares with `encode_up_to(2)`.
+//! 2. Append fields to the bodies or kinds to [`Body`] (never in between: the order is the form), or rows with `since` 4 to
+//!    [`crate::metrics::table`]. `v1.rs` no longer compiles where it must state what happens to them.
+//! 3. Raise [`RECORD_VERSION`]; let [`Event::record_version`] say 4 for the kinds that changed; decode older versions through their files.
+//! 4. Add a golden file for version 4 beside the others, and its test.
 //! 5. A batch in postcard needs a version too ([`crate::delivery::uplink::format::packed`]): no receiver gets records that it has
 //!    not asked for. The table above and decision 0012 follow.
 //!
@@ -40,7 +44,7 @@ use std::fmt;
 use crate::event::{Body, Event};
 
 /// The newest version, which this program writes.
-pub const RECORD_VERSION: u8 = 2;
+pub const RECORD_VERSION: u8 = 3;
 
 /// Version bytes up to this one are of events; the spool gives other meanings to those above.
 pub const RECORD_VERSION_LAST: u8 = 31;
@@ -82,6 +86,7 @@ impl Event {
     /// The oldest version that holds all of this event: the one in which it is written.
     pub const fn record_version(&self) -> u8 {
         match self.body {
+            Body::CameraStats(_) | Body::Machine(_) | Body::Alert(_) => 3,
             Body::Stats(_) | Body::Storage(_) => 2,
             Body::Started(_)
             | Body::Stopping { .. }
@@ -96,6 +101,11 @@ impl Event {
         }
     }
 
+    /// Whether a reader that knows the versions up to `newest` can get this event at all, perhaps without younger fields.
+    pub const fn holds_in(&self, newest: u8) -> bool {
+        newest >= 3 || !matches!(self.body, Body::CameraStats(_) | Body::Machine(_))
+    }
+
     /// The record, in `buffer`. Nothing is left out.
     pub fn encode<'b>(&self, buffer: &'b mut [u8; RECORD_BYTES_MAX]) -> &'b [u8] {
         self.encode_up_to(RECORD_VERSION, buffer)
@@ -104,15 +114,24 @@ impl Event {
     /// The record for a reader that knows the versions up to `newest`, in `buffer`: fields that are younger are left out.
     ///
     /// # Panics
-    /// If there is no such version: a bug.
+    /// If there is no such version, or the event does not hold in it ([`Event::holds_in`]): a bug.
     pub fn encode_up_to<'b>(&self, newest: u8, buffer: &'b mut [u8; RECORD_BYTES_MAX]) -> &'b [u8] {
-        assert!((1..=RECORD_VERSION).contains(&newest), "version {newest}");
-        let version = self.record_version().min(newest);
+        assert!((1..=RECORD_VERSION).contains(&newest) && self.holds_in(newest), "version {newest}");
+        let older = if let Body::Alert(alert) = &self.body
+            && newest < 3
+        {
+            let body = Body::Degraded { reason: alert.text.clone() };
+            Some(Event { seq: self.seq, at: self.at, camera: self.camera.clone(), body })
+        } else {
+            None
+        };
+        let event = older.as_ref().unwrap_or(self);
+        let version = event.record_version().min(newest);
         let (first, rest) = buffer.split_first_mut().expect("a record has bytes");
         *first = version;
         let used = match version {
-            1 => postcard::to_slice(&v1::Event::from(self), rest),
-            _ => postcard::to_slice(self, rest),
+            1 => postcard::to_slice(&v1::Event::from(event), rest),
+            _ => postcard::to_slice(event, rest),
         };
         let used = used.expect("the largest event fits, see the test").len();
         &buffer[..=used]
@@ -126,7 +145,10 @@ impl Event {
         let (&version, rest) = bytes.split_first().ok_or(RecordError::Malformed)?;
         match version {
             1 => whole::<v1::Event>(rest).map(Event::from),
-            2 => whole(rest),
+            2 | 3 => whole::<Event>(rest).and_then(|event| {
+                // A kind that is younger than the record's version was not written by any flytrap.
+                if event.record_version() <= version { Ok(event) } else { Err(RecordError::Malformed) }
+            }),
             _ if is_event_version(version) => Err(RecordError::Version(version)),
             _ => Err(RecordError::Malformed),
         }

@@ -3,8 +3,8 @@
 use super::v1::tests::{any_event, record};
 use super::*;
 use crate::base::limits::{EVENT_TEXT_BYTES_MAX, NAME_BYTES_MAX};
-use crate::event::tests::{samples, samples_v2};
-use crate::event::{Stats, Storage};
+use crate::event::tests::{golden, samples, samples_v2, samples_v3};
+use crate::event::{CameraStats, Machine, Stats, Storage, fixed};
 use proptest::prelude::*;
 
 fn hex(bytes: &[u8]) -> String {
@@ -38,6 +38,35 @@ fn version_2_golden_bytes_stay_readable() {
     let golden = include_str!("../../../tests/data/events-v2.hex");
     assert_eq!(decoded(golden), samples_v2());
     assert_eq!(golden.lines().collect::<Vec<_>>(), encoded(&samples_v2(), 2), "version 2 is frozen");
+}
+
+/// The records of version 3: as the older versions, and the new kinds. Never edit a line.
+#[test]
+fn version_3_golden_bytes_stay_readable() {
+    let golden = golden("events-v3.hex", &(encoded(&samples_v3(), 3).join("\n") + "\n"));
+    assert_eq!(decoded(&golden), samples_v3());
+    assert_eq!(golden.lines().collect::<Vec<_>>(), encoded(&samples_v3(), 3), "version 3 is frozen");
+    // The new kinds are records of version 3 only, and no other version may contain them.
+    for (line, event) in golden.lines().zip(samples_v3()) {
+        let is_new = event.record_version() == 3;
+        assert_eq!(line.starts_with("03"), is_new);
+        if is_new {
+            let bytes = unhex(&format!("02{}", &line[2..]));
+            assert_eq!(Event::decode(&bytes), Err(RecordError::Malformed), "{}", event.body.kind());
+        }
+    }
+}
+
+/// Older readers get an alert as what they know, and no statistics of kinds that they do not know.
+#[test]
+fn older_readers_get_alerts_as_degraded() {
+    let [camera, machine, alert] = &samples_v3()[12..] else { panic!() };
+    for newest in [1, 2] {
+        assert!(!camera.holds_in(newest) && !machine.holds_in(newest) && alert.holds_in(newest));
+        let old = Event::decode(alert.encode_up_to(newest, &mut [0; RECORD_BYTES_MAX])).unwrap();
+        assert_eq!((old.seq, old.at, &old.camera), (alert.seq, alert.at, &alert.camera));
+        assert_eq!(old.body, Body::Degraded { reason: fixed("camera north: no frame for 61 s") });
+    }
 }
 
 #[test]
@@ -77,6 +106,9 @@ fn the_largest_event_fits_its_record() {
     const {
         assert!(HEAD + Stats::METRICS.len() * 10 <= RECORD_BYTES_MAX);
         assert!(HEAD + Storage::METRICS.len() * 10 <= RECORD_BYTES_MAX);
+        assert!(HEAD + CameraStats::METRICS.len() * 10 <= RECORD_BYTES_MAX);
+        assert!(HEAD + Machine::METRICS.len() * 10 <= RECORD_BYTES_MAX);
+        assert!(HEAD + (1 + NAME_BYTES_MAX) * 2 + 1 + 2 * 11 + 2 + EVENT_TEXT_BYTES_MAX <= RECORD_BYTES_MAX);
         assert!(HEAD + 2 + EVENT_TEXT_BYTES_MAX + 2 * 10 + 2 <= RECORD_BYTES_MAX);
         assert!(HEAD + (1 + NAME_BYTES_MAX) * 3 + 10 + 1 + 12 <= RECORD_BYTES_MAX);
     }
@@ -130,9 +162,11 @@ proptest! {
     }
 
     #[test]
-    fn a_truncated_record_is_refused(which in 0usize..12, newest in 1..=RECORD_VERSION, kept in 0.0f64..1.0) {
+    fn a_truncated_record_is_refused(which in 0usize..15, newest in 1..=RECORD_VERSION, kept in 0.0f64..1.0) {
         let mut buffer = [0; RECORD_BYTES_MAX];
-        let bytes = samples_v2()[which].encode_up_to(newest, &mut buffer).to_vec();
+        let event = &samples_v3()[which];
+        prop_assume!(event.holds_in(newest));
+        let bytes = event.encode_up_to(newest, &mut buffer).to_vec();
         prop_assert!(Event::decode(&bytes[..(bytes.len() as f64 * kept) as usize]).is_err());
     }
 }

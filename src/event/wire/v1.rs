@@ -216,6 +216,10 @@ impl From<&event::Body> for Body {
                 Body::Dropped { class: fixed(class), reason: fixed(reason), events: *events, total: *total }
             }
             event::Body::Storage(storage) => Body::Storage(storage.into()),
+            event::Body::Alert(event::Alert { text, .. }) => Body::Degraded { reason: fixed(text) },
+            event::Body::CameraStats(_) | event::Body::Machine(_) => {
+                unreachable!("version 1 does not have this kind, see Event::holds_in")
+            }
         }
     }
 }

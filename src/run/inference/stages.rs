@@ -9,8 +9,9 @@ use crate::capture::frame::FrameView;
 use crate::capture::ring::{Policy, Reader, SlotGuard, Taken};
 use crate::event::Body;
 use crate::metrics::Metrics;
+use crate::metrics::table::Time;
 use crate::pipeline::worker::{FrameCounts, FrameWorker};
-use crate::pipeline::{self, Failure, Looked, OpenFrame, Outcome, Pipeline};
+use crate::pipeline::{self, Failure, Looked, OpenFrame, Outcome, Pipeline, Step};
 use crate::platform::clock::Mono;
 use crate::run::capture::corrupt;
 use crate::run::{CameraState, Shared};
@@ -34,6 +35,8 @@ struct Candidate {
     slot: SlotGuard,
     open: OpenFrame,
     times: Times,
+    /// Since when it waits.
+    since: Mono,
 }
 
 /// Times of a frame.
@@ -129,9 +132,11 @@ impl CameraStages {
             }
         };
         let processed = worker.frame(at, look, &mut |at, body| post(shared, camera, at, body))?;
+        let since = shared.clock.mono();
+        shared.cameras[camera].metrics.times.add(Time::Gate, since.since(times.begun));
         if let Some(open) = open {
             let moves = open.moves();
-            self.candidate = Some(Candidate { slot, open, times });
+            self.candidate = Some(Candidate { slot, open, times, since });
             return Ok(Turn::Waits { moves });
         }
         match processed.outcome {
@@ -148,11 +153,29 @@ impl CameraStages {
 
     /// Runs the network and everything behind it on the frame that waits. Returns whether anything was detected.
     pub(super) fn infer(&mut self, shared: &Shared, camera: usize, engine: &mut dyn Engine) -> Result<bool> {
-        let Some(Candidate { slot, open, times }) = self.candidate.take() else { return Ok(false) };
+        let Some(Candidate { slot, open, times, since }) = self.candidate.take() else { return Ok(false) };
         let at = times.captured_at;
         let CameraStages { pipeline, worker, .. } = self;
-        let infer = |on: &mut dyn FnMut(Body)| pipeline.infer(engine, &view(&slot)?, at, &open, on);
+        let measured = &shared.cameras[camera].metrics.times;
+        let mut last = shared.clock.mono();
+        measured.add(Time::Wait, last.since(since));
+        let mut lap = |time: Time| {
+            let now = shared.clock.mono();
+            measured.add(time, now.since(last));
+            last = now;
+        };
+        let mut mark = |step: Step| {
+            lap(match step {
+                Step::Prepared => Time::Prepare,
+                Step::Ran => Time::Network,
+            });
+        };
+        let infer =
+            |on: &mut dyn FnMut(Body)| pipeline.infer(engine, (&view(&slot)?, at), &open, &mut mark, on);
         let processed = worker.frame(at, infer, &mut |at, body| post(shared, camera, at, body))?;
+        if processed.outcome.is_ok() {
+            lap(Time::Track);
+        }
         let mut found = false;
         match processed.outcome {
             Ok(outcome) => {
@@ -214,7 +237,11 @@ impl CameraStages {
         metrics.detections_dropped.add(detections_dropped);
         self.in_region += inferences_in_region;
         if outcome.inferred {
-            metrics.processed(now.since(frame.begun).as_micros() as u64);
+            metrics.times.add(Time::Processing, now.since(frame.begun));
+            if !shared.options.until_end {
+                // The frames of a recording have its own time.
+                metrics.times.add(Time::Latency, now.since(frame.captured_at));
+            }
         }
         self.count_tracks(metrics);
     }

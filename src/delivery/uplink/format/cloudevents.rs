@@ -204,6 +204,9 @@ impl Serialize for Data<'_> {
             Body::Restarted(restarted) => restarted.serialize(serializer),
             Body::Dropped(dropped) => dropped.serialize(serializer),
             Body::Storage(storage) => write_metrics(storage.entries(), serializer),
+            Body::CameraStats(stats) => write_metrics(stats.entries(), serializer),
+            Body::Machine(machine) => write_metrics(machine.entries(), serializer),
+            Body::Alert(alert) => alert.serialize(serializer),
         }
     }
 }
@@ -303,8 +306,8 @@ fn write_metrics<S: Serializer>(
 mod tests {
     use super::*;
     use crate::delivery::uplink::labels::{CameraLabels, Labels};
-    use crate::event::tests::{samples, samples_v2};
-    use crate::event::{Origin, Stats, Storage, fixed};
+    use crate::event::tests::{golden, samples, samples_v2, samples_v3};
+    use crate::event::{Alert, CameraStats, Origin, Stats, Storage, fixed};
     use crate::platform::clock::{BUILD_UNIX_NANOS, ClockSyncSample, Mono, Wall};
 
     fn origin() -> Origin {
@@ -377,6 +380,12 @@ mod tests {
         let ours = format!("[\n{}\n]\n", lines(&samples_v2()).trim_end().replace('\n', ",\n"));
         let golden = include_str!("../../../../tests/data/cloudevents-v2.json");
         assert_eq!(ours, golden, "the JSON of the events changed");
+    }
+
+    #[test]
+    fn version_3_golden_json() {
+        let ours = format!("[\n{}\n]\n", lines(&samples_v3()[12..]).trim_end().replace('\n', ",\n"));
+        assert_eq!(ours, golden("cloudevents-v3.json", &ours), "the JSON of the events changed");
     }
 
     #[test]
@@ -455,6 +464,7 @@ mod tests {
     #[test]
     fn the_largest_events_fit_the_estimate() {
         let numbers = |count: usize| postcard::to_stdvec(&vec![u64::MAX - 1; count]).unwrap();
+        let camera: CameraStats = postcard::from_bytes(&numbers(CameraStats::METRICS.len())[1..]).unwrap();
         let stats: Stats = postcard::from_bytes(&numbers(Stats::METRICS.len())[1..]).unwrap();
         let storage: Storage = postcard::from_bytes(&numbers(Storage::METRICS.len())[1..]).unwrap();
         assert!(stats.values().iter().chain(&storage.values()).all(|value| *value == u64::MAX - 1));
@@ -477,7 +487,16 @@ mod tests {
             Body::Stats(stats),
             Body::Storage(storage),
             Body::Crossing(crossing),
-            Body::CameraLost { reason },
+            Body::CameraLost { reason: reason.clone() },
+            Body::CameraStats(camera),
+            Body::Alert(Alert {
+                rule: long(),
+                active: false,
+                metric: long(),
+                value: Some(u64::MAX),
+                limit: Some(u64::MAX),
+                text: reason,
+            }),
         ] {
             let event = Event { seq: u64::MAX, at: Mono::from_nanos(u64::MAX), camera: long(), body };
             let mut out = Vec::new();

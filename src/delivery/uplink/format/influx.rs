@@ -7,6 +7,9 @@
 //! | | `class_count` | `class` | `count` (1), `track_id` |
 //! | `track.end` | `track` | `class`, `reason` | `track_id`, `frames`, `seen_ms`, `from_x` … `to_y` |
 //! | `stats` | `frame` | | `processing_time_ms`, `memory_usage_mb`, and the counters by their names |
+//! | `camera.stats` | `camera` | | the metrics by their names |
+//! | `machine` | `machine` | | the metrics by their names |
+//! | `alert` | `alert` | `rule`, `metric` | `active`, `value`, `limit`, `text` |
 //! | all others | `event` | `type` | what the event holds |
 //!
 //! Every line has the tags `device` and `source` (the camera; for events of the device itself, the device's name), the camera's own tags
@@ -28,8 +31,7 @@ use crate::base::limits::TAGS_BYTES_MAX;
 use crate::delivery::uplink::Batch;
 use crate::delivery::uplink::labels::Label;
 use crate::event::{
-    Body, Crossing, Direction, Dropped, EndReason, Event, Restarted, Started, Stats, Storage, TrackBegin,
-    TrackEnd,
+    Alert, Body, Crossing, Direction, Dropped, EndReason, Event, Restarted, Started, Stats, TrackBegin, TrackEnd,
 };
 use crate::metrics::table::Metric;
 
@@ -97,7 +99,10 @@ fn write_event(lines: &mut Lines<'_>) {
             line.int("total", *total);
             line.end();
         }
-        Body::Storage(storage) => write_storage(lines, storage),
+        Body::Storage(storage) => write_metrics(lines.begin_event(), storage.entries()),
+        Body::CameraStats(stats) => write_metrics(lines.begin("camera"), stats.entries()),
+        Body::Machine(machine) => write_metrics(lines.begin("machine"), machine.entries()),
+        Body::Alert(alert) => write_alert(lines, alert),
     }
 }
 
@@ -157,9 +162,23 @@ fn write_stats(lines: &mut Lines<'_>, stats: &Stats) {
     line.end();
 }
 
-fn write_storage(lines: &mut Lines<'_>, storage: &Storage) {
-    let mut line = lines.begin_event();
-    line.metrics(storage.entries());
+fn write_metrics(mut line: Line<'_>, entries: impl Iterator<Item = (&'static Metric, Option<u64>)>) {
+    line.metrics(entries);
+    line.end();
+}
+
+fn write_alert(lines: &mut Lines<'_>, alert: &Alert) {
+    let Alert { rule, active, metric, value, limit, text } = alert;
+    let mut line = lines.begin("alert");
+    line.tag("rule", rule);
+    line.tag("metric", metric);
+    line.bool("active", *active);
+    for (name, number) in [("value", value), ("limit", limit)] {
+        if let Some(number) = number {
+            line.int(name, *number);
+        }
+    }
+    line.text("text", text);
     line.end();
 }
 
@@ -299,8 +318,8 @@ impl fmt::Display for Quoted<'_> {
 mod tests {
     use super::*;
     use crate::delivery::uplink::labels::{CameraLabels, Labels};
-    use crate::event::tests::{samples, samples_v2};
-    use crate::event::{Origin, fixed};
+    use crate::event::tests::{golden, samples, samples_v2, samples_v3};
+    use crate::event::{CameraStats, Origin, fixed};
     use crate::platform::calendar::Calendar;
     use crate::platform::clock::{ClockSyncSample, Mono, Wall};
 
@@ -341,6 +360,12 @@ mod tests {
     fn version_2_golden_lines() {
         let golden = include_str!("../../../../tests/data/influx-v2.txt");
         assert_eq!(lines(calendar(true), &samples_v2()), golden, "the lines of the events changed");
+    }
+
+    #[test]
+    fn version_3_golden_lines() {
+        let ours = lines(calendar(true), &samples_v3()[12..]);
+        assert_eq!(ours, golden("influx-v3.txt", &ours), "the lines of the events changed");
     }
 
     #[test]
@@ -395,6 +420,9 @@ mod tests {
         let longest = lines(calendar(true), &[Event { body: Body::Stats(stats), ..samples()[0].clone() }]);
         // Each counter up to 18 digits longer, and names of 32 characters that all need escapes.
         assert!(longest.len() + Stats::METRICS.len() * 18 + 3 * 32 <= EVENT_BYTES, "{}", longest.len());
+        let stats = CameraStats { last_frame_age_ms: 1, ..CameraStats::default() };
+        let longest = lines(calendar(true), &[Event { body: Body::CameraStats(stats), ..samples()[0].clone() }]);
+        assert!(longest.len() + CameraStats::METRICS.len() * 18 + 3 * 32 <= EVENT_BYTES, "{}", longest.len());
         let name = || fixed(" ".repeat(32).as_str());
         let crossing = Crossing {
             track: u64::MAX,

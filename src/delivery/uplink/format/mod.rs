@@ -5,6 +5,7 @@ pub mod influx;
 pub mod packed;
 
 use crate::delivery::uplink::Batch;
+use crate::event::Event;
 
 /// Encodings of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,6 +21,8 @@ pub enum Format {
     Packed,
     /// The same with records of versions 1 and 2.
     Packed2,
+    /// The same with records of versions 1 to 3.
+    Packed3,
 }
 
 impl Format {
@@ -30,6 +33,7 @@ impl Format {
             Format::Influx1 | Format::Influx2 => influx::write_batch(batch, out),
             Format::Packed => packed::write_batch(batch, packed::Version::V1, out),
             Format::Packed2 => packed::write_batch(batch, packed::Version::V2, out),
+            Format::Packed3 => packed::write_batch(batch, packed::Version::V3, out),
         }
     }
 
@@ -40,6 +44,7 @@ impl Format {
             Format::Influx1 | Format::Influx2 => influx::CONTENT_TYPE,
             Format::Packed => packed::Version::V1.content_type(),
             Format::Packed2 => packed::Version::V2.content_type(),
+            Format::Packed3 => packed::Version::V3.content_type(),
         }
     }
 
@@ -48,7 +53,16 @@ impl Format {
         match self {
             Format::CloudEvents => events * cloudevents::EVENT_BYTES,
             Format::Influx1 | Format::Influx2 => events * influx::EVENT_BYTES,
-            Format::Packed | Format::Packed2 => packed::HEAD_BYTES_MAX + events * packed::EVENT_BYTES,
+            Format::Packed | Format::Packed2 | Format::Packed3 => packed::HEAD_BYTES_MAX + events * packed::EVENT_BYTES,
+        }
+    }
+
+    /// Whether the event can be expressed at all: the older postcard formats do not have every kind.
+    pub fn holds(self, event: &Event) -> bool {
+        match self {
+            Format::CloudEvents | Format::Influx1 | Format::Influx2 | Format::Packed3 => true,
+            Format::Packed => event.holds_in(1),
+            Format::Packed2 => event.holds_in(2),
         }
     }
 

@@ -6,9 +6,10 @@
 //! Little-endian. Several batches may follow each other in a file or a body. A batch is self-contained: the calendar is part of it. An
 //! event record is the one of the spool ([`crate::event::wire`]): a version byte, then postcard.
 //!
-//! The batch's version, the digit `1` or `2` behind `FTB`, is the newest version among its records. The first four bytes show a receiver
+//! The batch's version, the digit `1`, `2` or `3` behind `FTB`, is the newest version among its records. The first four bytes show a receiver
 //! whether it can read the batch, and it never gets a version that it was not configured for: `uplink.format = "postcard"` sends version 1
-//! for ever, byte for byte, `"postcard2"` version 2. An update of a device changes nothing for its receiver. [`read_batch`] reads both.
+//! for ever, byte for byte, `"postcard2"` version 2, `"postcard3"` version 3. An update of a device changes nothing for its receiver.
+//! Statistics of kinds that a version does not have are left out; an alert is in it as `degraded`. [`read_batch`] reads all versions.
 
 use serde::{Deserialize, Serialize};
 
@@ -37,17 +38,20 @@ pub enum Version {
     V1,
     /// Records of versions 1 and 2.
     V2,
+    /// Records of versions 1 to 3.
+    V3,
 }
 
 impl Version {
     /// The newest.
-    pub const NEWEST: Version = Version::V2;
+    pub const NEWEST: Version = Version::V3;
 
     /// The content type.
     pub const fn content_type(self) -> &'static str {
         match self {
             Version::V1 => "application/vnd.flytrap.batch+postcard",
             Version::V2 => "application/vnd.flytrap.batch+postcard;version=2",
+            Version::V3 => "application/vnd.flytrap.batch+postcard;version=3",
         }
     }
 
@@ -56,6 +60,7 @@ impl Version {
         match self {
             Version::V1 => 1,
             Version::V2 => 2,
+            Version::V3 => 3,
         }
     }
 
@@ -81,7 +86,7 @@ pub struct Unpacked {
     pub origin: Origin,
     /// The calendar that dates its events.
     pub calendar: Calendar,
-    /// At least one.
+    /// None if it had only events of younger kinds.
     pub events: Vec<Event>,
 }
 
@@ -103,7 +108,7 @@ pub enum Unreadable {
 impl std::fmt::Display for Unreadable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Unreadable::Magic => "not a batch: it does not begin with FTB1 or FTB2 (gzip? uncompress it first)",
+            Unreadable::Magic => "not a batch: it does not begin with FTB1, FTB2 or FTB3 (gzip? uncompress it first)",
             Unreadable::Newer(version) => {
                 let known = Version::NEWEST.records();
                 return write!(
@@ -129,14 +134,15 @@ pub fn write_batch(batch: &Batch<'_>, version: Version, out: &mut Vec<u8>) {
     assert!(batch.events.len() <= BATCH_EVENTS_MAX, "a batch of {} events", batch.events.len());
     out.clear();
     out.extend_from_slice(&[0; FRAME_BYTES]);
-    let events = batch.events.len() as u16;
+    let sent = || batch.events.iter().filter(|event| event.holds_in(version.records()));
+    let events = sent().count() as u16;
     let head = Head { origin: batch.origin.clone(), calendar: batch.calendar, events };
     let mut buffer = [0; HEAD_BYTES_MAX];
     out.extend_from_slice(
         postcard::to_slice(&head, &mut buffer).expect("the largest head fits, see the test"),
     );
     let mut buffer = [0; RECORD_BYTES_MAX];
-    for event in batch.events {
+    for event in sent() {
         let record = event.encode_up_to(version.records(), &mut buffer);
         out.extend_from_slice(&(record.len() as u16).to_le_bytes());
         out.extend_from_slice(record);
@@ -159,7 +165,8 @@ fn version_of(bytes: &[u8]) -> Result<Version, Unreadable> {
         None => Err(Unreadable::Short),
         Some(b'1') => Ok(Version::V1),
         Some(b'2') => Ok(Version::V2),
-        Some(digit @ b'3'..=b'9') => Err(Unreadable::Newer(digit - b'0')),
+        Some(b'3') => Ok(Version::V3),
+        Some(digit @ b'4'..=b'9') => Err(Unreadable::Newer(digit - b'0')),
         Some(_) => Err(Unreadable::Magic),
     }
 }
@@ -208,7 +215,7 @@ pub fn read_batch(bytes: &[u8]) -> Result<(Unpacked, &[u8]), Unreadable> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::tests::{samples, samples_v2};
+    use crate::event::tests::{golden, samples, samples_v2, samples_v3};
     use crate::platform::calendar::Bounds;
     use crate::platform::clock::{ClockSyncSample, Mono, Wall};
     use proptest::prelude::*;
@@ -244,6 +251,21 @@ mod tests {
         assert_eq!(read_batch(rest).unwrap(), (first, &[][..]));
     }
 
+    /// The same for `uplink.format = "postcard3"`. Never edit it. Older formats leave out what they do not have.
+    #[test]
+    fn version_3_golden_bytes() {
+        let (origin, calendar, bytes) = packed(&samples_v3(), Version::V3);
+        assert_eq!(hex(&bytes), golden("batch-v3.hex", &hex(&bytes)).trim(), "version 3 of the batch is frozen");
+        let (read, rest) = read_batch(&bytes).unwrap();
+        assert_eq!((read, rest), (Unpacked { origin, calendar, events: samples_v3() }, &[][..]));
+        for (version, kinds) in [(Version::V1, 13), (Version::V2, 13)] {
+            let (_, _, bytes) = packed(&samples_v3(), version);
+            let (read, _) = read_batch(&bytes).unwrap();
+            assert_eq!(read.events.len(), kinds);
+            assert_eq!(read.events[12].body.kind(), "degraded", "the alert");
+        }
+    }
+
     /// The same for `uplink.format = "postcard2"`. Never edit it.
     #[test]
     fn version_2_golden_bytes() {
@@ -262,7 +284,7 @@ mod tests {
     #[test]
     fn a_newer_version_is_not_damage_and_the_error_names_the_remedy() {
         let (_, _, mut bytes) = packed(&samples(), Version::V2);
-        for digit in b'3'..=b'9' {
+        for digit in b'4'..=b'9' {
             bytes[3] = digit;
             let error = read_batch(&bytes).unwrap_err();
             assert_eq!(error, Unreadable::Newer(digit - b'0'));

@@ -168,7 +168,7 @@ impl HttpSink {
     fn read_files(&mut self) -> Result<(), String> {
         if let (Some(path), None) = (&self.params.token_file, &self.authorization) {
             let scheme = match self.params.format {
-                Format::CloudEvents | Format::Packed | Format::Packed2 => Scheme::Bearer,
+                Format::CloudEvents | Format::Packed | Format::Packed2 | Format::Packed3 => Scheme::Bearer,
                 Format::Influx1 => Scheme::Basic,
                 Format::Influx2 => Scheme::Token,
             };
@@ -327,6 +327,10 @@ fn text_of<'a>(response: &'a Response<ureq::Body>, name: &HeaderName) -> Option<
 
 impl Sink for HttpSink {
     fn send(&mut self, batch: &Batch<'_>) -> Result<(), SendError> {
+        if !batch.events.iter().any(|event| self.params.format.holds(event)) {
+            // Nothing that this receiver's format has a word for.
+            return Ok(());
+        }
         let labels = batch.labels;
         let has_buckets = self.params.format.has_buckets() && labels.buckets().next().is_some();
         if !has_buckets {

@@ -273,7 +273,7 @@ fn content_remedy(sent: Sent) -> &'static str {
         (true, Format::CloudEvents) => {
             "it does not accept gzip or CloudEvents in JSON: try uplink.gzip = false, else check which program responds there"
         }
-        (true, Format::Packed | Format::Packed2) => {
+        (true, Format::Packed | Format::Packed2 | Format::Packed3) => {
             "it does not accept gzip or postcard: try uplink.gzip = false, else check uplink.format"
         }
         (true, Format::Influx1 | Format::Influx2) => {
@@ -282,7 +282,7 @@ fn content_remedy(sent: Sent) -> &'static str {
         (false, Format::CloudEvents) => {
             "it does not accept batches of CloudEvents in JSON: check which program responds there, and uplink.format"
         }
-        (false, Format::Packed | Format::Packed2) => {
+        (false, Format::Packed | Format::Packed2 | Format::Packed3) => {
             "it does not accept postcard: check which program responds there, and uplink.format"
         }
         (false, Format::Influx1 | Format::Influx2) => {

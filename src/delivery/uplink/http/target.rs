@@ -25,7 +25,7 @@ pub struct InfluxTarget {
 pub(super) fn address(url: &str, format: Format, influx: &InfluxTarget) -> Result<Uri, String> {
     let uri = checked(url)?;
     let (path, query) = match format {
-        Format::CloudEvents | Format::Packed | Format::Packed2 => return Ok(uri),
+        Format::CloudEvents | Format::Packed | Format::Packed2 | Format::Packed3 => return Ok(uri),
         Format::Influx1 => ("/write", vec![("db", &influx.database), ("rp", &influx.retention_policy)]),
         Format::Influx2 => ("/api/v2/write", vec![("org", &influx.org), ("bucket", &influx.bucket)]),
     };
