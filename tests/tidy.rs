@@ -28,6 +28,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("platform::threads", &["base"]),
     ("platform::log", &["base", "platform::threads"]),
     ("platform::system", &["base"]),
+    ("platform::secret", &[]),
     ("platform::watchdog", &["base", "platform::clock", "platform::process"]),
     ("platform::gpio", &["base", "platform::clock"]),
     // The frame path.
@@ -61,7 +62,15 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("delivery::spool", &["base", "platform::clock", "platform::calendar", "platform::process", "event"]),
     (
         "delivery::uplink",
-        &["base", "platform::clock", "platform::calendar", "event", "metrics::table", "delivery::spool"],
+        &[
+            "base",
+            "platform::clock",
+            "platform::calendar",
+            "platform::secret",
+            "event",
+            "metrics::table",
+            "delivery::spool",
+        ],
     ),
     ("metrics", &["platform::clock", "metrics::table"]),
     // Knows the stages that it tests; of them only `run`, `tools` and `cli` know that it exists.
