@@ -29,6 +29,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("platform::log", &["base", "platform::threads"]),
     ("platform::system", &["base"]),
     ("platform::secret", &[]),
+    ("platform::machine", &["platform::clock"]),
     ("platform::watchdog", &["base", "platform::clock", "platform::process"]),
     ("platform::gpio", &["base", "platform::clock"]),
     // The frame path.

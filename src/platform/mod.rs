@@ -5,6 +5,7 @@ pub mod clock;
 pub mod cores;
 pub mod gpio;
 pub mod log;
+pub mod machine;
 pub mod process;
 pub mod secret;
 pub mod system;
