@@ -28,17 +28,19 @@
 //!
 //! Around it: [`platform::watchdog`] is fed while every stage finishes work, [`platform::gpio`] drives the board's pins (LED,
 //! motion sensor, light), [`platform::cores`] pins the network to the fast cores, [`tools`] measures, scores and calibrates models.
+//! [`platform::machine`] reads the figures of board and process, and [`status`] shows figures to scrapers (OpenMetrics over HTTP) and
+//! spreadsheets (CSV).
 //!
 //! [`sim`] replaces the field: pictures of a simulated street with ground truth, and a device's life in virtual time, through these
 //! same stages; the device build leaves it out (feature `desktop`). [`vision::selftest`] tests the network with a known picture at every start.
 //!
 //! # Import layers
-//! Imports point one way: `base ◄ platform ◄ capture ◄ vision ◄ event ◄ analytics ◄ pipeline, delivery ◄ metrics ◄ config ◄ run ◄
-//! tools ◄ cli`. [`pipeline`] knows the pure stages only; [`run`] alone wires the daemon; [`config`] turns the user's file
+//! Imports point one way: `base ◄ platform ◄ capture ◄ vision ◄ event ◄ analytics ◄ pipeline, delivery ◄ metrics ◄ config,
+//! status ◄ run ◄ tools ◄ cli`. [`pipeline`] knows the pure stages only; [`run`] alone wires the daemon; [`config`] turns the user's file
 //! into each stage's `Params`. No stage knows the configuration or the counters: it takes `Params` and returns outcomes, which
 //! [`run`] adds up in [`metrics`]. [`metrics::table`], which names every counter, is below [`event`], which carries them.
 //! `tests/tidy.rs` enforces this module by module, and names the only file that may use each important external crate
-//! (`tract`, `ureq`, `rustls`, clocks), and the files that may use `unsafe`: one call in [`platform::clock`], memory figures in
+//! (`tract`, `ureq`, `rustls`, `httparse`, clocks), and the files that may use `unsafe`: one call in [`platform::clock`], memory figures in
 //! [`platform::system`], cameras, the watchdog's device, and the engine's kernels and memory.
 //!
 //! # Invariants
@@ -62,8 +64,8 @@
 //!   Lengths are checked before use; a model loads only if its hash is in the manifest or in the configuration.
 //! - **I9 Unknown configuration keys are errors.** All mistakes are reported at once, each with key, value and range; key names end in
 //!   their units.
-//! - **I10 Least privilege.** No capabilities, no listening port, TLS is verified, secrets come from files or systemd credentials and
-//!   never reach a log or an event.
+//! - **I10 Least privilege.** No capabilities, no listening port beyond loopback without a token ([`status::access`]), TLS is verified,
+//!   secrets come from files or systemd credentials ([`platform::secret`]) and never reach a log or an event.
 //! - **I11 Pictures stay on the device.**
 //! - **I12 Fail small.** A lost camera, a full disk, a dead link, a missing pin degrades only that part, is reported as an event, and
 //!   recovers by itself; the rest continues.
@@ -90,6 +92,7 @@ pub mod platform;
 pub mod run;
 #[cfg(any(test, feature = "desktop"))]
 pub mod sim;
+pub mod status;
 pub mod tools;
 pub mod vision;
 

@@ -430,3 +430,52 @@ fn another_size_costs_no_heap_call() {
     round();
     assert_eq!([round(), round()], [0, 0]);
 }
+
+/// What the status address and the resource log take for a page, a row and the figures in them.
+#[test]
+fn figures_pages_and_rows_make_no_heap_call() {
+    use flytrap::platform::machine::slope::SlopeEstimator;
+    use flytrap::platform::machine::{MachineReader, Usage};
+    use flytrap::status::Page;
+    use flytrap::status::csv::{ResourceLog, Row};
+    use flytrap::status::openmetrics::{Buckets, Decimal, Exposition, Family, Format, Kind, Unit};
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = ResourceLog::new(&folder.path().join("resources.csv"), 1 << 20, &["Uptime_s"]);
+    let mut reader = MachineReader::open(std::path::Path::new("/"));
+    let mut slope = SlopeEstimator::new(Duration::from_secs(1));
+    let mut room = vec![0; 64 << 10];
+    let family = |name, kind, unit| Family { name, kind, unit, help: "A \\ family." };
+    let mut second = 0;
+    let mut round = || {
+        second += 1;
+        let now = flytrap::platform::clock::Mono::from_nanos(second * 1_000_000_000);
+        let reading = reader.read(now);
+        let usage = Usage::between(&Default::default(), &reading);
+        slope.add(now, reading.resident_bytes.unwrap());
+        let growth = slope.bytes_per_hour();
+        let mut page = Page::new(&mut room);
+        let mut metrics = Exposition::new(&mut page, Format::OpenMetrics, "flytrap");
+        let mut frames = metrics.family(family("frames", Kind::Counter, Unit::None)).unwrap();
+        frames.sample(&[("camera", "a\"\n")], Some(second)).unwrap();
+        let mut gauge = metrics.family(family("growth", Kind::Gauge, Unit::Bytes)).unwrap();
+        gauge.sample(&[], growth.map(|bytes| bytes as f64 / 3.0)).unwrap();
+        let buckets = Buckets { bounds: &[5, 1000], counts: &[second, 2, 3], sum: 99, places: 6 };
+        let mut time = metrics.family(family("time", Kind::Histogram, Unit::Seconds)).unwrap();
+        time.histogram(&[("camera", "b")], &buckets).unwrap();
+        metrics.end().unwrap();
+        assert!(page.bytes().len() > 500);
+        let row = Row {
+            unix_nanos: Some(1_795_421_730_250_000_000),
+            cpu_permille: usage.machine_permille,
+            memory_bytes: reading.resident_bytes,
+            fps_thousandths: Some(second),
+            more: &[Some(Decimal::from_millis(second))],
+        };
+        log.append(&row).unwrap();
+    };
+    // Opens the files.
+    round();
+    let calls: Vec<u64> = (0..80).map(|_| heap_calls(&mut round).0).collect();
+    assert_eq!(calls.iter().sum::<u64>(), 0, "{calls:?}");
+}

@@ -156,6 +156,12 @@ impl Clock for SystemClock {
     }
 }
 
+/// Processor time that the calling thread has used.
+pub fn thread_cpu_time() -> Duration {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(t.tv_sec).unwrap_or_default(), u32::try_from(t.tv_nsec).unwrap_or_default())
+}
+
 /// Whether `adjtimex` reports a disciplined clock. An error (a sandbox that forbids the call) counts as "no".
 fn kernel_says_synchronised() -> bool {
     // SAFETY: `timex` is plain data for which all zeros is valid; modes = 0 makes the call read-only; the pointer is to
@@ -261,6 +267,18 @@ mod tests {
         let first = clock.mono();
         assert!(clock.mono() >= first && first > Mono::ZERO);
         assert!(clock.wall().plausible(), "this machine's calendar is before the build");
+    }
+
+    #[test]
+    fn a_thread_uses_processor_time_only_while_it_works() {
+        let before = thread_cpu_time();
+        let mut sum = 0_u64;
+        while thread_cpu_time() < before + Duration::from_millis(2) {
+            sum = std::hint::black_box(sum).wrapping_mul(31).wrapping_add(7);
+        }
+        let worked = thread_cpu_time();
+        std::thread::park_timeout(Duration::from_millis(50));
+        assert!(thread_cpu_time() < worked + Duration::from_millis(25), "waiting costs none");
     }
 
     #[test]

@@ -30,5 +30,6 @@ mod spool_crash;
 mod spool_days;
 mod spool_time;
 mod spool_trouble;
+mod status;
 mod tune;
 mod watchdog;

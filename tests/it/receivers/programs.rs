@@ -1,4 +1,4 @@
-//! Real receivers as child processes of a test: in a folder of their own, on 127.0.0.1, killed and restarted as the test requires.
+//! Real receivers and scrapers as child processes of a test: in a folder of their own, on 127.0.0.1, killed and restarted as the test requires.
 
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -10,14 +10,15 @@ use flytrap::platform::clock::{Clock, SystemClock};
 /// Longest wait for a program to listen. InfluxDB on a busy machine needs some seconds.
 const START_MAX: Duration = Duration::from_secs(60);
 
-/// The folder with the unpacked packages, or why there is none.
-pub(crate) fn unpacked() -> Result<PathBuf, String> {
+/// The folder with the unpacked Debian `packages`, or why there is none.
+pub(crate) fn unpacked(packages: &[&str]) -> Result<PathBuf, String> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
     let folder = cache.unwrap_or_else(std::env::temp_dir).join("flytrap-tests/receivers");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/receivers/get");
     let out = Command::new(&script)
         .arg(&folder)
+        .args(packages)
         .output()
         .map_err(|error| format!("{}: {error}", script.display()))?;
     if out.status.success() {

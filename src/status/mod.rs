@@ -1,0 +1,24 @@
+//! The device's figures for programs and people nearby: a small HTTP server, OpenMetrics pages, and the resource log as CSV.
+//!
+//! ```text
+//!   run: Pages ──► server ──► scraper, load balancer, browser      /metrics, /healthz, …: a copy of the figures, on request
+//!                    └─ request, exchange, access                   bounded in connections, bytes, time and processor time
+//!   run: rows  ──► csv ──► resources.csv, resources.csv.1           a row at a time, bounded in bytes
+//! ```
+//! This module knows neither counters nor settings: [`crate::run`] fills the pages and rows. A client can read, and change nothing.
+//!
+//! - [`server`]: sockets, the table of connections, the thread.
+//! - [`page`]: what a handler gets and fills: [`Pages`], [`Request`], [`Page`].
+//! - [`access`]: which address may be listened on, and who may read: loopback, or a token.
+//! - [`openmetrics`]: the text of `/metrics`.
+//! - [`csv`]: the resource log (S11).
+
+pub mod access;
+pub mod csv;
+mod exchange;
+pub mod openmetrics;
+pub mod page;
+mod request;
+pub mod server;
+
+pub use page::{Page, Pages, Request, Status};
