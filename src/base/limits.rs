@@ -64,6 +64,9 @@ pub const TRACKS_MAX: usize = 128;
 pub const LINES_MAX: usize = 16;
 const _: () = assert!(TRACKS_MAX * LINES_MAX <= 1 << 16, "a line state per track and line stays small");
 
+/// Maximum number of rules for alerts that a user gives.
+pub const ALERTS_MAX: usize = 32;
+
 /// Most bytes of a camera's tags together, with 2 for each: they are repeated in every event.
 pub const TAGS_BYTES_MAX: usize = 128;
 

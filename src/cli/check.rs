@@ -12,6 +12,7 @@ use crate::delivery::uplink;
 use crate::platform::calendar::Timekeeper;
 use crate::platform::clock::SystemClock;
 use crate::platform::cores::Machine;
+use crate::status;
 use crate::tools::pictures::Detector;
 
 /// Checks `file`, its model, the path of its source and its uplink (without connecting); prints the settings in force.
@@ -47,6 +48,9 @@ pub(super) fn check(file: Option<&Path>) -> Result<(), Failed> {
         Some(_) => {
             let _model_and_classes_are_right = Detector::open(&config)?;
         }
+    }
+    if let Some(listen) = &config.status.listen {
+        status::access::check_address(listen, config.status.token_file.is_some())?;
     }
     // A file: target is created when it is opened; only its folder can be wrong.
     if let Some(path) = config.uplink.target.first.strip_prefix("file:") {

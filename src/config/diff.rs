@@ -54,6 +54,10 @@ pub enum Scope {
     Memory,
     /// The log.
     Log,
+    /// The status pages and the resource log.
+    Status,
+    /// Rules for alerts.
+    Alerts,
 }
 
 /// One setting that changed.

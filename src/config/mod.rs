@@ -29,6 +29,7 @@ use std::time::Duration;
 use crate::base::error::{Error, Kind};
 use crate::base::limits::CONFIG_BYTES_MAX;
 use crate::delivery::uplink::labels::Labels;
+use crate::metrics::alert::Rule;
 use crate::platform::cores::Machine;
 use crate::platform::gpio::PinParams;
 use crate::platform::watchdog;
@@ -36,7 +37,7 @@ use crate::vision::detect::model;
 use crate::vision::load;
 use diff::Difference;
 use in_force::InForce;
-use scopes::{Camera, Device, Events, Log, Memory, Model, Spool, Uplink};
+use scopes::{Camera, Device, Events, Log, Memory, Model, Spool, Status, Uplink};
 use values::{Value, Values};
 
 /// All mistakes of a configuration, one line each: place, key, value, what it must be.
@@ -81,6 +82,10 @@ pub struct Config {
     pub memory: Memory,
     /// The log.
     pub log: Log,
+    /// The status pages and the resource log.
+    pub status: Status,
+    /// Rules for alerts.
+    pub alerts: Vec<Rule>,
     /// Every setting with its value.
     pub in_force: InForce,
 }
@@ -171,6 +176,8 @@ fn from_values(values: &mut Values, machine: &Machine) -> Config {
         spool: sections::spool::spool(values),
         memory: sections::board::memory(values),
         log: sections::board::log(values),
+        status: sections::status::status(values),
+        alerts: sections::status::alerts(values),
         in_force,
     }
 }

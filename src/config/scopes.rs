@@ -164,6 +164,25 @@ pub struct Memory {
     pub ring: usize,
 }
 
+/// The status pages and the resource log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Status {
+    /// Where the pages are served, if they are.
+    pub listen: Option<String>,
+    /// The file with the token that every request must carry.
+    pub token_file: Option<PathBuf>,
+    /// A camera without a good frame for longer is not healthy.
+    pub frame_age_max: Duration,
+    /// A device without a delivery for longer is not healthy.
+    pub delivery_age_max: Duration,
+    /// The resource log, if there is one.
+    pub resource_log: Option<PathBuf>,
+    /// Time between two of its rows.
+    pub resource_log_interval: Duration,
+    /// Its largest size, bytes.
+    pub resource_log_bytes: u64,
+}
+
 /// The log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Log {

@@ -115,7 +115,7 @@ impl Values {
             mistakes: Vec::new(),
         };
         for section in sections {
-            values.put_defaults(section, 1);
+            values.put_defaults(section, section.default_count);
         }
         values
     }
@@ -283,10 +283,7 @@ impl Values {
             .sections
             .iter()
             .flat_map(|section| section.settings.iter().map(|setting| section.path(setting)));
-        match known.map(|key| (distance(&wanted, &key), key)).min() {
-            Some((distance, key)) if distance <= 1 + wanted.len() / 4 => format!("; did you mean '{key}'?"),
-            Some(_) | None => String::new(),
-        }
+        nearest(&wanted, known)
     }
 
     /// Notes a mistake in the value at `path`: `why` completes "must ...".
@@ -475,6 +472,14 @@ fn template(path: &str) -> String {
         }
     }
     out
+}
+
+/// "; did you mean 'x'?" for the nearest of `known`, if any is near.
+pub(super) fn nearest(wanted: &str, known: impl Iterator<Item = String>) -> String {
+    match known.map(|key| (distance(wanted, &key), key)).min() {
+        Some((distance, key)) if distance <= 1 + wanted.len() / 4 => format!("; did you mean '{key}'?"),
+        Some(_) | None => String::new(),
+    }
 }
 
 /// Levenshtein distance: how many letters to change, add or remove.

@@ -14,7 +14,8 @@ mod identity;
 pub mod wire;
 
 pub use bodies::{
-    Alert, Body, BoxSent, Crossing, Direction, Dropped, EndReason, Event, Restarted, Started, TrackBegin, TrackEnd,
+    Alert, Body, BoxSent, Crossing, Direction, Dropped, EndReason, Event, Restarted, Started, TrackBegin,
+    TrackEnd,
 };
 pub use identity::{EventId, Origin};
 pub use wire::{RECORD_BYTES_MAX, RECORD_VERSION, RecordError};

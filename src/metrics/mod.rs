@@ -5,6 +5,7 @@
 //! waits, memory is fixed. Reading changes nothing, so any number of readers can read at any time; a reader that wants values since its
 //! last read computes them from two snapshots ([`IntervalReader`]).
 
+pub mod alert;
 pub mod histogram;
 pub mod table;
 
@@ -149,7 +150,8 @@ pub struct CameraReader {
 impl CameraReader {
     /// The statistics of `snapshot`, with rates, shares and percentiles since this reader's last snapshot; since the start of the program,
     /// at `started`, the first time.
-    pub fn stats(&mut self, snapshot: CameraSnapshot, started: Mono) -> CameraStats {
+    /// `target_millihertz`: the configured rate.
+    pub fn stats(&mut self, snapshot: CameraSnapshot, started: Mono, target_millihertz: u64) -> CameraStats {
         let before = self.last.take().unwrap_or(CameraSnapshot {
             at: started,
             stats: CameraStats::default(),
@@ -157,7 +159,8 @@ impl CameraReader {
         });
         let (now, old) = (&snapshot.stats, &before.stats);
         let nanos = snapshot.at.since(before.at).as_nanos().max(1);
-        let rate = |count: u64| u64::try_from(u128::from(count) * 1_000_000_000_000 / nanos).unwrap_or(u64::MAX);
+        let rate =
+            |count: u64| u64::try_from(u128::from(count) * 1_000_000_000_000 / nanos).unwrap_or(u64::MAX);
         let looked = |stats: &CameraStats| stats.inferences + stats.frames_still;
         let (inferred, looked) = (now.inferences - old.inferences, looked(now) - looked(old));
         let latency = snapshot.times.of(Time::Latency).since(before.times.of(Time::Latency));
@@ -165,6 +168,7 @@ impl CameraReader {
         let stats = CameraStats {
             rate_captured_millihertz: rate(now.frames_captured - old.frames_captured),
             rate_processed_millihertz: rate(looked),
+            rate_permille: rate(looked) * 1000 / target_millihertz.max(1),
             motion_permille: inferred * 1000 / looked.max(1),
             latency_p50_us: percentile(0.5),
             latency_p95_us: percentile(0.95),
@@ -315,16 +319,20 @@ mod tests {
         };
         frames(100, 30, 30, 100);
         metrics.saw_frame(at(10), at(10));
-        let first = reader.stats(metrics.camera_snapshot(at(11)), at(1));
+        let first = reader.stats(metrics.camera_snapshot(at(11)), at(1), 12_000);
         assert_eq!((first.rate_captured_millihertz, first.rate_processed_millihertz), (10_000, 6000));
-        assert_eq!((first.motion_permille, first.last_frame_age_ms), (500, 1000));
+        assert_eq!((first.motion_permille, first.last_frame_age_ms, first.rate_permille), (500, 1000, 500));
         assert!((80_000..=100_000).contains(&first.latency_p50_us), "{}", first.latency_p50_us);
         frames(10, 0, 5, 400);
-        let second = reader.stats(metrics.camera_snapshot(at(21)), at(1));
+        let second = reader.stats(metrics.camera_snapshot(at(21)), at(1), 12_000);
         assert_eq!((second.rate_captured_millihertz, second.rate_processed_millihertz), (1000, 500));
         assert_eq!((second.motion_permille, second.frames_captured), (1000, 110));
-        assert!(second.latency_p50_us > 315_000, "the earlier frames are not among them: {}", second.latency_p50_us);
-        let nothing = reader.stats(metrics.camera_snapshot(at(21)), at(1));
+        assert!(
+            second.latency_p50_us > 315_000,
+            "the earlier frames are not among them: {}",
+            second.latency_p50_us
+        );
+        let nothing = reader.stats(metrics.camera_snapshot(at(21)), at(1), 12_000);
         assert_eq!((nothing.rate_captured_millihertz, nothing.latency_p99_us), (0, 0));
     }
 }

@@ -168,6 +168,7 @@ macro_rules! camera_rows {
             3 given rate_wanted_millihertz: Gauge Millihertz "Target frame rate in force: the configured one, lowered while the network is overloaded.";
             3 given rate_captured_millihertz: Gauge Millihertz "Frames that the source announced, since the statistics before.";
             3 given rate_processed_millihertz: Gauge Millihertz "Frames that were looked at, by the gate or the network, since the statistics before.";
+            3 given rate_permille: Gauge Permille "The same as a part of the configured target rate.";
             3 given motion_permille: Gauge Permille "Share of these frames in which the gate saw motion or was held open by it; all of them without a gate.";
             3 given latency_p50_us: Gauge Microseconds "From capture to events, of frames with inference since the statistics before: the median.";
             3 given latency_p95_us: Gauge Microseconds "The same: 95 % are faster.";
@@ -192,12 +193,15 @@ macro_rules! machine_rows {
             /// The load of the machine and its sensors.
             Machine = "machine";
             3 given cpu_permille: Reading Permille "CPU time of all programs, of all cores, since the statistics before.";
-            3 given cpu_process_permille: Reading Permille "CPU time of this program, of all cores, since the statistics before.";
+            3 given cpu_process_permille: Reading Permille "CPU time of this program since the statistics before, of one core: 2000 keeps two cores busy.";
             3 given rss_bytes: Gauge Bytes "Resident memory of this program.";
             3 given rss_growth_per_hour_bytes: Reading Bytes "By how much the resident memory grows in an hour, over the last hours; 0 if it shrinks.";
             3 given temperature_millicelsius: Reading Millicelsius "Temperature of the CPU.";
             3 given clock_khz: Reading Kilohertz "Clock of the CPU.";
             3 given throttle_flags: Reading Count "Flags of a Raspberry Pi, as vcgencmd get_throttled prints them.";
+            3 given throttled: Reading Count "1 while the board's firmware throttles the CPU.";
+            3 given under_voltage: Reading Count "1 while the board's supply voltage is too low.";
+            3 given clock_synchronised: Gauge Count "1 while the calendar is synchronised or was set by a person.";
             3 given load_permille: Gauge Permille "Part of its time for which the network is busy.";
             3 given rate_factor_permille: Gauge Permille "What the load leaves of the target frame rates.";
             3 given cameras: Gauge Count "Cameras in the configuration.";
@@ -236,7 +240,7 @@ macro_rules! body {
             }
 
             /// Every metric with its value; `None` for an age that does not exist yet.
-            pub fn entries(&self) -> impl Iterator<Item = (&'static Metric, Option<u64>)> {
+            pub fn entries(&self) -> impl Iterator<Item = (&'static Metric, Option<u64>)> + Clone {
                 Self::METRICS.iter().zip(self.values()).map(|(metric, value)| (metric, metric.shown(value)))
             }
 
@@ -277,15 +281,8 @@ pub enum Time {
 
 impl Time {
     /// All of them, in the order of the frame's path.
-    pub const ALL: [Time; 7] = [
-        Time::Gate,
-        Time::Wait,
-        Time::Prepare,
-        Time::Network,
-        Time::Track,
-        Time::Processing,
-        Time::Latency,
-    ];
+    pub const ALL: [Time; 7] =
+        [Time::Gate, Time::Wait, Time::Prepare, Time::Network, Time::Track, Time::Processing, Time::Latency];
 
     /// Its row of the table.
     pub const fn metric(self) -> &'static Metric {
@@ -310,7 +307,8 @@ const fn histogram(name: &'static str, help: &'static str) -> Metric {
 
 /// The whole table.
 pub fn all() -> impl Iterator<Item = &'static Metric> {
-    let events = Stats::METRICS.iter().chain(Storage::METRICS).chain(CameraStats::METRICS).chain(Machine::METRICS);
+    let events =
+        Stats::METRICS.iter().chain(Storage::METRICS).chain(CameraStats::METRICS).chain(Machine::METRICS);
     events.chain(&HISTOGRAMS)
 }
 
@@ -325,7 +323,10 @@ mod tests {
         for metric in all() {
             let Metric { name, unit, kind, event, help, .. } = metric;
             assert!(names.insert((event, name)), "{name} is there twice");
-            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{name}");
+            assert!(
+                name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+                "{name}"
+            );
             assert!(name.ends_with(unit.suffix()), "{name} does not end with {}", unit.suffix());
             let units = ["_bytes", "_ms", "_us", "_permille", "_millihertz", "_khz", "_millicelsius"];
             let other = units.iter().find(|suffix| name.ends_with(**suffix));
@@ -338,7 +339,11 @@ mod tests {
         // What a camera counts is what all of them count together.
         let counted = CameraStats::METRICS.iter().filter(|metric| metric.kind == Kind::Counter);
         for metric in counted {
-            assert!(Stats::METRICS.iter().any(|row| (row.name, row.help) == (metric.name, metric.help)), "{}", metric.name);
+            assert!(
+                Stats::METRICS.iter().any(|row| (row.name, row.help) == (metric.name, metric.help)),
+                "{}",
+                metric.name
+            );
         }
     }
 

@@ -188,7 +188,8 @@ impl ConditionMonitor {
             frame_age: now.since(oldest),
             delivery_age: now.since(delivered_at.unwrap_or(self.started)),
             sends_fail: counters.failures() > self.failures,
-            loses: self.lost_at.is_some_and(|at| now.since(at) < LOSS),
+            loses: self.lost_at.is_some_and(|at| now.since(at) < LOSS)
+                || shared.alerts_active.load(Relaxed) > 0,
         })
     }
 }

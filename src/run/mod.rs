@@ -16,6 +16,8 @@ mod capture;
 mod gpio;
 mod inference;
 mod memory;
+mod monitor;
+mod pages;
 mod reload;
 mod shutdown;
 mod signals;
@@ -49,6 +51,7 @@ use crate::platform::system;
 use crate::platform::threads::{self, spawn};
 use crate::platform::watchdog::fault::Faults;
 use crate::platform::watchdog::{Ledger, Stage};
+use crate::status;
 use crate::vision::detect::model::{Loaded, wanted_classes};
 use reload::Reload;
 use shutdown::{End, Reports, shut_down};
@@ -141,6 +144,35 @@ impl Live {
     }
 }
 
+/// The network's load and what it leaves of the target rates, thousandths.
+#[derive(Debug)]
+pub(crate) struct Load {
+    load: AtomicU32,
+    factor: AtomicU32,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Load { load: AtomicU32::new(0), factor: AtomicU32::new(1000) }
+    }
+}
+
+impl Load {
+    /// From parts of 1.
+    pub(crate) fn set(&self, load: f64, factor: f64) {
+        self.load.store((load * 1e3).round() as u32, Relaxed);
+        self.factor.store((factor * 1e3).round() as u32, Relaxed);
+    }
+
+    pub(crate) fn load_permille(&self) -> u64 {
+        self.load.load(Relaxed).into()
+    }
+
+    pub(crate) fn factor_permille(&self) -> u64 {
+        self.factor.load(Relaxed).into()
+    }
+}
+
 /// State shared by all threads.
 pub(crate) struct Shared {
     /// As of the start; [`Shared::live`] and [`CameraState::settings`] have what may have changed since.
@@ -165,6 +197,14 @@ pub(crate) struct Shared {
     interval: Mutex<IntervalReader>,
     /// The values behind the last `camera.stats` events.
     camera_intervals: Mutex<Vec<CameraReader>>,
+    /// The network's load.
+    pub(crate) load: Load,
+    /// The monitor's last figures.
+    latest: Mutex<monitor::Latest>,
+    /// How many rules for alerts hold.
+    alerts_active: AtomicU64,
+    /// Reported ready: the network has passed its self-test.
+    is_ready: AtomicBool,
 }
 
 impl Shared {
@@ -246,14 +286,27 @@ impl Shared {
         CameraSnapshot { stats, ..snapshot }
     }
 
-    /// Posts the `stats` event and those of the cameras; returns the contents of the first.
+    /// A camera's statistics since the reader's last look.
+    fn camera_stats(&self, camera: usize, reader: &mut CameraReader) -> CameraStats {
+        let target = (self.cameras[camera].settings().fps * 1e3).round() as u64;
+        reader.stats(self.camera_snapshot(camera), self.started, target)
+    }
+
+    /// Posts the `stats` event, those of the cameras and of the machine; returns the contents of the first.
     fn post_stats(&self) -> Stats {
         let mut readers = self.camera_intervals.lock().unwrap_or_else(PoisonError::into_inner);
         for (camera, reader) in readers.iter_mut().enumerate() {
-            let stats = reader.stats(self.camera_snapshot(camera), self.started);
+            let stats = self.camera_stats(camera, reader);
             self.post(camera, self.clock.mono(), Body::CameraStats(stats));
         }
         drop(readers);
+        let machine = {
+            let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+            latest.at.is_some().then(|| latest.machine_event())
+        };
+        if let Some(machine) = machine {
+            self.post_own(Body::Machine(machine));
+        }
         let snapshot = self.snapshot();
         let stats = self.interval.lock().unwrap_or_else(PoisonError::into_inner).stats(&snapshot);
         self.post_own(Body::Stats(stats));
@@ -287,6 +340,7 @@ pub fn run(config: Config, options: RunOptions, again: Loader) -> Result<()> {
     let stop = Stop::new();
     let outbox = Arc::new(Outbox::new(config.uplink.queue_events)?);
     let spool = Arc::new(spool_writer::open(&config, &origin, &time)?);
+    let status = open_status(&config, &clock)?;
     let signals = EndSignals::listen()?;
     log_start(&specs, &model, &*sink, &origin);
     let names: Vec<Name> = config.cameras.iter().map(|camera| camera.name.clone()).collect();
@@ -314,6 +368,10 @@ pub fn run(config: Config, options: RunOptions, again: Loader) -> Result<()> {
         written: Mutex::default(),
         interval: Mutex::default(),
         camera_intervals: Mutex::new(names.iter().map(|_| CameraReader::default()).collect()),
+        load: Load::default(),
+        latest: Mutex::default(),
+        alerts_active: AtomicU64::new(0),
+        is_ready: AtomicBool::new(false),
         live: Mutex::new(Live::of(&config)),
         config,
     });
@@ -321,6 +379,7 @@ pub fn run(config: Config, options: RunOptions, again: Loader) -> Result<()> {
     let (classes, uplink) = (model.classes().clone(), driver.live_params());
     uplink.set_labels(shared.config.labels());
     let threads = Threads::start(&shared, driver, specs, model)?;
+    start_monitor(&shared, status)?;
     let requests = threads.requests.clone();
     let reload =
         Reload { shared: Arc::clone(&shared), again: Arc::new(again), in_force, classes, uplink, requests };
@@ -335,6 +394,33 @@ pub fn run(config: Config, options: RunOptions, again: Loader) -> Result<()> {
         threads.join()?;
     }
     outcome
+}
+
+/// Opens the status server, if it is configured: an address in use is found before anything runs.
+///
+/// # Errors
+/// `Kind::Config` or `Kind::System`, with the setting and the remedy.
+fn open_status(config: &Config, clock: &Arc<dyn Clock>) -> Result<Option<status::server::Server>> {
+    let settings = &config.status;
+    let Some(listen) = &settings.listen else { return Ok(None) };
+    let token_file = settings.token_file.clone();
+    let address = status::access::check_address(listen, token_file.is_some())?;
+    let params = status::server::Params { address, token_file, page_bytes: pages::PAGE_BYTES };
+    let mut server = status::server::Server::new(params, Arc::clone(clock))?;
+    let address = server.listen()?;
+    tracing::info!("status pages at http://{address}/");
+    Ok(Some(server))
+}
+
+/// Starts the threads that watch and show: nothing waits for them, and they end with the process.
+fn start_monitor(shared: &Arc<Shared>, status: Option<status::server::Server>) -> Result<()> {
+    let monitor = monitor::Monitor::new(Arc::clone(shared));
+    let _ends_with_the_process = spawn("monitor", move || monitor.run())?;
+    if let Some(mut server) = status {
+        let mut pages = pages::StatusPages(Arc::clone(shared));
+        let _ends_with_the_process = spawn("status", move || server.run(&mut pages, &Stop::new()))?;
+    }
+    Ok(())
 }
 
 /// Where each camera's frames come from.
@@ -477,6 +563,7 @@ async fn main_thread(
             Turn::Statistics => post_state(shared, &supervisor),
             Turn::Up => {
                 is_up = true;
+                shared.is_ready.store(true, Relaxed);
                 supervisor.ready();
             }
             Turn::Reload => {

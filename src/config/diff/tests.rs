@@ -54,6 +54,11 @@ fn other_value(setting: &Setting, n: u8) -> String {
 /// Keys to change: (index of the setting among all, number of the other value).
 type Picks = BTreeMap<usize, u8>;
 
+/// The tables that the defaults do not have: without one in both files a change of one of its keys would be a change of all of them.
+fn absent() -> impl Iterator<Item = &'static crate::config::table::Section> {
+    SECTIONS.iter().filter(|section| section.default_count == 0)
+}
+
 fn settings() -> Vec<(&'static str, bool, &'static Setting)> {
     let of = |section: &'static crate::config::table::Section| {
         section.settings.iter().map(|setting| (section.name, section.is_array, setting))
@@ -64,6 +69,13 @@ fn settings() -> Vec<(&'static str, bool, &'static Setting)> {
 /// A file that changes these keys.
 fn file(picks: &Picks) -> String {
     let mut tables: BTreeMap<&str, (bool, String)> = BTreeMap::new();
+    for section in absent() {
+        let is_picked =
+            |setting: &Setting| picks.keys().any(|index| std::ptr::eq(settings()[*index].2, setting));
+        let defaults = section.settings.iter().filter(|setting| !is_picked(setting));
+        let lines = defaults.map(|setting| format!("{} = {}\n", setting.key, setting.default.value()));
+        tables.insert(section.name, (section.is_array, lines.collect()));
+    }
     for (index, n) in picks {
         let (section, is_array, setting) = settings()[*index];
         let table = tables.entry(section).or_insert((is_array, String::new()));
@@ -149,7 +161,7 @@ proptest! {
 
 #[test]
 fn every_setting_makes_a_difference_alone() {
-    let plain = in_force("");
+    let plain = in_force(&file(&Picks::new()));
     for (index, (section, _, setting)) in settings().into_iter().enumerate() {
         for n in 0..3 {
             let found = diff(&plain, &in_force(&file(&Picks::from([(index, n)]))));
@@ -206,8 +218,21 @@ fn a_line_that_comes_or_goes_changes_each_of_its_keys() {
 /// The scopes in which two configurations differ, by comparing the structs that the stages get.
 fn scopes(a: &Config, b: &Config) -> BTreeSet<Scope> {
     // Destructured, so that a new scope does not compile until it is handled here.
-    let Config { device, watchdog, pins, cameras, model, events, uplink, spool, memory, log, in_force: _ } =
-        a;
+    let Config {
+        device,
+        watchdog,
+        pins,
+        cameras,
+        model,
+        events,
+        uplink,
+        spool,
+        memory,
+        log,
+        status,
+        alerts,
+        in_force: _,
+    } = a;
     let differ = [
         (Scope::Device, *device != b.device),
         (Scope::Watchdog, *watchdog != b.watchdog),
@@ -219,6 +244,8 @@ fn scopes(a: &Config, b: &Config) -> BTreeSet<Scope> {
         (Scope::Spool, *spool != b.spool),
         (Scope::Memory, *memory != b.memory),
         (Scope::Log, *log != b.log),
+        (Scope::Status, *status != b.status),
+        (Scope::Alerts, *alerts != b.alerts),
     ];
     differ.into_iter().filter(|(_, differs)| *differs).map(|(scope, _)| scope).collect()
 }
@@ -229,6 +256,10 @@ fn meaningful(section: &str, setting: &Setting) -> String {
         ("camera", "source") => "\"dir:/other\"",
         ("camera", "fps") => "\"12.5\"",
         ("camera", "controls") => "[\"gain = 3\"]",
+        ("alert", "metric") => "\"machine.cpu_permille\"",
+        ("alert", "when") => "\"absent\"",
+        ("alert", "limit") => "9",
+        ("alert", "clear") => "3",
         ("camera", "tags") => "[\"road=A7\"]",
         ("camera", "restart_first_s") => "2",
         ("focus", "enabled") => "false",
@@ -263,7 +294,8 @@ fn meaningful(section: &str, setting: &Setting) -> String {
 fn a_change_reaches_the_struct_of_its_scope_and_no_other() {
     // Everything that other settings depend on is switched on.
     let base = "model = { path = \"x.onnx\" }\nfocus = { enabled = true }\n\
-        uplink = { target = \"https://h/\" }\ntrack = { score_new = 0.5 }\ngpio = { light = 3, inverted = [\"light\"] }\n";
+        uplink = { target = \"https://h/\" }\ntrack = { score_new = 0.5 }\ngpio = { light = 3, inverted = [\"light\"] }\n\
+        alert = [{ name = \"x\", metric = \"machine.load_permille\", limit = 5 }]\nalerts = { defaults = false }\n";
     let base: toml::Table = base.parse().unwrap();
     let plain = load(&toml::to_string(&base).unwrap());
     for (section, is_array, setting) in settings() {
@@ -273,7 +305,11 @@ fn a_change_reaches_the_struct_of_its_scope_and_no_other() {
         if let toml::Value::Table(table) = table {
             table.insert(setting.key.to_owned(), value["v"].clone());
         }
-        if is_array {
+        if let toml::Value::Array(tables) = table {
+            if let Some(toml::Value::Table(table)) = tables.first_mut() {
+                table.insert(setting.key.to_owned(), value["v"].clone());
+            }
+        } else if is_array {
             let table = table.clone();
             changed.insert(section.to_owned(), toml::Value::Array(vec![table]));
         }

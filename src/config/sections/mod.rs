@@ -6,6 +6,7 @@ pub(super) mod camera;
 pub(super) mod model;
 pub(super) mod shapes;
 pub(super) mod spool;
+pub(super) mod status;
 pub(super) mod uplink;
 
 use std::path::PathBuf;

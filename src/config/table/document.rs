@@ -25,14 +25,16 @@ pub(in crate::config) fn defaults_toml(sections: &[Section]) -> String {
         out.push('\n');
         comment(&mut out, section.help);
         let brackets = if section.is_array { ("[[", "]]") } else { ("[", "]") };
-        out.push_str(&format!("{}{}{}\n", brackets.0, section.name, brackets.1));
+        // A table that the defaults do not have is shown as a comment.
+        let mark = if section.default_count == 0 { "# " } else { "" };
+        out.push_str(&format!("{mark}{}{}{}\n", brackets.0, section.name, brackets.1));
         for (index, setting) in section.settings.iter().enumerate() {
             if index > 0 {
                 out.push('\n');
             }
             comment(&mut out, setting.help);
             comment(&mut out, &allowed(setting));
-            out.push_str(&format!("{} = {}\n", setting.key, setting.default.value()));
+            out.push_str(&format!("{mark}{} = {}\n", setting.key, setting.default.value()));
         }
     }
     out

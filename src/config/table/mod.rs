@@ -11,6 +11,7 @@ mod delivery;
 #[cfg(test)]
 pub(super) mod document;
 mod model;
+mod status;
 mod vision;
 
 use super::diff::{Change, Scope};
@@ -32,6 +33,9 @@ pub(super) static SECTIONS: &[Section] = &[
     delivery::EVENTS,
     delivery::UPLINK,
     delivery::SPOOL,
+    status::STATUS,
+    status::ALERTS,
+    status::ALERT,
     board::GPIO,
     board::MEMORY,
     board::LOG,
@@ -44,6 +48,8 @@ pub(super) struct Section {
     pub(super) name: &'static str,
     /// Whether there can be several: `[[name]]`.
     pub(super) is_array: bool,
+    /// How many of them the defaults have.
+    pub(super) default_count: usize,
     /// Which part of the program it belongs to.
     pub(super) scope: Scope,
     /// What to know before reading its settings; may be empty.
@@ -55,16 +61,22 @@ pub(super) struct Section {
 impl Section {
     /// `[name]`.
     const fn new(name: &'static str, scope: Scope, settings: &'static [Setting]) -> Self {
-        Section { name, is_array: false, scope, help: "", settings }
+        Section { name, is_array: false, default_count: 1, scope, help: "", settings }
     }
 
     /// `[[name]]`; the defaults have one such table.
     const fn array(name: &'static str, scope: Scope, settings: &'static [Setting]) -> Self {
-        Section { name, is_array: true, scope, help: "", settings }
+        Section { name, is_array: true, default_count: 1, scope, help: "", settings }
     }
 
     const fn help(mut self, help: &'static str) -> Self {
         self.help = help;
+        self
+    }
+
+    /// The defaults have no such table.
+    const fn none(mut self) -> Self {
+        self.default_count = 0;
         self
     }
 

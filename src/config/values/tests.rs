@@ -80,8 +80,14 @@ fn ranges_that_depend_on_each_other_are_checked_in_both_orders_and_at_their_ends
         table::test_whole("more", 5, 1, 600, Some("t.part"), None),
         table::test_whole("all", 10, 1, 20, None, None),
     ];
-    static TABLE: [table::Section; 1] =
-        [table::Section { name: "t", is_array: false, scope: Scope::Log, help: "", settings: &SETTINGS }];
+    static TABLE: [table::Section; 1] = [table::Section {
+        name: "t",
+        is_array: false,
+        default_count: 1,
+        scope: Scope::Log,
+        help: "",
+        settings: &SETTINGS,
+    }];
     let mistakes = |text: &str| {
         let mut values = Values::new(&TABLE);
         values.lay_over(text, "x");

@@ -25,7 +25,7 @@ const STEP_MS: u64 = 100;
 pub enum Condition {
     /// Frames come, events leave.
     Well,
-    /// It counts, but loses some data.
+    /// It counts, but loses some data, or an alert holds.
     Degraded,
     /// No frames.
     NoCamera,
@@ -42,7 +42,7 @@ pub struct Health {
     pub delivery_age: Duration,
     /// The last send failed.
     pub sends_fail: bool,
-    /// Something was dropped or damaged in the last minute.
+    /// Something was dropped or damaged in the last minute, or an alert holds.
     pub loses: bool,
 }
 

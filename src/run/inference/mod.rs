@@ -228,6 +228,7 @@ impl Inference {
             if let Some(factor) = self.load.poll(self.shared.clock.mono()) {
                 self.set_rates(factor);
             }
+            self.shared.load.set(self.load.load(), self.load.factor());
         }
     }
 
@@ -394,6 +395,9 @@ fn fixed_plan(config: &Config) -> Plan {
     let mut plan = Plan::default();
     plan.add("event queue", queue_bytes(config));
     plan.add("spool", config.spool.params.memory_bytes);
+    if config.status.listen.is_some() {
+        plan.add("status pages", super::pages::memory_bytes());
+    }
     plan
 }
 

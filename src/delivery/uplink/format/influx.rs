@@ -31,7 +31,8 @@ use crate::base::limits::TAGS_BYTES_MAX;
 use crate::delivery::uplink::Batch;
 use crate::delivery::uplink::labels::Label;
 use crate::event::{
-    Alert, Body, Crossing, Direction, Dropped, EndReason, Event, Restarted, Started, Stats, TrackBegin, TrackEnd,
+    Alert, Body, Crossing, Direction, Dropped, EndReason, Event, Restarted, Started, Stats, TrackBegin,
+    TrackEnd,
 };
 use crate::metrics::table::Metric;
 
@@ -421,7 +422,8 @@ mod tests {
         // Each counter up to 18 digits longer, and names of 32 characters that all need escapes.
         assert!(longest.len() + Stats::METRICS.len() * 18 + 3 * 32 <= EVENT_BYTES, "{}", longest.len());
         let stats = CameraStats { last_frame_age_ms: 1, ..CameraStats::default() };
-        let longest = lines(calendar(true), &[Event { body: Body::CameraStats(stats), ..samples()[0].clone() }]);
+        let longest =
+            lines(calendar(true), &[Event { body: Body::CameraStats(stats), ..samples()[0].clone() }]);
         assert!(longest.len() + CameraStats::METRICS.len() * 18 + 3 * 32 <= EVENT_BYTES, "{}", longest.len());
         let name = || fixed(" ".repeat(32).as_str());
         let crossing = Crossing {

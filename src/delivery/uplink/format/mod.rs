@@ -53,7 +53,9 @@ impl Format {
         match self {
             Format::CloudEvents => events * cloudevents::EVENT_BYTES,
             Format::Influx1 | Format::Influx2 => events * influx::EVENT_BYTES,
-            Format::Packed | Format::Packed2 | Format::Packed3 => packed::HEAD_BYTES_MAX + events * packed::EVENT_BYTES,
+            Format::Packed | Format::Packed2 | Format::Packed3 => {
+                packed::HEAD_BYTES_MAX + events * packed::EVENT_BYTES
+            }
         }
     }
 

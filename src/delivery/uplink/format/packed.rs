@@ -255,7 +255,11 @@ mod tests {
     #[test]
     fn version_3_golden_bytes() {
         let (origin, calendar, bytes) = packed(&samples_v3(), Version::V3);
-        assert_eq!(hex(&bytes), golden("batch-v3.hex", &hex(&bytes)).trim(), "version 3 of the batch is frozen");
+        assert_eq!(
+            hex(&bytes),
+            golden("batch-v3.hex", &hex(&bytes)).trim(),
+            "version 3 of the batch is frozen"
+        );
         let (read, rest) = read_batch(&bytes).unwrap();
         assert_eq!((read, rest), (Unpacked { origin, calendar, events: samples_v3() }, &[][..]));
         for (version, kinds) in [(Version::V1, 13), (Version::V2, 13)] {

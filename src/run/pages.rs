@@ -1,0 +1,340 @@
+//! The pages of the status server: `/metrics`, `/healthz`, `/readyz`, `/status.json`. They show copies of figures; nothing here waits for a
+//! stage.
+
+use std::fmt::Write as _;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
+
+use serde::Serialize;
+use serde::ser::{SerializeMap, SerializeSeq, Serializer};
+
+use super::Shared;
+use super::monitor::Latest;
+use super::spool_writer::storage;
+use crate::base::limits::CAMERAS_MAX;
+use crate::event::{CameraStats, Machine, Name, Stats, Storage};
+use crate::metrics::histogram::{BOUNDS_US, Distribution};
+use crate::metrics::table::{self, Metric, Time};
+use crate::metrics::{CameraSnapshot, millis};
+use crate::status::openmetrics::{Buckets, Decimal, Exposition, Family, Kind, Unit, Value};
+use crate::status::page::{JSON, PLAIN_TEXT};
+use crate::status::{Page, Pages, Request, Status, server};
+
+/// Longest page, bytes: `/metrics` with eight cameras has some 140 kB, see the test.
+pub(super) const PAGE_BYTES: usize = 192 << 10;
+
+/// Memory of the status server, bytes.
+pub(super) fn memory_bytes() -> usize {
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    server::Params { address, token_file: None, page_bytes: PAGE_BYTES }.memory_bytes()
+}
+
+/// The first lines of `/`.
+const INDEX: &str = "flytrap\n\n/metrics      for Prometheus (OpenMetrics)\n/healthz      200, or 503 with the reasons\n\
+                     /readyz       200 once the network has passed its self-test\n/status.json  all figures\n";
+
+/// Makes the pages.
+pub(super) struct StatusPages(pub(super) Arc<Shared>);
+
+impl Pages for StatusPages {
+    fn respond(&mut self, request: &Request<'_>, page: &mut Page<'_>) -> Status {
+        let shared = &*self.0;
+        // A page that does not fit is noticed by the server.
+        let (status, _written) = match request.path {
+            "/" => {
+                page.set_content_type(PLAIN_TEXT);
+                (Status::Ok, page.write_str(INDEX).is_ok())
+            }
+            "/metrics" => {
+                page.set_content_type(request.format.content_type());
+                let written = metrics(shared, &mut Exposition::new(page, request.format, "flytrap"));
+                (Status::Ok, written.and_then(|()| page.write_str("# EOF\n")).is_ok())
+            }
+            "/healthz" => {
+                page.set_content_type(JSON);
+                let health = Health::of(shared);
+                let status = if health.reasons.is_empty() { Status::Ok } else { Status::Unavailable };
+                (status, serde_json::to_writer(page, &health).is_ok())
+            }
+            "/readyz" => {
+                let is_ready = shared.is_ready.load(Relaxed);
+                let text =
+                    if is_ready { "ready\n" } else { "the network has not passed its self-test yet\n" };
+                let status = if is_ready { Status::Ok } else { Status::Unavailable };
+                (status, page.write_str(text).is_ok())
+            }
+            "/status.json" => {
+                page.set_content_type(JSON);
+                (Status::Ok, serde_json::to_writer(page, &Overview::of(shared)).is_ok())
+            }
+            _ => return Status::NotFound,
+        };
+        status
+    }
+}
+
+/// Health is the age of the last good frame of each camera, and of the last delivery (I7).
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+    reasons: Vec<String>,
+    /// Seconds, by camera; `null`: none yet.
+    last_frame_age_s: Vec<(Name, Option<u64>)>,
+    last_delivery_age_s: Option<u64>,
+}
+
+impl Health {
+    fn of(shared: &Shared) -> Self {
+        let now = shared.clock.mono();
+        let (frame_max, delivery_max) = (
+            shared.config.status.frame_age_max.as_millis(),
+            shared.config.status.delivery_age_max.as_millis(),
+        );
+        let up = millis(now, shared.started);
+        let mut reasons = Vec::new();
+        let mut ages = Vec::new();
+        for (index, camera) in shared.cameras.iter().enumerate() {
+            let age = camera.metrics.last_frame().map(|at| millis(now, at));
+            if u128::from(age.unwrap_or(up)) > frame_max {
+                let seconds = age.unwrap_or(up) / 1000;
+                reasons.push(format!("{}: no good frame for {seconds} s", shared.camera_label(index)));
+            }
+            ages.push((camera.settings().name.clone(), age.map(|age| age / 1000)));
+        }
+        let delivered = shared.outbox.counters().last_delivery().map(|at| millis(now, at));
+        if u128::from(delivered.unwrap_or(up)) > delivery_max {
+            reasons.push(format!("no delivery for {} s", delivered.unwrap_or(up) / 1000));
+        }
+        let status = if reasons.is_empty() { "ok" } else { "failing" };
+        Health {
+            status,
+            reasons,
+            last_frame_age_s: ages,
+            last_delivery_age_s: delivered.map(|age| age / 1000),
+        }
+    }
+}
+
+/// All figures.
+struct Overview {
+    shared_device: Name,
+    stats: Stats,
+    storage: Option<Storage>,
+    latest: Latest,
+    names: heapless::Vec<Name, CAMERAS_MAX>,
+}
+
+impl Overview {
+    fn of(shared: &Shared) -> Self {
+        Overview {
+            shared_device: shared.config.device.name.clone(),
+            stats: shared.snapshot().stats,
+            storage: storage(shared),
+            latest: shared.latest.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            names: shared.cameras.iter().map(|camera| camera.settings().name.clone()).collect(),
+        }
+    }
+}
+
+/// Rows of the table as an object.
+struct Rows<I>(I);
+
+impl<I: Iterator<Item = (&'static Metric, Option<u64>)> + Clone> Serialize for Rows<I> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.clone().map(|(metric, value)| (metric.name, value)))
+    }
+}
+
+impl Serialize for Overview {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("device", &self.shared_device)?;
+        map.serialize_entry("version", env!("CARGO_PKG_VERSION"))?;
+        map.serialize_entry("stats", &Rows(self.stats.entries()))?;
+        map.serialize_entry("machine", &Rows(self.latest.machine.entries()))?;
+        map.serialize_entry("storage", &self.storage.as_ref().map(|storage| Rows(storage.entries())))?;
+        map.serialize_entry("cameras", &Cameras(self))?;
+        map.serialize_entry("alerts", &AlertList(self))?;
+        map.end()
+    }
+}
+
+struct Cameras<'a>(&'a Overview);
+
+impl Serialize for Cameras<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Overview { latest, names, .. } = self.0;
+        serializer
+            .collect_map(names.iter().zip(&latest.cameras).map(|(name, stats)| (name, Rows(stats.entries()))))
+    }
+}
+
+struct AlertList<'a>(&'a Overview);
+
+impl Serialize for AlertList<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Row<'a> {
+            rule: &'a str,
+            camera: Option<&'a Name>,
+            active: bool,
+        }
+        let Overview { latest, names, .. } = self.0;
+        let mut list = serializer.serialize_seq(Some(latest.alerts.len()))?;
+        for (rule, camera, active) in &latest.alerts {
+            let camera = camera.and_then(|camera| names.get(camera));
+            list.serialize_element(&Row { rule, camera, active: *active })?;
+        }
+        list.end()
+    }
+}
+
+/// Writes all families.
+fn metrics<W: std::fmt::Write>(shared: &Shared, page: &mut Exposition<'_, W>) -> std::fmt::Result {
+    let labels: heapless::Vec<Name, CAMERAS_MAX> =
+        shared.cameras.iter().map(|camera| camera.settings().name.clone()).collect();
+    let info = Family { name: "build", kind: Kind::Info, unit: Unit::None, help: "The program." };
+    page.family(info)?
+        .info(&[("version", env!("CARGO_PKG_VERSION")), ("device", &shared.config.device.name)])?;
+    let (latest_cameras, machine, alerts) = {
+        let latest = shared.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        (latest.cameras.clone(), latest.machine, latest.alerts.clone())
+    };
+    for (index, metric) in CameraStats::METRICS.iter().enumerate() {
+        let value = |stats: &CameraStats| stats.values()[index];
+        let samples = labels.iter().zip(latest_cameras.iter().map(value));
+        family(page, "", metric, samples.map(|(name, value)| (Some(name.as_str()), value)))?;
+    }
+    let shown_elsewhere = |metric: &Metric| {
+        let rows = CameraStats::METRICS.iter().chain(Machine::METRICS);
+        rows.into_iter().any(|row| row.name == metric.name) || metric.name.starts_with("processing_")
+    };
+    for (metric, value) in Stats::METRICS.iter().zip(shared.snapshot().stats.values()) {
+        if !shown_elsewhere(metric) {
+            family(page, "", metric, std::iter::once((None, value)))?;
+        }
+    }
+    for (metric, value) in Machine::METRICS.iter().zip(machine.values()) {
+        family(page, "", metric, std::iter::once((None, value)))?;
+    }
+    if let Some(storage) = storage(shared) {
+        for (metric, value) in Storage::METRICS.iter().zip(storage.values()) {
+            family(page, "spool_", metric, std::iter::once((None, value)))?;
+        }
+    }
+    histograms(shared, &labels, page)?;
+    let active = Family {
+        name: "alert_active",
+        kind: Kind::Gauge,
+        unit: Unit::None,
+        help: "1 while the rule of an alert holds.",
+    };
+    let mut samples = page.family(active)?;
+    for (rule, camera, active) in &alerts {
+        let camera = camera.and_then(|camera| labels.get(camera)).map_or("", |name| name.as_str());
+        samples.sample(&[("rule", rule), ("camera", camera)], Some(u64::from(*active)))?;
+    }
+    Ok(())
+}
+
+fn histograms<W: std::fmt::Write>(
+    shared: &Shared,
+    labels: &[Name],
+    page: &mut Exposition<'_, W>,
+) -> std::fmt::Result {
+    let now = shared.clock.mono();
+    let snapshots: Vec<CameraSnapshot> =
+        shared.cameras.iter().map(|camera| camera.metrics.camera_snapshot(now)).collect();
+    for time in Time::ALL {
+        let metric = time.metric();
+        let name = metric.name.trim_end_matches(metric.unit.suffix());
+        let histogram = Family { name, kind: Kind::Histogram, unit: Unit::Seconds, help: metric.help };
+        let mut samples = page.family(histogram)?;
+        for (name, snapshot) in labels.iter().zip(&snapshots) {
+            let (bounds, counts) = coarse(snapshot.times.of(time));
+            let sum = snapshot.times.of(time).sum_us;
+            samples.histogram(
+                &[("camera", name)],
+                &Buckets { bounds: &bounds, counts: &counts, sum, places: 6 },
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Number of bounds on a page: 1, 2 and 5 of each decade.
+const COARSE: usize = 19;
+
+/// A distribution with the bounds 1, 2 and 5 of each decade: a scraper keeps each as a series of its own.
+fn coarse(distribution: &Distribution) -> ([u64; COARSE], [u64; COARSE + 1]) {
+    let (mut bounds, mut counts) = ([0; COARSE], [0; COARSE + 1]);
+    let mut to = 0;
+    for (index, count) in distribution.buckets.iter().enumerate() {
+        counts[to] += count;
+        if index < BOUNDS_US.len() && matches!(index % 10, 0 | 3 | 7) {
+            bounds[to] = BOUNDS_US[index];
+            to += 1;
+        }
+    }
+    (bounds, counts)
+}
+
+/// Writes a family with its samples, in base units. Without a sample it is left out.
+fn family<'a, W: std::fmt::Write>(
+    page: &mut Exposition<'_, W>,
+    prefix: &str,
+    metric: &Metric,
+    samples: impl Iterator<Item = (Option<&'a str>, u64)>,
+) -> std::fmt::Result {
+    let (unit, convert): (Unit, fn(u64) -> Value) = match metric.unit {
+        table::Unit::Count => (Unit::None, |value| Decimal::whole(value).into()),
+        table::Unit::Bytes => (Unit::Bytes, |value| Decimal::whole(value).into()),
+        table::Unit::Milliseconds => (Unit::Seconds, |value| Decimal::from_millis(value).into()),
+        table::Unit::Microseconds => (Unit::Seconds, |value| Decimal::from_micros(value).into()),
+        table::Unit::Permille => (Unit::Ratio, |value| Decimal::scaled(value as i64, 3).into()),
+        table::Unit::Millihertz => (Unit::Hertz, |value| Decimal::scaled(value as i64, 3).into()),
+        table::Unit::Kilohertz => (Unit::Hertz, |value| Decimal::whole(value.saturating_mul(1000)).into()),
+        table::Unit::Millicelsius => (Unit::Celsius, |value| Decimal::scaled(value as i64, 3).into()),
+    };
+    let kind = match metric.kind {
+        table::Kind::Counter => Kind::Counter,
+        table::Kind::Gauge | table::Kind::Age | table::Kind::Reading => Kind::Gauge,
+        table::Kind::Histogram => return Ok(()),
+    };
+    let mut name = heapless::String::<64>::new();
+    let base = metric.name.trim_end_matches(metric.unit.suffix());
+    // The table's names are shorter, see its test.
+    let _fits = name.push_str(prefix).and_then(|()| name.push_str(base));
+    let mut samples = samples.filter_map(|(label, value)| Some((label, metric.shown(value)?))).peekable();
+    if samples.peek().is_none() {
+        return Ok(());
+    }
+    let mut family = page.family(Family { name: &name, kind, unit, help: metric.help })?;
+    for (label, value) in samples {
+        match label {
+            Some(camera) => family.sample(&[("camera", camera)], Some(convert(value)))?,
+            None => family.sample(&[], Some(convert(value)))?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn coarse_bounds_are_1_2_and_5_and_nothing_is_lost() {
+        let histogram = crate::metrics::histogram::Histogram::default();
+        for micros in [50, 100, 101, 200, 201, 4_000, 100_000_000, 100_000_001] {
+            histogram.add(Duration::from_micros(micros));
+        }
+        let read = histogram.read();
+        let (bounds, counts) = coarse(&read);
+        assert_eq!(&bounds[..6], [100, 200, 500, 1000, 2000, 5000]);
+        assert_eq!(bounds[COARSE - 1], 100_000_000);
+        assert_eq!(counts.iter().sum::<u64>(), read.count());
+        assert_eq!((counts[0], counts[1], counts[2], counts[5], counts[18], counts[19]), (2, 2, 1, 1, 1, 1));
+    }
+}
