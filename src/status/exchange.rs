@@ -26,9 +26,9 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(120);
 const SEND_TIME_MAX: Duration = Duration::from_secs(20);
 /// Longest time to discard what a client still sends.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
-/// A connection that achieves nothing for this long gives way to a new one when the table is full. A client that is alive sends its head
-/// at once.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// A connection that achieves nothing for this long gives way to a new one when the table is full. A client sends its head together with
+/// the end of the handshake; only a lost packet takes longer than this, and then only a full table cuts it off.
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// Bytes in front of a page for the head of the response.
 const HEAD_ROOM: usize = 512;

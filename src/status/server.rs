@@ -1,7 +1,7 @@
 //! The status server: HTTP/1.1 for GET and HEAD on one thread of its own, bounded in everything a client can spend.
 //!
 //! - **Connections**: [`STATUS_CONNECTIONS_MAX`]. When the table is full, the connection that has been idle longest gives way to a new one:
-//!   one between two requests, or one that has achieved nothing for a second. If every connection is busy, the new client gets a 503.
+//!   one between two requests, or one that has achieved nothing for a quarter of a second. If every connection is busy, the new client gets a 503.
 //! - **Memory**: all of it is allocated and touched in [`Server::new`]; the kernel's buffers of each socket are limited too.
 //! - **Time**: to send a request, to take a response, to stay idle (in the module `exchange`).
 //! - **Processor**: after each round over the sockets the thread rests [`REST`] times the processor time that the round took, so that it
