@@ -73,6 +73,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "delivery::spool",
         ],
     ),
+    // Rules over the table.
+    ("metrics::alert", &["platform::clock", "metrics::table"]),
     ("metrics", &["platform::clock", "metrics::table"]),
     // Knows the stages that it tests; of them only `run`, `tools` and `cli` know that it exists.
     (
@@ -90,7 +92,20 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     // Turns the user's file into every stage's `Params`.
-    ("config", &["base", "platform", "capture", "vision", "event", "analytics", "pipeline", "delivery"]),
+    (
+        "config",
+        &[
+            "base",
+            "platform",
+            "capture",
+            "vision",
+            "event",
+            "analytics",
+            "pipeline",
+            "delivery",
+            "metrics::alert",
+        ],
+    ),
     // Figures for others: a server and files. Knows neither counters nor settings.
     ("status", &["base", "platform::clock", "platform::secret"]),
     // The wiring of the daemon.

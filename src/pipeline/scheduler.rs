@@ -112,11 +112,11 @@ mod tests {
         all.looked(1, at(90));
         all.waits(1, true);
         assert_eq!(all.next(at(100)), Some(1), "something moves");
-        assert_eq!(all.next(at(400)), Some(2), "it has waited for two periods");
-        all.looked(2, at(400));
-        assert_eq!(all.next(at(400)), Some(1));
+        assert_eq!(all.next(at(401)), Some(2), "it has waited for two periods");
+        all.looked(2, at(401));
+        assert_eq!(all.next(at(401)), Some(1));
         all.leave(1);
-        assert_eq!(all.next(at(400)), Some(0));
+        assert_eq!(all.next(at(401)), Some(0));
         all.set_rate(0, 0.1);
         all.waits(2, false);
         assert_eq!(all.next(at(500)), Some(2), "a tenth of its period counts less than half of one");

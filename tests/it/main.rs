@@ -17,6 +17,7 @@ mod demo;
 mod eval;
 mod fuzz;
 mod hostile_models;
+mod monitor;
 mod parity;
 mod real_receivers;
 mod receivers;

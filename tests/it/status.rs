@@ -122,7 +122,7 @@ impl Drop for Running {
 }
 
 /// The status code and the body of a page, in a connection of its own; `None`: the connection ended before.
-fn get(address: SocketAddr, path: &str, headers: &str) -> Option<(u16, String)> {
+pub(crate) fn get(address: SocketAddr, path: &str, headers: &str) -> Option<(u16, String)> {
     let mut client = TcpStream::connect(address).ok()?;
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n");
@@ -137,28 +137,24 @@ fn get(address: SocketAddr, path: &str, headers: &str) -> Option<(u16, String)> 
 }
 
 /// The folder with Prometheus; prints why if there is none.
-fn prometheus(test: &str) -> Option<PathBuf> {
+pub(crate) fn prometheus(test: &str) -> Option<PathBuf> {
     programs::unpacked(&["prometheus"]).map_err(|why| skip(test, &why)).ok()
+}
+
+/// Whether `promtool check metrics` finds nothing wrong with a page, and what it says.
+pub(crate) fn promtool(folder: &Path, text: &str) -> (bool, String) {
+    let mut command = Command::new(folder.join("usr/bin/promtool"));
+    command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
 #[test]
 fn promtool_finds_nothing_wrong_with_the_text_format() {
     let Some(folder) = prometheus("promtool_finds_nothing_wrong_with_the_text_format") else { return };
-    let check = |text: &str| {
-        let mut command = Command::new(folder.join("usr/bin/promtool"));
-        command
-            .args(["check", "metrics"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        (
-            output.status.success(),
-            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
-        )
-    };
+    let check = |text: &str| promtool(&folder, text);
     let server = Running::start(None);
     let (code, text) = get(server.address, "/metrics", "").unwrap();
     assert_eq!((code, check(&text)), (200, (true, String::new())), "{text}");

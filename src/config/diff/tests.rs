@@ -256,6 +256,7 @@ fn meaningful(section: &str, setting: &Setting) -> String {
         ("camera", "source") => "\"dir:/other\"",
         ("camera", "fps") => "\"12.5\"",
         ("camera", "controls") => "[\"gain = 3\"]",
+        ("alerts", "defaults") => "true",
         ("alert", "metric") => "\"machine.cpu_permille\"",
         ("alert", "when") => "\"absent\"",
         ("alert", "limit") => "9",

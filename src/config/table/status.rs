@@ -52,7 +52,7 @@ pub(super) const ALERT: Section = Section::array("alert", Scope::Alerts, &[
         "The rule holds while the value is above the limit, below it, or does not exist.",
     ),
     whole("limit", 0, 0, i64::MAX).help(
-        "The limit.",
+        "The limit, in the unit of the metric's name.",
     ),
     whole("clear", -1, -1, i64::MAX).special(-1, "the limit itself").help(
         "The alert is over when the value has come back to this, for hold_s. A distance from the limit keeps it from flapping.",

@@ -57,7 +57,9 @@ fn defaults_toml_as_a_users_file_changes_nothing() {
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/defaults.toml");
     let machine = Machine::default();
     let given = Config::load(Some(&place), Vec::new(), &machine).unwrap();
-    assert_eq!(given.in_force.given().count(), all().count(), "every setting is in the file");
+    let with_table = SECTIONS.iter().filter(|section| section.default_count > 0);
+    let settings: usize = with_table.map(|section| section.settings.len()).sum();
+    assert_eq!(given.in_force.given().count(), settings, "every setting is in the file");
     let plain = Config::load(None, Vec::new(), &machine).unwrap();
     assert_eq!(plain.diff(&given).changed(), []);
 }

@@ -68,6 +68,11 @@ impl Format {
         }
     }
 
+    /// Whether it has the kinds of events that version 3 of the record added.
+    pub const fn has_version_3(self) -> bool {
+        !matches!(self, Format::Packed | Format::Packed2)
+    }
+
     /// Whether the receiver stores events in buckets or databases, so that cameras may have their own.
     pub const fn has_buckets(self) -> bool {
         matches!(self, Format::Influx1 | Format::Influx2)
