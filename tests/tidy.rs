@@ -27,6 +27,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("platform::process", &["base"]),
     ("platform::threads", &["base"]),
     ("platform::log", &["base", "platform::threads"]),
+    ("platform::secret", &["base"]),
     ("platform::system", &["base"]),
     ("platform::watchdog", &["base", "platform::clock", "platform::process"]),
     ("platform::gpio", &["base", "platform::clock"]),
@@ -34,7 +35,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("capture::frame", &["base", "platform::clock"]),
     ("capture::ring", &["base", "capture::frame"]),
     ("capture::sampler", &["platform::clock"]),
-    ("capture", &["base", "platform::clock", "capture::frame"]),
+    ("capture", &["base", "platform::clock", "platform::secret", "capture::frame"]),
     ("vision", &[]),
     ("vision::jpeg", &["base", "capture::frame"]),
     ("vision::gate", &["base", "platform::clock", "capture::frame"]),
@@ -61,7 +62,15 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("delivery::spool", &["base", "platform::clock", "platform::calendar", "platform::process", "event"]),
     (
         "delivery::uplink",
-        &["base", "platform::clock", "platform::calendar", "event", "metrics::table", "delivery::spool"],
+        &[
+            "base",
+            "platform::clock",
+            "platform::calendar",
+            "platform::secret",
+            "event",
+            "metrics::table",
+            "delivery::spool",
+        ],
     ),
     ("metrics", &["platform::clock", "metrics::table"]),
     // Knows the stages that it tests; of them only `run`, `tools` and `cli` know that it exists.

@@ -6,6 +6,7 @@ pub mod cores;
 pub mod gpio;
 pub mod log;
 pub mod process;
+pub mod secret;
 pub mod system;
 pub mod threads;
 pub mod watchdog;
