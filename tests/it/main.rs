@@ -28,5 +28,6 @@ mod spool_crash;
 mod spool_days;
 mod spool_time;
 mod spool_trouble;
+mod streams;
 mod tune;
 mod watchdog;
