@@ -6,7 +6,7 @@
 //!  v4l2:      fixed    motion   letterbox  Byte-     lines     typed,    on disk   HTTP, file,
 //!  exec:      slots,   on a     engine     Track               with ids  until     stdout; retries
 //!  file:      newest   small    decode                                   confirmed with the same ids
-//!  dir:       wins     luma     NMS
+//!  rtsp://…   wins     luma     NMS
 //!  +sample
 //! ```
 //! From left to right: [`capture`] announces frames, [`capture::sampler`] chooses those for the target rate, and [`capture::ring`] passes
@@ -123,4 +123,5 @@ pub mod decisions {
     #![doc = include_str!("decisions/0013-models.md")]
     #![doc = include_str!("decisions/0014-size.md")]
     #![doc = include_str!("decisions/0015-cameras-together.md")]
+    #![doc = include_str!("decisions/0016-streams.md")]
 }

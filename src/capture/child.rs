@@ -5,8 +5,8 @@
 //!              └──────────┴─► drop: SIGTERM to the group, at most 1 s, SIGKILL to the group, reap
 //! ```
 //! The program is reaped last: until then its id cannot be reused, so no signal hits another process. Never uses a shell, never inherits
-//! our stdin. If we ourselves are killed, the program ends at its next write to the closed pipe (and systemd ends the whole unit).
-use std::io::{ErrorKind, Read};
+//! our stdin: it reads nothing, or a short text of ours. If we ourselves are killed, the program ends at its next write to the closed pipe (and systemd ends the whole unit).
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
@@ -34,6 +34,8 @@ const WAIT_STEP: Duration = Duration::from_millis(100);
 const PIPE_BYTES: usize = 1 << 20;
 /// Buffer through which skipped frames are drained, bytes.
 const SCRATCH_BYTES: usize = 64 << 10;
+/// Longest input of a program, bytes: it fits into the pipe, so that writing it never waits.
+pub(super) const INPUT_BYTES_MAX: usize = 16 << 10;
 /// Maximum length of the program's own messages in an error message, characters.
 const TAIL_CHARS_MAX: usize = 300;
 
@@ -113,6 +115,19 @@ impl std::fmt::Display for Ended {
     }
 }
 
+/// What to start.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Launch<'a> {
+    /// The program and its arguments; not empty.
+    pub(super) words: &'a [String],
+    /// What it reads from its standard input, at most [`INPUT_BYTES_MAX`]. Unlike arguments, other users cannot see it.
+    pub(super) input: Option<&'a str>,
+    /// Names it in messages.
+    pub(super) what: &'a str,
+    /// What to say if it is not installed, with the remedy.
+    pub(super) absent: &'a str,
+}
+
 /// A running program and its output.
 pub(super) struct Program {
     child: Child,
@@ -134,21 +149,27 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Starts the program. `words` is not empty.
+    /// Starts the program.
     ///
     /// # Errors
     /// Fatal if there is no such program or it may not be run; Retry if the system lacks resources now.
-    pub(super) fn start(words: &[String], what: &str, clock: Arc<dyn Clock>, stop: Stop) -> Result<Self> {
+    pub(super) fn start(launch: Launch<'_>, clock: Arc<dyn Clock>, stop: Stop) -> Result<Self> {
+        let Launch { words, input, what, absent } = launch;
         let (name, arguments) =
             words.split_first().ok_or_else(|| Error::fatal(Kind::Config, "no command"))?;
         let mut child = Command::new(name)
             .args(arguments)
-            .stdin(Stdio::null())
+            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()
-            .map_err(|error| cannot_start(what, error))?;
+            .map_err(|error| cannot_start(what, absent, error))?;
+        if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
+            debug_assert!(input.len() <= INPUT_BYTES_MAX);
+            // A program that does not read it says so itself.
+            let _unread = stdin.write_all(input.as_bytes());
+        }
         let pid = Pid::from_child(&child);
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(Error::fatal(Kind::System, format!("{what}: its pipes are missing")));
@@ -379,9 +400,9 @@ fn timespec(duration: Duration) -> Timespec {
 }
 
 #[allow(clippy::wildcard_enum_match_arm, reason = "the errors of starting a program are open-ended")]
-fn cannot_start(what: &str, error: std::io::Error) -> Error {
+fn cannot_start(what: &str, absent: &str, error: std::io::Error) -> Error {
     let (make, remedy): (fn(Kind, String) -> Error, _) = match error.kind() {
-        ErrorKind::NotFound => (Error::fatal, "is not installed: install it, or write its whole path"),
+        ErrorKind::NotFound => (Error::fatal, absent),
         ErrorKind::PermissionDenied => (Error::fatal, "may not be run: make it executable (chmod +x)"),
         ErrorKind::InvalidInput => (Error::fatal, "cannot be run: there is a zero byte in the command"),
         ErrorKind::WouldBlock | ErrorKind::OutOfMemory => (Error::retry, "cannot be started now"),
@@ -408,7 +429,11 @@ mod tests {
             (Errno::NOENT, Class::Fatal),
             (Errno::ACCESS, Class::Fatal),
         ] {
-            assert_eq!(cannot_start("program 'x'", errno.into()).class(), class, "{errno}");
+            assert_eq!(
+                cannot_start("program 'x'", "is not installed", errno.into()).class(),
+                class,
+                "{errno}"
+            );
         }
     }
 

@@ -1,4 +1,5 @@
-//! `exec:` - a program that writes frames to its standard output: yuv4mpeg, JPEGs, or raw frames of the given size.
+//! `exec:` - a program that writes frames to its standard output: yuv4mpeg, JPEGs, or raw frames of the given size. ffmpeg with the arguments
+//! of [`super::ffmpeg`] is such a program too, whose frames have their own times.
 //!
 //! Never restarts the program: its end is an error, after which the owner opens the source again. Errors name the
 //! program but not its arguments, which may contain a camera's password.
@@ -7,14 +8,36 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::child::{Ended, Program};
+use super::child::{Ended, Launch, Program};
+use super::pts::{Placed, StreamClock};
 use super::rate::{FrameRate, Timeline};
 use super::stream::{Expect, Fault, Framer, Half, Next, Opened, Read, named};
 use super::{Advance, CaptureParams, Filled, FrameSource, Timing, command};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::mask::masked;
-use crate::capture::frame::FrameFormat;
-use crate::platform::clock::Clock;
+use crate::capture::frame::{FrameFormat, FrameMeta};
+use crate::platform::clock::{Clock, Mono};
+
+/// Where the capture times of a program's frames come from.
+#[derive(Debug, Clone)]
+pub(super) enum Stamps {
+    /// From their number or their arrival, by [`CaptureParams::timing`].
+    None,
+    /// From their presentation times, in a recording: since the first frame's, which is kept here.
+    Recorded(Option<Duration>),
+    /// From their presentation times, in a live stream.
+    Live(StreamClock),
+}
+
+/// What distinguishes one program from another.
+pub(super) struct Run<'a> {
+    pub(super) launch: Launch<'a>,
+    /// What it writes.
+    pub(super) expect: Expect,
+    pub(super) stamps: Stamps,
+    /// Its clean end is the end of the source, even in live timing.
+    pub(super) is_finite: bool,
+}
 
 /// An external program's frames.
 pub struct ExecSource {
@@ -22,7 +45,8 @@ pub struct ExecSource {
     program: Program,
     framer: Framer,
     timeline: Timeline,
-    timing: Timing,
+    stamps: Stamps,
+    is_finite: bool,
     idle_timeout: Duration,
     idle: FrameWait,
     state: State,
@@ -67,9 +91,26 @@ impl ExecSource {
                 params.raw_format(pixel, &what)?;
             }
         }
-        let mut program = Program::start(&words, &what, Arc::clone(&clock), params.stop.clone())?;
+        let run = Run {
+            launch: Launch {
+                words: &words,
+                input: None,
+                what: &what,
+                absent: "is not installed: install it, or write its whole path",
+            },
+            expect: Expect::Detect(params.pixel),
+            stamps: Stamps::None,
+            is_finite: params.timing == Timing::Recording,
+        };
+        Self::start(run, params, clock)
+    }
+
+    /// Starts a program and waits until its output shows the format; see [`ExecSource::open`].
+    pub(super) fn start(run: Run<'_>, params: &CaptureParams, clock: Arc<dyn Clock>) -> Result<Self> {
+        let what = run.launch.what.to_owned();
+        let mut program = Program::start(run.launch, Arc::clone(&clock), params.stop.clone())?;
         program.wait_for(params.idle_timeout);
-        let framer = match Framer::open(&mut program, Expect::Detect(params.pixel), params, &what) {
+        let framer = match Framer::open(&mut program, run.expect, params, &what) {
             Ok(Opened::Yes(framer)) => framer,
             Ok(Opened::Idle) => return Err(silent(&what, &mut program, 0, params.idle_timeout)),
             Ok(Opened::End) => {
@@ -90,6 +131,7 @@ impl ExecSource {
         let rate = match (params.fps.or(framer.rate()), params.timing) {
             (Some(rate), _) => rate,
             (None, Timing::Live) => FrameRate::whole(25),
+            (None, Timing::Recording) if !matches!(run.stamps, Stamps::None) => FrameRate::whole(25),
             (None, Timing::Recording) => {
                 return Err(Error::fatal(
                     Kind::Config,
@@ -102,23 +144,46 @@ impl ExecSource {
             program,
             framer,
             timeline: Timeline::new(clock, params.stop.clone(), params.timing, rate),
-            timing: params.timing,
+            stamps: run.stamps,
+            is_finite: run.is_finite,
             idle_timeout: params.idle_timeout,
             idle: FrameWait::default(),
             state: State::Running,
         })
     }
 
+    /// Numbers the frame that arrived at `arrived`, and gives it its capture time. `None`: its time cannot be known, so it is no frame.
+    fn stamp(&mut self, arrived: Mono) -> Option<FrameMeta> {
+        let pts = self.framer.pts().unwrap_or_default();
+        match &mut self.stamps {
+            Stamps::None => Some(self.timeline.stamp_arrived(arrived)),
+            Stamps::Recorded(first) => {
+                let first = *first.get_or_insert(pts);
+                Some(self.timeline.stamp_since_start(pts.saturating_sub(first)))
+            }
+            Stamps::Live(clock) => match clock.place(pts, arrived) {
+                Placed::At(at) => Some(self.timeline.stamp_at(at)),
+                Placed::Unknown => None,
+            },
+        }
+    }
+
     /// The output has ended, perhaps inside a frame.
     fn ended(&mut self, half: Option<Half>) -> Result<Advance> {
         let ended = self.program.ended();
-        let clean = ended == Ended::Status(0) && self.timing == Timing::Recording;
+        let clean = ended == Ended::Status(0) && self.is_finite;
         self.state = if clean { State::Over } else { State::Failed };
         let inside = match half {
             Some(half) => format!(" inside frame {}: {half}", self.timeline.count()),
             None => String::new(),
         };
         if clean && half.is_none() {
+            // ffmpeg ends with status 0 also after a lost connection; other programs chat.
+            let is_quiet = matches!(self.stamps, Stamps::None);
+            let messages = if is_quiet { String::new() } else { self.program.last_words() };
+            if !messages.is_empty() {
+                tracing::warn!("{}: ended, perhaps too early or with damaged frames{messages}", self.what);
+            }
             return Ok(Advance::End);
         }
         let said = if ended == Ended::Running {
@@ -152,7 +217,14 @@ impl FrameSource for ExecSource {
             State::Failed => return Err(named(Error::retry, &self.what, "is gone: open it again")),
         }
         let (begun, received) = (self.program.wait_for(patience), self.program.received());
-        let next = self.framer.advance(&mut self.program);
+        let (next, stamp) = loop {
+            let next = self.framer.advance(&mut self.program);
+            let stamp = if let Ok(Next::Frame(arrived)) = next { self.stamp(arrived) } else { None };
+            // One without a time is skipped as one that nobody wants.
+            if stamp.is_some() || !matches!(next, Ok(Next::Frame(_))) {
+                break (next, stamp);
+            }
+        };
         if !matches!(next, Ok(Next::Idle)) {
             self.idle = FrameWait::default();
         } else {
@@ -165,7 +237,7 @@ impl FrameSource for ExecSource {
             self.idle.waited += self.program.since(begun).min(patience);
         }
         match next {
-            Ok(Next::Frame(arrived)) => Ok(Advance::Frame(self.timeline.stamp_arrived(arrived))),
+            Ok(Next::Frame(_)) => Ok(stamp.map_or(Advance::Idle, Advance::Frame)),
             Ok(Next::Idle) if self.idle.waited >= self.idle_timeout => {
                 self.state = State::Failed;
                 Err(silent(&self.what, &mut self.program, self.idle.received, self.idle_timeout))
@@ -192,7 +264,7 @@ impl FrameSource for ExecSource {
             // The announced frame is already numbered.
             Ok(Read::Cut(half)) => {
                 let ended = self.program.ended();
-                let clean = ended == Ended::Status(0) && self.timing == Timing::Recording;
+                let clean = ended == Ended::Status(0) && self.is_finite;
                 self.state = if clean { State::Over } else { State::Failed };
                 let frame = self.timeline.count().saturating_sub(1);
                 let text = format!("{ended} inside frame {frame}: {half}{}", self.program.last_words());

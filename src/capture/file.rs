@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ffmpeg::Input;
 use super::rate::Timeline;
 use super::stream::{Bytes, Expect, Fault, Framer, Next, Opened, Read, ReadOutcome, named};
 use super::{Advance, AtEnd, CaptureParams, Filled, FrameSource};
@@ -222,6 +223,13 @@ impl FrameSource for FileSource {
     }
 }
 
+/// Whether a path without a scheme names a recording, by its extension.
+pub(super) fn is_recording(path: &Path) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
+    let own = ["y4m", "mjpeg", "mjpg", "yuv", "nv12", "yuyv", "uyvy", "grey", "gray", "rgb"];
+    own.contains(&&*extension) || Input::is_compressed(path)
+}
+
 /// The format that the extension stands for.
 fn expect(path: &Path, params: &CaptureParams) -> std::result::Result<Expect, String> {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
@@ -235,18 +243,14 @@ fn expect(path: &Path, params: &CaptureParams) -> std::result::Result<Expect, St
         "uyvy" => raw(PixelFormat::Uyvy),
         "grey" | "gray" => raw(PixelFormat::Grey),
         "rgb" => raw(PixelFormat::Rgb24),
-        "mp4" | "m4v" | "mov" | "mkv" | "webm" | "avi" | "ts" | "mts" | "mpg" | "mpeg" | "flv" | "wmv" | "h264" | "264"
-        | "h265" | "265" | "hevc" | "ogv" | "3gp" => Err(format!(
-            "is compressed video: use exec:ffmpeg -v error -i '{}' -f yuv4mpegpipe -pix_fmt yuv420p -",
-            path.display()
-        )),
         "jpg" | "jpeg" | "png" => Err("is one picture: use dir: with its folder".to_owned()),
         _ => match params.pixel {
             Some(PixelFormat::Mjpeg) => Ok(Expect::Mjpeg),
             Some(pixel) => Ok(Expect::Raw(pixel)),
             None => Err(format!(
-                "'{extension}' is none of y4m, mjpeg, yuv, nv12, yuyv, uyvy, grey, rgb: set pixel format, width and height \
-                 of raw frames, or use exec:ffmpeg -v error -i '{}' -f yuv4mpegpipe -pix_fmt yuv420p -",
+                "'{extension}' is none of y4m, mjpeg, yuv, nv12, yuyv, uyvy, grey, rgb and no video that ffmpeg reads (.mp4, .mkv, .ts \
+                 …): set pixel format, width and height of raw frames, or use exec:ffmpeg -v error -i '{}' -f yuv4mpegpipe -pix_fmt \
+                 yuv420p -",
                 path.display()
             )),
         },

@@ -4,11 +4,12 @@
 //! does not want are skipped without being converted, decoded or copied (I2).
 //!
 //! ```text
-//! SourceSpec::parse ─► open ─┬─ dir:   dir.rs ──► picture.rs
-//!                            ├─ file:  file.rs ─┐
-//!                            ├─ v4l2:  v4l2/ (frames are lent)
-//!                            └─ exec:  exec.rs ─┴► stream.rs ──► y4m.rs, mjpeg_stream.rs (pure)
-//!                                      child.rs, command.rs      rate.rs (numbers and stamps)
+//! SourceSpec::parse ─► open ─┬─ dir:     dir.rs ──► picture.rs
+//!                            ├─ v4l2:    v4l2/ (frames are lent)
+//!                            ├─ file:    file.rs ─┐
+//!                            ├─ exec:    exec.rs ─┴► stream.rs ──► y4m.rs, mjpeg_stream.rs, nut.rs (pure)
+//!                            │           child.rs, command.rs      rate.rs (numbers and stamps)
+//!                            └─ rtsp://…, x.mp4: ffmpeg.rs ──► exec.rs, pts.rs (when the frames of a live stream were taken)
 //! ```
 //!
 //! A source never restarts itself: after `Class::Retry` its owner drops it and opens it again, with the back-off of [`CaptureParams`].
@@ -17,10 +18,13 @@ pub mod child;
 pub mod command;
 pub mod dir;
 pub mod exec;
+pub mod ffmpeg;
 pub mod file;
 pub mod frame;
 pub mod mjpeg_stream;
+pub mod nut;
 pub mod picture;
+pub mod pts;
 pub mod rate;
 pub mod ring;
 pub mod sampler;
@@ -29,7 +33,7 @@ pub mod v4l2;
 pub mod y4m;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -173,6 +177,8 @@ pub struct CaptureParams {
     pub fps: Option<FrameRate>,
     /// Colour settings that override the stream's.
     pub color: ColorOverride,
+    /// For streams and compressed recordings.
+    pub stream: ffmpeg::Params,
     /// V4L2 controls, in the order in which they are set.
     pub controls: Vec<v4l2::Setting>,
     /// The camera that was opened first, for all later openings with (clones of) these settings.
@@ -205,6 +211,7 @@ impl Default for CaptureParams {
             row_bytes: None,
             fps: None,
             color: ColorOverride::default(),
+            stream: ffmpeg::Params::default(),
             controls: Vec::new(),
             pinned: v4l2::PinnedDevice::default(),
             at_end: AtEnd::Stop,
@@ -249,18 +256,21 @@ impl CaptureParams {
     }
 }
 
-/// The schemes that [`SourceSpec::parse`] knows, for messages.
-const SCHEMES: &str = "dir:FOLDER, file:FILE, exec:COMMAND, v4l2:DEVICE (or /dev/videoN), sim:SCENE";
+/// What [`SourceSpec::parse`] knows, for messages.
+const SCHEMES: &str = "v4l2:DEVICE (or /dev/videoN), rtsp://, rtsps://, srt://, http://, https://, udp://, a recording \
+    (file:FILE, or street.mp4, x.y4m), exec:COMMAND, dir:FOLDER, sim:SCENE";
 
 /// A parsed source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceSpec {
     /// A folder of pictures.
     Dir(PathBuf),
-    /// A recording.
+    /// A recording of raw frames or JPEGs.
     File(PathBuf),
     /// A program that writes frames to its standard output.
     Exec(String),
+    /// A stream or a compressed recording, which ffmpeg reads.
+    Ffmpeg(ffmpeg::Input),
     /// A camera of the kernel.
     V4l2(PathBuf),
     /// A simulated scene.
@@ -268,7 +278,8 @@ pub enum SourceSpec {
 }
 
 impl SourceSpec {
-    /// Parses `dir:PATH`, `file:PATH`, `exec:COMMAND`, `v4l2:PATH`, `/dev/...` or `sim:SCENE`. Accesses no disk.
+    /// Parses what people type: `dir:PATH`, `file:PATH`, `exec:COMMAND`, `v4l2:PATH`, `/dev/...`, `sim:SCENE`, a stream's address, or the
+    /// path of a recording. Accesses no disk.
     ///
     /// # Errors
     /// Fatal, `Kind::Config`: an unknown scheme or nothing after it; the text lists the schemes.
@@ -279,23 +290,50 @@ impl SourceSpec {
         }
         let refuse =
             |why: String| Err(Error::fatal(Kind::Config, format!("source '{}': {why}", masked(text))));
-        let Some((scheme, rest)) = text.split_once(':') else {
-            return refuse(format!("no scheme: is file:{text} or dir:{text} meant? There are {SCHEMES}"));
-        };
+        if let Some(address) = ffmpeg::Input::address(text) {
+            return address.map(SourceSpec::Ffmpeg).or_else(refuse);
+        }
+        let (scheme, rest) = text.split_once(':').unwrap_or_default();
         let rest = rest.trim();
-        if rest.is_empty() {
+        let is_known = matches!(scheme, "dir" | "file" | "exec" | "v4l2" | "sim");
+        if is_known && rest.is_empty() {
             return refuse(format!("nothing after the colon: there are {SCHEMES}"));
         }
         match scheme {
             "dir" => Ok(SourceSpec::Dir(rest.into())),
-            "file" => Ok(SourceSpec::File(rest.into())),
+            "file" => Ok(SourceSpec::recording(rest)),
             "exec" => Ok(SourceSpec::Exec(rest.to_owned())),
             "v4l2" => Ok(SourceSpec::V4l2(rest.into())),
             "sim" => Ok(SourceSpec::Sim(rest.to_owned())),
-            "rtsp" | "rtsps" | "http" | "https" | "srt" | "udp" | "rtmp" => refuse(format!(
-                "streams are read through a program: exec:ffmpeg -v error -i '{scheme}:...' -f yuv4mpegpipe -pix_fmt yuv420p -"
+            _ if !text.contains("://") && file::is_recording(Path::new(text)) => {
+                Ok(SourceSpec::recording(text))
+            }
+            "" => refuse(format!("no scheme: is file:{text} or dir:{text} meant? There are {SCHEMES}")),
+            "rtmp" | "rtmps" | "rtp" | "tcp" => refuse(format!(
+                "this protocol is read through a program: exec:ffmpeg -v error -i '{scheme}:...' -f yuv4mpegpipe -pix_fmt yuv420p -"
             )),
             _ => refuse(format!("unknown scheme '{scheme}': there are {SCHEMES}")),
+        }
+    }
+
+    /// A recording, read by ourselves or through ffmpeg.
+    fn recording(path: &str) -> Self {
+        if ffmpeg::Input::is_compressed(Path::new(path)) {
+            SourceSpec::Ffmpeg(ffmpeg::Input::File(path.into()))
+        } else {
+            SourceSpec::File(path.into())
+        }
+    }
+
+    /// The file that is read, if it is a recording.
+    pub fn recording_path(&self) -> Option<&Path> {
+        match self {
+            SourceSpec::File(path) | SourceSpec::Ffmpeg(ffmpeg::Input::File(path)) => Some(path),
+            SourceSpec::Dir(_)
+            | SourceSpec::Exec(_)
+            | SourceSpec::Ffmpeg(ffmpeg::Input::Address(_))
+            | SourceSpec::V4l2(_)
+            | SourceSpec::Sim(_) => None,
         }
     }
 
@@ -309,6 +347,7 @@ impl SourceSpec {
             SourceSpec::Dir(path) => Box::new(dir::DirSource::open(path, params, clock)?),
             SourceSpec::File(path) => Box::new(file::FileSource::open(path, params, clock)?),
             SourceSpec::Exec(command) => Box::new(exec::ExecSource::open(command, params, clock)?),
+            SourceSpec::Ffmpeg(input) => Box::new(ffmpeg::open(input, params, clock)?),
             SourceSpec::V4l2(path) => v4l2::open(path, params, clock)?,
             SourceSpec::Sim(_) => {
                 let text = format!(
@@ -327,6 +366,8 @@ impl fmt::Display for SourceSpec {
             SourceSpec::Dir(path) => write!(f, "dir:{}", path.display()),
             SourceSpec::File(path) => write!(f, "file:{}", path.display()),
             SourceSpec::Exec(text) => write!(f, "exec:{}", masked(text)),
+            SourceSpec::Ffmpeg(ffmpeg::Input::Address(address)) => write!(f, "{}", masked(address)),
+            SourceSpec::Ffmpeg(ffmpeg::Input::File(path)) => write!(f, "file:{}", path.display()),
             SourceSpec::V4l2(path) => write!(f, "v4l2:{}", path.display()),
             SourceSpec::Sim(text) => write!(f, "sim:{text}"),
         }
@@ -335,6 +376,7 @@ impl fmt::Display for SourceSpec {
 
 #[cfg(test)]
 mod tests {
+    use super::ffmpeg::Input;
     use super::*;
     use crate::base::error::Class;
 
@@ -347,6 +389,13 @@ mod tests {
             ("/dev/video0", SourceSpec::V4l2("/dev/video0".into())),
             ("v4l2:/dev/v4l/by-id/x", SourceSpec::V4l2("/dev/v4l/by-id/x".into())),
             ("sim:day", SourceSpec::Sim("day".into())),
+            ("street.mp4", SourceSpec::Ffmpeg(Input::File("street.mp4".into()))),
+            ("./a b/x.MKV", SourceSpec::Ffmpeg(Input::File("./a b/x.MKV".into()))),
+            ("file:x.ts", SourceSpec::Ffmpeg(Input::File("x.ts".into()))),
+            ("2026-11-30T12:00.mp4", SourceSpec::Ffmpeg(Input::File("2026-11-30T12:00.mp4".into()))),
+            ("x.y4m", SourceSpec::File("x.y4m".into())),
+            ("rtsp://u:p@h/1", SourceSpec::Ffmpeg(Input::Address("rtsp://u:p@h/1".into()))),
+            ("http://h/x.mjpg", SourceSpec::Ffmpeg(Input::Address("http://h/x.mjpg".into()))),
         ] {
             assert_eq!(SourceSpec::parse(text).unwrap(), expect);
         }
@@ -355,11 +404,15 @@ mod tests {
     #[test]
     fn unknown_specs_are_refused_with_a_list_of_schemes() {
         for (text, words) in [
-            ("traffic.mp4", "file:traffic.mp4"),
-            ("tv:1", "dir:FOLDER, file:FILE, exec:COMMAND"),
+            ("traffic", "is file:traffic or dir:traffic meant?"),
+            ("photos/", "dir:photos/"),
+            ("tv:1", "exec:COMMAND, dir:FOLDER"),
+            ("ftp://h/x.mp4", "unknown scheme 'ftp'"),
             ("file:", "nothing after"),
             ("", "dir:FOLDER"),
-            ("rtsp://u:secret@h/1", "exec:ffmpeg"),
+            ("rtmp://u:secret@h/1", "exec:ffmpeg"),
+            ("rtsp://", "without a host"),
+            ("rtsp://u:secret@h/a b", "%20"),
         ] {
             let error = SourceSpec::parse(text).unwrap_err();
             assert_eq!((error.class(), error.kind()), (Class::Fatal, Kind::Config));

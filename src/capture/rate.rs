@@ -161,6 +161,17 @@ impl Timeline {
         }
     }
 
+    /// The frame was taken at `at`, by its own time stamp.
+    pub fn stamp_at(&mut self, at: Mono) -> FrameMeta {
+        self.stamp(at)
+    }
+
+    /// The frame was taken so long after the first one, in a recording.
+    pub fn stamp_since_start(&mut self, since: Duration) -> FrameMeta {
+        let at = self.start + since;
+        self.stamp(at)
+    }
+
     /// A frame that exists but could not be read keeps its number and its time.
     pub fn lost(&mut self) {
         self.seq += 1;

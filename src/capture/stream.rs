@@ -1,4 +1,4 @@
-//! Splits a stream of bytes into frames: shared by `file:` and `exec:`.
+//! Splits a stream of bytes into frames: shared by `file:`, `exec:` and ffmpeg.
 //!
 //! Pure except for the [`Bytes`] below it. One frame at a time, resumable at any byte: a pipe that pauses inside a header is continued
 //! there. Never keeps a raw frame (its bytes go straight into the caller's buffer); an MJPEG frame is collected first, because only its end
@@ -6,14 +6,16 @@
 
 mod start;
 
+use std::time::Duration;
+
 use super::mjpeg_stream::{Head, Scan, SizeWatch, Splitter, jpeg_head};
 use super::rate::FrameRate;
-use super::{CaptureParams, ColorOverride, Filled, y4m};
+use super::{CaptureParams, ColorOverride, Filled, nut, y4m};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::limits::{FRAME_BYTES_MAX, Y4M_HEADER_BYTES_MAX};
 use crate::capture::frame::{FrameFormat, PixelFormat};
 use crate::platform::clock::Mono;
-use start::{detect_start, open_mjpeg, open_y4m};
+use start::{detect_start, open_mjpeg, open_nut, open_y4m};
 
 /// Largest JPEG of a stream, bytes: about the size at best quality and the largest sides.
 const JPEG_BYTES_MAX: usize = 32 << 20;
@@ -154,6 +156,7 @@ enum Layout {
     Raw,
     Y4m,
     Mjpeg(Splitter),
+    Nut(Box<nut::Demuxer>),
 }
 
 /// The expected format, before the stream is examined.
@@ -165,6 +168,8 @@ pub(super) enum Expect {
     Mjpeg,
     /// Raw frames of this layout; the size comes from the parameters.
     Raw(PixelFormat),
+    /// NUT with raw I420 frames.
+    Nut,
     /// Detected from the first bytes: yuv4mpeg, JPEGs, or else the raw layout, if given.
     Detect(Option<PixelFormat>),
 }
@@ -194,6 +199,8 @@ pub(super) struct Framer {
     rows_checked: bool,
     /// Frame rate from the stream itself.
     rate: Option<FrameRate>,
+    /// Presentation time of the announced frame, if the stream has them.
+    pts: Option<Duration>,
     /// Payload bytes of the announced frame; fixed for raw frames.
     need: usize,
     ahead: Ahead,
@@ -221,7 +228,7 @@ impl Framer {
                 Ok(found) => found,
                 Err(opened) => return Ok(opened),
             },
-            Expect::Mjpeg | Expect::Raw(_) => (expect, 0),
+            Expect::Mjpeg | Expect::Raw(_) | Expect::Nut => (expect, 0),
         };
         let opened = match expect {
             Expect::Raw(pixel) => {
@@ -229,6 +236,7 @@ impl Framer {
                 Ok(Opened::Yes(Self::with(Layout::Raw, (format, params.color), None, ahead)))
             }
             Expect::Y4m => open_y4m(source, ahead, params),
+            Expect::Nut => open_nut(source, ahead, params),
             Expect::Mjpeg | Expect::Detect(_) => open_mjpeg(source, ahead, params),
         };
         opened.map(|mut opened| {
@@ -253,6 +261,7 @@ impl Framer {
             sizes: SizeWatch::default(),
             rows_checked: false,
             rate,
+            pts: None,
             need: format.frame_bytes().unwrap_or(0),
             ahead,
             state: State::Between,
@@ -274,9 +283,14 @@ impl Framer {
     /// The stream's frame rate: `None` if it has none; 25 for MJPEG, which cannot contain one.
     pub(super) fn rate(&self) -> Option<FrameRate> {
         match self.layout {
-            Layout::Raw | Layout::Y4m => self.rate,
+            Layout::Raw | Layout::Y4m | Layout::Nut(_) => self.rate,
             Layout::Mjpeg(_) => Some(FrameRate::whole(25)),
         }
+    }
+
+    /// Presentation time of the announced frame: since the stream's zero, if it has such times.
+    pub(super) fn pts(&self) -> Option<Duration> {
+        self.pts
     }
 
     /// Bytes consumed since the start or the last [`Framer::rewound`].
@@ -327,6 +341,7 @@ impl Framer {
             Layout::Raw => self.advance_raw(source),
             Layout::Y4m => self.advance_y4m(source),
             Layout::Mjpeg(_) => self.advance_mjpeg(source),
+            Layout::Nut(_) => self.advance_nut(source),
         };
         match &next {
             Ok(Next::Frame(_)) => self.state = State::Announced,
@@ -500,6 +515,43 @@ impl Framer {
             }
             if let Some(give_up) = self.more(source, None)? {
                 return Ok(give_up);
+            }
+        }
+    }
+
+    fn advance_nut(&mut self, source: &mut impl Bytes) -> std::result::Result<Next, Fault> {
+        loop {
+            let Layout::Nut(demuxer) = &mut self.layout else {
+                return Err(Fault::Stream("not NUT".to_owned()));
+            };
+            let step = demuxer
+                .next(self.ahead.bytes())
+                .map_err(|why| Fault::Stream(format!("damaged at byte {}: {why}", self.offset)))?;
+            match step {
+                nut::Step::Frame { bytes, .. } if bytes != self.need as u64 => {
+                    // Without a scaler at its end ffmpeg's graph follows the stream; the header does not.
+                    return Err(Fault::Stream(format!(
+                        "of another shape than before: a frame of {bytes} bytes after frames of {}",
+                        self.need
+                    )));
+                }
+                nut::Step::Frame { used, at, .. } => {
+                    let first_byte = self.first_byte;
+                    self.use_up(used);
+                    (self.first_byte, self.pts) = (first_byte, Some(at));
+                    let next = self.announce(source);
+                    self.first_byte = None;
+                    return Ok(next);
+                }
+                nut::Step::Passed { used } | nut::Step::Stream { used, .. } => {
+                    self.use_up(used);
+                    self.first_byte = (self.ahead.len() > 0).then_some(self.ahead.arrived);
+                }
+                nut::Step::More => {
+                    if let Some(give_up) = self.more(source, None)? {
+                        return Ok(give_up);
+                    }
+                }
             }
         }
     }

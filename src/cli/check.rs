@@ -7,6 +7,7 @@ use super::{Failed, print, say};
 use crate::analytics::count::CountingLine;
 use crate::base::error::{Error, Kind};
 use crate::capture::SourceSpec;
+use crate::capture::ffmpeg::Input;
 use crate::config::Config;
 use crate::delivery::uplink;
 use crate::platform::calendar::Timekeeper;
@@ -33,7 +34,12 @@ pub(super) fn check(file: Option<&Path>) -> Result<(), Failed> {
     };
     match &config.first_camera().source {
         None => missing("camera.source", "--source"),
-        Some(SourceSpec::Dir(path) | SourceSpec::File(path) | SourceSpec::V4l2(path)) if !path.exists() => {
+        Some(
+            SourceSpec::Dir(path)
+            | SourceSpec::File(path)
+            | SourceSpec::Ffmpeg(Input::File(path))
+            | SourceSpec::V4l2(path),
+        ) if !path.exists() => {
             let text = format!(
                 "{}: camera.source: '{}' is not there: check the path",
                 file.display(),

@@ -30,6 +30,7 @@ use clap::{Args, Parser, Subcommand};
 
 use self::progress::PictureBar;
 use crate::base::error::{Error, Kind, Result};
+use crate::capture::SourceSpec;
 use crate::config::values::Value;
 use crate::config::{Config, Mistakes, Override};
 use crate::platform::cores::Machine;
@@ -62,7 +63,12 @@ enum Command {
     Run {
         #[command(flatten)]
         settings: Settings,
-        /// Where frames come from: v4l2:DEVICE, exec:COMMAND, file:FILE, dir:FOLDER or sim:SEED (camera.source).
+        /// As --source, except that a recording such as street.mp4 is processed to its end, as with --until-end. Without --model and
+        /// --config the built-in detector is used.
+        #[arg(value_name = "SOURCE", conflicts_with = "source")]
+        typed: Option<String>,
+        /// Where frames come from: /dev/video0, rtsp://…, srt://…, http://…, a recording such as street.mp4, exec:COMMAND, dir:FOLDER or
+        /// sim:SEED (camera.source).
         #[arg(long, value_name = "SOURCE")]
         source: Option<String>,
         /// Where events go: stdout, file:PATH, http://… or https://… (uplink.target).
@@ -197,9 +203,13 @@ impl Settings {
 
     /// As [`Self::load`], with the built-in detector if neither a model nor a configuration is named.
     fn load_or_builtin(&self, json: bool) -> Result<Config, Mistakes> {
-        let named = self.model.is_some() || self.config.is_some();
         let builtin = ("model.path", Value::Text(BUILTIN.into()), "without --model");
-        self.load(if named { Vec::new() } else { vec![builtin] }, json)
+        self.load(if self.names_no_model() { vec![builtin] } else { Vec::new() }, json)
+    }
+
+    /// Whether neither a model is named nor a configuration, which may name one.
+    const fn names_no_model(&self) -> bool {
+        self.model.is_none() && self.config.is_none()
     }
 }
 
@@ -217,8 +227,8 @@ pub fn main() -> ExitCode {
     };
     let Cli { json, command } = cli;
     let (what, outcome) = match command {
-        Command::Run { settings, source, uplink, until_end } => {
-            ("run", run(&settings, source, uplink, RunOptions { until_end }, json))
+        Command::Run { settings, typed, source, uplink, until_end } => {
+            ("run", run(&settings, Source { typed, option: source }, uplink, RunOptions { until_end }, json))
         }
         Command::Detect { settings, pictures, out } => {
             ("detect", detect::detect(&settings, &pictures, out.as_deref(), json))
@@ -286,22 +296,57 @@ impl From<Error> for Failed {
     }
 }
 
+/// The source on the command line of `run`: at most one of the two.
+struct Source {
+    /// Without an option before it.
+    typed: Option<String>,
+    option: Option<String>,
+}
+
+impl Source {
+    /// Whether a recording was typed, which is to be processed to its end.
+    fn is_typed_recording(&self) -> bool {
+        // What cannot be parsed is reported with the configuration.
+        let spec = self.typed.as_deref().and_then(|text| SourceSpec::parse(text).ok());
+        spec.is_some_and(|spec| spec.recording_path().is_some())
+    }
+}
+
 fn run(
     settings: &Settings,
-    source: Option<String>,
+    source: Source,
     uplink: Option<String>,
     options: RunOptions,
     json: bool,
 ) -> Result<(), Failed> {
-    let overrides = [("camera.source", source, "--source"), ("uplink.target", uplink, "--uplink")]
+    let until_end = options.until_end || source.is_typed_recording();
+    let needs_model = source.typed.is_some() && settings.names_no_model();
+    let overrides = [
+        ("camera.source", source.typed, "SOURCE"),
+        ("camera.source", source.option, "--source"),
+        ("uplink.target", uplink, "--uplink"),
+        ("model.path", needs_model.then(|| BUILTIN.to_owned()), "without --model"),
+    ];
+    let overrides: Vec<Override> = overrides
         .into_iter()
-        .filter_map(|(key, text, option)| Some((key, Value::Text(text?), option)));
-    let overrides: Vec<Override> = overrides.collect();
+        .filter_map(|(key, text, option)| Some((key, Value::Text(text?), option)))
+        .collect();
     let config = settings.load(overrides.clone(), json)?;
     start_daemon_log(&config)?;
+    if needs_model {
+        tracing::warn!(
+            "no model is named: using the built-in detector, which was trained on simulated streets and finds little on real roads; \
+             name another with --model"
+        );
+    }
+    if until_end && !options.until_end {
+        tracing::info!(
+            "a recording: it is processed to its end, each frame at its own time (--source instead replaces a camera)"
+        );
+    }
     let settings = settings.clone();
     let again = move || settings.load(overrides.clone(), json).map_err(Error::from);
-    Ok(run::run(config, options, Box::new(again))?)
+    Ok(run::run(config, RunOptions { until_end }, Box::new(again))?)
 }
 
 /// How long an exiting daemon waits at most for the reader of its log.

@@ -91,6 +91,7 @@ impl PartialEq for Capture {
             row_bytes,
             fps,
             color,
+            stream,
             controls,
             pinned: _,
             at_end,
@@ -105,7 +106,8 @@ impl PartialEq for Capture {
         let other = &other.0;
         (*width, *height, *pixel, *row_bytes, *fps)
             == (other.width, other.height, other.pixel, other.row_bytes, other.fps)
-            && (*color, *at_end, controls) == (other.color, other.at_end, &other.controls)
+            && (*color, *at_end, stream, controls)
+                == (other.color, other.at_end, &other.stream, &other.controls)
             && (*idle_timeout, *restart_first, *restart_cap)
                 == (other.idle_timeout, other.restart_first, other.restart_cap)
     }

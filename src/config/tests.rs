@@ -171,7 +171,8 @@ fn secrets_are_not_shown() {
     assert_eq!(config.in_force.given().collect::<Vec<_>>(), expected);
     assert!(!shown.contains("secret"), "{shown}");
     assert!(shown.contains("rtsp://***@h") && shown.contains("uplink.target = \"https://h/x?…\""), "{shown}");
-    for text in ["[camera]\nsource = \"rtsp://u:secret@h/1\"\n", "[uplink]\ntarget = \"x://u:secret@h/1\"\n"]
+    for text in
+        ["[camera]\nsource = \"rtsp://u:secret@h/a b\"\n", "[uplink]\ntarget = \"x://u:secret@h/1\"\n"]
     {
         assert!(!mistakes(text).join("\n").contains("secret"));
     }

@@ -1,4 +1,4 @@
-//! Secrets from files beside the configuration: tokens, keys, certificates. Messages name the file, never its contents (I10).
+//! Secrets from files beside the configuration: tokens, keys, certificates, passwords. Messages name the file, never its contents (I10).
 
 use std::fs::File;
 use std::io::Read;
@@ -57,7 +57,8 @@ pub fn read(setting: &str, path: &Path, most: u64) -> Result<Vec<u8>, String> {
 /// # Errors
 /// As [`read`], or the text is no token. The message never shows it.
 pub fn read_token(setting: &str, path: &Path) -> Result<Vec<u8>, String> {
-    warn_of_other_readers(setting, path);
+    static SAID: AtomicBool = AtomicBool::new(false);
+    warn_of_other_readers(setting, path, &SAID);
     let bytes = read(setting, path, TOKEN_BYTES_MAX)?;
     let token = bytes.trim_ascii();
     if token.is_empty() || !token.iter().all(u8::is_ascii_graphic) {
@@ -67,11 +68,10 @@ pub fn read_token(setting: &str, path: &Path) -> Result<Vec<u8>, String> {
     Ok(token.to_vec())
 }
 
-/// Warns once: a token that everybody on the device can read is not secret. Credentials are systemd's responsibility.
-fn warn_of_other_readers(setting: &str, path: &Path) {
-    static SAID: AtomicBool = AtomicBool::new(false);
+/// Warns if other users of this device can read a secret's file, once per `said`. Credentials are systemd's responsibility.
+pub fn warn_of_other_readers(setting: &str, path: &Path, said: &AtomicBool) {
     let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
-    if others_may_read(mode) && !SAID.swap(true, Ordering::Relaxed) {
+    if others_may_read(mode) && !said.swap(true, Ordering::Relaxed) {
         let place = path.display();
         tracing::warn!("{setting} {place}: other users of this device can read it: chmod 600 {place}");
     }

@@ -153,9 +153,11 @@ impl Capture {
         };
         let cap = match &spec {
             SourceSpec::V4l2(_) => params.restart_cap.min(CAMERA_RESTART_CAP),
-            SourceSpec::Dir(_) | SourceSpec::File(_) | SourceSpec::Exec(_) | SourceSpec::Sim(_) => {
-                params.restart_cap
-            }
+            SourceSpec::Dir(_)
+            | SourceSpec::File(_)
+            | SourceSpec::Exec(_)
+            | SourceSpec::Ffmpeg(_)
+            | SourceSpec::Sim(_) => params.restart_cap,
         };
         // Cameras that are lost together come back at different times.
         let seed = shared.started.as_nanos().wrapping_add(camera as u64);
@@ -343,9 +345,11 @@ impl Capture {
         // A program may take its idle time-out for the rest of a frame that it has begun.
         let longest = match &self.spec {
             SourceSpec::V4l2(_) => PATIENCE,
-            SourceSpec::Dir(_) | SourceSpec::File(_) | SourceSpec::Exec(_) | SourceSpec::Sim(_) => {
-                PATIENCE + self.params.idle_timeout
-            }
+            SourceSpec::Dir(_)
+            | SourceSpec::File(_)
+            | SourceSpec::Exec(_)
+            | SourceSpec::Ffmpeg(_)
+            | SourceSpec::Sim(_) => PATIENCE + self.params.idle_timeout,
         };
         loop {
             if shared.stop.requested() {
@@ -407,7 +411,9 @@ impl Capture {
         self.recovery.delivers(now);
         let limit = self.params.idle_timeout;
         let can_heal = match &self.spec {
-            SourceSpec::V4l2(_) | SourceSpec::Exec(_) | SourceSpec::File(_) => !self.shared.options.until_end,
+            SourceSpec::V4l2(_) | SourceSpec::Exec(_) | SourceSpec::Ffmpeg(_) | SourceSpec::File(_) => {
+                !self.shared.options.until_end
+            }
             // Pictures in a folder are unrelated, so bad ones prove nothing.
             SourceSpec::Dir(_) | SourceSpec::Sim(_) => false,
         };
@@ -485,9 +491,11 @@ fn open(spec: &SourceSpec, params: &CaptureParams, clock: Arc<dyn Clock>) -> Res
             Kind::Config,
             format!("source '{spec}': the device build has no simulated street; {DESKTOP_BUILD}"),
         )),
-        SourceSpec::Dir(_) | SourceSpec::File(_) | SourceSpec::Exec(_) | SourceSpec::V4l2(_) => {
-            spec.open(params, clock)
-        }
+        SourceSpec::Dir(_)
+        | SourceSpec::File(_)
+        | SourceSpec::Exec(_)
+        | SourceSpec::Ffmpeg(_)
+        | SourceSpec::V4l2(_) => spec.open(params, clock),
     }
 }
 

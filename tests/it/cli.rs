@@ -138,9 +138,11 @@ fn invalid_sources_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     refused(&mut run("file:/nowhere.y4m"), 4, &["/nowhere.y4m", "check the path"]);
     refused(&mut run("tv:1"), 2, &["--source", "unknown scheme 'tv'", "file:FILE"]);
-    refused(&mut run("rtsp://joe:secret@cam/1"), 2, &["exec:ffmpeg"]);
+    refused(&mut run("rtmp://joe:secret@cam/1"), 2, &["exec:ffmpeg"]);
+    refused(&mut run("rtsp://joe:secret@cam/a b"), 2, &["rtsp://***@cam", "%20"]);
     let film = file(folder.path(), "film.mp4", b"....ftypisom");
-    refused(&mut run(&format!("file:{film}")), 4, &["film.mp4", "exec:ffmpeg"]);
+    // With ffmpeg: its words; without: how to install it.
+    refused(&mut run(&format!("file:{film}")), 4, &["film.mp4", "ffmpeg"]);
     refused(&mut run("exec:no-such-program-anywhere -x"), 4, &["no-such-program-anywhere", "install"]);
     refused(
         &mut run("exec:sh -c 'echo out of film >&2; exit 3'"),

@@ -32,5 +32,6 @@ mod spool_days;
 mod spool_time;
 mod spool_trouble;
 mod status;
+mod streams;
 mod tune;
 mod watchdog;

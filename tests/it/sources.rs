@@ -313,7 +313,6 @@ fn invalid_files_are_refused_with_the_remedy() {
         (format!("file:{}/absent.y4m", folder.path().display()), "check the path"),
         (format!("file:{}", folder.path().display()), "use dir:"),
         ("file:/dev/null".to_owned(), "use v4l2:"),
-        (write("clip.mp4", b"\0\0\0\x20ftyp"), "exec:ffmpeg"),
         (write("one.jpg", b"\xFF\xD8"), "use dir:"),
         (write("empty.y4m", b""), "is empty"),
         (

@@ -1,10 +1,10 @@
 //! The start of a stream: its position, its kind, and its format.
 
 use super::super::mjpeg_stream::{Head, Scan, Splitter, jpeg_head};
-use super::super::{CaptureParams, y4m};
+use super::super::{CaptureParams, nut, y4m};
 use super::{Ahead, Bytes, Expect, Fault, Framer, Layout, Opened, ReadOutcome};
 use crate::base::limits::Y4M_HEADER_BYTES_MAX;
-use crate::capture::frame::PixelFormat;
+use crate::capture::frame::{Color, ColorRange, FrameFormat, PixelFormat};
 
 /// First guess of how much of an MJPEG stream contains the first frame header, bytes; doubles while that is not found.
 const JPEG_PROBE_BYTES: usize = 64 << 10;
@@ -24,7 +24,7 @@ pub(super) fn detect_start(
     let raw = match expect {
         Expect::Detect(Some(PixelFormat::Mjpeg)) => return Ok(Ok((Expect::Mjpeg, 0))),
         Expect::Detect(raw) => raw,
-        Expect::Y4m | Expect::Mjpeg | Expect::Raw(_) => None,
+        Expect::Y4m | Expect::Mjpeg | Expect::Raw(_) | Expect::Nut => None,
     };
     let mut start = heapless::Vec::<u8, 16>::new();
     let mut skipped = 0;
@@ -115,6 +115,53 @@ pub(super) fn open_y4m(
             ReadOutcome::End => return Ok(Opened::End),
         }
     }
+}
+
+pub(super) fn open_nut(
+    source: &mut impl Bytes,
+    mut ahead: Ahead,
+    params: &CaptureParams,
+) -> std::result::Result<Opened, Fault> {
+    const { assert!(Y4M_HEADER_BYTES_MAX > nut::HEADER_BYTES_MAX, "a header fits into the buffer") };
+    let mut demuxer = nut::Demuxer::new();
+    let mut offset = 0;
+    loop {
+        let step = demuxer.next(ahead.bytes()).map_err(|why| Fault::Stream(format!("damaged: {why}")))?;
+        match step {
+            nut::Step::Passed { used } => {
+                ahead.consume(used);
+                offset += used as u64;
+            }
+            nut::Step::Stream { used, width, height } => {
+                ahead.consume(used);
+                let format = nut_format(width, height, params).map_err(Fault::Stream)?;
+                let mut framer =
+                    Framer::with(Layout::Nut(Box::new(demuxer)), (format, params.color), None, ahead);
+                framer.offset = offset + used as u64;
+                return Ok(Opened::Yes(framer));
+            }
+            nut::Step::Frame { .. } => {
+                return Err(Fault::Stream("damaged: a frame before its headers".to_owned()));
+            }
+            nut::Step::More => match ahead.fill(source)? {
+                ReadOutcome::Some(_) => {}
+                ReadOutcome::Idle => return Ok(Opened::Idle),
+                ReadOutcome::End => return Ok(Opened::End),
+            },
+        }
+    }
+}
+
+/// I420 of limited range, which ffmpeg was told to make. NUT does not carry the matrix, which ffmpeg leaves as it is. It is guessed from the
+/// size of the camera's pictures: those that fill the size that was asked for were probably larger before.
+fn nut_format(width: u32, height: u32, params: &CaptureParams) -> std::result::Result<FrameFormat, String> {
+    let guess = if width.max(height) >= params.serve_side {
+        Color::guess_for_video(1280, 720)
+    } else {
+        Color::guess_for_video(width, height)
+    };
+    let color = Color { range: ColorRange::Limited, ..params.color.apply(guess) };
+    FrameFormat::packed(PixelFormat::I420, width, height, color).map_err(|error| error.to_string())
 }
 
 pub(super) fn open_mjpeg(

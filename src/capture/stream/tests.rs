@@ -1,6 +1,7 @@
 //! Streams of known frames, cut into arbitrary pieces; and random streams.
 
 use super::super::mjpeg_stream::tests::skeleton;
+use super::super::nut::tests as nut_bytes;
 use super::*;
 use proptest::prelude::*;
 
@@ -74,6 +75,7 @@ enum Kind {
     Y4m,
     Raw,
     Mjpeg,
+    Nut,
 }
 
 /// 16x16 I420.
@@ -83,16 +85,21 @@ const RAW_BYTES: usize = 16 * 16 * 3 / 2;
 fn stream(kind: Kind, fills: &[u8]) -> (Vec<u8>, Vec<(usize, Vec<u8>)>) {
     let mut bytes = match kind {
         Kind::Y4m => b"YUV4MPEG2 W16 H16 F25:1 Ip C420jpeg\n".to_vec(),
+        Kind::Nut => nut_bytes::start(16, 16),
         Kind::Raw | Kind::Mjpeg => Vec::new(),
     };
     let mut frames = Vec::new();
     for &fill in fills {
         let start = bytes.len();
-        if kind == Kind::Y4m {
-            bytes.extend(b"FRAME\n");
+        match kind {
+            Kind::Y4m => bytes.extend(b"FRAME\n"),
+            Kind::Nut => nut_bytes::frame(&mut bytes, frames.len() as u64 * 40_000, RAW_BYTES),
+            Kind::Raw | Kind::Mjpeg => {}
         }
         let payload = match kind {
-            Kind::Y4m | Kind::Raw => (0..RAW_BYTES).map(|at| fill.wrapping_add(at as u8)).collect(),
+            Kind::Y4m | Kind::Raw | Kind::Nut => {
+                (0..RAW_BYTES).map(|at| fill.wrapping_add(at as u8)).collect()
+            }
             Kind::Mjpeg => skeleton(16, 16, fill),
         };
         bytes.extend(&payload);
@@ -112,6 +119,7 @@ fn expect(kind: Kind, look: bool) -> Expect {
         Kind::Y4m => Expect::Y4m,
         Kind::Raw => Expect::Raw(PixelFormat::I420),
         Kind::Mjpeg => Expect::Mjpeg,
+        Kind::Nut => Expect::Nut,
     }
 }
 
@@ -173,7 +181,7 @@ fn opened(source: &mut Pieces, expect: Expect) -> Framer {
 }
 
 fn kinds() -> impl Strategy<Value = Kind> {
-    prop_oneof![Just(Kind::Y4m), Just(Kind::Raw), Just(Kind::Mjpeg)]
+    prop_oneof![Just(Kind::Y4m), Just(Kind::Raw), Just(Kind::Mjpeg), Just(Kind::Nut)]
 }
 
 fn pieces() -> impl Strategy<Value = Vec<usize>> {
@@ -214,11 +222,19 @@ proptest! {
         let (mut bytes, frames) = stream(kind, &fills);
         // The first frame stays complete: it determines an MJPEG stream's format.
         let first = frames[1].0;
+        let whole_length = bytes.len();
         bytes.truncate(first + cut.index(bytes.len() - first));
         let length = bytes.len();
-        let end = |(start, payload): &(usize, Vec<u8>)| {
-            start + payload.len() + if kind == Kind::Y4m { b"FRAME\n".len() } else { 0 }
+        let header_of = |start: usize| match kind {
+            Kind::Y4m => b"FRAME\n".len(),
+            // The time in a frame's header grows by a byte or two.
+            Kind::Nut => {
+                let next = frames.iter().map(|frame| frame.0).find(|next| *next > start).unwrap_or(whole_length);
+                next - start - RAW_BYTES
+            }
+            Kind::Raw | Kind::Mjpeg => 0,
         };
+        let end = |(start, payload): &(usize, Vec<u8>)| start + payload.len() + header_of(*start);
         let whole: Vec<_> = frames.iter().filter(|frame| end(frame) <= length).collect();
         let mut source = Pieces::new(bytes, &pieces, known);
         let mut framer = opened(&mut source, expect(kind, false));
@@ -240,13 +256,18 @@ proptest! {
             return Ok(());
         }
         prop_assert_eq!(&played.read, &read);
-        let header = left == b"FRAME\n".len() && kind == Kind::Y4m;
+        let cut_frame = frames.get(whole.len()).map(|frame| frame.0);
+        let header = cut_frame.is_some_and(|start| left > 0 && left == header_of(start));
         if header {
             // A header alone has no frame data: reported only if the reader wanted a frame that a pipe announced.
             let asked = !known && wanted[whole.len() % wanted.len()];
             prop_assert_eq!(&played.halves, &vec![0; usize::from(asked)]);
         } else {
-            prop_assert_eq!(played.halves.len(), usize::from(left > 0), "{:?} of {}", played.halves, left);
+            // A NUT header may be used up piece by piece, so that nothing of it is left.
+            let in_header = kind == Kind::Nut && cut_frame.is_some_and(|start| left < header_of(start));
+            if !in_header {
+                prop_assert_eq!(played.halves.len(), usize::from(left > 0), "{:?} of {}", played.halves, left);
+            }
             prop_assert!(played.halves.iter().all(|&have| have > 0 && have <= left as u64));
         }
         // A pipe announces a frame by its first bytes, a file only when it is complete.
@@ -259,7 +280,7 @@ proptest! {
     fn any_bytes_reach_the_end(
         start in prop_oneof![
             Just(&b""[..]), Just(&b"YUV4MPEG2 W16 H16 F25:1\n"[..]), Just(&b"YUV4MPEG2 "[..]), Just(&b"FRAME\n"[..]),
-            Just(&b"\xFF\xD8\xFF"[..]), Just(&b"YUV4MPEG2 W16 H16 F25:1\nFRAME\n"[..]),
+            Just(&b"\xFF\xD8\xFF"[..]), Just(&b"YUV4MPEG2 W16 H16 F25:1\nFRAME\n"[..]), Just(&nut_bytes::start(16, 16).leak()[..]),
         ],
         jpeg: bool,
         noise in proptest::collection::vec(
@@ -270,7 +291,7 @@ proptest! {
         known: bool,
         what in prop_oneof![
             Just(Expect::Y4m), Just(Expect::Mjpeg), Just(Expect::Raw(PixelFormat::I420)), Just(Expect::Detect(None)),
-            Just(Expect::Detect(Some(PixelFormat::Yuyv))),
+            Just(Expect::Detect(Some(PixelFormat::Yuyv))), Just(Expect::Nut),
         ],
     ) {
         let mut noise = noise;

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::shapes::{lines, polygons};
-use super::{name, seconds};
+use super::{name, path, seconds};
 use crate::analytics::count;
 use crate::analytics::track;
+use crate::capture::ffmpeg::{self, Decoding, Transport};
 use crate::capture::frame::{ColorMatrix, ColorRange, PixelFormat};
 use crate::capture::v4l2::Setting;
 use crate::capture::{AtEnd, CaptureParams, ColorOverride, FrameRate, SourceSpec};
@@ -48,6 +49,24 @@ pub(in crate::config) const COLOR_RANGES: [(&str, Option<ColorRange>); 3] =
 
 /// What to do after the last frame.
 pub(in crate::config) const AT_END: [(&str, AtEnd); 2] = [("stop", AtEnd::Stop), ("loop", AtEnd::Loop)];
+
+/// How packets of RTSP streams travel.
+pub(in crate::config) const TRANSPORTS: [(&str, Transport); 2] =
+    [("tcp", Transport::Tcp), ("udp", Transport::Udp)];
+
+/// What decodes streams and recordings.
+pub(in crate::config) const DECODINGS: [(&str, Decoding); 10] = [
+    ("none", Decoding::Software),
+    ("auto", Decoding::Accelerated("auto")),
+    ("drm", Decoding::Accelerated("drm")),
+    ("vaapi", Decoding::Accelerated("vaapi")),
+    ("qsv", Decoding::Accelerated("qsv")),
+    ("cuda", Decoding::Accelerated("cuda")),
+    ("vdpau", Decoding::Accelerated("vdpau")),
+    ("vulkan", Decoding::Accelerated("vulkan")),
+    ("h264_v4l2m2m", Decoding::Decoder("h264_v4l2m2m")),
+    ("hevc_v4l2m2m", Decoding::Decoder("hevc_v4l2m2m")),
+];
 
 /// All cameras, each from its own values; their mistakes are added to those of the file.
 pub(in crate::config) fn cameras(values: &mut Values, each: &mut [Values]) -> Vec<Camera> {
@@ -152,6 +171,12 @@ fn capture(values: &mut Values) -> CaptureParams {
         color: ColorOverride {
             matrix: values.choice("camera.color_matrix", &COLOR_MATRICES),
             range: values.choice("camera.color_range", &COLOR_RANGES),
+        },
+        stream: ffmpeg::Params {
+            transport: values.choice("camera.rtsp_transport", &TRANSPORTS),
+            decoding: values.choice("camera.hwaccel", &DECODINGS),
+            key_frames_only: values.bool("camera.key_frames_only"),
+            credentials_file: path(values, "camera.credentials_file"),
         },
         at_end: values.choice("camera.at_end", &AT_END),
         idle_timeout: seconds(values.int("camera.idle_timeout_s")),

@@ -1,8 +1,10 @@
 //! `[camera]` and `[sampling]`.
 
-use super::{Scope, Secret, Section, choice, names, number, text, texts, whole};
+use super::{Scope, Secret, Section, choice, names, number, switch, text, texts, whole};
 use crate::base::limits::{FRAME_SIDE_MAX, FRAME_SIDE_MIN};
-use crate::config::sections::camera::{AT_END, COLOR_MATRICES, COLOR_RANGES, PIXEL_FORMATS, PROFILES};
+use crate::config::sections::camera::{
+    AT_END, COLOR_MATRICES, COLOR_RANGES, DECODINGS, PIXEL_FORMATS, PROFILES, TRANSPORTS,
+};
 
 const SIDE_MIN: i64 = FRAME_SIDE_MIN as i64;
 const SIDE_MAX: i64 = FRAME_SIDE_MAX as i64;
@@ -28,10 +30,12 @@ pub(super) const CAMERA: Section = Section::new("camera", Scope::Camera, &[
         "Where frames come from. The option --source overrides it.\n   \
         v4l2:DEVICE   a camera of the Linux kernel (USB, CSI); `flytrap cameras` lists them. Use a path that does not\n                 \
         change when cameras are unplugged, such as /dev/v4l/by-path/...\n   \
+        rtsp://...    a network camera or stream, also rtsps:// srt:// http:// https:// udp:// (needs ffmpeg 5.1 or newer:\n                 \
+        apt-get install ffmpeg)\n   \
         exec:COMMAND  a program that writes yuv4mpegpipe, MJPEG or raw frames to its standard output:\n                 \
-        exec:ffmpeg -v error -rtsp_transport tcp -i rtsp://camera/1 -f yuv4mpegpipe -pix_fmt yuv420p -\n                 \
         exec:rpicam-vid -t 0 --nopreview --codec mjpeg --width 1280 --height 720 --framerate 15 -o -\n   \
-        file:FILE     a recording: .y4m, .mjpeg, or raw frames (.yuv .nv12 .yuyv .uyvy .grey .rgb)\n   \
+        file:FILE     a recording: .y4m, .mjpeg, or raw frames (.yuv .nv12 .yuyv .uyvy .grey .rgb); through ffmpeg also .mp4 .mkv\n                 \
+        .avi .ts and others. \"file:\" may be left out.\n   \
         dir:FOLDER    the pictures of a folder (.jpg .jpeg .png), by name (2.jpg before 10.jpg); without --until-end new ones too",
     ),
     texts("tags", &[]).live().help(
@@ -42,9 +46,27 @@ pub(super) const CAMERA: Section = Section::new("camera", Scope::Camera, &[
         "Bucket of this camera's events in InfluxDB 2 and 3, or database in InfluxDB 1, instead of that of [uplink]. \"\" = the \
         uplink's.",
     ),
+    text("credentials_file", "").restarts_camera().help(
+        "File with user:password for rtsp, rtsps, http and https, or with the passphrase for srt; or \"credential:NAME\" for systemd's \
+        LoadCredential=NAME:... They are never logged, and other users cannot see them in the list of processes. It is read again \
+        whenever the stream is opened.",
+    ),
+    choice("rtsp_transport", "tcp", const { &names(&TRANSPORTS) }).restarts_camera().help(
+        "How the packets of rtsp travel. Change it to udp only for cameras that do not support tcp: lost packets damage pictures.",
+    ),
+    choice("hwaccel", "none", const { &names(&DECODINGS) }).restarts_camera().help(
+        "What decodes streams and compressed recordings: \"none\" = the CPU, \"auto\" = what ffmpeg finds, else the CPU; the others are \
+        ffmpeg's -hwaccel of that name. h264_v4l2m2m and hevc_v4l2m2m are decoders of boards such as the Raspberry Pi 4, each for the \
+        codec in its name only.",
+    ),
+    switch("key_frames_only", false).restarts_camera().help(
+        "Decode only key frames of streams and compressed recordings, for a fraction of the CPU time. A camera sends one every 1 to 10 \
+        seconds (its GOP or I-frame interval): switch it on only where sampling.fps is not higher than that.",
+    ),
     whole("width", 0, SIDE_MIN, SIDE_MAX).unit("pixels").special(0, "automatic").restarts_camera().help(
         "Width of frames. Raw frames need it; other streams and files state their size. For a v4l2 camera it selects a size; \
-        automatic = the smallest size that is large enough for the model.",
+        automatic = the smallest size that is large enough for the model. What ffmpeg reads is scaled to width and height; \
+        automatic = to the size of the model, if it is larger.",
     ),
     whole("height", 0, SIDE_MIN, SIDE_MAX).unit("pixels").special(0, "automatic").restarts_camera().help(
         "Height of frames; see width.",
