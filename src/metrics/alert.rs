@@ -32,8 +32,11 @@ pub enum Watched {
     Machine(usize),
 }
 
+/// A group's name, its metrics, and the one at a place.
+type Group = (&'static str, &'static [Metric], fn(usize) -> Watched);
+
 /// Each group with its metrics, by the name that users write.
-const GROUPS: [(&str, &[Metric], fn(usize) -> Watched); 4] = [
+const GROUPS: [Group; 4] = [
     ("stats", Stats::METRICS, Watched::Stats),
     ("storage", Storage::METRICS, Watched::Storage),
     ("camera", CameraStats::METRICS, Watched::Camera),
@@ -156,7 +159,7 @@ impl fmt::Display for Change<'_> {
         write!(f, "{}: {} ", self.rule.name, metric.name)?;
         match self.value {
             Some(value) if metric.kind == Kind::Counter => {
-                write!(f, "grew by {}", Shown(metric.unit, value))?
+                write!(f, "grew by {}", Shown(metric.unit, value))?;
             }
             Some(value) => write!(f, "is {}", Shown(metric.unit, value))?,
             None => f.write_str("does not exist")?,
@@ -465,7 +468,7 @@ mod tests {
             let (stats, machine) = (Stats::default(), Machine::default());
             let figures = Figures { stats: &stats, storage: None, cameras: &cameras, machine: &machine };
             alerts.evaluate(at(second), &figures, &mut |change| {
-                found.push((second, change.camera, change.active))
+                found.push((second, change.camera, change.active));
             });
             assert_eq!(alerts.active(), u64::from((15..25).contains(&second)), "{second}");
         }
