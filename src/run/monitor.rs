@@ -15,6 +15,7 @@ use crate::metrics::alert::{Alerts, Change, Figures};
 use crate::platform::clock::Mono;
 use crate::platform::machine::slope::{INTERVAL, SlopeEstimator};
 use crate::platform::machine::{MachineReader, Reading, Usage};
+use crate::platform::system;
 use crate::status::csv::{ResourceLog, Row};
 use crate::status::openmetrics::Decimal;
 
@@ -38,7 +39,7 @@ const COLUMNS: [&str; 12] = [
 ];
 
 /// The last figures, for whoever shows them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Latest {
     /// When they were read; `None`: not yet.
     pub(crate) at: Option<Mono>,
@@ -52,6 +53,32 @@ pub(crate) struct Latest {
     reading: Reading,
     /// The reading at the last `machine` event.
     reported: Reading,
+}
+
+impl Default for Latest {
+    /// Nothing was read yet: no sensor has a value.
+    fn default() -> Self {
+        let machine = Machine {
+            cpu_permille: u64::MAX,
+            cpu_process_permille: u64::MAX,
+            rss_growth_per_hour_bytes: u64::MAX,
+            temperature_millicelsius: u64::MAX,
+            clock_khz: u64::MAX,
+            throttle_flags: u64::MAX,
+            throttled: u64::MAX,
+            under_voltage: u64::MAX,
+            rss_bytes: system::resident_bytes(),
+            ..Machine::default()
+        };
+        Latest {
+            at: None,
+            machine,
+            cameras: Vec::new(),
+            alerts: Vec::new(),
+            reading: Reading::default(),
+            reported: Reading::default(),
+        }
+    }
 }
 
 impl Latest {

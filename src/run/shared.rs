@@ -306,12 +306,7 @@ impl Shared {
             self.post(camera, self.clock.mono(), Body::CameraStats(stats));
         }
         drop(readers);
-        let machine = {
-            let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-            latest.at.is_some().then(|| latest.machine_event())
-        };
-        if let Some(machine) = machine {
-            self.post_own(Body::Machine(machine));
-        }
+        let machine = self.latest.lock().unwrap_or_else(PoisonError::into_inner).machine_event();
+        self.post_own(Body::Machine(machine));
     }
 }

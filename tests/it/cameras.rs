@@ -228,7 +228,6 @@ fn a_camera_that_fails_disturbs_no_other() {
     assert!(reason("hangs").contains("the capture of camera 'hangs' hangs"), "{}", reason("hangs"));
     assert!(reason("missing").contains("there-is-none"), "{}", reason("missing"));
     assert!(!has(&events, "good", "camera.lost"));
-    assert!(has(&events, "hangs", "track.begin"), "it counted before");
     let (_, log) = run.end();
     assert!(log.contains("the other cameras go on"), "{log}");
 }

@@ -683,9 +683,9 @@ fn decode_makes_cloudevents_of_packed_batches() {
     assert!(out.status.success(), "{}", describe(&out));
     assert_eq!(common::json_lines(&out), [&older[..], &golden[..], &older[..]].concat());
     let mut newer = second;
-    newer[3] = b'3';
+    newer[3] = b'4';
     for (tail, words) in
-        [(&first[..100], "the batch ends too early"), (&newer[..], "the batch is of version 3")]
+        [(&first[..100], "the batch ends too early"), (&newer[..], "the batch is of version 4")]
     {
         let out = decode(&[&first[..], tail].concat());
         let lines = common::json_lines(&out).len();

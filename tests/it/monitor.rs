@@ -102,11 +102,11 @@ fn the_status_pages_show_what_the_device_does() {
     let run = Run::start("resource_log = \"FOLDER/resources.csv\"\n", 1);
     // Before the network is proven, and after.
     run.wait_for("ready", |run| run.page("/readyz").filter(|(status, _)| *status == 200));
-    let crossings = |page: &str| sample(page, "flytrap_crossings_total{camera=\"clip\"}");
-    let page = run.wait_for("crossings", |run| {
+    let tracks = |page: &str| sample(page, "flytrap_tracks_total{camera=\"street\"}");
+    let page = run.wait_for("tracks", |run| {
         let (status, page) = run.page("/metrics")?;
         assert_eq!(status, 200);
-        crossings(&page).filter(|count| *count > 0.0).map(|_| page)
+        tracks(&page).filter(|count| *count > 0.0).map(|_| page)
     });
     for name in [
         "flytrap_frames_captured_total{camera=\"street\"}",
