@@ -8,8 +8,8 @@
 //!   time   = presentation time + offset         never after the arrival, since offset <= lag
 //! ```
 //! - **Beginning**: a server sends what it has buffered, and ffmpeg what it has read to identify the stream, all at once. Placed by their arrival,
-//!   cars in these frames would be several times too fast, and the offset is not known yet: they are dropped, at most [`SETTLE_MAX`] long.
-//! - **Jump**: a frame that is later than [`LATE_MAX`] is the sender's clock that was set, not a delay: the offset begins anew.
+//!   cars in these frames would be several times too fast, and the offset is not known yet: they are dropped, at most `SETTLE_MAX` long.
+//! - **Jump**: a frame that is later than `LATE_MAX` is the sender's clock that was set, not a delay: the offset begins anew.
 //! - **No clock**: some streams have presentation times that the sender, or ffmpeg, made up from a nominal rate (MJPEG over HTTP). If they run
 //!   slower than the clock for three windows in a row, arrival times are used from then on. If they run faster, the smallest lag is always the
 //!   newest, which comes to the same.
