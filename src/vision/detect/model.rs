@@ -3,7 +3,6 @@
 //! A model file is untrusted input (I8): it loads only if its hash is in `models/manifest.toml`, which is compiled into the program, or in
 //! the configuration.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,6 +11,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::ClassId;
+use super::builtin;
 use super::calibration::Calibration;
 use super::engine::tract::{InputSides, Parsed};
 use super::engine::{self, Costs, Engine, EngineParams, Precision, Shape};
@@ -26,14 +26,6 @@ pub const BUILTIN: &str = "builtin";
 
 /// Maximum length of the task in an error, characters.
 const TASK_CHARS_MAX: usize = 40;
-
-/// Its file: our own model, trained by `models/train` on simulated streets.
-static BUILTIN_BYTES: &[u8] = include_bytes!("../../../models/street-320.onnx");
-
-/// The bytes of the shipped detector's file.
-pub fn builtin_bytes() -> &'static [u8] {
-    BUILTIN_BYTES
-}
 
 /// Which model to load.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -245,8 +237,8 @@ impl Loaded {
         let place = params.path.display().to_string();
         let wrong = |text: String| Error::fatal(Kind::Model, format!("model '{place}': {text}"));
         let bytes = match params.path.to_str() {
-            Some(BUILTIN) => Cow::Borrowed(BUILTIN_BYTES),
-            Some(_) | None => Cow::Owned(read(&params.path)?),
+            Some(BUILTIN) => builtin::bytes(),
+            Some(_) | None => read(&params.path)?,
         };
         let file_bytes = bytes.len();
         let sha256: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();

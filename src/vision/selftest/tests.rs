@@ -1,5 +1,6 @@
 use super::*;
 use crate::sim::scene::{Hour, Scene, SceneParams, Weather};
+use crate::vision::detect::builtin;
 use crate::vision::detect::engine::{EngineParams, Isa, Precision};
 use crate::vision::detect::letterbox::Size;
 use crate::vision::detect::model::{self, Loaded};
@@ -110,9 +111,9 @@ fn a_broken_kernel_is_detected() {
 #[test]
 fn a_model_with_a_flipped_weight_tensor_is_detected() {
     let golden = golden();
-    let bytes = model::builtin_bytes();
+    let bytes = builtin::bytes();
     let folder = tempfile::tempdir().unwrap();
-    let tensors = weight_tensors(bytes);
+    let tensors = weight_tensors(&bytes);
     assert!(tensors.len() > 60, "only {} tensors of weights", tensors.len());
     let mut missed = Vec::new();
     // An emulated CPU takes a second for each.

@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn the_shipped_models_pass() {
-        check(crate::vision::detect::model::builtin_bytes()).unwrap();
+        check(&crate::vision::detect::builtin::bytes()).unwrap();
         let squares = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/squares.onnx");
         check(&std::fs::read(squares).unwrap()).unwrap();
     }
