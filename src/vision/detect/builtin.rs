@@ -14,7 +14,7 @@ static PACKED: &[u8] = include_bytes!("../../../models/street-320.onnx.packed");
 
 /// Number of bytes that are sorted apart.
 const PLANES: usize = 4;
-const _: () = assert!(BYTES % PLANES == 0);
+const _: () = assert!(BYTES & (PLANES - 1) == 0, "PLANES is a power of two");
 
 /// The bytes of the shipped detector's file.
 ///
