@@ -47,8 +47,8 @@ impl Pages for StatusPages {
             }
             "/metrics" => {
                 page.set_content_type(request.format.content_type());
-                let written = metrics(shared, &mut Exposition::new(page, request.format, "flytrap"));
-                (Status::Ok, written.and_then(|()| page.write_str("# EOF\n")).is_ok())
+                let written = metrics(shared, Exposition::new(page, request.format, "flytrap"));
+                (Status::Ok, written.is_ok())
             }
             "/healthz" => {
                 page.set_content_type(JSON);
@@ -190,7 +190,8 @@ impl Serialize for AlertList<'_> {
 }
 
 /// Writes all families.
-fn metrics<W: std::fmt::Write>(shared: &Shared, page: &mut Exposition<'_, W>) -> std::fmt::Result {
+fn metrics<W: std::fmt::Write>(shared: &Shared, mut exposition: Exposition<'_, W>) -> std::fmt::Result {
+    let page = &mut exposition;
     let labels: heapless::Vec<Name, CAMERAS_MAX> =
         shared.cameras.iter().map(|camera| camera.settings().name.clone()).collect();
     let info = Family { name: "build", kind: Kind::Info, unit: Unit::None, help: "The program." };
@@ -234,7 +235,7 @@ fn metrics<W: std::fmt::Write>(shared: &Shared, page: &mut Exposition<'_, W>) ->
         let camera = camera.and_then(|camera| labels.get(camera)).map_or("", |name| name.as_str());
         samples.sample(&[("rule", rule), ("camera", camera)], Some(u64::from(*active)))?;
     }
-    Ok(())
+    exposition.end()
 }
 
 fn histograms<W: std::fmt::Write>(

@@ -296,7 +296,7 @@ impl Shared {
     /// Whether the receiver's format has the kinds of version 3: events that it does not get would be gaps in its sequence numbers.
     pub(super) fn posts_new_statistics(&self) -> bool {
         let config::scopes::Uplink { target, http, .. } = &self.config.uplink;
-        !target.is_http() || http.format.has_version_3()
+        !target.is_http() || http.format.record_version() >= 3
     }
 
     pub(super) fn post_camera_and_machine_stats(&self) {

@@ -3,22 +3,12 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Child, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
 
-use flytrap::platform::clock::{Clock, Mono, SystemClock};
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::common::daemon::Daemon;
 use crate::common::{config, data, describe, flytrap, json_lines, output};
-
-/// Longest wait for an expected result.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn now() -> Mono {
-    SystemClock.mono()
-}
 
 /// The events of a camera that follow from its pictures alone: type and data, in order.
 fn seen_by(events: &[Value], camera: &str) -> Vec<(String, Value)> {
@@ -128,70 +118,16 @@ fn each_camera_has_its_own_tags_and_bucket() {
     assert!(lines[0] > 10 && lines[1] > 10, "{lines:?}");
 }
 
-/// The program while it runs.
-struct Run {
-    child: Child,
-    folder: tempfile::TempDir,
-    _config: tempfile::NamedTempFile,
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _gone = self.child.wait();
-    }
-}
-
-impl Run {
-    fn start(text: &str, fault: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let events = folder.path().join("events");
-        let file = config(&format!(
-            "memory.budget_mb = 512\nuplink.target = \"file:{}\"\nmodel.path = \"builtin\"\nuplink.batch_age_max_s = 0.2\nevents.stats_interval_s = 1\n\
-             watchdog.stage_timeout_s = 5\n{text}",
-            events.display()
-        ));
-        let stderr = std::fs::File::create(folder.path().join("stderr")).unwrap();
-        let child = flytrap()
-            .args(["run", "--config"])
-            .arg(file.path())
-            .env("FLYTRAP_FAULT", fault)
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
-        Run { child, folder, _config: file }
-    }
-
-    fn events(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.folder.path().join("events")).unwrap_or_default();
-        // The last line may be half written.
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default()
-    }
-
-    /// Waits until the events fulfil a condition.
-    fn wait_for(&self, what: &str, fulfilled: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-        let first = now();
-        loop {
-            let events = self.events();
-            if fulfilled(&events) {
-                return events;
-            }
-            assert!(now().since(first) < PATIENCE, "not {what}: {}", self.log());
-            std::thread::park_timeout(Duration::from_millis(50));
-        }
-    }
-
-    /// Ends it as the service manager does; returns the exit code.
-    fn end(mut self) -> (Option<i32>, String) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        let status = self.child.wait().unwrap();
-        (status.code(), self.log())
-    }
+/// Starts the program with the built-in model; `fault`: see src/platform/watchdog/fault.rs.
+fn start(fault: &str, text: impl FnOnce(&Path) -> String) -> Daemon {
+    let mut command = flytrap();
+    command.env("FLYTRAP_FAULT", fault);
+    Daemon::start(command, |folder| {
+        format!(
+            "memory.budget_mb = 512\nuplink.batch_age_max_s = 0.2\nevents.stats_interval_s = 1\nwatchdog.stage_timeout_s = 5\n{}",
+            text(folder)
+        )
+    })
 }
 
 fn of(event: &Value, camera: &str, kind: &str) -> bool {
@@ -214,13 +150,13 @@ fn a_camera_that_fails_disturbs_no_other() {
          {{ name = \"garbage\", source = \"exec:sh -c 'cat {}; while head -c 4096 /dev/urandom; do sleep 0.1; done'\", idle_timeout_s = 2 }},\n]\n",
         data("squares.mjpeg")
     );
-    let run = Run::start(&text, "hang:capture1:3");
-    run.wait_for("all lost", |events| {
+    let run = start("hang:capture1:3", |_| text);
+    run.wait_for_events("all lost", |events| {
         ["hangs", "missing", "garbage"].iter().all(|camera| has(events, camera, "camera.lost"))
     });
     let tracks = |events: &[Value]| events.iter().filter(|event| of(event, "good", "track.begin")).count();
     let before = tracks(&run.events());
-    let events = run.wait_for("counting on", |events| tracks(events) > before + 2);
+    let events = run.wait_for_events("counting on", |events| tracks(events) > before + 2);
     let reason = |camera: &str| {
         let lost = events.iter().find(|event| of(event, camera, "camera.lost")).unwrap();
         lost["data"]["reason"].as_str().unwrap().to_owned()
@@ -228,28 +164,27 @@ fn a_camera_that_fails_disturbs_no_other() {
     assert!(reason("hangs").contains("the capture of camera 'hangs' hangs"), "{}", reason("hangs"));
     assert!(reason("missing").contains("there-is-none"), "{}", reason("missing"));
     assert!(!has(&events, "good", "camera.lost"));
-    let (_, log) = run.end();
+    let (_, _, log) = run.end();
     assert!(log.contains("the other cameras go on"), "{log}");
 }
 
 /// A camera that comes with frames of another shape when the network is in use: the network is planned for it too, and nobody notices.
 #[test]
 fn a_camera_with_another_shape_may_come_later() {
-    let folder = tempfile::tempdir().unwrap();
-    let late = folder.path().join("late.y4m");
-    let text = format!(
-        "[[camera]]\nname = \"first\"\nsource = \"sim:7,calm,day,overcast,traffic=3\"\n\
-         [[camera]]\nname = \"late\"\nsource = \"exec:cat {}\"\nrestart_cap_s = 1\n",
-        late.display()
-    );
-    let run = Run::start(&text, "");
-    run.wait_for("started", |events| {
+    let run = start("", |folder| {
+        format!(
+            "[[camera]]\nname = \"first\"\nsource = \"sim:7,calm,day,overcast,traffic=3\"\n\
+             [[camera]]\nname = \"late\"\nsource = \"exec:cat {}\"\nrestart_cap_s = 1\n",
+            folder.join("late.y4m").display()
+        )
+    });
+    run.wait_for_events("started", |events| {
         has(events, "first", "track.begin") && has(events, "late", "camera.lost")
     });
-    y4m(&late, 240, 320);
-    let events = run.wait_for("both there", |events| has(events, "late", "camera.back"));
+    y4m(&run.path("late.y4m"), 240, 320);
+    let events = run.wait_for_events("both there", |events| has(events, "late", "camera.back"));
     assert!(!has(&events, "first", "camera.lost"));
-    let (_, log) = run.end();
+    let (_, _, log) = run.end();
     assert!(log.contains("built again beside the one that runs"), "{log}");
     assert!(log.contains("the network runs with more input sizes"), "{log}");
 }

@@ -1,94 +1,52 @@
 //! What a running device shows of itself: status pages, alerts, the resource log.
 
-use std::process::{Child, Stdio};
-use std::time::Duration;
-
-use flytrap::platform::clock::{Clock, Mono, SystemClock};
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::common::daemon::Daemon;
 use crate::common::{config, data, describe, flytrap, output, say};
-use crate::receivers::programs::{free_port, pause};
+use crate::receivers::programs::free_port;
 use crate::status::{get, prometheus, promtool};
-
-/// Longest wait for an expected result.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn now() -> Mono {
-    SystemClock.mono()
-}
 
 /// The program while it runs, with status pages.
 struct Run {
-    child: Child,
+    daemon: Daemon,
     port: u16,
-    folder: tempfile::TempDir,
-    _config: tempfile::NamedTempFile,
 }
 
-impl Drop for Run {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _gone = self.child.wait();
+impl std::ops::Deref for Run {
+    type Target = Daemon;
+    fn deref(&self) -> &Daemon {
+        &self.daemon
     }
 }
 
 impl Run {
-    /// Two cameras: a street, and the clip of squares with a pause of `pause` seconds in the middle.
+    /// Two cameras: a street, and the clip of squares with a pause of `pause` seconds in the middle. `rest`: more settings, in `[status]`
+    /// first; FOLDER is the program's.
     fn start(rest: &str, pause: u32) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let rest = rest.replace("FOLDER", &folder.path().display().to_string());
-        let port = free_port();
-        let (events, clip) = (folder.path().join("events"), data("squares.mjpeg"));
-        let file = config(&format!(
-            "memory.budget_mb = 512\nuplink.target = \"file:{}\"\nmodel.path = \"builtin\"\nuplink.batch_age_max_s = 0.2\n\
-             events.stats_interval_s = 1\nspool.folder = \"{}\"\n[status]\nlisten = \"127.0.0.1:{port}\"\n{rest}\n\
-             [[camera]]\nname = \"street\"\nsource = \"sim:7,calm,day,overcast,traffic=3\"\n\
-             [[camera]]\nname = \"clip\"\nidle_timeout_s = 600\n\
-             source = \"exec:sh -c 'cat {clip}; sleep {pause}; while cat {clip}; do sleep 0.2; done'\"\n",
-            events.display(),
-            folder.path().join("spool").display(),
-        ));
-        let stderr = std::fs::File::create(folder.path().join("stderr")).unwrap();
-        let child = flytrap()
-            .args(["run", "--config"])
-            .arg(file.path())
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
-        Run { child, port, folder, _config: file }
+        let (port, clip) = (free_port(), data("squares.mjpeg"));
+        let daemon = Daemon::start(flytrap(), |folder| {
+            let rest = rest.replace("FOLDER", &folder.display().to_string());
+            format!(
+                "memory.budget_mb = 512\nuplink.batch_age_max_s = 0.2\nevents.stats_interval_s = 1\nspool.folder = \"{}\"\n\
+                 [status]\nlisten = \"127.0.0.1:{port}\"\n{rest}\n\
+                 [[camera]]\nname = \"street\"\nsource = \"sim:7,calm,day,overcast,traffic=3\"\n\
+                 [[camera]]\nname = \"clip\"\nidle_timeout_s = 600\n\
+                 source = \"exec:sh -c 'cat {clip}; sleep {pause}; while cat {clip}; do sleep 0.2; done'\"\n",
+                folder.join("spool").display(),
+            )
+        });
+        Run { daemon, port }
     }
 
     fn page(&self, path: &str) -> Option<(u16, String)> {
         get(([127, 0, 0, 1], self.port).into(), path, "")
     }
 
-    fn events(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.folder.path().join("events")).unwrap_or_default();
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default()
-    }
-
-    fn wait_for<T>(&self, what: &str, get: impl Fn(&Run) -> Option<T>) -> T {
-        let first = now();
-        loop {
-            if let Some(found) = get(self) {
-                return found;
-            }
-            assert!(now().since(first) < PATIENCE, "not {what}: {}", self.log());
-            pause(Duration::from_millis(50));
-        }
-    }
-
-    fn end(mut self) -> String {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        let status = self.child.wait().unwrap();
-        assert!(status.success(), "{}", self.log());
-        self.log()
+    fn end(self) -> String {
+        let (status, _, log) = self.daemon.end();
+        assert!(status.success(), "{log}");
+        log
     }
 }
 
@@ -101,9 +59,9 @@ fn sample(page: &str, name: &str) -> Option<f64> {
 fn the_status_pages_show_what_the_device_does() {
     let run = Run::start("resource_log = \"FOLDER/resources.csv\"\n", 1);
     // Before the network is proven, and after.
-    run.wait_for("ready", |run| run.page("/readyz").filter(|(status, _)| *status == 200));
+    run.wait_for("ready", |_| run.page("/readyz").filter(|(status, _)| *status == 200));
     let tracks = |page: &str| sample(page, "flytrap_tracks_total{camera=\"street\"}");
-    let page = run.wait_for("tracks", |run| {
+    let page = run.wait_for("tracks", |_| {
         let (status, page) = run.page("/metrics")?;
         assert_eq!(status, 200);
         tracks(&page).filter(|count| *count > 0.0).map(|_| page)
@@ -152,7 +110,7 @@ fn the_status_pages_show_what_the_device_does() {
     let last = events.iter().rfind(|event| event["type"] == "flytrap.machine").unwrap();
     assert!(last["data"]["cpu_process_permille"].as_u64().is_some_and(|cpu| cpu > 0), "{last}");
     let log = run.wait_for("resource log", |run| {
-        let log = std::fs::read_to_string(run.folder.path().join("resources.csv")).ok()?;
+        let log = std::fs::read_to_string(run.path("resources.csv")).ok()?;
         (log.lines().count() > 2).then_some(log)
     });
     run.end();
@@ -169,7 +127,7 @@ fn an_alert_begins_and_recovers() {
     let rule =
         "[[alert]]\nname = \"quiet\"\nmetric = \"camera.last_frame_age_ms\"\nlimit = 2000\nhold_s = 0\n";
     let run = Run::start(rule, 7);
-    let alert = |run: &Run, active: bool| {
+    let alert = |run: &Daemon, active: bool| {
         run.events().into_iter().find(|event| {
             event["type"] == "flytrap.alert"
                 && event["data"]["rule"] == "quiet"
@@ -179,7 +137,7 @@ fn an_alert_begins_and_recovers() {
     let begun = run.wait_for("alert", |run| alert(run, true));
     assert!(begun["source"].as_str().unwrap().ends_with("/clip"), "{begun}");
     assert!(begun["data"]["value"].as_u64().unwrap() > 2000, "{begun}");
-    let page = run.wait_for("shown", |run| {
+    let page = run.wait_for("shown", |_| {
         let (_, page) = run.page("/metrics")?;
         sample(&page, "flytrap_alert_active{rule=\"quiet\",camera=\"clip\"}")
             .filter(|active| *active > 0.0)?;

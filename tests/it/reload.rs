@@ -1,102 +1,33 @@
 //! A changed configuration is applied while the program runs: SIGHUP.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use flytrap::platform::clock::{Clock, Mono, SystemClock};
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use rustix::process::Signal;
 
+use crate::common::daemon::Daemon;
 use crate::common::{self, check_sequence};
 
-/// Longest wait for an expected result.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn now() -> Mono {
-    SystemClock.mono()
+/// Starts the program on a configuration that the test changes. `None`: skipped.
+fn start(test: &str, text: &str) -> Option<Daemon> {
+    let run = Daemon::start(common::without_terminal(test)?, |_| text.to_owned());
+    run.wait_for("ready", |run| run.log().contains("ready for").then_some(()));
+    Some(run)
 }
 
-/// The program, on a configuration that the test changes.
-struct Run {
-    child: Child,
-    folder: tempfile::TempDir,
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _gone = self.child.wait();
-    }
-}
-
-impl Run {
-    /// `None`: skipped.
-    fn start(test: &str, text: &str) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("flytrap.toml");
-        std::fs::write(&file, text).unwrap();
-        let stderr = std::fs::File::create(folder.path().join("stderr")).unwrap();
-        let child = common::without_terminal(test)?
-            .args(["run", "--model", "builtin", "--uplink"])
-            .arg(format!("file:{}", folder.path().join("events").display()))
-            .arg("--config")
-            .arg(file)
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
-        let run = Run { child, folder };
-        run.wait_for("ready", |run| run.log().contains("ready for"));
-        Some(run)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.path("stderr")).unwrap_or_default()
-    }
-
-    fn events(&self) -> Vec<Value> {
-        events(&self.path("events"))
-    }
-
-    /// Changes the file and asks for a reload; returns what the log says about it.
-    fn reload(&self, text: &str) -> String {
-        let before = self.log().len();
-        std::fs::write(self.path("flytrap.toml"), text).unwrap();
-        kill_process(Pid::from_child(&self.child), Signal::HUP).unwrap();
-        let answer = |run: &Run| run.log()[before..].to_owned();
-        self.wait_for("reloaded", |run| {
-            let log = answer(run);
-            log.contains("the configuration is reloaded") || log.contains("the configuration is not reloaded")
-        });
-        // Whether something waits for the next start is the next line.
-        std::thread::park_timeout(Duration::from_millis(200));
-        answer(self)
-    }
-
-    fn wait_for(&self, what: &str, fulfilled: impl Fn(&Run) -> bool) {
-        let first = now();
-        while !fulfilled(self) {
-            assert!(now().since(first) < PATIENCE, "not {what}: {}", self.log());
-            std::thread::park_timeout(Duration::from_millis(20));
-        }
-    }
-
-    /// Ends it as the service manager does; returns the exit code and all events.
-    fn end(mut self) -> (Option<i32>, Vec<Value>, String) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        let status = self.child.wait().unwrap();
-        (status.code(), self.events(), self.log())
-    }
-}
-
-fn events(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+/// Changes the file and asks for a reload; returns what the log says about it.
+fn reload(run: &Daemon, text: &str) -> String {
+    let before = run.log().len();
+    std::fs::write(run.path("flytrap.toml"), text).unwrap();
+    run.signal(Signal::HUP);
+    let answer = || run.log()[before..].to_owned();
+    run.wait_for("reloaded", |_| {
+        let log = answer();
+        let words = ["the configuration is reloaded", "the configuration is not reloaded"];
+        words.iter().any(|words| log.contains(words)).then_some(())
+    });
+    // Whether something waits for the next start is the next line.
+    std::thread::park_timeout(Duration::from_millis(200));
+    answer()
 }
 
 const STREET: &str = "sim:7,calm,day,overcast,traffic=3";
@@ -110,54 +41,58 @@ fn two_cameras(rest: &str) -> String {
 
 #[test]
 fn each_change_takes_what_it_needs_and_no_more() {
-    let Some(run) = Run::start("each_change_takes_what_it_needs_and_no_more", &two_cameras("")) else {
+    let Some(run) = start("each_change_takes_what_it_needs_and_no_more", &two_cameras("")) else {
         return;
     };
-    let said = run.reload(&two_cameras(""));
+    let said = reload(&run, &two_cameras(""));
     assert!(said.contains("nothing changed"), "{said}");
 
     // A line in another place, for one camera only: it counts at the new place, and keeps its tracks.
     let lane =
         format!("{}[[camera.line]]\nname = \"lane\"\nfrom = [0.3, 1.0]\nto = [0.3, 0.0]\n", two_cameras(""));
-    let said = run.reload(&lane);
+    let said = reload(&run, &lane);
     assert!(
         said.contains("camera 'south': line[0].name takes effect at once") && !said.contains("'north'"),
         "{said}"
     );
     run.wait_for("counting at the new line", |run| {
-        run.events().iter().any(|event| event["data"]["line"] == "lane")
+        run.events().iter().any(|event| event["data"]["line"] == "lane").then_some(())
     });
     assert!(!run.log().contains("opened again"), "{}", run.log());
 
     // One camera gets another source: it is opened again, the other one is not.
     let moved =
         two_cameras("").replace("name = \"south\"\nsource = \"sim:7", "name = \"south\"\nsource = \"sim:8");
-    let said = run.reload(&moved);
+    let said = reload(&run, &moved);
     assert!(said.contains("camera 'south': camera.source restarts the camera"), "{said}");
     run.wait_for("opened again", |run| {
-        run.log().contains("camera 'south': opened again with its new settings")
+        run.log().contains("camera 'south': opened again with its new settings").then_some(())
     });
     assert!(!run.log().contains("'north': opened again"), "{}", run.log());
 
     // What needs a restart is named and waits; the rest of the same file is applied.
-    let said = run.reload(
+    let said = reload(
+        &run,
         &moved.replace("uplink.batch", "uplink.queue_events = 2048\ncount.frames_min = 4\nuplink.batch"),
     );
     assert!(said.contains("count.frames_min takes effect at once"), "{said}");
     assert!(said.contains("these settings take effect at the next start: uplink.queue_events"), "{said}");
 
     // A wrong file changes nothing, and all its mistakes are named.
-    let said = run.reload("[gate]\nhold_ms = -1\nhold = 2\n");
+    let said = reload(&run, "[gate]\nhold_ms = -1\nhold = 2\n");
     assert!(said.contains("not reloaded, nothing changes"), "{said}");
     assert!(said.contains("gate.hold_ms = -1") && said.contains("'gate.hold' is not a setting"), "{said}");
-    let said = run.reload(&moved.replace(
-        "[[camera]]\nname = \"south\"",
-        "track.classes = [\"unicorn\"]\n[[camera]]\nname = \"south\"",
-    ));
+    let said = reload(
+        &run,
+        &moved.replace(
+            "[[camera]]\nname = \"south\"",
+            "track.classes = [\"unicorn\"]\n[[camera]]\nname = \"south\"",
+        ),
+    );
     assert!(said.contains("not reloaded"), "{said}");
 
-    let (code, events, log) = run.end();
-    assert_eq!(code, Some(0), "{log}");
+    let (status, events, log) = run.end();
+    assert_eq!(status.code(), Some(0), "{log}");
     check_sequence(&events);
 }
 
@@ -217,20 +152,23 @@ fn any_valid_file_follows_any_other_without_losing_an_event() {
     let spool = tempfile::tempdir().unwrap();
     let folder = format!("spool.folder = \"{}\"", spool.path().display());
     let first = format!("{folder}\ncamera.source = \"{STREET}\"\nuplink.batch_age_max_s = 0.2");
-    let Some(run) = Run::start("any_valid_file_follows_any_other", &first) else { return };
+    let Some(run) = start("any_valid_file_follows_any_other", &first) else { return };
     for _ in 0..FILES {
         let text = file(&folder);
-        let said = run.reload(&text);
+        let said = reload(&run, &text);
         assert!(!said.contains("not reloaded"), "seed {seed}: {text}\n{said}");
     }
     // Once more with the settings of the start, so that it works again.
-    run.reload(&format!(
-        "{folder}\ncamera.source = \"{STREET}\"\nuplink.batch_age_max_s = 0.2\nevents.stats_interval_s = 1"
-    ));
+    reload(
+        &run,
+        &format!(
+            "{folder}\ncamera.source = \"{STREET}\"\nuplink.batch_age_max_s = 0.2\nevents.stats_interval_s = 1"
+        ),
+    );
     let before = run.events().len();
-    run.wait_for("delivering again", |run| run.events().len() > before + 3);
-    let (code, events, log) = run.end();
-    assert_eq!(code, Some(0), "seed {seed}: {log}");
+    run.wait_for_events("delivering again", |events| events.len() > before + 3);
+    let (status, events, log) = run.end();
+    assert_eq!(status.code(), Some(0), "seed {seed}: {log}");
     check_sequence(&events);
     assert!(!log.contains("panicked"), "seed {seed}: {log}");
 }

@@ -2,6 +2,8 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, reason = "each test uses its part")]
 #![allow(clippy::explicit_write, reason = "the test harness keeps what eprintln says")]
 
+pub(crate) mod daemon;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@ pub mod influx;
 pub mod packed;
 
 use crate::delivery::uplink::Batch;
-use crate::event::Event;
+use crate::event::{Event, RECORD_VERSION};
 
 /// Encodings of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -61,16 +61,17 @@ impl Format {
 
     /// Whether the event can be expressed at all: the older postcard formats do not have every kind.
     pub fn holds(self, event: &Event) -> bool {
-        match self {
-            Format::CloudEvents | Format::Influx1 | Format::Influx2 | Format::Packed3 => true,
-            Format::Packed => event.holds_in(1),
-            Format::Packed2 => event.holds_in(2),
-        }
+        event.holds_in(self.record_version())
     }
 
-    /// Whether it has the kinds of events that version 3 of the record added.
-    pub const fn has_version_3(self) -> bool {
-        !matches!(self, Format::Packed | Format::Packed2)
+    /// The newest version of the event record whose kinds and fields it can express.
+    pub const fn record_version(self) -> u8 {
+        match self {
+            Format::CloudEvents | Format::Influx1 | Format::Influx2 => RECORD_VERSION,
+            Format::Packed => 1,
+            Format::Packed2 => 2,
+            Format::Packed3 => 3,
+        }
     }
 
     /// Whether the receiver stores events in buckets or databases, so that cameras may have their own.
