@@ -1,7 +1,7 @@
 //! Fixed memory (I1): after warm-up our own stages make no heap call per frame, and tract's count does not grow.
 //!
 //! The complete frame path runs on one thread, so that the counter sees all of it and nothing else: source, sampler, ring, gate, (JPEG),
-//! letterbox, decoder, tracker, counter, event, outbox.
+//! letterbox, decoder, tracker, counter, event, outbox, metrics, alerts.
 #![allow(unsafe_code, reason = "a global allocator that counts calls and forwards them to the system's")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
@@ -20,9 +20,12 @@ use flytrap::capture::sampler::{Sample, Sampler};
 use flytrap::capture::{Advance, AtEnd, CaptureParams, FrameRate, FrameSource, SourceSpec};
 use flytrap::config::Config;
 use flytrap::delivery::uplink::Outbox;
-use flytrap::event::fixed;
+use flytrap::event::{Machine as MachineStats, fixed};
+use flytrap::metrics::alert::{self, Alerts};
+use flytrap::metrics::table::Time;
+use flytrap::metrics::{CameraReader, Metrics};
 use flytrap::pipeline::{Params, Pipeline, WithEngine};
-use flytrap::platform::clock::SystemClock;
+use flytrap::platform::clock::{Mono, SystemClock};
 use flytrap::platform::cores::Machine;
 use flytrap::vision::detect::decode::HeadShape;
 use flytrap::vision::detect::engine::{Engine, EngineParams, Output};
@@ -173,6 +176,36 @@ struct FramePath {
     skipped: u64,
     lent: u64,
     copied: u64,
+    figures: Figures,
+}
+
+/// What is counted of each frame, and what readers make of it: as often as there are frames, which is more than the program does.
+struct Figures {
+    metrics: Metrics,
+    reader: CameraReader,
+    alerts: Alerts,
+}
+
+impl Figures {
+    fn new(rules: Vec<flytrap::metrics::alert::Rule>) -> Self {
+        Figures {
+            metrics: Metrics::default(),
+            reader: CameraReader::default(),
+            alerts: Alerts::new(rules, 1),
+        }
+    }
+
+    fn note(&mut self, at: Mono, inferred: bool) {
+        let Figures { metrics, reader, alerts } = self;
+        metrics.saw_frame(at, at);
+        metrics.frames_captured.add(1);
+        if inferred { &metrics.inferences } else { &metrics.frames_still }.add(1);
+        Time::ALL.iter().for_each(|time| metrics.times.add(*time, Duration::from_millis(7)));
+        let cameras = [reader.stats(metrics.camera_snapshot(at), Mono::ZERO, 6000)];
+        let (stats, machine) = (metrics.snapshot(Mono::ZERO, at).stats, MachineStats::default());
+        let figures = alert::Figures { stats: &stats, storage: None, cameras: &cameras, machine: &machine };
+        alerts.evaluate(at, &figures, &mut |_| {});
+    }
 }
 
 impl FramePath {
@@ -224,6 +257,7 @@ impl FramePath {
             skipped: 0,
             lent: 0,
             copied: 0,
+            figures: Figures::new(config.alerts.clone()),
         }
     }
 
@@ -265,6 +299,7 @@ impl FramePath {
         self.inferred += u64::from(outcome.inferred);
         self.in_roi += u64::from(outcome.roi.is_some());
         self.still += u64::from(!outcome.inferred);
+        self.figures.note(at, outcome.inferred);
     }
 }
 

@@ -76,6 +76,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     // Rules over the table.
     ("metrics::alert", &["platform::clock", "metrics::table"]),
+    // Names what was measured of the model in use.
+    ("metrics::kpi", &["vision::detect"]),
     ("metrics", &["platform::clock", "metrics::table"]),
     // Knows the stages that it tests; of them only `run`, `tools` and `cli` know that it exists.
     (
@@ -92,6 +94,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "delivery",
         ],
     ),
+    // Where the status socket is: a setting.
+    ("status::socket", &["base"]),
     // Turns the user's file into every stage's `Params`.
     (
         "config",
@@ -105,10 +109,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "pipeline",
             "delivery",
             "metrics::alert",
+            "metrics::kpi",
+            "status::socket",
         ],
     ),
     // Figures for others: a server and files. Knows neither counters nor settings.
-    ("status", &["base", "platform::clock", "platform::secret"]),
+    ("status", &["base", "platform::clock", "platform::secret", "status::socket"]),
     // The wiring of the daemon.
     (
         "run",
@@ -143,7 +149,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tract_", &["vision/detect/engine/tract.rs", "vision/detect/engine/import.rs"]),
     ("ureq", &["delivery/uplink/http/"]),
     ("rustls", &["delivery/uplink/http/tls.rs"]),
-    ("httparse", &["status/request.rs"]),
+    ("httparse", &["status/request.rs", "status/client.rs"]),
     ("v4l::", &["capture/v4l2/device.rs"]),
     ("rppal", &["platform/gpio/chip.rs"]),
     ("gpiocdev", &["platform/gpio/chip.rs"]),

@@ -94,11 +94,18 @@ pub const REPLY_BYTES_MAX: u64 = 64 << 10;
 /// Connections that the status address serves at once; see [`crate::status::server`] for what happens to further ones. A scraper needs
 /// one, a dashboard and a person with a browser some more.
 pub const STATUS_CONNECTIONS_MAX: usize = 16;
+/// Connections that the status socket serves at once, besides those of the address.
+pub const SOCKET_CONNECTIONS_MAX: usize = 4;
 /// Longest head of a request to the status address, bytes: Prometheus sends 300, a browser 1000, a token adds up to half of it.
 pub const STATUS_HEAD_BYTES_MAX: usize = 8 << 10;
 /// Maximum number of headers of a request to the status address. Browsers behind proxies send about 30.
 pub const STATUS_HEADERS_MAX: usize = 64;
-const _: () = assert!(STATUS_CONNECTIONS_MAX <= 32, "a bit for each in a word, and descriptors to spare");
+/// Largest page that a client of the status address reads, bytes: five of the largest that the server makes.
+pub const STATUS_REPLY_BYTES_MAX: usize = 1 << 20;
+const _: () = assert!(
+    STATUS_CONNECTIONS_MAX + SOCKET_CONNECTIONS_MAX <= 32,
+    "a bit for each in a word, and descriptors to spare"
+);
 
 /// Largest configuration file, bytes.
 pub const CONFIG_BYTES_MAX: u64 = 1 << 20;

@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::{Failed, Settings, print, print_json};
 use crate::config::values::Value;
+use crate::metrics::kpi;
 use crate::platform::cores;
 use crate::tools::bench::{Figures, Layer, Params, Times, measure};
 use crate::vision::detect::engine::Isa;
@@ -52,7 +53,8 @@ pub(super) fn bench(args: BenchArgs, json: bool) -> Result<(), Failed> {
         model.engine.isa = isa;
     }
     cores::run_on(&config.model.cores)?;
-    let figures = measure(&Params { model, decode: config.first_camera().decode, frames, layers, pictures })?;
+    let decode = config.first_camera().decode;
+    let figures = measure(&Params { model, kpi: config.kpi, decode, frames, layers, pictures })?;
     if json {
         return print_json(&figures);
     }
@@ -78,6 +80,7 @@ fn table(figures: &Figures) -> String {
         let share = 100.0 * rate / peak;
         let _fits = writeln!(out, "\n{rate:.1} GMAC/s, {share:.0} % of one core's peak of {peak:.1}");
     }
+    let _fits = writeln!(out, "\n{}", kpi::table(&figures.kpi).trim_end());
     if !figures.layers.is_empty() {
         let _fits = writeln!(out, "\n{:>9} {:>8} {:>8} {:<11} layer", "us", "GMAC/s", "MB", "kernel");
         for Layer { us, gmac_per_s, mb, kernel, name } in &figures.layers {

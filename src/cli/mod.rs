@@ -1,8 +1,8 @@
 //! The command line: `run`, `demo`, `detect`, `bench`, `eval`, `tune`, `calibrate`, `selftest`, `cameras`, `pins`, `spool`, `decode`, `sim`,
-//! `check`. Settings come from the configuration; options override single ones.
+//! `check`; and for a running program `kpi`, `reload`. Settings come from the configuration; options override single ones.
 //!
 //! Exit codes: 0 all went well; 1 the machine (memory, threads, disk); 2 command line or configuration; 3 model; 4 source or
-//! picture; 5 events that could not be delivered. Results go to stdout, everything else to stderr.
+//! picture; 5 events that could not be delivered; 6 a target that is not reached (`kpi`). Results go to stdout, everything else to stderr.
 
 mod bench;
 mod calibrate;
@@ -15,8 +15,11 @@ mod desktop;
 #[path = "device.rs"]
 mod desktop;
 mod detect;
+mod kpi;
 mod pins;
 mod progress;
+mod reload;
+mod running;
 mod selftest;
 mod spool;
 mod trial;
@@ -45,7 +48,7 @@ use crate::vision::detect::model::BUILTIN;
 /// Watches a camera, runs a detector when something moves, tracks and counts road users, and delivers events.
 ///
 /// Exit codes: 0 all went well, 1 the machine (memory, threads, disk), 2 command line or configuration, 3 model, 4 source or
-/// picture, 5 events that could not be delivered.
+/// picture, 5 events that could not be delivered, 6 a target that is not reached (kpi).
 #[derive(Debug, Parser)]
 #[command(name = "flytrap", version)]
 struct Cli {
@@ -125,6 +128,10 @@ enum Command {
     /// Plan and run a model file within limits: the child process that other commands start for a file that only the user trusts.
     #[command(name = trial::COMMAND, hide = true)]
     TryModel(trial::TrialArgs),
+    /// Ask a running flytrap whether it reaches its targets ([kpi] of its configuration); exit code 6 if not.
+    Kpi(kpi::KpiArgs),
+    /// Have a running flytrap read its configuration again, as with SIGHUP; exit code 2 if it is wrong, and then nothing changes.
+    Reload(reload::ReloadArgs),
     /// Check a configuration and the files that it names; print all settings in force.
     Check {
         /// The configuration file; without it the defaults are printed.
@@ -248,6 +255,8 @@ pub fn main() -> ExitCode {
         ),
         Command::Decode { file } => ("decode", decode::decode(file.as_deref())),
         Command::Selftest(args) => ("selftest", selftest::selftest(&args, json)),
+        Command::Kpi(args) => ("kpi", kpi::kpi(&args, json)),
+        Command::Reload(args) => ("reload", reload::reload(&args)),
         Command::TryModel(args) => return trial::try_model(&args),
         Command::Check { config } => ("check", check::check(config.as_deref())),
     };
@@ -259,6 +268,8 @@ pub fn main() -> ExitCode {
             }
             ExitCode::from(Kind::Config.exit_code())
         }
+        // The table says which.
+        Err(Failed::Targets) => ExitCode::from(TARGETS_EXIT_CODE),
         Err(Failed::Error(error)) => {
             say(what, &error);
             ExitCode::from(error.kind().exit_code())
@@ -278,10 +289,15 @@ fn level(text: &str) -> Result<bool, &'static str> {
     }
 }
 
+/// The exit code of `kpi` if a target is not reached.
+const TARGETS_EXIT_CODE: u8 = 6;
+
 /// Why a command failed.
 enum Failed {
     Mistakes(Mistakes),
     Error(Error),
+    /// A target is not reached.
+    Targets,
 }
 
 impl From<Mistakes> for Failed {
@@ -346,7 +362,11 @@ fn run(
     }
     let settings = settings.clone();
     let again = move || settings.load(overrides.clone(), json).map_err(Error::from);
-    Ok(run::run(config, RunOptions { until_end }, Box::new(again))?)
+    let rows = run::run(config, RunOptions { until_end }, Box::new(again))?;
+    if until_end {
+        kpi::say_at_the_end(&rows, json);
+    }
+    Ok(())
 }
 
 /// How long an exiting daemon waits at most for the reader of its log.
@@ -403,7 +423,11 @@ impl Write for Stderr {
 
 /// One line on stderr: what failed, and the remedy.
 fn say(what: &str, text: &dyn std::fmt::Display) {
-    let line = format!("flytrap {what}: {text}\n");
+    write_log(&format!("flytrap {what}: {text}\n"));
+}
+
+/// A line on stderr, among those of the log.
+fn write_log(line: &str) {
     match log::started() {
         Some(log) => log.line(line.as_bytes()),
         // If stderr is closed, nobody can be told.

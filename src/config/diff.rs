@@ -56,6 +56,8 @@ pub enum Scope {
     Log,
     /// The status pages and the resource log.
     Status,
+    /// Targets of the KPI table.
+    Kpi,
     /// Rules for alerts.
     Alerts,
 }

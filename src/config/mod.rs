@@ -30,6 +30,7 @@ use crate::base::error::{Error, Kind};
 use crate::base::limits::CONFIG_BYTES_MAX;
 use crate::delivery::uplink::labels::Labels;
 use crate::metrics::alert::Rule;
+use crate::metrics::kpi::Targets;
 use crate::platform::cores::Machine;
 use crate::platform::gpio::PinParams;
 use crate::platform::watchdog;
@@ -84,6 +85,8 @@ pub struct Config {
     pub log: Log,
     /// The status pages and the resource log.
     pub status: Status,
+    /// Targets of the KPI table.
+    pub kpi: Targets,
     /// Rules for alerts.
     pub alerts: Vec<Rule>,
     /// Every setting with its value.
@@ -177,6 +180,7 @@ fn from_values(values: &mut Values, machine: &Machine) -> Config {
         memory: sections::board::memory(values),
         log: sections::board::log(values),
         status: sections::status::status(values),
+        kpi: sections::status::kpi(values),
         alerts: sections::status::alerts(values),
         in_force,
     }

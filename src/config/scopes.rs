@@ -15,6 +15,7 @@ use crate::delivery::uplink::labels::CameraLabels;
 use crate::delivery::uplink::{Target, UplinkParams};
 use crate::event::Name;
 use crate::pipeline;
+use crate::status::socket::Place;
 use crate::vision::detect::{ClassId, decode, model};
 use crate::vision::gate;
 use crate::vision::roi;
@@ -171,6 +172,8 @@ pub struct Memory {
 pub struct Status {
     /// Where the pages are served, if they are.
     pub listen: Option<String>,
+    /// The Unix socket.
+    pub socket: Place,
     /// The file with the token that every request must carry.
     pub token_file: Option<PathBuf>,
     /// A camera without a good frame for longer is not healthy.

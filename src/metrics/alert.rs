@@ -140,6 +140,8 @@ pub struct Change<'a> {
     pub active: bool,
     /// The value that decided.
     pub value: Option<u64>,
+    /// It holds no more because the rule is no longer there.
+    pub removed: bool,
 }
 
 impl Change<'_> {
@@ -156,7 +158,13 @@ impl Change<'_> {
 impl fmt::Display for Change<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let metric = self.rule.metric.metric();
+        if self.removed {
+            return write!(f, "{}: the rule was removed or changed", self.rule.name);
+        }
         write!(f, "{}: {} ", self.rule.name, metric.name)?;
+        if self.rule.when == When::Absent {
+            return f.write_str(if self.active { "does not exist" } else { "exists again" });
+        }
         match self.value {
             Some(value) if metric.kind == Kind::Counter => {
                 write!(f, "grew by {}", Shown(metric.unit, value))?;
@@ -167,7 +175,7 @@ impl fmt::Display for Change<'_> {
         let (word, limit) = match self.rule.when {
             When::Above { limit, .. } => ("above", limit),
             When::Below { limit, .. } => ("below", limit),
-            When::Absent => return write!(f, "{}", if self.active { "" } else { " any more" }),
+            When::Absent => return Ok(()),
         };
         let seconds = (self.rule.window + self.rule.hold).as_secs();
         match self.active {
@@ -273,6 +281,7 @@ pub struct Alerts {
     rules: Vec<Rule>,
     /// For each rule one state, or one for each camera.
     states: Vec<Vec<State>>,
+    cameras: usize,
 }
 
 impl Alerts {
@@ -287,7 +296,24 @@ impl Alerts {
                 vec![state; count]
             })
             .collect();
-        Alerts { rules, states }
+        Alerts { rules, states, cameras }
+    }
+
+    /// Takes other rules. A rule that stays as it is keeps its state; `on` is called for each that held and is no longer there.
+    pub fn replace(&mut self, rules: Vec<Rule>, on: &mut dyn FnMut(Change<'_>)) {
+        let cameras = self.cameras;
+        let old = std::mem::replace(self, Alerts::new(rules, cameras));
+        for (rule, states) in old.rules.iter().zip(old.states) {
+            if let Some(index) = self.rules.iter().position(|new| new == rule) {
+                self.states[index] = states;
+                continue;
+            }
+            let of_cameras = matches!(rule.metric, Watched::Camera(_));
+            for (index, _) in states.iter().enumerate().filter(|(_, state)| state.active) {
+                let camera = of_cameras.then_some(index);
+                on(Change { rule, camera, active: false, value: None, removed: true });
+            }
+        }
     }
 
     /// Heap memory, bytes, for the memory plan (I1).
@@ -320,7 +346,7 @@ impl Alerts {
                 let value = rule.metric.value(figures, index);
                 if let Some(decisive) = state.step(now, rule, value) {
                     let camera = of_cameras.then_some(index);
-                    on(Change { rule, camera, active: state.active, value: decisive });
+                    on(Change { rule, camera, active: state.active, value: decisive, removed: false });
                 }
             }
         }
@@ -388,6 +414,31 @@ mod tests {
             window: Duration::from_secs(window),
             hold: Duration::from_secs(hold),
         }
+    }
+
+    #[test]
+    fn a_rule_that_stays_keeps_its_state_and_one_that_goes_ends_its_alert() {
+        let hot =
+            rule("machine.temperature_millicelsius", When::Above { limit: 80_000, clear: 75_000 }, 0, 0);
+        let full = Rule {
+            name: "full".into(),
+            ..rule("machine.rss_bytes", When::Above { limit: 9, clear: 9 }, 0, 0)
+        };
+        let machine = Machine { temperature_millicelsius: 81_000, rss_bytes: 10, ..Machine::default() };
+        let stats = Stats::default();
+        let figures = Figures { stats: &stats, storage: None, cameras: &[], machine: &machine };
+        let mut alerts = Alerts::new(vec![hot.clone(), full.clone()], 1);
+        let said = std::cell::RefCell::new(Vec::new());
+        let mut on = |change: Change<'_>| said.borrow_mut().push((change.rule.name.clone(), change.active));
+        alerts.evaluate(at(1), &figures, &mut on);
+        assert_eq!(said.take(), [("rule".to_owned(), true), ("full".to_owned(), true)]);
+        // In another order, and one of them with another limit.
+        let wider = Rule { when: When::Above { limit: 10, clear: 10 }, ..full };
+        alerts.replace(vec![wider, hot], &mut on);
+        assert_eq!(said.take(), [("full".to_owned(), false)]);
+        assert_eq!(alerts.active(), 1);
+        alerts.evaluate(at(2), &figures, &mut on);
+        assert_eq!(said.take(), [], "what held goes on without another event");
     }
 
     /// The seconds at which the alert begins and ends, for a value a second.

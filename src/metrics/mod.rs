@@ -7,6 +7,7 @@
 
 pub mod alert;
 pub mod histogram;
+pub mod kpi;
 pub mod table;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -23,6 +24,7 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub struct Metrics {
             $(#[doc = $help] pub $name: Counter,)*
+            first_frame: AtomicU64,
             last_frame: AtomicU64,
             last_captured: AtomicU64,
             /// The times of its frames.
@@ -184,7 +186,16 @@ impl Metrics {
     /// A good frame that was captured at `captured_at` was processed, at `now`.
     pub fn saw_frame(&self, captured_at: Mono, now: Mono) {
         self.last_captured.store(captured_at.as_nanos().max(1), Relaxed);
-        self.last_frame.store(now.as_nanos().max(1), Relaxed);
+        let nanos = now.as_nanos().max(1);
+        self.last_frame.store(nanos, Relaxed);
+        if self.first_frame.load(Relaxed) == 0 {
+            self.first_frame.store(nanos, Relaxed);
+        }
+    }
+
+    /// When the first good frame was processed.
+    pub fn first_frame(&self) -> Option<Mono> {
+        time(&self.first_frame)
     }
 
     /// When the last good frame was processed.
@@ -259,8 +270,9 @@ mod tests {
         assert_eq!(metrics.crossings.add(1), 3);
         metrics.frames_ring_dropped.set(9);
         metrics.detections_invalid.set(4);
+        metrics.saw_frame(at(2), at(3));
         metrics.saw_frame(at(4), at(5));
-        assert_eq!(metrics.last_captured(), Some(at(4)));
+        assert_eq!((metrics.first_frame(), metrics.last_captured()), (Some(at(3)), Some(at(4))));
         processed(&metrics, 100);
         processed(&metrics, 300);
         let snapshot = metrics.snapshot(at(1), at(7));

@@ -277,12 +277,22 @@ pub enum Time {
     Processing,
     /// From capture to the events.
     Latency,
+    /// From one frame that was looked at, by the gate or the network, to the next.
+    Interval,
 }
 
 impl Time {
     /// All of them, in the order of the frame's path.
-    pub const ALL: [Time; 7] =
-        [Time::Gate, Time::Wait, Time::Prepare, Time::Network, Time::Track, Time::Processing, Time::Latency];
+    pub const ALL: [Time; 8] = [
+        Time::Gate,
+        Time::Wait,
+        Time::Prepare,
+        Time::Network,
+        Time::Track,
+        Time::Processing,
+        Time::Latency,
+        Time::Interval,
+    ];
 
     /// Its row of the table.
     pub const fn metric(self) -> &'static Metric {
@@ -299,6 +309,7 @@ pub const HISTOGRAMS: [Metric; Time::ALL.len()] = [
     histogram("track_time_us", "Time from the network's output to the events of a frame."),
     histogram("processing_time_us", "Time from ring to events of an inferred frame."),
     histogram("latency_us", "Time from capture to events of an inferred frame."),
+    histogram("interval_us", "Time between two frames that were looked at, by the gate or the network."),
 ];
 
 const fn histogram(name: &'static str, help: &'static str) -> Metric {

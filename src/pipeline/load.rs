@@ -35,6 +35,11 @@ impl LoadControl {
         LoadControl { limit, since: now, busy: Duration::ZERO, load: 0.0, factor: 1.0 }
     }
 
+    /// Sets another limit. The factor follows.
+    pub const fn set_limit(&mut self, limit: f64) {
+        self.limit = limit;
+    }
+
     /// A piece of work took this long.
     pub fn worked(&mut self, busy: Duration) {
         self.busy += busy;
@@ -51,7 +56,9 @@ impl LoadControl {
         self.load += (newest - self.load) * NEWEST;
         let before = self.factor;
         let wanted = self.limit / self.load.max(1e-3);
-        if self.limit < 1.0 && (wanted < 1.0 || wanted * ROOM > 1.0) {
+        if self.limit >= 1.0 {
+            self.factor = 1.0;
+        } else if wanted < 1.0 || wanted * ROOM > 1.0 {
             self.factor = (self.factor * wanted.min(RISE_MAX)).clamp(FACTOR_MIN, 1.0);
         }
         (self.factor != before).then_some(self.factor)

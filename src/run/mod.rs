@@ -15,6 +15,7 @@
 mod capture;
 mod gpio;
 mod inference;
+mod kpi;
 mod memory;
 mod monitor;
 mod pages;
@@ -41,6 +42,7 @@ use crate::config::Config;
 use crate::config::scopes::Camera;
 use crate::delivery::uplink::{self, Outbox, Report, Uplink};
 use crate::event::{Body, Name, Origin, Started, Stats, fixed};
+use crate::metrics::kpi::Row;
 use crate::platform::calendar::Timekeeper;
 use crate::platform::clock::{Clock, SystemClock};
 use crate::platform::process;
@@ -49,6 +51,7 @@ use crate::platform::threads::{self, spawn};
 use crate::platform::watchdog::fault::Faults;
 use crate::platform::watchdog::{Ledger, Stage};
 use crate::status;
+use crate::status::socket::{Place, Socket};
 use crate::vision::detect::model::{Loaded, wanted_classes};
 use reload::Reload;
 use shared::Parts;
@@ -70,9 +73,11 @@ pub type Loader = Box<dyn Fn() -> Result<Config> + Send + Sync>;
 
 /// Runs until the recording ends, a signal arrives, or something fails permanently. `again` reads the configuration again, for a reload.
 ///
+/// Returns the KPI table of the run.
+///
 /// # Errors
 /// The failure; its kind determines the exit code. `Kind::Delivery` if everything else worked but events were lost.
-pub fn run(config: Config, options: RunOptions, again: Loader) -> Result<()> {
+pub fn run(config: Config, options: RunOptions, again: Loader) -> Result<Vec<Row>> {
     // smol ends the process without a message if it cannot get descriptors or threads, so both are checked first.
     process::raise_descriptors()?;
     threads::probe()?;
@@ -94,7 +99,7 @@ pub fn run(config: Config, options: RunOptions, again: Loader) -> Result<()> {
     let stop = Stop::new();
     let outbox = Arc::new(Outbox::new(config.uplink.queue_events)?);
     let spool = Arc::new(spool_writer::open(&config, &origin, &time)?);
-    let status = open_status(&config, &clock)?;
+    let status = open_status(&config, options, &clock)?;
     let signals = EndSignals::listen()?;
     log_start(&specs, &model, &*sink, &origin);
     let names: Vec<Name> = config.cameras.iter().map(|camera| camera.name.clone()).collect();
@@ -103,11 +108,11 @@ pub fn run(config: Config, options: RunOptions, again: Loader) -> Result<()> {
     let watched = Watched { ledger: Arc::clone(&ledger), clock: Arc::clone(&clock), faults };
     let supervisor =
         Supervisor::open(&config.watchdog, config.device.state_folder.as_deref(), &boot, watched)?;
-    let in_force = config.in_force.clone();
+    let (in_force, accuracy) = (config.in_force.clone(), model.accuracy());
     let delivery = uplink::UplinkParams { seed: seed(&origin), ..config.uplink.delivery };
     let driver =
         Uplink::new(Arc::clone(&outbox), Arc::clone(&spool), sink, Arc::clone(&time), stop.clone(), delivery);
-    let parts = Parts { clock, time, stop, outbox, spool, started, options, ledger, faults };
+    let parts = Parts { clock, time, stop, outbox, spool, started, options, ledger, faults, accuracy };
     let shared = Arc::new(Shared::new(config, parts));
     post_start(&shared, &supervisor, &model);
     let (classes, uplink) = (model.classes().clone(), driver.live_params());
@@ -115,34 +120,50 @@ pub fn run(config: Config, options: RunOptions, again: Loader) -> Result<()> {
     let threads = Threads::start(&shared, driver, specs, model)?;
     start_monitor(&shared, status)?;
     let requests = threads.requests.clone();
-    let reload =
-        Reload { shared: Arc::clone(&shared), again: Arc::new(again), in_force, classes, uplink, requests };
+    let again = Arc::new(again);
+    let reload = Reload { shared: Arc::clone(&shared), again, in_force, classes, uplink, requests };
     let pins = async {
         gpio::operate(&shared).await;
         futures_lite::future::pending().await
     };
     let hanging = report_hanging(&shared);
     let main = main_thread(&shared, supervisor, signals, &threads.reports, reload);
-    let outcome = smol::block_on(main.or(pins).or(hanging));
-    if outcome.is_ok() {
-        threads.join()?;
-    }
-    outcome
+    smol::block_on(main.or(pins).or(hanging))?;
+    threads.join()?;
+    Ok(kpi::table(&shared))
 }
 
-/// Opens the status server, if it is configured: an address in use is found before anything runs.
+/// Opens the status server, if an address or a socket is configured: one in use is found before anything runs.
 ///
 /// # Errors
 /// `Kind::Config` or `Kind::System`, with the setting and the remedy.
-fn open_status(config: &Config, clock: &Arc<dyn Clock>) -> Result<Option<status::server::Server>> {
+fn open_status(
+    config: &Config,
+    options: RunOptions,
+    clock: &Arc<dyn Clock>,
+) -> Result<Option<status::server::Server>> {
     let settings = &config.status;
-    let Some(listen) = &settings.listen else { return Ok(None) };
     let token_file = settings.token_file.clone();
-    let address = status::access::check_address(listen, token_file.is_some())?;
-    let params = status::server::Params { address, token_file, page_bytes: pages::PAGE_BYTES };
+    let check = |listen: &String| status::access::check_address(listen, token_file.is_some());
+    let address = settings.listen.as_ref().map(check).transpose()?;
+    // A recording is not looked after.
+    let socket = match &settings.socket {
+        Place::Auto if options.until_end => None,
+        place => Socket::open(place)?,
+    };
+    if address.is_none() && socket.is_none() {
+        return Ok(None);
+    }
+    let on_socket = socket.is_some();
+    let params = status::server::Params { address, on_socket, token_file, page_bytes: pages::PAGE_BYTES };
     let mut server = status::server::Server::new(params, Arc::clone(clock))?;
-    let address = server.listen()?;
-    tracing::info!("status pages at http://{address}/");
+    if let Some(address) = server.listen()? {
+        tracing::info!("status pages at http://{address}/");
+    }
+    if let Some(socket) = socket {
+        tracing::info!("status socket at {}", socket.path().display());
+        server.add_socket(socket);
+    }
     Ok(Some(server))
 }
 
@@ -291,9 +312,13 @@ async fn main_thread(
                 Asked::Reload => Turn::Reload,
             }
         };
+        let asked = async {
+            shared.reloads.requested().await;
+            Turn::Reload
+        };
         let over = async { Turn::End(End::Sources(reports.processing_ended().await)) };
         let hung = async { Turn::End(End::Hung(supervisor.watch().await)) };
-        match tick.or(signal).or(up).or(over).or(hung).await {
+        match tick.or(signal).or(asked).or(up).or(over).or(hung).await {
             Turn::Statistics => post_state(shared, &supervisor),
             Turn::Up => {
                 is_up = true;

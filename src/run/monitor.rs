@@ -4,14 +4,14 @@
 //! A thread of its own, because a sensor or a disk may hang: then the figures grow old, and nothing else waits.
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
 use super::spool_writer::storage;
 use crate::event::{Alert, Body, CameraStats, Machine, Storage, fixed};
 use crate::metrics::CameraReader;
-use crate::metrics::alert::{Alerts, Change, Figures};
+use crate::metrics::alert::{Alerts, Change, Figures, Rule};
 use crate::platform::clock::Mono;
 use crate::platform::machine::slope::{INTERVAL, SlopeEstimator};
 use crate::platform::machine::{MachineReader, Reading, Usage};
@@ -53,6 +53,8 @@ pub(crate) struct Latest {
     reading: Reading,
     /// The reading at the last `machine` event.
     reported: Reading,
+    /// The first reading.
+    first: Reading,
 }
 
 impl Default for Latest {
@@ -77,11 +79,17 @@ impl Default for Latest {
             alerts: Vec::new(),
             reading: Reading::default(),
             reported: Reading::default(),
+            first: Reading::default(),
         }
     }
 }
 
 impl Latest {
+    /// Processor use since the first reading; `None`: there is only one, or none.
+    pub(super) fn usage_since_start(&self) -> Option<Usage> {
+        (self.reading.at > self.first.at).then(|| Usage::between(&self.first, &self.reading))
+    }
+
     /// The `machine` event: processor use since the last one.
     pub(super) fn machine_event(&mut self) -> Machine {
         let usage = Usage::between(&self.reported, &self.reading);
@@ -96,6 +104,8 @@ pub(super) struct Monitor {
     machine: MachineReader,
     reading: Reading,
     slope: SlopeEstimator,
+    /// As they were given to `alerts`.
+    rules: Arc<[Rule]>,
     alerts: Alerts,
     cameras: Vec<CameraReader>,
     log: Option<Log>,
@@ -125,10 +135,10 @@ impl Monitor {
             cameras: readers(),
             has_failed: false,
         });
-        // A recording is no device: nothing of it can fail.
-        let rules = if shared.options.until_end { Vec::new() } else { shared.config.alerts.clone() };
-        let alerts = Alerts::new(rules, shared.cameras.len());
+        let rules = shared.rules();
+        let alerts = Alerts::new(rules.to_vec(), shared.cameras.len());
         Monitor {
+            rules,
             machine: MachineReader::open(Path::new("/")),
             reading: Reading { at: now, ..Reading::default() },
             slope: SlopeEstimator::new(INTERVAL),
@@ -164,16 +174,18 @@ impl Monitor {
         self.write_row(now, &reading, &machine, storage.as_ref());
         let alerts = self.alerts.states().map(|(rule, camera, active)| (rule.name.clone(), camera, active));
         let alerts = alerts.collect();
-        let mut latest = shared.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let reported =
-            if latest.at.is_none() { Reading { at: shared.started, ..reading } } else { latest.reported };
-        *latest = Latest { at: Some(now), machine, cameras, alerts, reading, reported };
+        let mut latest = shared.latest();
+        let at_start = Reading { at: shared.started, ..reading };
+        let (reported, first) =
+            if latest.at.is_none() { (at_start, reading) } else { (latest.reported, latest.first) };
+        *latest = Latest { at: Some(now), machine, cameras, alerts, reading, reported, first };
     }
 
     fn evaluate(&mut self, now: Mono, machine: &Machine, cameras: &[CameraStats], storage: Option<&Storage>) {
         let shared = Arc::clone(&self.shared);
         let stats = shared.snapshot().stats;
         let figures = Figures { stats: &stats, storage, cameras, machine };
+        let new_rules = Some(shared.rules()).filter(|rules| !Arc::ptr_eq(rules, &self.rules));
         let mut post = |change: Change<'_>| {
             let text = change.to_string();
             let label = change.camera.map(|camera| shared.camera_label(camera));
@@ -196,6 +208,10 @@ impl Monitor {
                 None => shared.post_own(body),
             }
         };
+        if let Some(rules) = new_rules {
+            self.alerts.replace(rules.to_vec(), &mut post);
+            self.rules = rules;
+        }
         self.alerts.evaluate(now, &figures, &mut post);
         shared.alerts_active.store(self.alerts.active(), std::sync::atomic::Ordering::Relaxed);
     }

@@ -2,36 +2,40 @@
 //! stage.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError};
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, SerializeSeq, Serializer};
 
-use super::Shared;
 use super::monitor::Latest;
 use super::spool_writer::storage;
+use super::{Live, Shared};
 use crate::base::limits::CAMERAS_MAX;
+use crate::config::Config;
 use crate::event::{CameraStats, Machine, Name, Stats, Storage};
 use crate::metrics::histogram::{BOUNDS_US, Distribution};
 use crate::metrics::table::{self, Metric, Time};
 use crate::metrics::{CameraSnapshot, millis};
 use crate::status::openmetrics::{Buckets, Decimal, Exposition, Family, Kind, Unit, Value};
 use crate::status::page::{JSON, PLAIN_TEXT};
+use crate::status::socket::Place;
 use crate::status::{Page, Pages, Request, Status, server};
 
 /// Longest page, bytes: `/metrics` with eight cameras has some 140 kB, see the test.
 pub(super) const PAGE_BYTES: usize = 192 << 10;
 
 /// Memory of the status server, bytes.
-pub(super) fn memory_bytes() -> usize {
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    server::Params { address, token_file: None, page_bytes: PAGE_BYTES }.memory_bytes()
+pub(super) fn memory_bytes(config: &Config) -> usize {
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let address = config.status.listen.as_ref().map(|_| any);
+    let on_socket = config.status.socket != Place::None;
+    server::Params { address, on_socket, token_file: None, page_bytes: PAGE_BYTES }.memory_bytes()
 }
 
 /// The first lines of `/`.
 const INDEX: &str = "flytrap\n\n/metrics      for Prometheus (OpenMetrics)\n/healthz      200, or 503 with the reasons\n\
-                     /readyz       200 once the network has passed its self-test\n/status.json  all figures\n";
+                     /readyz       200 once the network has passed its self-test\n/status.json  all figures\n/kpi.json     targets, and whether they are reached\n/reload       the last reload; POST on the status socket: read the configuration again\n";
 
 /// Makes the pages.
 pub(super) struct StatusPages(pub(super) Arc<Shared>);
@@ -39,6 +43,9 @@ pub(super) struct StatusPages(pub(super) Arc<Shared>);
 impl Pages for StatusPages {
     fn respond(&mut self, request: &Request<'_>, page: &mut Page<'_>) -> Status {
         let shared = &*self.0;
+        if request.is_post {
+            return post(shared, request.path, page);
+        }
         // A page that does not fit is noticed by the server.
         let (status, _written) = match request.path {
             "/" => {
@@ -67,10 +74,29 @@ impl Pages for StatusPages {
                 page.set_content_type(JSON);
                 (Status::Ok, serde_json::to_writer(page, &Overview::of(shared)).is_ok())
             }
+            "/kpi.json" => {
+                page.set_content_type(JSON);
+                (Status::Ok, serde_json::to_writer(page, &super::kpi::table(shared)).is_ok())
+            }
+            "/reload" => {
+                page.set_content_type(JSON);
+                (Status::Ok, serde_json::to_writer(page, &shared.reloads.last()).is_ok())
+            }
             _ => return Status::NotFound,
         };
         status
     }
+}
+
+/// Does what a client on the socket asks for.
+fn post(shared: &Shared, path: &str, page: &mut Page<'_>) -> Status {
+    if path != "/reload" {
+        return Status::NotAllowed;
+    }
+    page.set_content_type(JSON);
+    let number = shared.reloads.request();
+    let _it_is_short = write!(page, "{{\"number\":{number}}}");
+    Status::Accepted
 }
 
 /// Health is the age of the last good frame of each camera, and of the last delivery (I7).
@@ -86,10 +112,8 @@ struct Health {
 impl Health {
     fn of(shared: &Shared) -> Self {
         let now = shared.clock.mono();
-        let (frame_max, delivery_max) = (
-            shared.config.status.frame_age_max.as_millis(),
-            shared.config.status.delivery_age_max.as_millis(),
-        );
+        let Live { frame_age_max, delivery_age_max, .. } = shared.live();
+        let (frame_max, delivery_max) = (frame_age_max.as_millis(), delivery_age_max.as_millis());
         let up = millis(now, shared.started);
         let mut reasons = Vec::new();
         let mut ages = Vec::new();
@@ -130,7 +154,7 @@ impl Overview {
             shared_device: shared.config.device.name.clone(),
             stats: shared.snapshot().stats,
             storage: storage(shared),
-            latest: shared.latest.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            latest: shared.latest().clone(),
             names: shared.cameras.iter().map(|camera| camera.settings().name.clone()).collect(),
         }
     }
@@ -198,7 +222,7 @@ fn metrics<W: std::fmt::Write>(shared: &Shared, mut exposition: Exposition<'_, W
     page.family(info)?
         .info(&[("version", env!("CARGO_PKG_VERSION")), ("device", &shared.config.device.name)])?;
     let (latest_cameras, machine, alerts) = {
-        let latest = shared.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = shared.latest();
         (latest.cameras.clone(), latest.machine, latest.alerts.clone())
     };
     for (index, metric) in CameraStats::METRICS.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Reads the configuration again and applies what changed: SIGHUP, `flytrap reload`.
+//! Reads the configuration again and applies what changed: SIGHUP, `flytrap reload` (over the status socket).
 //!
 //! ```text
 //!   file ─► Config::load ─ mistakes ─► nothing changes; the log says what is wrong
@@ -11,10 +11,14 @@
 //! ```
 //! Events that were posted are not touched: the outbox, the spool and the uplink go on.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+use smol::channel::{Receiver, Sender, bounded};
 
 use super::inference::Requests;
+use super::shared::rules_of;
 use super::{Live, Loader, Shared, sources};
 use crate::base::error::Result;
 use crate::config::Config;
@@ -25,6 +29,59 @@ use crate::vision::detect::model::{Classes, wanted_classes};
 
 /// How often the watchdogs are fed while the file is read.
 const FEED: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Requests for a reload, by number, and what became of the last.
+pub(crate) struct Reloads {
+    requested: AtomicU64,
+    last: Mutex<Outcome>,
+    /// Wakes the main thread.
+    bell: (Sender<()>, Receiver<()>),
+}
+
+/// What became of a reload.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct Outcome {
+    /// The number of the newest request that it fulfils; 0: there was none.
+    number: u64,
+    /// Whether the file was good. If not, nothing has changed.
+    applied: bool,
+    /// What was done, or why nothing was.
+    text: String,
+    /// Settings that take effect at the next start.
+    pending: Vec<String>,
+}
+
+impl Default for Reloads {
+    fn default() -> Self {
+        Reloads { requested: AtomicU64::new(0), last: Mutex::default(), bell: bounded(1) }
+    }
+}
+
+impl Reloads {
+    /// Asks for a reload. Returns its number.
+    pub(super) fn request(&self) -> u64 {
+        let number = self.requested.fetch_add(1, Relaxed) + 1;
+        // If it is full, the reload that begins next fulfils this request too.
+        let _rung = self.bell.0.try_send(());
+        number
+    }
+
+    /// Waits for the next request.
+    pub(super) async fn requested(&self) {
+        if self.bell.1.recv().await.is_err() {
+            futures_lite::future::pending::<()>().await;
+        }
+    }
+
+    /// The last one.
+    pub(super) fn last(&self) -> Outcome {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn finish(&self, outcome: Outcome) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = outcome;
+    }
+}
 
 /// What a reload needs.
 pub(super) struct Reload {
@@ -41,6 +98,7 @@ pub(super) struct Reload {
 impl Reload {
     /// Reads the configuration and applies it. A slow disk does not hold up the caller: `feed` is called meanwhile.
     pub(super) async fn run(&mut self, mut feed: impl FnMut()) {
+        let number = self.shared.reloads.requested.load(Relaxed);
         let again = Arc::clone(&self.again);
         let reading = smol::unblock(move || again());
         futures_lite::pin!(reading);
@@ -54,10 +112,16 @@ impl Reload {
                 None => feed(),
             }
         };
-        match config.and_then(|config| self.apply(&config)) {
-            Ok(difference) => log(&difference),
-            Err(error) => tracing::error!("the configuration is not reloaded, nothing changes: {error}"),
+        let outcome = outcome(number, config.and_then(|config| self.apply(&config)));
+        let Outcome { applied, text, pending, .. } = &outcome;
+        match applied {
+            true => tracing::info!("{text}"),
+            false => tracing::error!("{text}"),
         }
+        if !pending.is_empty() {
+            tracing::warn!("these settings take effect at the next start: {}", pending.join(", "));
+        }
+        self.shared.reloads.finish(outcome);
     }
 
     /// Applies all changes that do not need a restart of the program; returns all of them.
@@ -90,7 +154,11 @@ impl Reload {
                 }
             }
         }
-        *shared.live.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Live::of(new);
+        *shared.live.lock().unwrap_or_else(PoisonError::into_inner) = Live::of(new);
+        let rules = rules_of(new, shared.options);
+        if rules[..] != *shared.rules() {
+            *shared.rules.lock().unwrap_or_else(PoisonError::into_inner) = rules.into();
+        }
         shared.spool.set(&new.spool.params, new.uplink.batching);
         self.uplink.set(new.uplink.delivery);
         self.uplink.set_labels(new.labels());
@@ -100,15 +168,41 @@ impl Reload {
     }
 }
 
-/// What was applied, and what waits.
-fn log(difference: &Difference) {
-    if difference.needs() == Change::Nothing {
-        tracing::info!("the configuration is reloaded: nothing changed");
-        return;
+/// In words.
+fn outcome(number: u64, result: Result<Difference>) -> Outcome {
+    match result {
+        Ok(difference) => Outcome {
+            number,
+            applied: true,
+            text: format!("the configuration is reloaded: {difference}"),
+            pending: difference.pending().map(|changed| changed.key.clone()).collect(),
+        },
+        Err(error) => Outcome {
+            number,
+            applied: false,
+            text: format!("the configuration is not reloaded, nothing changes: {error}"),
+            pending: Vec::new(),
+        },
     }
-    tracing::info!("the configuration is reloaded: {difference}");
-    let pending: Vec<&str> = difference.pending().map(|changed| changed.key.as_str()).collect();
-    if !pending.is_empty() {
-        tracing::warn!("these settings take effect at the next start: {}", pending.join(", "));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_reload_fulfils_all_requests_before_it() {
+        let reloads = Reloads::default();
+        assert_eq!(reloads.last().number, 0);
+        assert_eq!((reloads.request(), reloads.request()), (1, 2));
+        smol::block_on(reloads.requested());
+        assert!(reloads.bell.1.is_empty(), "two requests, one reload");
+        reloads.finish(outcome(
+            2,
+            Err(crate::base::error::Error::fatal(crate::base::error::Kind::Config, "line 3")),
+        ));
+        let last = reloads.last();
+        assert_eq!((last.number, last.applied), (2, false));
+        assert!(last.text.contains("nothing changes: line 3"), "{}", last.text);
     }
 }

@@ -1,9 +1,10 @@
 //! State that the threads of a run share: settings in force, counters, and the figures that others show.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use super::reload::Reloads;
 use super::{RunOptions, gpio, monitor};
 use crate::base::stop::Stop;
 use crate::config::scopes::Camera;
@@ -11,6 +12,8 @@ use crate::config::{self, Config};
 use crate::delivery::spool::{DailyWriteBudget, Spool};
 use crate::delivery::uplink::Outbox;
 use crate::event::{Body, CameraStats, Name, Stats};
+use crate::metrics::alert::Rule;
+use crate::metrics::kpi::Targets;
 use crate::metrics::{CameraReader, CameraSnapshot, IntervalReader, Metrics, Snapshot, millis};
 use crate::platform::calendar::Timekeeper;
 use crate::platform::clock::{Clock, Mono};
@@ -19,6 +22,7 @@ use crate::platform::log::{self, Log};
 use crate::platform::system;
 use crate::platform::watchdog::fault::Faults;
 use crate::platform::watchdog::{Ledger, Stage};
+use crate::vision::detect::accuracy::Accuracy;
 
 /// State of a camera that several threads read.
 #[derive(Debug)]
@@ -81,6 +85,10 @@ pub(crate) struct Live {
     pub(crate) lighting: LightParams,
     pub(crate) write_budget: Option<u64>,
     pub(crate) drain: Duration,
+    pub(super) frame_age_max: Duration,
+    pub(super) delivery_age_max: Duration,
+    pub(super) load_max: f64,
+    pub(super) kpi: Targets,
 }
 
 impl Live {
@@ -91,6 +99,10 @@ impl Live {
             lighting: config.pins.lighting,
             write_budget: config.spool.write_budget,
             drain: config.uplink.delivery.drain,
+            frame_age_max: config.status.frame_age_max,
+            delivery_age_max: config.status.delivery_age_max,
+            load_max: config.model.load_max,
+            kpi: config.kpi,
         }
     }
 }
@@ -150,12 +162,25 @@ pub(crate) struct Shared {
     pub(super) camera_intervals: Mutex<Vec<CameraReader>>,
     /// The network's load.
     pub(crate) load: Load,
+    /// Rules for alerts in force.
+    pub(super) rules: Mutex<Arc<[Rule]>>,
+    /// Requests to read the configuration again, and what became of the last.
+    pub(super) reloads: Reloads,
+    /// When the last frame had been processed, at the end of the run.
+    pub(super) processing_ended: OnceLock<Mono>,
+    /// Measured of the model, if it is noted.
+    pub(super) accuracy: Option<Accuracy>,
     /// The monitor's last figures.
     pub(super) latest: Mutex<monitor::Latest>,
     /// How many rules for alerts hold.
     pub(super) alerts_active: AtomicU64,
     /// Reported ready: the network has passed its self-test.
     pub(super) is_ready: AtomicBool,
+}
+
+/// The rules for alerts. A recording is no device: nothing of it can fail.
+pub(super) fn rules_of(config: &Config, options: RunOptions) -> Vec<Rule> {
+    if options.until_end { Vec::new() } else { config.alerts.clone() }
 }
 
 /// What [`Shared`] is made of besides the configuration.
@@ -169,11 +194,12 @@ pub(super) struct Parts {
     pub(super) options: RunOptions,
     pub(super) ledger: Arc<Ledger>,
     pub(super) faults: Faults,
+    pub(super) accuracy: Option<Accuracy>,
 }
 
 impl Shared {
     pub(super) fn new(config: Config, parts: Parts) -> Self {
-        let Parts { clock, time, stop, outbox, spool, started, options, ledger, faults } = parts;
+        let Parts { clock, time, stop, outbox, spool, started, options, ledger, faults, accuracy } = parts;
         Shared {
             clock,
             time,
@@ -190,6 +216,10 @@ impl Shared {
             interval: Mutex::default(),
             camera_intervals: Mutex::new(config.cameras.iter().map(|_| CameraReader::default()).collect()),
             load: Load::default(),
+            rules: Mutex::new(rules_of(&config, options).into()),
+            reloads: Reloads::default(),
+            processing_ended: OnceLock::new(),
+            accuracy,
             latest: Mutex::default(),
             alerts_active: AtomicU64::new(0),
             is_ready: AtomicBool::new(false),
@@ -202,6 +232,16 @@ impl Shared {
     pub(super) fn written_in_a_day(&self, now: Mono) -> u64 {
         let written = self.spool.state().tally.flash_bytes;
         self.written.lock().unwrap_or_else(PoisonError::into_inner).note(now, written)
+    }
+
+    /// The monitor's last figures.
+    pub(super) fn latest(&self) -> MutexGuard<'_, monitor::Latest> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The rules for alerts in force.
+    pub(super) fn rules(&self) -> Arc<[Rule]> {
+        Arc::clone(&self.rules.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The settings of the device in force.
@@ -306,7 +346,7 @@ impl Shared {
             self.post(camera, self.clock.mono(), Body::CameraStats(stats));
         }
         drop(readers);
-        let machine = self.latest.lock().unwrap_or_else(PoisonError::into_inner).machine_event();
+        let machine = self.latest().machine_event();
         self.post_own(Body::Machine(machine));
     }
 }

@@ -61,6 +61,7 @@ pub(super) async fn shut_down(
     end: End,
 ) -> Result<()> {
     let (outcome, reason) = stages_leave(shared, &mut supervisor, &mut signals, reports, end).await;
+    let _only_once = shared.processing_ended.set(shared.clock.mono());
     shared.post_stats();
     shared.post_own(Body::Stopping { reason: fixed(&reason) });
     shared.outbox.close(shared.clock.mono());

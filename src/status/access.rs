@@ -1,4 +1,4 @@
-//! Who may read: programs on this device, and whoever has the token (I10).
+//! Who may read: programs on this device, and whoever has the token (I10); and who may ask for a change: whoever may write to the socket.
 //!
 //! Beyond loopback, every request needs the token. On loopback without one, a request must name the server by address or as `localhost`:
 //! otherwise a web page could make the browser of somebody on this device read the figures for it, by a name that it lets point here
@@ -52,6 +52,8 @@ pub(super) enum Access {
     Local,
     /// Every request must carry the token.
     Token(TokenFile),
+    /// The status socket, whose permissions decide.
+    Socket,
 }
 
 /// The decision about a request.
@@ -63,6 +65,8 @@ pub(super) enum Decision {
     NoToken,
     /// 421: it asks for a server of another name.
     OtherHost,
+    /// 405: it may read only.
+    ReadOnly,
 }
 
 impl Access {
@@ -72,9 +76,17 @@ impl Access {
         token_file.map_or(Ok(Access::Local), |path| TokenFile::open(path).map(Access::Token))
     }
 
-    /// Decides by the `Host` and `Authorization` headers of a request.
-    pub(super) fn decide(&mut self, host: Option<&[u8]>, authorization: Option<&[u8]>) -> Decision {
+    /// Decides by the `Host` and `Authorization` headers of a request, and whether it asks for a change.
+    pub(super) fn decide(
+        &mut self,
+        host: Option<&[u8]>,
+        authorization: Option<&[u8]>,
+        is_post: bool,
+    ) -> Decision {
         match self {
+            Access::Socket => Decision::Allowed,
+            // A web page could send it, too.
+            Access::Local | Access::Token(_) if is_post => Decision::ReadOnly,
             Access::Local if host.is_none_or(is_address_or_localhost) => Decision::Allowed,
             Access::Local => Decision::OtherHost,
             Access::Token(file) => {
@@ -197,15 +209,15 @@ mod tests {
     fn without_a_token_the_server_goes_by_its_address_only() {
         let mut access = Access::open(None).unwrap();
         for host in ["127.0.0.1", "127.0.0.1:9464", "localhost:9464", "LOCALHOST", "[::1]", "[::1]:9464"] {
-            assert_eq!(access.decide(Some(host.as_bytes()), None), Decision::Allowed, "{host}");
+            assert_eq!(access.decide(Some(host.as_bytes()), None, false), Decision::Allowed, "{host}");
         }
-        assert_eq!(access.decide(None, None), Decision::Allowed, "HTTP/1.0");
+        assert_eq!(access.decide(None, None, false), Decision::Allowed, "HTTP/1.0");
         for host in
             ["example.org", "example.org:9464", "127.0.0.1.example.org", "localhost.example", "", "\u{e9}"]
         {
-            assert_eq!(access.decide(Some(host.as_bytes()), None), Decision::OtherHost, "{host}");
+            assert_eq!(access.decide(Some(host.as_bytes()), None, false), Decision::OtherHost, "{host}");
         }
-        assert_eq!(access.decide(Some(b"\xff"), None), Decision::OtherHost);
+        assert_eq!(access.decide(Some(b"\xff"), None, false), Decision::OtherHost);
     }
 
     #[test]
@@ -216,7 +228,7 @@ mod tests {
         std::fs::write(&path, "s3cret\n").unwrap();
         let mut access = Access::open(Some(&path)).unwrap();
         assert!(!format!("{access:?}").contains("s3cret"));
-        let mut decide = |text: &str| access.decide(Some(b"example.org"), Some(text.as_bytes()));
+        let mut decide = |text: &str| access.decide(Some(b"example.org"), Some(text.as_bytes()), false);
         for text in ["Bearer s3cret", "bearer s3cret", "BEARER  s3cret"] {
             assert_eq!(decide(text), Decision::Allowed, "{text}");
         }
@@ -232,7 +244,7 @@ mod tests {
         assert_eq!(decide("Bearer another-one"), Decision::NoToken, "a token that was taken away");
         std::fs::write(&path, "another-one").unwrap();
         assert_eq!(decide("Bearer another-one"), Decision::Allowed);
-        assert_eq!(access.decide(None, None), Decision::NoToken);
+        assert_eq!(access.decide(None, None, false), Decision::NoToken);
         std::fs::write(&path, "x".repeat(STATUS_HEAD_BYTES_MAX / 2 + 1)).unwrap();
         Access::open(Some(&path)).unwrap_err();
     }

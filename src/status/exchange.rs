@@ -174,7 +174,7 @@ impl Exchange {
             Some(end) => match request::parse(&input[..end]) {
                 Ok(head) => {
                     let answer = respond(&head, &mut self.output, access, pages);
-                    let last = !head.keep_alive || answer.1 == Answer::Unauthorized;
+                    let last = !head.keep_alive || matches!(answer.1, Answer::Unauthorized | Answer::Refused);
                     self.pending = answer.0.finish(&mut self.output, head.without_body, last);
                     self.input.copy_within(end..self.filled, 0);
                     (self.filled, self.searched) = (self.filled - end, 0);
@@ -263,13 +263,13 @@ fn respond(
     access: &mut Access,
     pages: &mut dyn Pages,
 ) -> (Response, Answer) {
-    let (start, text, answer) = match access.decide(head.host, head.authorization) {
+    let (start, text, answer) = match access.decide(head.host, head.authorization, head.request.is_post) {
         Decision::Allowed => {
             let mut page = Page::new(&mut output[HEAD_ROOM..]);
             let status = pages.respond(&head.request, &mut page);
             let (length, content_type) = (page.bytes().len(), page.content_type());
             match status {
-                Status::Ok | Status::Unavailable if page.is_truncated() => (
+                Status::Ok | Status::Accepted | Status::Unavailable if page.is_truncated() => (
                     Start::of_text("500 Internal Server Error", ""),
                     "the page is longer than its memory",
                     Answer::Truncated,
@@ -278,12 +278,19 @@ fn respond(
                     let start = Start { status: "200 OK", content_type, headers: "" };
                     return (Response { start, length }, Answer::Page);
                 }
+                Status::Accepted => {
+                    let start = Start { status: "202 Accepted", content_type, headers: "" };
+                    return (Response { start, length }, Answer::Page);
+                }
                 Status::Unavailable => {
                     let start = Start { status: "503 Service Unavailable", content_type, headers: "" };
                     return (Response { start, length }, Answer::Page);
                 }
                 Status::NotFound => {
                     (Start::of_text("404 Not Found", ""), "there is nothing at this path", Answer::Page)
+                }
+                Status::NotAllowed => {
+                    (Start::of_text("405 Method Not Allowed", ""), "this path takes no POST", Answer::Page)
                 }
             }
         }
@@ -296,6 +303,11 @@ fn respond(
             Start::of_text("421 Misdirected Request", ""),
             "ask for it by IP address or as localhost, or set status.token_file",
             Answer::Unauthorized,
+        ),
+        Decision::ReadOnly => (
+            Start::of_text("405 Method Not Allowed", "Allow: GET, HEAD\r\n"),
+            "only GET and HEAD are served here; a reload is asked for on the status socket: flytrap reload",
+            Answer::Refused,
         ),
     };
     (Response::of_text(start, text, output), answer)
@@ -363,6 +375,7 @@ mod tests {
                 "/sick" => page.write_str("no frame\n"),
                 "/long" => (0..99).try_for_each(|_| page.write_str("0123456789")),
                 "/format" => write!(page, "{:?}", request.format),
+                "/do" if request.is_post => return Status::Accepted,
                 _ => return Status::NotFound,
             };
             if request.path == "/sick" { Status::Unavailable } else { Status::Ok }
@@ -423,6 +436,7 @@ mod tests {
             ("GET /long HTTP/1.1\r\nHost: localhost", Answer::Truncated, "500", "longer"),
             ("GET /ok HTTP/1.1\r\nHost: example.org", Answer::Unauthorized, "421", "localhost"),
             ("PUT /ok HTTP/1.1\r\nHost: localhost", Answer::Refused, "405", "GET and HEAD"),
+            ("POST /ok HTTP/1.1\r\nHost: localhost", Answer::Refused, "405", "flytrap reload"),
             ("GET /ok HTTP/1.1", Answer::Refused, "400", "Host"),
             ("GET /ok HTTP/3.0", Answer::Refused, "505", "HTTP/1.1"),
         ] {
@@ -451,6 +465,26 @@ mod tests {
             let text = String::from_utf8_lossy(exchange.pending()).into_owned();
             assert_eq!(text.contains("401 Unauthorized\r\n"), expected == Answer::Unauthorized, "{text}");
             assert_eq!(text.contains("WWW-Authenticate: Bearer\r\n"), expected == Answer::Unauthorized);
+        }
+    }
+
+    #[test]
+    fn only_the_socket_takes_a_post() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, "s3cret").unwrap();
+        let token = Access::open(Some(&path)).unwrap();
+        for (mut access, expected, code) in [
+            (Access::Socket, Answer::Page, "202"),
+            (Access::Local, Answer::Refused, "405"),
+            (token, Answer::Refused, "405"),
+        ] {
+            let mut exchange = begun();
+            let text = "POST /do HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer s3cret\r\nContent-Length: 0\r\n\r\n";
+            receive(&mut exchange, text.as_bytes(), at(0));
+            assert_eq!(exchange.answer(at(0), &mut access, &mut TestPages), expected);
+            let text = String::from_utf8_lossy(exchange.pending()).into_owned();
+            assert!(text.starts_with(&format!("HTTP/1.1 {code} ")), "{text}");
         }
     }
 

@@ -7,17 +7,19 @@ use crate::status::openmetrics::Format;
 
 /// Makes the pages. Called on the server's thread, so it must not wait for anything.
 pub trait Pages: Send {
-    /// Writes the page at the path of `request`. What was written is sent with [`Status::Ok`] and [`Status::Unavailable`].
+    /// Writes the page at the path of `request`. What was written is sent with [`Status::Ok`], [`Status::Accepted`] and [`Status::Unavailable`].
     fn respond(&mut self, request: &Request<'_>, page: &mut Page<'_>) -> Status;
 }
 
-/// What a client asks for: GET, or HEAD, whose page is written and not sent.
+/// What a client asks for: GET, or HEAD, whose page is written and not sent; or POST, on the socket only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request<'a> {
     /// The path, beginning with `/`, as it was sent: not decoded, without the query.
     pub path: &'a str,
     /// The format of metrics that the client accepts.
     pub format: Format,
+    /// POST: the client asks for something to be done. Only who may change something can ask for it.
+    pub is_post: bool,
 }
 
 /// The status of a response.
@@ -25,8 +27,12 @@ pub struct Request<'a> {
 pub enum Status {
     /// 200.
     Ok,
+    /// 202: what was asked for will be done.
+    Accepted,
     /// 404, with a text of the server's own.
     NotFound,
+    /// 405, with a text of the server's own: this page takes no POST, or nothing else.
+    NotAllowed,
     /// 503: the page says why something is not healthy or not ready.
     Unavailable,
 }

@@ -58,7 +58,7 @@ pub(super) fn parse(head: &[u8]) -> Result<Head<'_>, Refusal> {
     let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(Refusal::Bad("not a request"));
     };
-    if !matches!(method, "GET" | "HEAD") {
+    if !matches!(method, "GET" | "HEAD" | "POST") {
         return Err(Refusal::Method);
     }
     let path = path_of(target).ok_or(Refusal::Bad("the path must begin with /"))?;
@@ -83,8 +83,9 @@ pub(super) fn parse(head: &[u8]) -> Result<Head<'_>, Refusal> {
         value.split(|byte| *byte == b',').any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"))
     });
     let openmetrics = all("accept").any(|accept| Format::negotiated(accept) == Format::OpenMetrics);
+    let format = if openmetrics { Format::OpenMetrics } else { Format::Text };
     Ok(Head {
-        request: Request { path, format: if openmetrics { Format::OpenMetrics } else { Format::Text } },
+        request: Request { path, format, is_post: method == "POST" },
         without_body: method == "HEAD",
         keep_alive: version == 1 && !closes,
         host,
@@ -119,7 +120,7 @@ mod tests {
                     Accept: application/openmetrics-text;version=1.0.0;q=0.75,*/*;q=0.1\r\n\
                     Authorization: Bearer x\r\nX-Prometheus-Scrape-Timeout-Seconds: 10\r\n\r\n";
         let expected = Head {
-            request: Request { path: "/metrics", format: Format::OpenMetrics },
+            request: Request { path: "/metrics", format: Format::OpenMetrics, is_post: false },
             without_body: false,
             keep_alive: true,
             host: Some(b"127.0.0.1:9464"),
@@ -139,7 +140,11 @@ mod tests {
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(STATUS_HEADERS_MAX + 1));
         let with = |lines: &str| format!("GET / HTTP/1.1\r\nHost: h\r\n{lines}\r\n");
         for (text, refusal) in [
-            ("POST / HTTP/1.1\r\nHost: h\r\n\r\n", Refusal::Method),
+            ("PUT / HTTP/1.1\r\nHost: h\r\n\r\n", Refusal::Method),
+            (
+                "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n",
+                Refusal::Bad("a request here has no body"),
+            ),
             ("get / HTTP/1.1\r\nHost: h\r\n\r\n", Refusal::Method),
             ("GET / HTTP/2.0\r\n\r\n", Refusal::Version),
             ("GET / HTTP/1.1\r\n\r\n", Refusal::Bad("HTTP/1.1 needs a Host header")),

@@ -1,6 +1,7 @@
-//! The status server: HTTP/1.1 for GET and HEAD on one thread of its own, bounded in everything a client can spend.
+//! The status server: HTTP/1.1 for GET and HEAD on one thread of its own, bounded in everything a client can spend. It listens on an address,
+//! on a [`Socket`], or on both.
 //!
-//! - **Connections**: [`STATUS_CONNECTIONS_MAX`]. When the table is full, the connection that has been idle longest gives way to a new one:
+//! - **Connections**: [`STATUS_CONNECTIONS_MAX`], and [`SOCKET_CONNECTIONS_MAX`] of the socket, which others cannot use up. When the table is full, the connection that has been idle longest gives way to a new one:
 //!   one between two requests, or one that has achieved nothing for a quarter of a second. If every connection is busy, the new client gets a 503.
 //! - **Memory**: all of it is allocated and touched in [`Server::new`]; the kernel's buffers of each socket are limited too.
 //! - **Time**: to send a request, to take a response, to stay idle (in the module `exchange`).
@@ -10,24 +11,26 @@
 //! Each of these limits has a counter ([`Counters`]). Nothing here ends the program: an address that cannot be listened on is tried again
 //! until it can.
 
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::ops::Range;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::sockopt;
+use rustix::net::{Shutdown, shutdown, sockopt};
 
 use crate::base::error::{Error, Kind, Result};
-use crate::base::limits::{STATUS_CONNECTIONS_MAX, STATUS_HEAD_BYTES_MAX};
+use crate::base::limits::{SOCKET_CONNECTIONS_MAX, STATUS_CONNECTIONS_MAX, STATUS_HEAD_BYTES_MAX};
 use crate::base::stop::Stop;
 use crate::platform::clock::{Clock, Mono, thread_cpu_time};
 use crate::status::access::Access;
 use crate::status::exchange::{Answer, Exchange, Phase};
 use crate::status::page::Pages;
+use crate::status::socket::Socket;
 
 /// How much longer the thread rests after each round than it worked.
 pub const REST: u32 = 9;
@@ -51,8 +54,10 @@ const FULL: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain
 /// What the server is opened with.
 #[derive(Debug, Clone)]
 pub struct Params {
-    /// Where it listens: see [`super::access::check_address`].
-    pub address: SocketAddr,
+    /// The address on which it listens, if on one: see [`super::access::check_address`].
+    pub address: Option<SocketAddr>,
+    /// Whether it gets a [`Socket`], too.
+    pub on_socket: bool,
     /// The file with the token that every request must carry: a path, or `credential:NAME`.
     pub token_file: Option<PathBuf>,
     /// Longest page, bytes. A longer one is a 500.
@@ -62,7 +67,31 @@ pub struct Params {
 impl Params {
     /// Memory that the server allocates, bytes: one summand of the memory budget (I1).
     pub const fn memory_bytes(&self) -> usize {
-        STATUS_CONNECTIONS_MAX * Exchange::memory_bytes(self.page_bytes)
+        (self.remote_slots() + self.local_slots()) * Exchange::memory_bytes(self.page_bytes)
+    }
+
+    const fn remote_slots(&self) -> usize {
+        if self.address.is_some() { STATUS_CONNECTIONS_MAX } else { 0 }
+    }
+
+    const fn local_slots(&self) -> usize {
+        if self.on_socket { SOCKET_CONNECTIONS_MAX } else { 0 }
+    }
+}
+
+/// Most places for connections.
+const SLOTS_MAX: usize = STATUS_CONNECTIONS_MAX + SOCKET_CONNECTIONS_MAX;
+
+/// Where connections come from. Each has its bit, above those of the slots, where readiness is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Via {
+    Address,
+    Socket,
+}
+
+impl Via {
+    const fn bit(self) -> u64 {
+        1 << (SLOTS_MAX + self as usize)
     }
 }
 
@@ -126,7 +155,7 @@ fn count(counter: &AtomicU64) {
 
 /// A place for a connection.
 struct Slot {
-    stream: Option<TcpStream>,
+    connection: Option<OwnedFd>,
     exchange: Exchange,
 }
 
@@ -136,8 +165,14 @@ pub struct Server {
     clock: Arc<dyn Clock>,
     access: Access,
     counters: Arc<Counters>,
+    /// Those for the address first.
     slots: Vec<Slot>,
     listener: Option<TcpListener>,
+    socket: Option<Socket>,
+    /// Until when it does not try again to listen on the address.
+    listen_from: Mono,
+    /// That it cannot was said.
+    said: bool,
     /// Until when no connection is accepted.
     accept_from: Mono,
 }
@@ -149,10 +184,25 @@ impl Server {
     /// `Kind::Config`: the token cannot be read.
     pub fn new(params: Params, clock: Arc<dyn Clock>) -> Result<Self> {
         let access = Access::open(params.token_file.as_deref())?;
-        let slot = || Slot { stream: None, exchange: Exchange::new(params.page_bytes) };
-        let slots = (0..STATUS_CONNECTIONS_MAX).map(|_| slot()).collect();
-        let counters = Arc::default();
-        Ok(Server { params, clock, access, counters, slots, listener: None, accept_from: Mono::ZERO })
+        let slot = || Slot { connection: None, exchange: Exchange::new(params.page_bytes) };
+        let slots = (0..params.remote_slots() + params.local_slots()).map(|_| slot()).collect();
+        Ok(Server {
+            params,
+            clock,
+            access,
+            counters: Arc::default(),
+            slots,
+            listener: None,
+            socket: None,
+            listen_from: Mono::ZERO,
+            said: false,
+            accept_from: Mono::ZERO,
+        })
+    }
+
+    /// Serves connections to `socket` too. They get the slots of [`Params::on_socket`].
+    pub fn add_socket(&mut self, socket: Socket) {
+        self.socket = Some(socket);
     }
 
     /// What it counts.
@@ -160,69 +210,68 @@ impl Server {
         Arc::clone(&self.counters)
     }
 
-    /// Listens, unless it does already, and returns the address. [`Server::run`] does it too, and tries again until it succeeds.
+    /// Listens on the address, if there is one, unless it does already, and returns it. [`Server::run`] does it too, and tries again until it
+    /// succeeds.
     ///
     /// # Errors
     /// `Kind::System`: the address is in use, is not an address of this device, or its port is reserved.
-    pub fn listen(&mut self) -> Result<SocketAddr> {
-        let failed = |error: io::Error| listen_error(self.params.address, error);
+    pub fn listen(&mut self) -> Result<Option<SocketAddr>> {
+        let Some(address) = self.params.address else { return Ok(None) };
+        let failed = |error: io::Error| listen_error(address, error);
         let listener = match self.listener.take() {
             Some(listener) => listener,
-            None => listen(self.params.address, self.params.page_bytes).map_err(failed)?,
+            None => listen(address, self.params.page_bytes).map_err(failed)?,
         };
         let address = listener.local_addr().map_err(failed)?;
         self.listener = Some(listener);
-        Ok(address)
+        Ok(Some(address))
     }
 
     /// The body of the thread: serves until a stop is requested. Open connections are then closed.
     pub fn run(&mut self, pages: &mut dyn Pages, stop: &Stop) {
         let _as_it_is_where_that_is_forbidden = rustix::process::setpriority_process(None, NICE);
-        if self.listen_until(stop) {
-            let mut before = thread_cpu_time();
-            while !stop.requested() {
-                let ready = self.wait();
-                self.round(ready, self.clock.mono(), pages);
-                // Waiting costs next to nothing, and counts too.
-                let used = thread_cpu_time();
-                let worked = used.saturating_sub(before);
-                before = used;
-                stop.wait(worked.saturating_mul(REST).clamp(REST_TIME.0, REST_TIME.1));
-            }
+        let mut before = thread_cpu_time();
+        while !stop.requested() {
+            self.keep_listening();
+            let ready = self.wait();
+            self.round(ready, self.clock.mono(), pages);
+            // Waiting costs next to nothing, and counts too.
+            let used = thread_cpu_time();
+            let worked = used.saturating_sub(before);
+            before = used;
+            stop.wait(worked.saturating_mul(REST).clamp(REST_TIME.0, REST_TIME.1));
         }
-        self.listener = None;
+        (self.listener, self.socket) = (None, None);
         for index in 0..self.slots.len() {
             self.close(index);
         }
     }
 
-    /// Tries to listen until it succeeds. False: a stop was requested.
-    fn listen_until(&mut self, stop: &Stop) -> bool {
-        let mut said = false;
-        loop {
-            match self.listen() {
-                Ok(address) => {
-                    tracing::info!(%address, "the status server listens");
-                    return true;
-                }
-                Err(error) if !said => tracing::error!("{error}; it is tried again"),
-                Err(error) => tracing::debug!("{error}"),
-            }
-            said = true;
-            if stop.wait(LISTEN_PAUSE) {
-                return false;
-            }
+    /// Tries from time to time to listen on the address, until it succeeds.
+    fn keep_listening(&mut self) {
+        let now = self.clock.mono();
+        if self.listener.is_some() || now < self.listen_from {
+            return;
         }
+        match self.listen() {
+            Ok(None) => {}
+            Ok(Some(address)) => tracing::info!(%address, "the status server listens"),
+            Err(error) if !std::mem::replace(&mut self.said, true) => {
+                tracing::error!("{error}; it is tried again");
+            }
+            Err(error) => tracing::debug!("{error}"),
+        }
+        self.listen_from = now + LISTEN_PAUSE;
     }
 
-    /// Waits until a socket is ready, a deadline is over, or it is time to look for a stop request. Returns which slots are ready, a bit
-    /// for each, and above them whether the listener is.
+    /// Waits until a connection is ready, a deadline is over, or it is time to look for a stop request. Returns which slots are ready, a
+    /// bit for each, and above them which listeners are.
     fn wait(&self) -> u64 {
         let now = self.clock.mono();
-        let mut polled = heapless::Vec::<(usize, PollFd<'_>), { STATUS_CONNECTIONS_MAX + 1 }>::new();
+        let mut polled = heapless::Vec::<(u64, PollFd<'_>), { SLOTS_MAX + 2 }>::new();
         let mut until = now + STOP_CHECK;
         let mut ready = 0;
-        for (index, Slot { stream, exchange }) in self.slots.iter().enumerate() {
+        for (index, Slot { connection, exchange }) in self.slots.iter().enumerate() {
             let flags = match exchange.phase() {
                 Phase::Closed => continue,
                 Phase::Reading | Phase::Draining => PollFlags::IN,
@@ -232,23 +281,33 @@ impl Server {
                 (ready, until) = (ready | 1 << index, now);
             }
             until = exchange.deadline().map_or(until, |deadline| until.min(deadline));
-            if let Some(stream) = stream {
-                let _one_for_each_slot = polled.push((index, PollFd::new(stream, flags)));
+            if let Some(connection) = connection {
+                let _one_for_each_slot = polled.push((1 << index, PollFd::new(connection, flags)));
             }
         }
-        if let Some(listener) = self.listener.as_ref().filter(|_| now >= self.accept_from) {
-            let _and_one_more = polled.push((STATUS_CONNECTIONS_MAX, PollFd::new(listener, PollFlags::IN)));
+        if now >= self.accept_from {
+            for via in [Via::Address, Via::Socket] {
+                let Some(listener) = self.listener_of(via) else { continue };
+                let listener = PollFd::from_borrowed_fd(listener, PollFlags::IN);
+                let _and_two_more = polled.push((via.bit(), listener));
+            }
         }
-        let mut fds = heapless::Vec::<PollFd<'_>, { STATUS_CONNECTIONS_MAX + 1 }>::new();
+        let mut fds = heapless::Vec::<PollFd<'_>, { SLOTS_MAX + 2 }>::new();
         fds.extend(polled.iter().map(|(_, fd)| fd.clone()));
         let timeout = Timespec::try_from(until.since(now)).unwrap_or_default();
         // An interrupted or failed call is a round without work; the rest after it bounds how often.
         if poll(&mut fds, Some(&timeout)).is_ok() {
-            for ((index, _), fd) in polled.iter().zip(&fds) {
-                ready |= u64::from(!fd.revents().is_empty()) << index;
-            }
+            let found = polled.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
+            ready |= found.fold(0, |bits, ((bit, _), _)| bits | bit);
         }
         ready
+    }
+
+    fn listener_of(&self, via: Via) -> Option<BorrowedFd<'_>> {
+        match via {
+            Via::Address => self.listener.as_ref().map(|listener| listener.as_fd()),
+            Via::Socket => self.socket.as_ref().map(|socket| socket.as_fd()),
+        }
     }
 
     /// One step for each connection that is ready or late, and for the listener.
@@ -265,25 +324,28 @@ impl Server {
                 self.close(index);
             }
         }
-        if ready & 1 << STATUS_CONNECTIONS_MAX != 0 {
-            self.accept(now, pages);
+        for via in [Via::Address, Via::Socket] {
+            if ready & via.bit() != 0 {
+                self.accept(via, now, pages);
+            }
         }
     }
 
     /// Reads what is there, answers a request at most, and sends what the socket takes.
     fn step(&mut self, index: usize, now: Mono, pages: &mut dyn Pages) {
-        let Slot { stream: Some(stream), exchange } = &mut self.slots[index] else { return };
-        let mut stream = &*stream;
+        let is_remote = index < self.params.remote_slots();
+        let Slot { connection: Some(connection), exchange } = &mut self.slots[index] else { return };
         let room = exchange.room();
         if !room.is_empty() {
-            match stream.read(room) {
+            match rustix::io::read(&*connection, room) {
                 Ok(0) => return self.close(index),
                 Ok(count) => exchange.received(count, now),
-                Err(error) if is_for_later(&error) => {}
+                Err(error) if is_for_later(&error.into()) => {}
                 Err(_) => return self.close(index),
             }
         }
-        let counter = match exchange.answer(now, &mut self.access, pages) {
+        let access = if is_remote { &mut self.access } else { &mut Access::Socket };
+        let counter = match exchange.answer(now, access, pages) {
             Answer::None => None,
             Answer::Page => Some(&self.counters.answered),
             Answer::Truncated => Some(&self.counters.truncated),
@@ -292,56 +354,61 @@ impl Server {
         };
         counter.into_iter().for_each(count);
         if matches!(exchange.phase(), Phase::Writing { .. }) {
-            match stream.write(exchange.pending()) {
+            match rustix::io::write(&*connection, exchange.pending()) {
                 Ok(count) => exchange.sent(count, now),
-                Err(error) if is_for_later(&error) => {}
+                Err(error) if is_for_later(&error.into()) => {}
                 Err(_) => return self.close(index),
             }
-            if exchange.phase() == Phase::Draining && stream.shutdown(Shutdown::Write).is_err() {
+            if exchange.phase() == Phase::Draining && shutdown(&*connection, Shutdown::Write).is_err() {
                 self.close(index);
             }
         }
     }
 
     /// Accepts new connections.
-    fn accept(&mut self, now: Mono, pages: &mut dyn Pages) {
+    fn accept(&mut self, via: Via, now: Mono, pages: &mut dyn Pages) {
+        let remote = self.params.remote_slots();
+        let slots = match via {
+            Via::Address => 0..remote,
+            Via::Socket => remote..self.slots.len(),
+        };
         for _ in 0..ACCEPTS_MAX {
-            let Some(listener) = &self.listener else { return };
-            let stream = match listener.accept() {
-                Ok((stream, _)) => stream,
+            let accepted = match (via, &self.listener, &self.socket) {
+                (Via::Address, Some(listener), _) => accept_tcp(listener),
+                (Via::Socket, _, Some(socket)) => socket.accept(),
+                _ => return,
+            };
+            let connection = match accepted {
+                Ok(connection) => connection,
                 // The client gave up before.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) if is_for_later(&error) => return,
                 Err(_) => return self.accept_from = now + ACCEPT_PAUSE,
             };
-            if stream.set_nonblocking(true).is_err() || stream.set_nodelay(true).is_err() {
-                continue;
-            }
             count(&self.counters.connections);
-            match self.free_slot(now) {
+            match self.free_slot(slots.clone(), now) {
                 Some(index) => {
                     let slot = &mut self.slots[index];
                     slot.exchange.begin(now);
-                    slot.stream = Some(stream);
+                    slot.connection = Some(connection);
                     self.counters.open.fetch_add(1, Relaxed);
                     // Its request is there already, most times.
                     self.step(index, now, pages);
                 }
                 None => {
                     count(&self.counters.rejected);
-                    reject(&stream);
+                    reject(&connection);
                 }
             }
         }
     }
 
     /// A slot for a new connection: a free one, or that of the connection that has been idle longest.
-    fn free_slot(&mut self, now: Mono) -> Option<usize> {
-        if let Some(free) = self.slots.iter().position(|slot| slot.stream.is_none()) {
+    fn free_slot(&mut self, slots: Range<usize>, now: Mono) -> Option<usize> {
+        if let Some(free) = slots.clone().find(|index| self.slots[*index].connection.is_none()) {
             return Some(free);
         }
-        let idle = self.slots.iter().enumerate();
-        let idle = idle.filter_map(|(index, slot)| Some((slot.exchange.idle_for(now)?, index)));
+        let idle = slots.filter_map(|index| Some((self.slots[index].exchange.idle_for(now)?, index)));
         let (_, index) = idle.max_by_key(|(time, _)| *time)?;
         count(&self.counters.evicted);
         self.close(index);
@@ -351,7 +418,7 @@ impl Server {
     fn close(&mut self, index: usize) {
         let slot = &mut self.slots[index];
         slot.exchange.close();
-        if slot.stream.take().is_some() {
+        if slot.connection.take().is_some() {
             self.counters.open.fetch_sub(1, Relaxed);
         }
     }
@@ -364,11 +431,19 @@ fn is_for_later(error: &io::Error) -> bool {
 
 /// Says that there is no connection, and closes. What the client has sent is read first, or the kernel would reset the connection before
 /// the client sees the answer.
-fn reject(mut stream: &TcpStream) {
+fn reject(connection: &OwnedFd) {
     let mut sent = [0; 1024];
-    let _whether_or_not_it_arrives = stream.write(FULL.as_bytes());
-    let _either_way = stream.shutdown(Shutdown::Write);
-    let _either_way_too = stream.read(&mut sent);
+    let _whether_or_not_it_arrives = rustix::io::write(connection, FULL.as_bytes());
+    let _either_way = shutdown(connection, Shutdown::Write);
+    let _either_way_too = rustix::io::read(connection, &mut sent[..]);
+}
+
+fn accept_tcp(listener: &TcpListener) -> io::Result<OwnedFd> {
+    let (stream, _) = listener.accept()?;
+    // A connection that cannot be set up so is as good as one that its client has given up.
+    let given_up = |_| io::Error::from(io::ErrorKind::ConnectionAborted);
+    stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)).map_err(given_up)?;
+    Ok(stream.into())
 }
 
 fn listen(address: SocketAddr, page_bytes: usize) -> io::Result<TcpListener> {
@@ -403,6 +478,10 @@ mod tests {
     use super::*;
     use crate::platform::clock::SystemClock;
     use crate::status::page::{Page, Request, Status};
+    use crate::status::socket::Place;
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::os::unix::net::UnixStream;
 
     struct Hello;
 
@@ -414,7 +493,8 @@ mod tests {
     }
 
     fn server(address: &str) -> Server {
-        let params = Params { address: address.parse().unwrap(), token_file: None, page_bytes: 100 };
+        let address = Some(address.parse().unwrap());
+        let params = Params { address, on_socket: false, token_file: None, page_bytes: 100 };
         Server::new(params, Arc::new(SystemClock)).unwrap()
     }
 
@@ -452,7 +532,7 @@ mod tests {
     fn requests_on_one_connection_are_answered_until_the_stop() {
         let stop = Stop::new();
         let mut server = server("127.0.0.1:0");
-        let address = server.listen().unwrap();
+        let address = server.listen().unwrap().unwrap();
         let counters = server.counters();
         let thread = {
             let stop = stop.clone();
@@ -473,5 +553,37 @@ mod tests {
         thread.join().unwrap();
         assert_eq!(client.read(&mut [0; 9]).unwrap_or(0), 0, "closed");
         assert_eq!(counters.read().open, 0);
+    }
+
+    #[test]
+    fn the_socket_has_connections_of_its_own_beside_an_address_in_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("status.sock");
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Some(taken.local_addr().unwrap());
+        let params = Params { address, on_socket: true, token_file: None, page_bytes: 100 };
+        let mut server = Server::new(params, Arc::new(SystemClock)).unwrap();
+        server.add_socket(Socket::open(&Place::Path(path.clone())).unwrap().unwrap());
+        let stop = Stop::new();
+        let (thread, counters) = {
+            let (stop, counters) = (stop.clone(), server.counters());
+            (std::thread::spawn(move || server.run(&mut Hello, &stop)), counters)
+        };
+        let get = |client: &mut UnixStream| {
+            client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+            let mut response = String::new();
+            client.read_to_string(&mut response).unwrap();
+            response
+        };
+        let mut idle: Vec<_> =
+            (0..SOCKET_CONNECTIONS_MAX).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        assert!(get(&mut idle.pop().unwrap()).ends_with("hello\n"));
+        for _ in 0..3 {
+            assert!(get(&mut UnixStream::connect(&path).unwrap()).ends_with("hello\n"));
+        }
+        stop.request();
+        thread.join().unwrap();
+        assert_eq!(counters.read().answered, 4);
+        assert!(!path.exists(), "removed at the end");
     }
 }

@@ -9,11 +9,13 @@ use super::pictures::with_planes;
 use crate::base::error::{Error, Kind, Result};
 use crate::capture::frame::{Color, FrameFormat, FrameView, PixelFormat, Planes};
 use crate::capture::picture::{self, Picture};
+use crate::metrics::kpi::{self, CameraFigures, Row, Targets};
 use crate::platform::clock::{Clock, SystemClock};
 use crate::platform::system;
 use crate::vision::detect::Detections;
+use crate::vision::detect::accuracy::Accuracy;
 use crate::vision::detect::decode::{self, Decoder};
-use crate::vision::detect::engine::{self, Precision, StepTime};
+use crate::vision::detect::engine::{self, Engine, Precision, StepTime};
 use crate::vision::detect::letterbox::{Letterbox, Size};
 use crate::vision::detect::model::{self, Loaded};
 
@@ -31,6 +33,8 @@ const WARM_UP: usize = 3;
 pub struct Params {
     /// The model, and how it runs.
     pub model: model::Params,
+    /// Targets of the KPI table.
+    pub kpi: Targets,
     /// Thresholds of the decoder.
     pub decode: decode::Params,
     /// How many frames, 1 or more.
@@ -71,6 +75,8 @@ pub struct Figures {
     /// The shortest time of each layer, on one thread.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<Layer>,
+    /// The KPI table: the rate and latency of frames that follow each other without a pause.
+    pub kpi: Vec<Row>,
 }
 
 /// Times by stage.
@@ -177,7 +183,9 @@ pub fn measure(params: &Params) -> Result<Figures> {
     let scenes = Scene::all(&params.pictures)?;
     let size = scenes[0].with(|planes, _| Ok(Size { width: planes.width(), height: planes.height() }))?;
     let begun = now();
-    let (mut engine, _) = Loaded::open(&params.model)?.into_engine(size)?;
+    let model = Loaded::open(&params.model)?;
+    let accuracy = model.accuracy();
+    let (mut engine, _) = model.into_engine(size)?;
     system::give_back_memory();
     let mut letterbox = Letterbox::new(engine.size());
     let mut decoder = Decoder::new(engine.head(), params.decode, |_| true);
@@ -207,19 +215,12 @@ pub fn measure(params: &Params) -> Result<Figures> {
         }
     }
     let [letterbox_ms, infer_ms, decode_ms, whole_ms] = times.map(Times::of);
-    let mut layers: Vec<StepTime> = Vec::new();
-    for _ in 0..if params.layers { params.frames } else { 0 } {
-        let these = engine.step_times(&mut || now());
-        if layers.is_empty() {
-            layers = these;
-        } else {
-            layers.iter_mut().zip(these).for_each(|(best, this)| best.nanos = best.nanos.min(this.nanos));
-        }
-    }
+    let layers = time_layers(&mut *engine, if params.layers { params.frames } else { 0 });
     let costs = engine.costs();
     let is_short = costs.is_some() && params.model.engine.precision != Precision::Fp32;
     let mb = |bytes: usize| bytes as f64 / 1e6;
     Ok(Figures {
+        kpi: kpi(params, &whole_ms, accuracy),
         engine: engine.describe(),
         threads: params.model.engine.threads,
         frames: params.frames,
@@ -236,6 +237,33 @@ pub fn measure(params: &Params) -> Result<Figures> {
             .map(|_| engine::peak_macs_per_nano(params.model.engine.isa, &mut || now())),
         layers: layers.into_iter().map(|step| Layer::new(step, if is_short { 2.0 } else { 4.0 })).collect(),
     })
+}
+
+/// The shortest time of each layer in so many rounds.
+fn time_layers(engine: &mut dyn Engine, rounds: usize) -> Vec<StepTime> {
+    let mut layers: Vec<StepTime> = Vec::new();
+    for _ in 0..rounds {
+        let these = engine.step_times(&mut || SystemClock.mono().as_nanos());
+        if layers.is_empty() {
+            layers = these;
+        } else {
+            layers.iter_mut().zip(these).for_each(|(best, this)| best.nanos = best.nanos.min(this.nanos));
+        }
+    }
+    layers
+}
+
+/// The KPI table of the timed frames.
+fn kpi(params: &Params, whole_ms: &Times, accuracy: Option<Accuracy>) -> Vec<Row> {
+    let camera = CameraFigures {
+        rate: Some(1e3 / whole_ms.p50),
+        latency_p95_us: Some((whole_ms.p95 * 1e3) as u64),
+        ..CameraFigures::default()
+    };
+    let memory_peak_bytes = Some(system::peak_resident_bytes()).filter(|bytes| *bytes > 0);
+    // It takes as much of the CPU as it can get.
+    let figures = kpi::Figures { cameras: vec![camera], memory_peak_bytes, cpu_permille: None, accuracy };
+    kpi::rows(&params.kpi, &figures)
 }
 
 impl Layer {

@@ -13,12 +13,16 @@ use crate::base::error::{Error, Kind, Result};
 use crate::capture::frame::{Color, FrameFormat, FrameView, PixelFormat};
 use crate::config::Config;
 use crate::event::{Body, Direction};
+use crate::metrics::histogram::Histogram;
+use crate::metrics::kpi;
 use crate::pipeline::{Failure, Pipeline, WithEngine};
-use crate::platform::clock::Mono;
+use crate::platform::clock::{Clock, Mono, SystemClock};
+use crate::platform::system;
 use crate::sim::judge::Judge;
 use crate::sim::lines::counting_line;
 use crate::sim::scene::{Hour, Scene, SceneParams, Weather};
 use crate::sim::traffic::Kind as Class;
+use crate::vision::detect::accuracy::Accuracy;
 use crate::vision::detect::letterbox::Size;
 use crate::vision::detect::model::{Loaded, wanted_classes};
 use crate::vision::draw::Canvas;
@@ -72,6 +76,8 @@ pub struct DemoReport {
     pub unseen: u64,
     /// The annotated picture and clip.
     pub files: Vec<String>,
+    /// The KPI table: the rate and latency of frames that follow each other without a pause.
+    pub kpi: Vec<kpi::Row>,
 }
 
 /// Progress reports of a running demo.
@@ -98,14 +104,7 @@ pub fn demo(
     params: &Params,
     on: &mut dyn FnMut(DemoUpdate<'_>) -> Result<()>,
 ) -> Result<DemoReport> {
-    let scene = SceneParams {
-        seed: params.seed,
-        hour: Some(Hour::Day),
-        weather: Some(Weather::Overcast),
-        calm: true,
-        ..SceneParams::default()
-    };
-    let mut scene = Scene::new(&scene)?;
+    let mut scene = street(params.seed)?;
     let (width, height) = (scene.setting().width, scene.setting().height);
     let line = counting_line(scene.setting());
     let format = FrameFormat::packed(PixelFormat::Rgb24, width, height, Color::JPEG).map_err(|error| {
@@ -117,6 +116,7 @@ pub fn demo(
     let mut rgb = vec![0; scene.picture_bytes()];
     let mut counted: BTreeMap<(Direction, String), u64> = BTreeMap::new();
     let (mut inferences, mut tracks) = (0, 0);
+    let timing = Timing { accuracy: Loaded::open(&config.model()?)?.accuracy(), ..Timing::default() };
     let frames = params.seconds * FPS;
     for frame in 0..frames {
         let seconds = f64::from(frame) / f64::from(FPS);
@@ -126,6 +126,7 @@ pub fn demo(
             Error::fatal(Kind::System, "a frame of the simulated street").caused_by(error)
         })?;
         let mut printed = Ok(());
+        let begun = SystemClock.mono();
         let outcome = stages.process(&view, at, &mut |body| {
             if let Body::Crossing(crossing) = &body {
                 *counted.entry((crossing.direction, crossing.class.to_string())).or_default() += 1;
@@ -137,6 +138,7 @@ pub fn demo(
         });
         printed?;
         let outcome = outcome.map_err(of_the_street)?;
+        timing.add(SystemClock.mono().since(begun), outcome.inferred);
         inferences += u64::from(outcome.inferred);
         let sum = counted.values().sum();
         if frame + CLIP_SECONDS * FPS >= frames {
@@ -159,7 +161,49 @@ pub fn demo(
         unseen: judge.unseen(),
         rows,
         files,
+        kpi: timing.table(config),
     })
+}
+
+/// A calm street on an overcast day.
+fn street(seed: u64) -> Result<Scene> {
+    let (hour, weather) = (Some(Hour::Day), Some(Weather::Overcast));
+    Scene::new(&SceneParams { seed, hour, weather, calm: true, ..SceneParams::default() })
+}
+
+/// What the KPI table needs.
+#[derive(Default)]
+struct Timing {
+    frames: Histogram,
+    inferred: Histogram,
+    accuracy: Option<Accuracy>,
+}
+
+impl Timing {
+    /// A frame took this long.
+    fn add(&self, took: Duration, inferred: bool) {
+        self.frames.add(took);
+        if inferred {
+            self.inferred.add(took);
+        }
+    }
+
+    fn table(self, config: &Config) -> Vec<kpi::Row> {
+        let frames = self.frames.read();
+        let camera = kpi::CameraFigures {
+            rate: Some(frames.count() as f64 * 1e6 / frames.sum_us.max(1) as f64),
+            latency_p95_us: self.inferred.read().percentile_us(0.95),
+            ..kpi::CameraFigures::default()
+        };
+        let figures = kpi::Figures {
+            cameras: vec![camera],
+            memory_peak_bytes: Some(system::peak_resident_bytes()).filter(|bytes| *bytes > 0),
+            // It takes as much of the CPU as it can get, most of it for drawing the street.
+            cpu_permille: None,
+            accuracy: self.accuracy,
+        };
+        kpi::rows(&config.kpi, &figures)
+    }
 }
 
 fn of_the_street(failure: Failure) -> Error {

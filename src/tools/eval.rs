@@ -3,20 +3,23 @@
 //! The protocol is that of Ultralytics' `val`: each class score above 0.001 is a candidate, so one box may appear with several classes;
 //! boxes are clipped to the picture; NMS per class at an IoU of 0.7; the 300 strongest detections of a picture.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::labelled::{Labelled, Params};
 use super::pictures::Detector;
-use crate::base::error::Result;
+use crate::base::error::{Error, Kind, Result};
 use crate::base::geometry::{BoxPx, Model};
 use crate::capture::picture;
 use crate::config::Config;
+use crate::platform::clock::{Clock, Rfc3339, SystemClock};
 use crate::tools::score::coco::{self, Ids};
 use crate::tools::score::{Area, ScoredBox, Scores, Truth, score};
+use crate::vision::detect::accuracy::{self, Accuracy};
 use crate::vision::detect::engine::Output;
 use crate::vision::detect::letterbox::Placement;
+use crate::vision::detect::model::BUILTIN;
 use crate::vision::detect::{ClassId, Detection};
 
 /// Score above which a detection is a candidate.
@@ -71,6 +74,8 @@ pub struct Evaluation {
     ids: Ids,
     found: Vec<ScoredBox>,
     engine: Option<String>,
+    /// The model's path and hash; none for another program's detections.
+    model: Option<(PathBuf, String)>,
 }
 
 impl Evaluation {
@@ -91,8 +96,12 @@ impl Evaluation {
         };
         let found = labelled.find(look, progress)?;
         let engine = labelled.engine();
+        let model = labelled
+            .detector
+            .as_ref()
+            .map(|detector| (detector.model_path().to_owned(), detector.model_sha256().to_owned()));
         let Labelled { truth, ids, .. } = labelled;
-        Ok(Evaluation { truth, ids, found, engine })
+        Ok(Evaluation { truth, ids, found, engine, model })
     }
 
     /// The detections, as a file of COCO results.
@@ -101,6 +110,37 @@ impl Evaluation {
     /// `Kind::System`: a bug.
     pub fn results(&self) -> Result<String> {
         coco::results(&self.found, &self.ids)
+    }
+
+    /// Keeps the scores in a file beside the model, for the KPI table. Returns where it is.
+    ///
+    /// # Errors
+    /// `Kind::Config`: the built-in model, which is in no folder; labels without objects. `Kind::System`: the file cannot be written.
+    pub fn record(&self, params: &Params, figures: &Figures) -> Result<PathBuf> {
+        let config = |text: &str| Error::fatal(Kind::Config, text.to_owned());
+        let Some((path, sha256)) = self.model.as_ref().filter(|(path, _)| path.as_os_str() != BUILTIN) else {
+            return Err(config(
+                "--record: the built-in model is in no folder: name a model file with --model",
+            ));
+        };
+        let Some(map50) = figures.map50 else {
+            return Err(config("--record: there are no objects in these labels"));
+        };
+        let wall = SystemClock.wall();
+        if !wall.plausible() {
+            return Err(config("--record: the clock is not set: set it, so that the record has its date"));
+        }
+        let folder =
+            |images: &PathBuf| Some(images.canonicalize().ok()?.file_name()?.to_string_lossy().into_owned());
+        let data = params.images.as_ref().and_then(folder);
+        let accuracy = Accuracy {
+            map50,
+            map50_95: figures.map50_95,
+            pictures: figures.pictures,
+            data: data.unwrap_or_else(|| params.labels.display().to_string()),
+            date: Rfc3339(wall.unix_nanos).to_string().chars().take("2026-11-30".len()).collect(),
+        };
+        accuracy::save(path, sha256, &accuracy)
     }
 
     /// The scores.

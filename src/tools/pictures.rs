@@ -74,6 +74,11 @@ impl Detector {
         &self.classes
     }
 
+    /// Path of the model's file.
+    pub fn model_path(&self) -> &Path {
+        &self.loaded.params().path
+    }
+
     /// SHA-256 of the model's file, lower-case hex.
     pub fn model_sha256(&self) -> &str {
         &self.model_sha256

@@ -12,6 +12,7 @@
 mod cameras;
 mod cli;
 mod common;
+mod control;
 mod delivery;
 mod demo;
 mod eval;

@@ -104,9 +104,10 @@ struct Running {
 
 impl Running {
     fn start(token_file: Option<PathBuf>) -> Self {
-        let params = Params { address: "127.0.0.1:0".parse().unwrap(), token_file, page_bytes: LARGE_BYTES };
+        let address = Some("127.0.0.1:0".parse().unwrap());
+        let params = Params { address, on_socket: false, token_file, page_bytes: LARGE_BYTES };
         let mut server = Server::new(params, Arc::new(SystemClock)).unwrap();
-        let (address, counters, stop) = (server.listen().unwrap(), server.counters(), Stop::new());
+        let (address, counters, stop) = (server.listen().unwrap().unwrap(), server.counters(), Stop::new());
         let mut pages = TestPages(server.counters());
         let ended = stop.clone();
         let thread = spawn("status", move || server.run(&mut pages, &ended)).unwrap();

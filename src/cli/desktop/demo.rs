@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{Failed, Settings, print, print_json, say};
 use crate::event::Body;
+use crate::metrics::kpi;
 use crate::tools::demo::{DemoReport, DemoUpdate, Params, demo as run};
 
 /// Arguments of `flytrap demo`.
@@ -92,6 +93,7 @@ fn table(done: &DemoReport) -> String {
         ));
     }
     lines.push(String::new());
+    lines.push(kpi::table(&done.kpi));
     lines.push(format!("open {}", done.files.join(" and ")));
     lines.join("\n")
 }

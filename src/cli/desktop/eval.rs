@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Failed, PictureBar, Settings, cannot_write, print, print_json, start_log};
+use super::{Failed, PictureBar, Settings, cannot_write, print, print_json, say, start_log};
 use crate::base::error::Result;
 use crate::tools::eval::{Evaluation, Figures};
 use crate::tools::labelled::Params;
@@ -17,6 +17,9 @@ pub(in crate::cli) struct EvalArgs {
     settings: Settings,
     #[command(flatten)]
     labelled: Labelled,
+    /// Keep the scores in a file beside the model, NAME.accuracy.toml, for the KPI table of a device with this model.
+    #[arg(long, conflicts_with = "detections")]
+    record: bool,
 }
 
 /// Labelled pictures and detections, for `eval` and `tune`.
@@ -51,7 +54,7 @@ pub(super) fn save(args: &Labelled, results: impl FnOnce() -> Result<String>) ->
 
 /// Scores, and prints a table or (`json`) one object.
 pub(super) fn eval(args: &EvalArgs, json: bool) -> Result<(), Failed> {
-    let EvalArgs { settings, labelled } = args;
+    let EvalArgs { settings, labelled, record } = args;
     let config = settings.load(Vec::new(), json)?;
     start_log(&config);
     let params = labelled.params();
@@ -61,6 +64,10 @@ pub(super) fn eval(args: &EvalArgs, json: bool) -> Result<(), Failed> {
     let evaluation = evaluation?;
     save(labelled, || evaluation.results())?;
     let figures = evaluation.figures();
+    if *record {
+        let place = evaluation.record(&params, &figures)?;
+        say("eval", &format!("the scores are kept in '{}'", place.display()));
+    }
     if json {
         return print_json(&figures);
     }

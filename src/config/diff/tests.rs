@@ -230,6 +230,7 @@ fn scopes(a: &Config, b: &Config) -> BTreeSet<Scope> {
         memory,
         log,
         status,
+        kpi,
         alerts,
         in_force: _,
     } = a;
@@ -245,6 +246,7 @@ fn scopes(a: &Config, b: &Config) -> BTreeSet<Scope> {
         (Scope::Memory, *memory != b.memory),
         (Scope::Log, *log != b.log),
         (Scope::Status, *status != b.status),
+        (Scope::Kpi, *kpi != b.kpi),
         (Scope::Alerts, *alerts != b.alerts),
     ];
     differ.into_iter().filter(|(_, differs)| *differs).map(|(scope, _)| scope).collect()
@@ -256,6 +258,7 @@ fn meaningful(section: &str, setting: &Setting) -> String {
         ("camera", "source") => "\"dir:/other\"",
         ("camera", "fps") => "\"12.5\"",
         ("camera", "controls") => "[\"gain = 3\"]",
+        ("status", "socket") => "\"/run/other.sock\"",
         ("alerts", "defaults") => "true",
         ("alert", "metric") => "\"machine.cpu_permille\"",
         ("alert", "when") => "\"absent\"",

@@ -1,4 +1,4 @@
-//! The status pages, the resource log, and rules for alerts.
+//! The status pages, the resource log, targets for the KPI table, and rules for alerts.
 
 use std::time::Duration;
 
@@ -7,6 +7,8 @@ use crate::base::limits::{ALERTS_MAX, NAME_BYTES_MAX};
 use crate::config::scopes::Status;
 use crate::config::values::{Values, nearest};
 use crate::metrics::alert::{Rule, Watched, When};
+use crate::metrics::kpi::Targets;
+use crate::status::socket::Place;
 
 /// What a rule compares.
 #[derive(Debug, Clone, Copy)]
@@ -20,15 +22,32 @@ pub(in crate::config) enum Condition {
 pub(in crate::config) const CONDITIONS: [(&str, Condition); 3] =
     [("above", Condition::Above), ("below", Condition::Below), ("absent", Condition::Absent)];
 
-pub(in crate::config) fn status(values: &Values) -> Status {
+pub(in crate::config) fn status(values: &mut Values) -> Status {
+    let socket = Place::parse(values.text("status.socket"));
+    let socket = socket.unwrap_or_else(|why| {
+        values.mistake("status.socket", why);
+        Place::None
+    });
     Status {
         listen: values.text_or_none("status.listen"),
+        socket,
         token_file: path(values, "status.token_file"),
         frame_age_max: seconds(values.int("status.frame_age_max_s")),
         delivery_age_max: seconds(values.int("status.delivery_age_max_s")),
         resource_log: path(values, "status.resource_log"),
         resource_log_interval: seconds(values.int("status.resource_log_interval_s")),
         resource_log_bytes: values.int("status.resource_log_kb").unsigned_abs() << 10,
+    }
+}
+
+/// The targets of the KPI table.
+pub(in crate::config) fn kpi(values: &Values) -> Targets {
+    Targets {
+        frame_rate_min: values.float("kpi.frame_rate_min"),
+        latency_max_ms: values.float("kpi.latency_max_ms"),
+        memory_max_mb: values.float("kpi.memory_max_mb"),
+        cpu_max_percent: values.float("kpi.cpu_max_percent"),
+        map50_min_percent: values.float("kpi.map50_min_percent"),
     }
 }
 

@@ -34,6 +34,7 @@ pub(super) static SECTIONS: &[Section] = &[
     delivery::UPLINK,
     delivery::SPOOL,
     status::STATUS,
+    status::KPI,
     status::ALERTS,
     status::ALERT,
     board::GPIO,

@@ -25,7 +25,7 @@ pub(super) const MODEL: Section = Section::new("model", Scope::Model, &[
         "Part of its time for which the network may be busy. Above it the frame rates of all cameras fall evenly, and rise again when \
         there is room: an even lower rate counts better than frames that are dropped when traffic is heavy, and the board stays cooler. \
         1.0 = no limit. Recordings with --until-end have none.",
-    ),
+    ).live(),
     choice("precision", "fp32", const { &names(&PRECISIONS) }).help(
         "Precision of the network. \"fp16\" uses 16-bit numbers and is about half the work; it needs an ARM v8.2 CPU \
         (Cortex-A76, not A72). \"int8\" uses 8-bit numbers in the layers where that costs little accuracy; run \

@@ -176,8 +176,7 @@ impl Inference {
         let (sender, requests) = mpsc::channel();
         let bell = Arc::new(Bell::default());
         let now = shared.clock.mono();
-        // Recordings are processed as fast as possible.
-        let limit = if shared.options.until_end { 1.0 } else { shared.config.model.load_max };
+        let limit = load_max(&shared);
         let inference = Inference {
             requests,
             bell: Arc::clone(&bell),
@@ -225,6 +224,7 @@ impl Inference {
             if !self.turn()? {
                 self.bell.wait(seen, PATIENCE);
             }
+            self.load.set_limit(load_max(&self.shared));
             if let Some(factor) = self.load.poll(self.shared.clock.mono()) {
                 self.set_rates(factor);
             }
@@ -390,14 +390,17 @@ pub(super) fn check_budget(config: &Config, model: &Loaded) -> Result<()> {
     plan.check(config.memory.budget)
 }
 
+/// The highest load: recordings are processed as fast as possible.
+fn load_max(shared: &Shared) -> f64 {
+    if shared.options.until_end { 1.0 } else { shared.live().load_max }
+}
+
 /// What does not depend on the cameras or the model.
 fn fixed_plan(config: &Config) -> Plan {
     let mut plan = Plan::default();
     plan.add("event queue", queue_bytes(config));
     plan.add("spool", config.spool.params.memory_bytes);
-    if config.status.listen.is_some() {
-        plan.add("status pages", super::pages::memory_bytes());
-    }
+    plan.add("status pages", super::pages::memory_bytes(config));
     plan
 }
 

@@ -60,6 +60,8 @@ pub(super) struct CameraStages {
     /// Inferences on a region of interest.
     in_region: u64,
     unseen: UnseenMotion,
+    /// When the last frame was processed.
+    looked_at: Option<Mono>,
     /// Dropped with the stages: their capture thread waits for it.
     _ended: mpsc::Sender<()>,
 }
@@ -82,6 +84,7 @@ impl CameraStages {
             ring_dropped_before: shared.cameras[camera].metrics.frames_ring_dropped.get(),
             in_region: 0,
             unseen: UnseenMotion::default(),
+            looked_at: None,
             _ended: ended,
         }
     }
@@ -208,6 +211,9 @@ impl CameraStages {
         let now = shared.clock.mono();
         let CameraState { metrics, motion_and_light, .. } = &shared.cameras[camera];
         metrics.saw_frame(frame.captured_at, now);
+        if let Some(before) = self.looked_at.replace(now) {
+            metrics.times.add(Time::Interval, now.since(before));
+        }
         if let Some(brightness) = self.pipeline.brightness() {
             motion_and_light.note_picture(now, outcome.gate == Some(Reason::Motion), brightness);
         }

@@ -1,5 +1,6 @@
 //! From pixels to detections: letterbox → engine → decode.
 
+pub mod accuracy;
 pub mod builtin;
 pub mod calibration;
 pub mod decode;

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::ClassId;
+use super::accuracy::{self, Accuracy};
 use super::builtin;
 use super::calibration::Calibration;
 use super::engine::tract::{InputSides, Parsed};
@@ -133,6 +134,8 @@ pub struct KnownModel {
     pub name: String,
     /// Lower-case hex.
     pub sha256: String,
+    /// What `flytrap eval` has measured, if it is noted.
+    pub accuracy: Option<Accuracy>,
 }
 
 #[derive(Deserialize)]
@@ -300,6 +303,12 @@ impl Loaded {
     /// The settings that it was opened with.
     pub fn params(&self) -> &Params {
         &self.params
+    }
+
+    /// What `flytrap eval` has measured of it: the file beside the model, or the manifest.
+    pub fn accuracy(&self) -> Option<Accuracy> {
+        let in_manifest = || manifest().into_iter().find(|known| known.sha256 == self.sha256)?.accuracy;
+        accuracy::load(&self.params.path, &self.sha256).or_else(in_manifest)
     }
 
     /// The manifest's name, or that the user trusts it.

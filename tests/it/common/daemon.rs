@@ -34,6 +34,8 @@ impl Daemon {
         let stderr = std::fs::File::create(folder.path().join("stderr")).unwrap();
         let events = format!("file:{}", folder.path().join("events").display());
         command.args(["run", "--model", "builtin", "--uplink", &events, "--config"]).arg(file);
+        // Its status socket is beside its other files.
+        command.env("RUNTIME_DIRECTORY", folder.path());
         let child = command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
         Daemon { child, folder }
     }

@@ -88,10 +88,10 @@ pub(crate) fn data(name: &str) -> String {
     format!("{}/tests/data/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The program.
+/// The program. Its status socket, if it has one, is not that of a service on this machine.
 pub(crate) fn flytrap() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flytrap"));
-    command.stdin(Stdio::null());
+    command.stdin(Stdio::null()).env("RUNTIME_DIRECTORY", env!("CARGO_TARGET_TMPDIR"));
     command
 }
 

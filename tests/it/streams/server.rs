@@ -98,6 +98,33 @@ impl Drop for Server {
     }
 }
 
+/// Whether this process is in a network of its own, with nothing but loopback. If not, `test` is run again in one, because live555MediaServer
+/// listens on all interfaces and cannot be told otherwise; its outcome is that of this test.
+pub(super) fn in_own_network(test: &str) -> bool {
+    const MARK: &str = "FLYTRAP_OWN_NETWORK";
+    if std::env::var_os(MARK).is_some() {
+        return true;
+    }
+    let script = "ip link set lo up && exec \"$@\"";
+    let within = |command: &[&str]| {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--net", "--map-root-user", "sh", "-c", script, "sh"]).args(command);
+        unshare
+    };
+    if !within(&["true"]).output().is_ok_and(|output| output.status.success()) {
+        skip(test, "a network namespace needs unshare (util-linux), ip (iproute2) and the permission");
+        return false;
+    }
+    let program = std::env::current_exe().unwrap().display().to_string();
+    let name = format!("streams::{test}");
+    let again = within(&[&program, "--exact", &name, "--nocapture"]).env(MARK, "1").output().unwrap();
+    let text = String::from_utf8_lossy(&again.stdout);
+    text.lines().filter(|line| line.starts_with("SKIPPED") || line.starts_with("MEASURED")).for_each(say);
+    assert!(again.status.success(), "{text}{}", String::from_utf8_lossy(&again.stderr));
+    assert!(text.contains("1 passed"), "{text}");
+    false
+}
+
 /// live555MediaServer, which serves the files of a folder.
 pub(super) struct Rtsp {
     pub(super) server: Server,
