@@ -19,6 +19,7 @@ mod eval;
 mod fuzz;
 mod hostile_models;
 mod monitor;
+mod monitoring;
 mod parity;
 mod real_receivers;
 mod receivers;

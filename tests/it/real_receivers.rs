@@ -29,7 +29,7 @@ use crate::receivers::server::{Behaviour, Server};
 const EVENTS: u64 = 3000;
 
 /// The folder of the receivers; prints why if there is none.
-fn receivers(test: &str) -> Option<PathBuf> {
+pub(crate) fn receivers(test: &str) -> Option<PathBuf> {
     let packages = ["influxdb", "victoria-metrics", "nats-server", "nginx"];
     programs::unpacked(&packages).map_err(|why| println!("SKIPPED {test}: {why}")).ok()
 }
@@ -154,13 +154,9 @@ fn influx(port: u16, database: &str) -> HttpParams {
     }
 }
 
-#[test]
-fn influxdb_holds_every_event_once() {
-    let Some(root) = receivers("influxdb") else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let (port, rpc) = (free_port(), free_port());
-    let config = folder.path().join("influxdb.conf");
-    let place = folder.path().display();
+/// InfluxDB with the database `road`; its files are in `folder`.
+pub(crate) fn influxdb(root: &Path, folder: &Path, port: u16) -> Program {
+    let (config, rpc, place) = (folder.join("influxdb.conf"), free_port(), folder.display());
     std::fs::write(
         &config,
         format!(
@@ -170,9 +166,18 @@ fn influxdb_holds_every_event_once() {
     )
     .unwrap();
     let args = ["run", "-config", config.to_str().unwrap()];
-    let mut influxd = Program::start(root.join("usr/bin/influxd"), &args, folder.path(), port);
+    let influxd = Program::start(root.join("usr/bin/influxd"), &args, folder, port);
+    ureq::post(format!("http://127.0.0.1:{port}/query?q=CREATE%20DATABASE%20road")).send_empty().unwrap();
+    influxd
+}
+
+#[test]
+fn influxdb_holds_every_event_once() {
+    let Some(root) = receivers("influxdb") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let mut influxd = influxdb(&root, folder.path(), port);
     let create = format!("http://127.0.0.1:{port}/query?q=CREATE%20DATABASE%20road");
-    ureq::post(&create).send_empty().unwrap();
     let proxy = Proxy::start(port, 1, 600);
     let mut kills = 0;
     let (report, failures) = stream(HttpParams { gzip: true, ..influx(proxy.port(), "road") }, || {

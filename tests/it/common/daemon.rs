@@ -27,13 +27,22 @@ impl Drop for Daemon {
 impl Daemon {
     /// Starts `command` (the program, possibly through another one) with what `text` gives for its folder as configuration. Events go to a
     /// file.
-    pub(crate) fn start(mut command: Command, text: impl FnOnce(&Path) -> String) -> Self {
+    pub(crate) fn start(command: Command, text: impl FnOnce(&Path) -> String) -> Self {
+        Daemon::start_to(command, |folder| format!("file:{}", folder.join("events").display()), text)
+    }
+
+    /// The same with events that go to the `target` for its folder.
+    pub(crate) fn start_to(
+        mut command: Command,
+        target: impl FnOnce(&Path) -> String,
+        text: impl FnOnce(&Path) -> String,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("flytrap.toml");
         std::fs::write(&file, text(folder.path())).unwrap();
         let stderr = std::fs::File::create(folder.path().join("stderr")).unwrap();
-        let events = format!("file:{}", folder.path().join("events").display());
-        command.args(["run", "--model", "builtin", "--uplink", &events, "--config"]).arg(file);
+        let target = target(folder.path());
+        command.args(["run", "--model", "builtin", "--uplink", &target, "--config"]).arg(file);
         // Its status socket is beside its other files.
         command.env("RUNTIME_DIRECTORY", folder.path());
         let child = command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
