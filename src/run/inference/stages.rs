@@ -60,8 +60,8 @@ pub(super) struct CameraStages {
     /// Inferences on a region of interest.
     in_region: u64,
     unseen: UnseenMotion,
-    /// When the last frame was processed.
-    looked_at: Option<Mono>,
+    /// When the last frame was processed, and how often the camera had been lost then.
+    looked_at: Option<(Mono, u64)>,
     /// Dropped with the stages: their capture thread waits for it.
     _ended: mpsc::Sender<()>,
 }
@@ -211,7 +211,10 @@ impl CameraStages {
         let now = shared.clock.mono();
         let CameraState { metrics, motion_and_light, .. } = &shared.cameras[camera];
         metrics.saw_frame(frame.captured_at, now);
-        if let Some(before) = self.looked_at.replace(now) {
+        // Not over a loss: an absent camera is not one that waits.
+        let losses = metrics.camera_losses.get();
+        let before = self.looked_at.replace((now, losses)).filter(|(_, before)| *before == losses);
+        if let Some((before, _)) = before {
             metrics.times.add(Time::Interval, now.since(before));
         }
         if let Some(brightness) = self.pipeline.brightness() {
