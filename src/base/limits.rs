@@ -98,6 +98,8 @@ pub const STATUS_CONNECTIONS_MAX: usize = 16;
 pub const STATUS_HEAD_BYTES_MAX: usize = 8 << 10;
 /// Maximum number of headers of a request to the status address. Browsers behind proxies send about 30.
 pub const STATUS_HEADERS_MAX: usize = 64;
+/// Largest page that a client of the status address reads, bytes: five of the largest that the server makes.
+pub const STATUS_REPLY_BYTES_MAX: usize = 1 << 20;
 const _: () = assert!(STATUS_CONNECTIONS_MAX <= 32, "a bit for each in a word, and descriptors to spare");
 
 /// Largest configuration file, bytes.

@@ -12,13 +12,16 @@
 //! - [`access`]: which address may be listened on, and who may read: loopback, or a token.
 //! - [`openmetrics`]: the text of `/metrics`.
 //! - [`csv`]: the resource log (S11).
+//! - [`client`], [`socket`]: how a command finds a running program and reads its pages.
 
 pub mod access;
+pub mod client;
 pub mod csv;
 mod exchange;
 pub mod openmetrics;
 pub mod page;
 mod request;
 pub mod server;
+pub mod socket;
 
 pub use page::{Page, Pages, Request, Status};
