@@ -1,5 +1,5 @@
-//! The command line: `run`, `demo`, `detect`, `bench`, `eval`, `tune`, `calibrate`, `selftest`, `cameras`, `pins`, `spool`, `decode`, `sim`,
-//! `check`. Settings come from the configuration; options override single ones.
+//! The command line: `run`, `demo`, `detect`, `bench`, `eval`, `tune`, `calibrate`, `selftest`, `cameras`, `pins`, `spool`, `decode`, `top`,
+//! `sim`, `check`. Settings come from the configuration; options override single ones.
 //!
 //! Exit codes: 0 all went well; 1 the machine (memory, threads, disk); 2 command line or configuration; 3 model; 4 source or
 //! picture; 5 events that could not be delivered. Results go to stdout, everything else to stderr.
@@ -17,8 +17,10 @@ mod desktop;
 mod detect;
 mod pins;
 mod progress;
+mod running;
 mod selftest;
 mod spool;
+mod top;
 mod trial;
 
 use std::io::Write;
@@ -49,8 +51,8 @@ use crate::vision::detect::model::BUILTIN;
 #[derive(Debug, Parser)]
 #[command(name = "flytrap", version)]
 struct Cli {
-    /// Machine-readable output: `detect` prints JSON lines; `bench`, `demo`, `eval`, `tune`, `calibrate`, `selftest` and `sim` print one
-    /// object; logs on stderr are JSON lines.
+    /// Machine-readable output: `detect` prints JSON lines; `bench`, `demo`, `eval`, `tune`, `calibrate`, `selftest`, `sim` and
+    /// `top` print one object; logs on stderr are JSON lines.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -122,6 +124,8 @@ enum Command {
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
     },
+    /// Show what a running flytrap does, live in the terminal: cameras, device, spool, uplink, alerts. q ends it.
+    Top(top::TopArgs),
     /// Plan and run a model file within limits: the child process that other commands start for a file that only the user trusts.
     #[command(name = trial::COMMAND, hide = true)]
     TryModel(trial::TrialArgs),
@@ -247,6 +251,7 @@ pub fn main() -> ExitCode {
             },
         ),
         Command::Decode { file } => ("decode", decode::decode(file.as_deref())),
+        Command::Top(args) => ("top", top::top(&args, json)),
         Command::Selftest(args) => ("selftest", selftest::selftest(&args, json)),
         Command::TryModel(args) => return trial::try_model(&args),
         Command::Check { config } => ("check", check::check(config.as_deref())),

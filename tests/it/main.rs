@@ -33,5 +33,6 @@ mod spool_time;
 mod spool_trouble;
 mod status;
 mod streams;
+mod top;
 mod tune;
 mod watchdog;
