@@ -29,7 +29,7 @@
 //! Around it: [`platform::watchdog`] is fed while every stage finishes work, [`platform::gpio`] drives the board's pins (LED,
 //! motion sensor, light), [`platform::cores`] pins the network to the fast cores, [`tools`] measures, scores and calibrates models.
 //! [`platform::machine`] reads the figures of board and process, and [`status`] shows figures to scrapers (OpenMetrics over HTTP) and
-//! spreadsheets (CSV).
+//! spreadsheets (CSV). The command `flytrap top` reads them through [`status::client`].
 //!
 //! [`sim`] replaces the field: pictures of a simulated street with ground truth, and a device's life in virtual time, through these
 //! same stages; the device build leaves it out (feature `desktop`). [`vision::selftest`] tests the network with a known picture at every start.

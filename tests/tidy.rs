@@ -31,6 +31,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("platform::system", &["base"]),
     ("platform::secret", &[]),
     ("platform::machine", &["platform::clock"]),
+    ("platform::zone", &["platform::clock"]),
     ("platform::watchdog", &["base", "platform::clock", "platform::process"]),
     ("platform::gpio", &["base", "platform::clock"]),
     // The frame path.
@@ -158,6 +159,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("jpeg_encoder", &["vision/draw/mod.rs"]),
     ("plotters", &["vision/draw/"]),
     ("smol::", &["run/"]),
+    ("tz::", &["platform/zone.rs"]),
     ("Instant::now", &["platform/clock.rs"]),
     ("SystemTime::now", &["platform/clock.rs"]),
     ("clock_gettime", &["platform/clock.rs"]),

@@ -1,5 +1,5 @@
 //! The command line: `run`, `demo`, `detect`, `bench`, `eval`, `tune`, `calibrate`, `selftest`, `cameras`, `pins`, `spool`, `decode`, `sim`,
-//! `check`; and for a running program `kpi`, `reload`. Settings come from the configuration; options override single ones.
+//! `check`; and for a running program `top`, `kpi`, `reload`. Settings come from the configuration; options override single ones.
 //!
 //! Exit codes: 0 all went well; 1 the machine (memory, threads, disk); 2 command line or configuration; 3 model; 4 source or
 //! picture; 5 events that could not be delivered; 6 a target that is not reached (`kpi`). Results go to stdout, everything else to stderr.
@@ -22,6 +22,7 @@ mod reload;
 mod running;
 mod selftest;
 mod spool;
+mod top;
 mod trial;
 
 use std::io::Write;
@@ -52,8 +53,8 @@ use crate::vision::detect::model::BUILTIN;
 #[derive(Debug, Parser)]
 #[command(name = "flytrap", version)]
 struct Cli {
-    /// Machine-readable output: `detect` prints JSON lines; `bench`, `demo`, `eval`, `tune`, `calibrate`, `selftest` and `sim` print one
-    /// object; logs on stderr are JSON lines.
+    /// Machine-readable output: `detect` prints JSON lines; `bench`, `demo`, `eval`, `tune`, `calibrate`, `selftest`, `sim` and
+    /// `top` print one object; logs on stderr are JSON lines.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -125,6 +126,8 @@ enum Command {
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
     },
+    /// Show what a running flytrap does, live in the terminal: cameras, device, spool, uplink, alerts. q ends it.
+    Top(top::TopArgs),
     /// Plan and run a model file within limits: the child process that other commands start for a file that only the user trusts.
     #[command(name = trial::COMMAND, hide = true)]
     TryModel(trial::TrialArgs),
@@ -254,6 +257,7 @@ pub fn main() -> ExitCode {
             },
         ),
         Command::Decode { file } => ("decode", decode::decode(file.as_deref())),
+        Command::Top(args) => ("top", top::top(&args, json)),
         Command::Selftest(args) => ("selftest", selftest::selftest(&args, json)),
         Command::Kpi(args) => ("kpi", kpi::kpi(&args, json)),
         Command::Reload(args) => ("reload", reload::reload(&args)),

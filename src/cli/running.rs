@@ -40,7 +40,7 @@ impl Running {
         let tried = candidates.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
         let mut client = Client { address: Address::Socket(PathBuf::new()), token };
         let mut first_failure = None;
-        // Following the path, so that a folder that may not be entered counts as one with a socket.
+        // A folder that may not be entered may have one: then its error is what helps.
         for path in candidates.into_iter().filter(|path| !matches!(path.try_exists(), Ok(false))) {
             client.address = Address::Socket(path);
             match client.probe() {

@@ -11,3 +11,4 @@ pub mod secret;
 pub mod system;
 pub mod threads;
 pub mod watchdog;
+pub mod zone;

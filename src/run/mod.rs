@@ -25,6 +25,7 @@ mod shutdown;
 mod signals;
 mod spool_writer;
 mod supervisor;
+mod today;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::Shared;
 use super::spool_writer::storage;
+use super::today::{Counts, Crossings, Today};
 use crate::event::{Alert, Body, CameraStats, Machine, Storage, fixed};
 use crate::metrics::CameraReader;
 use crate::metrics::alert::{Alerts, Change, Figures, Rule};
@@ -16,6 +17,7 @@ use crate::platform::clock::Mono;
 use crate::platform::machine::slope::{INTERVAL, SlopeEstimator};
 use crate::platform::machine::{MachineReader, Reading, Usage};
 use crate::platform::system;
+use crate::platform::zone::Zone;
 use crate::status::csv::{ResourceLog, Row};
 use crate::status::openmetrics::Decimal;
 
@@ -49,6 +51,10 @@ pub(crate) struct Latest {
     pub(crate) cameras: Vec<CameraStats>,
     /// Rules by name, the camera if there is one, and whether they hold.
     pub(crate) alerts: Vec<(String, Option<usize>, bool)>,
+    /// The alerts that hold.
+    pub(crate) active: Vec<ActiveAlert>,
+    /// Crossings of the local day.
+    pub(crate) today: Crossings,
     /// What the machine showed, for processor use over a longer time.
     reading: Reading,
     /// The reading at the last `machine` event.
@@ -77,6 +83,8 @@ impl Default for Latest {
             machine,
             cameras: Vec::new(),
             alerts: Vec::new(),
+            active: Vec::new(),
+            today: Crossings::default(),
             reading: Reading::default(),
             reported: Reading::default(),
             first: Reading::default(),
@@ -98,6 +106,18 @@ impl Latest {
     }
 }
 
+/// An alert that holds.
+#[derive(Debug, Clone)]
+pub(crate) struct ActiveAlert {
+    pub(crate) rule: String,
+    /// The camera, if the rule watches cameras.
+    pub(crate) camera: Option<usize>,
+    /// Since when.
+    pub(crate) since: Mono,
+    /// What the event said.
+    pub(crate) text: String,
+}
+
 /// The thread's state.
 pub(super) struct Monitor {
     shared: Arc<Shared>,
@@ -107,6 +127,8 @@ pub(super) struct Monitor {
     /// As they were given to `alerts`.
     rules: Arc<[Rule]>,
     alerts: Alerts,
+    active: Vec<ActiveAlert>,
+    today: Today,
     cameras: Vec<CameraReader>,
     log: Option<Log>,
 }
@@ -143,6 +165,8 @@ impl Monitor {
             reading: Reading { at: now, ..Reading::default() },
             slope: SlopeEstimator::new(INTERVAL),
             alerts,
+            active: Vec::new(),
+            today: Today::new(shared.started, Zone::of_device()),
             cameras: readers(),
             log,
             shared,
@@ -174,11 +198,14 @@ impl Monitor {
         self.write_row(now, &reading, &machine, storage.as_ref());
         let alerts = self.alerts.states().map(|(rule, camera, active)| (rule.name.clone(), camera, active));
         let alerts = alerts.collect();
+        let counters: Counts = cameras.iter().map(|camera| camera.crossings).collect();
+        let today = self.today.look(now, shared.time.wall(), &counters);
+        let active = self.active.clone();
         let mut latest = shared.latest();
         let at_start = Reading { at: shared.started, ..reading };
         let (reported, first) =
             if latest.at.is_none() { (at_start, reading) } else { (latest.reported, latest.first) };
-        *latest = Latest { at: Some(now), machine, cameras, alerts, reading, reported, first };
+        *latest = Latest { at: Some(now), machine, cameras, alerts, active, today, reading, reported, first };
     }
 
     fn evaluate(&mut self, now: Mono, machine: &Machine, cameras: &[CameraStats], storage: Option<&Storage>) {
@@ -186,8 +213,14 @@ impl Monitor {
         let stats = shared.snapshot().stats;
         let figures = Figures { stats: &stats, storage, cameras, machine };
         let new_rules = Some(shared.rules()).filter(|rules| !Arc::ptr_eq(rules, &self.rules));
+        let held = &mut self.active;
         let mut post = |change: Change<'_>| {
             let text = change.to_string();
+            held.retain(|alert| (&alert.rule, alert.camera) != (&change.rule.name, change.camera));
+            if change.active {
+                let rule = change.rule.name.clone();
+                held.push(ActiveAlert { rule, camera: change.camera, since: now, text: text.clone() });
+            }
             let label = change.camera.map(|camera| shared.camera_label(camera));
             match (change.active, label) {
                 (true, Some(camera)) => tracing::warn!("alert: {camera}: {text}"),

@@ -17,6 +17,7 @@ use crate::event::{CameraStats, Machine, Name, Stats, Storage};
 use crate::metrics::histogram::{BOUNDS_US, Distribution};
 use crate::metrics::table::{self, Metric, Time};
 use crate::metrics::{CameraSnapshot, millis};
+use crate::platform::clock::Mono;
 use crate::status::openmetrics::{Buckets, Decimal, Exposition, Family, Kind, Unit, Value};
 use crate::status::page::{JSON, PLAIN_TEXT};
 use crate::status::socket::Place;
@@ -141,6 +142,7 @@ impl Health {
 
 /// All figures.
 struct Overview {
+    now: Mono,
     shared_device: Name,
     stats: Stats,
     storage: Option<Storage>,
@@ -151,6 +153,7 @@ struct Overview {
 impl Overview {
     fn of(shared: &Shared) -> Self {
         Overview {
+            now: shared.clock.mono(),
             shared_device: shared.config.device.name.clone(),
             stats: shared.snapshot().stats,
             storage: storage(shared),
@@ -178,6 +181,7 @@ impl Serialize for Overview {
         map.serialize_entry("machine", &Rows(self.latest.machine.entries()))?;
         map.serialize_entry("storage", &self.storage.as_ref().map(|storage| Rows(storage.entries())))?;
         map.serialize_entry("cameras", &Cameras(self))?;
+        map.serialize_entry("today", &Today(self))?;
         map.serialize_entry("alerts", &AlertList(self))?;
         map.end()
     }
@@ -193,6 +197,27 @@ impl Serialize for Cameras<'_> {
     }
 }
 
+struct Today<'a>(&'a Overview);
+
+impl Serialize for Today<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        let latest = &self.0.latest;
+        map.serialize_entry("since", &latest.today.since.map(|since| since.to_string()))?;
+        map.serialize_entry("crossings", &Crossings(self.0))?;
+        map.end()
+    }
+}
+
+struct Crossings<'a>(&'a Overview);
+
+impl Serialize for Crossings<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Overview { latest, names, .. } = self.0;
+        serializer.collect_map(names.iter().zip(&latest.today.counts))
+    }
+}
+
 struct AlertList<'a>(&'a Overview);
 
 impl Serialize for AlertList<'_> {
@@ -202,12 +227,18 @@ impl Serialize for AlertList<'_> {
             rule: &'a str,
             camera: Option<&'a Name>,
             active: bool,
+            /// For how long it holds; `null`: it does not.
+            since_s: Option<u64>,
+            text: Option<&'a str>,
         }
-        let Overview { latest, names, .. } = self.0;
+        let Overview { now, latest, names, .. } = self.0;
         let mut list = serializer.serialize_seq(Some(latest.alerts.len()))?;
         for (rule, camera, active) in &latest.alerts {
+            let held = latest.active.iter().find(|alert| (&alert.rule, alert.camera) == (rule, *camera));
+            let since_s = held.map(|alert| now.since(alert.since).as_secs());
+            let text = held.map(|alert| alert.text.as_str());
             let camera = camera.and_then(|camera| names.get(camera));
-            list.serialize_element(&Row { rule, camera, active: *active })?;
+            list.serialize_element(&Row { rule, camera, active: *active, since_s, text })?;
         }
         list.end()
     }

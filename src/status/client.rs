@@ -183,21 +183,21 @@ impl Client {
     fn unreachable(&self, error: io::Error) -> Error {
         use io::ErrorKind::{AddrNotAvailable, ConnectionRefused, InvalidInput, NotFound, PermissionDenied};
         let (address, setting) = (&self.address, self.address.setting());
-        let text = match error.kind() {
-            NotFound | ConnectionRefused | AddrNotAvailable => {
-                format!("nothing listens at {address}: flytrap is not running, or {setting} is elsewhere")
-            }
-            PermissionDenied => {
-                format!(
-                    "{address}: permission denied: use sudo, or join the group of the socket (ls -l {address})"
-                )
-            }
-            InvalidInput => format!("{address}: not the path of a socket"),
-            _ if is_timeout(&error) => return self.too_slow(),
-            _ => {
-                let text = format!("{address} cannot be reached: check the address and the network");
-                return Error::retry(Kind::System, text).caused_by(error);
-            }
+        let kind = error.kind();
+        if is_timeout(&error) {
+            return self.too_slow();
+        }
+        let text = if matches!(kind, NotFound | ConnectionRefused | AddrNotAvailable) {
+            format!("nothing listens at {address}: flytrap is not running, or {setting} is elsewhere")
+        } else if kind == PermissionDenied {
+            format!(
+                "{address}: permission denied: use sudo, or join the group of the socket (ls -l {address})"
+            )
+        } else if kind == InvalidInput {
+            format!("{address}: not the path of a socket")
+        } else {
+            let text = format!("{address} cannot be reached: check the address and the network");
+            return Error::retry(Kind::System, text).caused_by(error);
         };
         Error::retry(Kind::System, text)
     }

@@ -15,6 +15,7 @@
 //! - [`socket`]: the Unix socket: where it is, and who has it.
 //! - [`openmetrics`]: the text of `/metrics`.
 //! - [`csv`]: the resource log (S11).
+//! - [`client`], [`socket`]: how a command finds a running program and reads its pages.
 
 pub mod access;
 pub mod client;

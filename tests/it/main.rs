@@ -35,5 +35,6 @@ mod spool_time;
 mod spool_trouble;
 mod status;
 mod streams;
+mod top;
 mod tune;
 mod watchdog;
