@@ -96,7 +96,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     // Where the status socket is: a setting.
-    ("status::socket", &["base"]),
+    ("status::socket", &["platform::process"]),
     // Turns the user's file into every stage's `Params`.
     (
         "config",

@@ -20,3 +20,10 @@ pub fn fixed<const N: usize>(text: &str) -> heapless::String<N> {
     }
     heapless::String::try_from(&text[..end]).expect("cut to the capacity above")
 }
+
+/// A text without what a terminal acts on: control characters (and with them every escape sequence), invisible characters, and those that
+/// change the direction of writing.
+pub fn printable(text: &str) -> String {
+    let is_hidden = |c: char| matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    text.chars().map(|c| if c.is_control() || is_hidden(c) { '?' } else { c }).collect()
+}

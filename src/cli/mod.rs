@@ -53,8 +53,8 @@ use crate::vision::detect::model::BUILTIN;
 #[derive(Debug, Parser)]
 #[command(name = "flytrap", version)]
 struct Cli {
-    /// Machine-readable output: `detect` prints JSON lines; `bench`, `demo`, `eval`, `tune`, `calibrate`, `selftest`, `sim` and
-    /// `top` print one object; logs on stderr are JSON lines.
+    /// Machine-readable output: `detect` prints JSON lines; `bench`, `demo`, `eval`, `tune`, `calibrate`, `selftest`, `sim`,
+    /// `top` and `reload` print one object, `kpi` a list; logs on stderr are JSON lines.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -260,7 +260,7 @@ pub fn main() -> ExitCode {
         Command::Top(args) => ("top", top::top(&args, json)),
         Command::Selftest(args) => ("selftest", selftest::selftest(&args, json)),
         Command::Kpi(args) => ("kpi", kpi::kpi(&args, json)),
-        Command::Reload(args) => ("reload", reload::reload(&args)),
+        Command::Reload(args) => ("reload", reload::reload(&args, json)),
         Command::TryModel(args) => return trial::try_model(&args),
         Command::Check { config } => ("check", check::check(config.as_deref())),
     };

@@ -6,6 +6,7 @@ use clap::Args;
 use serde::de::DeserializeOwned;
 
 use crate::base::error::{Error, Kind, Result};
+use crate::base::text::printable;
 use crate::platform::secret;
 use crate::status::client::{Address, Client, Reply};
 use crate::status::socket;
@@ -39,21 +40,22 @@ impl Running {
         }
         let tried = candidates.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
         let mut client = Client { address: Address::Socket(PathBuf::new()), token };
-        let mut first_failure = None;
+        let mut failures = Vec::new();
         // A folder that may not be entered may have one: then its error is what helps.
         for path in candidates.into_iter().filter(|path| !matches!(path.try_exists(), Ok(false))) {
             client.address = Address::Socket(path);
             match client.probe() {
                 Ok(()) => return Ok(client),
-                Err(error) => first_failure.get_or_insert(error),
-            };
+                Err(error) => failures.push(error.to_string()),
+            }
         }
-        Err(first_failure.unwrap_or_else(|| {
-            let text = format!(
+        let text = match &failures[..] {
+            [] => format!(
                 "flytrap is not running, or status.socket is elsewhere: there is no socket at {tried}: name the address with --at"
-            );
-            Error::fatal(Kind::System, text)
-        }))
+            ),
+            failures => failures.join("; "),
+        };
+        Err(Error::fatal(Kind::System, text))
     }
 }
 
@@ -65,8 +67,7 @@ pub(super) fn object<T: DeserializeOwned>(client: &Client, reply: &Reply) -> Res
     let address = &client.address;
     if !(200..300).contains(&reply.status) {
         let why = String::from_utf8_lossy(&reply.body);
-        let why: String =
-            why.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).collect();
+        let why = printable(why.lines().next().unwrap_or_default());
         let text = match reply.status {
             404 => format!(
                 "{address} has no such page: this command and the running flytrap are of different versions"

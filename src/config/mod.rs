@@ -39,6 +39,7 @@ use crate::vision::load;
 use diff::Difference;
 use in_force::InForce;
 use scopes::{Camera, Device, Events, Log, Memory, Model, Spool, Status, Uplink};
+pub use sections::status::LIMITS;
 use values::{Value, Values};
 
 /// All mistakes of a configuration, one line each: place, key, value, what it must be.

@@ -1,6 +1,7 @@
 //! The KPI table (S1): what a device should reach, what was measured, and whether it was reached. Pure.
 //!
-//! Figures are those since the start of the program, so that a table at the end of a run and one of a running device mean the same.
+//! Figures are those since the start of the program, so that a table at the end of a run and one of a running device mean the same: whether
+//! a device is fit for its place. What is wrong at the moment is what alerts are for.
 
 use std::fmt::Write as _;
 
@@ -8,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::vision::detect::accuracy::Accuracy;
 
+/// The KPI that every camera has as soon as it is measured.
+pub const FRAME_RATE: &str = "frame rate";
 /// A frame rate counts as reached up to this part below the target: the clocks of cameras differ, and frames at both ends of the time count
 /// or not.
 const RATE_TOLERANCE: f64 = 0.02;
@@ -53,6 +56,8 @@ pub struct CameraFigures {
     pub rate: Option<f64>,
     /// From capture to events: 95 % of the frames are faster, microseconds; none without inference.
     pub latency_p95_us: Option<u64>,
+    /// What there is to know about it.
+    pub latency_note: Option<String>,
 }
 
 /// A limit.
@@ -119,12 +124,13 @@ pub fn rows(targets: &Targets, figures: &Figures) -> Vec<Row> {
     let mut rows = Vec::new();
     for camera in &figures.cameras {
         let least = camera.rate_target.map_or(targets.frame_rate_min, |own| own.min(targets.frame_rate_min));
-        let mut rate = Row::new("frame rate", Limit::AtLeast(least), "/s", camera.rate);
+        let mut rate = Row::new(FRAME_RATE, Limit::AtLeast(least), "/s", camera.rate);
         if camera.rate.is_some_and(|rate| rate >= least * (1.0 - RATE_TOLERANCE)) {
             rate.result = Verdict::Pass;
         }
         let p95 = camera.latency_p95_us.map(|us| us as f64 / 1e3);
         let latency = Row::new("latency, p95", Limit::AtMost(targets.latency_max_ms), "ms", p95);
+        let latency = Row { note: camera.latency_note.clone(), ..latency };
         rows.extend([rate, latency].map(|row| Row { camera: camera.name.clone(), ..row }));
     }
     let mebibytes = figures.memory_peak_bytes.map(|bytes| bytes as f64 / f64::from(1 << 20));
@@ -138,7 +144,7 @@ pub fn rows(targets: &Targets, figures: &Figures) -> Vec<Row> {
     let row = Row::new("accuracy, mAP50", limit, "%", accuracy.map(|accuracy| accuracy.map50));
     let note = match accuracy {
         Some(accuracy) => accuracy.to_string(),
-        None => "flytrap eval --record measures it".to_owned(),
+        None => "flytrap eval --record measures it, for this model and precision".to_owned(),
     };
     rows.push(Row { note: Some(note), ..row });
     rows
@@ -209,12 +215,14 @@ mod tests {
             rate_target: Some(6.0),
             rate: Some(5.9),
             latency_p95_us: Some(84_200),
+            latency_note: None,
         };
         let south = CameraFigures {
             name: Some("south".into()),
             rate_target: Some(1.0),
             rate: Some(0.97),
             latency_p95_us: None,
+            latency_note: None,
         };
         let accuracy = Accuracy {
             map50: 55.77,
@@ -222,6 +230,7 @@ mod tests {
             pictures: 79,
             data: "val".into(),
             date: "2026-11-30".into(),
+            precision: "fp32".into(),
         };
         Figures {
             cameras: vec![north, south],
@@ -244,7 +253,7 @@ mod tests {
              memory, peak         ≤ 128 MiB    129 MiB  FAIL\n\
              GPU memory           ≤ 4096 MiB         -  not measured  (no GPU is used)\n\
              CPU                  ≤ 70.0 %      31.2 %  pass\n\
-             accuracy, mAP50      ≥ 80.0 %      55.8 %  FAIL  (mAP50-95 40.7 %; 79 pictures of val, 2026-11-30)\n"
+             accuracy, mAP50      ≥ 80.0 %      55.8 %  FAIL  (mAP50-95 40.7 %; fp32, 79 pictures of val, 2026-11-30)\n"
         );
         assert!(!passed(&rows));
     }

@@ -309,7 +309,10 @@ pub const HISTOGRAMS: [Metric; Time::ALL.len()] = [
     histogram("track_time_us", "Time from the network's output to the events of a frame."),
     histogram("processing_time_us", "Time from ring to events of an inferred frame."),
     histogram("latency_us", "Time from capture to events of an inferred frame."),
-    histogram("interval_us", "Time between two frames that were looked at, by the gate or the network."),
+    histogram(
+        "frame_interval_us",
+        "Time between two frames that were looked at, by the gate or the network.",
+    ),
 ];
 
 const fn histogram(name: &'static str, help: &'static str) -> Metric {

@@ -1,6 +1,11 @@
 //! What the kernel says about this machine and this process.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use crate::base::error::{Error, Kind, Result};
+
+/// The highest peak before a [`reset_peak`], bytes.
+static PEAK_BEFORE: AtomicU64 = AtomicU64::new(0);
 
 /// Resident memory of this process, bytes; 0 if /proc is not readable. Makes no heap call.
 pub fn resident_bytes() -> u64 {
@@ -22,8 +27,14 @@ pub fn peak_resident_bytes() -> u64 {
     kibibytes.map_or_else(resident_bytes, |count| count << 10)
 }
 
+/// Peak resident memory since the start of the process, bytes.
+pub fn peak_since_start_bytes() -> u64 {
+    peak_resident_bytes().max(PEAK_BEFORE.load(Relaxed))
+}
+
 /// Resets [`peak_resident_bytes`]. Kernels without page monitoring refuse it; the peak then includes the start of the process.
 pub fn reset_peak() {
+    PEAK_BEFORE.fetch_max(peak_resident_bytes(), Relaxed);
     // "5" resets the peak: proc_pid_clear_refs(5).
     let _refused = std::fs::write("/proc/self/clear_refs", "5");
 }

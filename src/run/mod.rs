@@ -45,14 +45,14 @@ use crate::delivery::uplink::{self, Outbox, Report, Uplink};
 use crate::event::{Body, Name, Origin, Started, Stats, fixed};
 use crate::metrics::kpi::Row;
 use crate::platform::calendar::Timekeeper;
-use crate::platform::clock::{Clock, SystemClock};
+use crate::platform::clock::{Clock, Mono, SystemClock};
 use crate::platform::process;
 use crate::platform::system;
 use crate::platform::threads::{self, spawn};
 use crate::platform::watchdog::fault::Faults;
 use crate::platform::watchdog::{Ledger, Stage};
 use crate::status;
-use crate::status::socket::{Place, Socket};
+use crate::status::socket::Socket;
 use crate::vision::detect::model::{Loaded, wanted_classes};
 use reload::Reload;
 use shared::Parts;
@@ -119,7 +119,7 @@ pub fn run(config: Config, options: RunOptions, again: Loader) -> Result<Vec<Row
     let (classes, uplink) = (model.classes().clone(), driver.live_params());
     uplink.set_labels(shared.config.labels());
     let threads = Threads::start(&shared, driver, specs, model)?;
-    start_monitor(&shared, status)?;
+    let _until_the_end = start_monitor(&shared, status)?;
     let requests = threads.requests.clone();
     let again = Arc::new(again);
     let reload = Reload { shared: Arc::clone(&shared), again, in_force, classes, uplink, requests };
@@ -148,10 +148,7 @@ fn open_status(
     let check = |listen: &String| status::access::check_address(listen, token_file.is_some());
     let address = settings.listen.as_ref().map(check).transpose()?;
     // A recording is not looked after.
-    let socket = match &settings.socket {
-        Place::Auto if options.until_end => None,
-        place => Socket::open(place)?,
-    };
+    let socket = Socket::new(&settings.socket).filter(|_| !options.until_end);
     if address.is_none() && socket.is_none() {
         return Ok(None);
     }
@@ -162,21 +159,38 @@ fn open_status(
         tracing::info!("status pages at http://{address}/");
     }
     if let Some(socket) = socket {
-        tracing::info!("status socket at {}", socket.path().display());
         server.add_socket(socket);
     }
     Ok(Some(server))
 }
 
-/// Starts the threads that watch and show: nothing waits for them, and they end with the process.
-fn start_monitor(shared: &Arc<Shared>, status: Option<status::server::Server>) -> Result<()> {
+/// The thread of the status server. It ends when this is dropped: then its socket is removed.
+struct StatusThread {
+    stop: Stop,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for StatusThread {
+    fn drop(&mut self) {
+        self.stop.request();
+        // It looks for the request several times a second.
+        let _failed = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Starts the threads that watch and show: no stage waits for them.
+fn start_monitor(
+    shared: &Arc<Shared>,
+    status: Option<status::server::Server>,
+) -> Result<Option<StatusThread>> {
     let monitor = monitor::Monitor::new(Arc::clone(shared));
     let _ends_with_the_process = spawn("monitor", move || monitor.run())?;
-    if let Some(mut server) = status {
-        let mut pages = pages::StatusPages(Arc::clone(shared));
-        let _ends_with_the_process = spawn("status", move || server.run(&mut pages, &Stop::new()))?;
-    }
-    Ok(())
+    let Some(mut server) = status else { return Ok(None) };
+    let mut pages = pages::StatusPages(Arc::clone(shared));
+    let stop = Stop::new();
+    let stopped = stop.clone();
+    let thread = spawn("status", move || server.run(&mut pages, &stopped))?;
+    Ok(Some(StatusThread { stop, thread: Some(thread) }))
 }
 
 /// Where each camera's frames come from.
@@ -295,6 +309,7 @@ async fn main_thread(
     let mut interval = shared.live().stats_interval;
     let mut timer = smol::Timer::interval(interval);
     let mut is_up = false;
+    let mut reload_from = Mono::ZERO;
     let end = loop {
         let tick = async {
             timer.next().await;
@@ -314,12 +329,15 @@ async fn main_thread(
             }
         };
         let asked = async {
+            // Whoever asks without a pause takes neither the processor nor the disk of the log.
+            smol::Timer::after(reload_from.since(shared.clock.mono())).await;
             shared.reloads.requested().await;
             Turn::Reload
         };
         let over = async { Turn::End(End::Sources(reports.processing_ended().await)) };
         let hung = async { Turn::End(End::Hung(supervisor.watch().await)) };
-        match tick.or(signal).or(asked).or(up).or(over).or(hung).await {
+        // The first that is ready: the watchdogs come before what clients ask for.
+        match tick.or(signal).or(up).or(over).or(hung).or(asked).await {
             Turn::Statistics => post_state(shared, &supervisor),
             Turn::Up => {
                 is_up = true;
@@ -328,8 +346,9 @@ async fn main_thread(
             }
             Turn::Reload => {
                 supervisor.reloading();
-                reload.run(|| supervisor.feed()).await;
+                reload.run(|| supervisor.feed_if_on_time()).await;
                 supervisor.reloaded(is_up);
+                reload_from = shared.clock.mono() + reload::PAUSE;
                 if shared.live().stats_interval != interval {
                     interval = shared.live().stats_interval;
                     timer = smol::Timer::interval(interval);

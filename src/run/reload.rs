@@ -13,6 +13,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 use smol::channel::{Receiver, Sender, bounded};
@@ -20,15 +21,21 @@ use smol::channel::{Receiver, Sender, bounded};
 use super::inference::Requests;
 use super::shared::rules_of;
 use super::{Live, Loader, Shared, sources};
-use crate::base::error::Result;
+use crate::base::error::{Error, Kind, Result};
 use crate::config::Config;
+use crate::config::LIMITS;
 use crate::config::diff::{Change, Changed, Difference};
 use crate::config::in_force::InForce;
 use crate::delivery::uplink::LiveParams;
+use crate::metrics::alert::Rule;
 use crate::vision::detect::model::{Classes, wanted_classes};
 
 /// How often the watchdogs are fed while the file is read.
-const FEED: std::time::Duration = std::time::Duration::from_secs(1);
+const FEED: Duration = Duration::from_secs(1);
+/// How long a disk may take to give the file.
+const READ_MAX: Duration = Duration::from_secs(60);
+/// Shortest time between two reloads that clients of the status socket ask for.
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
 /// Requests for a reload, by number, and what became of the last.
 pub(crate) struct Reloads {
@@ -45,6 +52,8 @@ pub(super) struct Outcome {
     number: u64,
     /// Whether the file was good. If not, nothing has changed.
     applied: bool,
+    /// Which run of the program: when it started, nanoseconds on the boot clock.
+    run: u64,
     /// What was done, or why nothing was.
     text: String,
     /// Settings that take effect at the next start.
@@ -102,6 +111,7 @@ impl Reload {
         let again = Arc::clone(&self.again);
         let reading = smol::unblock(move || again());
         futures_lite::pin!(reading);
+        let until = self.shared.clock.mono() + READ_MAX;
         let config = loop {
             let late = async {
                 smol::Timer::after(FEED).await;
@@ -109,10 +119,15 @@ impl Reload {
             };
             match futures_lite::FutureExt::or(async { Some((&mut reading).await) }, late).await {
                 Some(config) => break config,
+                None if self.shared.clock.mono() > until => {
+                    let text = format!("the file could not be read within {READ_MAX:?}: check the disk");
+                    break Err(Error::retry(Kind::System, text));
+                }
                 None => feed(),
             }
         };
-        let outcome = outcome(number, config.and_then(|config| self.apply(&config)));
+        let mut outcome = outcome(number, config.and_then(|config| self.apply(&config)));
+        outcome.run = self.shared.run();
         let Outcome { applied, text, pending, .. } = &outcome;
         match applied {
             true => tracing::info!("{text}"),
@@ -156,6 +171,7 @@ impl Reload {
         }
         *shared.live.lock().unwrap_or_else(PoisonError::into_inner) = Live::of(new);
         let rules = rules_of(new, shared.options);
+        let rules = with_limits_in_force(rules, &shared.rules(), &difference);
         if rules[..] != *shared.rules() {
             *shared.rules.lock().unwrap_or_else(PoisonError::into_inner) = rules.into();
         }
@@ -168,17 +184,31 @@ impl Reload {
     }
 }
 
-/// In words.
+/// The rules of a new file, but those of the defaults whose limit is a setting that waits for the next start as they are.
+fn with_limits_in_force(mut new: Vec<Rule>, old: &[Rule], difference: &Difference) -> Vec<Rule> {
+    for (key, name) in LIMITS {
+        if difference.pending().any(|changed| changed.key == key)
+            && let Some(old) = old.iter().find(|rule| rule.name == name)
+        {
+            new.iter_mut().filter(|rule| rule.name == name).for_each(|rule| rule.clone_from(old));
+        }
+    }
+    new
+}
+
+/// In words; of which run is for the caller to add.
 fn outcome(number: u64, result: Result<Difference>) -> Outcome {
     match result {
         Ok(difference) => Outcome {
             number,
+            run: 0,
             applied: true,
             text: format!("the configuration is reloaded: {difference}"),
             pending: difference.pending().map(|changed| changed.key.clone()).collect(),
         },
         Err(error) => Outcome {
             number,
+            run: 0,
             applied: false,
             text: format!("the configuration is not reloaded, nothing changes: {error}"),
             pending: Vec::new(),
@@ -197,10 +227,7 @@ mod tests {
         assert_eq!((reloads.request(), reloads.request()), (1, 2));
         smol::block_on(reloads.requested());
         assert!(reloads.bell.1.is_empty(), "two requests, one reload");
-        reloads.finish(outcome(
-            2,
-            Err(crate::base::error::Error::fatal(crate::base::error::Kind::Config, "line 3")),
-        ));
+        reloads.finish(outcome(2, Err(Error::fatal(Kind::Config, "line 3"))));
         let last = reloads.last();
         assert_eq!((last.number, last.applied), (2, false));
         assert!(last.text.contains("nothing changes: line 3"), "{}", last.text);

@@ -234,6 +234,11 @@ impl Shared {
         self.written.lock().unwrap_or_else(PoisonError::into_inner).note(now, written)
     }
 
+    /// Which run of the program this is, for whoever asks again: when it started.
+    pub(super) fn run(&self) -> u64 {
+        self.started.as_nanos()
+    }
+
     /// The monitor's last figures.
     pub(super) fn latest(&self) -> MutexGuard<'_, monitor::Latest> {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)

@@ -169,7 +169,7 @@ pub struct Server {
     slots: Vec<Slot>,
     listener: Option<TcpListener>,
     socket: Option<Socket>,
-    /// Until when it does not try again to listen on the address.
+    /// Until when it does not try again to listen.
     listen_from: Mono,
     /// That it cannot was said.
     said: bool,
@@ -201,7 +201,8 @@ impl Server {
     }
 
     /// Serves connections to `socket` too. They get the slots of [`Params::on_socket`].
-    pub fn add_socket(&mut self, socket: Socket) {
+    pub fn add_socket(&mut self, mut socket: Socket) {
+        socket.keep();
         self.socket = Some(socket);
     }
 
@@ -247,10 +248,17 @@ impl Server {
         }
     }
 
-    /// Tries from time to time to listen on the address, until it succeeds.
+    /// Looks from time to time whether it listens, and tries again where it does not.
     fn keep_listening(&mut self) {
         let now = self.clock.mono();
-        if self.listener.is_some() || now < self.listen_from {
+        if now < self.listen_from {
+            return;
+        }
+        self.listen_from = now + LISTEN_PAUSE;
+        if let Some(socket) = &mut self.socket {
+            socket.keep();
+        }
+        if self.listener.is_some() {
             return;
         }
         match self.listen() {
@@ -261,7 +269,6 @@ impl Server {
             }
             Err(error) => tracing::debug!("{error}"),
         }
-        self.listen_from = now + LISTEN_PAUSE;
     }
 
     /// Waits until a connection is ready, a deadline is over, or it is time to look for a stop request. Returns which slots are ready, a
@@ -306,7 +313,7 @@ impl Server {
     fn listener_of(&self, via: Via) -> Option<BorrowedFd<'_>> {
         match via {
             Via::Address => self.listener.as_ref().map(|listener| listener.as_fd()),
-            Via::Socket => self.socket.as_ref().map(|socket| socket.as_fd()),
+            Via::Socket => self.socket.as_ref().and_then(Socket::listener),
         }
     }
 
@@ -563,7 +570,7 @@ mod tests {
         let address = Some(taken.local_addr().unwrap());
         let params = Params { address, on_socket: true, token_file: None, page_bytes: 100 };
         let mut server = Server::new(params, Arc::new(SystemClock)).unwrap();
-        server.add_socket(Socket::open(&Place::Path(path.clone())).unwrap().unwrap());
+        server.add_socket(Socket::new(&Place::Path(path.clone())).unwrap());
         let stop = Stop::new();
         let (thread, counters) = {
             let (stop, counters) = (stop.clone(), server.counters());

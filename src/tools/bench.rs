@@ -260,7 +260,7 @@ fn kpi(params: &Params, whole_ms: &Times, accuracy: Option<Accuracy>) -> Vec<Row
         latency_p95_us: Some((whole_ms.p95 * 1e3) as u64),
         ..CameraFigures::default()
     };
-    let memory_peak_bytes = Some(system::peak_resident_bytes()).filter(|bytes| *bytes > 0);
+    let memory_peak_bytes = Some(system::peak_since_start_bytes()).filter(|bytes| *bytes > 0);
     // It takes as much of the CPU as it can get.
     let figures = kpi::Figures { cameras: vec![camera], memory_peak_bytes, cpu_permille: None, accuracy };
     kpi::rows(&params.kpi, &figures)

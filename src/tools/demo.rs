@@ -197,7 +197,7 @@ impl Timing {
         };
         let figures = kpi::Figures {
             cameras: vec![camera],
-            memory_peak_bytes: Some(system::peak_resident_bytes()).filter(|bytes| *bytes > 0),
+            memory_peak_bytes: Some(system::peak_since_start_bytes()).filter(|bytes| *bytes > 0),
             // It takes as much of the CPU as it can get, most of it for drawing the street.
             cpu_permille: None,
             accuracy: self.accuracy,

@@ -29,7 +29,7 @@ const IOU_MAX: f32 = 0.7;
 /// Maximum number of detections in a picture, strongest first.
 const DETECTIONS_MAX: usize = 300;
 
-/// The scores. Average precision, 0..=1; none where there are no objects.
+/// The scores. Average precision, per cent; none where there are no objects.
 #[derive(Debug, Clone, Serialize)]
 pub struct Figures {
     /// Mean over classes and the IoU thresholds 0.50, 0.55 … 0.95.
@@ -112,24 +112,31 @@ impl Evaluation {
         coco::results(&self.found, &self.ids)
     }
 
+    /// Whether scores of the configured model can be recorded: worth knowing before they are measured.
+    ///
+    /// # Errors
+    /// `Kind::Config`: the built-in model, which is in no folder; a clock that is not set.
+    pub fn check_record(config: &Config) -> Result<()> {
+        let wrong = |text: &str| Err(Error::fatal(Kind::Config, text.to_owned()));
+        if config.model()?.path.as_os_str() == BUILTIN {
+            return wrong("--record: the built-in model is in no folder: name a model file with --model");
+        }
+        if !SystemClock.wall().plausible() {
+            return wrong("--record: the clock is not set: set it, so that the record has its date");
+        }
+        Ok(())
+    }
+
     /// Keeps the scores in a file beside the model, for the KPI table. Returns where it is.
     ///
     /// # Errors
-    /// `Kind::Config`: the built-in model, which is in no folder; labels without objects. `Kind::System`: the file cannot be written.
-    pub fn record(&self, params: &Params, figures: &Figures) -> Result<PathBuf> {
-        let config = |text: &str| Error::fatal(Kind::Config, text.to_owned());
-        let Some((path, sha256)) = self.model.as_ref().filter(|(path, _)| path.as_os_str() != BUILTIN) else {
-            return Err(config(
-                "--record: the built-in model is in no folder: name a model file with --model",
-            ));
-        };
-        let Some(map50) = figures.map50 else {
-            return Err(config("--record: there are no objects in these labels"));
+    /// `Kind::Config`: another program's detections; labels without objects. `Kind::System`: the file cannot be written.
+    pub fn record(&self, config: &Config, params: &Params, figures: &Figures) -> Result<PathBuf> {
+        let (Some((path, sha256)), Some(map50)) = (&self.model, figures.map50) else {
+            let text = "--record: there are no objects in these labels, or no model of ours was run";
+            return Err(Error::fatal(Kind::Config, text));
         };
         let wall = SystemClock.wall();
-        if !wall.plausible() {
-            return Err(config("--record: the clock is not set: set it, so that the record has its date"));
-        }
         let folder =
             |images: &PathBuf| Some(images.canonicalize().ok()?.file_name()?.to_string_lossy().into_owned());
         let data = params.images.as_ref().and_then(folder);
@@ -138,6 +145,7 @@ impl Evaluation {
             map50_95: figures.map50_95,
             pictures: figures.pictures,
             data: data.unwrap_or_else(|| params.labels.display().to_string()),
+            precision: config.model()?.engine.precision.name().to_owned(),
             date: Rfc3339(wall.unix_nanos).to_string().chars().take("2026-11-30".len()).collect(),
         };
         accuracy::save(path, sha256, &accuracy)

@@ -57,6 +57,9 @@ pub(super) fn eval(args: &EvalArgs, json: bool) -> Result<(), Failed> {
     let EvalArgs { settings, labelled, record } = args;
     let config = settings.load(Vec::new(), json)?;
     start_log(&config);
+    if *record {
+        Evaluation::check_record(&config)?;
+    }
     let params = labelled.params();
     let bar = PictureBar::new();
     let evaluation = Evaluation::run(&config, &params, &mut |done, all| bar.show(done, all));
@@ -64,14 +67,16 @@ pub(super) fn eval(args: &EvalArgs, json: bool) -> Result<(), Failed> {
     let evaluation = evaluation?;
     save(labelled, || evaluation.results())?;
     let figures = evaluation.figures();
+    if json {
+        print_json(&figures)?;
+    } else {
+        print(table(&figures).trim_end())?;
+    }
     if *record {
-        let place = evaluation.record(&params, &figures)?;
+        let place = evaluation.record(&config, &params, &figures)?;
         say("eval", &format!("the scores are kept in '{}'", place.display()));
     }
-    if json {
-        return print_json(&figures);
-    }
-    Ok(print(table(&figures).trim_end())?)
+    Ok(())
 }
 
 fn table(figures: &Figures) -> String {

@@ -1,6 +1,7 @@
 //! What `/status.json` says, as far as it is shown. Every figure may be absent: the page of an older or newer version is read, too. Texts are
 //! untrusted: what a terminal would act on is replaced.
 
+use crate::base::text::printable;
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::Value;
@@ -90,13 +91,13 @@ impl Page {
     /// Reads a page; `None`: it is not one of flytrap.
     pub(super) fn parse(body: &[u8]) -> Option<Self> {
         let raw: Raw = serde_json::from_slice(body).ok()?;
-        let device = clean(raw.device.as_str()?);
+        let device = printable(raw.device.as_str()?);
         if !raw.stats.is_object() {
             return None;
         }
-        let text = |value: &Value| value.as_str().map(clean);
+        let text = |value: &Value| value.as_str().map(printable);
         let camera = |(name, figures): &(String, Value)| Camera {
-            name: clean(name),
+            name: printable(name),
             figures: CameraFigures::of(figures),
             today: raw.today["crossings"][name.as_str()].as_u64(),
         };
@@ -160,13 +161,6 @@ impl<'de> Deserialize<'de> for InOrder {
     }
 }
 
-/// A text without what a terminal acts on: control characters (and with them every escape sequence), invisible characters, and those that
-/// change the direction of writing.
-fn clean(text: &str) -> String {
-    let is_hidden = |c: char| matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    text.chars().map(|c| if c.is_control() || is_hidden(c) { '?' } else { c }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,7 +199,7 @@ mod tests {
 
     #[test]
     fn nothing_that_a_terminal_acts_on_is_left() {
-        assert_eq!(clean("\u{1b}[2Jnorth\r\n\u{7f}\u{9b}31m\u{202e}x\u{200b}"), "?[2Jnorth????31m?x?");
-        assert_eq!(clean("Zürich 北門 – 7 °C"), "Zürich 北門 – 7 °C");
+        assert_eq!(printable("\u{1b}[2Jnorth\r\n\u{7f}\u{9b}31m\u{202e}x\u{200b}"), "?[2Jnorth????31m?x?");
+        assert_eq!(printable("Zürich 北門 – 7 °C"), "Zürich 北門 – 7 °C");
     }
 }

@@ -114,6 +114,13 @@ fn rule(values: &mut Values, key: &dyn Fn(&str) -> String) -> Option<Rule> {
     })
 }
 
+/// Settings that are the limits of rules that come with the program, with the rule's name.
+pub const LIMITS: [(&str, &str); 3] = [
+    ("memory.budget_mb", "memory"),
+    ("spool.quota_mb", "spool nearly full"),
+    ("spool.write_budget_mb_per_day", "write budget"),
+];
+
 /// The rules that come with the program, with limits from the other settings.
 fn shipped(values: &Values) -> Vec<Rule> {
     let mib = |key: &str| values.int(key).unsigned_abs() << 20;

@@ -9,8 +9,9 @@ pub(super) const STATUS: Section = Section::new("status", Scope::Status, &[
         programs on this device only; any other address needs token_file.",
     ),
     text("socket", "auto").help(
-        "Unix socket for flytrap top, kpi and reload on this device: a path, or \"auto\" = status.sock in the folder of systemd's \
-        RuntimeDirectory= or of the user's session, or in /run/flytrap. \"\" = none. Its user and group may use it.",
+        "Unix socket for flytrap top, kpi and reload on this device: a path, or \"auto\" = status.sock in the first of these folders that \
+        can be used: that of systemd's RuntimeDirectory=flytrap, that of the user's session, /run/flytrap. \"\" = none. Its user and \
+        group may use it.",
     ),
     text("token_file", "").help(
         "File with a token, or \"credential:NAME\" for systemd's LoadCredential=NAME:... Every request must carry it as \
@@ -48,7 +49,7 @@ pub(super) const KPI: Section = Section::new("kpi", Scope::Kpi, &[
         "Most resident memory since the start.",
     ).live(),
     number("cpu_max_percent", 70.0, 1.0, 100.0).unit("%").help(
-        "Highest use of the CPU by all programs since the start, of all cores.",
+        "Highest use of the CPU by all programs, of all cores, on average since the start.",
     ).live(),
     number("map50_min_percent", 80.0, 0.0, 100.0).unit("%").help(
         "Lowest accuracy of the model: its mAP50, as `flytrap eval --record` has measured it.",

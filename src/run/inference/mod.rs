@@ -404,6 +404,11 @@ fn fixed_plan(config: &Config) -> Plan {
     plan
 }
 
+/// What is allocated and touched before the first measurement, and planned by itself.
+fn touched_bytes(config: &Config) -> usize {
+    queue_bytes(config) + super::pages::memory_bytes(config)
+}
+
 fn queue_bytes(config: &Config) -> usize {
     Outbox::bytes(config.uplink.queue_events) + config.uplink.batching.events_max * size_of::<Event>()
 }

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, mpsc};
 
-use super::{BUILD_MAX, CameraStages, Incoming, fixed_plan, queue_bytes};
+use super::{BUILD_MAX, CameraStages, Incoming, fixed_plan, touched_bytes};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::limits::{FRAME_SHAPES_MAX, RING_SLOTS_MIN};
 use crate::capture::Lending;
@@ -195,9 +195,9 @@ impl Network {
             Some(model) => model,
             None => Loaded::open(&config.model()?)?,
         };
-        // Measured: resident memory now, without the parsed file, which is freed, and the event queue, which is planned.
+        // Measured: resident memory now, without the parsed file, which is freed, and what is planned by itself.
         let resident = system::resident_bytes() as usize;
-        let resident = resident.saturating_sub(model.file_bytes() + queue_bytes(config));
+        let resident = resident.saturating_sub(model.file_bytes() + touched_bytes(config));
         let prepared = load::plan(model, sizes, &config.model.cores)?;
         self.program = Plan::default();
         self.program.add("program (measured)", resident);
@@ -313,7 +313,7 @@ impl Network {
     pub(super) fn settle(&mut self) -> Result<()> {
         let Some(measured) = self.measured.take() else { return Ok(()) };
         tracing::info!("memory: {} were planned before the network started", Mebibytes(self.planned().sum()));
-        let measured = measured.saturating_sub(queue_bytes(&self.shared.config));
+        let measured = measured.saturating_sub(touched_bytes(&self.shared.config));
         self.program = Plan::default();
         self.program.add("program, model and network (measured)", measured);
         self.planned().settle(self.shared.config.memory.budget)

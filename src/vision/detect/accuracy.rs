@@ -1,11 +1,21 @@
-//! How accurate a model is, as `flytrap eval` has measured it: kept in a file beside the model, or for the built-in one in the manifest.
+//! How accurate a model is, as `flytrap eval` has measured it: kept in a file beside the model, or for the built-in one in the manifest. The file
+//! is untrusted input (I8).
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::base::error::{Error, Kind, Result, cannot_write};
+
+/// Longest file, bytes.
+const FILE_BYTES_MAX: u64 = 4096;
+/// Longest text in it, bytes.
+const TEXT_BYTES_MAX: usize = 200;
 
 /// A measurement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +31,20 @@ pub struct Accuracy {
     pub data: String,
     /// The day, as 2026-11-30.
     pub date: String,
+    /// The precision of the network, as in `model.precision`.
+    pub precision: String,
+}
+
+impl Accuracy {
+    /// Whether these can be measurements, and short texts.
+    fn is_plausible(&self) -> bool {
+        let Accuracy { map50, map50_95, pictures: _, data, date, precision } = self;
+        let is_percent = |value: &f64| (0.0..=100.0).contains(value);
+        let is_short = |text: &&String| text.len() <= TEXT_BYTES_MAX && !text.chars().any(char::is_control);
+        is_percent(map50)
+            && map50_95.as_ref().is_none_or(is_percent)
+            && [data, date, precision].iter().all(is_short)
+    }
 }
 
 impl fmt::Display for Accuracy {
@@ -28,7 +52,7 @@ impl fmt::Display for Accuracy {
         if let Some(map50_95) = self.map50_95 {
             write!(f, "mAP50-95 {map50_95:.1} %; ")?;
         }
-        write!(f, "{} pictures of {}, {}", self.pictures, self.data, self.date)
+        write!(f, "{}, {} pictures of {}, {}", self.precision, self.pictures, self.data, self.date)
     }
 }
 
@@ -50,9 +74,13 @@ pub fn place(model: &Path) -> PathBuf {
 /// good as none; the log says so.
 pub fn load(model: &Path, sha256: &str) -> Option<Accuracy> {
     let place = place(model);
-    let text = std::fs::read_to_string(&place).ok()?;
+    let text = read(&place)?;
     let name = place.display();
     match toml::from_str::<Record>(&text) {
+        Ok(record) if !record.accuracy.is_plausible() => {
+            tracing::warn!("'{name}' has figures that cannot be: flytrap eval --record writes it again");
+            None
+        }
         Ok(record) if record.model_sha256 == sha256 => Some(record.accuracy),
         Ok(_) => {
             tracing::warn!("'{name}' is about another model: flytrap eval --record writes it again");
@@ -64,6 +92,23 @@ pub fn load(model: &Path, sha256: &str) -> Option<Accuracy> {
             None
         }
     }
+}
+
+/// A short regular file: a pipe could block for ever.
+fn read(place: &Path) -> Option<String> {
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = File::options().read(true).custom_flags(nonblocking).open(place).ok()?;
+    let mut text = String::new();
+    let is_file = file.metadata().is_ok_and(|found| found.is_file());
+    let count = if is_file { file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).ok() } else { None };
+    if count.is_none_or(|count| count as u64 > FILE_BYTES_MAX) {
+        tracing::warn!(
+            "'{}' is no text file of at most {FILE_BYTES_MAX} bytes: it is ignored",
+            place.display()
+        );
+        return None;
+    }
+    Some(text)
 }
 
 /// Writes the file beside a model; returns where it is.
@@ -96,18 +141,30 @@ mod tests {
             pictures: 79,
             data: "val \"mast\"".into(),
             date: "2026-11-30".into(),
+            precision: "int8".into(),
         };
         assert_eq!(load(&model, "ab12"), None);
         let place = save(&model, "ab12", &accuracy).unwrap();
         assert_eq!(place, folder.path().join("yolo11n-320.accuracy.toml"));
-        assert_eq!(load(&model, "ab12"), Some(accuracy));
+        assert_eq!(load(&model, "ab12"), Some(accuracy.clone()));
         assert_eq!(load(&model, "cd34"), None);
+        save(Path::new("/proc/none.onnx"), "ab12", &accuracy).unwrap_err();
+        for wrong in [
+            Accuracy { map50: f64::INFINITY, ..accuracy.clone() },
+            Accuracy { map50_95: Some(-1.0), ..accuracy.clone() },
+            Accuracy { data: "x".repeat(TEXT_BYTES_MAX + 1), ..accuracy.clone() },
+            Accuracy { date: "\u{1b}[2J".into(), ..accuracy },
+        ] {
+            save(&model, "ab12", &wrong).unwrap();
+            assert_eq!(load(&model, "ab12"), None, "{wrong:?}");
+        }
         std::fs::write(&place, "map50 = \"much\"\n").unwrap();
         assert_eq!(load(&model, "ab12"), None);
-        save(Path::new("/proc/none.onnx"), "ab12", &load_nothing()).unwrap_err();
-    }
-
-    fn load_nothing() -> Accuracy {
-        Accuracy { map50: 0.0, map50_95: None, pictures: 0, data: String::new(), date: String::new() }
+        std::fs::write(&place, "#".repeat(FILE_BYTES_MAX as usize + 1)).unwrap();
+        assert_eq!(load(&model, "ab12"), None);
+        std::fs::remove_file(&place).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &place, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+            .unwrap();
+        assert_eq!(load(&model, "ab12"), None, "a pipe does not block");
     }
 }

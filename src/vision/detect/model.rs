@@ -134,7 +134,7 @@ pub struct KnownModel {
     pub name: String,
     /// Lower-case hex.
     pub sha256: String,
-    /// What `flytrap eval` has measured, if it is noted.
+    /// What `flytrap eval` has measured, noted for the built-in model.
     pub accuracy: Option<Accuracy>,
 }
 
@@ -305,10 +305,14 @@ impl Loaded {
         &self.params
     }
 
-    /// What `flytrap eval` has measured of it: the file beside the model, or the manifest.
+    /// What `flytrap eval` has measured of it in this precision: the manifest (the built-in model), or the file beside the model.
     pub fn accuracy(&self) -> Option<Accuracy> {
-        let in_manifest = || manifest().into_iter().find(|known| known.sha256 == self.sha256)?.accuracy;
-        accuracy::load(&self.params.path, &self.sha256).or_else(in_manifest)
+        let accuracy = if self.params.path.as_os_str() == BUILTIN {
+            manifest().into_iter().find(|known| known.sha256 == self.sha256)?.accuracy
+        } else {
+            accuracy::load(&self.params.path, &self.sha256)
+        };
+        accuracy.filter(|accuracy| accuracy.precision == self.params.engine.precision.name())
     }
 
     /// The manifest's name, or that the user trusts it.

@@ -98,14 +98,16 @@ impl Drop for Server {
     }
 }
 
-/// Whether this process is in a network of its own, with nothing but loopback. If not, `test` is run again in one, because live555MediaServer
+/// Whether this process is in a network of its own, from which nothing else can be reached. If not, `test` is run again in one, because live555MediaServer
 /// listens on all interfaces and cannot be told otherwise; its outcome is that of this test.
 pub(super) fn in_own_network(test: &str) -> bool {
     const MARK: &str = "FLYTRAP_OWN_NETWORK";
     if std::env::var_os(MARK).is_some() {
         return true;
     }
-    let script = "ip link set lo up && exec \"$@\"";
+    // Besides loopback an interface that leads nowhere: the server wants one to name its address.
+    let script = "ip link set lo up && ip link add eth0 type veth peer name eth1 && ip address add 192.0.2.2/24 dev eth0 && \
+                  ip link set eth0 up && exec \"$@\"";
     let within = |command: &[&str]| {
         let mut unshare = Command::new("unshare");
         unshare.args(["--net", "--map-root-user", "sh", "-c", script, "sh"]).args(command);
