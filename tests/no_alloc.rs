@@ -257,7 +257,7 @@ impl FramePath {
             skipped: 0,
             lent: 0,
             copied: 0,
-            figures: Figures::new(config.alerts.clone()),
+            figures: Figures::new(config.alerts),
         }
     }
 

@@ -63,7 +63,7 @@ pub(super) fn reload(args: &ReloadArgs, json: bool) -> Result<(), Failed> {
             }
             Ok(_) | Err(_) => {}
         }
-        std::thread::sleep(PAUSE);
+        std::thread::park_timeout(PAUSE);
     };
     if json && outcome.applied {
         return print_json(&outcome);

@@ -147,12 +147,13 @@ impl Bound {
     /// Why not, and the remedy.
     fn new(path: &Path) -> Result<Self, String> {
         Bound::open(path).map_err(|error| {
-            let remedy = match error.kind() {
-                io::ErrorKind::WouldBlock => "another flytrap has it: give each its own path, or \"\" for none",
-                io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => {
-                    "the folder cannot be written: choose another path, or set RuntimeDirectory=flytrap in the service's unit"
-                }
-                _ => "choose another path, or \"\" for none",
+            let is = |kinds: &[io::ErrorKind]| kinds.contains(&error.kind());
+            let remedy = if is(&[io::ErrorKind::WouldBlock]) {
+                "another flytrap has it: give each its own path, or \"\" for none"
+            } else if is(&[io::ErrorKind::PermissionDenied, io::ErrorKind::NotFound]) {
+                "the folder cannot be written: choose another path, or set RuntimeDirectory=flytrap in the service's unit"
+            } else {
+                "choose another path, or \"\" for none"
             };
             format!("{SETTING} {}: {error}: {remedy}", path.display())
         })
