@@ -64,8 +64,9 @@
 //!   Lengths are checked before use; a model loads only if its hash is in the manifest or in the configuration.
 //! - **I9 Unknown configuration keys are errors.** All mistakes are reported at once, each with key, value and range; key names end in
 //!   their units.
-//! - **I10 Least privilege.** No capabilities, no listening port beyond loopback without a token ([`status::access`]), changes only through a socket with permissions ([`status::socket`]), TLS is verified,
-//!   secrets come from files or systemd credentials ([`platform::secret`]) and never reach a log or an event.
+//! - **I10 Least privilege.** No capabilities, no listening port beyond loopback without a token ([`status::access`]), changes only through
+//!   a socket with permissions ([`status::socket`]), TLS is verified, secrets come from files or systemd credentials ([`platform::secret`])
+//!   and never reach a log or an event.
 //! - **I11 Pictures stay on the device.**
 //! - **I12 Fail small.** A lost camera, a full disk, a dead link, a missing pin degrades only that part, is reported as an event, and
 //!   recovers by itself; the rest continues.
