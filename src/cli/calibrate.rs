@@ -21,7 +21,7 @@ pub(super) struct CalibrateArgs {
 pub(super) fn calibrate(args: &CalibrateArgs, json: bool) -> Result<(), Failed> {
     let config = args.settings.load(Vec::new(), json)?;
     start_log(&config);
-    let bar = PictureBar::new();
+    let bar = PictureBar::new("calibrate");
     let params = Params { images: args.images.clone() };
     let done = run(&config, &params, &mut |done, all| bar.show(done, all));
     bar.end();

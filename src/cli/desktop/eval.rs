@@ -61,7 +61,7 @@ pub(super) fn eval(args: &EvalArgs, json: bool) -> Result<(), Failed> {
         Evaluation::check_record(&config)?;
     }
     let params = labelled.params();
-    let bar = PictureBar::new();
+    let bar = PictureBar::new("eval");
     let evaluation = Evaluation::run(&config, &params, &mut |done, all| bar.show(done, all));
     bar.end();
     let evaluation = evaluation?;

@@ -80,7 +80,7 @@ fn pictures(args: &SimArgs, folder: PathBuf, json: bool) -> Result<(), Failed> {
     let scene =
         SceneParams { seed: args.seed, width, height, anything: args.for_training, ..SceneParams::default() };
     let params = export::Params { scene, pictures: args.pictures as usize, folder };
-    let bar = PictureBar::new();
+    let bar = PictureBar::new("sim");
     let done = export::export(&params, &mut |done, all| bar.show(done, all));
     bar.end();
     let done = done?;
@@ -99,7 +99,7 @@ fn video(args: &SimArgs, path: &Path, json: bool) -> Result<(), Failed> {
     }
     let words = args.street.clone().unwrap_or_else(|| args.seed.to_string());
     let spec = SimSpec::parse(&words)?;
-    let bar = PictureBar::new();
+    let bar = PictureBar::new("sim");
     let lines = args.settings.load_or_builtin(json)?.first_camera().lines.clone();
     let done = export::video(&spec, &lines, path, &mut |done, all| bar.show(done, all));
     bar.end();

@@ -59,7 +59,7 @@ pub(super) fn tune(args: &TuneArgs, json: bool) -> Result<(), Failed> {
         fine: *fine,
         per_class: *per_class,
     };
-    let bar = PictureBar::new();
+    let bar = PictureBar::new("tune");
     let tuning = Tuning::run(&config, &params, &mut |done, all| bar.show(done, all));
     bar.end();
     let tuning = tuning?;
