@@ -27,9 +27,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("platform::process", &["base"]),
     ("platform::threads", &["base"]),
     ("platform::log", &["base", "platform::threads"]),
-    ("platform::secret", &["base"]),
+    ("platform::secret", &["base", "platform::process"]),
     ("platform::system", &["base"]),
-    ("platform::secret", &[]),
     ("platform::machine", &["platform::clock"]),
     ("platform::zone", &["platform::clock"]),
     ("platform::watchdog", &["base", "platform::clock", "platform::process"]),
@@ -42,7 +41,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("vision", &[]),
     ("vision::jpeg", &["base", "capture::frame"]),
     ("vision::gate", &["base", "platform::clock", "capture::frame"]),
-    ("vision::detect", &["base", "capture::frame", "platform::threads"]),
+    ("vision::detect", &["base", "capture::frame", "platform::process", "platform::threads"]),
     ("vision::roi", &["base", "platform::clock", "vision::detect", "vision::gate"]),
     ("vision::draw", &["base", "capture::frame", "vision::detect"]),
     ("vision::selftest", &["base", "vision::detect", "vision::jpeg"]),
@@ -116,6 +115,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     // Figures for others: a server and files. Knows neither counters nor settings.
     ("status", &["base", "platform::clock", "platform::secret", "status::socket"]),
+    ("metrics::families", &["metrics::table", "status"]),
     // The wiring of the daemon.
     (
         "run",

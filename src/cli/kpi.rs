@@ -30,7 +30,7 @@ pub(super) fn kpi(args: &KpiArgs, json: bool) -> Result<(), Failed> {
     if passed(&rows) { Ok(()) } else { Err(Failed::Targets) }
 }
 
-/// Most rows that are shown: two for each of eight cameras, and those of the device.
+/// Most rows that are shown: more than twice those of a device with eight cameras.
 const ROWS_MAX: usize = 50;
 /// Longest text of a row, characters.
 const TEXT_MAX: usize = 200;

@@ -129,6 +129,13 @@ pub struct Rule {
     pub hold: Duration,
 }
 
+impl Rule {
+    /// The camera of its state number `index`, if it watches cameras.
+    fn camera(&self, index: usize) -> Option<usize> {
+        matches!(self.metric, Watched::Camera(_)).then_some(index)
+    }
+}
+
 /// A rule began to hold, or holds no more.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Change<'a> {
@@ -162,9 +169,11 @@ impl fmt::Display for Change<'_> {
             return write!(f, "{}: the rule was removed or changed", self.rule.name);
         }
         write!(f, "{}: {} ", self.rule.name, metric.name)?;
-        if self.rule.when == When::Absent {
-            return f.write_str(if self.active { "does not exist" } else { "exists again" });
-        }
+        let (word, limit) = match self.rule.when {
+            When::Above { limit, .. } => ("above", limit),
+            When::Below { limit, .. } => ("below", limit),
+            When::Absent => return f.write_str(if self.active { "does not exist" } else { "exists again" }),
+        };
         match self.value {
             Some(value) if metric.kind == Kind::Counter => {
                 write!(f, "grew by {}", Shown(metric.unit, value))?;
@@ -172,11 +181,6 @@ impl fmt::Display for Change<'_> {
             Some(value) => write!(f, "is {}", Shown(metric.unit, value))?,
             None => f.write_str("does not exist")?,
         }
-        let (word, limit) = match self.rule.when {
-            When::Above { limit, .. } => ("above", limit),
-            When::Below { limit, .. } => ("below", limit),
-            When::Absent => return Ok(()),
-        };
         let seconds = (self.rule.window + self.rule.hold).as_secs();
         match self.active {
             true => write!(f, ", {word} {} for {seconds} s", Shown(metric.unit, limit)),
@@ -268,7 +272,8 @@ impl Window {
 #[derive(Debug, Clone)]
 struct State {
     window: Window,
-    active: bool,
+    /// Since when the rule holds, and the value that decided.
+    active: Option<(Mono, Option<u64>)>,
     /// Since when the condition of a change holds.
     since: Option<Mono>,
     /// When the rule was first looked at.
@@ -290,9 +295,9 @@ impl Alerts {
         let states = rules
             .iter()
             .map(|rule| {
-                let count = if matches!(rule.metric, Watched::Camera(_)) { cameras } else { 1 };
+                let count = if rule.camera(0).is_some() { cameras } else { 1 };
                 let state =
-                    State { window: Window::new(rule.window), active: false, since: None, first: None };
+                    State { window: Window::new(rule.window), active: None, since: None, first: None };
                 vec![state; count]
             })
             .collect();
@@ -308,10 +313,8 @@ impl Alerts {
                 self.states[index] = states;
                 continue;
             }
-            let of_cameras = matches!(rule.metric, Watched::Camera(_));
-            for (index, _) in states.iter().enumerate().filter(|(_, state)| state.active) {
-                let camera = of_cameras.then_some(index);
-                on(Change { rule, camera, active: false, value: None, removed: true });
+            for (index, _) in states.iter().enumerate().filter(|(_, state)| state.active.is_some()) {
+                on(Change { rule, camera: rule.camera(index), active: false, value: None, removed: true });
             }
         }
     }
@@ -324,29 +327,28 @@ impl Alerts {
 
     /// How many rules hold now.
     pub fn active(&self) -> u64 {
-        self.states.iter().flatten().filter(|state| state.active).count() as u64
+        self.states.iter().flatten().filter(|state| state.active.is_some()).count() as u64
     }
 
-    /// Each rule with its camera, if it has one, and whether it holds.
-    pub fn states(&self) -> impl Iterator<Item = (&Rule, Option<usize>, bool)> {
+    /// Each rule with its camera, if it has one, and if it holds: since when, and what began.
+    pub fn states(&self) -> impl Iterator<Item = (&Rule, Option<usize>, Option<(Mono, Change<'_>)>)> {
         self.rules.iter().zip(&self.states).flat_map(|(rule, states)| {
-            let of_cameras = matches!(rule.metric, Watched::Camera(_));
-            states
-                .iter()
-                .enumerate()
-                .map(move |(index, state)| (rule, of_cameras.then_some(index), state.active))
+            states.iter().enumerate().map(move |(index, state)| {
+                let camera = rule.camera(index);
+                let began = |value| Change { rule, camera, active: true, value, removed: false };
+                (rule, camera, state.active.map(|(since, value)| (since, began(value))))
+            })
         })
     }
 
     /// Looks at the figures of `now`; calls `on` for each rule that begins to hold or holds no more.
     pub fn evaluate(&mut self, now: Mono, figures: &Figures<'_>, on: &mut dyn FnMut(Change<'_>)) {
         for (rule, states) in self.rules.iter().zip(&mut self.states) {
-            let of_cameras = matches!(rule.metric, Watched::Camera(_));
             for (index, state) in states.iter_mut().enumerate() {
                 let value = rule.metric.value(figures, index);
                 if let Some(decisive) = state.step(now, rule, value) {
-                    let camera = of_cameras.then_some(index);
-                    on(Change { rule, camera, active: state.active, value: decisive, removed: false });
+                    let (camera, active) = (rule.camera(index), state.active.is_some());
+                    on(Change { rule, camera, active, value: decisive, removed: false });
                 }
             }
         }
@@ -367,14 +369,15 @@ impl State {
             (_, None) => None,
             (_, Some(value)) => self.window.add(now, value, kind == Kind::Counter),
         };
+        let is_active = self.active.is_some();
         // Whether the condition of the next change holds: of the beginning, or of the recovery.
         let holds = match (rule.when, over_window) {
-            (When::Absent, _) => Some(value.is_none() != self.active),
+            (When::Absent, _) => Some(value.is_none() != is_active),
             (When::Above { limit, clear }, Some(value)) => {
-                Some(if self.active { value <= clear } else { value > limit })
+                Some(if is_active { value <= clear } else { value > limit })
             }
             (When::Below { limit, clear }, Some(value)) => {
-                Some(if self.active { value >= clear } else { value < limit })
+                Some(if is_active { value >= clear } else { value < limit })
             }
             (When::Above { .. } | When::Below { .. }, None) => None,
         };
@@ -390,7 +393,8 @@ impl State {
                 if now.since(since) < rule.hold {
                     return None;
                 }
-                (self.active, self.since) = (!self.active, None);
+                self.active = (!is_active).then_some((now, over_window));
+                self.since = None;
                 Some(over_window)
             }
         }
@@ -524,7 +528,7 @@ mod tests {
             assert_eq!(alerts.active(), u64::from((15..25).contains(&second)), "{second}");
         }
         assert_eq!(found, [(15, Some(1), true), (25, Some(1), false)]);
-        assert_eq!(alerts.states().filter(|(_, camera, active)| camera.is_some() && !active).count(), 2);
+        assert_eq!(alerts.states().filter(|(_, camera, held)| camera.is_some() && held.is_none()).count(), 2);
     }
 
     #[test]

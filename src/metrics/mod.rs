@@ -6,6 +6,7 @@
 //! last read computes them from two snapshots ([`IntervalReader`]).
 
 pub mod alert;
+pub mod families;
 pub mod histogram;
 pub mod kpi;
 pub mod table;

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -108,6 +109,20 @@ impl Hangup {
 fn ignores_hangup(status: &str) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
+}
+
+/// Opens a regular file to read it. A pipe, socket or device is refused: it may block the reader for ever.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`]: it is not a regular file; else it is missing or unreadable.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    // Without NONBLOCK, opening a pipe without a writer blocks.
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(nonblocking).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+    }
 }
 
 /// Opens and locks the file `name` of a folder; creates it if needed, and never follows a link. The lock is held as long as the file is

@@ -1,12 +1,11 @@
 //! Secrets from files beside the configuration: tokens, keys, certificates, passwords. Messages name the file, never its contents (I10).
 
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::OFlags;
+use crate::platform::process;
 
 /// Longest token file, bytes. JSON web tokens with many claims have about 2000.
 pub const TOKEN_BYTES_MAX: u64 = 8 << 10;
@@ -38,12 +37,12 @@ pub fn read(setting: &str, path: &Path, most: u64) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let path = located(path).map_err(|why| format!("{setting}: {why}"))?;
     let failed = |error| format!("read {setting} {place}: {error}: it must exist and be readable");
-    // Without NONBLOCK, opening a pipe without a writer blocks.
-    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let file = File::options().read(true).custom_flags(nonblocking).open(path).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(format!("{setting} {place}: not a regular file: write the text into one"));
-    }
+    let file = match process::open_regular(&path) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            return Err(format!("{setting} {place}: not a regular file: write the text into one"));
+        }
+        opened => opened.map_err(failed)?,
+    };
     file.take(most + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > most {
         return Err(format!("{setting} {place}: longer than {most} bytes"));

@@ -134,7 +134,8 @@ pub fn run(config: Config, options: RunOptions, again: Loader) -> Result<Vec<Row
     Ok(kpi::table(&shared))
 }
 
-/// Opens the status server, if an address or a socket is configured: one in use is found before anything runs.
+/// Opens the status server, if an address or a socket is configured. An address in use is found before anything runs; a socket that cannot be
+/// had is only reported.
 ///
 /// # Errors
 /// `Kind::Config` or `Kind::System`, with the setting and the remedy.

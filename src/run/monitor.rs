@@ -49,10 +49,8 @@ pub(crate) struct Latest {
     pub(crate) machine: Machine,
     /// With rates and percentiles of the last second.
     pub(crate) cameras: Vec<CameraStats>,
-    /// Rules by name, the camera if there is one, and whether they hold.
-    pub(crate) alerts: Vec<(String, Option<usize>, bool)>,
-    /// The alerts that hold.
-    pub(crate) active: Vec<ActiveAlert>,
+    /// The rules for alerts, each for the cameras that it watches.
+    pub(crate) alerts: Vec<AlertState>,
     /// Crossings of the local day.
     pub(crate) today: Crossings,
     /// What the machine showed, for processor use over a longer time.
@@ -83,7 +81,6 @@ impl Default for Latest {
             machine,
             cameras: Vec::new(),
             alerts: Vec::new(),
-            active: Vec::new(),
             today: Crossings::default(),
             reading: Reading::default(),
             reported: Reading::default(),
@@ -106,16 +103,14 @@ impl Latest {
     }
 }
 
-/// An alert that holds.
+/// A rule for alerts as it is now.
 #[derive(Debug, Clone)]
-pub(crate) struct ActiveAlert {
+pub(crate) struct AlertState {
     pub(crate) rule: String,
     /// The camera, if the rule watches cameras.
     pub(crate) camera: Option<usize>,
-    /// Since when.
-    pub(crate) since: Mono,
-    /// What the event said.
-    pub(crate) text: String,
+    /// If it holds: since when, and what the event said.
+    pub(crate) held: Option<(Mono, String)>,
 }
 
 /// The thread's state.
@@ -127,7 +122,6 @@ pub(super) struct Monitor {
     /// As they were given to `alerts`.
     rules: Arc<[Rule]>,
     alerts: Alerts,
-    active: Vec<ActiveAlert>,
     today: Today,
     cameras: Vec<CameraReader>,
     log: Option<Log>,
@@ -165,7 +159,6 @@ impl Monitor {
             reading: Reading { at: now, ..Reading::default() },
             slope: SlopeEstimator::new(INTERVAL),
             alerts,
-            active: Vec::new(),
             today: Today::new(shared.started, Zone::of_device()),
             cameras: readers(),
             log,
@@ -196,16 +189,19 @@ impl Monitor {
         let storage = storage(&shared);
         self.evaluate(now, &machine, &cameras, storage.as_ref());
         self.write_row(now, &reading, &machine, storage.as_ref());
-        let alerts = self.alerts.states().map(|(rule, camera, active)| (rule.name.clone(), camera, active));
+        let alerts = self.alerts.states().map(|(rule, camera, held)| AlertState {
+            rule: rule.name.clone(),
+            camera,
+            held: held.map(|(since, began)| (since, began.to_string())),
+        });
         let alerts = alerts.collect();
         let counters: Counts = cameras.iter().map(|camera| camera.crossings).collect();
         let today = self.today.look(now, shared.time.wall(), &counters);
-        let active = self.active.clone();
         let mut latest = shared.latest();
         let at_start = Reading { at: shared.started, ..reading };
         let (reported, first) =
             if latest.at.is_none() { (at_start, reading) } else { (latest.reported, latest.first) };
-        *latest = Latest { at: Some(now), machine, cameras, alerts, active, today, reading, reported, first };
+        *latest = Latest { at: Some(now), machine, cameras, alerts, today, reading, reported, first };
     }
 
     fn evaluate(&mut self, now: Mono, machine: &Machine, cameras: &[CameraStats], storage: Option<&Storage>) {
@@ -213,14 +209,8 @@ impl Monitor {
         let stats = shared.snapshot().stats;
         let figures = Figures { stats: &stats, storage, cameras, machine };
         let new_rules = Some(shared.rules()).filter(|rules| !Arc::ptr_eq(rules, &self.rules));
-        let held = &mut self.active;
         let mut post = |change: Change<'_>| {
             let text = change.to_string();
-            held.retain(|alert| (&alert.rule, alert.camera) != (&change.rule.name, change.camera));
-            if change.active {
-                let rule = change.rule.name.clone();
-                held.push(ActiveAlert { rule, camera: change.camera, since: now, text: text.clone() });
-            }
             let label = change.camera.map(|camera| shared.camera_label(camera));
             match (change.active, label) {
                 (true, Some(camera)) => tracing::warn!("alert: {camera}: {text}"),

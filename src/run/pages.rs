@@ -8,17 +8,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde::Serialize;
 use serde::ser::{SerializeMap, SerializeSeq, Serializer};
 
-use super::monitor::Latest;
+use super::monitor::{AlertState, Latest};
 use super::spool_writer::storage;
 use super::{Live, Shared};
 use crate::base::limits::CAMERAS_MAX;
 use crate::config::Config;
 use crate::event::{CameraStats, Machine, Name, Stats, Storage};
+use crate::metrics::families::{families, family};
 use crate::metrics::histogram::{BOUNDS_US, Distribution};
-use crate::metrics::table::{self, Metric, Time};
+use crate::metrics::table::{Metric, Time};
 use crate::metrics::{CameraSnapshot, millis};
 use crate::platform::clock::Mono;
-use crate::status::openmetrics::{Buckets, Decimal, Exposition, Family, Kind, Unit, Value};
+use crate::status::openmetrics::{Buckets, Exposition, Family, Kind, Unit};
 use crate::status::page::{JSON, PLAIN_TEXT};
 use crate::status::socket::Place;
 use crate::status::{Page, Pages, Request, Status, server};
@@ -234,12 +235,11 @@ impl Serialize for AlertList<'_> {
         }
         let Overview { now, latest, names, .. } = self.0;
         let mut list = serializer.serialize_seq(Some(latest.alerts.len()))?;
-        for (rule, camera, active) in &latest.alerts {
-            let held = latest.active.iter().find(|alert| (&alert.rule, alert.camera) == (rule, *camera));
-            let since_s = held.map(|alert| now.since(alert.since).as_secs());
-            let text = held.map(|alert| alert.text.as_str());
+        for AlertState { rule, camera, held } in &latest.alerts {
+            let since_s = held.as_ref().map(|(since, _)| now.since(*since).as_secs());
+            let text = held.as_ref().map(|(_, text)| text.as_str());
             let camera = camera.and_then(|camera| names.get(camera));
-            list.serialize_element(&Row { rule, camera, active: *active, since_s, text })?;
+            list.serialize_element(&Row { rule, camera, active: held.is_some(), since_s, text })?;
         }
         list.end()
     }
@@ -266,18 +266,11 @@ fn metrics<W: std::fmt::Write>(shared: &Shared, mut exposition: Exposition<'_, W
         let rows = CameraStats::METRICS.iter().chain(Machine::METRICS);
         rows.into_iter().any(|row| row.name == metric.name) || metric.name.starts_with("processing_")
     };
-    for (metric, value) in Stats::METRICS.iter().zip(shared.snapshot().stats.values()) {
-        if !shown_elsewhere(metric) {
-            family(page, "", metric, std::iter::once((None, value)))?;
-        }
-    }
-    for (metric, value) in Machine::METRICS.iter().zip(machine.values()) {
-        family(page, "", metric, std::iter::once((None, value)))?;
-    }
+    let totals = Stats::METRICS.iter().zip(shared.snapshot().stats.values());
+    families(page, "", totals.filter(|(metric, _)| !shown_elsewhere(metric)))?;
+    families(page, "", Machine::METRICS.iter().zip(machine.values()))?;
     if let Some(storage) = storage(shared) {
-        for (metric, value) in Storage::METRICS.iter().zip(storage.values()) {
-            family(page, "spool_", metric, std::iter::once((None, value)))?;
-        }
+        families(page, "spool_", Storage::METRICS.iter().zip(storage.values()))?;
     }
     histograms(shared, &labels, page)?;
     let active = Family {
@@ -287,9 +280,9 @@ fn metrics<W: std::fmt::Write>(shared: &Shared, mut exposition: Exposition<'_, W
         help: "1 while the rule of an alert holds.",
     };
     let mut samples = page.family(active)?;
-    for (rule, camera, active) in &alerts {
+    for AlertState { rule, camera, held } in &alerts {
         let camera = camera.and_then(|camera| labels.get(camera)).map_or("", |name| name.as_str());
-        samples.sample(&[("rule", rule), ("camera", camera)], Some(u64::from(*active)))?;
+        samples.sample(&[("rule", rule), ("camera", camera)], Some(u64::from(held.is_some())))?;
     }
     exposition.end()
 }
@@ -334,46 +327,6 @@ fn coarse(distribution: &Distribution) -> ([u64; COARSE], [u64; COARSE + 1]) {
         }
     }
     (bounds, counts)
-}
-
-/// Writes a family with its samples, in base units. Without a sample it is left out.
-fn family<'a, W: std::fmt::Write>(
-    page: &mut Exposition<'_, W>,
-    prefix: &str,
-    metric: &Metric,
-    samples: impl Iterator<Item = (Option<&'a str>, u64)>,
-) -> std::fmt::Result {
-    let (unit, convert): (Unit, fn(u64) -> Value) = match metric.unit {
-        table::Unit::Count => (Unit::None, |value| Decimal::whole(value).into()),
-        table::Unit::Bytes => (Unit::Bytes, |value| Decimal::whole(value).into()),
-        table::Unit::Milliseconds => (Unit::Seconds, |value| Decimal::from_millis(value).into()),
-        table::Unit::Microseconds => (Unit::Seconds, |value| Decimal::from_micros(value).into()),
-        table::Unit::Permille => (Unit::Ratio, |value| Decimal::scaled(value as i64, 3).into()),
-        table::Unit::Millihertz => (Unit::Hertz, |value| Decimal::scaled(value as i64, 3).into()),
-        table::Unit::Kilohertz => (Unit::Hertz, |value| Decimal::whole(value.saturating_mul(1000)).into()),
-        table::Unit::Millicelsius => (Unit::Celsius, |value| Decimal::scaled(value as i64, 3).into()),
-    };
-    let kind = match metric.kind {
-        table::Kind::Counter => Kind::Counter,
-        table::Kind::Gauge | table::Kind::Age | table::Kind::Reading => Kind::Gauge,
-        table::Kind::Histogram => return Ok(()),
-    };
-    let mut name = heapless::String::<64>::new();
-    let base = metric.name.trim_end_matches(metric.unit.suffix());
-    // The table's names are shorter, see its test.
-    let _fits = name.push_str(prefix).and_then(|()| name.push_str(base));
-    let mut samples = samples.filter_map(|(label, value)| Some((label, metric.shown(value)?))).peekable();
-    if samples.peek().is_none() {
-        return Ok(());
-    }
-    let mut family = page.family(Family { name: &name, kind, unit, help: metric.help })?;
-    for (label, value) in samples {
-        match label {
-            Some(camera) => family.sample(&[("camera", camera)], Some(convert(value)))?,
-            None => family.sample(&[], Some(convert(value)))?,
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

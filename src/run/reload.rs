@@ -22,10 +22,9 @@ use super::inference::Requests;
 use super::shared::rules_of;
 use super::{Live, Loader, Shared, sources};
 use crate::base::error::{Error, Kind, Result};
-use crate::config::Config;
-use crate::config::LIMITS;
 use crate::config::diff::{Change, Changed, Difference};
 use crate::config::in_force::InForce;
+use crate::config::{Config, LIMITS};
 use crate::delivery::uplink::LiveParams;
 use crate::metrics::alert::Rule;
 use crate::vision::detect::model::{Classes, wanted_classes};
@@ -126,8 +125,8 @@ impl Reload {
                 None => feed(),
             }
         };
-        let mut outcome = outcome(number, config.and_then(|config| self.apply(&config)));
-        outcome.run = self.shared.run();
+        let applied = config.and_then(|config| self.apply(&config));
+        let outcome = outcome(number, self.shared.run(), applied);
         let Outcome { applied, text, pending, .. } = &outcome;
         match applied {
             true => tracing::info!("{text}"),
@@ -196,24 +195,18 @@ fn with_limits_in_force(mut new: Vec<Rule>, old: &[Rule], difference: &Differenc
     new
 }
 
-/// In words; of which run is for the caller to add.
-fn outcome(number: u64, result: Result<Difference>) -> Outcome {
-    match result {
-        Ok(difference) => Outcome {
-            number,
-            run: 0,
-            applied: true,
-            text: format!("the configuration is reloaded: {difference}"),
-            pending: difference.pending().map(|changed| changed.key.clone()).collect(),
-        },
-        Err(error) => Outcome {
-            number,
-            run: 0,
-            applied: false,
-            text: format!("the configuration is not reloaded, nothing changes: {error}"),
-            pending: Vec::new(),
-        },
-    }
+/// In words.
+fn outcome(number: u64, run: u64, result: Result<Difference>) -> Outcome {
+    let (applied, text, pending) = match result {
+        Ok(difference) => {
+            let pending = difference.pending().map(|changed| changed.key.clone()).collect();
+            (true, format!("the configuration is reloaded: {difference}"), pending)
+        }
+        Err(error) => {
+            (false, format!("the configuration is not reloaded, nothing changes: {error}"), Vec::new())
+        }
+    };
+    Outcome { number, run, applied, text, pending }
 }
 
 #[cfg(test)]
@@ -227,7 +220,7 @@ mod tests {
         assert_eq!((reloads.request(), reloads.request()), (1, 2));
         smol::block_on(reloads.requested());
         assert!(reloads.bell.1.is_empty(), "two requests, one reload");
-        reloads.finish(outcome(2, Err(Error::fatal(Kind::Config, "line 3"))));
+        reloads.finish(outcome(2, 1, Err(Error::fatal(Kind::Config, "line 3"))));
         let last = reloads.last();
         assert_eq!((last.number, last.applied), (2, false));
         assert!(last.text.contains("nothing changes: line 3"), "{}", last.text);

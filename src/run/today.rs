@@ -162,6 +162,16 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_was_ahead_by_hours_takes_the_start_to_the_day_before() {
+        let mut device = Device::new(3600);
+        assert_eq!(device.shows(82_800, Some(0)), shown("2026-01-11T01:00:00Z", 79_200));
+        // It says 23:00 and is set to 1:00 of the same day: most of these crossings were the day before.
+        let set_back = Some(3600 - 82_801);
+        assert_eq!(device.shows(82_801, set_back), shown("2026-01-11T01:00:00Z", 0));
+        assert_eq!(device.shows(82_811, set_back), shown("2026-01-11T01:00:00Z", 10));
+    }
+
+    #[test]
     fn a_small_correction_at_midnight_costs_nothing_but_its_seconds() {
         let mut device = Device::new(100);
         device.runs(DAY - 5, DAY + 1, Some(0));

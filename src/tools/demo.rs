@@ -110,13 +110,14 @@ pub fn demo(
     let format = FrameFormat::packed(PixelFormat::Rgb24, width, height, Color::JPEG).map_err(|error| {
         Error::fatal(Kind::Config, "the size of the simulated street is not possible").caused_by(error)
     })?;
-    let mut stages = pipeline(config, &format, vec![line.clone()])?;
+    let model = Loaded::open(&config.model()?)?;
+    let timing = Timing { accuracy: model.accuracy(), ..Timing::default() };
+    let mut stages = pipeline_with(model, config, &format, vec![line.clone()])?;
     let mut judge = Judge::new(std::slice::from_ref(&line), scene.setting().view(), width, height);
     let mut clip = ClipWriter::new(&params.folder, &line, (width, height))?;
     let mut rgb = vec![0; scene.picture_bytes()];
     let mut counted: BTreeMap<(Direction, String), u64> = BTreeMap::new();
     let (mut inferences, mut tracks) = (0, 0);
-    let timing = Timing { accuracy: Loaded::open(&config.model()?)?.accuracy(), ..Timing::default() };
     let frames = params.seconds * FPS;
     for frame in 0..frames {
         let seconds = f64::from(frame) / f64::from(FPS);
@@ -220,7 +221,15 @@ fn of_the_street(failure: Failure) -> Error {
 /// # Errors
 /// `Kind::Config`: no model, or a setting out of range; `Kind::Model`: the model cannot be loaded, or fails its self-test.
 pub fn pipeline(config: &Config, format: &FrameFormat, lines: Vec<CountingLine>) -> Result<WithEngine> {
-    let model = Loaded::open(&config.model()?)?;
+    pipeline_with(Loaded::open(&config.model()?)?, config, format, lines)
+}
+
+fn pipeline_with(
+    model: Loaded,
+    config: &Config,
+    format: &FrameFormat,
+    lines: Vec<CountingLine>,
+) -> Result<WithEngine> {
     let wanted = wanted_classes(&config.first_camera().classes, model.classes())?;
     let frame = Size { width: format.width as usize, height: format.height as usize };
     let (engine, classes) = load::engine(model, frame, &config.loading(config.first_camera()))?;

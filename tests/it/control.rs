@@ -1,11 +1,11 @@
 //! The commands that talk to a running program over its status socket: `kpi` and `reload`.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::Value;
 
 use crate::common::daemon::Daemon;
-use crate::common::{check_sequence, describe, flytrap, of_type, output, run_squares};
+use crate::common::{check_sequence, config, describe, flytrap, of_type, output, run_squares};
 
 const STREET: &str = "memory.budget_mb = 512\nuplink.batch_age_max_s = 0.2\n\
                       [[camera]]\nname = \"street\"\nsource = \"sim:7,calm,day,overcast,traffic=3\"\n";
@@ -145,12 +145,8 @@ fn without_a_running_program_the_error_says_where_it_was_looked_for() {
         assert!(line.starts_with(&format!("flytrap {command}: ")) && line.lines().count() == 1, "{line}");
         assert!(line.contains("status.sock") && line.contains("not running"), "{line}");
     }
-    let relative = Command::new(env!("CARGO_BIN_EXE_flytrap"))
-        .args(["check"])
-        .arg(crate::common::config("status.socket = \"flytrap.sock\"\n").path())
-        .output()
-        .unwrap();
-    let line = stderr(&relative);
+    let relative = config("status.socket = \"flytrap.sock\"\n");
+    let line = stderr(&output(flytrap().arg("check").arg(relative.path())));
     assert!(line.contains("status.socket") && line.contains("absolute path"), "{line}");
 }
 

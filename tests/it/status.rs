@@ -95,8 +95,8 @@ impl Pages for TestPages {
 const LARGE_BYTES: usize = 128 << 10;
 
 /// A server on a thread of this process.
-struct Running {
-    address: SocketAddr,
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
     counters: Arc<Counters>,
     stop: Stop,
     thread: Option<JoinHandle<()>>,
@@ -104,11 +104,19 @@ struct Running {
 
 impl Running {
     fn start(token_file: Option<PathBuf>) -> Self {
+        Self::with_pages(token_file, TestPages)
+    }
+
+    /// `pages`: the pages of a server with these counters.
+    pub(crate) fn with_pages<P: Pages + 'static>(
+        token_file: Option<PathBuf>,
+        pages: impl FnOnce(Arc<Counters>) -> P,
+    ) -> Self {
         let address = Some("127.0.0.1:0".parse().unwrap());
         let params = Params { address, on_socket: false, token_file, page_bytes: LARGE_BYTES };
         let mut server = Server::new(params, Arc::new(SystemClock)).unwrap();
         let (address, counters, stop) = (server.listen().unwrap().unwrap(), server.counters(), Stop::new());
-        let mut pages = TestPages(server.counters());
+        let mut pages = pages(server.counters());
         let ended = stop.clone();
         let thread = spawn("status", move || server.run(&mut pages, &ended)).unwrap();
         Running { address, counters, stop, thread: Some(thread) }

@@ -114,12 +114,9 @@ fn rule(values: &mut Values, key: &dyn Fn(&str) -> String) -> Option<Rule> {
     })
 }
 
-/// Settings that are the limits of rules that come with the program, with the rule's name.
-pub const LIMITS: [(&str, &str); 3] = [
-    ("memory.budget_mb", "memory"),
-    ("spool.quota_mb", "spool nearly full"),
-    ("spool.write_budget_mb_per_day", "write budget"),
-];
+/// Settings that take effect at the next start and are the limits of rules that come with the program, with the rule's name.
+pub const LIMITS: [(&str, &str); 2] =
+    [("memory.budget_mb", "memory"), ("spool.quota_mb", "spool nearly full")];
 
 /// The rules that come with the program, with limits from the other settings.
 fn shipped(values: &Values) -> Vec<Rule> {
@@ -186,11 +183,19 @@ fn shipped(values: &Values) -> Vec<Rule> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::diff::Change;
     use crate::config::table::SECTIONS;
 
     #[test]
     fn the_shipped_rules_watch_metrics_that_exist() {
         let rules = shipped(&Values::new(SECTIONS));
         assert_eq!(rules.len(), 11, "{rules:?}");
+        for (key, name) in LIMITS {
+            assert!(rules.iter().any(|rule| rule.name == name), "{name}");
+            let (section, setting) = key.split_once('.').unwrap();
+            let section = SECTIONS.iter().find(|found| found.name == section).unwrap();
+            let setting = section.settings.iter().find(|found| found.key == setting).unwrap();
+            assert_eq!(setting.needs, Change::RestartProcess, "{key}");
+        }
     }
 }

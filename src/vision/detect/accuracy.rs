@@ -2,15 +2,13 @@
 //! is untrusted input (I8).
 
 use std::fmt;
-use std::fs::File;
 use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::base::error::{Error, Kind, Result, cannot_write};
+use crate::platform::process::open_regular;
 
 /// Longest file, bytes.
 const FILE_BYTES_MAX: u64 = 4096;
@@ -94,21 +92,19 @@ pub fn load(model: &Path, sha256: &str) -> Option<Accuracy> {
     }
 }
 
-/// A short regular file: a pipe could block for ever.
+/// A short regular file, if there is one.
 fn read(place: &Path) -> Option<String> {
-    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let file = File::options().read(true).custom_flags(nonblocking).open(place).ok()?;
-    let mut text = String::new();
-    let is_file = file.metadata().is_ok_and(|found| found.is_file());
-    let count = if is_file { file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).ok() } else { None };
-    if count.is_none_or(|count| count as u64 > FILE_BYTES_MAX) {
-        tracing::warn!(
-            "'{}' is no text file of at most {FILE_BYTES_MAX} bytes: it is ignored",
-            place.display()
-        );
+    if !place.exists() {
         return None;
     }
-    Some(text)
+    let mut text = String::new();
+    let file = open_regular(place);
+    let count = file.and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text));
+    if count.is_ok_and(|count| count as u64 <= FILE_BYTES_MAX) {
+        return Some(text);
+    }
+    tracing::warn!("'{}' is no text file of at most {FILE_BYTES_MAX} bytes: it is ignored", place.display());
+    None
 }
 
 /// Writes the file beside a model; returns where it is.
