@@ -126,4 +126,5 @@ pub mod decisions {
     #![doc = include_str!("decisions/0015-cameras-together.md")]
     #![doc = include_str!("decisions/0016-streams.md")]
     #![doc = include_str!("decisions/0017-figures.md")]
+    #![doc = include_str!("decisions/0018-idle.md")]
 }

@@ -2,7 +2,8 @@
 //!
 //! Exact for any pair of sizes: a sample that lies in two cells counts in each by its overlap. All in integers: along an axis of `n`
 //! samples and `cells` cells a sample is `cells` units wide and a cell `n` units, so every overlap is a whole number. No rows are skipped:
-//! averaging is what reduces sensor noise (8x8 samples: to an eighth), and reading 1280x720 once is about a million additions.
+//! averaging is what reduces sensor noise (8x8 samples: to an eighth), and reading 1280x720 once is about a million additions: in vectors,
+//! row by row into the sums of columns, of which a row of cells is then made.
 
 use crate::base::limits::{FRAME_SIDE_MAX, GATE_HEIGHT_MAX, GATE_WIDTH_MAX};
 use crate::capture::frame::Plane;
@@ -12,7 +13,12 @@ pub(super) const CELL_BITS: u32 = 6;
 
 /// Maximum side of a plane; a longer plane (no camera makes one) is cut there.
 const SIDE_MAX: usize = FRAME_SIDE_MAX as usize;
-const _: () = assert!(255 * SIDE_MAX <= u32::MAX as usize, "a row's sum of a cell fits u32");
+/// A cell has at most this many samples along an axis, in whole or in part: the longer side has 160 cells, and of the shorter side, in the
+/// same proportion, at most half a cell is missing, or all of it is one cell.
+const CELL_SAMPLES_MAX: usize = SIDE_MAX / GATE_WIDTH_MAX * 2;
+const _: () = assert!(255 * CELL_SAMPLES_MAX <= u16::MAX as usize, "a cell's part of a column fits u16");
+const _: () =
+    assert!(255 * SIDE_MAX * CELL_SAMPLES_MAX <= u32::MAX as usize, "so do a cell's weighted columns");
 const _: () = assert!(255usize << CELL_BITS <= u16::MAX as usize);
 
 /// Sides of the gate's grid.
@@ -61,27 +67,70 @@ impl Span {
     }
 
     /// Weight of sample `index`, where a whole sample weighs `full`.
-    fn weight(&self, index: usize, full: usize) -> u64 {
-        u64::from(match index {
+    fn weight(&self, index: usize, full: u32) -> u32 {
+        match index {
             i if i == self.first => self.head,
             i if i == self.last => self.tail,
-            _ => full as u32,
-        })
+            _ => full,
+        }
     }
 
-    /// Weighted sum of the cell's samples in a row.
-    fn sum(&self, row: &[u8], step: usize, full: usize) -> u32 {
-        let ends =
-            self.head * u32::from(row[self.first * step]) + self.tail * u32::from(row[self.last * step]);
+    /// Weighted sum of the cell's columns.
+    fn sum(&self, columns: &[u32], full: u64) -> u64 {
+        let ends = u64::from(self.head) * u64::from(columns[self.first])
+            + u64::from(self.tail) * u64::from(columns[self.last]);
         if self.last <= self.first + 1 {
             return ends;
         }
-        let between: u32 = if step == 1 {
-            row[self.first + 1..self.last].iter().map(|&v| u32::from(v)).sum()
-        } else {
-            row[(self.first + 1) * step..self.last * step].iter().step_by(step).map(|&v| u32::from(v)).sum()
-        };
-        ends + between * full as u32
+        let between = columns[self.first + 1..self.last].iter().fold(0, |sum: u32, &v| sum.wrapping_add(v));
+        ends + full * u64::from(between)
+    }
+}
+
+/// Weighted sums of the columns of a plane over the rows of a row of cells. Wrapping arithmetic, because checks keep the compiler from
+/// vectors; the assertions above say why nothing wraps.
+struct Columns {
+    sums: [u32; SIDE_MAX],
+    /// Of the rows that count in full, so that only their sum is multiplied.
+    whole: [u16; SIDE_MAX],
+}
+
+impl Columns {
+    /// The sums over `rows` of a plane, where a whole row weighs `full`.
+    fn sum(&mut self, plane: &Plane<'_>, rows: Span, full: u32, width: usize) -> &[u32] {
+        let (sums, whole) = (&mut self.sums[..width], &mut self.whole[..width]);
+        sums.fill(0);
+        whole.fill(0);
+        for index in rows.first..=rows.last {
+            let (row, weight) = (plane.row(index), rows.weight(index, full));
+            if weight == full {
+                for_each_sample(whole, row, plane.step(), |sum, v| *sum = sum.wrapping_add(v.into()));
+            } else {
+                let weighted = |v: u8| weight.wrapping_mul(v.into());
+                for_each_sample(sums, row, plane.step(), |sum, v| *sum = sum.wrapping_add(weighted(v)));
+            }
+        }
+        for (sum, &whole) in sums.iter_mut().zip(whole.iter()) {
+            *sum = sum.wrapping_add(full.wrapping_mul(whole.into()));
+        }
+        sums
+    }
+}
+
+/// Calls `add` with each sum and its sample of the row.
+#[inline(always)]
+fn for_each_sample<T>(sums: &mut [T], row: &[u8], step: usize, add: impl Fn(&mut T, u8)) {
+    match step {
+        1 => sums.iter_mut().zip(row).for_each(|(sum, &v)| add(sum, v)),
+        // The brightness of YUYV. The last sample has nothing behind it.
+        2 => {
+            if let (Some((last_sum, sums)), Some((&last, pairs))) = (sums.split_last_mut(), row.split_last())
+            {
+                sums.iter_mut().zip(pairs.as_chunks::<2>().0).for_each(|(sum, pair)| add(sum, pair[0]));
+                add(last_sum, last);
+            }
+        }
+        _ => sums.iter_mut().zip(row.iter().step_by(step)).for_each(|(sum, &v)| add(sum, v)),
     }
 }
 
@@ -94,17 +143,15 @@ pub(super) fn downscale(plane: &Plane<'_>, grid: Grid, cells: &mut [u16]) {
         *span = Span::of(x, grid.width, width);
     }
     let area = (width * height) as u64;
+    // Rounded to the nearest, (sum + area / 2) / area, as a product, because a division of integers takes ten times as long. Of these four
+    // times as large whole numbers plus one no quotient is nearer to a whole number than 2^-28; the error of a product is at most 2^-38.
+    let quarter = 0.25 / area as f64;
+    let mut columns = Columns { sums: [0; SIDE_MAX], whole: [0; SIDE_MAX] };
     for (y, out) in cells[..grid.cells()].chunks_exact_mut(grid.width).enumerate() {
-        let down = Span::of(y, grid.height, height);
-        let mut sums = [0u64; GATE_WIDTH_MAX];
-        for sample in down.first..=down.last {
-            let (row, weight) = (plane.row(sample), down.weight(sample, grid.height));
-            for (sum, span) in sums.iter_mut().zip(&across[..grid.width]) {
-                *sum += weight * u64::from(span.sum(row, plane.step(), grid.width));
-            }
-        }
-        for (cell, sum) in out.iter_mut().zip(&sums) {
-            *cell = (((sum << CELL_BITS) + area / 2) / area) as u16;
+        let sums = columns.sum(plane, Span::of(y, grid.height, height), grid.height as u32, width);
+        for (cell, span) in out.iter_mut().zip(&across) {
+            let sum = span.sum(sums, grid.width as u64) << CELL_BITS;
+            *cell = ((4 * sum + 2 * area + 1) as f64 * quarter) as u16;
         }
     }
 }
@@ -114,26 +161,23 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Brute force: every overlap of a sample and a cell in floating point.
-    fn average(plane: &Plane<'_>, grid: Grid, cx: usize, cy: usize) -> f64 {
+    /// Brute force: the overlap of every sample with a cell, and one division.
+    fn average(plane: &Plane<'_>, grid: Grid, cx: usize, cy: usize) -> u64 {
         let overlap = |sample: usize, cell: usize, cells: usize, samples: usize| {
-            let size = samples as f64 / cells as f64;
-            let (a, b) = (cell as f64 * size, (cell + 1) as f64 * size);
-            (b.min(sample as f64 + 1.0) - a.max(sample as f64)).max(0.0)
+            let (start, end) = (sample * cells, (sample + 1) * cells);
+            end.min((cell + 1) * samples).saturating_sub(start.max(cell * samples)) as u64
         };
-        let (mut sum, mut area) = (0.0, 0.0);
-        let range = |cell: usize, cells: usize, samples: usize| {
-            (cell * samples / cells).saturating_sub(1)..((cell + 1) * samples / cells + 2).min(samples)
-        };
-        for y in range(cy, grid.height, plane.height()) {
-            for x in range(cx, grid.width, plane.width()) {
-                let part =
-                    overlap(x, cx, grid.width, plane.width()) * overlap(y, cy, grid.height, plane.height());
-                sum += part * f64::from(plane.row(y)[x * plane.step()]);
-                area += part;
+        let mut sum = 0;
+        for y in 0..plane.height() {
+            let down = overlap(y, cy, grid.height, plane.height());
+            // Most rows have nothing to do with the cell.
+            for x in (0..plane.width()).filter(|_| down > 0) {
+                let across = overlap(x, cx, grid.width, plane.width());
+                sum += across * down * u64::from(plane.row(y)[x * plane.step()]);
             }
         }
-        sum / area
+        let area = (plane.width() * plane.height()) as u64;
+        ((sum << CELL_BITS) + area / 2) / area
     }
 
     proptest! {
@@ -152,10 +196,21 @@ mod tests {
             let mut cells = vec![0u16; grid.cells()];
             downscale(&plane, grid, &mut cells);
             for cy in 0..grid.height { for cx in (cy % 7..grid.width).step_by(7) {
-                let want = average(&plane, grid, cx, cy) * 64.0;
-                let have = f64::from(cells[cy * grid.width + cx]);
-                prop_assert!((want - have).abs() <= 0.5 + 1e-6, "{}x{} cell {},{}: {} not {}", w, h, cx, cy, have, want);
+                let (want, have) = (average(&plane, grid, cx, cy), u64::from(cells[cy * grid.width + cx]));
+                prop_assert_eq!(have, want, "{}x{} cell {},{}", w, h, cx, cy);
             } }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_cell_has_at_most_the_samples_that_sums_have_room_for(w in 1..=SIDE_MAX, h in 1..=SIDE_MAX) {
+            let grid = Grid::for_plane(w, h);
+            for (cells, samples) in [(grid.width, w), (grid.height, h)] {
+                let spans = (0..cells).map(|cell| Span::of(cell, cells, samples));
+                let most = spans.map(|span| span.last - span.first + 1).max().unwrap();
+                prop_assert!(most <= CELL_SAMPLES_MAX, "{}x{}: {}", w, h, most);
+            }
         }
     }
 
