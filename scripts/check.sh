@@ -38,7 +38,8 @@ install() {
 }
 
 # What is built once is built in larger pieces: tests run several times as fast, and nothing is kept for a next build.
-if [ "$mode" != fast ]; then export CARGO_INCREMENTAL=0; fi
+# Without line numbers for backtraces, which a panic's own message has, it is compiled sooner.
+if [ "$mode" != fast ]; then export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0; fi
 # Many tests spend most of their time waiting.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
 
@@ -61,6 +62,8 @@ if [ "$mode" != fast ]; then cargo clippy --locked --no-default-features -- -D w
 log=$(mktemp)
 device_log=$(mktemp)
 device_build=
+# device_build_niceness NICENESS
+device_build_niceness() { [ -z "$device_build" ] || renice -n "$1" -g "$device_build" >/dev/null 2>&1 || true; }
 # device_build_gets SIGNAL
 device_build_gets() { [ -z "$device_build" ] || kill "-$1" -- "-$device_build" 2>/dev/null || true; }
 trap 'rm -f "$log" "$device_log"; device_build_gets TERM; device_build_gets CONT' EXIT
@@ -76,12 +79,13 @@ fi
 step "documentation, warnings are errors"
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --quiet
 
-# What a device runs, of which only the size is checked. It is built beside everything that follows, on whatever the tests leave idle.
+# What a device runs, of which only the size is checked. It is built beside everything that follows: its last step uses one core for minutes,
+# which has to overlap with something. While tests run it gets only what they leave idle.
 can_cross_compile() { command -v aarch64-linux-gnu-gcc >/dev/null; }
 arm=${CARGO_TARGET_DIR:-target}/aarch64-unknown-linux-gnu
 if can_cross_compile; then
     set -m # in a process group of its own, so that it ends with this script
-    nice -n 19 scripts/build-arm --jobs 1 >"$device_log" 2>&1 &
+    nice -n 5 scripts/build-arm --jobs 1 >"$device_log" 2>&1 &
     device_build=$!
     set +m
 fi
@@ -89,7 +93,10 @@ fi
 step "tests"
 # Random tests print their seed, and on failure the command that repeats it.
 if [ "$mode" = full ]; then export FLYTRAP_FULL=1 FLYTRAP_CUTS=${FLYTRAP_CUTS:-20000}; fi
+cargo test --locked --no-fail-fast --no-run
+device_build_niceness 19
 cargo test --locked --no-fail-fast 2>&1 | tee "$log" || status=$?
+device_build_niceness 5
 
 # try COMMAND...: remembers a failure and continues with the next step, which may find another.
 try() { "$@" || failed=1; }
@@ -108,6 +115,7 @@ virtual_machines() {
     export FLYTRAP_VM_UNPLUGS=${FLYTRAP_VM_UNPLUGS:-$unplugs} FLYTRAP_VM_SECONDS=${FLYTRAP_VM_SECONDS:-$seconds}
     local failed=0
     # Where each frame counts the machine is to be quiet: the device build waits.
+    device_build_niceness 19
     device_build_gets STOP
     FLYTRAP_VM_SETS=usb try tests/vm/run "$arm/debug/flytrap" "$no_alloc" "$arm/debug/examples/usb-camera"
     device_build_gets CONT
